@@ -1,0 +1,69 @@
+# A fresh machine needs python3.11 with pip and venv, and make. DGEMMA_VENV names a virtual environment to use or share.
+PYTHON3 ?= python3.11
+VENV := $(or $(DGEMMA_VENV),.venv)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.dgemma-installed
+BUNDLE := build/tiny.dgemma
+CHECKPOINT := $(wildcard checkpoints/tiny/*)
+
+.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       export the tiny checkpoint and run prompts on both engines"
+	@echo "make test       the fast test suite (what .ci/run calls)"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make coverage   the fast suite with line coverage of runtime and export"
+	@echo "make bench      quality and speed of the tiny bundle, JSON into benchmarks/results"
+	@echo "make venv       only the virtual environment ($(VENV))"
+
+# An editable install belongs to one checkout: another one that shares the environment has to install itself.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON3) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@printf '%s\n' "$(CURDIR)" > $@
+
+venv: $(STAMP)
+
+$(BUNDLE)/manifest.json: $(CHECKPOINT) | $(STAMP)
+	rm -rf $(BUNDLE)
+	mkdir -p $(dir $(BUNDLE))
+	$(BIN)/dgemma export checkpoints/tiny --out $(BUNDLE) --engine all
+
+demo: $(STAMP) $(BUNDLE)/manifest.json
+	$(BIN)/python -m dgemma.benchmarks.demo $(BUNDLE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
+	$(BIN)/python -m coverage report --include="*/runtime/*" --fail-under=90
+	$(BIN)/python -m coverage report --include="*/export/*" --fail-under=90
+
+lint: lint-ruff lint-mypy lint-imports
+
+lint-ruff: $(STAMP)
+	$(BIN)/python -m ruff check .
+
+lint-mypy: $(STAMP)
+	$(BIN)/python -m mypy
+
+lint-imports: $(STAMP)
+	$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP) $(BUNDLE)/manifest.json
+	mkdir -p benchmarks/results
+	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --out benchmarks/results/tiny-evaluate.json
+	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --out benchmarks/results/tiny-speed.json
+
+clean:
+	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

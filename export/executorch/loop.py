@@ -1,0 +1,60 @@
+"""`generate` in ExecuTorch: the step is lowered first and looped after, so its weights are packed once.
+
+The step arrives as an already lowered module. A scan runs all T rounds; once the stop rule holds, a `cond` skips the
+step, so that a round costs nothing. (ExecuTorch has no while_loop.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
+
+from dgemma.core.sampler import SamplerConfig
+from dgemma.export.graphs import StopRule, temperatures
+
+Step = Callable[..., tuple[Tensor, ...]]
+
+
+class ScanGenerate(nn.Module):
+    """T rounds over a lowered `denoise`; rows of the per-step outputs at and after `steps` repeat the last step."""
+
+    def __init__(self, step: nn.Module, policy: SamplerConfig, hidden: int) -> None:
+        super().__init__()
+        self.step, self.stop, self.hidden = step, StopRule(policy), hidden
+        self.register_buffer("temperatures", temperatures(policy)[:, None], persistent=False)
+
+    def forward(
+        self, canvas: Tensor, words: Tensor, adaptive: Tensor, prefix_length: Tensor, prefix: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """canvas [1, N], words [T, 2, N], adaptive bool [1] → committed [1, N], steps [1], then per step [T, N] each."""
+        n = canvas.shape[1]
+
+        def run(*state: Tensor) -> tuple[Tensor, ...]:
+            current, soft, best, still, _, _, words, temperature = state
+            following, argmax, entropy, accepted, soft = self.step(current, soft, words, temperature, prefix_length, prefix)
+            still, settled = self.stop(argmax, best, still, entropy)
+            return following, soft, argmax, still, entropy, accepted, settled & adaptive
+
+        def skip(*state: Tensor) -> tuple[Tensor, ...]:
+            current, soft, best, still, entropy, accepted, _, temperature = state
+            return (
+                current.clone(), soft.clone(), best.clone(), still.clone(), entropy.clone(), accepted.clone(), temperature > 0,
+            )  # fmt: skip
+
+        def round_(carry: tuple[Tensor, ...], xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            *state, stopped = carry
+            current, soft, best, still, entropy, accepted, now = torch.cond(stopped, skip, run, (*state, *xs))
+            out = (best.clone(), current.clone(), entropy.clone(), accepted.clone(), (~stopped).long())
+            return (current, soft, best, still, entropy, accepted, now), out
+
+        start = (
+            canvas.clone(), torch.zeros(1, n, self.hidden), canvas * 0 - 1, torch.zeros(1, dtype=torch.int64),
+            torch.zeros(1, n), torch.zeros(1, n, dtype=torch.bool), torch.zeros(1, dtype=torch.bool),
+        )  # fmt: skip
+        end, (best, current, entropy, accepted, ran) = scan(round_, start, (words, self.temperatures))
+        return (
+            end[2].clone(), ran.sum(0), best.squeeze(1), current.squeeze(1), entropy.squeeze(1), accepted.squeeze(1),
+        )  # fmt: skip

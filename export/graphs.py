@@ -1,0 +1,154 @@
+"""The four graphs as torch modules: `encode`, `denoise`, `generate` and `decode`, with their names, dtypes and shapes.
+
+Every engine lowers these same modules; names and meaning are the contract of the design. Letters: C chunk, N canvas,
+S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgemma.core.config import ModelConfig
+from dgemma.core.manifest import TensorSpec
+from dgemma.core.sampler import SamplerConfig
+from dgemma.model import sampler
+from dgemma.model.denoiser import KV, Denoiser
+
+PREFIX_MULTIPLE = 64  # hosts pass prefixes in multiples of this many slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Lengths that the graphs are built for, in tokens."""
+
+    canvas: int
+    chunk: int
+    context: int
+
+
+def pairs(flat: list[Tensor]) -> list[KV]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def flatten(kv: list[KV]) -> list[Tensor]:
+    return [t for pair in kv for t in pair]
+
+
+class Encode(nn.Module):
+    """Causal pass over at most C new tokens; keys and values past `count` are zeroed."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, start: Tensor, count: Tensor, prefix: list[Tensor]) -> list[Tensor]:
+        """tokens [1, C], start [1], count [1], prefix [1, S, K, d] each → new keys and values [1, C, K, d]."""
+        _, new = self.model.encode(tokens, pairs(prefix), start)
+        valid = (torch.arange(tokens.shape[1]) < count)[None, :, None, None]
+        return [t * valid for t in flatten(new)]
+
+
+class Decode(nn.Module):
+    """Greedy next token after `count` new ones: the autoregressive baseline of the same weights."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, start: Tensor, count: Tensor, prefix: list[Tensor]) -> list[Tensor]:
+        """As `Encode`, with next_token [1] before the keys and values."""
+        hidden, new = self.model.encode(tokens, pairs(prefix), start)
+        last = hidden.index_select(1, count - 1)  # [1, 1, D]
+        return [self.model.head(last)[:, 0].argmax(-1), *flatten(new)]
+
+
+class Denoise(nn.Module):
+    """One denoising step, sampler included: logits never leave the graph."""
+
+    def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.model, self.policy = model, policy
+
+    def forward(
+        self, canvas: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor, prefix: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """canvas [1, N], soft [1, N, D], words [2, N], temperature [1], prefix_length [1]."""
+        logits = self.model.denoise(canvas, soft, pairs(prefix), prefix_length)
+        tempered = logits / temperature
+        step = sampler.step(tempered, words[None], self.policy.entropy_bound)
+        return step.canvas, step.argmax, step.entropy, step.accepted, self.model.soft_embed(tempered)
+
+
+def temperatures(policy: SamplerConfig) -> Tensor:
+    """[T] float32, first step first; the host loop rounds the same way."""
+    return torch.tensor([policy.temperature(r) for r in range(policy.steps, 0, -1)], dtype=torch.float32)
+
+
+class StopRule(nn.Module):
+    """Adaptive stop: the argmax canvas stood still for `stability_threshold` steps and the mean entropy is low."""
+
+    def __init__(self, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, argmax: Tensor, previous: Tensor, still: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
+        """argmax, previous [1, N], still [1] → steps without change [1], stop [1]."""
+        still = (still + 1) * (argmax == previous).all(-1).long()
+        confident = entropy.double().mean(-1) < self.policy.confidence_threshold
+        return still, confident & (still >= self.policy.stability_threshold)
+
+
+def prefix_specs(config: ModelConfig, slots: int | str, stem: str = "prefix") -> list[TensorSpec]:
+    """Per layer key and value, [1, S, K, d] float32."""
+    specs = []
+    for layer in range(config.num_layers):
+        shape = (1, slots, config.layer_kv_heads(layer), config.layer_head_dim(layer))
+        specs += [TensorSpec(name=f"{stem}_{part}_{layer}", dtype="float32", shape=shape) for part in ("key", "value")]
+    return specs
+
+
+def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:
+    """Inputs and outputs of every graph, in order."""
+    n, hidden = shapes.canvas, config.hidden_size
+
+    def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
+        return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+    prefix, new = prefix_specs(config, "S"), prefix_specs(config, "C", "new")
+    chunk = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1), spec("count", "int64", 1), *prefix]
+    length = [spec("prefix_length", "int64", 1), *prefix]
+    return {
+        "encode": (chunk, new),
+        "denoise": (
+            [
+                spec("canvas", "int64", 1, n), spec("soft", "float32", 1, n, hidden), spec("words", "int64", 2, n),
+                spec("temperature", "float32", 1), *length,
+            ],
+            [
+                spec("next_canvas", "int64", 1, n), spec("argmax", "int64", 1, n), spec("entropy", "float32", 1, n),
+                spec("accepted", "bool", 1, n), spec("next_soft", "float32", 1, n, hidden),
+            ],
+        ),
+        "generate": (
+            [spec("canvas", "int64", 1, n), spec("words", "int64", steps, 2, n), spec("adaptive", "bool", 1), *length],
+            [
+                spec("committed", "int64", 1, n), spec("steps", "int64", 1), spec("argmaxes", "int64", steps, n),
+                spec("canvases", "int64", steps, n), spec("entropies", "float32", steps, n), spec("accepts", "bool", steps, n),
+            ],
+        ),
+        "decode": (chunk, [spec("next_token", "int64", 1), *new]),
+    }  # fmt: skip
+
+
+def example(inputs: list[TensorSpec], sizes: dict[str, int]) -> tuple[object, ...]:
+    """Tensors to trace with: everything but the prefix, then the prefix as one list."""
+    tensors = []
+    for spec in inputs:
+        shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        tensors.append(torch.ones(shape, dtype=dtype) if spec.name in ("count", "temperature") else torch.zeros(shape, dtype=dtype))
+    scalars = [t for t, s in zip(tensors, inputs, strict=True) if not s.name.startswith("prefix_key") and not s.name.startswith("prefix_value")]
+    return (*scalars, tensors[len(scalars) :])

@@ -1,0 +1,1 @@
+"""Lowering to ONNX: exported programs → graphs that share one external weight file."""

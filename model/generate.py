@@ -1,0 +1,128 @@
+"""The eager rung: whole generations in PyTorch, with the contract's noise, recorded as a trajectory.
+
+The plainest possible host loop, for parity tests, goldens and training-time evaluation. It knows nothing of text,
+chunks or context limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgemma.core.errors import UsageError
+from dgemma.core.noise import canvas_words, step_words, token_from_word
+from dgemma.core.sampler import SamplerConfig
+from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
+from dgemma.model.denoiser import KV, Denoiser
+from dgemma.model.sampler import step
+
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What a generation gave: committed tokens up to the first stop token, and every step on the way there."""
+
+    tokens: tuple[int, ...]
+    stop_reason: StopReason
+    steps: int
+    canvases: int
+    trajectory: Trajectory
+
+
+class AdaptiveStop:
+    """Whether a canvas is done: its argmax has not changed for `stability_threshold` steps, and it is confident."""
+
+    def __init__(self, sampler: SamplerConfig) -> None:
+        self.sampler = sampler
+        self.unchanged = 0
+        self.last: Tensor | None = None
+
+    def __call__(self, argmax: Tensor, entropy: Tensor) -> bool:
+        """argmax [1, N] ids and entropy [1, N] float32 of the step just run."""
+        same = self.last is not None and torch.equal(argmax, self.last)
+        self.unchanged = self.unchanged + 1 if same else 0
+        self.last = argmax
+        stable = self.unchanged >= self.sampler.stability_threshold
+        return stable and float(entropy.double().mean()) < self.sampler.confidence_threshold
+
+
+def extend(model: Denoiser, prefix: list[KV] | None, tokens: Sequence[int]) -> list[KV] | None:
+    """Encode tokens behind a prefix whose slots are all filled, and return the longer prefix [1, S+n, K, d]."""
+    if not tokens:
+        return prefix
+    _, new = model.encode(torch.tensor([list(tokens)]), prefix, 0 if prefix is None else prefix[0][0].shape[1])
+    if prefix is None:
+        return new
+    return [(torch.cat([k, nk], 1), torch.cat([v, nv], 1)) for (k, v), (nk, nv) in zip(prefix, new, strict=True)]
+
+
+def denoise_canvas(
+    model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
+    *, seed: int, index: int, adaptive: bool,
+) -> list[int]:  # fmt: skip
+    """All denoising steps of canvas number `index`; returns what it commits, the argmax canvas of the last step run."""
+    config = model.config
+    n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
+    canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))[None]  # [1, N]
+    soft = torch.zeros(1, n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
+    stop = AdaptiveStop(sampler)
+    committed: list[int] = []
+    for run in range(1, sampler.steps + 1):
+        remaining = sampler.steps - run + 1
+        temperature = float(np.float32(sampler.temperature(remaining)))
+        tempered = model.denoise(canvas, soft, prefix, length) / temperature
+        words = torch.from_numpy(step_words(seed, index, run, n).astype(np.int64))[None]  # [1, 2, N]
+        done = step(tempered, words, sampler.entropy_bound)
+        recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas)
+        committed = done.argmax[0].tolist()
+        if stop(done.argmax, done.entropy) and adaptive:
+            break
+        canvas, soft = done.canvas, model.soft_embed(tempered)
+    return committed
+
+
+@torch.no_grad()
+def generate(
+    model: Denoiser, sampler: SamplerConfig, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int,
+    adaptive: bool = True,
+) -> Generation:  # fmt: skip
+    """Generate with eager PyTorch.
+
+    Args:
+        model: batch size is 1; its config gives canvas length and stop tokens.
+        prompt_ids: taken verbatim; may be empty.
+        seed: 0 … 2⁶⁴−1, makes all randomness.
+        max_new_tokens: K; at most ceil(K / N) canvases are denoised.
+        adaptive: False always runs all steps.
+    Raises:
+        UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
+    """
+    config = model.config
+    if max_new_tokens < 1:
+        raise UsageError(f"{max_new_tokens=} must be at least 1")
+    if outside := [i for i in prompt_ids if not 0 <= i < config.vocab_size]:
+        raise UsageError(f"prompt id {outside[0]} is outside the vocabulary of {config.vocab_size}")
+    recorder = TrajectoryRecorder(config.canvas_length)
+    prefix: list[KV] | None = None
+    pending, committed, index = list(prompt_ids), list[int](), 0
+    stop_reason: StopReason = "length"
+    while len(committed) < max_new_tokens and stop_reason == "length":
+        prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
+        pending = denoise_canvas(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive)
+        committed += pending
+        index += 1
+        if not set(config.eos_token_ids).isdisjoint(committed[:max_new_tokens]):
+            stop_reason = "stop"
+    tokens = committed[:max_new_tokens]
+    if stop_reason == "stop":
+        tokens = tokens[: min(i for i, token in enumerate(tokens) if token in config.eos_token_ids)]
+    trajectory = recorder.finish(prompt_ids, tokens)
+    return Generation(
+        tokens=tuple(tokens), stop_reason=stop_reason, steps=len(recorder.steps), canvases=index, trajectory=trajectory
+    )

@@ -1,0 +1,328 @@
+"""`config.json` and `generation_config.json` of the Hugging Face `diffusion_gemma` layout, read and written.
+
+Strict on purpose: an unknown key or a value that this model does not implement is an error, never a guess. It knows
+nothing of tensors (see `checkpoint.py`). Source of names and defaults: transformers 5.23,
+`configuration_diffusion_gemma.py` and `generation_diffusion_gemma.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgemma.core.config import FULL, SLIDING, ModelConfig
+from dgemma.core.errors import CheckpointError, UsageError
+from dgemma.core.sampler import SamplerConfig
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+
+Json = dict[str, Any]
+
+# Left out by a config.json, these head sizes of full layers are implied (`DiffusionGemmaTextConfig.__post_init__`).
+_DEFAULT_GLOBAL_HEAD_DIM = 512
+
+# Keys of the text config that become ModelConfig fields: (key, field, needed).
+_SHAPES = (
+    ("vocab_size", "vocab_size", True), ("hidden_size", "hidden_size", True),
+    ("intermediate_size", "intermediate_size", True), ("num_hidden_layers", "num_layers", True),
+    ("num_attention_heads", "num_heads", True), ("num_key_value_heads", "num_kv_heads", True),
+    ("head_dim", "head_dim", True), ("sliding_window", "sliding_window", True), ("num_experts", "num_experts", False),
+    ("top_k_experts", "top_k_experts", False), ("moe_intermediate_size", "moe_intermediate_size", False),
+    ("rms_norm_eps", "rms_norm_eps", False), ("max_position_embeddings", "max_position_embeddings", False),
+    ("pad_token_id", "pad_token_id", False), ("bos_token_id", "bos_token_id", False),
+)  # fmt: skip
+_FLOATS = {"rms_norm_eps"}
+
+# Keys that may hold only these values, because the model implements nothing else.
+_TEXT_FIXED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("diffusion_gemma_text",),
+    "hidden_activation": ("gelu_pytorch_tanh",),
+    "attention_bias": (False,),
+    "attention_k_eq_v": (True,),
+    "tie_word_embeddings": (True,),
+    "use_bidirectional_attention": (None, "vision"),
+    "num_kv_shared_layers": (0, None),
+    "hidden_size_per_layer_input": (0, None),
+    "use_double_wide_mlp": (False, None),
+}
+_TOP_FIXED: dict[str, tuple[Any, ...]] = {"model_type": ("diffusion_gemma",), "tie_word_embeddings": (True,)}
+
+# Keys without any effect on inference.
+_HARMLESS = {
+    "_name_or_path", "architectures", "attention_dropout", "chunk_size_feed_forward", "dtype", "id2label",
+    "initializer_range", "is_encoder_decoder", "label2id", "output_attentions", "output_hidden_states", "problem_type",
+    "return_dict", "torch_dtype", "transformers_version", "use_cache", "vocab_size_per_layer_input",
+}  # fmt: skip
+_TEXT_OWN = {
+    "layer_types", "rope_parameters", "per_layer_config", "global_head_dim", "num_global_key_value_heads",
+    "enable_moe_block", "final_logit_softcapping", "eos_token_id",
+}  # fmt: skip
+_TOP_OWN = {
+    "text_config", "vision_config", "canvas_length", "boi_token_id", "eoi_token_id", "image_token_id", "eos_token_id",
+}  # fmt: skip
+_GENERATION_FIELDS = (
+    ("max_denoising_steps", "steps"), ("t_min", "t_min"), ("t_max", "t_max"),
+    ("stability_threshold", "stability_threshold"), ("confidence_threshold", "confidence_threshold"),
+)  # fmt: skip
+_GENERATION_OTHER = {
+    "sampler_config", "eos_token_id", "pad_token_id", "bos_token_id", "max_new_tokens", "max_length",
+    "return_dict_in_generate", "cache_implementation", "cache_config", "disable_compile", "transformers_version",
+    "_from_model_config", "_commit_hash",
+}  # fmt: skip
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object from a file; raises CheckpointError naming it when it is missing or no object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: is missing; a checkpoint folder in the Hugging Face layout holds it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read as JSON ({reason}); copy the checkpoint again") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object; copy the checkpoint again")
+    return values
+
+
+def write_json(path: Path, values: Json) -> None:
+    """Write a JSON object so that the file is either complete or absent; equal values give equal bytes."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _fixed(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], where: str) -> None:
+    for key, choices in allowed.items():
+        if key in values and not any(type(values[key]) is type(c) and values[key] == c for c in choices):
+            shown = " or ".join(json.dumps(c) for c in choices)
+            raise CheckpointError(f"{where}{key} is {values[key]!r}; only {shown} is supported")
+
+
+def _known(values: Mapping[str, Any], names: set[str], where: str) -> None:
+    if unknown := sorted(set(values) - names):
+        raise CheckpointError(f"{where}{unknown[0]} is an unknown key; remove it if the model does not depend on it")
+
+
+def _integer(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CheckpointError(f"{where} is {value!r}; it must be an integer")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CheckpointError(f"{where} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _object(value: Any, where: str) -> Json:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is {value!r}; it must be an object")
+    return value
+
+
+def _rope(text: Json, where: str) -> dict[str, float]:
+    """ModelConfig's rope fields from `rope_parameters`; null or absent means ModelConfig's defaults."""
+    if text.get("rope_parameters") is None:
+        return {}
+    rope = _object(text["rope_parameters"], f"{where}rope_parameters")
+    where += "rope_parameters."
+    _known(rope, {SLIDING, FULL}, where)
+    fields: dict[str, float] = {}
+    for kind, rope_type, theta in (
+        (SLIDING, "default", "sliding_rope_theta"),
+        (FULL, "proportional", "full_rope_theta"),
+    ):
+        if kind not in rope:
+            continue
+        inner, values = f"{where}{kind}.", _object(rope[kind], f"{where}{kind}")
+        _known(values, {"rope_type", "rope_theta", "partial_rotary_factor", "factor"}, inner)
+        if values.get("rope_type", "default") != rope_type:
+            raise CheckpointError(f"{inner}rope_type is {values.get('rope_type')!r}; only {rope_type!r} is supported")
+        if _number(values.get("factor", 1.0), f"{inner}factor") != 1.0:
+            raise CheckpointError(f"{inner}factor is {values['factor']!r}; only 1.0 is supported")
+        if "rope_theta" in values:
+            fields[theta] = _number(values["rope_theta"], f"{inner}rope_theta")
+        partial = _number(values.get("partial_rotary_factor", 1.0), f"{inner}partial_rotary_factor")
+        if kind == FULL:
+            fields["full_partial_rotary_factor"] = partial
+        elif partial != 1.0:
+            raise CheckpointError(f"{inner}partial_rotary_factor is {partial!r}; only 1.0 is supported")
+    return fields
+
+
+def _layers(text: Json, where: str) -> tuple[str, ...] | None:
+    """`layer_types`, checked; None when the default pattern is meant."""
+    types = text.get("layer_types")
+    if types is None:
+        return None
+    if not isinstance(types, list) or (unknown := [t for t in types if t not in (SLIDING, FULL)]):
+        shown = unknown[0] if isinstance(types, list) else types
+        raise CheckpointError(f"{where}layer_types holds {shown!r}; only {SLIDING!r} and {FULL!r} are supported")
+    return tuple(types)
+
+
+def _global_heads(text: Json, types: tuple[str, ...], where: str) -> Json:
+    """Head size and kv heads of full layers, from `per_layer_config` (differences only) or the two global keys."""
+    own = {"head_dim": text["head_dim"], "num_key_value_heads": text["num_key_value_heads"]}
+    if text.get("per_layer_config") is None:
+        dim, kv_heads = text.get("global_head_dim"), text.get("num_global_key_value_heads")
+        found = {
+            "head_dim": _DEFAULT_GLOBAL_HEAD_DIM if dim is None else dim,
+            "num_key_value_heads": own["num_key_value_heads"] if kv_heads is None else kv_heads,
+        }
+    else:
+        layers = _object(text["per_layer_config"], f"{where}per_layer_config")
+        _known(layers, {str(i) for i in range(len(types))}, f"{where}per_layer_config.")
+        found = {}
+        for i, kind in enumerate(types):
+            inner = f"{where}per_layer_config.{i}."
+            values = _object(layers.get(str(i), {}), inner[:-1])
+            _known(values, set(own), inner)
+            expected = own if kind == SLIDING else found
+            for key, default in own.items():
+                value = _integer(values.get(key, default), inner + key)
+                if expected.setdefault(key, value) != value:
+                    raise CheckpointError(f"{inner}{key} is {value}; {kind} layers must all have {expected[key]}")
+    return {
+        "global_head_dim": _integer(found["head_dim"], f"{where}global_head_dim"),
+        "global_num_kv_heads": _integer(found["num_key_value_heads"], f"{where}num_global_key_value_heads"),
+    }
+
+
+def _eos(path: Path, sources: tuple[tuple[str, Any], ...]) -> tuple[int, ...] | None:
+    """Stop tokens from the first source that names some."""
+    for where, value in sources:
+        if value is not None:
+            ids = value if isinstance(value, list) else [value]
+            return tuple(_integer(i, f"{where}eos_token_id") for i in ids)
+    return None
+
+
+def _read_model(path: Path, generation: Json) -> ModelConfig:
+    top = read_json(path)
+    where, inner = f"{path}: ", f"{path}: text_config."
+    if top.get("model_type") != "diffusion_gemma":
+        raise CheckpointError(f"{where}model_type is {top.get('model_type')!r}; only 'diffusion_gemma' is supported")
+    _known(top, _HARMLESS | _TOP_OWN | set(_TOP_FIXED), where)
+    _fixed(top, _TOP_FIXED, where)
+    text = _object(top.get("text_config"), f"{where}text_config")
+    _known(text, _HARMLESS | _TEXT_OWN | set(_TEXT_FIXED) | {key for key, _, _ in _SHAPES}, inner)
+    _fixed(text, _TEXT_FIXED, inner)
+    fields: Json = {}
+    for key, field, needed in _SHAPES:
+        if text.get(key) is not None:
+            convert = _number if key in _FLOATS else _integer
+            fields[field] = convert(text[key], inner + key)
+        elif needed:
+            raise CheckpointError(f"{inner}{key} is missing; this reader guesses no shapes")
+    if text.get("enable_moe_block", fields.get("num_experts") is not None) is not (fields.get("num_experts") is not None):
+        raise CheckpointError(f"{inner}enable_moe_block contradicts num_experts {fields.get('num_experts')}")
+    if "final_logit_softcapping" in text:
+        fields["final_logit_softcapping"] = _number(text["final_logit_softcapping"], f"{inner}final_logit_softcapping")
+    if top.get("canvas_length") is not None:
+        fields["canvas_length"] = _integer(top["canvas_length"], f"{where}canvas_length")
+    folder_generation = f"{path.with_name(GENERATION)}: "
+    for key in ("pad_token_id", "bos_token_id"):
+        if generation.get(key) is not None:
+            fields[key] = _integer(generation[key], folder_generation + key)
+    sources = ((folder_generation, generation), (where, top), (inner, text))
+    eos = _eos(path, tuple((place, values.get("eos_token_id")) for place, values in sources))
+    if eos is not None:
+        fields["eos_token_ids"] = eos
+    fields |= _rope(text, inner)
+    types = _layers(text, inner)
+    if types is not None:
+        fields["layer_types"] = types
+    try:
+        # a first instance settles the default layer pattern, which the head sizes below refer to
+        draft = ModelConfig(**fields, global_head_dim=2, global_num_kv_heads=1)
+        return ModelConfig(**fields, **_global_heads(text, draft.layer_types, inner))
+    except CheckpointError as error:
+        message = str(error)
+        raise CheckpointError(message if message.startswith(str(path)) else f"{where}{message}") from None
+
+
+def _read_sampler(path: Path, values: Json) -> SamplerConfig:
+    where = f"{path}: "
+    _known(values, _GENERATION_OTHER | {key for key, _ in _GENERATION_FIELDS}, where)
+    fields: Json = {}
+    for key, field in _GENERATION_FIELDS:
+        if values.get(key) is not None:
+            integral = field in ("steps", "stability_threshold")
+            fields[field] = _integer(values[key], where + key) if integral else _number(values[key], where + key)
+    if values.get("sampler_config") is not None:
+        inner = f"{where}sampler_config."
+        sampler = _object(values["sampler_config"], inner[:-1])
+        _known(sampler, {"_cls_name", "entropy_bound"}, inner)
+        _fixed(sampler, {"_cls_name": ("EntropyBoundSamplerConfig",)}, inner)
+        if sampler.get("entropy_bound") is not None:
+            fields["entropy_bound"] = _number(sampler["entropy_bound"], f"{inner}entropy_bound")
+    try:
+        return SamplerConfig(**fields)
+    except UsageError as error:
+        raise CheckpointError(f"{where}{error}") from None
+
+
+def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
+    """Shapes and sampler policy of a checkpoint folder; without `generation_config.json` the sampler has its defaults.
+
+    Raises:
+        CheckpointError: one line that names the file and the key.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give a checkpoint folder in the Hugging Face layout")
+    path = folder / GENERATION
+    generation = read_json(path) if path.exists() else {}
+    return _read_model(folder / CONFIG, generation), _read_sampler(path, generation)
+
+
+def write_config(folder: Path | str, config: ModelConfig, sampler: SamplerConfig, *, dtype: str = "float32") -> None:
+    """Write both files so that `read_config` gives the same values back; `dtype` is said for other readers only."""
+    folder = Path(folder)
+    text: Json = {key: getattr(config, field) for key, field, _ in _SHAPES}
+    text |= {
+        "model_type": "diffusion_gemma_text",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+        "enable_moe_block": config.is_moe,
+        "final_logit_softcapping": config.final_logit_softcapping,
+        "eos_token_id": list(config.eos_token_ids),
+        "layer_types": list(config.layer_types),
+        "global_head_dim": config.global_head_dim,
+        "num_global_key_value_heads": config.global_num_kv_heads,
+        "rope_parameters": {
+            SLIDING: {"rope_type": "default", "rope_theta": config.sliding_rope_theta},
+            FULL: {
+                "rope_type": "proportional",
+                "rope_theta": config.full_rope_theta,
+                "partial_rotary_factor": config.full_partial_rotary_factor,
+            },
+        },
+    }
+    write_json(
+        folder / CONFIG,
+        {
+            "architectures": ["DiffusionGemmaForBlockDiffusion"],
+            "model_type": "diffusion_gemma",
+            "canvas_length": config.canvas_length,
+            "dtype": dtype,
+            "text_config": text,
+            "tie_word_embeddings": True,
+        },
+    )
+    generation: Json = {key: getattr(sampler, field) for key, field in _GENERATION_FIELDS}
+    generation |= {
+        "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": sampler.entropy_bound},
+        "eos_token_id": list(config.eos_token_ids),
+        "pad_token_id": config.pad_token_id,
+        "bos_token_id": config.bos_token_id,
+    }
+    write_json(folder / GENERATION, generation)

@@ -1,0 +1,75 @@
+"""One denoising step's sampler in PyTorch, written so that `torch.export` lowers it into the graphs.
+
+The order of sums follows the sampling contract: inverse CDF over blocks of 256 ids, acceptance by an N × N comparison.
+Noise arrives as words (see `core/noise.py`); this module makes none. B batch, N canvas, V vocabulary, J blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 256
+
+
+class Step(NamedTuple):
+    """What one denoising step decides; ids int64 [B, N], entropy float32 nats [B, N], accepted bool [B, N]."""
+
+    canvas: Tensor
+    argmax: Tensor
+    entropy: Tensor
+    accepted: Tensor
+
+
+def uniforms(words: Tensor) -> Tensor:
+    """words (int64 holding 32 bits) → uniforms in [0, 1) as float64: (word >> 8) · 2⁻²⁴, exact."""
+    return torch.div(words, 256, rounding_mode="floor").double() * 2.0**-24
+
+
+def tokens(words: Tensor, vocab_size: int) -> Tensor:
+    """words → uniform ids: (word · V) >> 32; the product fits into 63 bits for V < 2³¹."""
+    return torch.div(words * vocab_size, 1 << 32, rounding_mode="floor")
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """Draw one id per row: weights [B, N, V] float32 = exp(l − max), u [B, N] float64 → ids [B, N]."""
+    vocab = weights.shape[-1]
+    blocks = -(-vocab // BLOCK)
+    padded = F.pad(weights, (0, blocks * BLOCK - vocab)).unflatten(-1, (blocks, BLOCK))  # [B, N, J, 256]
+    running = padded.sum(-1).double().cumsum(-1)  # [B, N, J]
+    target = u * running[..., -1]
+    block = (running <= target[..., None]).long().sum(-1).clamp(max=blocks - 1)  # first block beyond the target
+    before = F.pad(running, (1, 0)).gather(-1, block[..., None])  # [B, N, 1]
+    index = block[..., None, None].expand(*block.shape, 1, BLOCK)
+    inside = padded.gather(-2, index).squeeze(-2).double().cumsum(-1) + before
+    last = (vocab - 1 - block * BLOCK).clamp(max=BLOCK - 1)  # the block's last id that exists
+    offset = torch.minimum((inside <= target[..., None]).long().sum(-1), last)
+    return block * BLOCK + offset
+
+
+def accept(entropy: Tensor, bound: float) -> Tensor:
+    """Positions whose predecessors in entropy order (ties: lower index first) sum to at most the bound, in float64.
+
+    The same set as sorting and `cumsum − own ≤ bound`: Ben-Hamu et al., "Accelerated Sampling from Masked Diffusion
+    Models via Entropy Bounded Unmasking" (arXiv 2505.24857).
+    """
+    index = torch.arange(entropy.shape[-1])
+    mine, other = entropy[..., :, None], entropy[..., None, :]
+    ahead = (other < mine) | ((other == mine) & (index[None, :] < index[:, None]))  # [B, N, N]
+    return (ahead.double() * entropy.double()[..., None, :]).sum(-1) <= bound
+
+
+def step(tempered: Tensor, words: Tensor, bound: float) -> Step:
+    """tempered [B, N, V] float32 logits over temperature; words [B, 2, N], row 0 samples and row 1 renoises."""
+    vocab = tempered.shape[-1]
+    shifted = tempered - tempered.amax(-1, keepdim=True)
+    weights = shifted.exp()
+    total = weights.sum(-1)
+    entropy = total.log() - (weights * shifted).sum(-1) / total
+    sampled = inverse_cdf(weights, uniforms(words[:, 0]))
+    accepted = accept(entropy, bound)
+    canvas = torch.where(accepted, sampled, tokens(words[:, 1], vocab))
+    return Step(canvas, tempered.argmax(-1), entropy, accepted)

@@ -1,0 +1,279 @@
+"""Train `tiny` from scratch: uniform-noise block diffusion with self-conditioning, plus next-token loss on the encoder.
+
+Half of the rows learn a first step (pure noise, no self-conditioning), half a later one on the model's own trajectory:
+a first step runs without gradient, the sampler accepts and renoises, and the loss is taken on what follows. Tasks that
+are solved are drawn less often. A killed run resumes from its last checkpoint.
+
+Run: `python -m dgemma.model.tiny.train --out checkpoints/tiny --minutes 100`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sentencepiece as spm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgemma.core.config import ModelConfig
+from dgemma.model import sampler
+from dgemma.model.denoiser import KV, Denoiser
+from dgemma.model.tiny import tasks
+from dgemma.model.tiny.muon import Muon
+from dgemma.model.tiny.vocabulary import END_OF_TURN, START_OF_TURN
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that a run depends on, beside the code and the clock."""
+
+    minutes: float = 100.0
+    seed: int = 0
+    batch: int = 32
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    warmup_steps: int = 100
+    decay_from: float = 0.4  # of the time budget; linear to zero after it
+    autoregressive_weight: float = 0.3
+    first_step_share: float = 0.5
+    pure_noise_share: float = 0.7  # of first-step rows; the others draw t uniformly
+    least_task_weight: float = 0.15
+
+
+def tiny_config(vocab_size: int, end_of_turn: int) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocab_size, hidden_size=128, intermediate_size=512, num_layers=6, num_heads=4, num_kv_heads=2,
+        head_dim=32, global_num_kv_heads=1, global_head_dim=64, sliding_window=256, canvas_length=64,
+        max_position_embeddings=1024, eos_token_ids=(1, end_of_turn),
+    )  # fmt: skip
+
+
+def initialize(model: Denoiser, generator: torch.Generator) -> None:
+    """Normal weights scaled by fan-in; q and k gains start so that their product is 1/√d, else attention is too sharp."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 2:
+                p.normal_(0.0, 0.5 / math.sqrt(p.shape[1]), generator=generator)
+            elif name.endswith(("q_norm.weight", "k_norm.weight")):
+                p.fill_(p.shape[0] ** -0.25)
+        model.embed_tokens.weight.normal_(0.0, 1.0 / math.sqrt(model.config.hidden_size), generator=generator)
+
+
+@dataclass
+class Batch:
+    """prefix [B, P] left-padded (valid marks real tokens), canvas [B, N] with pads after the stop token."""
+
+    prefix: Tensor
+    valid: Tensor
+    canvas: Tensor
+    task: list[str]
+
+
+class Data:
+    """Endless batches of similar prefix lengths, tasks drawn by weight."""
+
+    def __init__(self, tokenizer: Path, config: ModelConfig, train: TrainConfig, seed: int) -> None:
+        self.sp = spm.SentencePieceProcessor(model_file=str(tokenizer))
+        self.n, self.batch = config.canvas_length, train.batch
+        self.rng = random.Random(seed)
+        self.solved = dict.fromkeys(tasks.TASKS, 0.0)  # running exact match of a canvas, per task
+        self.least = train.least_task_weight
+        self.bos, self.end = config.bos_token_id, self.sp.piece_to_id(END_OF_TURN)
+
+    def row(self, example: tasks.Example) -> tuple[list[int], list[int]]:
+        """(prefix, canvas) ids of one canvas of the answer, chosen at random where there are several."""
+        prompt = f"{START_OF_TURN}user\n{example.prompt}{END_OF_TURN}\n{START_OF_TURN}model\n"
+        answer = [*self.sp.encode(example.answer), self.end]
+        index = self.rng.randrange(-(-len(answer) // self.n))
+        before, canvas = answer[: index * self.n], answer[index * self.n : (index + 1) * self.n]
+        return [self.bos, *self.sp.encode(prompt), *before], canvas + [0] * (self.n - len(canvas))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            weights = [max(self.least, 1.0 - s) for s in self.solved.values()]
+            names = self.rng.choices(list(tasks.TASKS), weights, k=self.batch * 12)
+            rows = [(*self.row(tasks.make(t, self.rng, "train")), t) for t in names]
+            rows.sort(key=lambda r: len(r[0]))
+            groups = []
+            while rows:  # fewer rows where prefixes are long, so that every batch costs about the same
+                count = max(8, self.batch * 128 // (len(rows[-1][0]) + self.n + 16))
+                groups.append(rows[-count:])
+                rows = rows[:-count]
+            self.rng.shuffle(groups)
+            for group in groups:
+                yield collate(group)
+
+
+def collate(rows: list[tuple[list[int], list[int], str]]) -> Batch:
+    longest = -(-max(len(p) for p, _, _ in rows) // 16) * 16
+    prefix = torch.tensor([[0] * (longest - len(p)) + p for p, _, _ in rows])
+    valid = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p, _, _ in rows])
+    return Batch(prefix, valid, torch.tensor([c for _, c, _ in rows]), [t for _, _, t in rows])
+
+
+def encode_batch(model: Denoiser, tokens: Tensor, valid: Tensor) -> tuple[Tensor, list[KV]]:
+    """Causal pass over left-padded rows; rope is relative, so the padding only shifts a row."""
+    n = tokens.shape[1]
+    i = torch.arange(n)
+    causal = (i[None, :] <= i[:, None]) & valid[:, None, None, None, :]
+    near = causal & (i[None, :] > i[:, None] - model.config.sliding_window)
+    return model.stack(model.embed(tokens).bfloat16(), i, (near, causal), None, "encode")
+
+
+def denoise_batch(model: Denoiser, canvas: Tensor, soft: Tensor, prefix: list[KV], valid: Tensor) -> Tensor:
+    """Logits [B, N, V] over left-padded prefixes."""
+    n, slots = canvas.shape[1], valid.shape[1]
+    seen = F.pad(valid, (0, n), value=True)[:, None, None, None, :]
+    slot = torch.arange(slots + n)
+    recent = seen & (slot > slots - model.config.sliding_window)
+    x = model.self_conditioning(model.embed(canvas).bfloat16(), soft.bfloat16())
+    x, _ = model.stack(x, torch.arange(n) + slots, (recent, seen), prefix, "denoise")
+    return model.head(x)
+
+
+def advance(model: Denoiser, logits: Tensor, temperature: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One sampler step: the next canvas and its self-conditioning; temperature [B]."""
+    tempered = logits / temperature[:, None, None]
+    words = torch.randint(0, 1 << 32, (logits.shape[0], 2, logits.shape[1]), generator=generator)
+    return sampler.step(tempered, words, 0.1).canvas, model.soft_embed(tempered)
+
+
+def loss(model: Denoiser, batch: Batch, train: TrainConfig, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Diffusion loss plus weighted next-token loss, and what the log wants to know."""
+    rows, n = batch.canvas.shape
+    vocab = model.config.vocab_size
+    rand = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
+
+    hidden, kv = encode_batch(model, torch.cat([batch.prefix, batch.canvas], 1), F.pad(batch.valid, (0, n), value=True))
+    slots = batch.prefix.shape[1]
+    prefix = [(k[:, :slots], v[:, :slots]) for k, v in kv]
+    predicted = model.head(hidden[:, slots - 1 : -1])
+    target = batch.canvas.masked_fill(batch.canvas == 0, -100)
+    ar_loss = F.cross_entropy(predicted.flatten(0, 1), target.flatten(), ignore_index=-100)
+
+    first = torch.arange(rows) < int(rows * train.first_step_share)
+    order = torch.randperm(rows, generator=generator)
+    first = first[order]
+    t = torch.where(rand(rows) < train.pure_noise_share, torch.ones(rows), rand(rows))
+    noisy = torch.where(rand(rows, n) < t[:, None], torch.randint(0, vocab, (rows, n), generator=generator), batch.canvas)
+    soft = torch.zeros(rows, n, model.config.hidden_size)
+    later = (~first).nonzero().squeeze(1)
+    with torch.no_grad():
+        canvas = noisy[later]
+        own = [(k[later].detach(), v[later].detach()) for k, v in prefix]
+        logits = denoise_batch(model, canvas, soft[later], own, batch.valid[later])
+        temperature = 0.8 - 0.4 * rand(len(later)) * (rand(len(later)) < 0.5)
+        noisy[later], soft[later] = (x.to(y.dtype) for x, y in zip(advance(model, logits, temperature, generator), (noisy, soft)))
+    logits = denoise_batch(model, noisy, soft, prefix, batch.valid)
+    diffusion_loss = F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten())
+    exact = (logits.argmax(-1) == batch.canvas).all(1)
+    ar_exact = ((predicted.argmax(-1) == batch.canvas) | (batch.canvas == 0)).all(1)
+    parts = {"diffusion": diffusion_loss.detach(), "ar": ar_loss.detach(), "exact": exact, "ar_exact": ar_exact, "first": first}
+    return diffusion_loss + train.autoregressive_weight * ar_loss, parts
+
+
+def optimizers(model: Denoiser, train: TrainConfig) -> tuple[Muon, torch.optim.AdamW]:
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith("embed_tokens")]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or n.startswith("embed_tokens")]
+    return Muon(matrices, lr=train.muon_lr), torch.optim.AdamW(rest, lr=train.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+
+
+def learning_rate(progress: float, step: int, train: TrainConfig) -> float:
+    """Factor on both rates: warm-up by steps, constant, then linear to zero by time."""
+    return min(1.0, (step + 1) / train.warmup_steps) * min(1.0, max(0.0, (1 - progress) / (1 - train.decay_from)))
+
+
+def save(path: Path, state: dict[str, object]) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def run(out: Path, work: Path, train: TrainConfig) -> None:
+    torch.manual_seed(train.seed)
+    sp = spm.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
+    config = tiny_config(sp.vocab_size(), sp.piece_to_id(END_OF_TURN))
+    model = Denoiser(config)
+    initialize(model, torch.Generator().manual_seed(train.seed))
+    muon, adam = optimizers(model, train)
+    step, used, seen = 0, 0.0, 0
+    solved, checkpoint = None, work / "last.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        muon.load_state_dict(state["muon"])
+        adam.load_state_dict(state["adam"])
+        step, used, seen, solved = state["step"], state["used"], state["seen"], state["solved"]
+    data = Data(out / "tokenizer.model", config, train, seed=train.seed * 1_000_003 + step)
+    data.solved.update(solved or {})
+    generator = torch.Generator().manual_seed(train.seed * 7919 + step)
+    (work / "config.json").write_text(json.dumps({"train": asdict(train), "parameters": sum(p.numel() for p in model.parameters())}))
+    log = (work / "log.jsonl").open("a")
+    budget, last, logged, saved = train.minutes * 60, time.monotonic(), used, used
+    sums = {"diffusion": 0.0, "ar": 0.0, "ar_exact": 0.0, "steps": 0.0}
+    for batch in data:
+        factor = learning_rate(used / budget, step, train)
+        for optimizer, base in ((muon, train.muon_lr), (adam, train.adam_lr)):
+            for group in optimizer.param_groups:
+                group["lr"] = base * factor
+        with torch.autocast("cpu", torch.bfloat16):
+            total, parts = loss(model, batch, train, generator)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in (muon, adam):
+            optimizer.step()
+            optimizer.zero_grad()
+        step, seen = step + 1, seen + batch.prefix.numel() + batch.canvas.numel()
+        now = time.monotonic()
+        used, last = used + now - last, now
+        for task, right, first in zip(batch.task, parts["exact"].tolist(), parts["first"].tolist(), strict=True):
+            if not first:
+                data.solved[task] += 0.01 * (right - data.solved[task])
+        for key in ("diffusion", "ar"):
+            sums[key] += float(parts[key])
+        sums["ar_exact"] += float(parts["ar_exact"].float().mean())
+        sums["steps"] += 1
+        if used - logged >= 60 or used >= budget:
+            line = {
+                "step": step, "minutes": round(used / 60, 2), "tokens": seen, "lr": round(factor, 4),
+                **{k: round(v / sums["steps"], 4) for k, v in sums.items() if k != "steps"},
+                "exact": {k: round(v, 3) for k, v in data.solved.items()},
+            }  # fmt: skip
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            print(json.dumps(line), flush=True)
+            sums, logged = dict.fromkeys(sums, 0.0), used
+        if used - saved >= 180 or used >= budget:
+            save(checkpoint, {
+                "model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step, "used": used,
+                "seen": seen, "solved": data.solved,
+            })  # fmt: skip
+            saved = used
+        if used >= budget:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder; holds tokenizer.model")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the training state and log")
+    parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
+    parser.add_argument("--seed", type=int, default=TrainConfig.seed)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    run(options.out, options.work, TrainConfig(minutes=options.minutes, seed=options.seed))
+
+
+if __name__ == "__main__":
+    main()

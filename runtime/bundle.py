@@ -1,0 +1,51 @@
+"""A bundle that was verified: its folder, its manifest, its digest. Nothing here opens a graph."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgemma.core.errors import BundleError
+from dgemma.core.manifest import MANIFEST, GraphSpec, Manifest, inner_path, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What a session needs to know of a bundle. Make one with `open`, which checks every file."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the manifest and check version, digest, sizes and hashes; raises BundleError."""
+        folder = Path(path)
+        manifest, digest = read_manifest(folder)
+        _check_lengths(manifest, folder)
+        return cls(path=folder, manifest=manifest, digest=digest)
+
+    def file(self, name: str) -> Path:
+        """Path of a listed file; raises BundleError when it is empty, a link or outside the bundle."""
+        path = inner_path(self.path, name)
+        if self.manifest.files[name].size == 0:
+            raise BundleError(f"{path}: is empty; export the bundle again")
+        return path
+
+    def graph(self, engine: str, name: str) -> GraphSpec:
+        """The spec of one graph; raises BundleError when the bundle was made without it."""
+        try:
+            return self.manifest.graphs[engine][name]
+        except KeyError:
+            raise BundleError(f"{self.path}: has no {engine} graph {name!r}; export the bundle again") from None
+
+
+def _check_lengths(manifest: Manifest, folder: Path) -> None:
+    """Lengths size the caches and the noise, so they must be integers that fit together."""
+    for name in ("canvas_length", "steps", "context", "chunk"):
+        value = getattr(manifest, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BundleError(f"{folder / MANIFEST}: {name}={value!r} must be a positive integer; export the bundle again")
+    if manifest.context <= manifest.canvas_length or manifest.steps != manifest.sampler.steps:
+        raise BundleError(f"{folder / MANIFEST}: canvas, context and steps do not fit together; export the bundle again")

@@ -1,0 +1,72 @@
+"""Engines by name. Their modules, and the packages that those import, are loaded only when an engine is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata, util
+
+from dgemma.core.errors import EngineError
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines.base import Engine
+
+# engine → (package that it needs, module, class); the order is the order of preference
+ENGINES = {
+    "onnx": ("onnxruntime", "dgemma.runtime.engines.onnx", "OnnxEngine"),
+    "executorch": ("executorch", "dgemma.runtime.engines.executorch", "ExecutorchEngine"),
+}
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed package, or None. Reads metadata, for importing an engine can take seconds."""
+    if util.find_spec(package) is None:
+        return None
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # another distribution provides it, such as onnxruntime-gpu
+        return str(getattr(import_module(package), "__version__", "0"))
+
+
+def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
+    """Name and version of the engine to run: the one asked for, else the first that is in the bundle and installed.
+
+    Raises:
+        EngineError: unknown, not in the bundle, not installed, or older than the bundle needs.
+    """
+    inside = [name for name in ENGINES if name in bundle.manifest.graphs]
+    if engine is None:
+        for name in inside:
+            if installed_version(ENGINES[name][0]):
+                return choose(bundle, name)
+        extras = " or ".join(f"pip install 'dgemma[{name}]'" for name in inside) or "export it again"
+        raise EngineError(f"no engine of {bundle.path} is installed; {extras}")
+    if engine not in ENGINES:
+        raise EngineError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    if engine not in inside:
+        held = ", ".join(inside) or "none"
+        raise EngineError(f"{bundle.path}: was exported without engine {engine!r} (it holds: {held}); choose one it holds")
+    version = installed_version(ENGINES[engine][0])
+    if version is None:
+        raise EngineError(f"engine {engine!r} is not installed; pip install 'dgemma[{engine}]'")
+    lowest = bundle.manifest.engines.get(engine, "0")
+    if _release(version) < _release(lowest):
+        package = ENGINES[engine][0]
+        raise EngineError(f"{package} {version} is older than {lowest}, which the bundle needs; pip install -U {package}")
+    return engine, version
+
+
+def open_engine(bundle: Bundle, engine: str | None, threads: int | None) -> Engine:
+    """Make the engine of `choose`; its graphs are loaded on first use. Raises EngineError."""
+    name, version = choose(bundle, engine)
+    _, module, cls = ENGINES[name]
+    made: Engine = getattr(import_module(module), cls)(bundle, version=version, threads=threads)
+    return made
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Leading integers of a version: 1.32.0+cpu → (1, 32, 0)."""
+    numbers: list[int] = []
+    for part in version.split("+")[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)

@@ -1,0 +1,50 @@
+"""ONNX Runtime on the CPU: one inference session per graph file, weights read from the external file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from dgemma.core.errors import EngineError
+from dgemma.core.manifest import GraphSpec
+from dgemma.runtime.engines.base import Array, Engine, Feeds
+
+_FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
+
+
+class OnnxEngine(Engine):
+    name: ClassVar[str] = "onnx"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._files: dict[str, Any] = {}
+        self._runs: dict[str, tuple[Any, list[str]]] = {}
+
+    def _session(self, file: str) -> Any:
+        import onnxruntime as ort
+
+        if file not in self._files:
+            options = ort.SessionOptions()
+            options.log_severity_level = _FATAL
+            if self.threads is not None:
+                options.intra_op_num_threads = self.threads
+            path = str(self.bundle.file(file))
+            self._files[file] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return self._files[file]
+
+    def _load(self, graph: str, spec: GraphSpec) -> None:
+        session = self._session(spec.file)
+        held = {t.name for t in session.get_inputs()}, {t.name for t in session.get_outputs()}
+        if held[0] != {t.name for t in spec.inputs} or not held[1] >= {t.name for t in spec.outputs}:
+            raise EngineError(f"{self.bundle.path / spec.file}: its inputs or outputs are not those of the manifest")
+        self._runs[graph] = (session, [t.name for t in spec.outputs])
+
+    def _call(self, graph: str, feeds: Feeds) -> Sequence[Array]:
+        session, outputs = self._runs[graph]
+        arrays: Sequence[Array] = session.run(outputs, feeds)
+        return arrays
+
+    def close(self) -> None:
+        super().close()
+        self._runs.clear()
+        self._files.clear()

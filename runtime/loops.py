@@ -1,0 +1,78 @@
+"""Denoising one canvas: a call of `denoise` per step, or one call of the fused `generate`; both yield the same steps.
+
+It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, T steps, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from dgemma.core.errors import EngineError
+from dgemma.core.noise import token_from_word
+from dgemma.runtime.engines.base import Array, Engine, Feeds
+from dgemma.runtime.noise import canvas_noise
+
+
+class Step(NamedTuple):
+    """One denoising step as the engine returned it; arrays are [N]."""
+
+    remaining: int
+    temperature: np.float32
+    canvas_in: Array
+    argmax: Array
+    entropy: Array
+    accepted: Array
+    canvas_out: Array
+
+
+class Loops:
+    """Both loops over one engine, with what does not change between canvases computed once."""
+
+    def __init__(self, engine: Engine) -> None:
+        manifest = engine.bundle.manifest
+        self._engine, self._sampler = engine, manifest.sampler
+        self._n, self._t, self._vocab = manifest.canvas_length, manifest.steps, manifest.model.vocab_size
+        self._temperatures = [np.array([manifest.sampler.temperature(r)], np.float32) for r in range(self._t, 0, -1)]
+        self._no_soft = np.zeros((1, self._n, manifest.model.hidden_size), np.float32)
+
+    def noise(self, seed: int, canvas: int) -> tuple[Array, Array]:
+        """Initial canvas [1, N] and words [T, 2, N], both int64."""
+        initial, words = canvas_noise(seed, canvas, self._t, self._n)
+        return token_from_word(initial, self._vocab)[None], words.astype(np.int64)
+
+    def host(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[Step]:
+        """One `denoise` call per step; the adaptive stop is decided here."""
+        canvas, words = self.noise(seed, canvas_index)
+        feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft}
+        stable, last = 0, b""
+        for i, temperature in enumerate(self._temperatures):
+            feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
+            out = self._engine.run("denoise", feeds)
+            argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
+            canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
+            yield Step(self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
+            current = argmax.tobytes()  # far cheaper to compare than arrays
+            stable, last = stable + 1 if current == last else 0, current
+            if adaptive and self._is_done(stable, entropy):
+                return
+
+    def graph(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[Step]:
+        """One `generate` call per canvas; its steps are yielded after it has returned."""
+        canvas, words = self.noise(seed, canvas_index)
+        scalars = {"prefix_length": np.array([length], np.int64), "adaptive": np.array([adaptive], np.bool_)}
+        out = self._engine.run("generate", {**prefix, **scalars, "canvas": canvas, "words": words})
+        steps = int(out["steps"][0])
+        if not 1 <= steps <= self._t or not np.array_equal(out["committed"][0], out["argmaxes"][steps - 1]):
+            raise EngineError(f"graph 'generate' ran {steps} of {self._t} steps and did not commit the last argmax canvas")
+        before = canvas[0]
+        for i in range(steps):
+            argmax, entropy, accepted = out["argmaxes"][i], out["entropies"][i], out["accepts"][i]
+            yield Step(self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, out["canvases"][i])
+            before = out["canvases"][i]
+
+    def _is_done(self, stable: int, entropy: Array) -> bool:
+        sampler = self._sampler
+        return stable >= sampler.stability_threshold and bool(entropy.mean(dtype=np.float64) < sampler.confidence_threshold)

@@ -1,0 +1,73 @@
+"""The prefix: which tokens it holds, and their keys and values in caches that the host owns.
+
+Tokens are appended at once and encoded when something needs them. Keys and values of a causal pass do not depend on
+what follows, so a prefix is cut back by forgetting its last tokens. K kv heads, d head dim, S slots, C chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dgemma.core.manifest import Manifest
+from dgemma.runtime.engines.base import Array, Engine, Feeds
+
+SLOT_STEP = 64  # prefixes are handed out in multiples of this many slots, so that shapes repeat
+
+
+def input_dim(engine: Engine, graph: str, name: str, axis: int) -> tuple[int, int]:
+    """Range of one input's size, from the manifest."""
+    shape = next(t.shape for t in engine.bundle.graph(engine.name, graph).inputs if t.name == name)
+    size = shape[axis]
+    return engine.bundle.manifest.dims.get(size, (1, 1)) if isinstance(size, str) else (size, size)
+
+
+class Prefix:
+    """Token ids and per-layer caches [1, context, K, d]."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        manifest: Manifest = engine.bundle.manifest
+        self.context, self._chunk = manifest.context, manifest.chunk
+        self.ids: list[int] = []
+        self.encoded = 0
+        model = manifest.model
+        self._caches: list[tuple[str, str, Array]] = []  # (prefix input, output of new rows, cache)
+        for layer in range(model.num_layers):
+            shape = (1, manifest.context, model.layer_kv_heads(layer), model.layer_head_dim(layer))
+            for kind in ("key", "value"):
+                cache = np.zeros(shape, np.float32)  # zero pages: memory is taken when tokens arrive
+                self._caches.append((f"prefix_{kind}_{layer}", f"new_{kind}_{layer}", cache))
+        self._views: tuple[int, Feeds] = (0, {})  # slots handed out, and where
+
+    def extend(self, ids: Sequence[int]) -> None:
+        self.ids.extend(ids)
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from position `length` on."""
+        del self.ids[length:]
+        self.encoded = min(self.encoded, length)
+
+    def feeds(self) -> Feeds:
+        """The filled slots of every cache, rounded up; the same dictionary as long as its shapes stay the same."""
+        slots = min(-(-max(1, self.encoded) // SLOT_STEP) * SLOT_STEP, self.context)
+        if slots != self._views[0]:
+            self._views = slots, {name: cache[:, :slots] for name, _, cache in self._caches}
+        return self._views[1]
+
+    def store(self, outputs: Feeds, count: int) -> None:
+        """Append `count` rows of new keys and values [1, C, K, d]."""
+        end = self.encoded + count
+        for _, name, cache in self._caches:
+            cache[0, self.encoded : end] = outputs[name][0, :count]
+        self.encoded = end
+
+    def encode(self, cancelled: Callable[[], bool], *, keep: int = 0) -> None:
+        """Encode pending tokens, but for the last `keep`, in chunks; stops between chunks when cancelled."""
+        least = input_dim(self._engine, "encode", "tokens", 1)[0]
+        while (count := min(len(self.ids) - keep - self.encoded, self._chunk)) > 0 and not cancelled():
+            tokens = np.zeros((1, max(count, least)), np.int64)
+            tokens[0, :count] = self.ids[self.encoded : self.encoded + count]
+            scalars = {"start": np.array([self.encoded], np.int64), "count": np.array([count], np.int64)}
+            self.store(self._engine.run("encode", {"tokens": tokens, **scalars, **self.feeds()}), count)

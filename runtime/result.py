@@ -1,0 +1,98 @@
+"""What a session hands out: the result of a generation, and one event per denoising step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from dgemma.core.trajectory import Trajectory
+from dgemma.runtime.engines.base import Array
+
+StopReason = Literal["stop", "length", "context", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Seconds of one generation.
+
+    Args:
+        load_s: loading graphs that were not loaded before.
+        prefill_s: encoding what the prefix lacked before the first canvas.
+        denoise_s: all denoising steps, or all decode calls of the autoregressive baseline.
+        commit_s: encoding committed canvases that another one follows.
+        total_s: all of it, callbacks included.
+        engine_s: time inside native calls.
+    """
+
+    load_s: float
+    prefill_s: float
+    denoise_s: float
+    commit_s: float
+    total_s: float
+    engine_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One generation.
+
+    Args:
+        text: decoded tokens; empty for a bundle without a tokenizer.
+        tokens: committed ids up to, without, the first stop token, at most max_new_tokens.
+        steps: denoising steps run, over all canvases (calls of `decode` for the autoregressive baseline).
+        canvases: canvases committed.
+        stop_reason: stop, length, context or cancelled.
+        loop: host, graph, or decode.
+        trajectory: every step, where `trace` was asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    steps: int
+    canvases: int
+    stop_reason: StopReason
+    engine: str
+    loop: str
+    timings: Timings
+    trajectory: Trajectory | None = None
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Committed tokens over denoising steps run; 0 when none ran."""
+        return len(self.tokens) / self.steps if self.steps else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, as `dgemma run --json` prints them."""
+        return {
+            "text": self.text, "tokens": list(self.tokens), "steps": self.steps, "canvases": self.canvases,
+            "tokens_per_forward": self.tokens_per_forward, "stop_reason": self.stop_reason, "engine": self.engine,
+            "loop": self.loop, "timings": asdict(self.timings),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvent:
+    """One denoising step that has run. Arrays belong to the session: read them, do not write.
+
+    Args:
+        canvas_index: number of the canvas, from 0.
+        step: denoising steps run on this canvas so far, from 1.
+        remaining: steps remaining when it ran, T…1.
+        committed: tokens of the canvases before this one.
+        argmax: [N] int64, what would be committed now.
+        canvas: [N] int64, the next step's input.
+        entropy: [N] float32, nats of the tempered distribution.
+        accepted: [N] bool.
+        text: decodes committed tokens and the argmax canvas up to its stop token.
+    """
+
+    canvas_index: int
+    step: int
+    remaining: int
+    committed: tuple[int, ...]
+    argmax: Array
+    canvas: Array
+    entropy: Array
+    accepted: Array
+    text: Callable[[], str]

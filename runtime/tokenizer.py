@@ -1,0 +1,177 @@
+"""Text ↔ ids for SentencePiece `.model` and Hugging Face `tokenizer.json`, and the chat template around user text.
+
+It adds no ids of its own: begin, end and turn markers come from the manifest. What a user types never becomes one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.manifest import ChatTemplate, Manifest
+from dgemma.runtime.bundle import Bundle
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer(ABC):
+    """`encode` and `decode`, and `encode_user`, which cannot produce marker ids."""
+
+    def __init__(self, vocab_size: int, markers: Iterable[int]) -> None:
+        self.vocab_size = vocab_size
+        self._markers = {i: self._piece(i) for i in sorted(set(markers)) if i < vocab_size}
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def _decode(self, ids: list[int]) -> str: ...
+
+    @abstractmethod
+    def _piece(self, token: int) -> str: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, with nothing added; marker strings become markers. Raises TokenizerError."""
+        try:
+            return self._encode(text)
+        except Exception:  # what the libraries say of it names C++ types
+            raise TokenizerError("the text cannot be encoded; give valid Unicode text") from None
+
+    def encode_user(self, text: str) -> list[int]:
+        """Ids of text that somebody typed: markers in it are encoded as the plain characters that they are."""
+        parts = [text]
+        for marker in self._markers.values():
+            if len(marker) > 1:
+                parts = [piece for part in parts for piece in _cut(part, marker)]
+        ids = [i for part in parts for i in self.encode(part)]
+        if not self._markers.keys() & ids:
+            return ids
+        ids = [i for character in text for i in self.encode(character)]  # normalization made one from other characters
+        return [i for i in ids if i not in self._markers]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids without markers; incomplete UTF-8 shows as U+FFFD. Raises TokenizerError."""
+        try:
+            return self._decode([int(i) for i in ids if int(i) not in self._markers])
+        except Exception as error:
+            raise TokenizerError(f"ids cannot be decoded ({_line(error)}); they must lie below {self.vocab_size}") from None
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """One string per id for display, empty for markers; joined they are nearly `decode`."""
+        return ["" if int(i) in self._markers else self._shown(int(i)) for i in ids]
+
+    def _shown(self, token: int) -> str:
+        piece = self._piece(token) if 0 <= token < self.vocab_size else REPLACEMENT
+        return REPLACEMENT if piece.startswith("<0x") and piece.endswith(">") else piece.replace("▁", " ")
+
+
+class SentencePieceTokenizer(Tokenizer):
+    def __init__(self, path: str, markers: Iterable[int]) -> None:
+        import sentencepiece
+
+        self._model: Any = sentencepiece.SentencePieceProcessor(model_file=path)
+        size = int(self._model.vocab_size())
+        held = [i for i in sorted(set(markers)) if i < size]
+        marks = [i for i in held if self._model.is_control(i) or _looks_special(self._model.id_to_piece(i))]
+        controls = [i for i in range(min(size, 16)) if self._model.is_control(i)]
+        super().__init__(size, [*marks, *controls])
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._model.encode(text))
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._model.decode(ids))
+
+    def _piece(self, token: int) -> str:
+        return str(self._model.id_to_piece(token))
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    def __init__(self, path: str, markers: Iterable[int]) -> None:
+        import tokenizers
+
+        self._model: Any = tokenizers.Tokenizer.from_file(path)
+        self._model.no_padding()
+        self._model.no_truncation()
+        special = {i for i, token in self._model.get_added_tokens_decoder().items() if token.special}
+        size = int(self._model.get_vocab_size(with_added_tokens=True))
+        marks = {i for i in markers if i < size and (i in special or _looks_special(self._piece(i)))}
+        super().__init__(size, special | marks)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._model.encode(text, add_special_tokens=False).ids)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._model.decode(ids, skip_special_tokens=False))
+
+    def _piece(self, token: int) -> str:
+        return str(self._model.id_to_token(token))
+
+    def _shown(self, token: int) -> str:
+        return super()._shown(token).replace("Ġ", " ").replace("Ċ", "\n")  # byte-level vocabularies
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
+    """The bundle's tokenizer, None where it has none; raises TokenizerError."""
+    manifest = bundle.manifest
+    if manifest.tokenizer is None:
+        return None
+    kinds: dict[str, Any] = {"sentencepiece": SentencePieceTokenizer, "tokenizers": HuggingFaceTokenizer}
+    if manifest.tokenizer.kind not in kinds:
+        raise TokenizerError(f"tokenizer kind {manifest.tokenizer.kind!r} is unknown; choose {' or '.join(kinds)}")
+    path = bundle.file(manifest.tokenizer.file)
+    try:
+        tokenizer: Tokenizer = kinds[manifest.tokenizer.kind](str(path), _marker_ids(manifest))
+    except Exception as error:
+        raise TokenizerError(f"{path}: cannot be read ({_line(error)}); export the bundle again") from None
+    if tokenizer.vocab_size != manifest.tokenizer.vocab_size:
+        raise TokenizerError(
+            f"{path}: holds {tokenizer.vocab_size} pieces, not {manifest.tokenizer.vocab_size}; export the bundle again"
+        )
+    return tokenizer
+
+
+def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequence[int]) -> list[int]:
+    """Ids that a user's turn appends to the prefix `before` (empty, or ending with an answer)."""
+    if manifest.chat is None:
+        raise UsageError("the bundle has no chat template; use raw text (--raw) or ids (--prompt-ids)")
+    chat = manifest.chat
+    ids: list[int] = [*chat.start]
+    if before:
+        ids = [] if before[-1] in manifest.model.eos_token_ids else [_end_of_turn(manifest, chat)]
+        ids += chat.model_suffix
+    return [*ids, *chat.user_prefix, *tokenizer.encode_user(text), *chat.user_suffix, *chat.model_prefix]
+
+
+def _end_of_turn(manifest: Manifest, chat: ChatTemplate) -> int:
+    """The stop token that ends a user's turn ends an answer as well."""
+    stops = manifest.model.eos_token_ids
+    return next((i for i in chat.user_suffix if i in stops), stops[0])
+
+
+def _marker_ids(manifest: Manifest) -> set[int]:
+    model, chat = manifest.model, manifest.chat
+    ids = {model.pad_token_id, model.bos_token_id, *model.eos_token_ids}
+    if chat is not None:
+        ids.update(chat.start, chat.user_prefix, chat.user_suffix, chat.model_prefix, chat.model_suffix)
+    return ids
+
+
+def _looks_special(piece: str) -> bool:
+    return len(piece) > 2 and piece[0] == "<" and piece[-1] == ">" and not piece.startswith("<0x")
+
+
+def _cut(text: str, marker: str) -> list[str]:
+    """Split inside every occurrence of the marker, after its first character: "<" + "end_of_turn>"."""
+    first, *rest = text.split(marker)
+    parts = [first]
+    for piece in rest:
+        parts[-1] += marker[0]
+        parts.append(marker[1:] + piece)
+    return parts
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

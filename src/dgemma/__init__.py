@@ -1,0 +1,44 @@
+"""dgemma: DiffusionGemma checkpoints, lowered ahead of time and run on ONNX Runtime or ExecuTorch.
+
+Attributes are loaded on first use, so that `import dgemma` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgemma.core.errors import BundleError as BundleError
+    from dgemma.core.errors import CheckpointError as CheckpointError
+    from dgemma.core.errors import DgemmaError as DgemmaError
+    from dgemma.core.errors import EngineError as EngineError
+    from dgemma.core.errors import ExportError as ExportError
+    from dgemma.core.errors import PromptTooLong as PromptTooLong
+    from dgemma.core.errors import SessionBusy as SessionBusy
+    from dgemma.core.errors import TokenizerError as TokenizerError
+    from dgemma.core.errors import UsageError as UsageError
+    from dgemma.runtime.result import Result as Result
+    from dgemma.runtime.session import Session as Session
+
+__version__ = "0.1.0"
+
+_ERRORS = (
+    "BundleError", "CheckpointError", "DgemmaError", "EngineError", "ExportError", "PromptTooLong", "SessionBusy",
+    "TokenizerError", "UsageError",
+)  # fmt: skip
+_HOMES = {
+    "Session": "dgemma.runtime.session", "Result": "dgemma.runtime.result", **dict.fromkeys(_ERRORS, "dgemma.core.errors"),
+}  # fmt: skip
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dgemma' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,5 @@
+"""`python -m dgemma.cli`."""
+
+from dgemma.cli import main
+
+main()

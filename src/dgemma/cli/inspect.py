@@ -1,0 +1,76 @@
+"""`dgemma inspect`: what a bundle holds, after every file was checked."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from dgemma.cli.run import BundleArgument
+from dgemma.core.manifest import GraphSpec, TensorSpec
+from dgemma.runtime.bundle import Bundle
+
+
+def run(
+    bundle: BundleArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, verified.")] = False,
+) -> None:
+    opened = Bundle.open(bundle)
+    if as_json:
+        total = sum(entry.size for entry in opened.manifest.files.values())
+        print(json.dumps({**opened.manifest.to_dict(), "verified": True, "total_bytes": total}, ensure_ascii=False))
+    else:
+        print("\n".join(summary(opened)))
+
+
+def summary(bundle: Bundle) -> list[str]:
+    """Lines for people: model, sizes, graphs, quantization, provenance."""
+    manifest, model = bundle.manifest, bundle.manifest.model
+    kind = f"{model.num_experts} experts, {model.top_k_experts} per token" if model.is_moe else "dense"
+    sampler = ", ".join(f"{k} {v}" for k, v in manifest.sampler.to_dict().items())
+    lines = [
+        f"bundle        {bundle.path} (format {manifest.format_version}, every file verified)",
+        f"digest        {bundle.digest}",
+        f"model         {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}, {kind}",
+        f"canvas        {manifest.canvas_length} tokens, {manifest.steps} steps, context {manifest.context}",
+        f"sampler       {sampler}",
+        f"tokenizer     {manifest.tokenizer.file if manifest.tokenizer else 'none'}",
+        f"chat          {'yes' if manifest.chat else 'no'}",
+    ]
+    for name, values in (
+        ("quantization", manifest.quantization), ("tools", manifest.tools), ("provenance", manifest.provenance),
+    ):  # fmt: skip
+        lines += _section(name, values)
+    for engine, graphs in manifest.graphs.items():
+        lines.append(f"{engine} (needs {manifest.engines.get(engine, 'any version')} or newer)")
+        for name, spec in graphs.items():
+            lines += _graph(name, spec)
+    lines.append("files")
+    lines += [f"  {entry.size:>12,}  {name}" for name, entry in manifest.files.items()]
+    lines.append(f"  {sum(e.size for e in manifest.files.values()):>12,}  in all, bytes")
+    return lines
+
+
+def _graph(name: str, spec: GraphSpec) -> list[str]:
+    where = spec.file + (f":{spec.method}" if spec.method else "")
+    return [f"  {name}  {where}", f"    in   {_tensors(spec.inputs)}", f"    out  {_tensors(spec.outputs)}"]
+
+
+def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
+    """Tensors in order; those of the layers are named once, with their number."""
+    shown: list[str] = []
+    by_stem: dict[str, list[str]] = {}
+    for t in tensors:
+        text = f"{t.name} {t.dtype}[{', '.join(map(str, t.shape))}]"
+        stem, _, layer = t.name.rpartition("_")
+        if layer.isdigit():
+            by_stem.setdefault(stem, []).append(text)
+        else:
+            shown.append(text)
+    return ", ".join([*shown, *(texts[0] + (f" … {len(texts)} layers" if texts[1:] else "") for texts in by_stem.values())])
+
+
+def _section(name: str, values: dict[str, Any]) -> list[str]:
+    shown = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in values.items()}
+    return [f"{name}", *(f"  {k}: {v if len(v) <= 200 else v[:200] + '…'}" for k, v in shown.items())]

@@ -1,0 +1,46 @@
+"""The canvas on a terminal, while it resolves: accepted positions bright, unsettled ones dim, markers hidden."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from dgemma.cli.run import printable
+from dgemma.core.errors import TokenizerError
+from dgemma.runtime.result import StepEvent
+from dgemma.runtime.session import Session
+
+
+class LiveCanvas:
+    """An `on_step` callback that redraws in place and leaves nothing behind."""
+
+    def __init__(self, session: Session, console: Console | None = None) -> None:
+        if session.tokenizer is None:
+            raise TokenizerError("a bundle without a tokenizer has no text to show; use --json")
+        self._session, self._tokenizer = session, session.tokenizer
+        self._console = console or Console()
+        self._live = Live(console=self._console, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def __call__(self, event: StepEvent) -> None:
+        lines = self.render(event).wrap(self._console, self._console.width)
+        room = max(1, self._console.height - 1)  # the end of a long answer is where something happens
+        self._live.update(Text("\n").join(lines[-room:]), refresh=True)
+
+    def render(self, event: StepEvent) -> Text:
+        """Committed text, then the argmax canvas piece by piece, then where the denoising stands."""
+        text = Text(printable(self._tokenizer.decode(event.committed)))
+        shown = self._session.visible(event.argmax)
+        for piece, accepted in zip(self._tokenizer.pieces(shown), event.accepted, strict=False):
+            text.append(printable(piece), style="bold" if accepted else "dim")
+        return text.append(f"\ncanvas {event.canvas_index + 1}, step {event.step}", style="dim italic")

@@ -1,0 +1,243 @@
+"""The bundle's manifest: its schema, its canonical bytes, and the checks before any file reaches an engine.
+
+It knows nothing of engines' contents: a graph is a file with named tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from dgemma.core.config import ModelConfig
+from dgemma.core.errors import BundleError, CheckpointError, UsageError
+from dgemma.core.sampler import SamplerConfig
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+UNHASHED = (MANIFEST, "verify.json")
+_MAX_MANIFEST_BYTES = 8 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output; `shape` holds integers, and names for dimensions that vary (their ranges: `Manifest.dims`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """Where one graph is and what goes in and out; `method` names it inside a file that holds several."""
+
+    file: str
+    method: str | None = None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """`kind` is sentencepiece or tokenizers (Hugging Face `tokenizer.json`)."""
+
+    file: str
+    kind: str
+    vocab_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """Ids around the turns of a chat; text between them is encoded on its own, so that it cannot forge a turn."""
+
+    start: tuple[int, ...]
+    user_prefix: tuple[int, ...]
+    user_suffix: tuple[int, ...]
+    model_prefix: tuple[int, ...]
+    model_suffix: tuple[int, ...]  # after the stop token of a finished answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that a reader must know to run the bundle's graphs."""
+
+    format_version: int = FORMAT_VERSION
+    engines: dict[str, str]  # engine → lowest version that runs these graphs
+    model: ModelConfig
+    tokenizer: TokenizerSpec | None
+    chat: ChatTemplate | None
+    canvas_length: int
+    steps: int
+    context: int
+    chunk: int
+    sampler: SamplerConfig
+    noise: dict[str, Any]
+    dims: dict[str, tuple[int, int]]
+    graphs: dict[str, dict[str, GraphSpec]]  # engine → graph name → where and what
+    quantization: dict[str, Any]
+    tools: dict[str, str]
+    provenance: dict[str, Any]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types with the digest as the last key."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["model"], values["sampler"] = self.model.to_dict(), self.sampler.to_dict()
+        plain = json.loads(json.dumps(values, default=asdict))
+        return {**plain, "digest": digest(plain)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, where: str = MANIFEST) -> Manifest:
+        """Inverse of `to_dict` but for the digest; raises BundleError on an unknown, missing or mistyped key."""
+        try:
+            plain = {k: v for k, v in values.items() if k != "digest"}
+            _keys(cls, plain, where)
+            chat, tokenizer = plain["chat"], plain["tokenizer"]
+            return cls(
+                **{
+                    **plain,
+                    "model": ModelConfig.from_dict(plain["model"]),
+                    "sampler": SamplerConfig.from_dict(plain["sampler"]),
+                    "tokenizer": tokenizer and _build(TokenizerSpec, tokenizer, where),
+                    "chat": chat and _build(ChatTemplate, {k: tuple(v) for k, v in chat.items()}, where),
+                    "dims": {k: (int(low), int(high)) for k, (low, high) in plain["dims"].items()},
+                    "graphs": {
+                        engine: {name: _graph(graph, where) for name, graph in graphs.items()}
+                        for engine, graphs in plain["graphs"].items()
+                    },
+                    "files": {name: _build(FileEntry, entry, where) for name, entry in plain["files"].items()},
+                }
+            )
+        except (CheckpointError, UsageError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BundleError(f"{where}: a value is missing or of the wrong kind ({error}); export the bundle again") from None
+
+
+def _keys(cls: type, values: dict[str, Any], where: str) -> None:
+    names = {f.name for f in fields(cls)}
+    if unknown := sorted(set(values) - names):
+        raise BundleError(f"{where}: unknown key {unknown[0]!r}; this bundle was written by a newer dgemma, or edited")
+
+
+def _build(cls: type[T], values: dict[str, Any], where: str) -> T:
+    _keys(cls, values, where)
+    return cls(**values)
+
+
+def _graph(values: dict[str, Any], where: str) -> GraphSpec:
+    _keys(GraphSpec, values, where)
+
+    def tensors(side: str) -> tuple[TensorSpec, ...]:
+        return tuple(_build(TensorSpec, {**t, "shape": tuple(t["shape"])}, where) for t in values[side])
+
+    return GraphSpec(**{**values, "inputs": tensors("inputs"), "outputs": tensors("outputs")})
+
+
+def canonical(values: dict[str, Any]) -> bytes:
+    """Canonical JSON: keys sorted, no spaces, UTF-8, without the digest."""
+    plain = {k: v for k, v in values.items() if k != "digest"}
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(values)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inner_path(bundle: Path, name: str) -> Path:
+    """A bundle's file by its manifest name; raises BundleError for anything that could leave the folder."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(f"{MANIFEST}: file name {name!r} leaves the bundle; export the bundle again")
+    path = bundle.joinpath(*pure.parts)
+    for part in (path, *path.parents):
+        if part == bundle:
+            break
+        if part.is_symlink():
+            raise BundleError(f"{path}: is a link; a bundle holds plain files only")
+    return path
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> str:
+    """Write manifest.json and return its digest; `files` must be complete (see `list_files`)."""
+    values = manifest.to_dict()
+    (bundle / MANIFEST).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(values["digest"])
+
+
+def list_files(bundle: Path) -> dict[str, FileEntry]:
+    """Size and sha256 of every file that the manifest vouches for, by relative name, sorted."""
+    names = sorted(p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file())
+    return {
+        name: FileEntry(size=(bundle / name).stat().st_size, sha256=sha256_file(bundle / name))
+        for name in names
+        if name not in UNHASHED
+    }
+
+
+def read_manifest(bundle: Path, *, check_files: bool = True) -> tuple[Manifest, str]:
+    """Read and verify a bundle: version, digest, then size and sha256 of every file.
+
+    Returns:
+        the manifest and its digest (hex).
+    Raises:
+        BundleError: naming the file and the cure.
+    """
+    path = bundle / MANIFEST
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle}: no such folder; give the path of a bundle made by `dgemma export`")
+    if not path.is_file():
+        raise BundleError(f"{bundle}: has no {MANIFEST}, so it is not a bundle; make one with `dgemma export`")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: is too large for a manifest; export the bundle again")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(values, dict)
+        version = values["format_version"]
+        assert isinstance(version, int)
+    except (OSError, ValueError, KeyError, AssertionError, RecursionError):
+        raise BundleError(f"{path}: is not a manifest; export the bundle again") from None
+    if version > FORMAT_VERSION:
+        raise BundleError(f"{path}: format version {version} is newer than {FORMAT_VERSION}; upgrade dgemma")
+    try:
+        expected = digest(values)
+    except ValueError:
+        expected = ""
+    if values.get("digest") != expected:
+        raise BundleError(f"{path}: was changed after export (digest differs); export the bundle again")
+    manifest = Manifest.from_dict(values, where=str(path))
+    for name, entry in manifest.files.items():
+        _check_file(inner_path(bundle, name), entry, check_files)
+    for engine, graphs in manifest.graphs.items():
+        for graph in graphs.values():
+            if graph.file not in manifest.files:
+                raise BundleError(f"{path}: {engine} graph file {graph.file!r} is not listed; export the bundle again")
+    if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
+        raise BundleError(f"{path}: tokenizer {manifest.tokenizer.file!r} is not listed; export the bundle again")
+    return manifest, expected
+
+
+def _check_file(path: Path, entry: FileEntry, hashes: bool) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing; copy the bundle again or export it again")
+    if (size := path.stat().st_size) != entry.size:
+        raise BundleError(f"{path}: has {size} bytes instead of {entry.size}; copy the bundle again or export it again")
+    if not os.access(path, os.R_OK):
+        raise BundleError(f"{path}: cannot be read; check its permissions")
+    if hashes and sha256_file(path) != entry.sha256:
+        raise BundleError(f"{path}: content differs from the manifest (sha256); copy the bundle again or export it again")

@@ -1,0 +1,61 @@
+"""The sampler's policy: how a canvas is denoised. One frozen dataclass; every default lives here and only here.
+
+It knows nothing of tensors. The rule itself is in `model/sampler.py` (torch, and from there in the graphs).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from dgemma.core.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Entropy-bound sampling with a linear temperature schedule and an adaptive stop.
+
+    Args:
+        steps: T, denoising steps for one canvas at most.
+        t_min: temperature that the schedule tends to after the last step.
+        t_max: temperature of the first step.
+        entropy_bound: nats; see `model/sampler.py:accept`.
+        stability_threshold: steps for which the argmax canvas must not change before a stop.
+        confidence_threshold: nats; mean entropy must be below it for a stop.
+
+    Source: transformers `generation_diffusion_gemma.py`, `_get_default_generation_params`.
+    """
+
+    steps: int = 48
+    t_min: float = 0.4
+    t_max: float = 0.8
+    entropy_bound: float = 0.1
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or not 1 <= self.steps <= 4096:
+            raise UsageError(f"{self.steps=} must be an integer between 1 and 4096")
+        if not 0 < self.t_min < self.t_max:
+            raise UsageError(f"temperatures must satisfy 0 < t_min < t_max: {self.t_min=}, {self.t_max=}")
+        if not self.entropy_bound > 0:
+            raise UsageError(f"{self.entropy_bound=} must be positive")
+        if not isinstance(self.stability_threshold, int) or self.stability_threshold < 0:
+            raise UsageError(f"{self.stability_threshold=} must be an integer, 0 or more")
+        if not self.confidence_threshold > 0:
+            raise UsageError(f"{self.confidence_threshold=} must be positive")
+
+    def temperature(self, remaining: int) -> float:
+        """Temperature of the step with `remaining` steps left, T…1."""
+        return self.t_min + (self.t_max - self.t_min) * (remaining / self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SamplerConfig:
+        """Inverse of `to_dict`; raises UsageError on an unknown key."""
+        if unknown := set(values) - {f.name for f in dataclasses.fields(cls)}:
+            raise UsageError(f"unknown sampler key {sorted(unknown)[0]!r}")
+        return cls(**values)

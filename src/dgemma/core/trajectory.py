@@ -1,0 +1,126 @@
+"""Trajectories: every denoising step of one generation, in order, as the arrays that `--trace` writes.
+
+numpy only. It records what it is given and knows nothing of models, engines or samplers.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dgemma.core.errors import UsageError
+
+Array = npt.NDArray[Any]
+
+_KINDS: dict[str, tuple[type[np.generic], str]] = {
+    "prompt_ids": (np.int64, "P"),
+    "canvas_index": (np.int64, "M"),
+    "step": (np.int64, "M"),
+    "temperature": (np.float32, "M"),
+    "canvas_in": (np.int64, "MN"),
+    "argmax": (np.int64, "MN"),
+    "entropy": (np.float32, "MN"),
+    "accepted": (np.bool_, "MN"),
+    "canvas_out": (np.int64, "MN"),
+    "tokens": (np.int64, "K"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """All denoising steps of a generation: P prompt tokens, M steps over all canvases, N canvas, K committed tokens.
+
+    Args:
+        prompt_ids: [P] ids that the generation started from.
+        canvas_index: [M] number of the canvas, from 0.
+        step: [M] denoising steps remaining, T…1 within each canvas.
+        temperature: [M] float32.
+        canvas_in, argmax, canvas_out: [M, N] ids: what the step read, its argmax, the next canvas.
+        entropy: [M, N] float32 nats of the tempered distribution.
+        accepted: [M, N] bool.
+        tokens: [K] committed tokens up to, without, the first stop token.
+    Raises:
+        UsageError: when an array's dtype or shape does not fit.
+    """
+
+    prompt_ids: Array
+    canvas_index: Array
+    step: Array
+    temperature: Array
+    canvas_in: Array
+    argmax: Array
+    entropy: Array
+    accepted: Array
+    canvas_out: Array
+    tokens: Array
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, (dtype, letters) in _KINDS.items():
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != len(letters):
+                raise UsageError(f"trajectory array {name} must be {np.dtype(dtype)} with shape [{', '.join(letters)}]")
+            for letter, size in zip(letters, array.shape, strict=True):
+                if sizes.setdefault(letter, size) != size:
+                    raise UsageError(f"trajectory array {name} has {letter} = {size} where others have {sizes[letter]}")
+
+    def save(self, path: Path | str) -> None:
+        """Write an `.npz` whose bytes depend on the arrays alone (fixed order and times, no compression)."""
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for f in fields(self):
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, np.ascontiguousarray(getattr(self, f.name)), version=(1, 0))
+                archive.writestr(zipfile.ZipInfo(f"{f.name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Trajectory:
+        """Inverse of `save`; raises UsageError naming the file when it is no trajectory."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if unknown := sorted(set(archive.files) ^ set(_KINDS)):
+                    raise UsageError(f"array {unknown[0]!r} is missing or unknown")
+                return cls(**{name: archive[name] for name in archive.files})
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"{path}: is not a trajectory ({reason}); write one with `dgemma run --trace`") from None
+
+
+@dataclass
+class TrajectoryRecorder:
+    """Collects steps while they run; arrays are copied, so that callers may reuse their buffers. N canvas length."""
+
+    canvas_length: int
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self, canvas_index: int, step: int, temperature: float, canvas_in: npt.ArrayLike, argmax: npt.ArrayLike,
+        entropy: npt.ArrayLike, accepted: npt.ArrayLike, canvas_out: npt.ArrayLike,
+    ) -> None:  # fmt: skip
+        """Append one denoising step; arrays hold N values in any shape, `step` is the number of steps remaining."""
+        values = {
+            "canvas_index": canvas_index, "step": step, "temperature": temperature, "canvas_in": canvas_in,
+            "argmax": argmax, "entropy": entropy, "accepted": accepted, "canvas_out": canvas_out,
+        }  # fmt: skip
+        self.steps.append(
+            {
+                name: np.asarray(value).astype(_KINDS[name][0]).reshape(self.canvas_length if _KINDS[name][1] == "MN" else ())
+                for name, value in values.items()
+            }
+        )
+
+    def finish(self, prompt_ids: Sequence[int] | Array, tokens: Sequence[int] | Array) -> Trajectory:
+        """The trajectory of all steps added so far."""
+        m, n = len(self.steps), self.canvas_length
+        arrays = {
+            name: np.array([s[name] for s in self.steps], dtype).reshape((m, n) if letters == "MN" else (m,))
+            for name, (dtype, letters) in _KINDS.items()
+            if letters[0] == "M"
+        }
+        return Trajectory(prompt_ids=np.array(prompt_ids, np.int64), tokens=np.array(tokens, np.int64), **arrays)

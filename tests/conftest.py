@@ -1,0 +1,50 @@
+"""Fixtures that several folders of tests share. The bundle is exported once a session, and only when a test asks for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Before any import of torch and transformers: threads that wait for each other make tiny shapes slower, most of all on a
+# busy machine; and no test may reach a hub.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+settings.register_profile("dgemma", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("dgemma")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    """The shipped checkpoint; a checkout without it is broken, so it is no reason to skip."""
+    folder = ROOT / "checkpoints" / "tiny"
+    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    assert not missing, f"{folder} lacks {missing}"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A float32 bundle of the tiny checkpoint with both engines; read-only by convention: copy it to damage it.
+
+    DGEMMA_TINY_BUNDLE names one that was exported before.
+    """
+    if given := os.environ.get("DGEMMA_TINY_BUNDLE"):
+        bundle = Path(given).resolve()
+        assert (bundle / "manifest.json").is_file(), f"DGEMMA_TINY_BUNDLE={given} is no bundle"
+        return bundle
+    from dgemma.export.pipeline import export_bundle
+
+    checkpoint: Path = request.getfixturevalue("tiny_checkpoint")
+    return export_bundle(checkpoint, tmp_path_factory.mktemp("bundle") / "tiny.dgemma", engines=("onnx", "executorch"))

@@ -1,0 +1,252 @@
+"""Statistics against known values, and the benchmarks' bookkeeping on a decoder that answers from a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dgemma.benchmarks import costs, machine, report
+from dgemma.benchmarks.evaluate import TASKS, Item, evaluate, read_items, summarize
+from dgemma.benchmarks.speed import GROUPS, Sample, paired_runs
+from dgemma.benchmarks.speed import summarize as summarize_speed
+from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
+from dgemma.core.config import ModelConfig
+from dgemma.core.errors import UsageError
+
+# ---- statistics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),  # published examples of Wilson's interval without continuity correction
+        (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17 (1998), table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_matches_published_intervals(right: int, n: int, low: float, high: float) -> None:
+    assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_is_not_the_normal_interval() -> None:
+    low, high = wilson(20, 20)
+    assert high == 1.0
+    assert 0.8 < low < 0.9  # the normal interval would be [1, 1]
+
+
+def test_wilson_of_nothing_says_nothing_and_of_nonsense_raises() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="between"):
+        wilson(3, 2)
+
+
+def test_paired_difference_counts_only_pairs_that_differ() -> None:
+    a, b = [True] * 8 + [False] * 2, [True] * 9 + [False]
+    difference, low, high = paired_difference(a, b)
+    assert difference == pytest.approx(-0.1)
+    assert (low + high) / 2 == pytest.approx(-0.1)
+    assert high - low == pytest.approx(2 * 1.959964 * math.sqrt(1 - 1 / 10) / 10, rel=1e-5)
+    assert paired_difference(a, a) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="length"):
+        paired_difference([True], [])
+
+
+def test_quartiles_are_inclusive() -> None:
+    q = quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (q.q1, q.median, q.q3, q.n) == (2.0, 3.0, 4.0, 5)
+    assert quartiles([7.0]).q3 == 7.0
+    with pytest.raises(ValueError, match="no measurements"):
+        quartiles([])
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    text: str
+    tokens: tuple[int, ...]
+    steps: int
+
+
+class Table:
+    """Diffusion knows every answer of task `easy`; autoregressive decoding knows all of them."""
+
+    def __init__(self, answers: dict[str, str]) -> None:
+        self.answers = answers
+
+    def generate(self, prompt: str, *, max_new_tokens: int, seed: int) -> Answer:
+        return Answer(f" {self.answers[prompt]}" if "easy" in prompt else "no", (1, 2, 3, 4), 2)
+
+    def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Answer:
+        return Answer(self.answers[prompt], (1, 2, 3, 4), 5)
+
+
+ITEMS = [Item(task=task, prompt=f"{task} {i}", answer=f"a{i}") for task in ("easy", "hard") for i in range(5)]
+
+
+def test_evaluation_counts_by_task_and_pooled() -> None:
+    session = Table({item.prompt: item.answer for item in ITEMS})
+    tallies, wrong = evaluate(session, ITEMS, seed=0, max_new_tokens=8, autoregressive=True)
+    summary = summarize(tallies)
+    assert summary["tasks"]["easy"]["diffusion"]["exact"] == 1.0
+    assert summary["tasks"]["hard"]["diffusion"]["exact"] == 0.0
+    assert summary["tasks"]["hard"]["autoregressive"]["exact"] == 1.0
+    everything = summary["pooled"]["all tasks"]["diffusion"]
+    assert (everything["n"], everything["right"], everything["mean_steps"]) == (10, 5, 2.0)
+    assert everything["tokens_per_forward"] == 2.0
+    assert (everything["low"], everything["high"]) == wilson(5, 10)
+    assert summary["pooled"]["solved tasks"]["tasks"] == ["easy"]
+    assert summary["difference"]["all tasks"]["exact"] == -0.5
+    assert summary["difference"]["solved tasks"]["exact"] == 0.0
+    assert [w["task"] for w in wrong] == ["hard"] * 5
+    json.dumps(summary, allow_nan=False)
+
+
+def test_evaluation_without_the_baseline() -> None:
+    session = Table({item.prompt: item.answer for item in ITEMS})
+    tallies, _ = evaluate(session, ITEMS, seed=0, max_new_tokens=8, autoregressive=False)
+    summary = summarize(tallies)
+    assert "autoregressive" not in summary["tasks"]["easy"]
+    assert summary["difference"] == {}
+
+
+def test_items_are_read_and_filtered(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(json.dumps({"task": i.task, "prompt": i.prompt, "answer": i.answer}) + "\n\n" for i in ITEMS))
+    assert read_items(file) == ITEMS
+    assert [i.prompt for i in read_items(file, 2, ["hard"])] == ["hard 0", "hard 1"]
+    with pytest.raises(UsageError, match="has no task 'x'"):
+        read_items(file, tasks=["x"])
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"task": "a", "prompt": "b"}', "3"])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"task": "a", "prompt": "b", "answer": "c"}\n' + line + "\n")
+    with pytest.raises(UsageError, match=re.escape(f"{file}:2:")):
+        read_items(file)
+
+
+def test_the_committed_held_out_set_is_what_the_generator_writes() -> None:
+    from dgemma.model.tiny.held_out import PER_TASK, lines
+
+    assert TASKS.read_text(encoding="utf-8") == lines(PER_TASK, 0)
+    assert lines(1, 1) != lines(1, 0)
+
+
+# ---- speed -----------------------------------------------------------------------------------------------------------
+
+
+def sample(tokens: int, seconds: float, steps: int = 2) -> Sample:
+    return Sample(
+        tokens=tokens, steps=steps, right=True, seconds=seconds, prefill_s=seconds / 4, denoise_s=seconds / 2,
+        engine_s=seconds * 0.9,
+    )  # fmt: skip
+
+
+def test_paired_runs_alternate_and_drop_the_warm_up() -> None:
+    calls: list[str] = []
+
+    def decoder(name: str, tokens: int) -> object:
+        def decode(item: Item) -> Sample:
+            calls.append(f"{name}{item.prompt[-1]}")
+            return sample(tokens, 1.0)
+
+        return decode
+
+    decoders = {"diffusion": decoder("d", 8), "autoregressive": decoder("a", 2)}
+    pairs = paired_runs(ITEMS[:2], decoders, 2, "test")  # type: ignore[arg-type]
+    assert calls == ["d0", "a0", "d0", "a0", "a1", "d1", "d0", "a0", "a1", "d1"]
+    assert len(pairs) == 4
+
+
+def test_an_empty_answer_has_no_rate() -> None:
+    decoders = {"diffusion": lambda item: sample(0, 1.0), "autoregressive": lambda item: sample(2, 1.0)}
+    assert paired_runs(ITEMS[:2], decoders, 1, "test") == []
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    pairs = [{"diffusion": sample(60, s), "autoregressive": sample(60, 5 * s)} for s in (1.0, 2.0, 10.0)]
+    result = summarize_speed(pairs)
+    assert result["ratio"]["median"] == pytest.approx(5.0)
+    assert result["total_ratio"] == pytest.approx(5.0)
+    assert result["diffusion"]["tokens_per_forward"] == 30.0
+    assert result["diffusion"]["host_share"]["median"] == pytest.approx(0.1)
+    assert result["autoregressive"]["engine_share"] == pytest.approx(0.9)
+    assert result["diffusion"]["step_ms"]["median"] == pytest.approx(500.0)
+    assert result["diffusion"]["decoding_tokens_per_s"]["median"] == pytest.approx(60 / 1.5)
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_groups_are_tasks_of_the_held_out_set() -> None:
+    present = {item.task for item in read_items(TASKS)}
+    assert {task for tasks in GROUPS.values() for task in tasks} <= present
+
+
+# ---- cost model, machine, output -------------------------------------------------------------------------------------
+
+CONFIG = ModelConfig(
+    vocab_size=10, hidden_size=8, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
+    global_num_kv_heads=1, global_head_dim=6, sliding_window=4, canvas_length=5,
+)  # fmt: skip
+
+
+def test_cost_model_counts_the_weights_of_the_real_model() -> None:
+    from dgemma.model.denoiser import Denoiser
+
+    matrices = sum(p.numel() for name, p in Denoiser(CONFIG).named_parameters() if p.ndim == 2)
+    assert costs.denoise(CONFIG, canvas=5, prefix=3).weight_bytes == 4 * matrices
+
+
+def test_attention_costs_see_the_window() -> None:
+    near, far = costs.attention(CONFIG, 5, 3), costs.attention(CONFIG, 5, 4)
+    assert far - near == 4 * 5 * 1 * 2 * 6  # only the full layer sees the fourth prefix token
+
+
+def test_ceilings_are_measured() -> None:
+    top = costs.ceilings(4, 8, 8, seconds=0.01)
+    assert 1e6 < top.operations_per_s < 1e15
+    assert 1e8 < top.bytes_per_s < 1e13
+    assert top.seconds(costs.decode(CONFIG, 3)) > 0
+
+
+def test_machine_facts_are_plain_and_nameless() -> None:
+    import platform
+
+    text = json.dumps(machine.facts())
+    assert "python" in machine.versions()
+    for private in {platform.node(), str(Path.home()), str(Path.cwd())} - {""}:
+        assert private not in text
+
+
+def test_tables_are_plain_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    report.table("Title", ["task", "n"], [["a", "1"], ["bcde", "100"]])
+    assert capsys.readouterr().out == "\nTitle\ntask    n\na       1\nbcde  100\n"
+
+
+def test_progress_yields_everything_and_speaks_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(report.progress(list(range(25)), "work")) == list(range(25))
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.splitlines()[-1] == "work: 25/25"
+    assert len(streams.err.splitlines()) <= 11
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    report.write_json(out, {"a": 1})
+    assert json.loads(out.read_text()) == {"a": 1}
+    with pytest.raises(ValueError, match="JSON"):
+        report.write_json(out, {"a": math.nan})
+    assert json.loads(out.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    with pytest.raises(UsageError, match="folder does not exist"):
+        report.check_out(tmp_path / "no" / "result.json")

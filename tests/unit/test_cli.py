@@ -1,0 +1,404 @@
+"""The command line over the toy model: outputs, exit status, and one line on stderr for whatever is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_bundle import CONTEXT, END_OF_TURN, FakeEngine, N, fake_engine, fake_session, write_bundle
+from rich.console import Console
+
+from dgemma.cli import COMMANDS, dispatch, main
+from dgemma.cli import chat as chat_command
+from dgemma.cli.live import LiveCanvas
+from dgemma.cli.run import printable
+from dgemma.core.trajectory import Trajectory
+from dgemma.runtime import session as session_module
+from dgemma.runtime.result import StepEvent
+from dgemma.runtime.session import Session
+
+ANSWER = list(range(200, 220))
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Sessions run the toy model; its answer may be changed in the dictionary that this returns."""
+    options: dict[str, Any] = {"answer": ANSWER}
+    monkeypatch.setattr(session_module, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, **options))
+    return options
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> str:
+    return str(write_bundle(tmp_path / "toy.dgemma"))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def fails(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, status: int = 2) -> None:
+    """The command exits with `status`, nothing on stdout, and one line on stderr."""
+    capsys.readouterr()
+    assert dispatch(args) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (out, err)
+    for text in says:
+        assert text in err
+
+
+def text_of(ids: list[int], path: Path) -> str:
+    session = fake_session(path)
+    assert session.tokenizer is not None
+    return session.tokenizer.decode(ids)
+
+
+def test_run_prints_only_text_in_a_pipe(
+    toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert dispatch(["run", bundle, "-p", "hello"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (text_of(ANSWER, tmp_path / "t") + "\n", "")
+
+
+@pytest.mark.parametrize("loop", ["host", "graph"])
+def test_run_json_is_one_object(toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], loop: str) -> None:
+    args = ["run", bundle, "-p", "hi", "--json", "--loop", loop, "--seed", str(2**64 - 1), "--fixed-steps", "--threads", "1"]
+    assert dispatch([*args, "--max-new-tokens", "18"]) == 0
+    out, err = capsys.readouterr()
+    values = json.loads(out)
+    assert err == "" and out.count("\n") == 1
+    assert list(values) == [
+        "text", "tokens", "steps", "canvases", "tokens_per_forward", "stop_reason", "engine", "loop", "timings",
+    ]  # fmt: skip
+    assert values["tokens"] == ANSWER[:18] and values["steps"] == 12 and values["tokens_per_forward"] == 1.5
+    assert (values["stop_reason"], values["engine"], values["loop"], values["canvases"]) == ("length", "onnx", loop, 2)
+    assert set(values["timings"]) == {"load_s", "prefill_s", "denoise_s", "commit_s", "total_s", "engine_s"}
+
+
+def test_prompts_come_from_stdin_ids_or_option(
+    toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    generate = Session.generate
+    monkeypatch.setattr(
+        Session, "generate", lambda self, given, **k: seen.append((given, k["raw"])) or generate(self, given, **k)
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
+    for args in ([], ["-p", "text\n"], ["--prompt-ids", "2, 50,6"], ["-p", "text\n", "--raw"]):
+        assert dispatch(["run", bundle, *args]) == 0
+    assert seen == [("from stdin", False), ("text\n", False), ([2, 50, 6], False), ("text\n", True)]
+
+
+def test_trace_is_written_whole_or_not_at_all(
+    toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.npz"
+    assert dispatch(["run", bundle, "--prompt-ids", "2,6", "--trace", str(path)]) == 0
+    trajectory = Trajectory.load(path)
+    assert trajectory.tokens.tolist() == ANSWER and trajectory.prompt_ids.tolist() == [2, 6]
+    with np.load(path) as arrays:
+        assert arrays["canvas_in"].shape == (8, N) and arrays["accepted"].dtype == np.bool_
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+    def full(self: Trajectory, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(Trajectory, "save", full)
+    before = path.read_bytes()
+    fails(capsys, ["run", bundle, "--prompt-ids", "2,6", "--trace", str(path)], "t.npz", "No space left")
+    assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["t.npz", "toy.dgemma"]
+
+
+def test_bad_trace_paths_are_refused_before_work(
+    toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "generate", lambda *a, **k: pytest.fail("generated"))
+    (tmp_path / "d.npz").mkdir()
+    for path, says in (("t.txt", ".npz"), ("no/t.npz", "does not exist"), ("d.npz", "folder")):
+        fails(capsys, ["run", bundle, "-p", "x", "--trace", str(tmp_path / path)], "--trace", says)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["-p", "x", "--prompt-ids", "1"], "not both"),
+        (["--prompt-ids", "1,x"], "--prompt-ids"),
+        (["--prompt-ids", ""], "empty"),
+        (["--prompt-ids", "618"], "617"),
+        (["-p", ""], "empty"),
+        (["-p", "x", "--seed", "-1"], "seed"),
+        (["-p", "x", "--seed", "y"], "--seed"),
+        (["-p", "x", "--loop", "spiral"], "host, graph"),
+        (["-p", "x", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["-p", "x", "--threads", "0"], "threads"),
+        (["-p", "x" * 2 * CONTEXT], "--context"),
+        (["-p", "x", "--nonsense"], "--nonsense"),
+        (["-p", "x", "surplus"], "surplus"),
+        (["-p"], "-p"),
+    ],
+)
+def test_bad_input_is_one_line(
+    toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], args: list[str], says: str
+) -> None:
+    fails(capsys, ["run", bundle, *args], says)
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "inspect"])
+def test_bad_bundles_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    args = ["-p", "x"] if command == "run" else []
+    fails(capsys, [command, str(tmp_path / "none"), *args], "none", "dgemma export")
+    fails(capsys, [command, *args], "BUNDLE")
+    path = write_bundle(tmp_path / "b")
+    (path / "onnx" / "denoise.bin").write_bytes(b"Toy graph denoise")
+    fails(capsys, [command, str(path), *args], "denoise.bin", "sha256")
+
+
+def test_engine_errors(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, ["run", bundle, "-p", "x", "--engine", "abacus"], "onnx, executorch")
+    fails(capsys, ["run", bundle, "-p", "x", "--engine", "executorch"], "without engine 'executorch'")
+    fails(capsys, ["run", bundle, "-p", "x", "--engine", "onnx"], "onnx", "failed on graph 'encode'")  # toy files
+
+
+def test_unknown_commands_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, ["dance"], "run, chat, inspect")
+    for args in ([], ["--help"], ["-h"]):
+        assert dispatch(args) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out for name in COMMANDS)
+    assert not {"quantize", "verify", "reference", "bench", "eval", "plan"} & set(COMMANDS)
+    for args in (["version"], ["--version"]):
+        assert dispatch(args) == 0
+        assert capsys.readouterr().out.startswith("dgemma 0.")
+    assert dispatch(["run", "--help"]) == 0
+    for option in ("--prompt-ids", "--engine", "--loop", "--seed", "--fixed-steps", "--raw", "--json", "--trace", "--threads"):
+        assert option in capsys.readouterr().out or option != "--prompt-ids"
+    with pytest.raises(SystemExit) as stop:
+        main(["version"])
+    assert stop.value.code == 0
+
+
+def test_command_status_and_missing_packages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("stub")
+
+    def install(run: Any) -> None:
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "dgemma.cli.export", module)
+
+    def check_failed() -> int:
+        return 1
+
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def two_lines() -> None:
+        raise OSError("disk\nis full")
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    install(check_failed)
+    assert dispatch(["export"]) == 1
+    for run, status, says in (
+        (missing, 2, "dgemma[export]"),
+        (interrupted, 130, "interrupted"),
+        (two_lines, 2, "disk is full"),
+    ):
+        install(run)
+        fails(capsys, ["export"], says, status=status)
+    install(bug)
+    with pytest.raises(ZeroDivisionError):  # a defect of ours is not dressed up as bad input
+        dispatch(["export"])
+
+
+def test_inspect(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["inspect", bundle]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "every file verified",
+        "denoise  onnx/denoise.bin",
+        "prefix_key_0 float32[1, S, 2, 2] … 2 layers",
+        "recipe: fp32",
+        "licence: none",
+    ):
+        assert text in out
+    assert dispatch(["inspect", bundle, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["verified"] is True and values["graphs"]["onnx"]["denoise"]["file"] == "onnx/denoise.bin"
+
+
+def test_a_terminal_sees_the_canvas_resolve(
+    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    assert dispatch(["run", bundle, "-p", "hi"]) == 0
+    out = terminal.getvalue()
+    assert "canvas 1, step 1" in out and "canvas 2, step 4" in out
+    assert out.endswith(text_of(ANSWER, tmp_path / "t") + "\n")
+    assert "20 tokens in 8 steps" in capsys.readouterr().err
+
+
+def test_live_view_styles(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", [200, 201, 202])
+    events: list[StepEvent] = []
+    session.generate([2, 6], on_step=events.append)
+    view = LiveCanvas(session)
+    first, last = view.render(events[0]), view.render(events[-1])
+    assert {str(s.style) for s in first.spans} >= {"bold", "dim"}
+    assert session.tokenizer is not None
+    assert last.plain.split("\ncanvas")[0] == session.tokenizer.decode([200, 201, 202])  # no markers, nothing after the stop
+    assert END_OF_TURN in events[-1].argmax
+    assert printable("a\x1b[31mb\n") == "a�[31mb\n"
+
+
+def test_live_view_shows_the_end_of_what_is_taller_than_the_terminal(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", [200, 201, 202] * 5)
+    assert session.tokenizer is not None
+    console = Console(file=Terminal(), force_terminal=True, width=20, height=4, legacy_windows=False)
+    with LiveCanvas(session, console) as view:
+        session.generate([2, 6], on_step=view)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "canvas 1, step 4" in out and session.tokenizer.decode([200]) in out
+
+
+def test_a_bundle_without_a_tokenizer_prints_ids(
+    toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write_bundle(tmp_path / "b", tokenizer=None))
+    assert dispatch(["run", path, "--prompt-ids", "2,6"]) == 0
+    assert capsys.readouterr().out == ",".join(map(str, ANSWER)) + "\n"
+    fails(capsys, ["chat", path], "no chat template", "--prompt-ids")
+
+
+def test_a_prompt_is_needed_on_a_terminal(
+    bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    fails(capsys, ["run", bundle], "no prompt", "--prompt-ids")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    fails(capsys, ["run", bundle], "UTF-8")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    fails(capsys, ["chat", bundle, "--engine", "onnx"], "UTF-8")
+
+
+def chat(bundle: str, lines: str, monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    return dispatch(["chat", bundle, *args])
+
+
+def test_chat(
+    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chat(bundle, "hi\n\n/reset\nhello\n/dance\n/exit\nnever\n", monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert out == 2 * (text_of(ANSWER, tmp_path / "t") + "\n")
+    assert "conversation forgotten" in err and "unknown command /dance" in err
+    assert chat(bundle, "hi", monkeypatch) == 0  # the end of input ends the chat
+    assert chat(bundle, "hi\n", monkeypatch, "--max-new-tokens", "3") == 0
+    assert "cut after 3 tokens" in capsys.readouterr().err
+
+
+def test_chat_says_when_the_context_is_full(
+    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy["answer"] = [200] * 500
+    assert chat(bundle, "hi\nmore\n/reset\nhi\n", monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 2
+    assert err.count("the answer ends here") == 2 and err.count("the context is full: ") == 1 and err.count("/reset") >= 2
+
+
+def test_ctrl_c_in_a_chat_takes_the_turn_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = fake_session(tmp_path / "b", ANSWER)
+    chat_command.answer(session, "hi", 256, 0, True, "host")
+    before, calls = session.prefix_ids, 0
+    denoise = FakeEngine._denoise
+
+    def interrupt(self: FakeEngine, feeds: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # in the second canvas
+            raise KeyboardInterrupt
+        return denoise(self, feeds)
+
+    monkeypatch.setattr(FakeEngine, "_denoise", interrupt)
+    assert chat_command.answer(session, "more", 256, 1, True, "host") is None
+    assert session.prefix_ids == before and "taken back" in capsys.readouterr().err
+    assert chat_command.answer(session, "more", 256, 1, True, "host") is not None
+    assert fake_engine(session).encoded
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_ends_run_with_130_and_one_line(tmp_path: Path) -> None:
+    """A real signal to a real process that is denoising."""
+    path = write_bundle(tmp_path / "b")
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from fake_bundle import FakeEngine
+from dgemma.cli import main
+from dgemma.runtime import session
+class Slow(FakeEngine):
+    def _denoise(self, feeds):
+        print("stepping", file=sys.stderr, flush=True)
+        time.sleep(0.2)
+        return super()._denoise(feeds)
+session.open_engine = lambda bundle, engine, threads: Slow(bundle, [200] * 100)
+main(["run", {str(path)!r}, "-p", "x"])
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and process.stdout is not None
+        assert process.stderr.readline() == "stepping\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and out == ""
+    assert [line for line in err.splitlines() if line != "stepping"] == ["error: interrupted"]
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m dgemma.cli inspect {write_bundle(tmp_path / 'b')} | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("redirect", "status", "lines"), [("> /dev/full", 2, 1), (">&-", 0, 0), ("2>&-", 0, 0)])
+@pytest.mark.parametrize("command", ["--help", "inspect"])
+def test_streams_that_are_full_or_closed(tmp_path: Path, redirect: str, status: int, lines: int, command: str) -> None:
+    args = f"inspect {write_bundle(tmp_path / 'b')}" if command == "inspect" else command
+    script = f"{sys.executable} -m dgemma.cli {args} {redirect}"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stderr.count("\n")) == (status, lines), result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from dgemma.cli import dispatch
+dispatch(["--help"])
+print(sorted({"typer", "rich", "numpy", "torch", "onnxruntime", "dgemma.runtime", "dgemma.export"} & set(sys.modules)))
+"""
+    started = time.perf_counter()
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.splitlines()[-1] == "[]" and time.perf_counter() - started < 10

@@ -1,0 +1,511 @@
+"""Session logic over a toy model in numpy: prefix, canvases, stops, cancels, limits; and the engines' checks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_bundle import (
+    BOS,
+    CHUNK,
+    CONTEXT,
+    END_OF_TURN,
+    EOS,
+    MODEL,
+    START,
+    START_OF_TURN,
+    STEPS,
+    USER,
+    VOCAB,
+    FakeEngine,
+    N,
+    fake_engine,
+    fake_session,
+    write_bundle,
+)
+
+import dgemma
+from dgemma.core import noise
+from dgemma.core.errors import (
+    BundleError,
+    DgemmaError,
+    EngineError,
+    PromptTooLong,
+    SessionBusy,
+    TokenizerError,
+    UsageError,
+)
+from dgemma.core.manifest import ChatTemplate
+from dgemma.runtime import engines
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.noise import canvas_noise
+from dgemma.runtime.result import StepEvent
+from dgemma.runtime.session import Session
+
+SHORT = list(range(200, 210))
+LONG = list(range(200, 240))  # two canvases of 16 and half of a third
+PROMPT = [BOS, 50, 51, START]
+ANSWERED = [*PROMPT, *SHORT, END_OF_TURN]
+both_loops = pytest.mark.parametrize("loop", ["host", "graph"])
+
+
+@both_loops
+def test_answer_stops_at_the_stop_token_and_the_prefix_holds_it(tmp_path: Path, loop: str) -> None:
+    with fake_session(tmp_path / "b", SHORT) as session:
+        result = session.generate(PROMPT, loop=loop)
+        assert list(result.tokens) == SHORT
+        assert (result.stop_reason, result.canvases, result.steps) == ("stop", 1, 4)  # stable from the third step on
+        assert result.tokens_per_forward == len(SHORT) / 4
+        assert (result.engine, result.loop) == ("onnx", loop)
+        assert list(session.prefix_ids) == ANSWERED
+        assert session.tokenizer is not None and result.text == session.tokenizer.decode(SHORT)
+        times = vars(result.timings)
+        assert all(t >= 0 for t in times.values()) and times["engine_s"] <= times["total_s"]
+
+
+@both_loops
+def test_either_stop_token_ends_an_answer(tmp_path: Path, loop: str) -> None:
+    session = fake_session(tmp_path / "b", SHORT, stop=EOS)
+    assert list(session.generate(PROMPT, loop=loop).tokens) == SHORT
+    assert session.prefix_ids[-1] == EOS
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+def test_both_loops_give_the_same_trajectory(tmp_path: Path, seed: int, adaptive: bool) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+    host = session.generate(PROMPT, seed=seed, adaptive=adaptive, trace=True)
+    graph = session.generate(PROMPT, seed=seed, adaptive=adaptive, trace=True, loop="graph")
+    assert host.tokens == graph.tokens == tuple(LONG)
+    assert host.steps == graph.steps == (3 * 4 if adaptive else 3 * STEPS)
+    assert host.trajectory is not None and graph.trajectory is not None
+    for name, array in vars(host.trajectory).items():
+        np.testing.assert_array_equal(array, getattr(graph.trajectory, name), err_msg=name)
+
+
+def test_other_seeds_give_other_canvases(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    one, two = (session.generate(PROMPT, seed=s, trace=True).trajectory for s in (0, 1))
+    assert one is not None and two is not None and not np.array_equal(one.canvas_in, two.canvas_in)
+
+
+def test_trajectory_follows_the_noise_contract(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+    trajectory = session.generate(PROMPT, seed=5, adaptive=False, trace=True).trajectory
+    assert trajectory is not None
+    assert trajectory.prompt_ids.tolist() == PROMPT and trajectory.tokens.tolist() == LONG
+    assert trajectory.canvas_index.tolist() == [c for c in range(3) for _ in range(STEPS)]
+    assert trajectory.step.tolist() == list(range(STEPS, 0, -1)) * 3
+    expected = [np.float32(0.4 + (0.8 - 0.4) * (r / STEPS)) for r in range(STEPS, 0, -1)] * 3
+    assert trajectory.temperature.tolist() == expected
+    for canvas in range(3):
+        first = trajectory.canvas_in[canvas * STEPS]
+        np.testing.assert_array_equal(first, noise.token_from_word(noise.canvas_words(5, canvas, N), VOCAB))
+        for i in range(STEPS):
+            row = canvas * STEPS + i
+            renoised = noise.token_from_word(noise.step_words(5, canvas, i + 1, N)[1], VOCAB)
+            open_ = ~trajectory.accepted[row]
+            np.testing.assert_array_equal(trajectory.canvas_out[row][open_], renoised[open_])
+            if i:
+                np.testing.assert_array_equal(trajectory.canvas_in[row], trajectory.canvas_out[row - 1])
+
+
+def test_noise_of_a_canvas_in_one_call_is_that_of_the_contract() -> None:
+    initial, words = canvas_noise(2**63 + 12345, 3, 5, 12)
+    np.testing.assert_array_equal(initial, noise.canvas_words(2**63 + 12345, 3, 12))
+    for step in range(5):
+        np.testing.assert_array_equal(words[step], noise.step_words(2**63 + 12345, 3, step + 1, 12))
+
+
+@both_loops
+def test_full_canvases_are_committed_and_encoded_only_when_something_follows(tmp_path: Path, loop: str) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+    result = session.generate(PROMPT, loop=loop)
+    assert list(result.tokens) == LONG and result.canvases == 3 and result.stop_reason == "stop"
+    assert fake_engine(session).encoded == [len(PROMPT), N, N]  # the last canvas waits
+    session.generate([START], continue_=True, loop=loop)
+    assert fake_engine(session).encoded[3:] == [8 + 1 + 1, N, N]  # its tokens, the stop token, the new prompt
+
+
+@both_loops
+@pytest.mark.parametrize(
+    ("most", "tokens", "canvases", "reason"),
+    [(1, 1, 1, "length"), (N, N, 1, "length"), (20, 20, 2, "length"), (40, 40, 3, "stop"), (39, 39, 3, "length")],
+)
+def test_limit(tmp_path: Path, loop: str, most: int, tokens: int, canvases: int, reason: str) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+    result = session.generate(PROMPT, max_new_tokens=most, loop=loop)
+    assert list(result.tokens) == LONG[:tokens]
+    assert (result.canvases, result.stop_reason) == (canvases, reason)
+    assert list(session.prefix_ids) == [*PROMPT, *LONG[:tokens], *([END_OF_TURN] if reason == "stop" else [])]
+
+
+def test_long_prompts_are_encoded_in_chunks(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    prompt = [*range(100, 100 + 2 * CHUNK + 11), START]
+    assert list(session.generate(prompt).tokens) == SHORT  # the toy reads the prompt back out of the caches
+    assert fake_engine(session).encoded == [CHUNK, CHUNK, 12]
+
+
+def test_prefixes_are_handed_out_in_multiples_of_64_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    slots: list[int] = []
+    run = FakeEngine.run
+    monkeypatch.setattr(FakeEngine, "run", lambda self, g, f: slots.append(f["prefix_key_0"].shape[1]) or run(self, g, f))
+    session.generate([*[50] * 99, START])
+    assert sorted(set(slots)) == [64, 128]
+
+
+@both_loops
+def test_context_ends_an_answer_between_canvases(tmp_path: Path, loop: str) -> None:
+    session = fake_session(tmp_path / "b", [200] * 500)
+    prompt = [*[50] * (CONTEXT - 2 * N - 2), START]  # room for two canvases and one token
+    result = session.generate(prompt, max_new_tokens=100, loop=loop)
+    assert (result.stop_reason, result.canvases, len(result.tokens)) == ("context", 2, 2 * N)
+
+
+def test_a_prompt_fills_the_context_exactly_or_is_refused(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    session.generate(PROMPT)
+    with pytest.raises(PromptTooLong, match="177"):
+        session.generate([*[50] * (CONTEXT - N), START])
+    with pytest.raises(PromptTooLong):
+        session.generate([50] * (CONTEXT - N - len(ANSWERED) + 1), continue_=True)
+    assert list(session.prefix_ids) == ANSWERED  # a refused request changes nothing
+    assert session.generate([*[50] * (CONTEXT - N - 1), START]).stop_reason == "stop"
+
+
+@both_loops
+@pytest.mark.parametrize("in_canvas", [0, 1])
+def test_cancel_in_a_callback_drops_the_canvas(tmp_path: Path, loop: str, in_canvas: int) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+
+    def cancel(event: StepEvent) -> None:
+        if event.canvas_index == in_canvas and event.step == 2:
+            session.cancel()
+
+    result = session.generate(PROMPT, on_step=cancel, loop=loop, trace=True)
+    kept = LONG[: in_canvas * N]
+    assert (result.stop_reason, result.canvases, list(result.tokens)) == ("cancelled", in_canvas, kept)
+    assert list(session.prefix_ids) == [*PROMPT, *kept]
+    assert result.trajectory is not None and len(result.trajectory.step) == result.steps == 4 * in_canvas + 2
+    assert list(session.generate(PROMPT, loop=loop).tokens) == LONG  # usable, and the old cancel is gone
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_cancel_while_a_long_prompt_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greedy: bool) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    prompt = [*[50] * 3 * CHUNK, START]
+    encode = FakeEngine._encode
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "_encode", lambda self, feeds: session.cancel() or encode(self, feeds))
+        result = session.decode_greedy(prompt) if greedy else session.generate(prompt)
+    assert (result.stop_reason, result.steps, result.tokens) == ("cancelled", 0, ())
+    assert result.tokens_per_forward == 0.0
+    assert fake_engine(session).encoded == [CHUNK] and list(session.prefix_ids) == prompt
+    assert list(session.generate([START], continue_=True).tokens) == SHORT  # the rest is encoded now
+
+
+def test_cancel_from_another_thread(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", [200] * 500)
+    stepped = threading.Event()
+
+    def cancel() -> None:
+        stepped.wait(10)
+        session.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+
+    def on_step(event: StepEvent) -> None:
+        stepped.set()
+        thread.join(10)
+
+    result = session.generate(PROMPT, on_step=on_step)
+    assert (result.stop_reason, result.steps) == ("cancelled", 1)
+
+
+@both_loops
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+def test_what_a_callback_raises_comes_out_and_the_session_stays_usable(tmp_path: Path, loop: str, error: BaseException) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+
+    def fail(event: StepEvent) -> None:
+        if event.canvas_index == 1:
+            raise error
+
+    with pytest.raises(type(error)):
+        session.generate(PROMPT, on_step=fail, loop=loop)
+    assert list(session.prefix_ids) == [*PROMPT, *LONG[:N]]
+    session.rewind(len(PROMPT))
+    assert list(session.generate([START], continue_=True, loop=loop).tokens) == LONG
+
+
+def test_one_generation_at_a_time(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    refused: list[str] = []
+
+    def again(event: StepEvent) -> None:
+        for misuse in (lambda: session.generate(PROMPT), session.reset, session.close):
+            with pytest.raises(SessionBusy) as error:
+                misuse()
+            refused.append(str(error.value))
+
+    assert list(session.generate(PROMPT, on_step=again).tokens) == SHORT
+    assert len(refused) == 3 * 4
+    session.close()
+    session.close()
+    for misuse in (lambda: session.generate(PROMPT), session.reset, lambda: session.prefix_ids):
+        with pytest.raises(SessionBusy, match="closed"):
+            misuse()
+
+
+def test_two_sessions_share_a_bundle(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "b")
+    one, two = (Session(Bundle.open(path), FakeEngine(Bundle.open(path), SHORT)) for _ in range(2))
+    nested: list[Any] = []
+    result = one.generate(PROMPT, on_step=lambda event: nested.append(two.generate(PROMPT).tokens))
+    assert set(nested) == {result.tokens}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error", "says"),
+    [
+        ([], {}, UsageError, "empty"),
+        ("", {}, UsageError, "empty"),
+        ("", {"raw": True}, UsageError, "empty"),
+        ([VOCAB], {}, UsageError, "617"),
+        ([-1], {}, UsageError, "617"),
+        ([True], {}, UsageError, "integer"),
+        ([1.5], {}, UsageError, "integer"),
+        ([1], {"max_new_tokens": 0}, UsageError, "max_new_tokens"),
+        ([1], {"max_new_tokens": 2.0}, UsageError, "max_new_tokens"),
+        ([1], {"seed": -1}, UsageError, "seed"),
+        ([1], {"seed": 2**64}, UsageError, "seed"),
+        ([1], {"seed": "x"}, UsageError, "seed"),
+        ([1], {"loop": "spiral"}, UsageError, "host, graph"),
+        ("\ud800", {}, TokenizerError, "Unicode"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, prompt: Any, options: dict[str, Any], error: type[DgemmaError], says: str) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    session.generate(PROMPT)
+    with pytest.raises(error, match=says) as caught:
+        session.generate(prompt, **options)
+    assert "\n" not in str(caught.value)
+    assert list(session.prefix_ids) == ANSWERED
+
+
+def test_numpy_ids_and_seed_are_accepted(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    result = session.generate(np.array(PROMPT), seed=np.uint64(3))  # type: ignore[arg-type]
+    assert list(result.tokens) == SHORT and {type(i) for i in session.prefix_ids} == {int}
+
+
+def test_chat_turns_keep_the_prefix(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    assert session.tokenizer is not None
+    hi, bye = session.tokenizer.encode("hi"), session.tokenizer.encode("bye")
+    session.generate("hi")
+    turn = [BOS, START_OF_TURN, USER, *hi, END_OF_TURN, START, START_OF_TURN, MODEL, START]
+    assert list(session.prefix_ids) == [*turn, *SHORT, END_OF_TURN]
+    session.generate("bye", continue_=True, max_new_tokens=3)
+    turn += [*SHORT, END_OF_TURN, START, START_OF_TURN, USER, *bye, END_OF_TURN, START, START_OF_TURN, MODEL, START]
+    assert list(session.prefix_ids) == [*turn, *SHORT[:3]]
+    session.generate("hi", continue_=True)  # the cut answer gets the stop token that it lacks
+    assert list(session.prefix_ids)[len(turn) :][:6] == [*SHORT[:3], END_OF_TURN, START, START_OF_TURN]
+    session.reset()
+    assert session.prefix_ids == ()
+    session.generate("hi", raw=True, continue_=True) if START in hi else None
+    session.generate("bye", continue_=True)
+    assert session.prefix_ids[0] == BOS  # after a reset a conversation starts anew
+
+
+def test_raw_text_is_encoded_as_it_is(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    assert session.tokenizer is not None
+    session.generate("hello\n", raw=True)
+    ids = session.tokenizer.encode("hello\n")
+    assert list(session.prefix_ids) == [*ids, *SHORT, END_OF_TURN]
+
+
+def test_bundles_without_tokenizer_or_template(tmp_path: Path) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / "a", tokenizer=None))
+    session = Session(bundle, FakeEngine(bundle, SHORT))
+    assert session.generate(PROMPT).text == ""
+    with pytest.raises(TokenizerError, match="--prompt-ids"):
+        session.generate("hi")
+    bundle = Bundle.open(write_bundle(tmp_path / "b", chat=None))
+    with pytest.raises(UsageError, match="--raw"):
+        Session(bundle, FakeEngine(bundle, SHORT)).generate("hi")
+
+
+def test_rewind_checks_its_length(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    session.generate(PROMPT)
+    for wrong in (-1, len(ANSWERED) + 1, "2"):
+        with pytest.raises(UsageError, match="rewind"):
+            session.rewind(wrong)  # type: ignore[arg-type]
+    session.rewind(2)
+    assert list(session.prefix_ids) == ANSWERED[:2]
+
+
+@both_loops
+def test_events_tell_each_step(tmp_path: Path, loop: str) -> None:
+    session = fake_session(tmp_path / "b", LONG)
+    seen: list[tuple[int, int, int, int, str]] = []
+    session.generate(
+        PROMPT,
+        loop=loop,
+        on_step=lambda e: seen.append((e.canvas_index, e.step, e.remaining, len(e.committed), e.text())),
+    )
+    assert [s[:4] for s in seen] == [(c, i + 1, STEPS - i, c * N) for c in range(3) for i in range(4)]
+    assert session.tokenizer is not None
+    assert [seen[3][4], seen[7][4], seen[11][4]] == [session.tokenizer.decode(LONG[:k]) for k in (16, 32, 40)]
+
+
+@both_loops
+def test_adaptive_stop_needs_low_entropy(tmp_path: Path, loop: str) -> None:
+    session = fake_session(tmp_path / "b", SHORT, entropy_floor=0.0051)  # the threshold is 0.005
+    assert session.generate(PROMPT, loop=loop).steps == STEPS
+    fake_engine(session).entropy_floor = 0.0049
+    assert session.generate(PROMPT, loop=loop).steps == 4
+
+
+@pytest.mark.parametrize("answer", [SHORT, LONG])
+def test_greedy_decoding_gives_the_same_answer_token_by_token(tmp_path: Path, answer: list[int]) -> None:
+    session = fake_session(tmp_path / "b", answer)
+    result = session.decode_greedy(PROMPT)
+    assert (list(result.tokens), result.stop_reason, result.loop) == (answer, "stop", "decode")
+    assert result.steps == len(answer) + 1 and list(session.prefix_ids) == [*PROMPT, *answer, END_OF_TURN]
+    calls = fake_engine(session).calls
+    assert calls.count("encode") == 1 and calls.count("decode") == len(answer) + 1
+    assert session.decode_greedy([START], max_new_tokens=2).stop_reason == "length"  # nothing to encode first
+
+
+def test_greedy_decoding_at_the_end_of_the_context(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", [200] * 500)
+    result = session.decode_greedy([*[50] * (CONTEXT - 6), START], max_new_tokens=100)
+    assert result.stop_reason == "context" and len(session.prefix_ids) == CONTEXT
+    with pytest.raises(PromptTooLong):
+        session.decode_greedy([50] * CONTEXT)
+
+
+def test_native_failures_are_one_line_and_leave_the_session_usable(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    fake_engine(session).fail_on = "denoise"
+    with pytest.raises(EngineError, match=r"unhappy$"):
+        session.generate(PROMPT)
+    assert list(session.prefix_ids) == PROMPT
+    fake_engine(session).fail_on = None
+    assert list(session.generate(PROMPT).tokens) == SHORT
+
+
+def test_a_fused_graph_that_commits_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    honest = FakeEngine._generate
+    monkeypatch.setattr(FakeEngine, "_generate", lambda self, feeds: [honest(self, feeds)[0] + 1, *honest(self, feeds)[1:]])
+    with pytest.raises(EngineError, match="did not commit"):
+        session.generate(PROMPT, loop="graph")
+
+
+def denoise_feeds(slots: int = 64) -> dict[str, Any]:
+    feeds: dict[str, Any] = {
+        "canvas": np.zeros((1, N), np.int64), "soft": np.zeros((1, N, 8), np.float32), "words": np.zeros((2, N), np.int64),
+        "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
+    }  # fmt: skip
+    for kind in ("key", "value"):
+        feeds[f"prefix_{kind}_0"] = np.zeros((1, slots, 2, 2), np.float32)
+        feeds[f"prefix_{kind}_1"] = np.zeros((1, slots, 1, 4), np.float32)
+    return feeds
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"canvas": np.zeros((1, N), np.int32)}, "canvas"),
+        ({"canvas": [[0] * N]}, "canvas"),
+        ({"canvas": np.zeros((1, N + 1), np.int64)}, "canvas"),
+        ({"canvas": np.zeros(N, np.int64)}, "canvas"),
+        ({"prefix_key_1": np.zeros((1, 63, 1, 4), np.float32)}, "prefix_key_1"),
+        ({"prefix_key_0": np.zeros((1, 128, 2, 2), np.float32)[:, ::2]}, "contiguous"),
+        ({"extra": np.zeros(1)}, "extra"),
+    ],
+)
+def test_feeds_are_checked_before_native_code(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    engine = fake_engine(session)
+    engine.answer = [200] * N
+    with pytest.raises(EngineError, match=says):
+        engine.run("denoise", {**denoise_feeds(), **change})
+    assert "denoise" not in engine.calls
+    with pytest.raises(EngineError, match="missing"):
+        engine.run("denoise", {k: v for k, v in denoise_feeds().items() if k != "soft"})
+    with pytest.raises(EngineError, match="S = 193"):
+        engine.run("denoise", denoise_feeds(CONTEXT + 1))
+    with pytest.raises(BundleError, match="no onnx graph 'dance'"):
+        engine.run("dance", {})
+
+
+def test_engines_are_chosen_and_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Bundle.open(write_bundle(tmp_path / "both", ("executorch", "onnx")))
+    one = Bundle.open(write_bundle(tmp_path / "one", ("executorch",)))
+    installed: dict[str, str | None] = {"onnxruntime": "1.32.0", "executorch": "1.5.1+cpu"}
+    monkeypatch.setattr(engines, "installed_version", installed.get)
+    assert engines.choose(both, None) == ("onnx", "1.32.0")
+    assert engines.choose(both, "executorch") == ("executorch", "1.5.1+cpu")
+    assert engines.choose(one, None)[0] == "executorch"
+    for bundle, name, says in ((both, "tflite", "onnx, executorch"), (one, "onnx", "holds: executorch")):
+        with pytest.raises(EngineError, match=says):
+            engines.choose(bundle, name)
+    installed["onnxruntime"] = None
+    with pytest.raises(EngineError, match=r"'onnx' is not installed; pip install 'dgemma\[onnx\]'"):
+        engines.choose(both, "onnx")
+    assert engines.choose(both, None)[0] == "executorch"
+    installed["executorch"] = "0.9.9"
+    with pytest.raises(EngineError, match=r"0\.9\.9 is older than 1\.0"):
+        engines.choose(both, None)
+    installed["executorch"] = None
+    with pytest.raises(EngineError, match="no engine"):
+        engines.choose(both, None)
+
+
+def test_threads_are_checked(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "b")
+    for wrong in (0, -1, True, 1.5):
+        with pytest.raises(UsageError, match="threads"):
+            Session.load(path, threads=wrong)  # type: ignore[arg-type]
+
+
+def test_importing_the_runtime_loads_no_engine_and_no_torch() -> None:
+    code = """
+import sys, dgemma, dgemma.runtime
+from dgemma import Session, DgemmaError, PromptTooLong
+heavy = {"torch", "onnx", "onnxruntime", "transformers", "executorch", "sentencepiece", "tokenizers", "typer", "rich"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == "[]"
+
+
+def test_lazy_attributes() -> None:
+    assert dgemma.Session is Session and dgemma.PromptTooLong is PromptTooLong and "Session" in dir(dgemma)
+    with pytest.raises(AttributeError):
+        dgemma.nothing  # noqa: B018
+
+
+def test_chat_template_parts_are_all_used(tmp_path: Path) -> None:
+    chat = ChatTemplate(start=(11,), user_prefix=(12,), user_suffix=(13,), model_prefix=(START,), model_suffix=(14,))
+    bundle = Bundle.open(write_bundle(tmp_path / "b", chat=chat))
+    session = Session(bundle, FakeEngine(bundle, SHORT, stop=EOS))
+    assert session.tokenizer is not None
+    hi = session.tokenizer.encode("hi")
+    for _ in range(2):
+        session.generate("hi", continue_=True)
+    turn = [12, *hi, 13, START, *SHORT, EOS]
+    assert list(session.prefix_ids) == [11, *turn, 14, *turn]
