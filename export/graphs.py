@@ -148,7 +148,7 @@ def example(inputs: list[TensorSpec], sizes: dict[str, int]) -> tuple[object, ..
     tensors = []
     for spec in inputs:
         shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
-        dtype: torch.dtype = getattr(torch, spec.dtype)
-        tensors.append(torch.ones(shape, dtype=dtype) if spec.name in ("count", "temperature") else torch.zeros(shape, dtype=dtype))
-    scalars = [t for t, s in zip(tensors, inputs, strict=True) if not s.name.startswith("prefix_key") and not s.name.startswith("prefix_value")]
-    return (*scalars, tensors[len(scalars) :])
+        make = torch.ones if spec.name in ("count", "temperature") else torch.zeros
+        tensors.append(make(shape, dtype=getattr(torch, spec.dtype)))
+    scalars = sum(not spec.name.startswith(("prefix_key", "prefix_value")) for spec in inputs)
+    return (*tensors[:scalars], tensors[scalars:])

@@ -17,9 +17,8 @@ def trace(module: nn.Module, inputs: list[TensorSpec], shapes: Shapes) -> Export
     arguments = example(inputs, sizes)
 
     def dynamic(spec: TensorSpec) -> dict[int, object]:
-        return {
-            i: Dim.DYNAMIC(min=ranges[size][0], max=ranges[size][1]) for i, size in enumerate(spec.shape) if isinstance(size, str)
-        }  # type: ignore[operator]
+        open_sizes = {i: ranges[size] for i, size in enumerate(spec.shape) if isinstance(size, str)}
+        return {i: Dim.DYNAMIC(min=low, max=high) for i, (low, high) in open_sizes.items()}  # type: ignore[operator]
 
     scalars = len(arguments) - 1
     dynamic_shapes = (*map(dynamic, inputs[:scalars]), [dynamic(s) for s in inputs[scalars:]])

@@ -39,7 +39,8 @@ class Prefix:
             for kind in ("key", "value"):
                 cache = np.zeros(shape, np.float32)  # zero pages: memory is taken when tokens arrive
                 self._caches.append((f"prefix_{kind}_{layer}", f"new_{kind}_{layer}", cache))
-        self._views: tuple[int, Feeds] = (0, {})  # slots handed out, and where
+        self._slots: dict[str, tuple[int, int]] = {}  # graph → fewest and most slots that it takes
+        self._views: dict[str, tuple[int, Feeds]] = {}  # graph → slots handed out, and where
 
     def extend(self, ids: Sequence[int]) -> None:
         self.ids.extend(ids)
@@ -49,12 +50,18 @@ class Prefix:
         del self.ids[length:]
         self.encoded = min(self.encoded, length)
 
-    def feeds(self) -> Feeds:
-        """The filled slots of every cache, rounded up; the same dictionary as long as its shapes stay the same."""
-        slots = min(-(-max(1, self.encoded) // SLOT_STEP) * SLOT_STEP, self.context)
-        if slots != self._views[0]:
-            self._views = slots, {name: cache[:, :slots] for name, _, cache in self._caches}
-        return self._views[1]
+    def feeds(self, graph: str) -> Feeds:
+        """The filled slots of every cache, rounded up, or as many as the graph is fixed to.
+
+        The same dictionary as long as its shapes stay the same.
+        """
+        if graph not in self._slots:
+            self._slots[graph] = input_dim(self._engine, graph, self._caches[0][0], 1)
+        low, high = self._slots[graph]
+        slots = min(max(low, -(-max(1, self.encoded) // SLOT_STEP) * SLOT_STEP), high, self.context)
+        if slots != self._views.get(graph, (0, {}))[0]:
+            self._views[graph] = slots, {name: cache[:, :slots] for name, _, cache in self._caches}
+        return self._views[graph][1]
 
     def store(self, outputs: Feeds, count: int) -> None:
         """Append `count` rows of new keys and values [1, C, K, d]."""
@@ -70,4 +77,4 @@ class Prefix:
             tokens = np.zeros((1, max(count, least)), np.int64)
             tokens[0, :count] = self.ids[self.encoded : self.encoded + count]
             scalars = {"start": np.array([self.encoded], np.int64), "count": np.array([count], np.int64)}
-            self.store(self._engine.run("encode", {"tokens": tokens, **scalars, **self.feeds()}), count)
+            self.store(self._engine.run("encode", {"tokens": tokens, **scalars, **self.feeds("encode")}), count)

@@ -262,7 +262,8 @@ class Session:
             denoise = self._loops.host if loop == "host" else self._loops.graph
             argmax: Array | None = None
             if not self._cancel.is_set():
-                steps = denoise(self._prefix.feeds(), self._prefix.encoded, seed, index, adaptive)
+                feeds = self._prefix.feeds("denoise" if loop == "host" else "generate")
+                steps = denoise(feeds, self._prefix.encoded, seed, index, adaptive)
                 argmax = self._watch(steps, run, index, recorder, on_step)
             run.denoise_s += time.perf_counter() - encoded
             if argmax is None:
@@ -304,11 +305,11 @@ class Session:
         """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
         prefix, engine = self._prefix, self._engine
         tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
-        start, views = np.zeros(1, np.int64), prefix.feeds()
+        start, views = np.zeros(1, np.int64), prefix.feeds("decode")
         feeds = {**views, "tokens": tokens, "start": start, "count": np.ones(1, np.int64)}
         while not self._cancel.is_set():
-            if prefix.feeds() is not views:
-                views = prefix.feeds()
+            if prefix.feeds("decode") is not views:
+                views = prefix.feeds("decode")
                 feeds.update(views)
             tokens[0, 0], start[0] = prefix.ids[-1], prefix.encoded
             out = engine.run("decode", feeds)

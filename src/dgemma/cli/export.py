@@ -1,0 +1,69 @@
+"""`dgemma export`: a checkpoint, or a preset with random weights, to a bundle."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# What golden trajectories are written for, where a bundle can be talked to.
+GOLDEN_PROMPTS = [
+    "Reverse the word lamp.",
+    "Write 4271 in words.",
+    "Spell the words tiger pilot.",
+    "Invite each of Anna Ben Carla to the party in the garden on Monday at 5.",
+]
+
+
+def run(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
+    out: Annotated[Path, typer.Option("--out", help="Bundle to write; must not exist.")],
+    engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
+    recipe: Annotated[str, typer.Option("--recipe", help="Quantization recipe: fp32 or w8.")] = "fp32",
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps T for one canvas at most.")] = None,
+    canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,
+    context: Annotated[int | None, typer.Option("--context", help="All positions: prompt, committed and canvas.")] = None,
+    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
+) -> int:
+    from dgemma.export import pipeline
+
+    engines = pipeline.engines_of(engine)
+    if dry_run:
+        for line in pipeline.plan(
+            checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context, random_weights=random_weights
+        ):
+            print(line)
+        return 0
+
+    def golden(stage: Path) -> None:
+        from dgemma.verify import golden
+
+        folder = Path(checkpoint) if random_weights is None and steps is None and canvas is None else None
+        golden.write(stage, folder, GOLDEN_PROMPTS)
+
+    with _stages() as say:
+        pipeline.export_bundle(
+            checkpoint, out, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context,
+            random_weights=random_weights, progress=say, finish=golden,
+        )  # fmt: skip
+    print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+    return 0
+
+
+@contextmanager
+def _stages() -> Iterator[Any]:
+    """Show stages as they start: a spinner on a terminal, plain lines elsewhere."""
+    start = time.monotonic()
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status("") as status:
+            yield lambda stage: status.update(f"{stage}  [dim]{time.monotonic() - start:.0f} s[/dim]")
+    else:
+        yield lambda stage: print(f"{time.monotonic() - start:6.1f} s  {stage}", file=sys.stderr, flush=True)

@@ -1,0 +1,62 @@
+"""Golden trajectories: fixed prompts and seeds, replayed by the artifact itself and by the float model in eager PyTorch.
+
+`golden.npz` holds, for run i = 0…: `artifact_i_NAME` and `float_i_NAME` with NAME as in a trace (see
+`core/trajectory.py`), and `seeds`. The artifact's are of the bundle's first engine on one thread.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from dgemma.core.trajectory import Trajectory
+from dgemma.model import checkpoint, generate
+from dgemma.runtime.session import Session
+
+FILE = "golden.npz"
+SEED = 20_260_101
+
+
+def prompts(vocab_size: int, count: int = 4, length: int = 24) -> list[list[int]]:
+    """Ids for checkpoints without a text of their own: spread over the vocabulary, the same on every machine."""
+    return [[(7919 * (i + 1) * (j + 1)) % vocab_size for j in range(length + i)] for i in range(count)]
+
+
+def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: int = 128) -> None:
+    """Run and write `golden.npz` into a bundle that is being made.
+
+    Args:
+        folder: checkpoint to run the float model from; None leaves it out.
+        texts: prompts for bundles with a chat template; others get ids.
+    """
+    arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
+    with Session.load(bundle, threads=1) as session:
+        model = session.bundle.manifest.model
+        chat = session.bundle.manifest.chat is not None
+        runs: list[str | list[int]] = [*texts] if chat else [*prompts(model.vocab_size)]
+        for i, prompt in enumerate(runs):
+            session.reset()
+            result = session.generate(prompt, max_new_tokens=max_new_tokens, seed=SEED + i, trace=True)
+            assert result.trajectory is not None
+            _put(arrays, f"artifact_{i}", result.trajectory)
+    if folder is not None:
+        loaded = checkpoint.load(folder)
+        for i in range(len(runs)):
+            ids = [int(t) for t in arrays[f"artifact_{i}_prompt_ids"]]
+            done = generate.generate(loaded.model, loaded.sampler, ids, seed=SEED + i, max_new_tokens=max_new_tokens)
+            _put(arrays, f"float_{i}", done.trajectory)
+    arrays["seeds"] = np.array([SEED + i for i in range(len(runs))], np.uint64)
+    with zipfile.ZipFile(bundle / FILE, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in sorted(arrays.items()):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+
+
+def _put(arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], stem: str, trajectory: Trajectory) -> None:
+    for f in fields(trajectory):
+        arrays[f"{stem}_{f.name}"] = getattr(trajectory, f.name)
