@@ -146,6 +146,9 @@ class Experts(nn.Module):
 class Layer(nn.Module):
     """Sandwich-normed attention and feed-forward; with experts, a dense MLP and routed experts side by side."""
 
+    encode_scalar: Tensor
+    denoise_scalar: Tensor
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps

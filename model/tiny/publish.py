@@ -1,0 +1,55 @@
+"""Turns a training state into the shipped checkpoint: weights, configs, chat template, and the log of the run.
+
+python -m dgemma.model.tiny.publish --work WORK --out checkpoints/tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import sentencepiece as spm
+import torch
+
+from dgemma.core.sampler import SamplerConfig
+from dgemma.model import checkpoint
+from dgemma.model.denoiser import Denoiser
+from dgemma.model.tiny.train import tiny_config
+from dgemma.model.tiny.vocabulary import END_OF_TURN
+
+# What won in the sweep on held-out prompts (see sweep.py and training/sweep.json).
+SAMPLER = SamplerConfig(steps=16)
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def load_state(work: Path, tokenizer: Path) -> Denoiser:
+    """The model of a training state, in eval mode without gradients."""
+    sp = spm.SentencePieceProcessor(model_file=str(tokenizer))
+    model = Denoiser(tiny_config(sp.vocab_size(), sp.piece_to_id(END_OF_TURN)))
+    model.load_state_dict(torch.load(work / "last.pt", weights_only=True)["model"])
+    return model.requires_grad_(False).eval()
+
+
+def publish(work: Path, out: Path) -> None:
+    """Write the checkpoint into `out`, which holds tokenizer.model already."""
+    checkpoint.save(out, load_state(work, out / "tokenizer.model"), SAMPLER)
+    (out / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    (out / "training").mkdir(exist_ok=True)
+    for name in ("config.json", "log.jsonl"):
+        shutil.copyfile(work / name, out / "training" / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dgemma.model.tiny.publish", description="Publish a training state.")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    publish(options.work, options.out)
+
+
+if __name__ == "__main__":
+    main()
