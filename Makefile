@@ -4,6 +4,7 @@ VENV := $(or $(DGEMMA_VENV),.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.dgemma-installed
 BUNDLE := build/tiny.dgemma
+RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
 .PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports bench clean
@@ -15,7 +16,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make coverage   the fast suite with line coverage of runtime and export"
-	@echo "make bench      quality and speed of the tiny bundle, JSON into benchmarks/results"
+	@echo "make bench      quality, speed and sameness of the tiny bundles, JSON into $(RESULTS), tables into the README"
 	@echo "make venv       only the virtual environment ($(VENV))"
 
 # An editable install belongs to one checkout: another one that shares the environment has to install itself.
@@ -60,10 +61,19 @@ lint-mypy: $(STAMP)
 lint-imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP) $(BUNDLE)/manifest.json
-	mkdir -p benchmarks/results
-	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --out benchmarks/results/tiny-evaluate.json
-	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --out benchmarks/results/tiny-speed.json
+build/tiny-w8.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
+	rm -rf build/tiny-w8.dgemma
+	mkdir -p build
+	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-w8.dgemma --engine all --recipe w8
+
+bench: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
+	mkdir -p $(RESULTS)
+	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --threads 2 --out $(RESULTS)/tiny-speed.json
+	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --threads 2 --out $(RESULTS)/tiny-evaluate.json
+	$(BIN)/python -m dgemma.benchmarks.evaluate build/tiny-w8.dgemma --threads 2 --out $(RESULTS)/tiny-evaluate-w8.json
+	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --threads 1 \
+		--out $(RESULTS)/tiny-same-tokens.json
+	$(BIN)/python -m dgemma.benchmarks.tables README.md
 
 clean:
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dgemma.model.tiny.tasks import held_out
 
-PER_TASK = 60
+PER_TASK = 100
 
 
 def lines(per_task: int, seed: int) -> str:
