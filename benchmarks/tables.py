@@ -24,6 +24,11 @@ def read(name: str) -> Json:
     return values
 
 
+def header(*titles: str) -> list[str]:
+    """A Markdown table's first two lines; the first column is text, the others are numbers."""
+    return [f"| {' | '.join(titles)} |", "|---|" + "--:|" * (len(titles) - 1)]
+
+
 def percent(part: Json) -> str:
     return f"{100 * part['exact']:.1f} % ({100 * part['low']:.1f}–{100 * part['high']:.1f})"
 
@@ -39,7 +44,7 @@ def provenance(values: Json) -> str:
 
 def quality() -> str:
     values = read("tiny-evaluate.json")
-    rows = ["| task | n | diffusion, exact (95 %) | steps | tokens/forward | autoregressive, exact (95 %) |", "|---|--:|--:|--:|--:|--:|"]
+    rows = header("task", "n", "diffusion, exact (95 %)", "steps", "tokens/forward", "autoregressive, exact (95 %)")
     for task, result in [*values["tasks"].items(), *values["pooled"].items()]:
         diffusion, other = result["diffusion"], result["autoregressive"]
         rows.append(
@@ -54,16 +59,19 @@ def quality() -> str:
 
 
 def recipes() -> str:
-    rows = ["| recipe | exact match, all tasks (95 %) | bits per weight |", "|---|--:|--:|"]
+    rows = header("recipe", "exact match, all tasks (95 %)", "bits per weight")
     for name, file in (("fp32", "tiny-evaluate.json"), ("w8", "tiny-evaluate-w8.json")):
         values = read(file)
-        rows.append(f"| `{name}` | {percent(values['pooled']['all tasks']['diffusion'])} | {values['recipe']['bits_per_weight']} |")
+        exact = percent(values["pooled"]["all tasks"]["diffusion"])
+        rows.append(f"| `{name}` | {exact} | {values['recipe']['bits_per_weight']} |")
     return "\n".join(rows)
 
 
 def speed() -> str:
     values = read("tiny-speed.json")
-    rows = ["| answers | diffusion, tokens/s | autoregressive, tokens/s | ratio [quartiles] | ms a step | tokens/forward |", "|---|--:|--:|--:|--:|--:|"]
+    rows = header(
+        "answers", "diffusion, tokens/s", "autoregressive, tokens/s", "ratio [quartiles]", "ms a step", "tokens/forward"
+    )
     for name, group in values["groups"].items():
         diffusion, other, ratio = group["diffusion"], group["autoregressive"], group["ratio"]
         rows.append(
@@ -76,12 +84,11 @@ def speed() -> str:
 
 def same_tokens() -> str:
     values = read("tiny-same-tokens.json")
-    rows = [f"| against {values['first']} | trajectories | equal | same answer | near-ties | unexplained |", "|---|--:|--:|--:|--:|--:|"]
+    rows = header(f"against {values['first']}", "trajectories", "equal", "same answer", "near-ties", "unexplained")
     for rung, compared in values["compared"].items():
         ties = [d["near_tie"] is True for d in values["differences"] if d["rung"] == rung]
-        rows.append(
-            f"| {rung} | {compared} | {values['equal'][rung]} | {values['same_tokens'][rung]} | {sum(ties)} | {len(ties) - sum(ties)} |"
-        )
+        counts = (compared, values["equal"][rung], values["same_tokens"][rung], sum(ties), len(ties) - sum(ties))
+        rows.append(f"| {rung} | {' | '.join(map(str, counts))} |")
     return "\n".join(rows)
 
 
@@ -92,9 +99,8 @@ def fill(text: str) -> str:
     """The README with every section that it has rewritten."""
     for name, make in SECTIONS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if pattern.search(text):
-            content = make()
-            text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
+        if match := pattern.search(text):
+            text = f"{text[: match.start()]}{match[1]}{make()}\n{match[2]}{text[match.end() :]}"
     return text
 
 

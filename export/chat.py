@@ -34,7 +34,11 @@ def read_tokenizer(folder: Path) -> tuple[TokenizerSpec, Encode, Callable[[int],
             raise CheckpointError(f"{path}: is not a tokenizer file ({error})".splitlines()[0]) from None
         size = int(fast.get_vocab_size(with_added_tokens=True))
         spec = TokenizerSpec(file=path.name, kind="tokenizers", vocab_size=size)
-        return spec, lambda text: list(fast.encode(text, add_special_tokens=False).ids), lambda token: str(fast.id_to_token(token))
+
+        def encode(text: str) -> list[int]:
+            return list(fast.encode(text, add_special_tokens=False).ids)
+
+        return spec, encode, lambda token: str(fast.id_to_token(token))
     return None
 
 

@@ -34,6 +34,7 @@ LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 LOWEST_VERSIONS = {"onnx": "1.32.0", "executorch": "1.5.1"}
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "executorch": ("torch", "torchao", "executorch")}
 DEFAULT_CONTEXT = 4096
+NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder"
 Progress = Callable[[str], None]
 
 
@@ -50,7 +51,7 @@ def read_checkpoint(checkpoint: Path | str, seed: int | None) -> tuple[Denoiser,
     """Model, sampler policy, provenance and folder of a checkpoint folder, or of a preset with random weights."""
     if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir():
         if seed is None:
-            raise UsageError(f"{checkpoint!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder")
+            raise UsageError(NO_WEIGHTS.format(checkpoint))
         model = checkpoints.random_weights(PRESETS[str(checkpoint)], seed)
         return model, SamplerConfig(), {"preset": str(checkpoint), "random_weights": seed}, None
     folder = Path(checkpoint)
@@ -209,7 +210,7 @@ def plan(
     if str(checkpoint) in PRESETS and not folder.is_dir():
         config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
         if random_weights is None:
-            raise UsageError(f"{checkpoint!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder")
+            raise UsageError(NO_WEIGHTS.format(checkpoint))
     else:
         config, sampler = checkpoints.read_config(folder)
     chosen, shapes = find(recipe), lengths(config, canvas, context)

@@ -18,7 +18,7 @@ def trace(module: nn.Module, inputs: list[TensorSpec], shapes: Shapes) -> Export
 
     def dynamic(spec: TensorSpec) -> dict[int, object]:
         open_sizes = {i: ranges[size] for i, size in enumerate(spec.shape) if isinstance(size, str)}
-        return {i: Dim.DYNAMIC(min=low, max=high) for i, (low, high) in open_sizes.items()}  # type: ignore[operator]
+        return {i: Dim.DYNAMIC(min=low, max=high) for i, (low, high) in open_sizes.items()}
 
     scalars = len(arguments) - 1
     dynamic_shapes = (*map(dynamic, inputs[:scalars]), [dynamic(s) for s in inputs[scalars:]])

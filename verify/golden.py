@@ -6,14 +6,11 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-from dgemma.core.trajectory import Trajectory
+from dgemma.core.trajectory import Array, Trajectory, write_npz
 from dgemma.model import checkpoint, generate
 from dgemma.runtime.session import Session
 
@@ -33,7 +30,7 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
         folder: checkpoint to run the float model from; None leaves it out.
         texts: prompts for bundles with a chat template; others get ids.
     """
-    arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
+    arrays: dict[str, Array] = {}
     with Session.load(bundle, threads=1) as session:
         model = session.bundle.manifest.model
         chat = session.bundle.manifest.chat is not None
@@ -50,13 +47,8 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
             done = generate.generate(loaded.model, loaded.sampler, ids, seed=SEED + i, max_new_tokens=max_new_tokens)
             _put(arrays, f"float_{i}", done.trajectory)
     arrays["seeds"] = np.array([SEED + i for i in range(len(runs))], np.uint64)
-    with zipfile.ZipFile(bundle / FILE, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in sorted(arrays.items()):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+    write_npz(bundle / FILE, dict(sorted(arrays.items())))
 
 
-def _put(arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], stem: str, trajectory: Trajectory) -> None:
-    for f in fields(trajectory):
-        arrays[f"{stem}_{f.name}"] = getattr(trajectory, f.name)
+def _put(arrays: dict[str, Array], stem: str, trajectory: Trajectory) -> None:
+    arrays.update({f"{stem}_{name}": array for name, array in trajectory.arrays().items()})

@@ -52,6 +52,7 @@ def replace(model: nn.Module, quantized: dict[str, QuantizedMatrix], prefix: str
     for name, child in model.named_children():
         path = f"{prefix}{name}.weight"
         if path in quantized:
-            setattr(model, name, Int8Embedding(quantized[path]) if isinstance(child, nn.Embedding) else Int8Linear(quantized[path]))
+            kind = Int8Embedding if isinstance(child, nn.Embedding) else Int8Linear
+            setattr(model, name, kind(quantized[path]))
         else:
             replace(child, quantized, f"{prefix}{name}.")

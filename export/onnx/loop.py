@@ -75,7 +75,9 @@ def _body(denoise: onnx.GraphProto, policy: SamplerConfig) -> onnx.GraphProto:
     return helper.make_graph(before + steps + after, "denoising_step", inputs, outputs)
 
 
-def loop(denoise: onnx.ModelProto, policy: SamplerConfig, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> onnx.ModelProto:
+def loop(
+    denoise: onnx.ModelProto, policy: SamplerConfig, inputs: list[TensorSpec], outputs: list[TensorSpec]
+) -> onnx.ModelProto:
     """Build `generate` around a lowered `denoise`; initializers (external ones too) are taken over unchanged."""
     node, steps = helper.make_node, policy.steps
     n, hidden = (denoise.graph.input[1].type.tensor_type.shape.dim[i].dim_value for i in (1, 2))

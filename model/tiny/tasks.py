@@ -242,7 +242,8 @@ def sudoku(s: Source) -> Pair:
 
 def letter(s: Source) -> Pair:
     """Fills a canvas."""
-    (guest, host, event), (place, day, item), hour = s.slots(NAMES, NAMES, EVENTS), s.slots(PLACES, DAYS, ITEMS), s.rng.randint(1, 11)
+    (guest, host, event), (place, day, item) = s.slots(NAMES, NAMES, EVENTS), s.slots(PLACES, DAYS, ITEMS)
+    hour = s.rng.randint(1, 11)
     return (
         s.say(
             f"Write a letter to {guest} from {host}: {event}, {place}, {day}, {hour}, {item}.",
@@ -323,7 +324,7 @@ def held_out(per_task: int, seed: int = 0) -> list[Example]:
     """The evaluation set: `per_task` different held-out prompts of every task, in a fixed order."""
     examples: list[Example] = []
     for task in TASKS:
-        rng, seen = random.Random(f"{seed} {task}"), set()
+        rng, seen = random.Random(f"{seed} {task}"), set[str]()
         while len(seen) < per_task:
             example = make(task, rng, "test")
             if example.prompt not in seen:

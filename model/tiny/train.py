@@ -31,7 +31,6 @@ from dgemma.model.tiny import tasks
 from dgemma.model.tiny.muon import Muon
 from dgemma.model.tiny.vocabulary import END_OF_TURN, START_OF_TURN
 
-
 HARD = {"add": 0.25, "sort_numbers": 0.25}  # tasks that a model of this size does not get, however often it sees them
 
 
@@ -154,7 +153,9 @@ def loss(model: Denoiser, batch: Batch, train: TrainConfig, generator: torch.Gen
     """Diffusion loss plus weighted next-token loss, and what the log wants to know."""
     rows, n = batch.canvas.shape
     vocab = model.config.vocab_size
-    rand = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
 
     hidden, kv = encode_batch(model, torch.cat([batch.prefix, batch.canvas], 1), F.pad(batch.valid, (0, n), value=True))
     slots = batch.prefix.shape[1]
@@ -175,7 +176,8 @@ def loss(model: Denoiser, batch: Batch, train: TrainConfig, generator: torch.Gen
         own = [(k[later].detach(), v[later].detach()) for k, v in prefix]
         logits = denoise_batch(model, canvas, soft[later], own, batch.valid[later])
         temperature = 0.8 - 0.4 * rand(len(later)) * (rand(len(later)) < 0.5)
-        noisy[later], soft[later] = (x.to(y.dtype) for x, y in zip(advance(model, logits, temperature, generator), (noisy, soft)))
+        noisy[later], following = advance(model, logits, temperature, generator)
+        soft[later] = following.to(soft.dtype)
     logits = denoise_batch(model, noisy, soft, prefix, batch.valid)
     diffusion_loss = F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten())
     exact = (logits.argmax(-1) == batch.canvas).all(1)
@@ -219,7 +221,8 @@ def run(out: Path, work: Path, train: TrainConfig) -> None:
     data = Data(out / "tokenizer.model", config, train, seed=train.seed * 1_000_003 + step)
     data.solved.update(solved or {})
     generator = torch.Generator().manual_seed(train.seed * 7919 + step)
-    (work / "config.json").write_text(json.dumps({"train": asdict(train), "parameters": sum(p.numel() for p in model.parameters())}))
+    parameters = sum(p.numel() for p in model.parameters())
+    (work / "config.json").write_text(json.dumps({"train": asdict(train), "parameters": parameters}) + "\n")
     log = (work / "log.jsonl").open("a")
     budget, last, logged, saved = train.minutes * 60, time.monotonic(), used, used
     sums = {"diffusion": 0.0, "ar": 0.0, "ar_exact": 0.0, "steps": 0.0}

@@ -35,10 +35,11 @@ def run(
 
     engines = pipeline.engines_of(engine)
     if dry_run:
-        for line in pipeline.plan(
-            checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context, random_weights=random_weights
-        ):
-            print(line)
+        lines = pipeline.plan(
+            checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context,
+            random_weights=random_weights,
+        )  # fmt: skip
+        print("\n".join(lines))
         return 0
 
     def golden(stage: Path) -> None:

@@ -107,7 +107,8 @@ class ModelConfig:
         if unknown := set(values) - names:
             raise CheckpointError(f"unknown model config key {sorted(unknown)[0]!r}")
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**plain)
         except TypeError as error:
             raise CheckpointError(f"model config is incomplete: {error}") from None
 

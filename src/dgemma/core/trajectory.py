@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ _KINDS: dict[str, tuple[type[np.generic], str]] = {
     "canvas_out": (np.int64, "MN"),
     "tokens": (np.int64, "K"),
 }
+
+
+def write_npz(path: Path | str, arrays: Mapping[str, Array]) -> None:
+    """An `.npz` whose bytes depend on the arrays alone: order as given, fixed times, no compression."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0))
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +81,12 @@ class Trajectory:
                     raise UsageError(f"trajectory array {name} has {letter} = {size} where others have {sizes[letter]}")
 
     def save(self, path: Path | str) -> None:
-        """Write an `.npz` whose bytes depend on the arrays alone (fixed order and times, no compression)."""
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for f in fields(self):
-                buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, np.ascontiguousarray(getattr(self, f.name)), version=(1, 0))
-                archive.writestr(zipfile.ZipInfo(f"{f.name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+        """Write an `.npz`, see `write_npz`."""
+        write_npz(path, self.arrays())
+
+    def arrays(self) -> dict[str, Array]:
+        """All arrays by name, in order."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def load(cls, path: Path | str) -> Trajectory:
