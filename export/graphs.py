@@ -17,7 +17,6 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.model import sampler
 from dgemma.model.denoiser import KV, Denoiser
 
-PREFIX_MULTIPLE = 64  # hosts pass prefixes in multiples of this many slots
 
 
 @dataclass(frozen=True, kw_only=True)

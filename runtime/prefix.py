@@ -66,8 +66,12 @@ class Prefix:
     def store(self, outputs: Feeds, count: int) -> None:
         """Append `count` rows of new keys and values [1, C, K, d]."""
         end = self.encoded + count
-        for _, name, cache in self._caches:
-            cache[0, self.encoded : end] = outputs[name][0, :count]
+        if count == 1:  # the inner loop of autoregressive decoding, where a slice costs as much as the copy
+            for _, name, cache in self._caches:
+                cache[0, self.encoded] = outputs[name][0, 0]
+        else:
+            for _, name, cache in self._caches:
+                cache[0, self.encoded : end] = outputs[name][0, :count]
         self.encoded = end
 
     def encode(self, cancelled: Callable[[], bool], *, keep: int = 0) -> None:

@@ -48,7 +48,7 @@ class _Progress:
 
     def accept(self, ids: Sequence[int]) -> tuple[list[int], StopReason | None]:
         """Take ids up to the first stop token or the limit; what the prefix gains, and why it ends, if it does."""
-        end = next((i for i, token in enumerate(ids) if token in self.stops), None)
+        end = None if self.stops.isdisjoint(ids) else next(i for i, token in enumerate(ids) if token in self.stops)
         room = self.most - len(self.tokens)
         new = list(ids[: room if end is None else min(end, room)])
         self.tokens += new
