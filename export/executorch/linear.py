@@ -44,7 +44,8 @@ class Int8Embedding(Int8Linear):
         return Int8Linear.forward(self, x)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        return (probabilities * self.scale) @ self.weight.float()  # type: ignore[operator]
+        table = self.weight.float()[None]  # type: ignore[operator]
+        return torch.bmm(probabilities * self.scale, table)  # batched, for XNNPACK takes no plain mm of two variables
 
 
 def replace(model: nn.Module, quantized: dict[str, QuantizedMatrix], prefix: str = "") -> None:
