@@ -19,7 +19,7 @@ from dgemma.model.tiny.train import tiny_config
 from dgemma.model.tiny.vocabulary import END_OF_TURN
 
 # What won in the sweep on held-out prompts (see sweep.py and training/sweep.json).
-SAMPLER = SamplerConfig(steps=16)
+SAMPLER = SamplerConfig(steps=16, confidence_threshold=0.1)
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
     "{{ m.content }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"

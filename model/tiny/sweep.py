@@ -30,7 +30,7 @@ POLICIES: dict[str, SamplerConfig] = {
     **{f"T=16 bound={b}": replace(BASE, entropy_bound=b) for b in (0.03, 0.3, 1.0)},
     **{f"T=16 confidence={c}": replace(BASE, confidence_threshold=c) for c in (0.02, 0.05, 0.1, 0.2, 0.5)},
     "T=8 confidence=0.2": replace(BASE, steps=8, confidence_threshold=0.2),
-    **{f"T=16 stability=0 confidence={c}": replace(BASE, stability_threshold=0, confidence_threshold=c) for c in (0.005, 0.02)},
+    **{f"T=16 stability=0 confidence={c}": replace(BASE, stability_threshold=0, confidence_threshold=c) for c in (0.02, 0.1)},
 }
 
 
