@@ -18,7 +18,6 @@ from dgemma.model import sampler
 from dgemma.model.denoiser import KV, Denoiser
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """Lengths that the graphs are built for, in tokens."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import CheckpointError, ExportError, UsageError
-from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
+from dgemma.core.manifest import ChatTemplate, GraphSpec, Manifest, TokenizerSpec, list_files, write_manifest
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.chat import chat_template, read_tokenizer
 from dgemma.export.graphs import Shapes, specs
@@ -47,24 +48,91 @@ def engines_of(option: str) -> tuple[str, ...]:
     return (option,)
 
 
-def read_checkpoint(checkpoint: Path | str, seed: int | None) -> tuple[Denoiser, SamplerConfig, dict[str, Any], Path | None]:
-    """Model, sampler policy, provenance and folder of a checkpoint folder, or of a preset with random weights."""
-    if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir():
-        if seed is None:
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be exported, checked from the configs alone; `folder` is None for a preset."""
+
+    folder: Path | None
+    config: ModelConfig
+    sampler: SamplerConfig
+    recipe: Recipe
+    shapes: Shapes
+    random_weights: int | None
+
+
+def check(
+    checkpoint: Path | str, *, engines: Sequence[str], recipe: str, steps: int | None, canvas: int | None, context: int | None,
+    random_weights: int | None,
+) -> Request:  # fmt: skip
+    """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
+    folder = None if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir() else Path(checkpoint)
+    chosen = find(recipe)
+    if folder is None:
+        if random_weights is None:
             raise UsageError(NO_WEIGHTS.format(checkpoint))
-        model = checkpoints.random_weights(PRESETS[str(checkpoint)], seed)
-        return model, SamplerConfig(), {"preset": str(checkpoint), "random_weights": seed}, None
-    folder = Path(checkpoint)
-    if not folder.is_dir():
+        config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
+    elif not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
-    if seed is not None:
+    else:
         config, sampler = checkpoints.read_config(folder)
-        return checkpoints.random_weights(config, seed), sampler, {"shape_of": folder.name, "random_weights": seed}, folder
+    if steps is not None:
+        try:
+            sampler = replace(sampler, steps=steps)
+        except UsageError:
+            raise UsageError(f"--steps {steps} must be between 1 and 4096") from None
+    for engine in engines:
+        engines_of(engine)
+    chosen.check(tuple(engines), experts=config.is_moe)
+    shapes = lengths(config, canvas, context)
+    return Request(
+        folder=folder, config=config, sampler=sampler, recipe=chosen, shapes=shapes, random_weights=random_weights
+    )
+
+
+def read_weights(request: Request) -> tuple[Denoiser, dict[str, Any]]:
+    """The model and its provenance: a checkpoint's weights, or random ones of the same shape."""
+    folder, seed = request.folder, request.random_weights
+    if seed is not None:
+        shape = next(name for name, c in PRESETS.items() if c is request.config) if folder is None else folder.resolve().name
+        return checkpoints.random_weights(request.config, seed), {"shape_of": shape, "random_weights": seed}
+    assert folder is not None
     loaded = checkpoints.load(folder)
     licence = next((name for name in LICENSES if (folder / name).is_file()), None)
-    text = (folder / licence).read_text(encoding="utf-8", errors="replace").strip().splitlines()[0] if licence else None
-    provenance = {"name": folder.resolve().name, "files": loaded.files(), "licence": text, "skipped_tensors": loaded.skipped}
-    return loaded.model, loaded.sampler, provenance, folder
+    lines = (folder / licence).read_text(encoding="utf-8", errors="replace").split("\n") if licence else []
+    title = next((line.strip() for line in lines if line.strip()), None)
+    return loaded.model, {
+        "name": folder.resolve().name, "files": loaded.files(), "licence": title, "skipped_tensors": loaded.skipped,
+    }  # fmt: skip
+
+
+def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | None]:
+    """Tokenizer and chat template of the checkpoint, where it has them; raises CheckpointError."""
+    found = read_tokenizer(request.folder) if request.folder else None
+    if found is None or request.folder is None:
+        return None, None
+    spec, encode, piece = found
+    if spec.vocab_size > request.config.vocab_size:
+        where, most = request.folder / spec.file, request.config.vocab_size
+        raise CheckpointError(f"{where}: has {spec.vocab_size} pieces but the model {most} ids; copy the right tokenizer")
+    return spec, chat_template(request.folder, request.config, encode, piece)
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name in the end, or vanishes; raises ExportError."""
+    stage = None
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        yield stage
+        stage.chmod(0o755)
+        stage.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ExportError(f"{out}: the disk is full; free space and export again") from None
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); see its folder's permissions") from None
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Shapes:
@@ -151,33 +219,29 @@ def export_bundle(
         raise ExportError(f"{out}: exists already; choose another --out or remove it")
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent}: no such folder to write into; make it first")
-    for engine in engines:
-        engines_of(engine)
-    chosen = find(recipe)
+    request = check(
+        checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context, random_weights=random_weights
+    )
+    tokenizer, chat = read_text(request)
+    sampler, shapes = request.sampler, request.shapes
     say("load")
-    model, sampler, provenance, folder = read_checkpoint(checkpoint, random_weights)
-    sampler = sampler if steps is None else replace(sampler, steps=steps)
-    chosen.check(tuple(engines), experts=model.config.is_moe)
-    shapes = lengths(model.config, canvas, context)
+    model, provenance = read_weights(request)
     say("quantize")
-    quantized = quantize(model, chosen)
-    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        tokenizer = read_tokenizer(folder) if folder else None
-        if tokenizer and folder:
-            shutil.copyfile(folder / tokenizer[0].file, stage / tokenizer[0].file)
+    quantized = quantize(model, request.recipe)
+    with staging(out) as stage:
+        if tokenizer and request.folder:
+            shutil.copyfile(request.folder / tokenizer.file, stage / tokenizer.file)
         graphs, reports = {}, {}
         for engine in engines:
             graphs[engine], reports[engine] = lower(engine, model, quantized, sampler, shapes, stage, say)
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
         manifest = Manifest(
-            engines={engine: LOWEST_VERSIONS[engine] for engine in engines}, model=model.config,
-            tokenizer=tokenizer[0] if tokenizer else None,
-            chat=chat_template(folder, model.config, tokenizer[1], tokenizer[2]) if tokenizer and folder else None,
+            engines={engine: LOWEST_VERSIONS[engine] for engine in engines}, model=request.config,
+            tokenizer=tokenizer, chat=chat,
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
             dims={"S": (1, shapes.context), "C": (1, shapes.chunk)}, graphs=graphs,
-            quantization={**quantization(model, chosen, quantized), "lowering": reports},
+            quantization={**quantization(model, request.recipe, quantized), "lowering": reports},
             tools=dict(sorted(tools.items())), provenance=provenance,
         )  # fmt: skip
         seal(stage, manifest)
@@ -185,14 +249,6 @@ def export_bundle(
             say("golden")
             finish(stage)
             seal(stage, manifest)
-        stage.chmod(0o755)
-        stage.rename(out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ExportError(f"{out}: the disk is full; free space and export again") from None
-        raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return out
 
 
@@ -206,16 +262,11 @@ def plan(
     random_weights: int | None,
 ) -> list[str]:  # fmt: skip
     """What an export would do, from the configs alone; raises as `export_bundle` does for bad input."""
-    folder = Path(checkpoint)
-    if str(checkpoint) in PRESETS and not folder.is_dir():
-        config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
-        if random_weights is None:
-            raise UsageError(NO_WEIGHTS.format(checkpoint))
-    else:
-        config, sampler = checkpoints.read_config(folder)
-    chosen, shapes = find(recipe), lengths(config, canvas, context)
-    chosen.check(tuple(engines), experts=config.is_moe)
-    sampler = sampler if steps is None else replace(sampler, steps=steps)
+    request = check(
+        checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context, random_weights=random_weights
+    )
+    config, sampler, chosen, shapes = request.config, request.sampler, request.recipe, request.shapes
+    read_text(request)
     with torch.device("meta"):
         model = Denoiser(config)
     bits = {name: 32 if (c := class_of(name)) is None else chosen.bits[c] for name, _ in model.named_parameters()}

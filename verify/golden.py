@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgemma.core.errors import PromptTooLong
 from dgemma.core.trajectory import Array, Trajectory, write_npz
 from dgemma.model import checkpoint, generate
 from dgemma.runtime.session import Session
@@ -34,19 +35,25 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
     with Session.load(bundle, threads=1) as session:
         model = session.bundle.manifest.model
         chat = session.bundle.manifest.chat is not None
-        runs: list[str | list[int]] = [*texts] if chat else [*prompts(model.vocab_size)]
+        room = session.bundle.manifest.context - session.bundle.manifest.canvas_length
+        runs: list[str | list[int]] = [*texts] if chat else [ids[:room] for ids in prompts(model.vocab_size)]
+        kept: list[int] = []
         for i, prompt in enumerate(runs):
             session.reset()
-            result = session.generate(prompt, max_new_tokens=max_new_tokens, seed=SEED + i, trace=True)
+            try:
+                result = session.generate(prompt, max_new_tokens=max_new_tokens, seed=SEED + i, trace=True)
+            except PromptTooLong:  # a context this short holds fewer of them
+                continue
             assert result.trajectory is not None
-            _put(arrays, f"artifact_{i}", result.trajectory)
+            _put(arrays, f"artifact_{len(kept)}", result.trajectory)
+            kept.append(SEED + i)
     if folder is not None:
         loaded = checkpoint.load(folder)
-        for i in range(len(runs)):
+        for i, seed in enumerate(kept):
             ids = [int(t) for t in arrays[f"artifact_{i}_prompt_ids"]]
-            done = generate.generate(loaded.model, loaded.sampler, ids, seed=SEED + i, max_new_tokens=max_new_tokens)
+            done = generate.generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=max_new_tokens)
             _put(arrays, f"float_{i}", done.trajectory)
-    arrays["seeds"] = np.array([SEED + i for i in range(len(runs))], np.uint64)
+    arrays["seeds"] = np.array(kept, np.uint64)
     write_npz(bundle / FILE, dict(sorted(arrays.items())))
 
 

@@ -22,6 +22,10 @@ def _dynamic_int8(x: Tensor) -> Tensor:
 class Int8Linear(nn.Module):
     """weight int8 [out, in], scale [out]."""
 
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
+
     def __init__(self, matrix: QuantizedMatrix) -> None:
         super().__init__()
         self.register_buffer("weight", matrix.integers)
@@ -38,13 +42,13 @@ class Int8Embedding(Int8Linear):
     """The tied table: rows looked up and dequantized, the head as an integer product."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.weight).float() * F.embedding(tokens, self.scale[:, None])  # type: ignore[arg-type, index]
+        return F.embedding(tokens, self.weight).float() * F.embedding(tokens, self.scale[:, None])
 
     def logits(self, x: Tensor) -> Tensor:
         return Int8Linear.forward(self, x)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        table = self.weight.float()[None]  # type: ignore[operator]
+        table = self.weight.float()[None]
         return torch.bmm(probabilities * self.scale, table)  # batched, for XNNPACK takes no plain mm of two variables
 
 

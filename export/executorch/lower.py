@@ -7,17 +7,16 @@ inside a loop cannot be traced with an open dimension (seen with torch 2.13, exe
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackDynamicallyQuantizedPartitioner, XnnpackPartitioner
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
 
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.executorch.gelu import write_out_gelu
 from dgemma.export.executorch.linear import replace
 from dgemma.export.executorch.loop import ScanGenerate
 from dgemma.export.executorch.norm import replace_norms
@@ -30,13 +29,9 @@ Progress = Callable[[str], None]
 _CONFIG = EdgeCompileConfig(_check_ir_validity=False)
 
 
-def _partitioners(quantized: bool) -> list[Any]:
-    return [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()] if quantized else [XnnpackPartitioner()]
-
-
 def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
     """How many operations XNNPACK takes and how many are left to CPU kernels, matrix products apart."""
-    inside = outside = products = 0
+    inside = outside = products = conversions = 0
     for _, child in program.exported_program(method).graph_module.named_modules():
         if hasattr(child, "original_module"):
             targets = [str(n.target) for n in child.original_module.graph.nodes if n.op == "call_function"]
@@ -44,8 +39,11 @@ def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
     for node in program.exported_program(method).graph.nodes:
         if node.op == "call_function" and "getitem" not in str(node.target) and "delegate" not in str(node.target):
             outside += 1
+            conversions += "quantize" in str(node.target)
             products += any(f"aten.{op}" in str(node.target) for op in ("mm", "bmm", "addmm", "linear"))
-    return {"delegated": inside, "on_cpu": outside, "matrix_products_on_cpu": products}
+    return {
+        "delegated": inside, "on_cpu": outside, "matrix_products_on_cpu": products, "quantization_on_cpu": conversions,
+    }  # fmt: skip
 
 
 def lower(
@@ -57,8 +55,6 @@ def lower(
     progress: Progress,
 ) -> dict[str, dict[str, int]]:
     """Write the `.pte`; returns per method the operations delegated and left on the CPU."""
-    logging.getLogger("executorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(torch|executorch|copyreg).*")
     model = copy.deepcopy(model).requires_grad_(False)
     replace(model, quantized)
     replace_norms(model, model.config.hidden_size)
@@ -69,15 +65,14 @@ def lower(
     share = {}
     for name, module in modules.items():
         progress(f"executorch: {name}")
-        lowered = to_edge_transform_and_lower(
-            {name: trace(module, wanted[name][0], shapes)}, partitioner=_partitioners(bool(quantized)), compile_config=_CONFIG
-        )
+        traced = write_out_gelu(trace(module, wanted[name][0], shapes))
+        lowered = to_edge_transform_and_lower({name: traced}, partitioner=[XnnpackPartitioner()], compile_config=_CONFIG)
         edge[name], share[name] = lowered.exported_program(name), delegated_share(lowered, name)
     progress("executorch: generate")
     sizes = {"S": shapes.context}
     with torch.no_grad():
-        program = torch.export.export(denoise, example(wanted["denoise"][0], sizes))
-        step = to_edge_transform_and_lower(program, partitioner=_partitioners(bool(quantized)), compile_config=_CONFIG)
+        program = write_out_gelu(torch.export.export(denoise, example(wanted["denoise"][0], sizes)))
+        step = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=_CONFIG)
         share["generate"] = delegated_share(step, "forward")
         looped = ScanGenerate(step.exported_program().module(check_guards=False), policy, model.config.hidden_size)
         outer = torch.export.export(looped, example(wanted["generate"][0], sizes), strict=True)

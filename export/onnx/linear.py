@@ -62,6 +62,9 @@ class InputMajorLinear(nn.Module):
 class Int8Linear(nn.Module):
     """Integer product with a quantized weight, stored [in, out]."""
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, matrix: QuantizedMatrix) -> None:
         super().__init__()
         self.register_buffer("weight", matrix.integers.t().contiguous())
@@ -75,6 +78,9 @@ class Int8Linear(nn.Module):
 class Int8Embedding(nn.Module):
     """The tied table as one int8 tensor [V, D] with a scale per id."""
 
+    integers: Tensor
+    scale: Tensor
+
     def __init__(self, matrix: QuantizedMatrix) -> None:
         super().__init__()
         self.register_buffer("integers", matrix.integers)
@@ -82,13 +88,13 @@ class Int8Embedding(nn.Module):
         self.weight = torch.empty(0)  # its dtype rounds the embedding scale
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.integers[tokens].float() * self.scale[tokens][..., None]  # type: ignore[index]
+        return self.integers[tokens].float() * self.scale[tokens][..., None]
 
     def logits(self, x: Tensor) -> Tensor:
-        return linear_int8(x, self.integers.t(), self.scale)  # type: ignore[operator]
+        return linear_int8(x, self.integers.t(), self.scale)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        return (probabilities * self.scale) @ self.integers.float()  # type: ignore[operator]
+        return (probabilities * self.scale) @ self.integers.float()
 
 
 def replace(model: nn.Module, quantized: dict[str, QuantizedMatrix], prefix: str = "") -> None:

@@ -32,6 +32,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
     from dgemma.export import pipeline
+    from dgemma.export.quiet import quiet
 
     engines = pipeline.engines_of(engine)
     if dry_run:
@@ -48,7 +49,7 @@ def run(
         folder = Path(checkpoint) if random_weights is None and steps is None and canvas is None else None
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
-    with _stages() as say:
+    with quiet(), _stages() as say:
         pipeline.export_bundle(
             checkpoint, out, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context,
             random_weights=random_weights, progress=say, finish=golden,

@@ -1,0 +1,350 @@
+"""The lowered graphs of both engines against the eager graph modules, and `generate` against a host loop over `denoise`.
+
+Engines differ from eager in the order of float32 sums: 5e-4 on values of about ±16 covers what was seen (2e-4), and
+peaked random weights make every control miss it by far. Decisions (ids, acceptance) must be equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import micro
+import micro_bundle
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from dgemma.core.sampler import SamplerConfig
+from dgemma.export import graphs
+from dgemma.export.executorch import linear as executorch_linear
+from dgemma.export.onnx import linear as onnx_linear
+from dgemma.export.onnx.loop import loop
+from dgemma.model import checkpoint
+from dgemma.model.denoiser import Denoiser
+from dgemma.model.generate import generate
+from dgemma.quantize.integers import quantize, quantize_rows
+from dgemma.quantize.recipes import find
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import open_engine
+from dgemma.runtime.session import Session
+
+# Lowering the micro model takes ONNX 20 s and ExecuTorch 80 s of one core.
+ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
+TOLERANCE = 5e-4
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    opened = open_engine(Bundle.open(micro_bundle.bundle(request.param)), request.param, 1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def model() -> Denoiser:
+    return checkpoint.load(micro_bundle.checkpoint()).model
+
+
+def prefix_feeds(model: Denoiser, length: int, slots: int) -> tuple[list[torch.Tensor], Feeds]:
+    flat = graphs.flatten(micro.prefix(model, length, slots))
+    names = [t.name for t in graphs.prefix_specs(model.config, "S")]
+    return flat, {name: tensor.numpy() for name, tensor in zip(names, flat, strict=True)}
+
+
+def ids(*values: int) -> np.ndarray[Any, Any]:
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize("length", [0, 5, 21, 64])
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_encode_and_decode(engine: Any, model: Denoiser, length: int, count: int) -> None:
+    flat, feeds = prefix_feeds(model, length, 64)
+    tokens = torch.tensor([micro.prompt(count)])
+    arguments = (tokens, torch.tensor([length]), torch.tensor([count]), flat)
+    feeds |= {"tokens": tokens.numpy(), "start": ids(length), "count": ids(count)}
+    with torch.no_grad():
+        encoded = graphs.Encode(model)(*arguments)
+        token, *_ = graphs.Decode(model)(*arguments)
+    outputs = engine.run("encode", feeds)
+    for expected, array in zip(encoded, outputs.values(), strict=True):
+        np.testing.assert_allclose(array, expected.numpy(), atol=TOLERANCE)
+    assert engine.run("decode", feeds)["next_token"].tolist() == token.tolist()
+
+
+def test_rows_past_the_count_are_zero(engine: Any, model: Denoiser) -> None:
+    _, feeds = prefix_feeds(model, 5, 64)
+    feeds |= {"tokens": np.array([micro.prompt(9)], np.int64), "start": ids(5), "count": ids(4)}
+    outputs = engine.run("encode", feeds)
+    assert all(not array[0, 4:].any() and array[0, :4].any() for array in outputs.values())
+
+
+def one_step(engine: Any, model: Denoiser, length: int, slots: int, denoise: graphs.Denoise) -> float:
+    """Runs `denoise` on the engine and eagerly; decisions must be equal. Returns the largest error of floats."""
+    flat, feeds = prefix_feeds(model, length, slots)
+    canvas, words = micro.noise(3)
+    soft = torch.randn(1, micro.N, model.config.hidden_size, generator=torch.Generator().manual_seed(5))
+    temperature = torch.tensor([0.7])
+    with torch.no_grad():
+        expected = denoise(canvas, soft, words[0], temperature, torch.tensor([length]), flat)
+    feeds |= {"canvas": canvas.numpy(), "soft": soft.numpy(), "words": words[0].numpy(), "temperature": temperature.numpy()}
+    outputs = engine.run("denoise", {**feeds, "prefix_length": ids(length)})
+    decisions = ((0, "next_canvas"), (1, "argmax"), (3, "accepted"))
+    same = [np.array_equal(outputs[name], expected[i].numpy()) for i, name in decisions]
+    errors = [np.abs(outputs[name] - expected[i].numpy()).max() for i, name in ((2, "entropy"), (4, "next_soft"))]
+    return float(max(errors)) if all(same) else float("inf")
+
+
+@pytest.mark.parametrize(("length", "slots"), [(0, 64), (3, 64), (21, 64), (100, 128)])
+def test_denoise(engine: Any, model: Denoiser, length: int, slots: int) -> None:
+    assert one_step(engine, model, length, slots, graphs.Denoise(model, micro.POLICY)) < TOLERANCE
+
+
+@pytest.mark.parametrize("control", ["norm", "window", "bound"])
+def test_denoise_notices(engine: Any, model: Denoiser, control: str) -> None:
+    """The comparison fails for a swapped norm, a window one too wide, and another entropy bound."""
+    config, policy = model.config, micro.POLICY
+    other = checkpoint.load(micro_bundle.checkpoint()).model
+    if control == "norm":
+        layer = other.layers[0]
+        layer.input_layernorm, layer.post_attention_layernorm = layer.post_attention_layernorm, layer.input_layernorm
+    elif control == "window":
+        other.config = replace(config, sliding_window=config.sliding_window + 1)
+    else:
+        policy = replace(policy, entropy_bound=policy.entropy_bound * 2)
+    assert one_step(engine, model, 21, 64, graphs.Denoise(other, policy)) > TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine_name", ["onnx", "executorch"])
+def test_experts(engine_name: str) -> None:
+    """A mixture-of-experts checkpoint on both engines; another number of experts per token is noticed."""
+    model = checkpoint.load(micro_bundle.checkpoint(experts=True)).model
+    opened = open_engine(Bundle.open(micro_bundle.export(engine_name, experts=True)), engine_name, 1)
+    for length in (0, 21):
+        assert one_step(opened, model, length, 64, graphs.Denoise(model, micro.POLICY)) < TOLERANCE
+    model.layers[0].router.top_k = 1
+    assert one_step(opened, model, 21, 64, graphs.Denoise(model, micro.POLICY)) > TOLERANCE
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_sessions_agree_with_eager(engine_name: str, adaptive: bool, model: Denoiser) -> None:
+    """Several canvases: host loop, fused loop and eager PyTorch give one trajectory."""
+    with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
+        for seed, length in ((0, 3), (1, 30), (2, 70)):
+            found = []
+            for loop in ("host", "graph"):
+                session.reset()
+                result = session.generate(
+                    micro.prompt(length), max_new_tokens=40, seed=seed, adaptive=adaptive, loop=loop, trace=True
+                )
+                assert result.trajectory is not None
+                found.append(result.trajectory)
+            eager = generate(model, micro.POLICY, micro.prompt(length), seed=seed, max_new_tokens=40, adaptive=adaptive)
+            host, fused = found
+            for name in ("step", "canvas_index", "argmax", "accepted", "canvas_out", "tokens"):
+                np.testing.assert_array_equal(getattr(host, name), getattr(fused, name), err_msg=name)
+                np.testing.assert_array_equal(getattr(host, name), getattr(eager.trajectory, name), err_msg=f"eager {name}")
+            assert set(host.step.tolist()) == set(range(micro.T, 0, -1)) or adaptive
+
+
+@pytest.mark.parametrize("stability", [0, 1, 2])
+@pytest.mark.parametrize("entropies", [(0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)])
+def test_the_stop_rule_in_the_graph_is_the_runtimes(stability: int, entropies: tuple[float, ...]) -> None:
+    """StopRule against a naive count, for canvases that change once."""
+    policy = SamplerConfig(steps=4, stability_threshold=stability, confidence_threshold=0.5)
+    rule, canvases = graphs.StopRule(policy), [[1, 2], [1, 3], [1, 3], [1, 3]]
+    previous, still = torch.full((1, 2), -1), torch.zeros(1, dtype=torch.int64)
+    for i, (canvas, entropy) in enumerate(zip(canvases, entropies, strict=True)):
+        argmax = torch.tensor([canvas])
+        still, stop = rule(argmax, previous, still, torch.full((1, 2), entropy))
+        naive = 0
+        while naive < i and canvases[i - naive - 1] == canvas:
+            naive += 1
+        assert bool(stop) == (naive >= stability and entropy < 0.5)
+        previous = argmax
+
+
+def host_loop(engine: Any, feeds: Feeds, policy: SamplerConfig, *, adaptive: bool, seed: int, late: int = 0) -> Feeds:
+    """A naive loop over `denoise` with another stop rule than the runtime's code; `late` shifts the temperatures."""
+    initial, words = micro.noise(seed)
+    canvas, soft = initial.numpy(), np.zeros((1, micro.N, micro.CONFIG.hidden_size), np.float32)
+    rows: list[list[np.ndarray[Any, Any]]] = []
+    for i in range(policy.steps):
+        temperature = np.array([policy.temperature(policy.steps - i - late)], np.float32)
+        own = {"canvas": canvas, "soft": soft, "words": words[i].numpy(), "temperature": temperature}
+        step = engine.run("denoise", feeds | own)
+        canvas, soft = step["next_canvas"], step["next_soft"]
+        rows.append([step["argmax"][0], canvas[0], step["entropy"][0], step["accepted"][0]])
+        needed = policy.stability_threshold + 1
+        still = len(rows) >= needed and all((row[0] == rows[-1][0]).all() for row in rows[-needed:])
+        if adaptive and still and float(rows[-1][2].astype(np.float64).mean()) < policy.confidence_threshold:
+            break
+    names = ("argmaxes", "canvases", "entropies", "accepts")
+    return {name: np.stack([row[k] for row in rows]) for k, name in enumerate(names)}
+
+
+def fused(engine: Any, feeds: Feeds, *, adaptive: bool, seed: int, words: torch.Tensor | None = None) -> Feeds:
+    initial, made = micro.noise(seed)
+    words = made if words is None else words
+    own = {"canvas": initial.numpy(), "words": words.numpy(), "adaptive": np.array([adaptive])}
+    run: Feeds = engine.run("generate", feeds | own)
+    assert run["committed"][0].tolist() == run["argmaxes"][run["steps"][0] - 1].tolist()
+    return {name: run[name][: run["steps"][0]] for name in ("argmaxes", "canvases", "entropies", "accepts")}
+
+
+def equal(a: Feeds, b: Feeds) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in ("argmaxes", "canvases", "accepts")) and (
+        a["entropies"].shape == b["entropies"].shape and np.abs(a["entropies"] - b["entropies"]).max() < TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("length", [0, 5, 60])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_generate_is_the_host_loop(engine: Any, model: Denoiser, length: int, adaptive: bool) -> None:
+    _, feeds = prefix_feeds(model, length, micro.CONTEXT)
+    feeds["prefix_length"] = ids(length)
+    for seed in range(3):
+        host = host_loop(engine, feeds, micro.POLICY, adaptive=adaptive, seed=seed)
+        assert equal(fused(engine, feeds, adaptive=adaptive, seed=seed), host)
+        assert 0 < host["accepts"].mean() < 1, "the case decides nothing"
+
+
+def test_generate_notices(engine: Any, model: Denoiser) -> None:
+    """Temperatures one step late, and words of the steps in another order, give another trajectory."""
+    _, feeds = prefix_feeds(model, 21, micro.CONTEXT)
+    feeds["prefix_length"] = ids(21)
+    run = fused(engine, feeds, adaptive=False, seed=0)
+    assert not equal(run, host_loop(engine, feeds, micro.POLICY, adaptive=False, seed=0, late=1))
+    shifted = micro.noise(0)[1].roll(1, 0)
+    assert not equal(run, fused(engine, feeds, adaptive=False, seed=0, words=shifted))
+
+
+def scripted_step() -> onnx.ModelProto:
+    """A stand-in for `denoise` that takes its argmax from the words, and its entropies too, in thousandths."""
+    node, info = helper.make_node, helper.make_tensor_value_info
+    ids64, reals, flags = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    nodes = [
+        node("Split", ["words"], ["argmax", "milli"], axis=0, num_outputs=2), node("Identity", ["canvas"], ["next_canvas"]),
+        node("Cast", ["milli"], ["entropy_milli"], to=reals), node("Mul", ["entropy_milli", "thousandth"], ["entropy"]),
+        node("Less", ["argmax", "canvas"], ["accepted"]), node("Add", ["soft", "temperature"], ["next_soft"]),
+    ]  # fmt: skip
+    inputs = [
+        info("canvas", ids64, [1, 2]), info("soft", reals, [1, 2, 3]), info("words", ids64, [2, 2]),
+        info("temperature", reals, [1]), info("prefix_length", ids64, [1]),
+    ]  # fmt: skip
+    outputs = [
+        info("next_canvas", ids64, [1, 2]), info("argmax", ids64, [1, 2]), info("entropy", reals, [1, 2]),
+        info("accepted", flags, [1, 2]), info("next_soft", reals, [1, 2, 3]),
+    ]  # fmt: skip
+    graph = helper.make_graph(nodes, "step", inputs, outputs, [helper.make_tensor("thousandth", reals, [1], [1e-3])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("stability", "argmaxes", "milli", "steps"),
+    [
+        (0, "1111", (9, 9, 9, 9), 4), (0, "1234", (9, 9, 1, 9), 3), (0, "1111", (1, 9, 9, 9), 1), (1, "1111", (1, 1, 1, 1), 2),
+        (1, "1223", (1, 1, 1, 1), 3), (1, "1234", (1, 1, 1, 1), 4), (1, "1111", (1, 9, 9, 1), 4), (2, "1111", (1, 1, 1, 1), 3),
+        (2, "1122", (1, 1, 1, 1), 4), (2, "1222", (1, 1, 1, 1), 4), (2, "1121", (1, 1, 1, 1), 4), (1, "1111", (5, 5, 5, 5), 4),
+    ],
+)  # fmt: skip
+def test_the_onnx_loop_stops_by_the_rule(stability: int, argmaxes: str, milli: tuple[int, ...], steps: int) -> None:
+    """The count of equal argmax canvases starts at 0, and the mean entropy must be below 0.005, not at it."""
+    policy = SamplerConfig(steps=4, stability_threshold=stability)
+    config = replace(micro.CONFIG, hidden_size=3)
+    wanted = graphs.specs(config, graphs.Shapes(canvas=2, chunk=2, context=4), 4)["generate"]
+    inputs = [spec for spec in wanted[0] if not spec.name.startswith(("prefix_key", "prefix_value"))]
+    session = ort.InferenceSession(loop(scripted_step(), policy, inputs, wanted[1]).SerializeToString())
+    words = np.array([[[int(a)] * 2, [e] * 2] for a, e in zip(argmaxes, milli, strict=True)], np.int64)
+    feeds = {"canvas": np.array([[3, 0]], np.int64), "words": words, "prefix_length": ids(0)}
+    names = [spec.name for spec in wanted[1]]
+    run = dict(zip(names, session.run(names, feeds | {"adaptive": np.array([True])}), strict=True))
+    assert run["steps"].tolist() == [steps]
+    assert run["committed"].tolist() == [words[steps - 1, 0].tolist()]
+    assert run["argmaxes"].tolist() == [row.tolist() if i < steps else [0, 0] for i, row in enumerate(words[:, 0])]
+    fixed = dict(zip(names, session.run(names, feeds | {"adaptive": np.array([False])}), strict=True))
+    assert fixed["steps"].tolist() == [4] and fixed["argmaxes"].tolist() == words[:, 0].tolist()
+
+
+def weight_bytes(folder: Path, graph: str) -> dict[str, np.ndarray[Any, Any]]:
+    loaded = onnx.load(folder / "onnx" / f"{graph}.onnx")
+    return {t.name: numpy_helper.to_array(t) for t in loaded.graph.initializer}
+
+
+def test_w8_integers_in_the_file_are_quantizes() -> None:
+    model = checkpoint.load(micro_bundle.checkpoint()).model
+    quantized = quantize(model, find("w8"))
+    held = [a for a in weight_bytes(micro_bundle.bundle("onnx", "w8"), "denoise").values() if a.dtype == np.int8]
+    for name, matrix in quantized.items():
+        wanted = matrix.integers.numpy()
+        assert any(np.array_equal(a, wanted) or np.array_equal(a, wanted.T) for a in held), name
+        assert not any(np.array_equal(a, wanted + 1) for a in held)
+    assert len(held) == len(quantized)  # the tied table too is there once, for lookup and head
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_w8_follows_its_integers(engine_name: str, model: Denoiser) -> None:
+    """A w8 step is far nearer to the eager module with the same integers than to the float model.
+
+    Not always equal: a last-bit difference before the rounding of activations moves one to the next integer. Seen: 120 dB
+    where none moved and 38 dB where one did, against 12 to 28 dB of quantization itself.
+    """
+    lowering = onnx_linear if engine_name == "onnx" else executorch_linear
+    rounded = checkpoint.load(micro_bundle.checkpoint()).model
+    lowering.replace(rounded, quantize(model, find("w8")))
+    opened = open_engine(Bundle.open(micro_bundle.bundle(engine_name, "w8")), engine_name, 1)
+    near, far = [], []
+    for seed in range(4):
+        flat, feeds = prefix_feeds(model, 21, 64)
+        canvas, words = micro.noise(seed)
+        soft = torch.zeros(1, micro.N, model.config.hidden_size)
+        arguments = (canvas, soft, words[0], torch.tensor([0.7]), torch.tensor([21]), flat)
+        with torch.no_grad():
+            expected, exact = (graphs.Denoise(m, micro.POLICY)(*arguments)[4].numpy() for m in (rounded, model))
+        feeds |= {"canvas": canvas.numpy(), "soft": soft.numpy(), "words": words[0].numpy(), "prefix_length": ids(21)}
+        found = opened.run("denoise", {**feeds, "temperature": np.array([0.7], np.float32)})["next_soft"]
+        near.append(decibels(found, expected))
+        far.append(decibels(found, exact))
+    opened.close()
+    assert np.median(near) > np.median(far) + 10, (near, far)
+
+
+def decibels(found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
+    """Signal to error."""
+    return float(10 * np.log10((exact**2).sum() / ((found - exact) ** 2).sum()))
+
+
+@pytest.mark.slow
+def test_w8_products_run_in_xnnpack() -> None:
+    """No matrix product and no quantize or dequantize node is left to the CPU kernels."""
+    report = Bundle.open(micro_bundle.bundle("executorch", "w8")).manifest.quantization["lowering"]["executorch"]["operations"]
+    assert set(report) == {"encode", "denoise", "decode", "generate"}
+    for counts in report.values():
+        assert counts["matrix_products_on_cpu"] == 0 and counts["quantization_on_cpu"] == 0
+        assert counts["delegated"] > 100
+
+
+def test_one_outlier_token_does_not_ruin_the_others() -> None:
+    """Rows are scaled before onnxruntime's per-tensor quantization; without that the other rows drown."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(16, 64, generator=generator), torch.randn(32, 64, generator=generator)
+    x[3] *= 1000
+    matrix = quantize_rows(weight)
+    exact = x @ weight.t()
+
+    def of_others(y: torch.Tensor) -> float:
+        rows = [i for i in range(16) if i != 3]
+        return float(10 * torch.log10(exact[rows].pow(2).sum() / (y - exact)[rows].pow(2).sum()))
+
+    step = (x.max() - x.min()) / 255  # what a per-tensor scale does
+    per_tensor = ((x / step).round() * step) @ matrix.dequantize().t()
+    assert of_others(onnx_linear.linear_int8(x, matrix.integers.t().contiguous(), matrix.scale)) > 25
+    assert of_others(per_tensor) < 5

@@ -1,0 +1,44 @@
+"""Bundles of the micro model, one engine and recipe each, exported once a session.
+
+DGEMMA_MICRO_BUNDLES names a folder of bundles ENGINE-RECIPE.dgemma that were exported before.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+import micro
+
+from dgemma.export.pipeline import export_bundle
+from dgemma.export.quiet import quiet
+from dgemma.verify import golden
+
+_ROOT = TemporaryDirectory(prefix="dgemma-micro-")  # removed when the tests end
+
+
+@cache
+def checkpoint(experts: bool = False) -> Path:
+    config = micro.MOE_CONFIG if experts else micro.CONFIG
+    return micro.save(Path(mkdtemp(dir=_ROOT.name)) / "micro", config)
+
+
+def export(engine: str, recipe: str = "fp32", experts: bool = False) -> Path:
+    """A fresh bundle, golden trajectories included."""
+    out = Path(mkdtemp(dir=_ROOT.name)) / f"{engine}-{recipe}.dgemma"
+    folder = checkpoint(experts)
+
+    def finish(stage: Path) -> None:
+        golden.write(stage, folder, [])
+
+    with quiet():
+        return export_bundle(folder, out, engines=(engine,), recipe=recipe, finish=finish)
+
+
+@cache
+def bundle(engine: str, recipe: str = "fp32") -> Path:
+    if given := os.environ.get("DGEMMA_MICRO_BUNDLES"):
+        return Path(given).resolve() / f"{engine}-{recipe}.dgemma"
+    return export(engine, recipe)

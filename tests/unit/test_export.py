@@ -1,0 +1,147 @@
+"""What is in a bundle: manifest, graphs as the engine sees them, weights once, nothing of this machine, same bytes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import micro
+import micro_bundle
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from dgemma.core.manifest import FORMAT_VERSION, read_manifest
+from dgemma.core.trajectory import Trajectory
+from dgemma.export.onnx.lower import ALIGNMENT, WEIGHTS
+from dgemma.export.quiet import quiet
+from dgemma.runtime.session import Session
+from dgemma.verify.golden import FILE, prompts
+
+ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
+GRAPHS = ("encode", "denoise", "generate", "decode")
+FLOAT_BYTES = 4 * sum(p.numel() for p in micro.model().parameters())
+OVERHEAD = 160_000  # bytes: four graphs without weights, and the gaps between aligned tensors
+DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(bool)": "bool"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_manifest(engine: str) -> None:
+    manifest, _ = read_manifest(micro_bundle.bundle(engine))
+    assert manifest.format_version == FORMAT_VERSION and set(manifest.engines) >= {engine}
+    assert manifest.model == micro.CONFIG and manifest.sampler == micro.POLICY
+    assert (manifest.canvas_length, manifest.steps, manifest.context, manifest.chunk) == (micro.N, micro.T, micro.CONTEXT, 64)
+    assert set(manifest.graphs[engine]) == set(GRAPHS)
+    assert manifest.dims == {"S": (1, micro.CONTEXT), "C": (1, 64)}
+    assert manifest.quantization["recipe"] == "fp32" and manifest.quantization["bits_per_weight"] == 32
+    assert {"config.json", "model.safetensors"} <= set(manifest.provenance["files"])
+    assert {"torch"} < set(manifest.tools)
+
+
+def test_graphs_are_what_onnxruntime_sees() -> None:
+    bundle = micro_bundle.bundle("onnx")
+    manifest, _ = read_manifest(bundle)
+    for graph in manifest.graphs["onnx"].values():
+        session = ort.InferenceSession(str(bundle / graph.file), providers=["CPUExecutionProvider"])
+        for specs, held in ((graph.inputs, session.get_inputs()), (graph.outputs, session.get_outputs())):
+            assert [(s.name, s.dtype, list(s.shape)) for s in specs] == [(t.name, DTYPES[t.type], t.shape) for t in held]
+
+
+def test_weights_are_stored_once_and_beside_the_graphs() -> None:
+    folder = micro_bundle.bundle("onnx") / "onnx"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 1.1 * FLOAT_BYTES + OVERHEAD
+    places: dict[int, int] = {}
+    for name in GRAPHS:
+        for tensor in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.initializer:
+            held = {entry.key: entry.value for entry in tensor.external_data}
+            if held:
+                assert held["location"] == WEIGHTS
+                offset, length = int(held["offset"]), int(held["length"])
+                assert offset % ALIGNMENT == 0 and places.setdefault(offset, length) == length
+    assert sum(places.values()) <= FLOAT_BYTES
+
+
+@pytest.mark.slow
+def test_pte_stores_weights_once() -> None:
+    bundle = micro_bundle.bundle("executorch")
+    manifest, _ = read_manifest(bundle)
+    assert (bundle / "executorch" / "model.pte").stat().st_size <= 1.1 * FLOAT_BYTES + 3 * OVERHEAD
+    for counts in manifest.quantization["lowering"]["executorch"]["operations"].values():
+        assert counts["matrix_products_on_cpu"] == 0 and counts["delegated"] > counts["on_cpu"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_of_this_machine_is_in_the_files(engine: str) -> None:
+    found = []
+    bundle = micro_bundle.bundle(engine)
+    words = {b"/work", b"/root", b"/home", b"/tmp", b"site-packages", os.uname().nodename.encode()}
+    for path in bundle.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            found += [(path.name, word) for word in words if len(word) > 3 and word in data]
+    assert not found
+    assert any(b"MatMul" in p.read_bytes() for p in bundle.rglob("*.onnx")) or engine == "executorch"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_exporting_twice_gives_the_same_bytes(engine: str) -> None:
+    first, second = micro_bundle.bundle(engine), micro_bundle.export(engine)
+    names = {p.relative_to(second) for p in second.rglob("*") if p.is_file()}
+    assert {p.relative_to(first) for p in first.rglob("*") if p.is_file()} == names and len(names) >= 3
+    for name in sorted(names - {Path("manifest.json")}):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert read_manifest(first)[1] == read_manifest(second)[1]
+
+
+def golden_trajectories(bundle: Path, stem: str) -> list[tuple[Trajectory, int]]:
+    with np.load(bundle / FILE) as file:
+        seeds = file["seeds"].tolist()
+        names = Trajectory.__dataclass_fields__
+        return [(Trajectory(**{n: file[f"{stem}_{i}_{n}"] for n in names}), seed) for i, seed in enumerate(seeds)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_golden_is_a_replay(engine: str) -> None:
+    bundle = micro_bundle.bundle(engine)
+    with Session.load(bundle, engine=engine, threads=1) as session:
+        runs = golden_trajectories(bundle, "artifact")
+        assert [t.prompt_ids.tolist() for t, _ in runs] == prompts(micro.VOCAB)
+        for trajectory, seed in runs:
+            session.reset()
+            again = session.generate(trajectory.prompt_ids.tolist(), max_new_tokens=128, seed=seed, trace=True).trajectory
+            assert again is not None
+            for name, array in trajectory.arrays().items():
+                np.testing.assert_array_equal(array, getattr(again, name), err_msg=name)
+    for (artifact, _), (plain, _) in zip(runs, golden_trajectories(bundle, "float"), strict=True):
+        rows = min(len(artifact.step), len(plain.step))
+        assert rows > 0
+        np.testing.assert_array_equal(artifact.argmax[:rows], plain.argmax[:rows])
+
+
+def test_the_command_line_prints_stages_and_nothing_else(tmp_path: Path, repo_root: Path) -> None:
+    out = tmp_path / "b.dgemma"
+    arguments = ["export", str(micro_bundle.checkpoint()), "--out", str(out), "--engine", "onnx", "--context", "32"]
+    environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
+    done = subprocess.run([sys.executable, "-m", "dgemma.cli", *arguments], env=environment, capture_output=True, text=True)
+    stages = [line.split(" s  ", 1)[-1] for line in done.stderr.splitlines()]
+    assert stages == ["load", "quantize", *(f"onnx: {g}" for g in ("encode", "denoise", "decode", "generate")), "golden"]
+    assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
+    assert read_manifest(out)[0].context == 32  # the golden prompts are cut to fit
+
+
+def test_quiet_lets_errors_through(caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with quiet():
+            warnings.warn("hush", FutureWarning, stacklevel=1)
+            logging.getLogger("torch.onnx").warning("hush")
+            logging.getLogger("torch.onnx").error("broken")
+        warnings.warn("heard", FutureWarning, stacklevel=1)
+        logging.getLogger("torch.onnx").warning("heard")
+    assert [str(w.message) for w in seen] == ["heard"]
+    assert [record.getMessage() for record in caplog.records] == ["broken", "heard"]

@@ -1,0 +1,220 @@
+"""Bad input and accidents during an export: one line, the right status, and nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import micro
+import pytest
+
+from dgemma.cli import dispatch
+from dgemma.core.errors import ExportError
+from dgemma.export import pipeline
+from dgemma.export.graphs import specs
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return micro.save(tmp_path / "micro")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty folder to export into."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+@pytest.fixture
+def no_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lowering writes an empty file; for what happens before and after it."""
+
+    def lower(engine: str, model: Any, quantized: Any, sampler: Any, shapes: Any, stage: Path, progress: Any) -> Any:
+        (stage / "g.bin").write_bytes(b"graph")
+        return {
+            name: pipeline.GraphSpec(file="g.bin", inputs=tuple(i), outputs=tuple(o))
+            for name, (i, o) in specs(model.config, shapes, sampler.steps).items()
+        }, {}
+
+    monkeypatch.setattr(pipeline, "lower", lower)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: object, says: str, status: int = 2) -> None:
+    capsys.readouterr()
+    assert dispatch(["export", *map(str, args)]) == status
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if " s  " not in line]  # stages
+    assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and says in lines[0], (out, err)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--engine tpu", "choose onnx, executorch or all"), ("--recipe w3", "choose fp32 or w8"), ("--steps 0", "--steps 0"),
+        ("--steps 5000", "--steps 5000"), ("--steps x", "--steps"), ("--canvas 0", "--canvas 0"),
+        ("--canvas -3", "--canvas -3"),
+        ("--context 16", "--context 16"), ("--context 1", "--context 1"), ("--context 129", "exceeds the model's 128"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dry", [False, True])
+def test_bad_options(
+    options: str, says: str, dry: bool, checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """They are found before a weight is read, and by a dry run as well."""
+    monkeypatch.setattr(pipeline, "read_weights", lambda request: pytest.fail("weights were read"))
+    fails(capsys, checkpoint, "--out", place / "b", *options.split(), *(["--dry-run"] if dry else []), says=says)
+    assert not list(place.iterdir())
+
+
+def test_a_preset_needs_random_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, "2b", "--out", place / "b", says="--random-weights")
+    fails(capsys, place / "none", "--out", place / "b", says="no such checkpoint folder")
+    fails(capsys, place, "--out", place / "b", says="config.json")
+
+
+def test_experts_have_no_w8(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = micro.save(tmp_path / "moe", micro.MOE_CONFIG)
+    fails(capsys, folder, "--out", place / "b", "--recipe", "w8", says="--recipe fp32")
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _unknown_key(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"novelty": 1}))
+
+
+def _garbage(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(b"\x00 no such thing")
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_truncate, "model.safetensors"), (_unknown_key, "novelty"), (_garbage("config.json"), "config.json"),
+        (_garbage("tokenizer.model"), "tokenizer.model"), (_garbage("tokenizer.json"), "tokenizer.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("no_lowering")
+def test_bad_checkpoints(
+    spoil: Callable[[Path], None], says: str, checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(checkpoint)
+    fails(capsys, checkpoint, "--out", place / "b", says=says)
+    assert not list(place.iterdir())
+
+
+def test_a_tokenizer_of_another_model(checkpoint: Path, place: Path, tiny_checkpoint: Path, capsys: Any) -> None:
+    shutil.copy(tiny_checkpoint / "tokenizer.model", checkpoint)
+    fails(capsys, checkpoint, "--out", place / "b", says="copy the right tokenizer")
+
+
+def test_bad_places(checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "there").write_text("mine")
+    (place / "link").symlink_to("nowhere")
+    fails(capsys, checkpoint, "--out", place / "there", says="exists already")
+    fails(capsys, checkpoint, "--out", place / "link", says="exists already")
+    fails(capsys, checkpoint, "--out", place / "no" / "b", says="no such folder")
+    fails(capsys, checkpoint, "--out", place / "there" / "b", says="no such folder")
+    assert (place / "there").read_text() == "mine"
+
+
+def test_a_dry_run_writes_nothing(checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["export", str(checkpoint), "--out", str(place / "b"), "--dry-run", "--recipe", "w8"]) == 0
+    out = capsys.readouterr().out
+    assert "recipe w8" in out and f"canvas {micro.N}" in out and f"{micro.T} steps" in out
+    assert dispatch(["export", "2b", "--out", str(place / "b"), "--dry-run", "--random-weights", "1"]) == 0
+    assert "26 layers" in capsys.readouterr().out
+    assert not list(place.iterdir())
+
+
+@pytest.mark.usefixtures("no_lowering")
+@pytest.mark.parametrize(
+    ("accident", "raised"),
+    [
+        (RuntimeError("a stage broke"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), ExportError), (OSError(errno.EACCES, "denied"), ExportError),
+    ],
+)  # fmt: skip
+def test_accidents_leave_nothing(accident: BaseException, raised: type[BaseException], checkpoint: Path, place: Path) -> None:
+    def finish(stage: Path) -> None:
+        assert (stage / "manifest.json").is_file() and stage.parent == place
+        raise accident
+
+    with pytest.raises(raised):
+        pipeline.export_bundle(checkpoint, place / "b", finish=finish)
+    assert not list(place.iterdir())
+
+
+@pytest.mark.usefixtures("no_lowering")
+def test_without_an_accident_the_bundle_is_all_that_is_left(checkpoint: Path, place: Path) -> None:
+    pipeline.export_bundle(checkpoint, place / "b", random_weights=3, canvas=8, context=64, steps=2)
+    assert [p.name for p in place.iterdir()] == ["b"]
+    manifest = json.loads((place / "b" / "manifest.json").read_text())
+    assert (manifest["canvas_length"], manifest["context"], manifest["steps"], manifest["sampler"]["steps"]) == (8, 64, 2, 2)
+    assert manifest["provenance"] == {"shape_of": "micro", "random_weights": 3}
+
+
+@pytest.mark.usefixtures("no_lowering")
+def test_the_licence_is_named(checkpoint: Path, place: Path) -> None:
+    (checkpoint / "LICENSE").write_text("\n  Apache License\n more\n")
+    pipeline.export_bundle(checkpoint, place / "b")
+    provenance = json.loads((place / "b" / "manifest.json").read_text())["provenance"]
+    assert provenance["licence"] == "Apache License"
+    assert set(provenance["files"]) == {"config.json", "generation_config.json", "model.safetensors"}
+
+
+def command(checkpoint: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "dgemma.cli", "export", str(checkpoint), "--out", str(out), "--engine", "onnx"]
+
+
+def environment(repo_root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(repo_root / "src")}
+
+
+def test_interrupted_in_the_middle(checkpoint: Path, place: Path, repo_root: Path) -> None:
+    """Ctrl-C while graphs are lowered: status 130, one line, and nothing left."""
+    process = subprocess.Popen(
+        command(checkpoint, place / "b"), env=environment(repo_root), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    lines = [process.stderr.readline() for _ in range(3)]
+    assert "onnx: encode" in lines[-1], lines
+    time.sleep(0.5)
+    assert any(place.iterdir()), "the bundle is built beside its destination"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (130, "", "error: interrupted")
+    assert not list(place.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a small disk")
+def test_full_disk(checkpoint: Path, place: Path, repo_root: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        done = subprocess.run(command(checkpoint, place / "b"), env=environment(repo_root), capture_output=True, text=True)
+        lines = [line for line in done.stderr.splitlines() if " s  " not in line]
+        assert done.returncode == 2 and lines == [f"error: {place / 'b'}: the disk is full; free space and export again"]
+        assert not list(place.iterdir())
+    finally:
+        subprocess.run(["umount", place], check=True)
