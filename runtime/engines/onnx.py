@@ -26,6 +26,8 @@ class OnnxEngine(Engine):
         if file not in self._files:
             options = ort.SessionOptions()
             options.log_severity_level = _FATAL
+            # Every graph has a thread pool; one that spins on after its run takes the cores from the next graph's.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
             if self.threads is not None:
                 options.intra_op_num_threads = self.threads
             path = str(self.bundle.file(file))
