@@ -68,9 +68,12 @@ build/tiny-w8.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 
 bench: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
 	mkdir -p $(RESULTS)
-	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --threads 2 --out $(RESULTS)/tiny-speed.json
-	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --threads 2 --out $(RESULTS)/tiny-evaluate.json
-	$(BIN)/python -m dgemma.benchmarks.evaluate build/tiny-w8.dgemma --threads 2 --out $(RESULTS)/tiny-evaluate-w8.json
+	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine onnx --threads 2 --out $(RESULTS)/tiny-speed.json
+	$(BIN)/python -m dgemma.benchmarks.speed build/tiny-w8.dgemma --engine onnx --threads 2 --out $(RESULTS)/tiny-speed-w8.json
+	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine executorch --threads 2 \
+		--out $(RESULTS)/tiny-speed-executorch.json
+	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate.json
+	$(BIN)/python -m dgemma.benchmarks.evaluate build/tiny-w8.dgemma --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate-w8.json
 	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens.json
 	$(BIN)/python -m dgemma.benchmarks.tables README.md

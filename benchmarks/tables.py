@@ -38,7 +38,7 @@ def provenance(values: Json) -> str:
     versions = ", ".join(f"{k} {machine['versions'][k]}" for k in ("python", "onnxruntime", "executorch"))
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {versions}; "
-        f"engine {options['engine']}, {options['threads']} threads; {machine['date'][:10]}."
+        f"{options['threads']} threads; {machine['date'][:10]}."
     )
 
 
@@ -67,23 +67,26 @@ def recipes() -> str:
     return "\n".join(rows)
 
 
+SPEEDS = {"fp32, onnx": "tiny-speed.json", "w8, onnx": "tiny-speed-w8.json", "fp32, executorch": "tiny-speed-executorch.json"}
+
+
 def speed() -> str:
-    values = read("tiny-speed.json")
     rows = header(
         "answers", "diffusion, tokens/s", "autoregressive, tokens/s", "ratio [quartiles]", "decoding only", "ms a step",
         "tokens/forward",
     )  # fmt: skip
-    for name, group in values["groups"].items():
-        diffusion, other, ratio, decoding = (
-            group[key] for key in ("diffusion", "autoregressive", "ratio", "decoding_ratio")
-        )
-        rows.append(
-            f"| {name} | {diffusion['tokens_per_s']['median']:.0f} | {other['tokens_per_s']['median']:.0f} | "
-            f"{ratio['median']:.2f} [{ratio['q1']:.2f} … {ratio['q3']:.2f}] | {decoding['median']:.2f} | "
-            f"{diffusion['step_ms']['median']:.2f} | "
-            f"{diffusion['tokens_per_forward']:.1f} |"
-        )
-    return "\n".join([*rows, "", provenance(values)])
+    for bundle, file in SPEEDS.items():
+        values = read(file)
+        for name, group in values["groups"].items():
+            diffusion, other, ratio, decoding = (
+                group[key] for key in ("diffusion", "autoregressive", "ratio", "decoding_ratio")
+            )
+            rows.append(
+                f"| {bundle}: {name} | {diffusion['tokens_per_s']['median']:.0f} | {other['tokens_per_s']['median']:.0f} | "
+                f"{ratio['median']:.2f} [{ratio['q1']:.2f} … {ratio['q3']:.2f}] | {decoding['median']:.2f} | "
+                f"{diffusion['step_ms']['median']:.2f} | {diffusion['tokens_per_forward']:.1f} |"
+            )
+    return "\n".join([*rows, "", f"Medians of {values['groups']['short']['pairs']} pairs. {provenance(values)}"])
 
 
 def same_tokens() -> str:

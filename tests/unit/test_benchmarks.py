@@ -250,3 +250,12 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
     with pytest.raises(UsageError, match="folder does not exist"):
         report.check_out(tmp_path / "no" / "result.json")
+
+
+def test_the_readme_says_what_the_committed_results_say(repo_root: Path) -> None:
+    from dgemma.benchmarks.tables import fill
+
+    text = (repo_root / "README.md").read_text(encoding="utf-8")
+    assert fill(text) == text
+    assert fill(text.replace("| reverse | 100", "| reverse | 99")) == text
+    assert "| reverse | 100" in text
