@@ -50,7 +50,7 @@ def tasks(tmp_path: Path) -> Path:
     tokenizer = load_tokenizer(Bundle.open(bundle))
     assert tokenizer is not None
     right = tokenizer.decode(ANSWER)
-    names = [task for group in speed.GROUPS.values() for task in group]
+    names = dict.fromkeys(task for group in speed.GROUPS.values() for task in group)
     items = [{"task": t, "prompt": f"say {i}", "answer": right if i == 0 else "-"} for t in names for i in range(2)]
     file = tmp_path / "tasks.jsonl"
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
@@ -64,11 +64,11 @@ def test_evaluate_writes_figures_of_both_decoders(toy: Loader, tasks: Path, tmp_
     assert result["benchmark"] == "evaluate"
     assert len(result["bundle"]["digest"]) == 64
     pooled = result["pooled"]["all tasks"]
-    assert pooled["diffusion"]["n"] == pooled["autoregressive"]["n"] == 16
-    assert pooled["diffusion"]["right"] == pooled["autoregressive"]["right"] == 8
+    assert pooled["diffusion"]["n"] == pooled["autoregressive"]["n"] == 18
+    assert pooled["diffusion"]["right"] == pooled["autoregressive"]["right"] == 9
     assert pooled["autoregressive"]["mean_steps"] == len(ANSWER) + 1
     assert pooled["diffusion"]["mean_steps"] < len(ANSWER) / 2
-    assert "all tasks (8)" in capsys.readouterr().out
+    assert "all tasks (9)" in capsys.readouterr().out
 
 
 def test_speed_writes_ratios_and_ends_with_a_json_line(
