@@ -86,7 +86,8 @@ def speed() -> str:
                 f"{ratio['median']:.2f} [{ratio['q1']:.2f} … {ratio['q3']:.2f}] | {decoding['median']:.2f} | "
                 f"{diffusion['step_ms']['median']:.2f} | {diffusion['tokens_per_forward']:.1f} |"
             )
-    return "\n".join([*rows, "", f"Medians of {values['groups']['short']['pairs']} pairs. {provenance(values)}"])
+    pairs = [group["pairs"] for group in values["groups"].values()]
+    return "\n".join([*rows, "", f"Medians of {min(pairs)} to {max(pairs)} pairs. {provenance(values)}"])
 
 
 def same_tokens() -> str:
