@@ -60,7 +60,7 @@ def facts() -> dict[str, Any]:
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
         "load_average": load_average(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
