@@ -21,7 +21,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.model import checkpoint
 from dgemma.model.generate import generate
 from dgemma.model.tiny import tasks
-from dgemma.model.tiny.vocabulary import END_OF_TURN, START_OF_TURN
+from dgemma.model.tiny.vocabulary import user_turn
 
 SEED = 1
 BASE = SamplerConfig(steps=16)
@@ -36,7 +36,7 @@ POLICIES: dict[str, SamplerConfig] = {
 
 def prompt_ids(sp: Any, prompt: str) -> list[int]:
     """A single user turn as in training; 2 is bos."""
-    return [2, *sp.encode(f"{START_OF_TURN}user\n{prompt}{END_OF_TURN}\n{START_OF_TURN}model\n")]
+    return [2, *sp.encode(user_turn(prompt))]
 
 
 def measure(folder: Path, policy: SamplerConfig, per_task: int) -> dict[str, Any]:

@@ -310,8 +310,6 @@ TASKS: dict[str, Callable[[Source], Pair]] = {
         letter, spell_list, numbers_list, upper_list, invitations, spell_many,
     )
 }  # fmt: skip
-FILLS_CANVAS = ("letter", "spell_list", "numbers_list", "upper_list")
-SEVERAL_CANVASES = ("invitations", "spell_many")
 
 
 def make(task: str, rng: random.Random, split: Split) -> Example:

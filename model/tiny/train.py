@@ -29,7 +29,7 @@ from dgemma.model import sampler
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.tiny import tasks
 from dgemma.model.tiny.muon import Muon
-from dgemma.model.tiny.vocabulary import END_OF_TURN, START_OF_TURN
+from dgemma.model.tiny.vocabulary import END_OF_TURN, user_turn
 
 HARD = {"add": 0.25, "sort_numbers": 0.25}  # tasks that a model of this size does not get, however often it sees them
 
@@ -93,11 +93,10 @@ class Data:
 
     def row(self, example: tasks.Example) -> tuple[list[int], list[int]]:
         """(prefix, canvas) ids of one canvas of the answer, chosen at random where there are several."""
-        prompt = f"{START_OF_TURN}user\n{example.prompt}{END_OF_TURN}\n{START_OF_TURN}model\n"
         answer = [*self.sp.encode(example.answer), self.end]
         index = self.rng.randrange(-(-len(answer) // self.n))
         before, canvas = answer[: index * self.n], answer[index * self.n : (index + 1) * self.n]
-        return [self.bos, *self.sp.encode(prompt), *before], canvas + [0] * (self.n - len(canvas))
+        return [self.bos, *self.sp.encode(user_turn(example.prompt)), *before], canvas + [0] * (self.n - len(canvas))
 
     def __iter__(self) -> Iterator[Batch]:
         while True:

@@ -16,6 +16,11 @@ START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 WORDS = 220  # most frequent words of at least three letters
 
 
+def user_turn(prompt: str) -> str:
+    """A single user turn up to where the answer begins, without bos; the same as the shipped chat template renders."""
+    return f"{START_OF_TURN}user\n{prompt}{END_OF_TURN}\n{START_OF_TURN}model\n"
+
+
 def _frequent_words(samples: int = 400) -> list[str]:
     """Words that many prompts and answers share, with their leading space; text-initial ones without as well."""
     rng, spaced, initial = random.Random(0), Counter[str](), Counter[str]()
