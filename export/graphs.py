@@ -36,7 +36,7 @@ def flatten(kv: list[KV]) -> list[Tensor]:
 
 
 class Encode(nn.Module):
-    """Causal pass over at most C new tokens; keys and values past `count` are zeroed."""
+    """Causal pass over at most C new tokens; keys and values past `count` are the caller's to drop."""
 
     def __init__(self, model: Denoiser) -> None:
         super().__init__()
@@ -44,9 +44,7 @@ class Encode(nn.Module):
 
     def forward(self, tokens: Tensor, start: Tensor, count: Tensor, prefix: list[Tensor]) -> list[Tensor]:
         """tokens [1, C], start [1], count [1], prefix [1, S, K, d] each → new keys and values [1, C, K, d]."""
-        _, new = self.model.encode(tokens, pairs(prefix), start)
-        valid = (torch.arange(tokens.shape[1]) < count)[None, :, None, None]
-        return [t * valid for t in flatten(new)]
+        return flatten(self.model.encode(tokens, pairs(prefix), start)[1])
 
 
 class Decode(nn.Module):
@@ -142,11 +140,11 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
 
 
 def example(inputs: list[TensorSpec], sizes: dict[str, int]) -> tuple[object, ...]:
-    """Tensors to trace with: everything but the prefix, then the prefix as one list."""
+    """Tensors to trace with: everything but the prefix, then the prefix, where there is one, as one list."""
     tensors = []
     for spec in inputs:
         shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
         make = torch.ones if spec.name in ("count", "temperature") else torch.zeros
         tensors.append(make(shape, dtype=getattr(torch, spec.dtype)))
     scalars = sum(not spec.name.startswith(("prefix_key", "prefix_value")) for spec in inputs)
-    return (*tensors[:scalars], tensors[scalars:])
+    return (*tensors[:scalars], *([tensors[scalars:]] if tensors[scalars:] else []))

@@ -26,7 +26,8 @@ from dgemma.export.chat import chat_template, read_tokenizer
 from dgemma.export.graphs import Shapes, specs
 from dgemma.model import checkpoint as checkpoints
 from dgemma.model.denoiser import Denoiser
-from dgemma.quantize.integers import QuantizedMatrix, quantize
+from dgemma.quantize.integers import quantize
+from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
 
 ENGINES = ("onnx", "executorch")

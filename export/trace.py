@@ -1,9 +1,9 @@
-"""Tracing a graph module with `torch.export`, the prefix and chunk lengths left open."""
+"""Tracing a graph module with `torch.export`, lengths that are named in its specs left open."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dgemma.core.manifest import TensorSpec
@@ -11,16 +11,17 @@ from dgemma.export.graphs import Shapes, example
 
 
 def trace(module: nn.Module, inputs: list[TensorSpec], shapes: Shapes) -> ExportedProgram:
-    """Export with example inputs; dimension S spans the context and C the chunk."""
-    ranges = {"S": (1, shapes.context), "C": (1, shapes.chunk)}
-    sizes = {"S": max(2, shapes.context // 2), "C": max(2, shapes.chunk // 2)}
-    arguments = example(inputs, sizes)
+    """Export with example inputs; dimension S spans the context, C the chunk, M and R what is longer, chunk or canvas."""
+    most = max(shapes.chunk, shapes.canvas)
+    ranges = {"S": (1, shapes.context), "C": (1, shapes.chunk), "M": (1, most), "R": (1, most)}
+    arguments = example(inputs, {name: max(2, high // 2) for name, (_, high) in ranges.items()})
 
     def dynamic(spec: TensorSpec) -> dict[int, object]:
         open_sizes = {i: ranges[size] for i, size in enumerate(spec.shape) if isinstance(size, str)}
         return {i: Dim.DYNAMIC(min=low, max=high) for i, (low, high) in open_sizes.items()}
 
-    scalars = len(arguments) - 1
-    dynamic_shapes = (*map(dynamic, inputs[:scalars]), [dynamic(s) for s in inputs[scalars:]])
+    scalars = sum(isinstance(argument, Tensor) for argument in arguments)
+    prefix = [dynamic(s) for s in inputs[scalars:]]
+    dynamic_shapes = (*map(dynamic, inputs[:scalars]), *([prefix] if prefix else []))
     with torch.no_grad():
         return torch.export.export(module, arguments, dynamic_shapes=dynamic_shapes, strict=False)

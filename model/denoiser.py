@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dgemma.core.config import ModelConfig
 
-Mode = Literal["encode", "denoise"]
+Mode = Literal["encode", "denoise"] | Tensor  # or bool [1], true for denoise, in a graph that does both
 KV = tuple[Tensor, Tensor]  # keys, values [B, S, K, d]: keys after norm and rope, values after v_norm; slots lead, so
 # that a host can append to its cache, and hand out the filled part of it, without copying
 
@@ -181,6 +181,8 @@ class Layer(nn.Module):
         attended, new = self.self_attn(self.input_layernorm(x), cos, sin, bias, prefix)
         x = x + self.post_attention_layernorm(attended)
         x = x + self.feed_forward(x)
+        if isinstance(mode, Tensor):
+            return x * torch.where(mode, self.denoise_scalar, self.encode_scalar), new
         return x * (self.encode_scalar if mode == "encode" else self.denoise_scalar), new
 
 

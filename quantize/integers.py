@@ -5,24 +5,12 @@ It knows recipes and weights, and nothing of graphs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from dgemma.model.denoiser import Denoiser
+from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.recipes import Recipe, class_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizedMatrix:
-    """weight ≈ integers · scale: integers int8 [out, in], scale float32 [out]; symmetric, −127 … 127."""
-
-    integers: Tensor
-    scale: Tensor
-
-    def dequantize(self) -> Tensor:
-        return self.integers.float() * self.scale[:, None]
 
 
 def quantize_rows(weight: Tensor) -> QuantizedMatrix:
@@ -30,7 +18,7 @@ def quantize_rows(weight: Tensor) -> QuantizedMatrix:
     largest = weight.detach().float().abs().amax(1)
     scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
     integers = torch.round(weight.detach().float() / scale[:, None]).clamp(-127, 127).to(torch.int8)
-    return QuantizedMatrix(integers=integers, scale=scale)
+    return QuantizedMatrix(bits=8, integers=integers, scale=scale)
 
 
 def quantize(model: Denoiser, recipe: Recipe) -> dict[str, QuantizedMatrix]:

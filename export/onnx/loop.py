@@ -1,30 +1,28 @@
-"""`generate` in ONNX: the lowered `denoise` graph becomes the body of one Loop, so weights and numerics are the same.
+"""`generate` in ONNX: the nodes of a denoising step become the body of one Loop, so weights and numerics are the same.
 
 It knows the names of `denoise`'s tensors and the stop rule, and nothing of the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import TensorProto, helper
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.onnx.body import Wiring, value_info
 
-_DTYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
 _CARRIED = ("canvas", "soft", "best", "still")  # of one step to the next, beside the condition
 _STEP = "step_"  # prefix of the body's names for what the outer graph calls the same
-
-
-def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(spec.name, _DTYPES[spec.dtype], list(spec.shape))
 
 
 def _constant(name: str, dtype: int, dims: list[int], values: list[float]) -> onnx.TensorProto:
     return helper.make_tensor(name, dtype, dims, values)
 
 
-def _body(denoise: onnx.GraphProto, policy: SamplerConfig) -> onnx.GraphProto:
+def _body(denoise: Sequence[onnx.NodeProto], n: int, hidden: int, policy: SamplerConfig) -> onnx.GraphProto:
     """One step: choose its words and temperature, denoise, apply the stop rule."""
     inner = {"canvas", "soft", "words", "temperature"}
     node = helper.make_node
@@ -34,7 +32,7 @@ def _body(denoise: onnx.GraphProto, policy: SamplerConfig) -> onnx.GraphProto:
         node("Reshape", [f"{_STEP}temperature_scalar", "loop_one"], [f"{_STEP}temperature"]),
     ]
     steps = []
-    for original in denoise.node:
+    for original in denoise:
         copy = onnx.NodeProto()
         copy.CopyFrom(original)
         copy.input[:] = [_STEP + name if name in inner else name for name in original.input]
@@ -57,7 +55,6 @@ def _body(denoise: onnx.GraphProto, policy: SamplerConfig) -> onnx.GraphProto:
     ] + [
         node("Squeeze", [name, "loop_first"], [f"scan_{name}"]) for name in ("argmax", "next_canvas", "entropy", "accepted")
     ]
-    n, hidden = (denoise.input[1].type.tensor_type.shape.dim[i].dim_value for i in (1, 2))
 
     def info(name: str, dtype: int, *shape: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, dtype, list(shape))
@@ -76,11 +73,12 @@ def _body(denoise: onnx.GraphProto, policy: SamplerConfig) -> onnx.GraphProto:
 
 
 def loop(
-    denoise: onnx.ModelProto, policy: SamplerConfig, inputs: list[TensorSpec], outputs: list[TensorSpec]
-) -> onnx.ModelProto:
-    """Build `generate` around a lowered `denoise`; initializers (external ones too) are taken over unchanged."""
+    denoise: Sequence[onnx.NodeProto], wiring: Wiring, soft: TensorSpec, policy: SamplerConfig,
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec],
+) -> onnx.GraphProto:  # fmt: skip
+    """Build `generate` around the nodes of a step, which `wiring` made; `soft` is the spec of that input, [1, N, D]."""
     node, steps = helper.make_node, policy.steps
-    n, hidden = (denoise.graph.input[1].type.tensor_type.shape.dim[i].dim_value for i in (1, 2))
+    n, hidden = (int(size) for size in soft.shape[1:])
     ids, reals, doubles = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE
     constants = [
         _constant("temperatures", reals, [steps], [policy.temperature(r) for r in range(steps, 0, -1)]),
@@ -99,7 +97,7 @@ def loop(
             "Loop",
             ["loop_trips", "loop_start", "canvas", "loop_no_soft", "loop_no_best", "loop_zero"],
             ["loop_last_canvas", "loop_last_soft", "committed", "loop_last_still", *(f"run_{s}" for s in scans)],
-            body=_body(denoise.graph, policy),
+            body=_body(denoise, n, hidden, policy),
         ),
         node("Shape", ["run_argmaxes"], ["steps"], start=0, end=1),
         node("Sub", ["loop_total", "steps"], ["loop_missing"]),
@@ -109,8 +107,7 @@ def loop(
         node("Pad", ["run_accepts_int", "loop_pads"], ["accepts_int"]),
         node("Cast", ["accepts_int"], ["accepts"], to=TensorProto.BOOL),
     ]
-    graph = helper.make_graph(
-        nodes, "generate", [value_info(s) for s in inputs], [value_info(s) for s in outputs],
-        [*denoise.graph.initializer, *constants],
+    return helper.make_graph(
+        [*wiring.expansions, *nodes], "generate", [value_info(s) for s in inputs], [value_info(s) for s in outputs],
+        [*wiring.initializers.values(), *constants],
     )  # fmt: skip
-    return helper.make_model(graph, opset_imports=denoise.opset_import, ir_version=denoise.ir_version)

@@ -1,110 +1,92 @@
-"""From torch modules to ONNX files: export, convert, share one external weight file, wrap the loop.
+"""From torch modules to ONNX files: trace the pieces, share one external weight file, wire up the graphs.
 
-Initializers keep the names of their parameters; those of a page or more go to `weights.bin`, once for all graphs.
+`shared.onnx` serves encode, decode and denoise; `generate.onnx` is the loop. Initializers keep the names of their
+parameters; those of a page or more are in `weights.bin`, once for both.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
 import torch
-from onnx.external_data_helper import set_external_data
+from onnx import helper
+from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import Decode, Denoise, Encode, Shapes, specs
+from dgemma.export.graphs import Shapes, specs
+from dgemma.export.onnx.body import WEIGHT, Wiring, denoising_step, shared
 from dgemma.export.onnx.linear import TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
+from dgemma.export.onnx.pieces import pieces
+from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Denoiser
-from dgemma.quantize.integers import QuantizedMatrix
+from dgemma.quantize.matrix import QuantizedMatrix
 
-OPSET = 21
-WEIGHTS = "weights.bin"
-ALIGNMENT = 4096  # bytes, so that engines can map every tensor
-_INLINE_BELOW = 1024  # bytes
+OPSET, IR_VERSION = 21, 10
 Progress = Callable[[str], None]
 
 
-class WeightFile:
-    """One file of tensors, each stored once however many graphs use it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.places = file, dict[tuple[int, tuple[int, ...], str], tuple[int, int]]()
-
-    def add(self, tensor: onnx.TensorProto) -> None:
-        """Move a tensor's data into the file and leave a reference."""
-        data = tensor.raw_data
-        key = (tensor.data_type, tuple(tensor.dims), hashlib.sha256(data).hexdigest())
-        if key not in self.places:
-            offset = -(-self.file.tell() // ALIGNMENT) * ALIGNMENT
-            self.file.write(b"\0" * (offset - self.file.tell()))
-            self.file.write(data)
-            self.places[key] = (offset, len(data))
-        offset, length = self.places[key]
-        set_external_data(tensor, location=WEIGHTS, offset=offset, length=length)
-        tensor.ClearField("raw_data")
-
-
-def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: Shapes) -> onnx.ModelProto:
-    """One graph as an ONNX model with the contract's names and dimension names."""
+def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: Shapes) -> ir.Model:
+    """One piece as an ONNX model with the names of its specs, and without the tracer's traces of the exporting machine."""
     program = torch.onnx.export(
-        trace(module, inputs, shapes), dynamo=True, optimize=True, opset_version=OPSET, verbose=False,
+        trace(module, inputs, shapes), dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
         custom_translation_table=TRANSLATIONS,
         input_names=[s.name for s in inputs], output_names=[s.name for s in outputs],
     )  # fmt: skip
     assert program is not None
-    model = ir.to_proto(program.model)
-    for values, wanted in ((model.graph.input, inputs), (model.graph.output, outputs)):
-        for value, spec in zip(values, wanted, strict=True):
-            value.name = spec.name
-            del value.type.tensor_type.shape.dim[:]
-            for size in spec.shape:
-                dim = value.type.tensor_type.shape.dim.add()
-                if isinstance(size, str):
-                    dim.dim_param = size
-                else:
-                    dim.dim_value = size
-    del model.graph.value_info[:]  # symbolic sizes of the tracer; engines infer their own
-    del model.metadata_props[:]
-    for node in model.graph.node:  # stack traces and paths of the machine that exported
-        del node.metadata_props[:]
-        node.doc_string = ""
+    model: ir.Model = program.model
+    optimizer.optimize_ir(model, should_fold=lambda node: False if _uses_weights(node) else None)
+    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = spec.name
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for out in node.outputs:  # symbolic sizes of the tracer; engines infer their own
+            out.shape, out.type = None, None
     return model
+
+
+def _uses_weights(node: ir.Node) -> bool:
+    """Weights are stored as they are, whatever an engine makes of them."""
+    return any(value is not None and (value.name or "").startswith(WEIGHT) for value in node.inputs)
 
 
 def lower(
     model: Denoiser,
-    quantized: dict[str, QuantizedMatrix],
+    quantized: Mapping[str, QuantizedMatrix],
     policy: SamplerConfig,
     shapes: Shapes,
     folder: Path,
     progress: Progress,
 ) -> dict[str, str]:
-    """Write encode, denoise, generate and decode below `folder`; returns graph name → file name."""
+    """Write the graphs below `folder`; returns graph name → file name."""
     model = copy.deepcopy(model).requires_grad_(False)
     replace(model, quantized)
     wanted = specs(model.config, shapes, policy.steps)
-    modules = {"encode": Encode(model), "denoise": Denoise(model, policy), "decode": Decode(model)}
-    models = {}
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / WEIGHTS).open("wb") as file:
+    parts: dict[str, onnx.ModelProto] = {}
+    with (folder / FILE).open("wb") as file:
         weights = WeightFile(file)
-        for name, module in modules.items():
+        for name, (module, inputs, outputs) in pieces(model, policy, shapes.canvas).items():
             progress(f"onnx: {name}")
-            models[name] = convert(module.eval(), *wanted[name], shapes)
-            for tensor in models[name].graph.initializer:
-                if len(tensor.raw_data) >= _INLINE_BELOW:
-                    weights.add(tensor)
-    progress("onnx: generate")
-    models["generate"] = loop(models["denoise"], policy, *wanted["generate"])
-    for name, proto in models.items():
+            part = convert(module.eval(), inputs, outputs, shapes)
+            weights.externalize(part)
+            parts[name] = ir.to_proto(part)
+    progress("onnx: graphs")
+    denoise = wanted["denoise"][0]
+    wiring = Wiring(parts)
+    files = {"shared.onnx": shared(wiring, wanted)}
+    wiring = Wiring(parts)
+    soft = next(s for s in denoise if s.name == "soft")
+    files["generate.onnx"] = loop(denoising_step(wiring, denoise), wiring, soft, policy, *wanted["generate"])
+    for name, graph in files.items():
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         proto.producer_name, proto.producer_version = "dgemma", ""
-        (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
-    return {name: f"{name}.onnx" for name in models}
+        (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+    return {name: "generate.onnx" if name == "generate" else "shared.onnx" for name in wanted}

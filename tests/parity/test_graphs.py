@@ -24,6 +24,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.export import graphs
 from dgemma.export.executorch import linear as executorch_linear
 from dgemma.export.onnx import linear as onnx_linear
+from dgemma.export.onnx.body import Wiring
 from dgemma.export.onnx.loop import loop
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser
@@ -78,11 +79,16 @@ def test_encode_and_decode(engine: Any, model: Denoiser, length: int, count: int
     assert engine.run("decode", feeds)["next_token"].tolist() == token.tolist()
 
 
-def test_rows_past_the_count_are_zero(engine: Any, model: Denoiser) -> None:
+def test_rows_past_the_count_change_nothing(engine: Any, model: Denoiser) -> None:
     _, feeds = prefix_feeds(model, 5, 64)
-    feeds |= {"tokens": np.array([micro.prompt(9)], np.int64), "start": ids(5), "count": ids(4)}
-    outputs = engine.run("encode", feeds)
-    assert all(not array[0, 4:].any() and array[0, :4].any() for array in outputs.values())
+    tokens = np.array([micro.prompt(9)], np.int64)
+    feeds |= {"start": ids(5), "count": ids(4)}
+    first = engine.run("decode", {**feeds, "tokens": tokens.copy()})
+    tokens[0, 4:] = 1
+    second = engine.run("decode", {**feeds, "tokens": tokens})
+    assert first.pop("next_token") == second.pop("next_token")
+    for name, array in first.items():
+        assert np.array_equal(array[:, :4], second[name][:, :4]) and not np.array_equal(array[:, 4:], second[name][:, 4:])
 
 
 def one_step(engine: Any, model: Denoiser, length: int, slots: int, denoise: graphs.Denoise) -> float:
@@ -227,25 +233,15 @@ def test_generate_notices(engine: Any, model: Denoiser) -> None:
     assert not equal(run, fused(engine, feeds, adaptive=False, seed=0, words=shifted))
 
 
-def scripted_step() -> onnx.ModelProto:
-    """A stand-in for `denoise` that takes its argmax from the words, and its entropies too, in thousandths."""
-    node, info = helper.make_node, helper.make_tensor_value_info
-    ids64, reals, flags = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
-    nodes = [
+def scripted_step() -> list[onnx.NodeProto]:
+    """A stand-in for the nodes of a step that takes its argmax from the words, and its entropies too, in thousandths."""
+    node = helper.make_node
+    return [
         node("Split", ["words"], ["argmax", "milli"], axis=0, num_outputs=2), node("Identity", ["canvas"], ["next_canvas"]),
-        node("Cast", ["milli"], ["entropy_milli"], to=reals), node("Mul", ["entropy_milli", "thousandth"], ["entropy"]),
+        node("Cast", ["milli"], ["entropy_milli"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["entropy_milli", "thousandth"], ["entropy"]),
         node("Less", ["argmax", "canvas"], ["accepted"]), node("Add", ["soft", "temperature"], ["next_soft"]),
     ]  # fmt: skip
-    inputs = [
-        info("canvas", ids64, [1, 2]), info("soft", reals, [1, 2, 3]), info("words", ids64, [2, 2]),
-        info("temperature", reals, [1]), info("prefix_length", ids64, [1]),
-    ]  # fmt: skip
-    outputs = [
-        info("next_canvas", ids64, [1, 2]), info("argmax", ids64, [1, 2]), info("entropy", reals, [1, 2]),
-        info("accepted", flags, [1, 2]), info("next_soft", reals, [1, 2, 3]),
-    ]  # fmt: skip
-    graph = helper.make_graph(nodes, "step", inputs, outputs, [helper.make_tensor("thousandth", reals, [1], [1e-3])])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +256,14 @@ def test_the_onnx_loop_stops_by_the_rule(stability: int, argmaxes: str, milli: t
     """The count of equal argmax canvases starts at 0, and the mean entropy must be below 0.005, not at it."""
     policy = SamplerConfig(steps=4, stability_threshold=stability)
     config = replace(micro.CONFIG, hidden_size=3)
-    wanted = graphs.specs(config, graphs.Shapes(canvas=2, chunk=2, context=4), 4)["generate"]
+    specs = graphs.specs(config, graphs.Shapes(canvas=2, chunk=2, context=4), 4)
+    wanted, soft = specs["generate"], specs["denoise"][0][1]
     inputs = [spec for spec in wanted[0] if not spec.name.startswith(("prefix_key", "prefix_value"))]
-    session = ort.InferenceSession(loop(scripted_step(), policy, inputs, wanted[1]).SerializeToString())
+    wiring = Wiring({})
+    wiring.constant("thousandth", np.array([1e-3], np.float32))
+    graph = loop(scripted_step(), wiring, soft, policy, inputs, wanted[1])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = ort.InferenceSession(made.SerializeToString())
     words = np.array([[[int(a)] * 2, [e] * 2] for a, e in zip(argmaxes, milli, strict=True)], np.int64)
     feeds = {"canvas": np.array([[3, 0]], np.int64), "words": words, "prefix_length": ids(0)}
     names = [spec.name for spec in wanted[1]]
@@ -280,14 +281,15 @@ def weight_bytes(folder: Path, graph: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def test_w8_integers_in_the_file_are_quantizes() -> None:
-    model = checkpoint.load(micro_bundle.checkpoint()).model
-    quantized = quantize(model, find("w8"))
-    held = [a for a in weight_bytes(micro_bundle.bundle("onnx", "w8"), "denoise").values() if a.dtype == np.int8]
-    for name, matrix in quantized.items():
-        wanted = matrix.integers.numpy()
-        assert any(np.array_equal(a, wanted) or np.array_equal(a, wanted.T) for a in held), name
-        assert not any(np.array_equal(a, wanted + 1) for a in held)
-    assert len(held) == len(quantized)  # the tied table too is there once, for lookup and head
+    """Each quantized matrix is there once, by name, and nothing else that is int8: the tied table too."""
+    quantized = quantize(checkpoint.load(micro_bundle.checkpoint()).model, find("w8"))
+    for graph in ("shared", "generate"):
+        held = {k: v for k, v in weight_bytes(micro_bundle.bundle("onnx", "w8"), graph).items() if v.dtype == np.int8}
+        assert len(held) == len(quantized)
+        for name, matrix in quantized.items():
+            wanted = matrix.integers.numpy()
+            found = held["model.embed_tokens.table.integers"].T if "embed" in name else held[f"model.{name}.integers"]
+            assert np.array_equal(found, wanted.T) and not np.array_equal(found, wanted.T + 1)
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)

@@ -18,7 +18,7 @@ import pytest
 
 from dgemma.core.manifest import FORMAT_VERSION, read_manifest
 from dgemma.core.trajectory import Trajectory
-from dgemma.export.onnx.lower import ALIGNMENT, WEIGHTS
+from dgemma.export.onnx import weights
 from dgemma.export.quiet import quiet
 from dgemma.runtime.session import Session
 from dgemma.verify.golden import FILE, prompts
@@ -48,21 +48,44 @@ def test_graphs_are_what_onnxruntime_sees() -> None:
     manifest, _ = read_manifest(bundle)
     for graph in manifest.graphs["onnx"].values():
         session = ort.InferenceSession(str(bundle / graph.file), providers=["CPUExecutionProvider"])
-        for specs, held in ((graph.inputs, session.get_inputs()), (graph.outputs, session.get_outputs())):
-            assert [(s.name, s.dtype, list(s.shape)) for s in specs] == [(t.name, DTYPES[t.type], t.shape) for t in held]
+        needed, optional = session.get_inputs(), session.get_overridable_initializers()
+        assert {t.name for t in needed} <= {s.name for s in graph.inputs}  # what else there is has a default
+        for specs, held in ((graph.inputs, [*needed, *optional]), (graph.outputs, session.get_outputs())):
+            by_name = {t.name: t for t in held}
+            for spec in specs:
+                found = by_name[spec.name]
+                assert DTYPES[found.type] == spec.dtype and len(found.shape) == len(spec.shape)
+                assert all(isinstance(a, str) or a == b for a, b in zip(found.shape, spec.shape, strict=True))
+
+
+def test_one_session_holds_each_weight_in_one_node() -> None:
+    """encode, decode and denoise share a file, and no weight feeds two products: engines pack weights once a node."""
+    bundle = micro_bundle.bundle("onnx", "w8")
+    manifest, _ = read_manifest(bundle)
+    files = {name: graph.file for name, graph in manifest.graphs["onnx"].items()}
+    assert len({files[name] for name in ("encode", "decode", "denoise")}) == 1
+
+    def products(graph: onnx.GraphProto) -> list[str]:
+        found = [node.input[1] for node in graph.node if node.op_type == "MatMulInteger"]
+        for node in graph.node:
+            found += [name for a in node.attribute if a.HasField("g") for name in products(a.g)]
+        return found
+
+    multiplied = products(onnx.load(bundle / files["denoise"], load_external_data=False).graph)
+    assert len(multiplied) == len(set(multiplied)) > 10
 
 
 def test_weights_are_stored_once_and_beside_the_graphs() -> None:
     folder = micro_bundle.bundle("onnx") / "onnx"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 1.1 * FLOAT_BYTES + OVERHEAD
     places: dict[int, int] = {}
-    for name in GRAPHS:
-        for tensor in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.initializer:
+    for name in ("shared.onnx", "generate.onnx"):
+        for tensor in onnx.load(folder / name, load_external_data=False).graph.initializer:
             held = {entry.key: entry.value for entry in tensor.external_data}
             if held:
-                assert held["location"] == WEIGHTS
+                assert held["location"] == weights.FILE
                 offset, length = int(held["offset"]), int(held["length"])
-                assert offset % ALIGNMENT == 0 and places.setdefault(offset, length) == length
+                assert offset % weights.ALIGNMENT == 0 and places.setdefault(offset, length) == length
     assert sum(places.values()) <= FLOAT_BYTES
 
 
@@ -130,7 +153,8 @@ def test_the_command_line_prints_stages_and_nothing_else(tmp_path: Path, repo_ro
     environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
     done = subprocess.run([sys.executable, "-m", "dgemma.cli", *arguments], env=environment, capture_output=True, text=True)
     stages = [line.split(" s  ", 1)[-1] for line in done.stderr.splitlines()]
-    assert stages == ["load", "quantize", *(f"onnx: {g}" for g in ("encode", "denoise", "decode", "generate")), "golden"]
+    pieces = ("embed", "condition", "stack", "head", "sample", "graphs")
+    assert stages == ["load", "quantize", *(f"onnx: {piece}" for piece in pieces), "golden"]
     assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
     assert read_manifest(out)[0].context == 32  # the golden prompts are cut to fit
 

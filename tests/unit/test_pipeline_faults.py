@@ -197,7 +197,7 @@ def test_interrupted_in_the_middle(checkpoint: Path, place: Path, repo_root: Pat
     )
     assert process.stderr is not None
     lines = [process.stderr.readline() for _ in range(3)]
-    assert "onnx: encode" in lines[-1], lines
+    assert "onnx: embed" in lines[-1], lines
     time.sleep(0.5)
     assert any(place.iterdir()), "the bundle is built beside its destination"
     process.send_signal(signal.SIGINT)

@@ -1,0 +1,187 @@
+"""Wiring the pieces: one graph that encodes, decodes and denoises, and the plain denoising step that loops are made of.
+
+The shared graph has the inputs of `encode`, `decode` and `denoise` together. Those that a caller leaves out have
+defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each weight,
+serves all three. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from dgemma.core.manifest import TensorSpec
+from dgemma.export.onnx.linear import DOMAIN
+from dgemma.export.onnx.weights import expansion
+
+DTYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
+Shape = tuple[int | str, ...]
+WEIGHT = "model."  # prefix of the names of parameters, which pieces share
+SAMPLED = ("next_canvas", "argmax", "entropy", "accepted", "next_soft")
+
+
+def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, DTYPES[spec.dtype], list(spec.shape))
+
+
+class Wiring:
+    """Nodes and initializers of a graph that is being put together from pieces."""
+
+    def __init__(self, pieces: Mapping[str, onnx.ModelProto]) -> None:
+        self.pieces = pieces
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.expansions: list[onnx.NodeProto] = []  # of 4-bit weights, for the outermost graph
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        self.initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def piece(self, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> list[onnx.NodeProto]:
+        """Nodes of a piece, its inputs and outputs renamed as given and all else made unique; keeps its initializers."""
+        graph = self.pieces[name].graph
+        given = {**inputs, **outputs}
+        packed = [node for node in graph.node if node.domain == DOMAIN]
+        given |= {node.output[0]: f"{node.input[0]}/int8" for node in packed}
+
+        def rename(value: str) -> str:
+            return given.get(value, value if not value or value.startswith(WEIGHT) else f"{name}/{value}")
+
+        known = set(self.initializers)
+        for tensor in graph.initializer:
+            if rename(tensor.name) in known:
+                continue
+            kept = onnx.TensorProto()
+            kept.CopyFrom(tensor)
+            kept.name = rename(tensor.name)
+            self.initializers[kept.name] = kept
+        for node in packed:
+            if node.input[0] not in known:
+                packed_tensor, multipliers = (self.initializers[value] for value in node.input)
+                self.expansions += expansion(packed_tensor, multipliers, given[node.output[0]])
+                known.add(node.input[0])
+        nodes = []
+        for original in graph.node:
+            if original.domain == DOMAIN:
+                continue
+            assert not any(a.HasField("g") for a in original.attribute), f"{name} has a subgraph"
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            node.name = f"{name}/{original.name}"
+            node.input[:] = [rename(value) for value in original.input]
+            node.output[:] = [rename(value) for value in original.output]
+            nodes.append(node)
+        return nodes
+
+
+def _kv(specs: Sequence[TensorSpec], stem: str) -> list[str]:
+    return [s.name for s in specs if s.name.startswith((f"{stem}_key", f"{stem}_value"))]
+
+
+def denoising_step(wiring: Wiring, specs: Sequence[TensorSpec]) -> list[onnx.NodeProto]:
+    """`denoise` as plain nodes; specs are its inputs."""
+    prefix = {name: name for name in _kv(specs, "prefix")}
+    wiring.constant("always", np.array([True]))
+    return [
+        *wiring.piece("embed", {"ids": "canvas"}, {"embedded": "embedded"}),
+        *wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "conditioned"}),
+        *wiring.piece(
+            "stack", {"x": "conditioned", "length": "prefix_length", "is_canvas": "always", **prefix}, {"hidden": "hidden"}
+        ),
+        *wiring.piece("head", {"rows": "hidden"}, {"logits": "logits"}),
+        *wiring.piece(
+            "sample", {name: name for name in ("logits", "words", "temperature")}, {name: name for name in SAMPLED}
+        ),
+    ]
+
+
+def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]) -> onnx.GraphProto:
+    """One graph for encode, decode and denoise. `specs` maps these names to inputs and outputs."""
+    (chunk, new), (canvas, sampled), (_, decoded) = specs["encode"], specs["denoise"], specs["decode"]
+    soft = next(s for s in canvas if s.name == "soft")
+    hidden = int(soft.shape[-1])
+    node = helper.make_node
+
+    def branch(name: str, nodes: list[onnx.NodeProto], outputs: list[tuple[str, str, Shape]]) -> onnx.GraphProto:
+        made = [value_info(TensorSpec(name=n, dtype=dtype, shape=shape)) for n, dtype, shape in outputs]
+        return helper.make_graph(nodes, name, [], made)
+
+    rows = (1, "M", hidden)
+    conditioned = branch(
+        "condition_canvas",
+        wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "canvas_x"}),
+        [("canvas_x", "float32", rows)],
+    )
+    plain = branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
+    shapes = {s.name: (s.dtype, s.shape) for s in sampled}
+    sample = branch(
+        "sample_canvas",
+        wiring.piece(
+            "sample", {name: name for name in ("logits", "words", "temperature")}, {name: f"canvas_{name}" for name in SAMPLED}
+        ),
+        [(f"canvas_{name}", *shapes[name]) for name in SAMPLED],
+    )
+    for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
+        wiring.constant(f"no_{name}", np.zeros(shape, dtype))
+    wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
+    nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
+    greedy = branch(
+        "greedy",
+        [
+            node("ArgMax", ["logits"], ["token_argmax"], axis=2, keepdims=0),
+            *(node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()),
+        ],
+        [(f"token_{name}", shapes[name][0], (1, "R", hidden) if name == "next_soft" else (1, "R")) for name in SAMPLED],
+    )
+    for name, number in (("zero", [0]), ("one", [1]), ("scalar", [])):
+        wiring.constant(name, np.array(list(number), np.int64))
+    wiring.constant("first", np.array(0))
+    wiring.constant("step", np.array(1))
+    prefix = {name: name for name in _kv(chunk, "prefix")}
+    nodes = [
+        node("Concat", ["tokens", "canvas"], ["ids"], axis=1),
+        node("Add", ["start", "prefix_length"], ["length"]),
+        node("Size", ["canvas"], ["canvas_size"]),
+        node("Greater", ["canvas_size", "first"], ["is_canvas"]),
+        node("Reshape", ["is_canvas", "one"], ["is_canvas_row"]),
+        *wiring.piece("embed", {"ids": "ids"}, {"embedded": "embedded"}),
+        node("If", ["is_canvas"], ["x"], then_branch=conditioned, else_branch=plain),
+        *wiring.piece(
+            "stack", {"x": "x", "length": "length", "is_canvas": "is_canvas_row", **prefix},
+            {"hidden": "hidden", **{name: name for name in _kv(new, "new")}},
+        ),
+        # the rows that the head is wanted for: the whole canvas, or the last token; `words` has as many columns
+        node("Shape", ["words"], ["columns_row"], start=1, end=2),
+        node("Reshape", ["columns_row", "scalar"], ["columns"]),
+        node("Range", ["first", "columns", "step"], ["column"]),
+        node("Sub", ["count", "one"], ["last"]),
+        node("Add", ["column", "last"], ["row"]),
+        node("Gather", ["hidden", "row"], ["rows"], axis=1),
+        *wiring.piece("head", {"rows": "rows"}, {"logits": "logits"}),
+        node("If", ["is_canvas"], list(SAMPLED), then_branch=sample, else_branch=greedy),
+        node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
+        node("Reshape", ["first_argmax", "one"], ["next_token"]),
+    ]  # fmt: skip
+    defaults = {
+        "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64), "count": np.ones(1, np.int64),
+        "canvas": np.zeros((1, 0), np.int64), "soft": np.zeros((1, 0, hidden), np.float32),
+        "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
+    }  # fmt: skip
+    for name, default in defaults.items():
+        wiring.constant(name, default)
+    opened: dict[str, Shape] = {"canvas": (1, "N"), "soft": (1, "N", hidden), "words": (2, "R")}
+    opened |= {s.name: (1, "R", *s.shape[2:]) for s in sampled} | {s.name: (1, "M", *s.shape[2:]) for s in new}
+
+    def infos(listed: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
+        unique = {s.name: replace(s, shape=opened.get(s.name, s.shape)) for s in listed}
+        return [value_info(s) for s in unique.values()]
+
+    return helper.make_graph(
+        [*wiring.expansions, *nodes], "shared", infos([*chunk, *canvas]), infos([*sampled, *decoded]),
+        list(wiring.initializers.values()),
+    )  # fmt: skip
