@@ -6,6 +6,7 @@ S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,12 @@ def pairs(flat: list[Tensor]) -> list[KV]:
 
 def flatten(kv: list[KV]) -> list[Tensor]:
     return [t for pair in kv for t in pair]
+
+
+def sharing(model: Denoiser) -> Denoiser:
+    """A copy whose modules can be replaced; weights are the same tensors, not copies."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).requires_grad_(False)
 
 
 class Encode(nn.Module):

@@ -167,7 +167,7 @@ def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Seque
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
         node("Reshape", ["first_argmax", "one"], ["next_token"]),
     ]  # fmt: skip
-    defaults = {
+    defaults: dict[str, npt.NDArray[Any]] = {
         "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64), "count": np.ones(1, np.int64),
         "canvas": np.zeros((1, 0), np.int64), "soft": np.zeros((1, 0, hidden), np.float32),
         "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),

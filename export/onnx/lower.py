@@ -6,7 +6,6 @@ parameters; those of a page or more are in `weights.bin`, once for both.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import Shapes, specs
-from dgemma.export.onnx.body import WEIGHT, Wiring, denoising_step, shared
+from dgemma.export.graphs import Shapes, sharing, specs
+from dgemma.export.onnx.body import WEIGHT, Wiring, denoising_step, shared, value_info
 from dgemma.export.onnx.linear import TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
 from dgemma.export.onnx.pieces import pieces
@@ -52,6 +51,36 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
     return model
 
 
+def module_graph(
+    module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: Shapes
+) -> onnx.ModelProto:
+    """A module of one tensor as a graph of its own, weights inside; dimension names as in `trace`."""
+    wiring = Wiring({"module": ir.to_proto(convert(_Named(module).eval(), inputs, outputs, shapes))})
+    nodes = wiring.piece("module", {s.name: s.name for s in inputs}, {s.name: s.name for s in outputs})
+    graph = helper.make_graph(
+        [*wiring.expansions, *nodes], "module", [value_info(s) for s in inputs], [value_info(s) for s in outputs],
+        list(wiring.initializers.values()),
+    )  # fmt: skip
+    return _model(graph)
+
+
+class _Named(torch.nn.Module):
+    """Gives a module's weights the prefix that those of a denoiser's pieces have."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    made.producer_name, made.producer_version = "dgemma", ""
+    return made
+
+
 def _uses_weights(node: ir.Node) -> bool:
     """Weights are stored as they are, whatever an engine makes of them."""
     return any(value is not None and (value.name or "").startswith(WEIGHT) for value in node.inputs)
@@ -66,7 +95,7 @@ def lower(
     progress: Progress,
 ) -> dict[str, str]:
     """Write the graphs below `folder`; returns graph name → file name."""
-    model = copy.deepcopy(model).requires_grad_(False)
+    model = sharing(model)
     replace(model, quantized)
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +115,5 @@ def lower(
     soft = next(s for s in denoise if s.name == "soft")
     files["generate.onnx"] = loop(denoising_step(wiring, denoise), wiring, soft, policy, *wanted["generate"])
     for name, graph in files.items():
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-        proto.producer_name, proto.producer_version = "dgemma", ""
-        (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+        (folder / name).write_bytes(_model(graph).SerializeToString(deterministic=True))
     return {name: "generate.onnx" if name == "generate" else "shared.onnx" for name in wanted}

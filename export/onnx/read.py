@@ -1,0 +1,58 @@
+"""The canonical integers read back out of an ONNX graph, to show that an artifact holds what `quantize/` made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from torch import Tensor
+
+from dgemma.export.onnx.body import WEIGHT
+from dgemma.quantize.matrix import QuantizedMatrix
+
+_TABLE, _PARAMETER = f"{WEIGHT}embed_tokens.table", "embed_tokens.weight"
+
+
+def read_integers(path: Path) -> dict[str, QuantizedMatrix]:
+    """Parameter name → matrix, for every quantized matrix of a graph file; rotations are not stored beside the integers."""
+    graph = onnx.load(path, load_external_data=False).graph
+    tensors = {t.name: t for t in graph.initializer if t.name.startswith(WEIGHT)}
+    # equal tensors are stored once under one of their names, which multipliers of few groups can be
+    feeds = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    found = {}
+    for name in tensors:
+        stem, _, last = name.rpartition(".")
+        if last not in ("integers", "packed"):
+            continue
+
+        def read(name: str) -> Tensor:
+            tensor = tensors[name]
+            if uses_external_data(tensor):
+                load_external_data_for_tensor(tensor, str(path.parent))
+            if tensor.data_type == TensorProto.INT4:
+                return _unpack(np.frombuffer(tensor.raw_data, np.uint8), tuple(tensor.dims))
+            return torch.from_numpy(numpy_helper.to_array(tensor).copy())
+
+        parameter = _PARAMETER if stem == _TABLE else stem.removeprefix(WEIGHT)
+        if ".experts." in parameter:
+            parameter = parameter.removesuffix(".weight")
+        integers, scale = read(name), read(f"{stem}.scale")
+        if last == "packed":
+            multipliers = read(feeds[f"{name}/int8/multipliers"]).transpose(-2, -1).contiguous()
+            found[parameter] = QuantizedMatrix(
+                bits=4, integers=integers.transpose(-2, -1).contiguous(), scale=scale, multipliers=multipliers
+            )
+        else:
+            upright = integers if stem == _TABLE else integers.transpose(-2, -1).contiguous()
+            found[parameter] = QuantizedMatrix(bits=8, integers=upright, scale=scale)
+    return found
+
+
+def _unpack(data: np.ndarray[tuple[int], np.dtype[np.uint8]], shape: tuple[int, ...]) -> Tensor:
+    """ONNX INT4, first value in the low half → int8 of the given shape."""
+    halves = np.stack([data << 4, data & 0xF0], -1).view(np.int8) >> 4
+    return torch.from_numpy(halves.reshape(shape))
