@@ -39,6 +39,7 @@ class Prefix:
             for kind in ("key", "value"):
                 cache = np.zeros(shape, np.float32)  # zero pages: memory is taken when tokens arrive
                 self._caches.append((f"prefix_{kind}_{layer}", f"new_{kind}_{layer}", cache))
+        self._rows = [(name, cache[0]) for _, name, cache in self._caches]
         self._slots: dict[str, tuple[int, int]] = {}  # graph → fewest and most slots that it takes
         self._views: dict[str, tuple[int, Feeds]] = {}  # graph → slots handed out, and where
 
@@ -66,9 +67,9 @@ class Prefix:
     def store(self, outputs: Feeds, count: int) -> None:
         """Append `count` rows of new keys and values [1, C, K, d]."""
         end = self.encoded + count
-        if count == 1:  # the inner loop of autoregressive decoding, where a slice costs as much as the copy
-            for _, name, cache in self._caches:
-                cache[0, self.encoded] = outputs[name][0, 0]
+        if count == 1:  # the inner loop of autoregressive decoding, where indexing costs more than the copy
+            for name, rows in self._rows:
+                rows[self.encoded] = outputs[name]
         else:
             for _, name, cache in self._caches:
                 cache[0, self.encoded : end] = outputs[name][0, :count]
