@@ -11,111 +11,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dgemma.core.config import PRESETS, ModelConfig
-from dgemma.core.errors import CheckpointError, ExportError, UsageError
-from dgemma.core.manifest import ChatTemplate, GraphSpec, Manifest, TokenizerSpec, list_files, write_manifest
+from dgemma.core.errors import ExportError
+from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.chat import chat_template, read_tokenizer
 from dgemma.export.graphs import Shapes, specs
-from dgemma.model import checkpoint as checkpoints
-from dgemma.model.denoiser import Denoiser
-from dgemma.quantize.integers import quantize
-from dgemma.quantize.matrix import QuantizedMatrix
-from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
+from dgemma.export.request import ENGINES, Weights, check, read_text, read_weights
 
-ENGINES = ("onnx", "executorch")
-LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 # What was tested; a reader with an older engine refuses the bundle.
 LOWEST_VERSIONS = {"onnx": "1.32.0", "executorch": "1.5.1"}
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "executorch": ("torch", "torchao", "executorch")}
-DEFAULT_CONTEXT = 4096
-NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder"
 Progress = Callable[[str], None]
-
-
-def engines_of(option: str) -> tuple[str, ...]:
-    """`--engine onnx|executorch|all`; raises UsageError."""
-    if option == "all":
-        return ENGINES
-    if option not in ENGINES:
-        raise UsageError(f"--engine {option!r} is unknown; choose {', '.join(ENGINES)} or all")
-    return (option,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is to be exported, checked from the configs alone; `folder` is None for a preset."""
-
-    folder: Path | None
-    config: ModelConfig
-    sampler: SamplerConfig
-    recipe: Recipe
-    shapes: Shapes
-    random_weights: int | None
-
-
-def check(
-    checkpoint: Path | str, *, engines: Sequence[str], recipe: str, steps: int | None, canvas: int | None, context: int | None,
-    random_weights: int | None,
-) -> Request:  # fmt: skip
-    """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
-    folder = None if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir() else Path(checkpoint)
-    chosen = find(recipe)
-    if folder is None:
-        if random_weights is None:
-            raise UsageError(NO_WEIGHTS.format(checkpoint))
-        config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
-    elif not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
-    else:
-        config, sampler = checkpoints.read_config(folder)
-    if steps is not None:
-        try:
-            sampler = replace(sampler, steps=steps)
-        except UsageError:
-            raise UsageError(f"--steps {steps} must be between 1 and 4096") from None
-    for engine in engines:
-        engines_of(engine)
-    chosen.check(tuple(engines), experts=config.is_moe)
-    shapes = lengths(config, canvas, context)
-    return Request(
-        folder=folder, config=config, sampler=sampler, recipe=chosen, shapes=shapes, random_weights=random_weights
-    )
-
-
-def read_weights(request: Request) -> tuple[Denoiser, dict[str, Any]]:
-    """The model and its provenance: a checkpoint's weights, or random ones of the same shape."""
-    folder, seed = request.folder, request.random_weights
-    if seed is not None:
-        shape = next(name for name, c in PRESETS.items() if c is request.config) if folder is None else folder.resolve().name
-        return checkpoints.random_weights(request.config, seed), {"shape_of": shape, "random_weights": seed}
-    assert folder is not None
-    loaded = checkpoints.load(folder)
-    licence = next((name for name in LICENSES if (folder / name).is_file()), None)
-    lines = (folder / licence).read_text(encoding="utf-8", errors="replace").split("\n") if licence else []
-    title = next((line.strip() for line in lines if line.strip()), None)
-    return loaded.model, {
-        "name": folder.resolve().name, "files": loaded.files(), "licence": title, "skipped_tensors": loaded.skipped,
-    }  # fmt: skip
-
-
-def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | None]:
-    """Tokenizer and chat template of the checkpoint, where it has them; raises CheckpointError."""
-    found = read_tokenizer(request.folder) if request.folder else None
-    if found is None or request.folder is None:
-        return None, None
-    spec, encode, piece = found
-    if spec.vocab_size > request.config.vocab_size:
-        where, most = request.folder / spec.file, request.config.vocab_size
-        raise CheckpointError(f"{where}: has {spec.vocab_size} pieces but the model {most} ids; copy the right tokenizer")
-    return spec, chat_template(request.folder, request.config, encode, piece)
 
 
 @contextmanager
@@ -136,40 +46,11 @@ def staging(out: Path) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Shapes:
-    """Check --canvas and --context against the model; raises UsageError."""
-    canvas = config.canvas_length if canvas is None else canvas
-    context = min(config.max_position_embeddings, DEFAULT_CONTEXT) if context is None else context
-    if canvas < 1:
-        raise UsageError(f"--canvas {canvas} must be at least 1")
-    if context <= canvas:
-        raise UsageError(f"--context {context} must be larger than the canvas of {canvas} tokens")
-    if context > config.max_position_embeddings:
-        raise UsageError(f"--context {context} exceeds the model's {config.max_position_embeddings} positions")
-    return Shapes(canvas=canvas, chunk=min(256, max(64, canvas), context), context=context)
-
-
-def quantization(model: Denoiser, recipe: Recipe, quantized: dict[str, QuantizedMatrix]) -> dict[str, Any]:
-    """Recipe, bits per tensor class, and the mean bits of a weight with its scales."""
-    bits = parameters = 0
-    present = set()
-    for name, parameter in model.named_parameters():
-        parameters += parameter.numel()
-        present.add(class_of(name))
-        matrix = quantized.get(name)
-        bits += 32 * parameter.numel() if matrix is None else 8 * matrix.integers.numel() + 32 * matrix.scale.numel()
-    return {
-        "recipe": recipe.name, "bits": {c: recipe.bits[c] for c in CLASSES if c in present}, "parameters": parameters,
-        "bits_per_weight": round(bits / parameters, 4),
-        "activations": "dynamic int8 per token" if recipe.quantizes else "float32",
-    }  # fmt: skip
-
-
 def lower(
-    engine: str, model: Denoiser, quantized: dict[str, QuantizedMatrix], sampler: SamplerConfig, shapes: Shapes, stage: Path,
-    progress: Progress,
-) -> tuple[dict[str, GraphSpec], dict[str, Any]]:  # fmt: skip
+    engine: str, weights: Weights, sampler: SamplerConfig, shapes: Shapes, stage: Path, progress: Progress
+) -> tuple[dict[str, GraphSpec], dict[str, Any]]:
     """Write one engine's files below `stage`; returns its graphs and what lowering reports."""
+    model, quantized = weights.model, weights.quantized
     wanted = specs(model.config, shapes, sampler.steps)
     if engine == "onnx":
         from dgemma.export.onnx import lower as onnx
@@ -197,21 +78,16 @@ def export_bundle(
     out: Path | str,
     *,
     engines: Sequence[str] = ENGINES,
-    recipe: str = "fp32",
-    steps: int | None = None,
-    canvas: int | None = None,
-    context: int | None = None,
-    random_weights: int | None = None,
     progress: Progress | None = None,
     finish: Callable[[Path], None] | None = None,
+    **options: Any,
 ) -> Path:
     """Write a bundle at `out`, which must not exist.
 
     Args:
-        steps, canvas, context: lengths in place of the checkpoint's.
-        random_weights: seed; needed for presets, replaces a checkpoint's weights otherwise.
         progress: called with the name of each stage.
         finish: called with the staged, loadable bundle before it is sealed.
+        options: recipe, steps, canvas, context, random_weights, calibration, as in `request.check`.
     Raises:
         UsageError, CheckpointError, ExportError: one line with the cure.
     """
@@ -220,21 +96,20 @@ def export_bundle(
         raise ExportError(f"{out}: exists already; choose another --out or remove it")
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent}: no such folder to write into; make it first")
-    request = check(
-        checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context, random_weights=random_weights
-    )
+    request = check(checkpoint, engines=engines, **options)
     tokenizer, chat = read_text(request)
     sampler, shapes = request.sampler, request.shapes
-    say("load")
-    model, provenance = read_weights(request)
-    say("quantize")
-    quantized = quantize(model, request.recipe)
     with staging(out) as stage:
+        say("quantize" if request.recipe.quantizes and not request.is_quantized else "load")
+        scratch = stage / "quantized"
+        weights = read_weights(request, scratch)
         if tokenizer and request.folder:
             shutil.copyfile(request.folder / tokenizer.file, stage / tokenizer.file)
         graphs, reports = {}, {}
         for engine in engines:
-            graphs[engine], reports[engine] = lower(engine, model, quantized, sampler, shapes, stage, say)
+            graphs[engine], reports[engine] = lower(engine, weights, sampler, shapes, stage, say)
+        shutil.rmtree(scratch, ignore_errors=True)
+        quantization = {**weights.quantization, "stored_bits_per_weight": _stored(stage, engines, weights)}
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
         manifest = Manifest(
             engines={engine: LOWEST_VERSIONS[engine] for engine in engines}, model=request.config,
@@ -242,10 +117,10 @@ def export_bundle(
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
             dims={"S": (1, shapes.context), "C": (1, shapes.chunk)}, graphs=graphs,
-            quantization={**quantization(model, request.recipe, quantized), "lowering": reports},
-            tools=dict(sorted(tools.items())), provenance=provenance,
+            quantization={**quantization, "lowering": reports},
+            tools=dict(sorted(tools.items())), provenance=weights.provenance,
         )  # fmt: skip
-        seal(stage, manifest)
+        manifest = seal(stage, manifest)
         if finish is not None:
             say("golden")
             finish(stage)
@@ -253,28 +128,14 @@ def export_bundle(
     return out
 
 
-def seal(stage: Path, manifest: Manifest) -> None:
-    """Write the manifest over all files that are there now."""
-    write_manifest(stage, replace(manifest, files=list_files(stage)))
+def _stored(stage: Path, engines: Sequence[str], weights: Weights) -> dict[str, float]:
+    """Engine → bits of its files for each parameter, graphs and everything included."""
+    sizes = {engine: sum(f.stat().st_size for f in (stage / engine).rglob("*") if f.is_file()) for engine in engines}
+    return {engine: round(8 * size / weights.quantization["parameters"], 4) for engine, size in sizes.items()}
 
 
-def plan(
-    checkpoint: Path | str, *, engines: Sequence[str], recipe: str, steps: int | None, canvas: int | None, context: int | None,
-    random_weights: int | None,
-) -> list[str]:  # fmt: skip
-    """What an export would do, from the configs alone; raises as `export_bundle` does for bad input."""
-    request = check(
-        checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context, random_weights=random_weights
-    )
-    config, sampler, chosen, shapes = request.config, request.sampler, request.recipe, request.shapes
-    read_text(request)
-    with torch.device("meta"):
-        model = Denoiser(config)
-    bits = {name: 32 if (c := class_of(name)) is None else chosen.bits[c] for name, _ in model.named_parameters()}
-    size = sum(parameter.numel() * bits[name] for name, parameter in model.named_parameters()) // 8
-    return [
-        f"checkpoint  {checkpoint}: {sum(p.numel() for p in model.parameters()):,} parameters, {config.num_layers} layers",
-        f"graphs      encode, denoise, generate, decode for {', '.join(engines)}",
-        f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, {sampler.steps} steps",
-        f"weights     recipe {chosen.name}: {size / 1e6:.1f} MB per engine",
-    ]
+def seal(stage: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest over all files that are there now; those that it lists already are not hashed again."""
+    manifest = replace(manifest, files=list_files(stage, manifest.files))
+    write_manifest(stage, manifest)
+    return manifest

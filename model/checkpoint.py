@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,10 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.model.denoiser import Denoiser, rope_frequencies
 from dgemma.model.hf_config import CONFIG, GENERATION, read_config, read_json, write_config
 
-__all__ = ["Checkpoint", "load", "random_weights", "read_config", "save", "tensor_names", "write_config"]
+__all__ = [
+    "Checkpoint", "MappedWeights", "RandomWeights", "assemble", "load", "random_weights", "read_config", "save", "tensor_names",
+    "write_config",
+]  # fmt: skip
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -196,10 +199,105 @@ def random_weights(config: ModelConfig, seed: int, *, dtype: torch.dtype = torch
     """
     model = _meta_model(config).to(dtype).to_empty(device="cpu")
     for name, tensor in model.state_dict().items():
-        if tensor.ndim < 2:
-            tensor.fill_(1.0)
-        else:
-            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            tensor.normal_(0.0, 0.02, generator=generator)
+        _fill(tensor, name, seed)
     return _finish(model)
+
+
+def _fill(tensor: Tensor, name: str, seed: int) -> Tensor:
+    if tensor.ndim < 2:
+        return tensor.fill_(1.0)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return tensor.normal_(0.0, 0.02, generator=generator)
+
+
+def assemble(config: ModelConfig, state: Mapping[str, Tensor]) -> Denoiser:
+    """A model of the given tensors, by their names in its state; those that are not given stay on the meta device."""
+    model = _meta_model(config)
+    model.load_state_dict(dict(state), strict=False, assign=True)
+    return _finish(model)
+
+
+class RandomWeights(Mapping[str, Tensor]):
+    """The tensors of `random_weights` by their names in the Denoiser's state, each made when it is asked for."""
+
+    def __init__(self, config: ModelConfig, seed: int) -> None:
+        self.seed = seed
+        self.shapes = {name: tensor.shape for name, tensor in _meta_model(config).state_dict().items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _fill(torch.empty(self.shapes[name]), name, self.seed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class MappedWeights(Mapping[str, Tensor]):
+    """A checkpoint's tensors by their names in the Denoiser's state, each mapped and checked when it is asked for.
+
+    A tensor's mapping ends with the tensor, so that going through all of them takes the memory of one.
+
+    Raises:
+        CheckpointError: as `load`; names are checked at once, shapes and values with each tensor.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.config, self.sampler = read_config(self.folder)
+        model = _meta_model(self.config)
+        self.names = {own: name for name, own in tensor_names(model).items()}
+        self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        self.files: dict[str, str] = {}  # tensor in the checkpoint → file
+        known = set(self.names.values())
+        for file, promised in sorted(_weight_files(self.folder).items()):
+            for name in _names(self.folder / file, promised):
+                if name in self.files:
+                    raise CheckpointError(f"{self.folder / file}: tensor {name} is in another file as well; copy it again")
+                if name not in known and not name.startswith(VISION):
+                    raise CheckpointError(f"{self.folder / file}: tensor {name} is surplus; {CONFIG} describes no such tensor")
+                self.files[name] = file
+        if missing := sorted(known - set(self.files)):
+            raise CheckpointError(f"{self.folder}: tensor {missing[0]} is missing ({len(missing)} in all); see {CONFIG}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self.names[name]
+        path = self.folder / self.files[stored]
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(stored)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: is damaged ({str(error).splitlines()[0]}); copy the checkpoint again") from None
+        _check(path, stored, tensor, self.shapes[name])
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def skipped(self) -> int:
+        """Vision tensors."""
+        return sum(name.startswith(VISION) for name in self.files)
+
+    def sources(self) -> dict[str, str]:
+        """sha256 of every file that this reads, by name."""
+        names = {CONFIG, GENERATION, INDEX, *self.files.values()}
+        return {name: sha256_file(self.folder / name) for name in sorted(names) if (self.folder / name).is_file()}
+
+
+def _names(path: Path, promised: set[str] | None) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = sorted(file.keys())
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: is damaged or truncated ({reason}); copy the checkpoint again") from None
+    if promised is not None and set(held) != promised:
+        tensor = sorted(set(held) ^ promised)[0]
+        raise CheckpointError(f"{path}: tensor {tensor} is in the file or in {INDEX}, but not in both")
+    return held

@@ -1,56 +1,238 @@
-"""Recipes as data: bits per tensor class, checked against what each engine supports before any work starts."""
+"""Recipes as data: bits, method and rotation per tensor class, checked against what each engine runs before work starts.
+
+A recipe is one of `RECIPES` or a JSON file with the same keys. Nothing here touches weights.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
+
+from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
+from dgemma.model.denoiser import Denoiser
 
 TensorClass = Literal["embedding", "attention", "mlp_up_gate", "mlp_down", "self_conditioning", "router", "experts"]
 CLASSES: tuple[TensorClass, ...] = (
     "embedding", "attention", "mlp_up_gate", "mlp_down", "self_conditioning", "router", "experts",
 )  # fmt: skip
-# Weight bits that an engine's lowering can run; activations are dynamic int8 per token wherever weights are integers.
-SUPPORTED_BITS: dict[str, frozenset[int]] = {"onnx": frozenset({8, 32}), "executorch": frozenset({8, 32})}
+Method = Literal["nearest", "searched", "gptq"]
+METHODS: tuple[Method, ...] = ("nearest", "searched", "gptq")
+BITS = (4, 8, 32)
+ROUTER_BITS = 8  # at least: a router that errs sends tokens to other experts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """What an engine's lowering runs; activations are dynamic int8 per token wherever weights are integers."""
+
+    bits: frozenset[int]
+    group_multiple: int  # that 4-bit groups must be of
+    product: str  # the operator that has these limits
+
+
+SUPPORT: dict[str, Support] = {
+    "onnx": Support(bits=frozenset(BITS), group_multiple=1, product="MatMulInteger"),
+    "executorch": Support(bits=frozenset(BITS), group_multiple=32, product="XNNPACK's blockwise int4 linear"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Weight bits per tensor class; 32 leaves a class in float32. Integers are symmetric per output channel."""
+    """How each matrix of a model is quantized.
+
+    Args:
+        name: of a letter or more; goes into reports and manifests.
+        bits: 4, 8 or 32 (left in float32) for every tensor class; routers at least 8.
+        group: inputs that share a multiplier where there are 4 bits.
+        methods: class → method; `searched` where it is not named. `nearest` takes scales as they come, `searched` the ones of
+            least squared error, and `gptq` rounds on to the error already made; it needs calibration prompts.
+        rotation: largest block of the Hadamard rotation of mlp_down's inputs, a power of two; 0 for none.
+        overrides: (pattern of parameter names, as in `fnmatch`; bits); the last that matches wins over `bits`.
+    Raises:
+        UsageError: a class is missing or unknown, or a value is out of range.
+    """
 
     name: str
-    bits: dict[TensorClass, int]
+    bits: Mapping[TensorClass, int]
+    group: int = 128
+    methods: Mapping[TensorClass, Method] = field(default_factory=dict)
+    rotation: int = 0
+    overrides: tuple[tuple[str, int], ...] = ()
 
-    def check(self, engines: tuple[str, ...], *, experts: bool) -> None:
-        """Raises UsageError when an engine cannot run this recipe."""
-        for engine in engines:
-            for tensor_class, bits in self.bits.items():
-                if bits not in SUPPORTED_BITS[engine]:
-                    raise UsageError(f"recipe {self.name!r}: {engine} cannot run {bits}-bit {tensor_class}; choose {names()}")
-        if experts and self.quantizes:
-            raise UsageError(f"recipe {self.name!r} does not cover mixture-of-experts checkpoints yet; use --recipe fp32")
+    def __post_init__(self) -> None:
+        where = f"recipe {self.name!r}:"
+        if not isinstance(self.name, str) or not self.name:
+            raise UsageError(f"recipe name {self.name!r} must be a text")
+        if wrong := sorted(set(self.bits) ^ set(CLASSES)):
+            raise UsageError(f"{where} bits of {wrong[0]!r} are missing or unknown; name {', '.join(CLASSES)}")
+        if wrong := sorted(set(self.methods) - set(CLASSES)):
+            raise UsageError(f"{where} method for an unknown class {wrong[0]!r}; choose {', '.join(CLASSES)}")
+        for key, bits in (*self.bits.items(), *self.overrides):
+            if bits not in BITS or isinstance(bits, bool):
+                raise UsageError(f"{where} {bits!r} bits for {key} must be 4, 8 or 32")
+        for key, method in self.methods.items():
+            if method not in METHODS:
+                raise UsageError(f"{where} method {method!r} for {key} is unknown; choose {', '.join(METHODS)}")
+        if self.bits["router"] < ROUTER_BITS:
+            raise UsageError(f"{where} routers need {ROUTER_BITS} bits or more, not {self.bits['router']}")
+        if not _is_count(self.group) or self.group < 1:
+            raise UsageError(f"{where} group {self.group!r} must be a positive integer")
+        if not _is_count(self.rotation) or self.rotation < 0 or self.rotation & (self.rotation - 1):
+            raise UsageError(f"{where} rotation {self.rotation!r} must be a power of two, or 0 for none")
 
     @property
     def quantizes(self) -> bool:
-        return any(bits < 32 for bits in self.bits.values())
+        return any(bits < 32 for bits in (*self.bits.values(), *(bits for _, bits in self.overrides)))
+
+    @property
+    def needs_calibration(self) -> bool:
+        return "gptq" in self.methods.values()
+
+    def bits_of(self, parameter: str) -> int:
+        """Bits of one parameter; 32 for what has no class."""
+        tensor_class = class_of(parameter)
+        if tensor_class is None:
+            return 32
+        bits = [self.bits[tensor_class], *(bits for pattern, bits in self.overrides if fnmatchcase(parameter, pattern))][-1]
+        return max(bits, ROUTER_BITS) if tensor_class == "router" else bits
+
+    def method_of(self, parameter: str) -> Method:
+        tensor_class = class_of(parameter)
+        return "searched" if tensor_class is None else self.methods.get(tensor_class, "searched")
+
+    def rotation_of(self, parameter: str, inputs: int) -> int | None:
+        """Block size for a matrix of so many inputs: the largest power of two that divides them, at most `rotation`."""
+        if class_of(parameter) != "mlp_down" or self.bits_of(parameter) == 32:
+            return None
+        block = min(self.rotation, inputs & -inputs)
+        return block if block > 1 else None
+
+    def check(self, engines: Iterable[str], config: ModelConfig | None = None) -> None:
+        """Raises UsageError when an engine cannot run this recipe, or when it does not fit the shape of a model."""
+        shapes = matrix_shapes(config) if config is not None else {}
+        if used := [pattern for pattern, _ in self.overrides if shapes and not any(fnmatchcase(n, pattern) for n in shapes)]:
+            raise UsageError(f"recipe {self.name!r}: override {used[0]!r} matches no matrix of the model; see `overrides`")
+        for engine in engines:
+            self._check_engine(engine)
+        for name, shape in shapes.items():
+            if self.bits_of(name) == 4:
+                check_group(name, shape[-1], self.group)
+            if name.endswith(".experts.down_proj"):
+                other = name.replace("down_proj", "gate_up_proj")
+                if (self.bits_of(name) == 32) != (self.bits_of(other) == 32):
+                    raise UsageError(f"recipe {self.name!r}: {name} and {other} must both be integers or both be float")
+
+    def _check_engine(self, engine: str) -> None:
+        support = SUPPORT[engine]
+        used = {self.bits[c]: str(c) for c in CLASSES} | {bits: pattern for pattern, bits in self.overrides}
+        if wrong := sorted(set(used) - support.bits):
+            near = nearest(self, engine)
+            raise UsageError(f"recipe {self.name!r}: {engine} cannot run {wrong[0]}-bit {used[wrong[0]]}; use --recipe {near}")
+        if 4 in used and self.group % support.group_multiple:
+            raise UsageError(
+                f"recipe {self.name!r}: {support.product} of {engine} takes groups of a multiple of "
+                f"{support.group_multiple}, not {self.group} ({used[4]}); set `group`, or use --recipe {nearest(self, engine)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, the form of a recipe file."""
+        return {**asdict(self), "overrides": [list(pair) for pair in self.overrides]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str) -> Recipe:
+        """Inverse of `to_dict`; raises UsageError that begins with `where`."""
+        names = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - names):
+            raise UsageError(f"{where}: recipe key {unknown[0]!r} is unknown; choose {', '.join(sorted(names))}")
+        if missing := sorted({"name", "bits"} - set(values)):
+            raise UsageError(f"{where}: recipe key {missing[0]!r} is missing")
+        for key in ("bits", "methods"):
+            if not isinstance(values.get(key, {}), dict):
+                raise UsageError(f"{where}: recipe key {key!r} must be an object by tensor class")
+        pairs = values.get("overrides", [])
+        if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+            raise UsageError(f"{where}: recipe key 'overrides' must be a list of [pattern, bits]")
+        try:
+            return cls(**{**values, "overrides": tuple((pattern, bits) for pattern, bits in pairs)})
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_group(name: str, inputs: int, group: int) -> None:
+    """Raises UsageError that names the tensor and the groups that would do."""
+    if inputs % group:
+        fitting = [str(g) for g in (16, 32, 64, 128, 256) if inputs % g == 0] or [str(inputs)]
+        cure = f"set the recipe's `group` to {' or '.join(fitting)}"
+        raise UsageError(f"{name}: groups of {group} do not divide its {inputs} inputs; {cure}")
+
+
+def matrix_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Shape of every parameter that has a tensor class, by name."""
+    with torch.device("meta"):
+        return {name: p.shape for name, p in Denoiser(config).named_parameters() if class_of(name) is not None}
+
+
+def _recipe(name: str, *, four: Iterable[TensorClass] = (), bits: int = 8, **options: Any) -> Recipe:
+    return Recipe(name=name, bits={**dict.fromkeys(CLASSES, bits), **dict.fromkeys(four, 4)}, **options)
+
+
+_MLPS: tuple[TensorClass, ...] = ("mlp_up_gate", "mlp_down", "experts")
+_ALL: tuple[TensorClass, ...] = (*_MLPS, "attention", "self_conditioning")
 RECIPES: dict[str, Recipe] = {
-    "fp32": Recipe(name="fp32", bits=dict.fromkeys(CLASSES, 32)),
-    "w8": Recipe(name="w8", bits=dict.fromkeys(CLASSES, 8)),
+    recipe.name: recipe
+    for recipe in (
+        _recipe("fp32", bits=32),
+        _recipe("w8"),
+        _recipe("w4-mixed", four=_MLPS),
+        _recipe("w4", four=_ALL),
+        _recipe("w4-all", four=(*_ALL, "embedding")),
+    )
 }
 
 
 def names() -> str:
-    return " or ".join(RECIPES)
+    return ", ".join(RECIPES)
+
+
+def nearest(recipe: Recipe, engine: str) -> str:
+    """The built-in recipe that an engine runs and whose bits are least far away, class by class."""
+
+    def distance(other: Recipe) -> int:
+        return sum(abs(other.bits[c] - recipe.bits[c]) for c in CLASSES)
+
+    support = SUPPORT[engine]
+    runs = [
+        r for r in RECIPES.values()
+        if r.name != recipe.name and set(r.bits.values()) <= support.bits
+        and (4 not in r.bits.values() or r.group % support.group_multiple == 0)
+    ]  # fmt: skip
+    return min(runs, key=distance).name
 
 
 def find(name: str) -> Recipe:
-    """Raises UsageError that lists the recipes."""
-    if name not in RECIPES:
-        raise UsageError(f"--recipe {name!r} is unknown; choose {names()}")
-    return RECIPES[name]
+    """A built-in recipe, or one from a file whose name ends in `.json`; raises UsageError."""
+    if name in RECIPES:
+        return RECIPES[name]
+    if not name.endswith(".json"):
+        raise UsageError(f"--recipe {name!r} is unknown; choose {names()}, or a file NAME.json")
+    try:
+        values = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--recipe {name}: cannot be read as JSON ({str(error).splitlines()[0]}); correct the file") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--recipe {name}: must hold one JSON object with the keys of a recipe")
+    return Recipe.from_dict(values, f"--recipe {name}")
 
 
 def class_of(parameter: str) -> TensorClass | None:

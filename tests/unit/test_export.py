@@ -154,7 +154,7 @@ def test_the_command_line_prints_stages_and_nothing_else(tmp_path: Path, repo_ro
     done = subprocess.run([sys.executable, "-m", "dgemma.cli", *arguments], env=environment, capture_output=True, text=True)
     stages = [line.split(" s  ", 1)[-1] for line in done.stderr.splitlines()]
     pieces = ("embed", "condition", "stack", "head", "sample", "graphs")
-    assert stages == ["load", "quantize", *(f"onnx: {piece}" for piece in pieces), "golden"]
+    assert stages == ["load", *(f"onnx: {piece}" for piece in pieces), "golden"]
     assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
     assert read_manifest(out)[0].context == 32  # the golden prompts are cut to fit
 

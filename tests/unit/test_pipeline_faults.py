@@ -39,11 +39,11 @@ def place(tmp_path: Path) -> Path:
 def no_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lowering writes an empty file; for what happens before and after it."""
 
-    def lower(engine: str, model: Any, quantized: Any, sampler: Any, shapes: Any, stage: Path, progress: Any) -> Any:
+    def lower(engine: str, weights: Any, sampler: Any, shapes: Any, stage: Path, progress: Any) -> Any:
         (stage / "g.bin").write_bytes(b"graph")
         return {
             name: pipeline.GraphSpec(file="g.bin", inputs=tuple(i), outputs=tuple(o))
-            for name, (i, o) in specs(model.config, shapes, sampler.steps).items()
+            for name, (i, o) in specs(weights.model.config, shapes, sampler.steps).items()
         }, {}
 
     monkeypatch.setattr(pipeline, "lower", lower)
@@ -60,7 +60,7 @@ def fails(capsys: pytest.CaptureFixture[str], *args: object, says: str, status: 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--engine tpu", "choose onnx, executorch or all"), ("--recipe w3", "choose fp32 or w8"), ("--steps 0", "--steps 0"),
+        ("--engine tpu", "choose onnx, executorch or all"), ("--recipe w3", "choose fp32, w8, w4-mixed, w4, w4-all"), ("--steps 0", "--steps 0"),
         ("--steps 5000", "--steps 5000"), ("--steps x", "--steps"), ("--canvas 0", "--canvas 0"),
         ("--canvas -3", "--canvas -3"),
         ("--context 16", "--context 16"), ("--context 1", "--context 1"), ("--context 129", "exceeds the model's 128"),
@@ -72,7 +72,7 @@ def test_bad_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """They are found before a weight is read, and by a dry run as well."""
-    monkeypatch.setattr(pipeline, "read_weights", lambda request: pytest.fail("weights were read"))
+    monkeypatch.setattr(pipeline, "read_weights", lambda *_: pytest.fail("weights were read"))
     fails(capsys, checkpoint, "--out", place / "b", *options.split(), *(["--dry-run"] if dry else []), says=says)
     assert not list(place.iterdir())
 
@@ -83,9 +83,17 @@ def test_a_preset_needs_random_weights(place: Path, capsys: pytest.CaptureFixtur
     fails(capsys, place, "--out", place / "b", says="config.json")
 
 
-def test_experts_have_no_w8(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = micro.save(tmp_path / "moe", micro.MOE_CONFIG)
-    fails(capsys, folder, "--out", place / "b", "--recipe", "w8", says="--recipe fp32")
+def test_a_group_that_does_not_divide(checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, checkpoint, "--out", place / "b", "--recipe", "w4-mixed", says="set the recipe's `group` to 16 or 32")
+
+
+def test_a_quantized_checkpoint_keeps_its_recipe(checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = place.parent / "store"
+    assert dispatch(["quantize", str(checkpoint), "--recipe", "w8", "--out", str(store)]) == 0
+    assert dispatch(["export", str(store), "--out", str(place / "b"), "--dry-run"]) == 0
+    assert "recipe w8" in capsys.readouterr().out
+    fails(capsys, store, "--out", place / "b", "--recipe", "w4", says="was quantized with 'w8'")
+    fails(capsys, store, "--out", place / "b", "--random-weights", "1", says="is quantized already")
 
 
 def _truncate(folder: Path) -> None:
@@ -196,7 +204,7 @@ def test_interrupted_in_the_middle(checkpoint: Path, place: Path, repo_root: Pat
         command(checkpoint, place / "b"), env=environment(repo_root), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    lines = [process.stderr.readline() for _ in range(3)]
+    lines = [process.stderr.readline() for _ in range(2)]
     assert "onnx: embed" in lines[-1], lines
     time.sleep(0.5)
     assert any(place.iterdir()), "the bundle is built beside its destination"

@@ -24,36 +24,38 @@ def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
     out: Annotated[Path, typer.Option("--out", help="Bundle to write; must not exist.")],
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
-    recipe: Annotated[str, typer.Option("--recipe", help="Quantization recipe: fp32 or w8.")] = "fp32",
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, or a file NAME.json.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps T for one canvas at most.")] = None,
     canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,
     context: Annotated[int | None, typer.Option("--context", help="All positions: prompt, committed and canvas.")] = None,
     random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Prompts (.jsonl) for a recipe with gptq.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
-    from dgemma.export import pipeline
+    from dgemma.export import pipeline, request
     from dgemma.export.quiet import quiet
+    from dgemma.quantize.store import is_store
 
-    engines = pipeline.engines_of(engine)
+    engines = request.engines_of(engine)
+    options: dict[str, Any] = {
+        "recipe": recipe, "steps": steps, "canvas": canvas, "context": context, "random_weights": random_weights,
+        "calibration": calibration,
+    }  # fmt: skip
     if dry_run:
-        lines = pipeline.plan(
-            checkpoint, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context,
-            random_weights=random_weights,
-        )  # fmt: skip
-        print("\n".join(lines))
+        print("\n".join(request.plan(request.check(checkpoint, engines=engines, **options), checkpoint, engines)))
         return 0
 
     def golden(stage: Path) -> None:
         from dgemma.verify import golden
 
-        folder = Path(checkpoint) if random_weights is None and steps is None and canvas is None else None
+        own = steps is None and canvas is None and random_weights is None
+        folder = Path(checkpoint) if own and not is_store(checkpoint) else None
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
     with quiet(), _stages() as say:
-        pipeline.export_bundle(
-            checkpoint, out, engines=engines, recipe=recipe, steps=steps, canvas=canvas, context=context,
-            random_weights=random_weights, progress=say, finish=golden,
-        )  # fmt: skip
+        pipeline.export_bundle(checkpoint, out, engines=engines, progress=say, finish=golden, **options)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
     return 0
 

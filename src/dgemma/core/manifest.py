@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -180,14 +181,14 @@ def write_manifest(bundle: Path, manifest: Manifest) -> str:
     return str(values["digest"])
 
 
-def list_files(bundle: Path) -> dict[str, FileEntry]:
-    """Size and sha256 of every file that the manifest vouches for, by relative name, sorted."""
+def list_files(bundle: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
+    """Size and sha256 of every file that the manifest vouches for, by relative name, sorted; known ones are taken over."""
     names = sorted(p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file())
-    return {
-        name: FileEntry(size=(bundle / name).stat().st_size, sha256=sha256_file(bundle / name))
-        for name in names
-        if name not in UNHASHED
-    }
+    entries = dict(known or {})
+    for name in names:
+        if name not in UNHASHED and name not in entries:
+            entries[name] = FileEntry(size=(bundle / name).stat().st_size, sha256=sha256_file(bundle / name))
+    return dict(sorted(entries.items()))
 
 
 def read_manifest(bundle: Path, *, check_files: bool = True) -> tuple[Manifest, str]:

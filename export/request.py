@@ -1,0 +1,210 @@
+"""What is to be exported, checked from options and configs alone, and the weights and texts of its checkpoint.
+
+A checkpoint is a float one, a quantized one (`dgemma quantize`), or a preset's shape with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.errors import CheckpointError, UsageError
+from dgemma.core.manifest import ChatTemplate, TokenizerSpec
+from dgemma.core.sampler import SamplerConfig
+from dgemma.export.chat import chat_template, read_tokenizer
+from dgemma.export.graphs import Shapes
+from dgemma.model import checkpoint as checkpoints
+from dgemma.model.denoiser import Denoiser
+from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
+from dgemma.quantize.store import is_store, open_store
+from dgemma.quantize.write_store import write_store
+
+ENGINES = ("onnx", "executorch")
+LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+DEFAULT_CONTEXT = 4096
+NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A checked request; `folder` is None for a preset."""
+
+    folder: Path | None
+    config: ModelConfig
+    sampler: SamplerConfig
+    recipe: Recipe
+    shapes: Shapes
+    random_weights: int | None
+    calibration: Path | None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the checkpoint holds integers already."""
+        return self.folder is not None and is_store(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A model whose quantized parameters may be without data, its integers, and what a manifest says of both."""
+
+    model: Denoiser
+    quantized: Mapping[str, QuantizedMatrix]
+    quantization: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def engines_of(option: str) -> tuple[str, ...]:
+    """`--engine onnx|executorch|all`; raises UsageError."""
+    if option == "all":
+        return ENGINES
+    if option not in ENGINES:
+        raise UsageError(f"--engine {option!r} is unknown; choose {', '.join(ENGINES)} or all")
+    return (option,)
+
+
+def check(
+    checkpoint: Path | str, *, engines: Sequence[str], recipe: str | None = None, steps: int | None = None,
+    canvas: int | None = None, context: int | None = None, random_weights: int | None = None, calibration: Path | None = None,
+) -> Request:  # fmt: skip
+    """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
+    folder = None if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir() else Path(checkpoint)
+    if folder is None:
+        if random_weights is None:
+            raise UsageError(NO_WEIGHTS.format(checkpoint))
+        config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
+    elif not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
+    else:
+        config, sampler = checkpoints.read_config(folder)
+    chosen = _recipe(folder, recipe, random_weights, calibration)
+    if steps is not None:
+        try:
+            sampler = replace(sampler, steps=steps)
+        except UsageError:
+            raise UsageError(f"--steps {steps} must be between 1 and 4096") from None
+    for engine in engines:
+        engines_of(engine)
+    chosen.check(engines, config)
+    return Request(
+        folder=folder, config=config, sampler=sampler, recipe=chosen, shapes=lengths(config, canvas, context),
+        random_weights=random_weights, calibration=calibration,
+    )  # fmt: skip
+
+
+def _recipe(folder: Path | None, name: str | None, random_weights: int | None, calibration: Path | None) -> Recipe:
+    """The recipe asked for, or that of a quantized checkpoint."""
+    if folder is None or not is_store(folder):
+        return find(name or "fp32")
+    made = open_store(folder, check_files=False).recipe
+    if name is not None and find(name) != made:
+        raise UsageError(f"--recipe {name}: {folder} was quantized with {made.name!r}; leave it out, or give the float one")
+    for option, value in (("--random-weights", random_weights), ("--calibration", calibration)):
+        if value is not None:
+            raise UsageError(f"{option}: {folder} is quantized already; leave it out, or give the float one")
+    return made
+
+
+def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Shapes:
+    """Check --canvas and --context against the model; raises UsageError."""
+    canvas = config.canvas_length if canvas is None else canvas
+    context = min(config.max_position_embeddings, DEFAULT_CONTEXT) if context is None else context
+    if canvas < 1:
+        raise UsageError(f"--canvas {canvas} must be at least 1")
+    if context <= canvas:
+        raise UsageError(f"--context {context} must be larger than the canvas of {canvas} tokens")
+    if context > config.max_position_embeddings:
+        raise UsageError(f"--context {context} exceeds the model's {config.max_position_embeddings} positions")
+    return Shapes(canvas=canvas, chunk=min(256, max(64, canvas), context), context=context)
+
+
+def read_weights(request: Request, scratch: Path) -> Weights:
+    """The weights; where the recipe quantizes, a quantized checkpoint is made at `scratch`, the caller's to remove."""
+    if request.is_quantized or request.recipe.quantizes:
+        folder = request.folder if request.is_quantized else scratch
+        if not request.is_quantized:
+            float_one = request.folder or _preset(request.config)
+            write_store(float_one, scratch, request.recipe, random_seed=request.random_weights, prompts=request.calibration)
+        assert folder is not None
+        store = open_store(folder, check_files=request.is_quantized)
+        described = store.description
+        keys = ("bits", "parameters", "bits_per_weight", "activations", "calibration")
+        provenance = {**described["source"], "quantized": described["digest"]}
+        return Weights(
+            model=store.model(), quantized=store.matrices,
+            quantization={"recipe": described["recipe"]["name"], **{key: described[key] for key in keys}},
+            provenance=_licensed(request.folder, provenance),
+        )  # fmt: skip
+    model, provenance = _float_weights(request)
+    parameters = sum(p.numel() for p in model.parameters())
+    present = {class_of(name) for name, _ in model.named_parameters()}
+    quantization = {
+        "recipe": request.recipe.name, "bits": {c: 32 for c in CLASSES if c in present}, "parameters": parameters,
+        "bits_per_weight": 32.0, "activations": "float32", "calibration": None,
+    }  # fmt: skip
+    return Weights(model=model, quantized={}, quantization=quantization, provenance=_licensed(request.folder, provenance))
+
+
+def _preset(config: ModelConfig) -> str:
+    return next(name for name, other in PRESETS.items() if other is config)
+
+
+def _float_weights(request: Request) -> tuple[Denoiser, dict[str, Any]]:
+    folder, seed = request.folder, request.random_weights
+    if seed is not None:
+        shape = _preset(request.config) if folder is None else folder.resolve().name
+        return checkpoints.random_weights(request.config, seed), {"shape_of": shape, "random_weights": seed}
+    assert folder is not None
+    loaded = checkpoints.load(folder)
+    return loaded.model, {"name": folder.resolve().name, "files": loaded.files(), "skipped_tensors": loaded.skipped}
+
+
+def _licensed(folder: Path | None, provenance: dict[str, Any]) -> dict[str, Any]:
+    """With the first line of the checkpoint's licence, unless the weights are random."""
+    if folder is None or "random_weights" in provenance:
+        return provenance
+    licence = next((name for name in LICENSES if (folder / name).is_file()), None)
+    lines = (folder / licence).read_text(encoding="utf-8", errors="replace").split("\n") if licence else []
+    return {**provenance, "licence": next((line.strip() for line in lines if line.strip()), None)}
+
+
+def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | None]:
+    """Tokenizer and chat template of the checkpoint, where it has them; raises CheckpointError."""
+    found = read_tokenizer(request.folder) if request.folder else None
+    if found is None or request.folder is None:
+        return None, None
+    spec, encode, piece = found
+    if spec.vocab_size > request.config.vocab_size:
+        where, most = request.folder / spec.file, request.config.vocab_size
+        raise CheckpointError(f"{where}: has {spec.vocab_size} pieces but the model {most} ids; copy the right tokenizer")
+    return spec, chat_template(request.folder, request.config, encode, piece)
+
+
+def plan(request: Request, checkpoint: Path | str, engines: Sequence[str]) -> list[str]:
+    """What an export would do, from the configs alone."""
+    config, sampler, recipe, shapes = request.config, request.sampler, request.recipe, request.shapes
+    read_text(request)
+    with torch.device("meta"):
+        model = Denoiser(config)
+    parameters = {name: p.shape for name, p in model.named_parameters()}
+    size = sum(_stored_bytes(recipe, name, shape) for name, shape in parameters.items())
+    total = sum(shape.numel() for shape in parameters.values())
+    return [
+        f"checkpoint  {checkpoint}: {total:,} parameters, {config.num_layers} layers",
+        f"graphs      encode, denoise, generate, decode for {', '.join(engines)}",
+        f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, {sampler.steps} steps",
+        f"weights     recipe {recipe.name}: {size / 1e6:.1f} MB per engine",
+    ]
+
+
+def _stored_bytes(recipe: Recipe, name: str, shape: torch.Size) -> int:
+    """Bytes of one parameter in a bundle: integers, float32 scales of rows, one byte for a group's multiplier."""
+    bits = recipe.bits_of(name)
+    rows = 0 if bits == 32 else shape.numel() // shape[-1]
+    groups = rows * (shape[-1] // recipe.group) if bits == 4 else 0
+    return shape.numel() * bits // 8 + 4 * rows + groups

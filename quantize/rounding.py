@@ -1,0 +1,118 @@
+"""Round to nearest: a float matrix to integers and scales, with scales as they come or searched for the least squared error.
+
+Rows are independent, so matrices of any size go through in chunks of rows. It knows nothing of models, recipes or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgemma.quantize.matrix import QuantizedMatrix
+
+CLIPS_8 = (1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8)  # shares of a row's largest magnitude that 127 may stand for
+SCALES_4 = range(-3, 3)  # 4-bit scales around the smallest that clips nothing, in eighths of an octave
+DEPTH_4 = 4  # multipliers tried for a group, from the one that clips nothing downwards
+MULTIPLIERS = 15
+LEVELS_4, LEVELS_8 = (-8, 7), (-127, 127)
+CHUNK = 1 << 20  # elements of a chunk; its temporaries stay in a processor's cache or near it
+_SMALLEST = 2.0**-100  # of a scale: its products stay normal numbers in bfloat16
+
+Parts = tuple[Tensor, ...]
+
+
+def round_8(weight: Tensor, *, search: bool) -> QuantizedMatrix:
+    """weight [..., out, in] finite → int8 per channel; a row of zeros gets scale 1.
+
+    Args:
+        search: try smaller ranges than the largest magnitude's, row by row, and keep the one of least squared error.
+    """
+
+    def rows(w: Tensor) -> Parts:  # [R, in]
+        scale = w.abs().amax(1) / 127
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        if search:
+            errors = torch.stack([_error(w, (scale * clip)[:, None], LEVELS_8) for clip in CLIPS_8])
+            scale = scale * torch.tensor(CLIPS_8)[errors.argmin(0)]
+        return _round(w, scale[:, None], LEVELS_8).to(torch.int8), scale
+
+    integers, scale = _in_chunks(weight, rows)
+    return QuantizedMatrix(bits=8, integers=integers, scale=scale)
+
+
+def round_4(weight: Tensor, group: int, *, search: bool, levels: tuple[int, int] = LEVELS_4) -> QuantizedMatrix:
+    """weight [..., out, in] finite → int4 with two-level scales; a group of zeros gets multiplier 1, a row of them scale 1.
+
+    A scale is m·2^e with m in 8 … 15, so a multiplier times it has 8 significant bits at most and is exact in bfloat16.
+
+    Args:
+        group: inputs that share a multiplier; divides in.
+        search: over scales by row and multipliers by group, for the least squared error.
+        levels: smallest and largest integer; narrower ones are for ablations.
+    """
+
+    def rows(w: Tensor) -> Parts:  # [R, in]
+        w = w.unflatten(1, (-1, group))  # [R, G, group]
+        low, high = levels
+        whole = torch.maximum(w.amax(2) / high, w.amin(2) / low)  # steps that clip nothing, [R, G]
+        index = _index_of(whole.amax(1) / MULTIPLIERS)  # [R]
+        scale, multipliers = _search(w, whole, index, levels) if search else _fitting(whole, _scale_at(index))
+        zero = whole.amax(1) <= 0
+        scale, multipliers = torch.where(zero, torch.ones_like(scale), scale), multipliers.masked_fill(whole <= 0, 1)
+        integers = _round(w, (multipliers * scale[:, None])[:, :, None], levels)
+        return integers.flatten(1).to(torch.int8), scale, multipliers.to(torch.int8)
+
+    integers, scale, multipliers = _in_chunks(weight, rows)
+    return QuantizedMatrix(bits=4, integers=integers, scale=scale, multipliers=multipliers)
+
+
+def _in_chunks(weight: Tensor, rows: Callable[[Tensor], Parts]) -> Parts:
+    """Apply `rows` to chunks of [R, in] in float32; results are put together as [..., out, ·]."""
+    flat = weight.detach().reshape(-1, weight.shape[-1])
+    parts = [rows(chunk.float()) for chunk in flat.split(max(1, CHUNK // flat.shape[1]))]
+    return tuple(torch.cat(part).unflatten(0, weight.shape[:-1]) for part in zip(*parts, strict=True))
+
+
+def _round(w: Tensor, step: Tensor, levels: tuple[int, int]) -> Tensor:
+    return (w / step).round_().clamp_(*levels)
+
+
+def _error(w: Tensor, step: Tensor, levels: tuple[int, int]) -> Tensor:
+    """Squared error of rounding, summed over the last dimension."""
+    return _round(w, step, levels).mul_(step).sub_(w).square_().sum(-1)
+
+
+def _fitting(whole: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest multipliers [R, G] float that clip nothing, where 15 is enough for that."""
+    return scale, (whole / scale[:, None]).ceil().clamp(1, MULTIPLIERS)
+
+
+def _search(w: Tensor, whole: Tensor, index: Tensor, levels: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Scale [R] and multipliers [R, G] of least squared error; what `_fitting` gives is among the candidates."""
+    best_error = torch.full(index.shape, torch.inf)
+    best_scale, best_multipliers = torch.ones(index.shape), torch.ones_like(whole)
+    for offset in SCALES_4:
+        scale, fitting = _fitting(whole, _scale_at(index + offset))
+        error, multipliers = torch.full_like(whole, torch.inf), fitting
+        for less in range(DEPTH_4):
+            candidate = (fitting - less).clamp_(min=1)
+            its_error = _error(w, (candidate * scale[:, None])[:, :, None], levels)
+            multipliers = torch.where(its_error < error, candidate, multipliers)
+            error = torch.minimum(error, its_error)
+        better = error.sum(1) < best_error
+        best_error = torch.where(better, error.sum(1), best_error)
+        best_scale = torch.where(better, scale, best_scale)
+        best_multipliers = torch.where(better[:, None], multipliers, best_multipliers)
+    return best_scale, best_multipliers
+
+
+def _index_of(least: Tensor) -> Tensor:
+    """Index of the smallest scale that is no smaller, in the row of all m·2^e with m in 8 … 15."""
+    mantissa, exponent = torch.frexp(least.clamp(min=_SMALLEST))
+    return 8 * (exponent.long() - 4) + (mantissa * 16).ceil().long() - 8
+
+
+def _scale_at(index: Tensor) -> Tensor:
+    return torch.ldexp((8 + index % 8).float(), torch.div(index, 8, rounding_mode="floor"))
