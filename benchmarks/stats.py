@@ -1,37 +1,14 @@
-"""The few statistics that results are reported with. Standard library only."""
+"""The few statistics that results are reported with; those that verify needs as well are in core."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+from dgemma.core.metrics import paired_difference, wilson
 
-
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson, JASA 22, 1927); (0, 1) for n = 0. Raises ValueError outside 0 … n."""
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes=} must lie between 0 and {n=}")
-    if n == 0:
-        return 0.0, 1.0
-    p, square = successes / n, z * z
-    centre = (p + square / (2 * n)) / (1 + square / n)
-    half = z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def paired_difference(a: Sequence[bool], b: Sequence[bool], z: float = Z95) -> tuple[float, float, float]:
-    """Share of a minus share of b over the same items, and its normal interval from the pairs that differ."""
-    n = len(a)
-    if n != len(b) or n == 0:
-        raise ValueError("paired samples must have one equal, positive length")
-    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
-    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
-    difference = (only_a - only_b) / n
-    half = z * math.sqrt(max(only_a + only_b - (only_a - only_b) ** 2 / n, 0.0)) / n
-    return difference, difference - half, difference + half
+__all__ = ["Quartiles", "paired_difference", "quartiles", "wilson"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from dgemma.core.errors import PromptTooLong
+from dgemma.core.errors import BundleError, PromptTooLong
 from dgemma.core.trajectory import Array, Trajectory, write_npz
-from dgemma.model import checkpoint, generate
+from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
 
 FILE = "golden.npz"
 SEED = 20_260_101
+MAX_NEW_TOKENS = 128
 
 
 def prompts(vocab_size: int, count: int = 4, length: int = 24) -> list[list[int]]:
@@ -24,7 +26,7 @@ def prompts(vocab_size: int, count: int = 4, length: int = 24) -> list[list[int]
     return [[(7919 * (i + 1) * (j + 1)) % vocab_size for j in range(length + i)] for i in range(count)]
 
 
-def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: int = 128) -> None:
+def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: int = MAX_NEW_TOKENS) -> None:
     """Run and write `golden.npz` into a bundle that is being made.
 
     Args:
@@ -48,6 +50,8 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
             _put(arrays, f"artifact_{len(kept)}", result.trajectory)
             kept.append(SEED + i)
     if folder is not None:
+        from dgemma.model import checkpoint, generate  # torch, which a replay does without
+
         loaded = checkpoint.load(folder)
         for i, seed in enumerate(kept):
             ids = [int(t) for t in arrays[f"artifact_{i}_prompt_ids"]]
@@ -59,3 +63,27 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
 
 def _put(arrays: dict[str, Array], stem: str, trajectory: Trajectory) -> None:
     arrays.update({f"{stem}_{name}": array for name, array in trajectory.arrays().items()})
+
+
+def read(bundle: Bundle) -> list[tuple[int, Trajectory]]:
+    """Seed and trajectory of every golden run of the artifact.
+
+    Raises:
+        BundleError: there is no `golden.npz`, or it does not hold what `write` writes.
+    """
+    if FILE not in bundle.manifest.files:
+        raise BundleError(f"{bundle.path}: has no {FILE} to replay; give --checkpoint to compare with the float model")
+    path = bundle.file(FILE)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            runs = []
+            for i, seed in enumerate(archive["seeds"].tolist()):
+                stem = f"artifact_{i}_"
+                arrays = {name.removeprefix(stem): archive[name] for name in archive.files if name.startswith(stem)}
+                runs.append((int(seed), Trajectory(**arrays)))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(f"{path}: holds no golden trajectories ({reason}); export the bundle again") from None
+    if not runs:
+        raise BundleError(f"{path}: holds no golden trajectories; give --checkpoint to compare with the float model")
+    return runs

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,9 @@ class Difference:
         row: denoising step over all canvases, from 0; `canvas` and `step` (remaining) name the same.
         rule: argmax, accept, sample, stop, or host (noise, bookkeeping: never a near-tie).
         position: first canvas position that differs; None for stop.
-        margin: argmax: gap of the two best tempered logits; accept: nats to the entropy bound; sample: probability to the
-            border between two tokens; stop: nats to the confidence threshold. None when it needs logits and none are there.
+        margin: argmax: gap of the two best tempered logits; accept: nats to the other decision, see `accept_margin`;
+            sample: probability to the border between two tokens; stop: nats to the confidence threshold. None when it needs
+            logits and none are there.
         entropy_error: largest difference of the two entropies in this row, in nats.
     """
 
@@ -63,11 +64,19 @@ class Difference:
 
 
 def accept_margin(entropy: npt.NDArray[Any], position: int, bound: float) -> float:
-    """Nats between the bound and the sum of entropies ahead of a position; entropy [N] float32, sums in float64."""
+    """Nats that a position was from the other decision; entropy [N] float32, sums in float64.
+
+    The smaller of two ways there: the entropies ahead of it sum up to the bound, or its own entropy moves it to a place in the
+    order that is on the other side of the bound.
+    """
     e = entropy.astype(np.float64)
     index = np.arange(len(e))
     ahead = (e < e[position]) | ((e == e[position]) & (index < position))
-    return abs(float(e[ahead].sum()) - bound)
+    total = float(e[ahead].sum())
+    others = np.sort(np.delete(e, position))
+    beyond = np.flatnonzero(np.cumsum(others) > bound)  # behind the first of these, a position is not accepted
+    own = abs(float(others[beyond[0]]) - float(e[position])) if len(beyond) else float("inf")
+    return min(abs(total - bound), own)
 
 
 def sample_margin(logits: npt.NDArray[np.float32], token: int, u: float) -> float:
@@ -163,41 +172,6 @@ class Report:
         return {**asdict(self), "unexplained": self.unexplained}
 
 
-class Eager:
-    """The torch rung: `model.generate` on the checkpoint, and tempered logits of any row for margins."""
-
-    def __init__(self, checkpoint: Path, sampler: SamplerConfig, canvas_length: int) -> None:
-        from dgemma.model.checkpoint import load
-
-        self.model = load(checkpoint).model
-        self.model.config = replace(self.model.config, canvas_length=canvas_length)
-        self.sampler = sampler
-
-    def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
-        from dgemma.model.generate import generate
-
-        return generate(self.model, self.sampler, prompt_ids, seed=seed, max_new_tokens=max_new_tokens).trajectory
-
-    def logits(self, trajectory: Trajectory, row: int) -> npt.NDArray[np.float32]:
-        """Tempered logits [N, V] of one row: its canvas replayed from the trajectory's own input canvases."""
-        import torch
-
-        from dgemma.model.generate import extend
-
-        canvas = trajectory.canvas_index[row]
-        committed = [trajectory.argmax[trajectory.canvas_index == c][-1] for c in range(int(canvas))]
-        ids = np.concatenate([trajectory.prompt_ids, *committed]).tolist()
-        with torch.no_grad():
-            prefix = extend(self.model, None, ids)
-            soft = torch.zeros(1, trajectory.canvas_in.shape[1], self.model.config.hidden_size)
-            for r in range(int(np.flatnonzero(trajectory.canvas_index == canvas)[0]), row + 1):
-                tempered = self.model.denoise(torch.from_numpy(trajectory.canvas_in[r])[None], soft, prefix, len(ids))
-                tempered = tempered / float(trajectory.temperature[r])
-                soft = self.model.soft_embed(tempered)
-        result: npt.NDArray[np.float32] = tempered[0].numpy()
-        return result
-
-
 @contextmanager
 def open_sessions(bundle: Path, engines: Sequence[str], threads: int | None) -> Iterator[dict[str, Session]]:
     with ExitStack() as stack:
@@ -218,6 +192,9 @@ def compare(
         the report; everything is compared with the first engine's host loop.
     """
     manifest, _ = read_manifest(bundle, check_files=False)  # Session.load checks the files
+    if checkpoint:
+        from dgemma.verify.eager import Eager  # torch, which engines alone do without
+
     eager = Eager(checkpoint, manifest.sampler, manifest.canvas_length) if checkpoint else None
     with open_sessions(bundle, engines or sorted(manifest.engines, reverse=True), threads) as sessions:
         rungs = [(f"{engine}/{loop}", engine, loop) for engine in sessions for loop in ("host", "graph")]

@@ -20,20 +20,29 @@ class OnnxEngine(Engine):
         self._files: dict[str, Any] = {}
         self._runs: dict[str, tuple[Any, list[str]]] = {}
 
-    def _session(self, file: str) -> Any:
+    def options(self) -> Any:
+        """Session options of all graphs."""
         import onnxruntime as ort
 
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL
+        # Every file has a thread pool; one that spins on after its run takes the cores from the next one's.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Folds DequantizeLinear of constants: int8 weights are made of stored int4 once, when a session opens.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        return options
+
+    def open(self, file: str) -> Any:
+        """A new inference session of one graph file."""
+        import onnxruntime as ort
+
+        return ort.InferenceSession(str(self.bundle.file(file)), self.options(), providers=["CPUExecutionProvider"])
+
+    def _session(self, file: str) -> Any:
         if file not in self._files:
-            options = ort.SessionOptions()
-            options.log_severity_level = _FATAL
-            # Every graph has a thread pool; one that spins on after its run takes the cores from the next graph's.
-            options.add_session_config_entry("session.force_spinning_stop", "1")
-            # Folds DequantizeLinear of constants: int8 weights are made of stored int4 once, when a session opens.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-            if self.threads is not None:
-                options.intra_op_num_threads = self.threads
-            path = str(self.bundle.file(file))
-            self._files[file] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._files[file] = self.open(file)
         return self._files[file]
 
     def _load(self, graph: str, spec: GraphSpec) -> None:

@@ -14,9 +14,9 @@ from dgemma.core.errors import UsageError
 from dgemma.core.noise import step_words, uniform_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
+from dgemma.verify.eager import Eager
 from dgemma.verify.same_tokens import (
     Difference,
-    Eager,
     Report,
     accept_margin,
     first_difference,
@@ -110,7 +110,35 @@ def test_accept_margin_sums_what_is_ahead() -> None:
     entropy = np.array([0.5, 0.25, 0.5, 1.0], np.float32)
     assert accept_margin(entropy, 1, 0.1) == pytest.approx(0.1)  # nothing ahead
     assert accept_margin(entropy, 2, 0.8) == pytest.approx(0.05)  # 0.25, and 0.5 at the lower index
-    assert accept_margin(entropy, 0, 0.3) == pytest.approx(0.05)  # 0.25 alone: ties count from the lower index
+    assert accept_margin(np.array([0.5, 0.25, 0.75], np.float32), 0, 0.3) == pytest.approx(0.05)  # 0.25 alone
+
+
+def test_accept_margin_counts_a_change_of_order() -> None:
+    entropy = np.array([0.5, 0.25, 0.5, 1.0], np.float32)
+    assert accept_margin(entropy, 0, 0.3) == 0.0  # behind its equal, it would not be accepted
+    late = np.array([0.01, 0.9, 0.905], np.float32)
+    assert accept_margin(late, 2, 0.1) == pytest.approx(0.005, abs=1e-6)  # 0.91 ahead of it, but for 0.005 only 0.01
+    assert accept_margin(late, 1, 0.1) == pytest.approx(0.005, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_decision_flips_at_its_accept_margin_and_not_before(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    entropy, bound = generator.exponential(0.1, 8), 0.3
+
+    def accepted(e: Any, position: int) -> bool:
+        index = np.arange(len(e))
+        return bool(e[(e < e[position]) | ((e == e[position]) & (index < position))].sum() <= bound)
+
+    for position in range(8):
+        margin = accept_margin(entropy, position, bound)
+        for scale, flips in ((1.001, True), (0.999, False)):
+            moved = [entropy.copy() for _ in range(2)]
+            moved[0][position] += margin * scale * (1 if accepted(entropy, position) else -1)
+            own = accepted(moved[0], position) != accepted(entropy, position)
+            ahead = entropy[(entropy < entropy[position])].sum()
+            total = abs(ahead - bound) <= margin * scale  # the entropies ahead of it move instead
+            assert (own or total) == flips
 
 
 def test_a_flipped_sample_needs_acceptance_and_logits(eager: Eager, trajectory: Trajectory) -> None:

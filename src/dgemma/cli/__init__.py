@@ -15,9 +15,11 @@ from typing import Any
 # command → (module, one line of help)
 COMMANDS = {
     "export": ("dgemma.cli.export", "Lower a checkpoint to a bundle."),
+    "quantize": ("dgemma.cli.quantize", "Quantize a checkpoint to integers, once for all engines."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
     "chat": ("dgemma.cli.chat", "Talk to a bundle, turn by turn."),
-    "inspect": ("dgemma.cli.inspect", "Verify a bundle and show what is in it."),
+    "inspect": ("dgemma.cli.inspect", "Check a bundle's files and show what is in it."),
+    "verify": ("dgemma.cli.verify", "Compare a bundle with its golden trajectories or with the float model."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
 
@@ -108,7 +110,7 @@ def _missing(name: str, error: ModuleNotFoundError) -> int:
     package = (error.name or "").split(".")[0]
     if package == "dgemma":
         raise error
-    extra = "export" if name == "export" else "onnx"
+    extra = "export" if name in ("export", "quantize", "verify") else "onnx"
     return _fail(f"`dgemma {name}` needs package {package!r}; pip install 'dgemma[{extra}]'")
 
 

@@ -1,4 +1,4 @@
-"""`dgemma inspect`: what a bundle holds, after every file was checked."""
+"""`dgemma inspect`: what a bundle holds, after every file was checked, and what `dgemma verify` last found."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import typer
 from dgemma.cli.run import BundleArgument
 from dgemma.core.manifest import GraphSpec, TensorSpec
 from dgemma.runtime.bundle import Bundle
+from dgemma.verify import verdict
 
 
 def run(
     bundle: BundleArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, verified.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, checked.")] = False,
 ) -> None:
     opened = Bundle.open(bundle)
     if as_json:
         total = sum(entry.size for entry in opened.manifest.files.values())
-        print(json.dumps({**opened.manifest.to_dict(), "verified": True, "total_bytes": total}, ensure_ascii=False))
+        found, problem = verdict.read(opened.path)
+        more = {"verified": True, "total_bytes": total, "verify": found, "verify_problem": problem}
+        if found is not None and found["digest"] != opened.digest:
+            more |= {"verify": None, "verify_problem": f"{verdict.FILE} is for digest {found['digest']}"}
+        print(json.dumps({**opened.manifest.to_dict(), **more}, ensure_ascii=False))
     else:
         print("\n".join(summary(opened)))
 
@@ -29,6 +34,8 @@ def summary(bundle: Bundle) -> list[str]:
     manifest, model = bundle.manifest, bundle.manifest.model
     kind = f"{model.num_experts} experts, {model.top_k_experts} per token" if model.is_moe else "dense"
     sampler = ", ".join(f"{k} {v}" for k, v in manifest.sampler.to_dict().items())
+    found, problem = verdict.read(bundle.path)
+    judged = verdict.lines(found, bundle.digest) if found else [f"verdict       {problem or 'none; see dgemma verify'}"]
     lines = [
         f"bundle        {bundle.path} (format {manifest.format_version}, every file verified)",
         f"digest        {bundle.digest}",
@@ -37,6 +44,7 @@ def summary(bundle: Bundle) -> list[str]:
         f"sampler       {sampler}",
         f"tokenizer     {manifest.tokenizer.file if manifest.tokenizer else 'none'}",
         f"chat          {'yes' if manifest.chat else 'no'}",
+        *judged,
     ]
     for name, values in (
         ("quantization", manifest.quantization), ("tools", manifest.tools), ("provenance", manifest.provenance),

@@ -1,0 +1,265 @@
+"""`dgemma verify`: exit status, verdict and verify.json over toy and micro bundles; and every refusal is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import micro
+import micro_bundle
+import pytest
+from fake_bundle import FakeEngine, write_bundle
+
+from dgemma.cli import dispatch
+from dgemma.core.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
+from dgemma.runtime import session as session_module
+from dgemma.verify import golden, verdict
+
+ANSWER = list(range(200, 220))
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Sessions run the toy model, with these arguments."""
+    options: dict[str, Any] = {"answer": ANSWER}
+    monkeypatch.setattr(session_module, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, **options))
+    return options
+
+
+@pytest.fixture
+def bundle(toy: dict[str, Any], tmp_path: Path) -> Path:
+    """A toy bundle with golden trajectories."""
+    path = write_bundle(tmp_path / "toy.dgemma")
+    golden.write(path, None, ["hello", "you"])
+    return relist(path)
+
+
+def relist(path: Path, **changes: Any) -> Path:
+    manifest = Manifest.from_dict(json.loads((path / MANIFEST).read_text()))
+    write_manifest(path, replace(manifest, files=list_files(path), **changes))
+    return path
+
+
+@pytest.fixture
+def micro_copy(tmp_path: Path) -> Iterator[Path]:
+    """The float micro bundle, whose verify.json may be written."""
+    yield Path(shutil.copytree(micro_bundle.bundle("onnx"), tmp_path / "micro.dgemma"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, status: int = 2) -> None:
+    capsys.readouterr()
+    assert dispatch(["verify", *args]) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (out, err)
+    for text in says:
+        assert text in err
+
+
+def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["verify", str(bundle)]) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 2 golden trajectories equal" in out and "PASSED  toy.dgemma on onnx" in out
+    assert err.splitlines()[-1] == "golden replay, onnx: 2/2"
+    values, problem = verdict.read(bundle)
+    _, digest = read_manifest(bundle)
+    assert problem is None and values is not None
+    assert values["digest"] == digest and values["passed"] and set(values["golden"]) == {"onnx"}
+    assert {"date", "tools", "machine"} <= set(values["golden"]["onnx"])
+
+
+def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
+    bundle: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy["answer"] = [201, *ANSWER[1:]]
+    assert dispatch(["verify", str(bundle)]) == 1
+    out, _ = capsys.readouterr()
+    assert "0 of 2 golden trajectories equal" in out
+    assert "MISSED  toy.dgemma on onnx: golden differences that are no near-tie 2 (limit 0)" in out
+    assert dispatch(["inspect", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "verdict       FAILED" in shown and "no near-tie: 2 (limit 0)  MISSED" in shown
+
+
+def test_json_is_what_the_file_says(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["verify", str(bundle), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == json.loads((bundle / verdict.FILE).read_text())
+
+
+def test_inspect_says_what_a_verdict_is_worth(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown() -> str:
+        assert dispatch(["inspect", str(bundle)]) == 0
+        return capsys.readouterr().out
+
+    assert "verdict       none" in shown()
+    assert dispatch(["verify", str(bundle)]) == 0
+    capsys.readouterr()
+    assert "verdict       passed" in shown()
+    relist(bundle, tools={"dgemma": "another export"})
+    assert "is for another bundle" in shown() and "passed" not in shown()
+    assert dispatch(["inspect", str(bundle), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["verify"] is None and "is for digest" in values["verify_problem"]
+    (bundle / verdict.FILE).write_bytes(b"\x00")
+    assert "is damaged" in shown()
+    assert dispatch(["run", str(bundle), "-p", "x"]) == 0  # a damaged verdict hinders nobody
+    capsys.readouterr()
+    assert dispatch(["verify", str(bundle)]) == 0 and verdict.read(bundle)[1] is None
+
+
+def test_a_verdict_that_cannot_be_kept_is_still_given(
+    bundle: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / verdict.FILE).mkdir()
+    assert dispatch(["verify", str(bundle)]) == 2
+    out, err = capsys.readouterr()
+    assert "PASSED" in out
+    assert err.splitlines()[-1].startswith("error: ") and "verify.json: cannot be written" in err
+    toy["answer"] = [7]
+    assert dispatch(["verify", str(bundle)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--reference", "tpu"], ("--reference tpu", "torch")),
+        (["--reference", "jax"], ("--reference 'jax'", "choose torch or tpu")),
+        (["--count", "3"], ("--count", "--checkpoint")),
+        (["--prompts", "x.jsonl"], ("--prompts", "--checkpoint")),
+        (["--force"], ("--force", "--checkpoint")),
+        (["--compare", "verify.json"], ("--compare", "--report")),
+        (["--report", "no/such/folder"], ("--report", "does not exist")),
+        (["--report", "{tmp}"], ("--report", "--checkpoint")),
+        (["--threads", "0"], ("threads",)),
+        (["--checkpoint", "{tmp}/none"], ("no such folder",)),
+        (["--checkpoint", "{tmp}/none", "--count", "0"], ("--count 0",)),
+        (["--checkpoint", "{tmp}/none", "--prompts", "none.jsonl"], ("none.jsonl", "cannot be read")),
+    ],
+)
+def test_options_that_cannot_be_meant(
+    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, args: list[str], says: tuple[str, ...]
+) -> None:
+    refused(capsys, [str(bundle), *(a.replace("{tmp}", str(tmp_path)) for a in args)], *says)
+    assert not (bundle / verdict.FILE).exists()
+
+
+def test_bundles_without_golden_trajectories(
+    toy: dict[str, Any], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, [str(tmp_path / "none")], "no such folder")
+    refused(capsys, [str(write_bundle(tmp_path / "bare"))], "has no golden.npz", "--checkpoint")
+    for content in (b"PK", b"", b"\x93NUMPY"):
+        (bundle / golden.FILE).write_bytes(content)
+        refused(capsys, [str(relist(bundle))], "golden.npz", "export the bundle again")
+
+
+def test_a_float_artifact_passes_against_its_checkpoint(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--count", "3", "--threads", "1"]
+    assert dispatch(args) == 0
+    out, _ = capsys.readouterr()
+    assert "trajectories equal  3 of 3" in out and "no answers to match" in out and "PASSED" in out
+    values, _ = verdict.read(micro_copy)
+    assert values is not None
+    found = values["float"]["onnx"]
+    assert found["checkpoint"]["same"] and set(found["checkpoint"]["files"]) >= {"config.json", "model.safetensors"}
+    assert found["free"]["exact_match"] is None and found["teacher"]["kl"]["max"] < 1e-7
+    assert dispatch(["verify", str(micro_copy)]) == 0  # the replay joins the comparison
+    both, _ = verdict.read(micro_copy)
+    assert both is not None and both["float"] == values["float"] and both["golden"]["onnx"]["passed"]
+
+
+def test_another_checkpoint_is_refused_and_with_force_compared_and_said_so(
+    micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = micro.save(tmp_path / "other", seed=1)
+    args = [str(micro_copy), "--checkpoint", str(other), "--count", "4", "--threads", "1"]
+    refused(capsys, args, "model.safetensors is not the file that the bundle was made from", "--force")
+    assert dispatch(["verify", *args, "--force"]) in (0, 1)
+    out, _ = capsys.readouterr()
+    assert "other is NOT the checkpoint that this bundle was made from" in out
+    values, _ = verdict.read(micro_copy)
+    assert values is not None
+    found = values["float"]["onnx"]
+    assert found["forced"] and not found["checkpoint"]["same"]
+    assert found["free"]["equal_trajectories"] == 0 and found["teacher"]["kl"]["mean"] > 0.1
+    assert dispatch(["inspect", str(micro_copy)]) == 0
+    assert "another checkpoint than the bundle's" in capsys.readouterr().out
+
+
+def test_checkpoints_that_cannot_be_compared(micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    quantized = Path(shutil.copytree(micro_bundle.checkpoint(), tmp_path / "quantized"))
+    (quantized / "quantization.json").write_text("{}")
+    refused(capsys, [str(micro_copy), "--checkpoint", str(quantized), "--force"], "is a quantized checkpoint")
+    shape = micro.save(tmp_path / "shape", replace(micro.CONFIG, num_kv_heads=1))
+    refused(capsys, [str(micro_copy), "--checkpoint", str(shape), "--force"], "kv heads", "bundle's shape")
+    missing = Path(shutil.copytree(micro_bundle.checkpoint(), tmp_path / "missing"))
+    (missing / "model.safetensors").unlink()
+    refused(capsys, [str(micro_copy), "--checkpoint", str(missing)], "model.safetensors is missing")
+    refused(capsys, [str(micro_copy), "--checkpoint", str(missing), "--prompts", "p.jsonl"], "has no chat template")
+    relist(micro_copy, provenance={"shape_of": "2b", "random_weights": 5})
+    refused(capsys, [str(micro_copy), "--checkpoint", str(quantized.parent / "shape")], "random weights of shape 2b, seed 5")
+
+
+def test_a_miss_against_float_names_its_figure(
+    micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dgemma.verify import free
+
+    figures = free.figures
+
+    def slower(*args: Any) -> dict[str, Any]:
+        found = figures(*args)
+        return {**found, "step_inflation": {"value": 1.3, "low": 1.2, "high": 1.4}}
+
+    monkeypatch.setattr(free, "figures", slower)
+    args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--count", "1", "--threads", "1"]
+    assert dispatch(args) == 1
+    assert "MISSED  micro.dgemma on onnx: step inflation 1.3 (limit 1.02)" in capsys.readouterr().out
+
+
+def test_random_weights_are_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dgemma.verify import origin
+
+    manifest, _ = read_manifest(micro_bundle.bundle("onnx"))
+    made = replace(manifest, provenance={"shape_of": "2b", "random_weights": 5})
+    eager, facts = origin.load(made, "2b", force=False)
+    assert facts["same"] and "seed 5" in facts["name"] and eager.model.config.canvas_length == micro.N
+
+
+def test_a_replay_needs_no_torch(bundle: Path) -> None:
+    """A machine with only an engine can verify the bundle that it was given."""
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.path.insert(0, 'tests/support')\n"
+        "from fake_bundle import FakeEngine; from dgemma.runtime import session\n"
+        f"session.open_engine = lambda bundle, engine, threads: FakeEngine(bundle, answer={ANSWER})\n"
+        f"from dgemma.cli import main; main(['verify', {str(bundle)!r}])\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "PASSED" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_tiny_end_to_end(tmp_path: Path, repo_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """8 bits of the trained checkpoint pass the gate, and the report is drawn."""
+    checkpoint, out = str(repo_root / "checkpoints" / "tiny"), tmp_path / "tiny.dgemma"
+    assert dispatch(["export", checkpoint, "--out", str(out), "--engine", "onnx", "--recipe", "w8"]) == 0
+    capsys.readouterr()
+    args = ["verify", str(out), "--checkpoint", checkpoint, "--report", str(tmp_path / "report"), "--json", "--threads", "1"]
+    assert dispatch(args) == 0
+    found = json.loads(capsys.readouterr().out)["float"]["onnx"]
+    assert found["prompts"]["count"] == found["free"]["prompts"] == 612
+    assert min(exact["value"] for exact in found["free"]["exact_match"].values()) > 0.85
+    assert 0 < found["teacher"]["kl"]["mean"] < 1e-3 and found["teacher"]["same_argmax"] > 0.999
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {
+        "agreement-onnx.png", "entropy-onnx.png", "accuracy.png", "report.html",
+    }  # fmt: skip

@@ -1,0 +1,171 @@
+"""Limits, checks, and verify.json: what passes, what misses, and what readers make of a damaged file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dgemma.core.errors import UsageError
+from dgemma.verify import verdict
+from dgemma.verify.gate import OTHERS, STRICT, Check, Limits, judge, limits_of
+from dgemma.verify.prompts import COUNT, PROMPTS, Item, evenly, read
+from dgemma.verify.words import verdict_lines
+
+DIGEST = "ab" * 32
+
+
+def free(inflation: float, loss: float | None) -> dict[str, Any]:
+    return {"step_inflation": {"value": inflation}, "exact_match_loss": None if loss is None else {"value": loss}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "inflation", "points", "missed"),
+    [
+        ("w8", 1.02, 0.5, []),
+        ("w8", 1.0201, 0.5, ["step inflation"]),
+        ("fp32", 1.0, 0.51, ["exact match below float, in points"]),
+        ("w8", 0.9, -3.0, []),  # better than float is no miss
+        ("w4-mixed", 1.10, 2.0, []),
+        ("w4-mixed", 1.11, 2.1, ["exact match below float, in points", "step inflation"]),
+        ("of-somebody", 1.05, 1.0, []),
+    ],
+)
+def test_limits_hold_to_the_digit(recipe: str, inflation: float, points: float, missed: list[str]) -> None:
+    checks = judge(recipe, free(inflation, points / 100), {"not_finite": 0})
+    assert [c.name for c in checks if not c.passed] == missed
+
+
+def test_three_of_600_prompts_are_half_a_point() -> None:
+    assert judge("w8", free(1.0, 527 / 600 - 524 / 600), {"not_finite": 0})[0].passed
+    assert not judge("w8", free(1.0, 527 / 600 - 523 / 600), {"not_finite": 0})[0].passed
+
+
+def test_nan_does_not_pass() -> None:
+    for value in (None, float("nan"), float("inf")):
+        check = Check(name="x", value=value, limit=1e9)
+        assert not check.passed
+        assert check.to_dict() == {"name": "x", "value": None, "limit": 1e9, "passed": False}
+    assert not judge("w8", free(float("nan"), 0.0), {"not_finite": 0})[1].passed
+    assert not judge("w8", free(1.0, 0.0), {"not_finite": 1})[-1].passed
+    assert [c.passed for c in judge("w8", free(1.0, None), {"not_finite": 0})] == [True, True]
+
+
+def test_limits_are_by_recipe_and_sane() -> None:
+    assert limits_of("w8") == limits_of("fp32") == STRICT
+    assert limits_of("w4-mixed") == limits_of("w4") == limits_of("unknown") == OTHERS
+    for loss, inflation in ((-0.1, 1.0), (0.0, 0.9), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="exact_match_loss"):
+            Limits(exact_match_loss=loss, step_inflation=inflation)
+
+
+def test_a_miss_names_figure_value_and_limit() -> None:
+    checks = [c.to_dict() for c in judge("w8", free(1.25, 0.0), {"not_finite": 0})]
+    (line,) = verdict_lines("b.dgemma", "onnx", {"passed": False, "checks": checks})
+    assert line == "MISSED  b.dgemma on onnx: step inflation 1.25 (limit 1.02)"
+
+
+def values(passed: bool = True) -> dict[str, dict[str, Any]]:
+    check = Check(name="step inflation", value=1.0 if passed else 2.0, limit=1.02)
+    return {"onnx": {"passed": passed, "date": "2026-01-02", "checks": [check.to_dict()]}}
+
+
+def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path) -> None:
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values()))
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "float", values(False)))
+    found, problem = verdict.read(tmp_path)
+    assert problem is None and found is not None
+    assert list(found) == ["format", "digest", "passed", "float", "golden"] and found["passed"] is False
+    lines = verdict.lines(found, DIGEST)
+    assert lines[0] == "verdict       FAILED"
+    assert "    step inflation: 2 (limit 1.02)  MISSED" in lines
+    assert verdict.merged(tmp_path, "cd" * 32, "golden", values()) == {
+        "format": 1, "digest": "cd" * 32, "passed": True, "golden": values(),
+    }  # fmt: skip
+    assert "for another bundle" in verdict.lines(found, "cd" * 32)[0] and len(verdict.lines(found, "cd" * 32)) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["verify.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1}', b'{"format": "1", "digest": "a", "passed": true}',
+        b'{"format": 1, "digest": 3, "passed": true}', b'{"format": 1, "digest": "a", "passed": 1}',
+        b'{"format": 1, "digest": "a", "passed": true, "golden": []}',
+        b'{"format": 1, "digest": "a", "passed": true, "float": {"onnx": {}}}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_said_to_be_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / verdict.FILE).write_bytes(content)
+    found, problem = verdict.read(tmp_path)
+    assert found is None and problem is not None and "damaged" in problem and "\n" not in problem
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values()))  # and replaced by the next verdict
+    assert verdict.read(tmp_path)[1] is None
+
+
+def test_odd_but_well_formed_values_do_not_trip_readers(tmp_path: Path) -> None:
+    for section in ({"passed": True}, {"passed": True, "checks": 3}, {"passed": True, "checks": [None, {}], "prompts": []}):
+        (tmp_path / verdict.FILE).write_text(
+            json.dumps({"format": 1, "digest": DIGEST, "passed": True, "golden": {"onnx": section}})
+        )
+        found, _ = verdict.read(tmp_path)
+        assert found is not None and verdict.lines(found, DIGEST)
+    (tmp_path / verdict.FILE).write_text(json.dumps({"format": 2}))
+    assert "newer" in str(verdict.read(tmp_path)[1])
+
+
+def test_links_and_folders_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text(json.dumps({"format": 1, "digest": DIGEST, "passed": True}))
+    (tmp_path / verdict.FILE).symlink_to(tmp_path / "elsewhere")
+    assert verdict.read(tmp_path)[0] is None
+    (tmp_path / verdict.FILE).unlink()
+    (tmp_path / verdict.FILE).mkdir()
+    assert verdict.read(tmp_path)[0] is None
+    with pytest.raises(UsageError, match=r"verify\.json: cannot be written"):
+        verdict.write(tmp_path, {})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values()))
+    before = (tmp_path / verdict.FILE).read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UsageError, match="No space left"):
+        verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values(False)))
+    assert (tmp_path / verdict.FILE).read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_committed_prompts_are_even_over_the_tasks() -> None:
+    items = read(PROMPTS)
+    counts = np.unique([item.task for item in items], return_counts=True)[1]
+    assert len(items) == COUNT == 612 and counts.tolist() == [36] * 17
+    assert all(item.answer for item in items)
+
+
+def test_prompts_are_shared_out_in_turns() -> None:
+    groups = [[Item(task=t, prompt=f"{t}{i}") for i in range(n)] for t, n in (("a", 1), ("b", 5), ("c", 3))]
+    assert [i.prompt for i in evenly(groups, 6)] == ["a0", "b0", "b1", "b2", "c0", "c1"]
+    assert len(evenly(groups, 99)) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"prompt": "a"}\nno\n', r"p\.jsonl:2"), ('{"prompt": 3}', r"p\.jsonl:1"), ("[]", r"p\.jsonl:1"),
+        ('{"prompt": "a", "answer": 4}', r"p\.jsonl:1"), ('{"prompt": ""}', r"p\.jsonl:1"), ("\n", "holds no prompts"),
+    ],
+)  # fmt: skip
+def test_bad_prompt_files_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        read(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read(tmp_path / "none.jsonl")

@@ -1,0 +1,114 @@
+"""`verify.json`: what verify found about the bundle that it lies in, for the manifest digest that it names.
+
+It is outside the hashes, so readers take nothing in it for granted. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import dgemma
+from dgemma.core.errors import UsageError
+
+FILE = "verify.json"
+FORMAT = 1
+SECTIONS = ("golden", "float")  # golden trajectories replayed; the float model compared, by engine
+_MAX_BYTES = 8 << 20
+
+
+def read(bundle: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The bundle's values, or None; and what is wrong with the file, if it is there and cannot be used."""
+    return read_file(bundle / FILE)
+
+
+def read_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The same for a file of any name."""
+    if not path.exists() and not path.is_symlink():
+        return None, None
+    damaged = f"{path}: is damaged; run `dgemma verify` again"
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            return None, damaged
+        values = json.loads(path.read_text(encoding="utf-8"))
+        format_version = values["format"]
+        if isinstance(format_version, int) and format_version > FORMAT:
+            return None, f"{path}: format {format_version} is newer than {FORMAT}; upgrade dgemma"
+        right = format_version == FORMAT and isinstance(values["digest"], str) and isinstance(values["passed"], bool)
+        if not right or not all(_is_section(values.get(name, {})) for name in SECTIONS):
+            return None, damaged
+    except OSError as error:
+        return None, f"{path}: cannot be read ({error.strerror}); check its permissions"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, damaged
+    return values, None
+
+
+def _is_section(values: object) -> bool:
+    """Engine → what was found, each with a verdict."""
+    return isinstance(values, dict) and all(isinstance(v, dict) and isinstance(v.get("passed"), bool) for v in values.values())
+
+
+def circumstances(engine: str, engine_version: str) -> dict[str, Any]:
+    """When and with what a verdict was found: `date`, `tools` (name → version) and `machine`."""
+    library = {"onnx": "onnxruntime"}.get(engine, engine)
+    tools = {"dgemma": dgemma.__version__, "python": platform.python_version(), library: engine_version}
+    for name in ("numpy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            tools[name] = metadata.version(name)
+    return {"date": datetime.now(UTC).date().isoformat(), "tools": tools, "machine": platform.machine()}
+
+
+def merged(bundle: Path, digest: str, section: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the file should say now: `found` (engine → figures) in its section, the rest kept if it is of the same digest."""
+    before, _ = read(bundle)
+    kept = {name: before.get(name, {}) for name in SECTIONS} if before and before["digest"] == digest else {}
+    sections = {**kept, section: {**kept.get(section, {}), **found}}
+    passed = all(v["passed"] for engines in sections.values() for v in engines.values())
+    return {"format": FORMAT, "digest": digest, "passed": passed, **{k: v for k, v in sorted(sections.items()) if v}}
+
+
+def write(bundle: Path, values: dict[str, Any]) -> None:
+    """Write beside the file and rename; raises UsageError naming it when that cannot be."""
+    path = bundle / FILE
+    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{path}: cannot be written ({reason}); the verdict is not kept, make the bundle writable") from None
+    finally:
+        with contextlib.suppress(OSError):  # a folder that takes no new files holds none of ours
+            temporary.unlink(missing_ok=True)
+
+
+def lines(values: dict[str, Any], digest: str) -> list[str]:
+    """A few lines for people; a verdict for another digest is said to be so, and nothing else of it is shown."""
+    if values["digest"] != digest:
+        return [f"verdict       none: {FILE} is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
+    shown = [f"verdict       {'passed' if values['passed'] else 'FAILED'}"]
+    for section in SECTIONS:
+        for engine, found in values.get(section, {}).items():
+            name = "golden replay" if section == "golden" else f"against {found.get('reference', 'float')}"
+            forced = ", another checkpoint than the bundle's" if found.get("forced") else ""
+            verdict = "passed" if found["passed"] else "FAILED"
+            asked = found.get("prompts")
+            count = f", {asked.get('count')} prompts" if isinstance(asked, dict) else ""
+            shown.append(f"  {engine}, {name}: {verdict} ({found.get('date', 'no date')}{count}{forced})")
+            checks = found.get("checks")
+            for check in checks if isinstance(checks, list) else []:
+                if isinstance(check, dict):
+                    mark = "" if check.get("passed") else "  MISSED"
+                    shown.append(f"    {check.get('name')}: {_number(check.get('value'))} (limit {check.get('limit')}){mark}")
+    return shown
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else "not a number"
