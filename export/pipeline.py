@@ -100,9 +100,9 @@ def export_bundle(
     tokenizer, chat = read_text(request)
     sampler, shapes = request.sampler, request.shapes
     with staging(out) as stage:
-        say("quantize" if request.recipe.quantizes and not request.is_quantized else "load")
+        say("load")
         scratch = stage / "quantized"
-        weights = read_weights(request, scratch)
+        weights = read_weights(request, scratch, say)
         if tokenizer and request.folder:
             shutil.copyfile(request.folder / tokenizer.file, stage / tokenizer.file)
         graphs, reports = {}, {}

@@ -5,7 +5,7 @@ A checkpoint is a float one, a quantized one (`dgemma quantize`), or a preset's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,16 @@ def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Sha
     return Shapes(canvas=canvas, chunk=min(256, max(64, canvas), context), context=context)
 
 
-def read_weights(request: Request, scratch: Path) -> Weights:
+def read_weights(request: Request, scratch: Path, progress: Callable[[str], None]) -> Weights:
     """The weights; where the recipe quantizes, a quantized checkpoint is made at `scratch`, the caller's to remove."""
     if request.is_quantized or request.recipe.quantizes:
         folder = request.folder if request.is_quantized else scratch
         if not request.is_quantized:
             float_one = request.folder or _preset(request.config)
-            write_store(float_one, scratch, request.recipe, random_seed=request.random_weights, prompts=request.calibration)
+            write_store(
+                float_one, scratch, request.recipe, random_seed=request.random_weights, prompts=request.calibration,
+                progress=lambda line: progress(f"quantize: {line}"),
+            )  # fmt: skip
         assert folder is not None
         store = open_store(folder, check_files=request.is_quantized)
         described = store.description

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,16 +47,18 @@ class Variant:
     rotation: int = 0
     group: int = 128
     levels: tuple[int, int] = LEVELS_4  # of the 4-bit matrices
+    table: Method | None = None  # method of the embedding, where it differs
 
     @property
     def name(self) -> str:
         parts = [f"{self.method} on {self.calibration}" if self.calibration else self.method]
         parts += ["rotated"] * bool(self.rotation) + [f"groups of {self.group}"] * (self.group != 128)
+        parts += [f"embedding {self.table}"] * (self.table is not None)
         parts += [f"integers {self.levels[0]} … {self.levels[1]}"] * (self.levels != LEVELS_4)
         return ", ".join(parts)
 
     def made(self) -> Recipe:
-        methods = dict.fromkeys(CLASSES, self.method)
+        methods = {**dict.fromkeys(CLASSES, self.method), "embedding": self.table or self.method}
         return replace(find(self.recipe), methods=methods, rotation=self.rotation, group=self.group)
 
 
@@ -71,6 +74,8 @@ def variants() -> Iterator[Variant]:
             yield Variant(recipe=recipe, method="searched", rotation=rotation)
             yield Variant(recipe=recipe, method="gptq", calibration="clean", rotation=rotation)
             yield Variant(recipe=recipe, method="gptq", calibration="trajectories", rotation=rotation)
+    for rotation in (0, 128):
+        yield Variant(recipe="w4-all", method="gptq", calibration="trajectories", rotation=rotation, table="searched")
     yield Variant(recipe="w4", method="nearest", group=32)
     yield Variant(recipe="w4", method="searched", group=32)
     three: dict[str, Any] = {"recipe": "w4", "levels": (-4, 3)}
@@ -98,9 +103,12 @@ def held_out_items(folder: Path, path: Path, per_task: int) -> list[Item]:
 
 
 def facts() -> dict[str, Any]:
-    """The machine, versions, and date in UTC; no host name, user or path."""
+    """The machine, versions, and date in UTC, as other results have them; no host name, user or path."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.is_file() else []
     return {
-        "architecture": platform.machine(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.release()[:4]}",
+        "cpu": models[0] if models else platform.machine(), "architecture": platform.machine(), "cores": os.cpu_count(),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "versions": {"python": platform.python_version(), "torch": version("torch")},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

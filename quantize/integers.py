@@ -35,14 +35,15 @@ def quantize_matrix(
     Args:
         name: as in `Denoiser.named_parameters`.
         weight: [..., out, in], any float dtype.
-        hessian: mean outer product of the matrix's inputs [in, in]; for GPTQ, which leaves matrices without one (stacked
-            experts, of which calibration sees too few tokens each) to searched scales.
+        hessian: mean outer product of the matrix's inputs [in, in], for GPTQ; matrices without one (stacked experts, of which
+            calibration sees too few tokens each) get searched scales.
         levels: smallest and largest 4-bit integer; narrower ones are for ablations.
     Raises:
         CheckpointError: the weight holds NaN or infinity.
         UsageError: a group that does not divide.
     """
-    bits, method, rotation = recipe.bits_of(name), recipe.method_of(name), recipe.rotation_of(name, weight.shape[-1])
+    bits, rotation = recipe.bits_of(name), recipe.rotation_of(name, weight.shape[-1])
+    method = recipe.method_of(name, calibrated=hessian is not None)
     if bits == 32:
         return None
     if not is_finite(weight):
@@ -67,7 +68,7 @@ def quantize(
     """Parameter name → integers, for every matrix that the recipe quantizes.
 
     Args:
-        hessians: by parameter name, see `calibration.hessians`; needed where the recipe says `gptq`.
+        hessians: by parameter name, see `calibration.hessians`; needed where the recipe names `gptq`.
         levels: as in `quantize_matrix`.
     Raises:
         CheckpointError, UsageError: see `quantize_matrix`; UsageError too when calibration is missing.

@@ -51,8 +51,10 @@ class Recipe:
         name: of a letter or more; goes into reports and manifests.
         bits: 4, 8 or 32 (left in float32) for every tensor class; routers at least 8.
         group: inputs that share a multiplier where there are 4 bits.
-        methods: class → method; `searched` where it is not named. `nearest` takes scales as they come, `searched` the ones of
-            least squared error, and `gptq` rounds on to the error already made; it needs calibration prompts.
+        methods: class → method. `nearest` takes scales as they come, `searched` the ones of least squared error, and `gptq`
+            lets later columns make up for the error of earlier ones, which needs calibration prompts. A class that is not named
+            gets `gptq` where there are calibration prompts, and `searched` otherwise; the embedding always `searched`, for its
+            rows are looked up as well, and what calibration does for the head costs there.
         rotation: largest block of the Hadamard rotation of mlp_down's inputs, a power of two; 0 for none.
         overrides: (pattern of parameter names, as in `fnmatch`; bits); the last that matches wins over `bits`.
     Raises:
@@ -103,9 +105,17 @@ class Recipe:
         bits = [self.bits[tensor_class], *(bits for pattern, bits in self.overrides if fnmatchcase(parameter, pattern))][-1]
         return max(bits, ROUTER_BITS) if tensor_class == "router" else bits
 
-    def method_of(self, parameter: str) -> Method:
+    @property
+    def takes_calibration(self) -> bool:
+        """Whether calibration prompts make a difference to any class."""
+        return any(bits < 32 and self._method(c, calibrated=True) == "gptq" for c, bits in self.bits.items())
+
+    def method_of(self, parameter: str, *, calibrated: bool) -> Method:
         tensor_class = class_of(parameter)
-        return "searched" if tensor_class is None else self.methods.get(tensor_class, "searched")
+        return "searched" if tensor_class is None else self._method(tensor_class, calibrated=calibrated)
+
+    def _method(self, tensor_class: TensorClass, *, calibrated: bool) -> Method:
+        return self.methods.get(tensor_class, "gptq" if calibrated and tensor_class != "embedding" else "searched")
 
     def rotation_of(self, parameter: str, inputs: int) -> int | None:
         """Block size for a matrix of so many inputs: the largest power of two that divides them, at most `rotation`."""
@@ -189,14 +199,15 @@ def _recipe(name: str, *, four: Iterable[TensorClass] = (), bits: int = 8, **opt
 
 _MLPS: tuple[TensorClass, ...] = ("mlp_up_gate", "mlp_down", "experts")
 _ALL: tuple[TensorClass, ...] = (*_MLPS, "attention", "self_conditioning")
+ROTATION = 128  # of 4-bit recipes; see benchmarks/results/tiny-quantize-ablation.json
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         _recipe("fp32", bits=32),
         _recipe("w8"),
-        _recipe("w4-mixed", four=_MLPS),
-        _recipe("w4", four=_ALL),
-        _recipe("w4-all", four=(*_ALL, "embedding")),
+        _recipe("w4-mixed", four=_MLPS, rotation=ROTATION),
+        _recipe("w4", four=_ALL, rotation=ROTATION),
+        _recipe("w4-all", four=(*_ALL, "embedding"), rotation=ROTATION),
     )
 }
 

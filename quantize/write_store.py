@@ -48,7 +48,7 @@ def write_store(
 
     Args:
         random_seed: of random weights in place of the checkpoint's, the same as `model.checkpoint.random_weights`.
-        prompts: calibration file, where the recipe says `gptq`; the float model is then loaded as a whole.
+        prompts: calibration file for `gptq`; the float model is then loaded as a whole.
         progress: called with a line for each shard.
     Returns:
         what `quantization.json` holds.
@@ -92,8 +92,8 @@ def _request(
         raise UsageError(f"--out {out}: its folder does not exist; make it first")
     if recipe.needs_calibration and prompts is None:
         raise UsageError(f"recipe {recipe.name!r} uses gptq, which needs calibration prompts; give --calibration FILE.jsonl")
-    if prompts is not None and not recipe.needs_calibration:
-        raise UsageError(f"--calibration {prompts}: recipe {recipe.name!r} uses no gptq; see its `methods`, or leave it out")
+    if prompts is not None and not recipe.takes_calibration:
+        raise UsageError(f"--calibration {prompts}: recipe {recipe.name!r} has no use for it; leave it out")
     folder = Path(checkpoint)
     if not folder.is_dir():
         if str(checkpoint) not in PRESETS:

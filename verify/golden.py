@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dgemma.core.errors import BundleError, PromptTooLong
+from dgemma.core.manifest import Manifest
 from dgemma.core.trajectory import Array, Trajectory, write_npz
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
@@ -19,6 +20,7 @@ from dgemma.runtime.session import Session
 FILE = "golden.npz"
 SEED = 20_260_101
 MAX_NEW_TOKENS = 128
+LARGE = 200_000_000  # parameters, beyond which a canvas takes minutes: one golden run instead of all
 
 
 def prompts(vocab_size: int, count: int = 4, length: int = 24) -> list[list[int]]:
@@ -31,7 +33,7 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
 
     Args:
         folder: checkpoint to run the float model from; None leaves it out.
-        texts: prompts for bundles with a chat template; others get ids.
+        texts: prompts for bundles with a chat template; others get ids. Large models run the first one alone.
     """
     arrays: dict[str, Array] = {}
     with Session.load(bundle, threads=1) as session:
@@ -40,7 +42,7 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
         room = session.bundle.manifest.context - session.bundle.manifest.canvas_length
         runs: list[str | list[int]] = [*texts] if chat else [ids[:room] for ids in prompts(model.vocab_size)]
         kept: list[int] = []
-        for i, prompt in enumerate(runs):
+        for i, prompt in enumerate(runs[:1] if is_large(session.bundle.manifest) else runs):
             session.reset()
             try:
                 result = session.generate(prompt, max_new_tokens=max_new_tokens, seed=SEED + i, trace=True)
@@ -59,6 +61,10 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
             _put(arrays, f"float_{i}", done.trajectory)
     arrays["seeds"] = np.array(kept, np.uint64)
     write_npz(bundle / FILE, dict(sorted(arrays.items())))
+
+
+def is_large(manifest: Manifest) -> bool:
+    return int(manifest.quantization.get("parameters", 0)) > LARGE
 
 
 def _put(arrays: dict[str, Array], stem: str, trajectory: Trajectory) -> None:

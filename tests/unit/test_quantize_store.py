@@ -243,7 +243,8 @@ def test_a_nan_is_named_and_leaves_nothing(source: Path) -> None:
         (["2b"], "add --random-weights SEED"),
         (["FLOAT", "--recipe", "w5"], "--recipe 'w5' is unknown"),
         (["FLOAT"], "groups of 128 do not divide"),
-        (["FLOAT", "--recipe", "w8", "--calibration", "c.jsonl"], "uses no gptq"),
+        (["FLOAT", "--recipe", "w8", "--calibration", "c.jsonl"], "c.jsonl: cannot be read"),
+        (["FLOAT", "--recipe", "fp32", "--calibration", "c.jsonl"], "has no use for it"),
         (["FLOAT", "--recipe", "w8", "--out", "FLOAT"], "exists already"),
         (["FLOAT", "--recipe", "w8", "--out", "no/where"], "does not exist"),
     ],
@@ -291,5 +292,10 @@ def test_gptq_needs_a_calibration_file_that_holds_prompts(source: Path) -> None:
     assert made["calibration"]["prompts"] == 2
     plain = quantize(checkpoint.load(source).model, replace(RECIPE, methods={}))
     name = "layers.0.mlp.down_proj.weight"
-    calibrated = open_store(out).matrices[name]
-    assert torch.equal(calibrated.scale, plain[name].scale) and not torch.equal(calibrated.integers, plain[name].integers)
+    calibrated, other = open_store(out).matrices, "layers.0.mlp.up_proj.weight"
+    assert torch.equal(calibrated[name].scale, plain[name].scale)
+    assert not torch.equal(calibrated[name].integers, plain[name].integers)
+    assert not torch.equal(calibrated[other].integers, plain[other].integers)  # not named, but there are prompts
+    named = replace(recipe, methods={**recipe.methods, "mlp_up_gate": "searched"})
+    write_store(source, source.parent / "named", named, prompts=prompts)
+    assert torch.equal(open_store(source.parent / "named").matrices[other].integers, plain[other].integers)

@@ -27,6 +27,7 @@ def test_the_built_in_recipes_are_what_they_are_called() -> None:
     assert four["w4"] == set(CLASSES) - {"embedding", "router"} and four["w4-all"] == set(CLASSES) - {"router"}
     assert not RECIPES["fp32"].quantizes and all(RECIPES[name].quantizes for name in list(RECIPES)[1:])
     assert not any(recipe.needs_calibration for recipe in RECIPES.values())
+    assert [recipe.rotation for recipe in RECIPES.values()] == [0, 0, 128, 128, 128]
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -103,8 +104,12 @@ def test_a_recipe_file_says_all_that_a_recipe_has(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(recipe.to_dict()))
     assert find(str(path)) == recipe and recipe.needs_calibration
-    assert recipe.method_of("layers.0.self_attn.q_proj.weight") == "gptq"
-    assert recipe.method_of("layers.0.mlp.up_proj.weight") == "searched"
+    for calibrated in (False, True):
+        assert recipe.method_of("layers.0.self_attn.q_proj.weight", calibrated=calibrated) == "gptq"
+    assert recipe.method_of("layers.0.mlp.up_proj.weight", calibrated=False) == "searched"
+    assert recipe.method_of("layers.0.mlp.up_proj.weight", calibrated=True) == "gptq"
+    assert find("w4-all").method_of("embed_tokens.weight", calibrated=True) == "searched"
+    assert recipe.takes_calibration and not replace(recipe, methods=dict.fromkeys(CLASSES, "nearest")).takes_calibration
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
