@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": ("dgemma.cli.chat", "Talk to a bundle, turn by turn."),
     "inspect": ("dgemma.cli.inspect", "Check a bundle's files and show what is in it."),
     "verify": ("dgemma.cli.verify", "Compare a bundle with its golden trajectories or with the float model."),
+    "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
 

@@ -1,0 +1,51 @@
+"""`dgemma reference compile`: the JAX reference's `generate`, compiled ahead of time for TPU v4."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgemma.core.errors import EngineError, UsageError
+
+OK, DOES_NOT_FIT = 0, 1
+REPORT = "report.json"
+
+
+def run(
+    action: Annotated[str, typer.Argument(metavar="compile", help="What to do: compile.")],
+    target: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
+    topology: Annotated[str, typer.Option("--topology", help="TPU v4 chips, as v4:1x1x1 or v4:2x2x1.")] = "v4:1x1x1",
+    canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,
+    context: Annotated[int | None, typer.Option("--context", help="All positions: prefix and canvas.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps T for one canvas at most.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write jax.export artifacts and the report.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the report.")] = False,
+) -> int:
+    if action != "compile":
+        raise UsageError(f"`dgemma reference {action}` is unknown; choose compile")
+    for package in ("jax", "safetensors"):
+        if find_spec(package) is None:
+            raise EngineError(f"`dgemma reference` needs package {package!r}; pip install 'dgemma[reference]'")
+    if out is not None and find_spec("flatbuffers") is None:
+        raise EngineError("--out needs package 'flatbuffers'; pip install 'dgemma[reference]'")
+    from dgemma.reference import compile as compiling
+
+    start = time.monotonic()
+
+    def progress(stage: str) -> None:
+        print(f"{time.monotonic() - start:6.1f} s  {stage}", file=sys.stderr, flush=True)
+
+    wanted = compiling.request(target, topology=topology, canvas=canvas, context=context, steps=steps)
+    report = compiling.compile_report(wanted, progress)
+    if out is not None:
+        for path in compiling.write_artifacts(wanted, out, progress):
+            progress(f"wrote {path}")
+        (out / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report) if as_json else "\n".join(compiling.describe(report)))
+    return OK if report["fits"] else DOES_NOT_FIT
