@@ -58,13 +58,76 @@ def quality() -> str:
     return "\n".join([*rows, "", f"Diffusion minus autoregressive — {gaps}. {provenance(values)}"])
 
 
-def recipes() -> str:
-    rows = header("recipe", "exact match, all tasks (95 %)", "bits per weight")
-    for name, file in (("fp32", "tiny-evaluate.json"), ("w8", "tiny-evaluate-w8.json")):
-        values = read(file)
-        exact = percent(values["pooled"]["all tasks"]["diffusion"])
-        rows.append(f"| `{name}` | {exact} | {values['recipe']['bits_per_weight']} |")
+RECIPES = ("fp32", "w8", "w4-mixed", "w4", "w4-all")
+
+
+def interval(values: Json, scale: float = 1.0, form: str = ".3f") -> str:
+    return " … ".join(format(scale * values[key], form) for key in ("low", "high"))
+
+
+def quantization() -> str:
+    """The gate's figures of the artifacts, one row a recipe."""
+    rows = header(
+        "recipe", "bits per weight", "MB", "exact match (95 %)", "against float, points", "step inflation (95 %)",
+        "same argmax", "KL, nats", "gate",
+    )  # fmt: skip
+    bundles = {row["recipe"]: row for row in read("tiny-sizes.json")["bundles"]}
+    for recipe in RECIPES:
+        found = read(f"tiny-verify-{recipe}.json")["float"]["onnx"]
+        free, forced, size = found["free"], found["teacher"], bundles[recipe]
+        exact, loss, inflation = free["exact_match"]["artifact"], free["exact_match_loss"], free["step_inflation"]
+        change = f"{-100 * loss['value']:+.1f} ({-100 * loss['high']:+.1f} … {-100 * loss['low']:+.1f})"
+        rows.append(
+            f"| `{recipe}` | {size['bits_per_weight']:.2f} | {size['bytes'] / 1e6:.1f} | {100 * exact['value']:.1f} % "
+            f"({interval(exact, 100, '.1f')}) | {change} | {inflation['value']:.3f} ({interval(inflation)}) | "
+            f"{100 * forced['same_argmax']:.2f} % | {forced['kl']['mean']:.1e} | {'passed' if found['passed'] else 'missed'} |"
+        )
+    n, exact = free["prompts"], free["exact_match"]
+    decoders = f"float {100 * exact['float']['value']:.1f} %, autoregressive {100 * exact['autoregressive']['value']:.1f} %"
+    return "\n".join([
+        *rows, "",
+        f"ONNX artifacts of tiny, {n} held-out prompts, T = 16, adaptive; exact match otherwise ({RECIPES[-1]}): {decoders}. "
+        f"{found['date']}.",
+    ])  # fmt: skip
+
+
+def methods() -> str:
+    values = read("tiny-quantize-ablation.json")
+    rows = header(
+        "recipe", "method", "bits per weight", "exact match", "against float, points (95 %)", "step inflation (95 %)",
+        "KL, millinats (95 %)",
+    )  # fmt: skip
+    for row in values["rows"]:
+        change, inflation, kl = row["exact_match_difference"], row["step_inflation"], row["kl_mean"]
+        exact, points = 100 * row["exact_match"]["value"], f"{100 * change['value']:+.1f} ({interval(change, 100, '+.1f')})"
+        rows.append(
+            f"| {row['recipe']} | {row['method']} | {row['bits_per_weight']:.2f} | {exact:.1f} % | {points} | "
+            f"{inflation['value']:.3f} ({interval(inflation)}) | {1e3 * kl['value']:.2f} ({interval(kl, 1e3, '.2f')}) |"
+        )
     return "\n".join(rows)
+
+
+def sizes() -> str:
+    values = read("2b-sizes.json")
+    rows = header("recipe", "engine", "bundle, GB", "goal, GB", "bits per weight", "as stored")
+    for row in values["bundles"]:
+        (engine,) = row["engines"]
+        rows.append(
+            f"| `{row['recipe']}` | {engine} | {row['bytes'] / 1e9:.3f} | {values['goals'][row['recipe']] / 1e9:.2f} | "
+            f"{row['bits_per_weight']:.2f} | {row['stored_bits_per_weight'][engine]:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def product() -> str:
+    values = read("linear.json")
+    settings, rows = values["settings"], header("onnxruntime", "ms", "GFLOP/s", "of DynamicQuantizeMatMul")
+    for name, row in values["products"].items():
+        seconds = row["seconds"]["median"]
+        rows.append(f"| {name} | {1e3 * seconds:.2f} | {row['gflop_per_s']:.0f} | {row['of_reference']:.2f} |")
+    shapes = f"{settings['rows']} × {settings['inner']} with {settings['inner']} × {settings['outer']}"
+    how = f"{settings['threads']} threads, quantizing and scaling included; medians of interleaved runs"
+    return "\n".join([*rows, "", f"One product of {shapes}, {how}."])
 
 
 SPEEDS = {"fp32, onnx": "tiny-speed.json", "w8, onnx": "tiny-speed-w8.json", "fp32, executorch": "tiny-speed-executorch.json"}
@@ -100,7 +163,10 @@ def same_tokens() -> str:
     return "\n".join(rows)
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"quality": quality, "recipes": recipes, "speed": speed, "same-tokens": same_tokens}
+SECTIONS: dict[str, Callable[[], str]] = {
+    "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
+    "same-tokens": same_tokens,
+}  # fmt: skip
 
 
 def fill(text: str) -> str:

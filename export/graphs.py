@@ -16,7 +16,7 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model import sampler
-from dgemma.model.denoiser import KV, Denoiser
+from dgemma.model.denoiser import KV, Denoiser, denoise_masks, encode_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,26 @@ def flatten(kv: list[KV]) -> list[Tensor]:
 
 
 def sharing(model: Denoiser) -> Denoiser:
-    """A copy whose modules can be replaced; weights are the same tensors, not copies."""
+    """A copy whose modules can be replaced, without gradients; weights are the same tensors, not copies."""
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).requires_grad_(False)
+    kept = {id(t): nn.Parameter(t.detach(), requires_grad=False) if isinstance(t, nn.Parameter) else t for t in tensors}
+    return copy.deepcopy(model, kept)
+
+
+class Stack(nn.Module):
+    """All layers in either mode, causal over new tokens or bidirectional over a canvas: lowered once for all graphs."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, length: Tensor, is_canvas: Tensor, prefix: list[Tensor]) -> list[Tensor]:
+        """x [1, M, D], length [1], is_canvas bool [1], prefix [1, S, K, d] each → hidden [1, M, D], new keys and values."""
+        config, rows, slots = self.model.config, x.shape[1], prefix[0].shape[1]
+        causal, canvas = encode_masks(config, rows, slots, length), denoise_masks(config, rows, slots, length)
+        sliding, full = (b & is_canvas | a & ~is_canvas for a, b in zip(causal, canvas, strict=True))
+        hidden, new = self.model.stack(x, torch.arange(rows) + length, (sliding, full), pairs(prefix), is_canvas)
+        return [hidden, *flatten(new)]
 
 
 class Encode(nn.Module):
@@ -111,6 +128,15 @@ def prefix_specs(config: ModelConfig, slots: int | str, stem: str = "prefix") ->
         shape = (1, slots, config.layer_kv_heads(layer), config.layer_head_dim(layer))
         specs += [TensorSpec(name=f"{stem}_{part}_{layer}", dtype="float32", shape=shape) for part in ("key", "value")]
     return specs
+
+
+def stack_inputs(config: ModelConfig) -> list[TensorSpec]:
+    """Inputs of `Stack`; M rows of tokens or canvas."""
+    return [
+        TensorSpec(name="x", dtype="float32", shape=(1, "M", config.hidden_size)),
+        TensorSpec(name="length", dtype="int64", shape=(1,)), TensorSpec(name="is_canvas", dtype="bool", shape=(1,)),
+        *prefix_specs(config, "S"),
+    ]  # fmt: skip
 
 
 def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:

@@ -20,7 +20,7 @@ from dgemma.runtime.session import Session
 FILE = "golden.npz"
 SEED = 20_260_101
 MAX_NEW_TOKENS = 128
-LARGE = 200_000_000  # parameters, beyond which a canvas takes minutes: one golden run instead of all
+LARGE = 200_000_000  # parameters, beyond which a canvas takes minutes: one golden run, and that on request
 
 
 def prompts(vocab_size: int, count: int = 4, length: int = 24) -> list[list[int]]:

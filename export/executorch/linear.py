@@ -1,63 +1,198 @@
-"""Integer products as XNNPACK recognizes them: dynamic int8 activations per token, int8 weights per channel."""
+"""Integer products, expert MLPs and the tied table as modules that replace torch's.
+
+A table is stored once: what is looked up, the head's weight and the tiles of the soft embedding have the same bytes, and
+`once.py` stores equal bytes once.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
-import torchao.quantization.pt2e.quantizer  # noqa: F401  (registers quantized_decomposed)
 from torch import Tensor, nn
 
-from dgemma.quantize.integers import QuantizedMatrix
+from dgemma.export.executorch import ops
+from dgemma.export.executorch.once import Table
+from dgemma.model.denoiser import Experts
+from dgemma.quantize.matrix import QuantizedMatrix
 
-_ops = torch.ops.quantized_decomposed
-
-
-def _dynamic_int8(x: Tensor) -> Tensor:
-    """Quantize and dequantize activations with one scale and zero point per token."""
-    scale, zero = _ops.choose_qparams_per_token_asymmetric.default(x, torch.int8)
-    integers = _ops.quantize_per_token.default(x, scale, zero, -128, 127, torch.int8)
-    return _ops.dequantize_per_token.default(integers, scale, zero, -128, 127, torch.int8, torch.float32)
+TILE = 16_384  # ids of the table that are made float at once
 
 
-class Int8Linear(nn.Module):
-    """weight int8 [out, in], scale [out]."""
+def constant(tensor: Tensor) -> nn.Parameter:
+    """No buffer: buffers that a lowered module has in its delegates alone would be written among the constants again."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class IntegerLinear(nn.Module):
+    """One quantized matrix [out, in], 8 bits per channel or 4 bits in groups."""
 
     weight: Tensor
     scale: Tensor
-    zero: Tensor
 
     def __init__(self, matrix: QuantizedMatrix) -> None:
         super().__init__()
-        self.register_buffer("weight", matrix.integers)
-        self.register_buffer("scale", matrix.scale)
-        self.register_buffer("zero", torch.zeros_like(matrix.scale, dtype=torch.int64))
+        self.group, self.rotation = matrix.group or 0, matrix.rotation or 0
+        padded = F.pad(matrix.integers, (0, ops.padding(self.group)))
+        if matrix.multipliers is None:
+            self.register_parameter("weight", constant(padded))
+            self.register_parameter("scale", constant(matrix.scale.float()))
+        else:
+            multipliers = F.pad(matrix.multipliers, (0, 1), value=1)  # one more group, of zeros
+            scale = multipliers * matrix.scale[:, None]
+            self.register_parameter("weight", constant(ops.pack(padded)))
+            self.register_parameter("scale", constant(scale.bfloat16()))
+            assert torch.equal(self.scale.float(), scale), "a group's scale is not exact in bfloat16"
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out]."""
-        weight = _ops.dequantize_per_channel.default(self.weight, self.scale, self.zero, 0, -127, 127, torch.int8)
-        return F.linear(_dynamic_int8(x), weight)
+        return ops.integer_linear(x, self.weight, self.scale, self.group, self.rotation)
 
 
-class Int8Embedding(Int8Linear):
-    """The tied table: rows looked up and dequantized, the head as an integer product."""
+def tiled(table: Tensor) -> list[Tensor]:
+    return [table[start : start + TILE] for start in range(0, table.shape[0], TILE)]
+
+
+class IntegerEmbedding(IntegerLinear):
+    """The tied table [V, D]: rows looked up and dequantized, and the head as an integer product."""
+
+    row_scale: Tensor
+
+    def __init__(self, matrix: QuantizedMatrix) -> None:
+        super().__init__(matrix)
+        self.hidden = matrix.integers.shape[1]
+        if self.group:
+            assert matrix.multipliers is not None
+            self.register_parameter("row_scale", constant(matrix.scale.float()))
+            for i, tile in enumerate(tiled(F.pad(matrix.multipliers, (0, 1), value=1))):
+                self.register_parameter(f"multipliers_{i}", constant(tile))
+        for i, tile in enumerate(tiled(self.weight)):
+            self.register_parameter(f"tile_{i}", constant(tile))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.weight).float() * F.embedding(tokens, self.scale[:, None])
+        """tokens [1, N] → [1, N, D]."""
+        rows = F.embedding(tokens, self.weight).float()
+        if not self.group:
+            return rows[..., : self.hidden] * F.embedding(tokens, self.scale[:, None])
+        low, high = _halves(rows)
+        scales = F.embedding(tokens, self.scale).float()[..., None]  # [1, N, groups, 1]
+        integers = torch.stack([low, high], -1).flatten(-2).unflatten(-1, (-1, self.group))
+        return (integers * scales).flatten(-2)[..., : self.hidden]
 
     def logits(self, x: Tensor) -> Tensor:
-        return Int8Linear.forward(self, x)
+        """x [1, N, D] → [1, N, V]."""
+        return IntegerLinear.forward(self, x)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        table = self.weight.float()[None]
-        return torch.bmm(probabilities * self.scale, table)  # batched, for XNNPACK takes no plain mm of two variables
+        """Mean embedding under probabilities [1, N, V] → [1, N, D]; float products, since probabilities are not rounded."""
+        scale = self.row_scale if self.group else self.scale
+        parts = (probabilities * scale).split(TILE, -1)
+        sums = [self._product(i, part) for i, part in enumerate(parts)]
+        total = sums[0]
+        for one in sums[1:]:
+            total = total + one
+        return total[..., : self.hidden]
+
+    def tables(self, name: str) -> list[Table]:
+        """What is stored of this table more than once."""
+        parts = {f"{name}.weight/{self.weight.shape[0]}/{self.group}": (0, self.weight.numel())}
+        width = self.weight.shape[1]
+        parts |= {f"{name}.tile_{i}": (i * TILE * width, t.numel()) for i, t in enumerate(tiled(self.weight))}
+        scales = {f"{name}.weight/scale": (0, self.scale.numel() * self.scale.element_size())}
+        return [Table(tensor=self.weight, parts=parts), Table(tensor=self.scale, parts=scales)]
+
+    def _product(self, i: int, weights: Tensor) -> Tensor:
+        """weights [1, N, tile] times the integers of one tile → [1, N, D + padding]; `bmm`, for XNNPACK takes no plain `mm`."""
+        table = ops.to_float(getattr(self, f"tile_{i}"))
+        rows = table.shape[0]
+        if not self.group:
+            return torch.bmm(weights, table.view(1, rows, -1))
+        multipliers = ops.to_float(getattr(self, f"multipliers_{i}")).view(rows, -1, 1)
+        columns = table.shape[1]
+        halves = [
+            torch.bmm(weights, (half.view(rows, -1, self.group // 2) * multipliers).view(1, rows, columns))
+            for half in _halves(table)
+        ]
+        return torch.stack(halves, -1).view(1, weights.shape[1], 2 * columns)
 
 
-def replace(model: nn.Module, quantized: dict[str, QuantizedMatrix], prefix: str = "") -> None:
-    """Replace every quantized Linear and the tied embedding, in place."""
+def _halves(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes as float, as `ops.pack` makes them → even and odd columns' integers."""
+    high = torch.floor(packed * 0.0625)
+    return packed - high * 16 - 8, high - 8
+
+
+class FloatEmbedding(nn.Module):
+    """The tied table [V, D] in float32, its soft embedding in tiles."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_parameter("weight", constant(weight))
+        for i, tile in enumerate(tiled(weight)):
+            self.register_parameter(f"tile_{i}", constant(tile[None].clone()))  # loops take no two inputs of one storage
+
+    weight: Tensor
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weight)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def tables(self, name: str) -> list[Table]:
+        """What is stored of this table more than once: XNNPACK's own name of the head's weight is its hash."""
+        raw = self.weight.contiguous().numpy().tobytes()
+        return [Table(tensor=self.weight, parts={hashlib.sha256(raw).hexdigest(): (0, len(raw))})]
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for i, part in enumerate(probabilities.split(TILE, -1)):
+            product = torch.bmm(part, getattr(self, f"tile_{i}"))
+            total = total + product if i else product
+        return total
+
+
+class IntegerExperts(nn.Module):
+    """Gated expert MLPs, three products an expert; every expert is computed and weighted."""
+
+    def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix) -> None:
+        super().__init__()
+        width = down.integers.shape[-1]
+        experts = range(down.integers.shape[0])
+        self.gate = nn.ModuleList(IntegerLinear(part(gate_up, e, slice(None, width))) for e in experts)
+        self.up = nn.ModuleList(IntegerLinear(part(gate_up, e, slice(width, None))) for e in experts)
+        self.down = nn.ModuleList(IntegerLinear(part(down, e)) for e in experts)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """x [M, D], weights [M, E] → [M, D]."""
+        total = torch.zeros_like(x)
+        for e, (gate, up, down) in enumerate(zip(self.gate, self.up, self.down, strict=True)):
+            out = down(F.gelu(gate(x), approximate="tanh") * up(x))
+            total = total + out * weights[:, e : e + 1]
+        return total
+
+
+def part(stacked: QuantizedMatrix, expert: int, rows: slice = slice(None)) -> QuantizedMatrix:
+    """Some rows of one matrix of a stack [E, out, in]."""
+    multipliers = None if stacked.multipliers is None else stacked.multipliers[expert, rows]
+    return QuantizedMatrix(
+        bits=stacked.bits, integers=stacked.integers[expert, rows], scale=stacked.scale[expert, rows],
+        multipliers=multipliers, rotation=stacked.rotation,
+    )  # fmt: skip
+
+
+def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: str = "") -> None:
+    """Replace every quantized Linear, stack of experts and the tied embedding, in place."""
     for name, child in model.named_children():
-        path = f"{prefix}{name}.weight"
-        if path in quantized:
-            kind = Int8Embedding if isinstance(child, nn.Embedding) else Int8Linear
-            setattr(model, name, kind(quantized[path]))
+        path = f"{prefix}{name}"
+        if isinstance(child, Experts) and f"{path}.gate_up_proj" in quantized:
+            setattr(model, name, IntegerExperts(quantized[f"{path}.gate_up_proj"], quantized[f"{path}.down_proj"]))
+        elif isinstance(child, nn.Embedding):
+            matrix = quantized.get(f"{path}.weight")
+            setattr(model, name, FloatEmbedding(child.weight.detach()) if matrix is None else IntegerEmbedding(matrix))
+        elif f"{path}.weight" in quantized:
+            setattr(model, name, IntegerLinear(quantized[f"{path}.weight"]))
         else:
-            replace(child, quantized, f"{prefix}{name}.")
+            replace(child, quantized, f"{path}.")

@@ -1,32 +1,39 @@
 """From torch modules to one `.pte` with encode, denoise, generate and decode.
 
-Prefix and chunk lengths vary in encode, denoise and decode; `generate` takes the whole context, for a lowered module
-inside a loop cannot be traced with an open dimension (seen with torch 2.13, executorch 1.5.1).
+The stack of layers is lowered first, and the methods are written around it: the passes over its many operations run once,
+and so do its programs in the file. Prefix and chunk lengths vary in encode, denoise and decode; `generate` takes the whole
+context, for a lowered module inside a loop cannot be traced with an open dimension (seen with torch 2.13, executorch 1.5.1).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
+from torch import nn
+from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.executorch.gelu import write_out_gelu
+from dgemma.export.executorch.attention import replace_attention
+from dgemma.export.executorch.body import Decode, Denoise, Encode
+from dgemma.export.executorch.fast import fast
+from dgemma.export.executorch.gelu import name_gelus
 from dgemma.export.executorch.linear import replace
 from dgemma.export.executorch.loop import ScanGenerate
 from dgemma.export.executorch.norm import replace_norms
-from dgemma.export.graphs import Decode, Denoise, Encode, Shapes, example, specs
+from dgemma.export.executorch.once import store_once
+from dgemma.export.executorch.visitors import our_partitioner
+from dgemma.export.graphs import Shapes, Stack, example, sharing, specs, stack_inputs
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Denoiser
-from dgemma.quantize.integers import QuantizedMatrix
+from dgemma.quantize.matrix import QuantizedMatrix
 
 Progress = Callable[[str], None]
 _CONFIG = EdgeCompileConfig(_check_ir_validity=False)
+PRODUCTS = ("mm", "bmm", "addmm", "linear", "integer_linear", "attend")
 
 
 def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
@@ -39,46 +46,62 @@ def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
     for node in program.exported_program(method).graph.nodes:
         if node.op == "call_function" and "getitem" not in str(node.target) and "delegate" not in str(node.target):
             outside += 1
-            conversions += "quantize" in str(node.target)
-            products += any(f"aten.{op}" in str(node.target) for op in ("mm", "bmm", "addmm", "linear"))
+            conversions += any(word in str(node.target) for word in ("quantize", "to_float"))
+            products += any(f".{op}" in str(node.target) for op in PRODUCTS)
     return {
         "delegated": inside, "on_cpu": outside, "matrix_products_on_cpu": products, "quantization_on_cpu": conversions,
     }  # fmt: skip
 
 
+def delegate(program: ExportedProgram, name: str = "forward") -> EdgeProgramManager:
+    """Edge dialect with everything in XNNPACK that it takes."""
+    written = {name: name_gelus(program)}
+    return to_edge_transform_and_lower(written, partitioner=[our_partitioner()], compile_config=_CONFIG)
+
+
+def as_module(program: EdgeProgramManager) -> nn.Module:
+    """A lowered program as a module that others can be traced around."""
+    module: nn.Module = program.exported_program().module(check_guards=False)
+    return module
+
+
 def lower(
     model: Denoiser,
-    quantized: dict[str, QuantizedMatrix],
+    quantized: Mapping[str, QuantizedMatrix],
     policy: SamplerConfig,
     shapes: Shapes,
     path: Path,
     progress: Progress,
 ) -> dict[str, dict[str, int]]:
     """Write the `.pte`; returns per method the operations delegated and left on the CPU."""
-    model = copy.deepcopy(model).requires_grad_(False)
+    model = sharing(model)
     replace(model, quantized)
-    replace_norms(model, model.config.hidden_size)
+    replace_norms(model)
+    replace_attention(model)
     wanted = specs(model.config, shapes, policy.steps)
-    denoise = Denoise(model, policy).eval()
-    modules = {"encode": Encode(model).eval(), "denoise": denoise, "decode": Decode(model).eval()}
     edge: dict[str, Any] = {}
     share = {}
-    for name, module in modules.items():
-        progress(f"executorch: {name}")
-        traced = write_out_gelu(trace(module, wanted[name][0], shapes))
-        lowered = to_edge_transform_and_lower({name: traced}, partitioner=[XnnpackPartitioner()], compile_config=_CONFIG)
-        edge[name], share[name] = lowered.exported_program(name), delegated_share(lowered, name)
-    progress("executorch: generate")
-    sizes = {"S": shapes.context}
-    with torch.no_grad():
-        program = write_out_gelu(torch.export.export(denoise, example(wanted["denoise"][0], sizes)))
-        step = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=_CONFIG)
-        share["generate"] = delegated_share(step, "forward")
-        looped = ScanGenerate(step.exported_program().module(check_guards=False), policy, model.config.hidden_size)
-        outer = torch.export.export(looped, example(wanted["generate"][0], sizes), strict=True)
-    edge["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program()
-    progress("executorch: write")
-    final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(ExecutorchBackendConfig())
-    with path.open("wb") as file:
-        final.write_to_file(file)
+    with fast(), torch.no_grad():
+        progress("executorch: layers")
+        body = Stack(model).eval()
+        stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
+        methods = {
+            "encode": Encode(model, stack), "denoise": Denoise(model, stack, policy), "decode": Decode(model, stack),
+        }  # fmt: skip
+        lowered: dict[str, EdgeProgramManager] = {}
+        for name, module in methods.items():
+            progress(f"executorch: {name}")
+            lowered[name] = delegate(trace(module, wanted[name][0], shapes), name)
+            edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
+        progress("executorch: generate")
+        step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
+        looped = ScanGenerate(step, policy, model.config.hidden_size)
+        outer = torch.export.export(looped, example(wanted["generate"][0], {"S": shapes.context}), strict=True)
+        edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
+        progress("executorch: write")
+        final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(ExecutorchBackendConfig())
+        with path.open("wb") as file:
+            final.write_to_file(file)
+        table: Any = model.embed_tokens  # a FloatEmbedding or an IntegerEmbedding
+        store_once(path, table.tables("embed_tokens"))
     return share

@@ -1,36 +1,29 @@
-"""RMSNorm as XNNPACK can take it: the mean as a product, since a single-axis mean would stay on the CPU kernels.
-
-With it a whole layer is one delegate; without it every norm cuts the graph in two.
-"""
+"""RMSNorm as one operator, which XNNPACK takes; torch's, with a mean over one dimension, would stay on the CPU kernels."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgemma.export.executorch import ops
 from dgemma.model.denoiser import RMSNorm
 
 
-class ProductRMSNorm(nn.Module):
-    """Same function as `RMSNorm` for a known width, up to the order of one sum."""
+class WholeRMSNorm(nn.Module):
+    """Same function as `RMSNorm` in float32, up to the order of one sum."""
 
-    def __init__(self, norm: RMSNorm, dim: int) -> None:
+    def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
         self.eps, self.weight = norm.eps, norm.weight
-        self.register_buffer("mean", torch.full((1, dim), 1.0 / dim), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., dim] float32."""
-        normed = x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps)  # type: ignore[arg-type]
-        return normed if self.weight is None else normed * self.weight
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
-def replace_norms(module: nn.Module, hidden: int) -> None:
-    """Replace every RMSNorm below `module`, in place; unscaled ones take their width from their owner."""
+def replace_norms(module: nn.Module) -> None:
+    """Replace every RMSNorm below `module`, in place."""
     for name, child in module.named_children():
         if isinstance(child, RMSNorm):
-            dim = child.weight.shape[0] if child.weight is not None else int(getattr(module, "head_dim", hidden))
-            setattr(module, name, ProductRMSNorm(child, dim))
+            setattr(module, name, WholeRMSNorm(child))
         else:
-            replace_norms(child, hidden)
+            replace_norms(child)

@@ -21,7 +21,7 @@ from onnxscript import values
 from torch import Tensor, nn
 
 from dgemma.model.denoiser import Experts
-from dgemma.quantize.activations import SMALLEST, quantize_tokens
+from dgemma.quantize.activations import LEAST, SMALLEST, quantize_tokens
 from dgemma.quantize.hadamard import hadamard
 from dgemma.quantize.matrix import QuantizedMatrix
 
@@ -67,7 +67,8 @@ def _(packed: Tensor, multipliers: Tensor) -> Tensor:
 def _translate_linear(x: Any, weight: Any, scale: Any) -> Any:
     """`quantize_tokens` and an integer product as ONNX nodes; onnxruntime makes one set of equal nodes for shared inputs."""
     largest = op.Max(op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1), op.Constant(value_float=SMALLEST))
-    inverse = op.Div(op.Constant(value_float=255.0), op.Add(largest, largest))
+    span = op.Add(largest, op.Mul(largest, op.Constant(value_float=LEAST)))
+    inverse = op.Div(op.Constant(value_float=255.0), span)
     zero = op.Cast(op.Constant(value_int=128), to=2)
     integers = op.QuantizeLinear(op.Mul(x, inverse), op.Constant(value_float=1.0), zero)
     product = op.Cast(op.MatMulInteger(integers, weight, zero), to=1)

@@ -6,15 +6,14 @@ canvas, N canvas, R rows for the head, S prefix slots, K kv heads, d head dim, D
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import flatten, pairs, prefix_specs
+from dgemma.export.graphs import Stack, prefix_specs, stack_inputs
 from dgemma.model import sampler
-from dgemma.model.denoiser import Denoiser, denoise_masks, encode_masks
+from dgemma.model.denoiser import Denoiser
 
 
 class Embed(nn.Module):
@@ -37,22 +36,6 @@ class Condition(nn.Module):
     def forward(self, embedded: Tensor, soft: Tensor) -> Tensor:
         """embedded, soft [1, N, D] → [1, N, D]."""
         return self.model.self_conditioning(embedded, soft)
-
-
-class Stack(nn.Module):
-    """All layers in either mode: causal over new tokens, or bidirectional over a canvas."""
-
-    def __init__(self, model: Denoiser) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, length: Tensor, is_canvas: Tensor, prefix: list[Tensor]) -> list[Tensor]:
-        """x [1, M, D], length [1], is_canvas bool [1], prefix [1, S, K, d] each → hidden [1, M, D], new keys and values."""
-        config, rows, slots = self.model.config, x.shape[1], prefix[0].shape[1]
-        causal, canvas = encode_masks(config, rows, slots, length), denoise_masks(config, rows, slots, length)
-        sliding, full = (b & is_canvas | a & ~is_canvas for a, b in zip(causal, canvas, strict=True))
-        hidden, new = self.model.stack(x, torch.arange(rows) + length, (sliding, full), pairs(prefix), is_canvas)
-        return [hidden, *flatten(new)]
 
 
 class Head(nn.Module):
@@ -101,12 +84,7 @@ def pieces(
             [spec("conditioned", "float32", 1, n, hidden)],
         ),
         "stack": (
-            Stack(model),
-            [
-                spec("x", "float32", 1, "M", hidden), spec("length", "int64", 1), spec("is_canvas", "bool", 1),
-                *prefix_specs(config, "S"),
-            ],
-            [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],
+            Stack(model), stack_inputs(config), [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],
         ),
         "head": (Head(model), [spec("rows", "float32", 1, "R", hidden)], [spec("logits", "float32", 1, "R", vocab)]),
         "sample": (

@@ -331,7 +331,7 @@ def test_w8_products_run_in_xnnpack() -> None:
     assert set(report) == {"encode", "denoise", "decode", "generate"}
     for counts in report.values():
         assert counts["matrix_products_on_cpu"] == 0 and counts["quantization_on_cpu"] == 0
-        assert counts["delegated"] > 100
+        assert counts["delegated"] > 50
 
 
 def test_one_outlier_token_does_not_ruin_the_others() -> None:

@@ -60,7 +60,8 @@ def fails(capsys: pytest.CaptureFixture[str], *args: object, says: str, status: 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--engine tpu", "choose onnx, executorch or all"), ("--recipe w3", "choose fp32, w8, w4-mixed, w4, w4-all"), ("--steps 0", "--steps 0"),
+        ("--engine tpu", "choose onnx, executorch or all"), ("--recipe w3", "choose fp32, w8, w4-mixed, w4, w4-all"),
+        ("--steps 0", "--steps 0"),
         ("--steps 5000", "--steps 5000"), ("--steps x", "--steps"), ("--canvas 0", "--canvas 0"),
         ("--canvas -3", "--canvas -3"),
         ("--context 16", "--context 16"), ("--context 1", "--context 1"), ("--context 129", "exceeds the model's 128"),

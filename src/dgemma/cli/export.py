@@ -32,8 +32,8 @@ def run(
     context: Annotated[int | None, typer.Option("--context", help="All positions: prompt, committed and canvas.")] = None,
     random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
     calibration: Annotated[Path | None, typer.Option("--calibration", help="Prompts (.jsonl) for a recipe with gptq.")] = None,
-    float_golden: Annotated[
-        bool, typer.Option("--float-golden", help="Golden trajectories of the float model even where it is large.")
+    large_golden: Annotated[
+        bool, typer.Option("--golden", help="Golden trajectories of a large model too, artifact and float: takes long.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
@@ -56,8 +56,8 @@ def run(
 
         own = steps is None and canvas is None and random_weights is None
         folder = Path(checkpoint) if own and not is_store(checkpoint) else None
-        if not float_golden and golden.is_large(read_manifest(stage, check_files=False)[0]):
-            folder = None
+        if golden.is_large(read_manifest(stage, check_files=False)[0]) and not large_golden:
+            return
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
     with quiet(), _stages() as say:

@@ -1,0 +1,76 @@
+"""Makes executorch's passes over a lowered graph cost what they should; the programs stay the same, byte for byte.
+
+Seen with torch 2.13 and executorch 1.5.1: most of the time goes into three things. Every node that a pass makes copies the
+whole history of its ancestors; every pass runs all delegates on fake tensors, only to learn their outputs' shapes; and each
+delegate goes through passes for convolutions, pooling and resizing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+import torch
+from executorch.backends.xnnpack import _passes as passes
+from executorch.backends.xnnpack import xnnpack_preprocess
+from executorch.backends.xnnpack._passes import XNNPACKPassManager
+from torch import SymInt, Tensor
+from torch.fx import traceback
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+_PASSES = [
+    passes.XNNPACKRemoveCloneOpsTransform, passes.DimOrderOpsRevertPass, passes.ConvertToLinearPass, passes.ConstPropPass,
+    passes.FuseActivationPass, passes.DecomposeConcatenate, passes.ChannelsLastTaggedReshapePass,
+    passes.RemoveRedundantCopyPass,
+]  # fmt: skip
+
+
+def _without_history(source: Any, node: Any, pass_name: str = "", action: Any = None) -> None:
+    """Stands in for `NodeSource.__init__`."""
+    source.pass_name, source.action, source.node_info, source.from_node = pass_name, [], None, []
+    source._action_string = source._dict = None
+
+
+def _outputs_by_shape(lowered: Any, *arguments: Any) -> list[Tensor]:
+    """Stands in for running a delegate: empty outputs, their symbolic sizes expressed in the sizes of the arguments."""
+    program = lowered.original_module
+    inputs = set(program.graph_signature.user_inputs)
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
+    known: dict[sympy.Expr, Any] = {}
+    for node, argument in zip(nodes, arguments, strict=True):
+        value = node.meta["val"]
+        pairs = zip(value.shape, argument.shape, strict=True) if isinstance(value, Tensor) else [(value, argument)]
+        known.update((size.node.expr, actual) for size, actual in pairs if isinstance(size, SymInt))
+
+    def resolve(size: Any) -> Any:
+        if not isinstance(size, SymInt):
+            return size
+        expression = size.node.expr
+        return known[expression] if expression in known else sympy_interp(PythonReferenceAnalysis, known, expression)
+
+    outputs = [n.meta["val"] for n in next(n for n in program.graph.nodes if n.op == "output").args[0]]
+    return [torch.empty([resolve(size) for size in out.shape], dtype=out.dtype) for out in outputs]
+
+
+def _pass_manager(program: Any, passes: Any = None) -> XNNPACKPassManager:
+    """XNNPACK's passes that have anything to do in a transformer; each of the others retraces the graph for nothing."""
+    return XNNPACKPassManager(program, passes or _PASSES)
+
+
+@contextmanager
+def fast() -> Iterator[None]:
+    """Nodes without histories and delegates known by their shapes, while it lasts."""
+    source: Any = traceback.NodeSource
+    patched: Any = import_module("torch._higher_order_ops.executorch_call_delegate")
+    init, run = source.__init__, patched.call_delegate_cpu
+    source.__init__, patched.call_delegate_cpu = _without_history, _outputs_by_shape
+    xnnpack_preprocess.XNNPACKPassManager = _pass_manager
+    try:
+        yield
+    finally:
+        source.__init__, patched.call_delegate_cpu = init, run
+        xnnpack_preprocess.XNNPACKPassManager = XNNPACKPassManager

@@ -1,0 +1,69 @@
+"""Stores the bytes of a table once in a `.pte`.
+
+Kernels look a table up among the constants of the program, and XNNPACK has copies of its own, whole or in tiles, as named
+data. Either way the file only says at which offset and of which size they are: named data can point into the constants.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dgemma.export.executorch.pte import Layout
+
+ALIGNMENT = 128  # of segments, as executorch has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A constant, and the named data that repeats some of its bytes: key → (first byte, bytes)."""
+
+    tensor: Tensor
+    parts: dict[str, tuple[int, int]]
+
+
+def store_once(path: Path, tables: Sequence[Table]) -> int:
+    """Rewrite the file; returns the bytes saved. What does not repeat a table byte for byte is left alone."""
+    rewritten = path.with_suffix(".once")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        layout = Layout(data)  # type: ignore[arg-type]  # slices of it are bytes
+        spans, base = layout.spans, layout.base
+        moved = _repetitions(view[base:], layout, tables)
+        starts, end = [], 0
+        for i, (_, length) in enumerate(spans):
+            starts.append(moved.get(i, end))
+            if i not in moved:
+                size = end + length
+                end = -(-size // ALIGNMENT) * ALIGNMENT
+        layout.move(starts, size)
+        with rewritten.open("wb") as out:
+            out.write(layout.head)
+            for i, ((old, length), start) in enumerate(zip(spans, starts, strict=True)):
+                if i not in moved:
+                    out.seek(base + start)
+                    out.write(view[base + old : base + old + length])
+        saved = len(data) - base - size
+    os.replace(rewritten, path)
+    return saved
+
+
+def _repetitions(segments: memoryview, layout: Layout, tables: Sequence[Table]) -> dict[int, int]:
+    """Segment of named data → where the same bytes are among the constants."""
+    found = {}
+    spans, named = layout.spans, layout.named()
+    for table in tables:
+        raw = memoryview(table.tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        start = next((o for o in layout.constants() if segments[o : o + len(raw)] == raw), None)
+        for key, (first, size) in table.parts.items():
+            if start is None or key not in named:
+                continue
+            begin, length = spans[named[key]]
+            if length == size and segments[begin : begin + size] == raw[first : first + size]:
+                found[named[key]] = start + first
+    return found
