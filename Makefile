@@ -7,7 +7,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports bench clean
+.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports verify bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make coverage   the fast suite with line coverage of runtime and export"
+	@echo "make verify     the gate on every recipe of tiny, JSON into $(RESULTS)"
 	@echo "make bench      quality, speed and sameness of the tiny bundles, JSON into $(RESULTS), tables into the README"
 	@echo "make venv       only the virtual environment ($(VENV))"
 
@@ -40,7 +41,7 @@ demo: $(STAMP) $(BUNDLE)/manifest.json
 	$(BIN)/python -m dgemma.benchmarks.demo $(BUNDLE)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --durations=10 --numprocesses=auto --dist=loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -61,21 +62,34 @@ lint-mypy: $(STAMP)
 lint-imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
-build/tiny-w8.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
-	rm -rf build/tiny-w8.dgemma
-	mkdir -p build
-	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-w8.dgemma --engine all --recipe w8
+RECIPES := w8 w4-mixed w4 w4-all
+QUANTIZED := $(RECIPES:%=build/tiny-%.dgemma/manifest.json)
 
-bench: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
+build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
+	rm -rf build/tiny-$*.dgemma
+	mkdir -p build
+	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-$*.dgemma --engine all --recipe $*
+
+verify: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	mkdir -p $(RESULTS)
+	for recipe in $(RECIPES); do \
+		$(BIN)/dgemma verify build/tiny-$$recipe.dgemma --engine onnx --checkpoint checkpoints/tiny --threads 1 --json \
+			> $(RESULTS)/tiny-verify-$$recipe.json || exit 1; done
+	$(BIN)/dgemma verify $(BUNDLE) --engine onnx --checkpoint checkpoints/tiny --threads 1 --json > $(RESULTS)/tiny-verify-fp32.json
+	$(BIN)/python -m dgemma.benchmarks.sizes $(BUNDLE) $(RECIPES:%=build/tiny-%.dgemma) --out $(RESULTS)/tiny-sizes.json
+
+bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
+	mkdir -p $(RESULTS)
+	$(BIN)/python -m dgemma.benchmarks.linear --out $(RESULTS)/linear.json
 	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine onnx --threads 2 --out $(RESULTS)/tiny-speed.json
 	$(BIN)/python -m dgemma.benchmarks.speed build/tiny-w8.dgemma --engine onnx --threads 2 --out $(RESULTS)/tiny-speed-w8.json
 	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine executorch --threads 2 \
 		--out $(RESULTS)/tiny-speed-executorch.json
 	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate.json
-	$(BIN)/python -m dgemma.benchmarks.evaluate build/tiny-w8.dgemma --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate-w8.json
 	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens.json
+	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.verify.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
+		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done
 	$(BIN)/python -m dgemma.benchmarks.tables README.md
 
 clean:

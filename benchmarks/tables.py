@@ -156,16 +156,33 @@ def speed() -> str:
 def same_tokens() -> str:
     values = read("tiny-same-tokens.json")
     rows = header(f"against {values['first']}", "trajectories", "equal", "same answer", "near-ties", "unexplained")
+    return "\n".join([*rows, *(f"| {rung} | {' | '.join(map(str, counts))} |" for rung, counts in _compared(values))])
+
+
+def same_tokens_quantized() -> str:
+    """The other engine's host loop against the first one's, by recipe."""
+    rows = header("recipe", "trajectories", "equal", "canvases", "equal", "same answer", "close calls", "unexplained")
+    for recipe in ("w8", "w4-mixed"):
+        values = read(f"tiny-same-tokens-{recipe}.json")
+        for rung, (compared, equal, same, ties, others) in _compared(values):
+            if rung == "executorch/host":
+                canvases = f"{values['canvases'][rung]} | {values['equal_canvases'][rung]}"
+                rows.append(f"| `{recipe}`, {rung} | {compared} | {equal} | {canvases} | {same} | {ties} | {others} |")
+    return "\n".join(rows)
+
+
+def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
+    """Rung, and its trajectories: compared, equal, same answer, differences within the margins, and beyond."""
+    found = []
     for rung, compared in values["compared"].items():
         ties = [d["near_tie"] is True for d in values["differences"] if d["rung"] == rung]
-        counts = (compared, values["equal"][rung], values["same_tokens"][rung], sum(ties), len(ties) - sum(ties))
-        rows.append(f"| {rung} | {' | '.join(map(str, counts))} |")
-    return "\n".join(rows)
+        found.append((rung, (compared, values["equal"][rung], values["same_tokens"][rung], sum(ties), len(ties) - sum(ties))))
+    return found
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
-    "same-tokens": same_tokens,
+    "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized,
 }  # fmt: skip
 
 

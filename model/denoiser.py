@@ -231,8 +231,9 @@ class Denoiser(nn.Module):
     @property
     def embed_scale(self) -> float:
         """sqrt(hidden), rounded to the dtype of the weights as the released code does; integer ones stand for float32."""
-        dtype = self.embed_tokens.weight.dtype
-        return float(torch.tensor(math.sqrt(self.config.hidden_size), dtype=dtype if dtype.is_floating_point else torch.float32))
+        stored = self.embed_tokens.weight.dtype
+        dtype = stored if stored.is_floating_point else torch.float32
+        return float(torch.tensor(math.sqrt(self.config.hidden_size), dtype=dtype))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens [B, N] → [B, N, D]."""

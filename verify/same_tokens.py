@@ -25,12 +25,16 @@ from dgemma.core.manifest import read_manifest
 from dgemma.core.noise import step_words, uniform_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
+from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
 
 Rule = Literal["argmax", "accept", "sample", "stop", "host"]
 
 # Margins below which a flip counts as a near-tie. Engines differ by about 1e-5 in logits of ±30; entropies add up over N.
 NEAR: dict[Rule, float] = {"argmax": 1e-3, "accept": 1e-3, "sample": 1e-4, "stop": 1e-4, "host": 0.0}
+# Margins below which a decision was open, so that the noise of 8-bit arithmetic may well take it the other way: best two
+# tokens within 10 % in odds; a fifth of the default entropy bound, in nats; 1 % of probability; nats. Beyond: damage.
+CLOSE: dict[Rule, float] = {"argmax": 0.1, "accept": 0.02, "sample": 0.01, "stop": 0.01, "host": 0.0}
 
 Logits = Callable[[Trajectory, int], npt.NDArray[np.float32]]  # trajectory, row → tempered logits [N, V]
 
@@ -150,22 +154,31 @@ class Report:
     """Counts by rung against the first rung, and every difference with its reason."""
 
     first: str
+    limits: dict[Rule, float] = field(default_factory=lambda: dict(NEAR))  # margins that explain a difference
     compared: dict[str, int] = field(default_factory=dict)
     equal: dict[str, int] = field(default_factory=dict)
     same_tokens: dict[str, int] = field(default_factory=dict)
+    canvases: dict[str, int] = field(default_factory=dict)
+    equal_canvases: dict[str, int] = field(default_factory=dict)  # up to the first that differs
     differences: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, rung: str, prompt: str, seed: int, difference: Difference | None, same_tokens: bool) -> None:
+    def add(
+        self, rung: str, prompt: str, seed: int, difference: Difference | None, same_tokens: bool, canvases: int
+    ) -> None:
         self.compared[rung] = self.compared.get(rung, 0) + 1
         self.equal[rung] = self.equal.get(rung, 0) + (difference is None)
         self.same_tokens[rung] = self.same_tokens.get(rung, 0) + same_tokens
+        self.canvases[rung] = self.canvases.get(rung, 0) + canvases
+        kept = canvases if difference is None else difference.canvas
+        self.equal_canvases[rung] = self.equal_canvases.get(rung, 0) + kept
         if difference is not None:
-            near = {"near_tie": difference.is_near_tie, "same_tokens": same_tokens}
+            tie = None if difference.margin is None else difference.margin <= self.limits[difference.rule]
+            near = {"near_tie": tie, "same_tokens": same_tokens}
             self.differences.append({"rung": rung, "prompt": prompt, "seed": seed, **asdict(difference), **near})
 
     @property
     def unexplained(self) -> int:
-        """Differences that are no near-tie, or whose margin is not known."""
+        """Differences beyond the limits, or whose margin is not known."""
         return sum(d["near_tie"] is not True for d in self.differences)
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,9 +209,11 @@ def compare(
         from dgemma.verify.eager import Eager  # torch, which engines alone do without
 
     eager = Eager(checkpoint, manifest.sampler, manifest.canvas_length) if checkpoint else None
+    rounds = any(bits < 32 for bits in manifest.quantization.get("bits", {}).values())
     with open_sessions(bundle, engines or sorted(manifest.engines, reverse=True), threads) as sessions:
         rungs = [(f"{engine}/{loop}", engine, loop) for engine in sessions for loop in ("host", "graph")]
-        report = Report(first=rungs[0][0])
+        report = Report(first=rungs[0][0], limits=CLOSE if rounds else NEAR)
+        own = None if eager else _own_logits(bundle, rungs[0][1], threads)
         for i, prompt in enumerate(prompts, 1):
             for seed in seeds:
                 found: dict[str, Trajectory] = {}
@@ -213,12 +228,24 @@ def compare(
                     found["torch"] = eager.trajectory(first.prompt_ids.tolist(), seed, max_new_tokens)
                 for rung, other in found.items():
                     if rung != report.first:
-                        logits = eager.logits if eager else None
+                        logits = eager.logits if eager else own(seed) if own else None
                         difference = first_difference(first, other, manifest.sampler, seed=seed, logits=logits)
-                        report.add(rung, prompt, seed, difference, np.array_equal(first.tokens, other.tokens))
+                        same = np.array_equal(first.tokens, other.tokens)
+                        report.add(rung, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1)
             if progress:
                 progress(i, len(prompts))
     return report
+
+
+def _own_logits(bundle: Path, engine: str, threads: int | None) -> Callable[[int], Logits] | None:
+    """Seed → logits of the first rung's own rows, where it is an ONNX graph and can be opened for them."""
+    if engine != "onnx":
+        return None
+    from dgemma.verify.replay import OwnLogits
+    from dgemma.verify.teacher import open_forced
+
+    opened, missing = open_forced(Bundle.open(bundle), engine, threads)
+    return None if missing else lambda seed: OwnLogits(opened, seed)  # type: ignore[arg-type]
 
 
 def read_prompts(path: Path, count: int) -> list[str]:
@@ -265,7 +292,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     for rung, n in report.compared.items():
         equal, answers = report.equal[rung], report.same_tokens[rung]
-        print(f"{rung} against {report.first}: {equal} of {n} trajectories equal, {answers} of {n} answers")
+        canvases = f"{report.equal_canvases[rung]} of {report.canvases[rung]} canvases"
+        print(f"{rung} against {report.first}: {equal} of {n} trajectories equal, {canvases}, {answers} of {n} answers")
     for d in report.differences:
         margin = "not known" if d["margin"] is None else f"{d['margin']:.2e}"
         place = f"canvas {d['canvas']} step {d['step']} position {d['position']}"

@@ -21,14 +21,10 @@ from dgemma.runtime.engines.base import Array, Engine, Feeds
 from dgemma.runtime.prefix import Prefix
 from dgemma.verify import metrics
 from dgemma.verify.logits import LogitsEngine
-from dgemma.verify.same_tokens import NEAR, Rule
+from dgemma.verify.same_tokens import CLOSE, NEAR, Rule
 
 if TYPE_CHECKING:
     from dgemma.verify.eager import Eager, Replayed
-
-# Margins below which a decision was open, so that the noise of 8-bit arithmetic may well take it the other way: best two
-# tokens within 10 % in odds; a fifth of the default entropy bound, in nats; 1 % of probability; nats. Beyond: damage.
-CLOSE: dict[Rule, float] = {"argmax": 0.1, "accept": 0.02, "sample": 0.01, "stop": 0.01, "host": 0.0}
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 

@@ -200,10 +200,10 @@ def test_activations_follow_the_rule_of_the_engines() -> None:
     x = torch.stack([normal(50) * 1e-3, normal(50) * 1e3, torch.zeros(50)])
     integers, inverse = quantize_tokens(x)
     for row, got, scale in zip(x.tolist(), integers.tolist(), inverse[:, 0].tolist(), strict=True):
-        step = 2 * max(map(abs, row)) / 255
-        assert all(abs(a - min(127.0, b / step if step else 0.0)) <= 0.5001 for a, b in zip(got, row, strict=True))
+        step = max(map(abs, row)) / 127
+        assert all(abs(a - (b / step if step else 0.0)) <= 0.5001 for a, b in zip(got, row, strict=True))
         assert step == 0 or abs(scale * step - 1) < 1e-6
-    assert integers.min() >= -128 and integers.max() <= 127 and not integers[2].any()
+    assert integers[:2].abs().amax(1).tolist() == [127, 127] and not integers[2].any()
 
 
 def damaged(value: float) -> Callable[[], object]:
@@ -252,8 +252,8 @@ def naive_forward(matrix: QuantizedMatrix, row: list[float]) -> list[float]:
     """One token through one matrix in Python's own numbers, with its own activation rule."""
     if matrix.rotation:
         row = rotate_inputs(torch.tensor(row), matrix.rotation).tolist()
-    step = 2 * max(map(abs, row)) / 255
-    integers = [max(-128, min(127, round(v / step))) for v in row]
+    step = max(map(abs, row)) / 127
+    integers = [round(v / step) for v in row]
     rows = zip(matrix.expanded().tolist(), matrix.scale.tolist(), strict=True)
     return [sum(a * b for a, b in zip(integers, weights, strict=True)) * step * scale for weights, scale in rows]
 

@@ -182,11 +182,12 @@ def test_the_report_counts_and_does_not_excuse_wide_margins() -> None:
         return Difference(row=0, canvas=0, step=4, rule="accept", position=1, margin=margin, entropy_error=1e-6)
 
     report = Report(first="onnx/host")
-    report.add("torch", "p", 0, None, True)
-    report.add("torch", "p", 1, difference(1e-6), True)
-    report.add("torch", "p", 2, difference(0.5), False)
-    report.add("torch", "p", 3, difference(None), False)
+    report.add("torch", "p", 0, None, True, 1)
+    report.add("torch", "p", 1, difference(1e-6), True, 1)
+    report.add("torch", "p", 2, difference(0.5), False, 2)
+    report.add("torch", "p", 3, difference(None), False, 1)
     assert (report.compared, report.equal, report.same_tokens) == ({"torch": 4}, {"torch": 1}, {"torch": 2})
+    assert (report.canvases, report.equal_canvases) == ({"torch": 5}, {"torch": 1})
     assert report.unexplained == 2
     assert report.to_dict()["differences"][0]["near_tie"] is True
 
