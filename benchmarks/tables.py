@@ -68,7 +68,7 @@ def interval(values: Json, scale: float = 1.0, form: str = ".3f") -> str:
 def quantization() -> str:
     """The gate's figures of the artifacts, one row a recipe."""
     rows = header(
-        "recipe", "bits per weight", "MB", "exact match (95 %)", "against float, points", "step inflation (95 %)",
+        "recipe", "bits per weight", "ONNX, MB", "exact match (95 %)", "against float, points", "step inflation (95 %)",
         "same argmax", "KL, nats", "gate",
     )  # fmt: skip
     bundles = {row["recipe"]: row for row in read("tiny-sizes.json")["bundles"]}
@@ -76,18 +76,18 @@ def quantization() -> str:
         found = read(f"tiny-verify-{recipe}.json")["float"]["onnx"]
         free, forced, size = found["free"], found["teacher"], bundles[recipe]
         exact, loss, inflation = free["exact_match"]["artifact"], free["exact_match_loss"], free["step_inflation"]
-        change = f"{-100 * loss['value']:+.1f} ({-100 * loss['high']:+.1f} … {-100 * loss['low']:+.1f})"
+        change = "{:+.1f} ({:+.1f} … {:+.1f})".format(*(0.0 - 100 * loss[key] for key in ("value", "high", "low")))
         rows.append(
-            f"| `{recipe}` | {size['bits_per_weight']:.2f} | {size['bytes'] / 1e6:.1f} | {100 * exact['value']:.1f} % "
+            f"| `{recipe}` | {size['bits_per_weight']:.2f} | {size['engines']['onnx'] / 1e6:.1f} | {100 * exact['value']:.1f} % "
             f"({interval(exact, 100, '.1f')}) | {change} | {inflation['value']:.3f} ({interval(inflation)}) | "
             f"{100 * forced['same_argmax']:.2f} % | {forced['kl']['mean']:.1e} | {'passed' if found['passed'] else 'missed'} |"
         )
     n, exact = free["prompts"], free["exact_match"]
-    decoders = f"float {100 * exact['float']['value']:.1f} %, autoregressive {100 * exact['autoregressive']['value']:.1f} %"
+    rates = {name: f"{100 * exact[name]['value']:.1f} %" for name in ("float", "autoregressive")}
+    decoders = f"{rates['float']}, {RECIPES[-1]} decoding autoregressively {rates['autoregressive']}"
     return "\n".join([
         *rows, "",
-        f"ONNX artifacts of tiny, {n} held-out prompts, T = 16, adaptive; exact match otherwise ({RECIPES[-1]}): {decoders}. "
-        f"{found['date']}.",
+        f"ONNX artifacts of tiny, {n} held-out prompts, T = 16, adaptive. Float in PyTorch: {decoders}. {found['date']}.",
     ])  # fmt: skip
 
 
