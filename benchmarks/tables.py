@@ -77,8 +77,9 @@ def quantization() -> str:
         free, forced, size = found["free"], found["teacher"], bundles[recipe]
         exact, loss, inflation = free["exact_match"]["artifact"], free["exact_match_loss"], free["step_inflation"]
         change = "{:+.1f} ({:+.1f} … {:+.1f})".format(*(0.0 - 100 * loss[key] for key in ("value", "high", "low")))
+        stored = f"{size['bits_per_weight']:.2f} | {size['engines']['onnx'] / 1e6:.1f}"
         rows.append(
-            f"| `{recipe}` | {size['bits_per_weight']:.2f} | {size['engines']['onnx'] / 1e6:.1f} | {100 * exact['value']:.1f} % "
+            f"| `{recipe}` | {stored} | {100 * exact['value']:.1f} % "
             f"({interval(exact, 100, '.1f')}) | {change} | {inflation['value']:.3f} ({interval(inflation)}) | "
             f"{100 * forced['same_argmax']:.2f} % | {forced['kl']['mean']:.1e} | {'passed' if found['passed'] else 'missed'} |"
         )
@@ -173,7 +174,7 @@ def same_tokens_quantized() -> str:
 
 def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
     """Rung, and its trajectories: compared, equal, same answer, differences within the margins, and beyond."""
-    found = []
+    found: list[tuple[str, tuple[int, ...]]] = []
     for rung, compared in values["compared"].items():
         ties = [d["near_tie"] is True for d in values["differences"] if d["rung"] == rung]
         found.append((rung, (compared, values["equal"][rung], values["same_tokens"][rung], sum(ties), len(ties) - sum(ties))))
