@@ -144,10 +144,11 @@ def accuracy(title: str, reference: Mapping[str, float], points: Sequence[Point]
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.2, 1))
     left.axhline(reference["value"], color=FLOAT, linewidth=0.8, linestyle=":")
     colors = [ARTIFACT, *(OTHERS[i % len(OTHERS)] for i in range(len(points) - 1))]
-    labels = ["float", *(p.label for p in points)]
-    _points(left, [reference, *(p.exact["artifact"] for p in points)], [FLOAT, *colors], labels, "o", 0.02)
+    drawn = [reference, *(p.exact["artifact"] for p in points)]
+    labels = [f"{name} {f['mean_steps']:.2f}" for name, f in zip(["float", *(p.label for p in points)], drawn, strict=True)]
+    _points(left, drawn, [FLOAT, *colors], labels, "o", 0.02)
     _points(right, [p.exact["autoregressive"] for p in points], colors, labels[1:], "s", 0.045)
-    left.set_xlabel("denoising steps per answer, mean", color=_STYLE["text"])
+    left.set_xlabel("denoising steps per answer, mean (moved apart where points overlap; see below)", color=_STYLE["text"])
     right.set_xlabel("tokens decoded, mean", color=_STYLE["text"])
     left.set_title("diffusion", fontsize=10, color=_STYLE["text"])
     right.set_title("autoregressive, same bundle", fontsize=10, color=_STYLE["text"])

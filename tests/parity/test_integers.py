@@ -85,3 +85,22 @@ def test_a_step_follows_its_integers(lowered: tuple[ModelConfig, Recipe, Any, di
         assert np.square(same - wanted).sum() < 0.05 * np.square(exact - wanted).sum()
         ratios.append(np.square(found - wanted).sum() / np.square(exact - wanted).sum())
     assert np.median(ratios) < 0.1, ratios
+
+
+def test_both_artifacts_hold_the_same_integers(tmp_path: Path) -> None:
+    """One quantized model lowered for both engines, and read back out of both files: integers and scales, bit for bit."""
+    from dgemma.export.executorch import lower as executorch
+    from dgemma.export.executorch.read import read_integers as read_pte
+
+    model = micro.model(replace(micro.CONFIG, intermediate_size=64))
+    recipe = replace(FOUR, group=32)
+    quantized = quantize(model, recipe)
+    lower(model, quantized, micro.POLICY, SHAPES, tmp_path / "onnx", lambda _: None)
+    executorch.lower(model, quantized, micro.POLICY, SHAPES, tmp_path / "model.pte", lambda _: None)
+    mine, other = read_integers(tmp_path / "onnx" / "shared.onnx"), read_pte(tmp_path / "model.pte")
+    assert mine.keys() == other.keys() == quantized.keys()
+    for name, matrix in quantized.items():
+        assert torch.equal(mine[name].integers, other[name].integers) and torch.equal(mine[name].integers, matrix.integers)
+        multipliers, scale = mine[name].multipliers, mine[name].scale
+        assert torch.equal(scale if multipliers is None else multipliers * scale[..., None], other[name].scale), name
+        assert not torch.equal(mine[name].integers, other[name].integers + 1)
