@@ -62,7 +62,7 @@ def _check_options(
     if reference not in ("torch", "tpu"):
         raise UsageError(f"--reference {reference!r} is unknown; choose torch or tpu")
     if reference == "tpu":
-        raise UsageError("--reference tpu: the JAX reference is not part of this version; use --reference torch")
+        raise UsageError("--reference tpu: comparing with the JAX reference is not built yet; use --reference torch")
     if checkpoint is None and (given := [name for name, value in with_checkpoint.items() if value is not None]):
         raise UsageError(f"{given[0]} is for the comparison with a float checkpoint; give --checkpoint as well")
     if compare and report is None:
