@@ -167,12 +167,7 @@ def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Seque
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
         node("Reshape", ["first_argmax", "one"], ["next_token"]),
     ]  # fmt: skip
-    defaults: dict[str, npt.NDArray[Any]] = {
-        "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64), "count": np.ones(1, np.int64),
-        "canvas": np.zeros((1, 0), np.int64), "soft": np.zeros((1, 0, hidden), np.float32),
-        "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
-    }  # fmt: skip
-    for name, default in defaults.items():
+    for name, default in _defaults(hidden).items():
         wiring.constant(name, default)
     opened: dict[str, Shape] = {"canvas": (1, "N"), "soft": (1, "N", hidden), "words": (2, "R")}
     opened |= {s.name: (1, "R", *s.shape[2:]) for s in sampled} | {s.name: (1, "M", *s.shape[2:]) for s in new}
@@ -185,3 +180,12 @@ def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Seque
         [*wiring.expansions, *nodes], "shared", infos([*chunk, *canvas]), infos([*sampled, *decoded]),
         list(wiring.initializers.values()),
     )  # fmt: skip
+
+
+def _defaults(hidden: int) -> dict[str, npt.NDArray[Any]]:
+    """What an input is when its caller leaves it out: no tokens, no canvas, one row for the head."""
+    return {
+        "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64), "count": np.ones(1, np.int64),
+        "canvas": np.zeros((1, 0), np.int64), "soft": np.zeros((1, 0, hidden), np.float32),
+        "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
+    }  # fmt: skip
