@@ -20,6 +20,7 @@ from dgemma.benchmarks import machine, report
 from dgemma.benchmarks.stats import paired_difference, wilson
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
+from dgemma.core.progress import progress
 
 TASKS = Path(__file__).with_name("tasks") / "tiny_held_out.jsonl"
 SOLVED = 0.9  # tasks at or above this exact match are pooled a second time
@@ -211,7 +212,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     with Session.load(options.bundle, engine=options.engine, threads=options.threads) as session:
         tallies, wrong = evaluate(
-            session, report.progress(items, "evaluate"), seed=options.seed, max_new_tokens=options.max_new_tokens,
+            session, progress(items, "evaluate"), seed=options.seed, max_new_tokens=options.max_new_tokens,
             autoregressive=not options.no_autoregressive,
         )  # fmt: skip
     summary = summarize(tallies)

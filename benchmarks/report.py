@@ -37,21 +37,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> N
         print("  ".join(cells).rstrip())
 
 
-def progress(items: Sequence[T], label: str) -> Iterator[T]:
-    """Yield the items and tell on stderr how far it is: a bar on a terminal, a line each tenth elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track
-
-        yield from track(items, description=label, console=Console(stderr=True), transient=True)
-        return
-    tenth = max(1, -(-len(items) // 10))
-    for i, item in enumerate(items, 1):
-        yield item
-        if i % tenth == 0 or i == len(items):
-            print(f"{label}: {i}/{len(items)}", file=sys.stderr, flush=True)
-
-
 def check_out(path: Path | None) -> None:
     """Raise UsageError when the result could not be written later: before hours of work, not after them."""
     if path is not None and not path.absolute().parent.is_dir():

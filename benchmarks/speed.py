@@ -23,6 +23,7 @@ from dgemma.benchmarks.evaluate import TASKS, Item, read_items
 from dgemma.benchmarks.stats import Quartiles, quartiles
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import read_manifest
+from dgemma.core.progress import progress
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
@@ -83,7 +84,7 @@ def paired_runs(
     for decode in decoders.values():
         decode(items[0])
     pairs: list[Pair] = []
-    for i, item in enumerate(report.progress([item for _ in range(repeats) for item in items], label)):
+    for i, item in enumerate(progress([item for _ in range(repeats) for item in items], label)):
         order = list(decoders) if i % 2 == 0 else list(decoders)[::-1]
         done = {name: decoders[name](item) for name in order}
         if all(s.tokens and s.steps for s in done.values()):  # an empty answer has no rate

@@ -6,11 +6,8 @@ nothing of running graphs: who calls it may hand in `finish`, which adds golden 
 
 from __future__ import annotations
 
-import errno
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 from dgemma.core.errors import ExportError
 from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
 from dgemma.core.sampler import SamplerConfig
+from dgemma.core.staging import staging
 from dgemma.export.graphs import Shapes, specs
 from dgemma.export.request import ENGINES, Weights, check, read_text, read_weights
 
@@ -26,24 +24,6 @@ from dgemma.export.request import ENGINES, Weights, check, read_text, read_weigh
 LOWEST_VERSIONS = {"onnx": "1.32.0", "executorch": "1.5.1"}
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "executorch": ("torch", "torchao", "executorch")}
 Progress = Callable[[str], None]
-
-
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name in the end, or vanishes; raises ExportError."""
-    stage = None
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        yield stage
-        stage.chmod(0o755)
-        stage.rename(out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ExportError(f"{out}: the disk is full; free space and export again") from None
-        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); see its folder's permissions") from None
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
 
 
 def lower(
@@ -99,7 +79,7 @@ def export_bundle(
     request = check(checkpoint, engines=engines, **options)
     tokenizer, chat = read_text(request)
     sampler, shapes = request.sampler, request.shapes
-    with staging(out) as stage:
+    with staging(out, ExportError, "export") as stage:
         say("load")
         scratch = stage / "quantized"
         weights = read_weights(request, scratch, say)

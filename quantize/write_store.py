@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import digest, sha256_file
 from dgemma.core.sampler import SamplerConfig
+from dgemma.core.staging import staging
 from dgemma.model.checkpoint import MappedWeights, RandomWeights, is_finite, load, random_weights, read_config, write_config
 from dgemma.quantize import calibration
 from dgemma.quantize.integers import quantize_matrix
@@ -66,7 +65,7 @@ def write_store(
         weights = MappedWeights(folder or Path())
         source = {"name": weights.folder.resolve().name, "files": weights.sources(), "skipped_tensors": weights.skipped}
     hessians, calibrated = _calibrate(folder, config, sampler, random_seed, prompts, say)
-    with _staging(out) as stage:
+    with staging(out, CheckpointError, "quantize") as stage:
         _copy(folder, stage, config, sampler)
         described = _write_shards(stage, weights, recipe, hessians, say)
         values = {
@@ -203,21 +202,3 @@ def _copy(folder: Path | None, stage: Path, config: ModelConfig, sampler: Sample
     for name in (*CONFIGS, *COPIED):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, stage / name)
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name in the end, or vanishes."""
-    stage = None
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        yield stage
-        stage.chmod(0o755)
-        stage.rename(out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(f"{out}: the disk is full; free space and quantize again") from None
-        raise CheckpointError(f"{out}: cannot be written ({error.strerror or error}); see its folder's permissions") from None
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)

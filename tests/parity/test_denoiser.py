@@ -7,7 +7,7 @@ hidden states, which norms keep near 1, within 1e-4. Every control changes one t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,6 @@ TOLERANCE = 1e-4
 SHORT, LONG = 5, 21  # the window is 8
 T_MAX, BLOCKS = 0.8, 3
 
-
-@pytest.fixture(scope="module", params=["dense", "moe"])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    # The dense oracle norms its feed-forward output twice, so a small epsilon makes it exact; the goldens hold 1e-6.
-    dense = request.param == "dense"
-    model = hf.hf_model(experts=None if dense else 4, seed=7, rms_norm_eps=1e-12 if dense else 1e-6)
-    folder = hf.save(model, tmp_path_factory.mktemp(request.param))
-    with torch.no_grad():
-        yield folder, hf.hf_from_folder(folder)
 
 
 def tokens(seed: int, n: int) -> Tensor:

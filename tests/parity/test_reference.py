@@ -7,7 +7,7 @@ goldens). Every control changes one thing and must fail by ten times the toleran
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,6 @@ class Ours:
 def tokens(seed: int, n: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(3, hf.VOCAB - 10, n)
 
-
-@pytest.fixture(scope="module", params=["dense", "moe"])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    # The dense oracle norms its feed-forward output twice, so a small epsilon makes it exact; the goldens hold 1e-6.
-    dense = request.param == "dense"
-    model = hf.hf_model(experts=None if dense else 4, seed=7, rms_norm_eps=1e-12 if dense else 1e-6)
-    folder = hf.save(model, tmp_path_factory.mktemp(request.param))
-    with torch.no_grad():
-        yield folder, hf.hf_from_folder(folder)
 
 
 def expected(model: Any, prompt: npt.NDArray[np.int64]) -> Arrays:

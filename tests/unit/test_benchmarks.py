@@ -17,6 +17,7 @@ from dgemma.benchmarks.speed import summarize as summarize_speed
 from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
+from dgemma.core.progress import progress
 
 # ---- statistics ------------------------------------------------------------------------------------------------------
 
@@ -233,7 +234,7 @@ def test_tables_are_plain_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_progress_yields_everything_and_speaks_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(report.progress(list(range(25)), "work")) == list(range(25))
+    assert list(progress(list(range(25)), "work")) == list(range(25))
     streams = capsys.readouterr()
     assert streams.out == ""
     assert streams.err.splitlines()[-1] == "work: 25/25"

@@ -23,19 +23,11 @@ from dgemma.cli import chat as chat_command
 from dgemma.cli.live import LiveCanvas
 from dgemma.cli.run import printable
 from dgemma.core.trajectory import Trajectory
-from dgemma.runtime import session as session_module
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
 
 ANSWER = list(range(200, 220))
 
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Sessions run the toy model; its answer may be changed in the dictionary that this returns."""
-    options: dict[str, Any] = {"answer": ANSWER}
-    monkeypatch.setattr(session_module, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, **options))
-    return options
 
 
 @pytest.fixture

@@ -14,22 +14,14 @@ from typing import Any
 import micro
 import micro_bundle
 import pytest
-from fake_bundle import FakeEngine, write_bundle
+from fake_bundle import write_bundle
 
 from dgemma.cli import dispatch
 from dgemma.core.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
-from dgemma.runtime import session as session_module
 from dgemma.verify import golden, verdict
 
 ANSWER = list(range(200, 220))
 
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Sessions run the toy model, with these arguments."""
-    options: dict[str, Any] = {"answer": ANSWER}
-    monkeypatch.setattr(session_module, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, **options))
-    return options
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from dgemma.core.progress import stages
 
 # What golden trajectories are written for, where a bundle can be talked to.
 GOLDEN_PROMPTS = [
@@ -60,20 +58,7 @@ def run(
             return
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
-    with quiet(), _stages() as say:
+    with quiet(), stages() as say:
         pipeline.export_bundle(checkpoint, out, engines=engines, progress=say, finish=golden, **options)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
     return 0
-
-
-@contextmanager
-def _stages() -> Iterator[Any]:
-    """Show stages as they start: a spinner on a terminal, plain lines elsewhere."""
-    start = time.monotonic()
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status("") as status:
-            yield lambda stage: status.update(f"{stage}  [dim]{time.monotonic() - start:.0f} s[/dim]")
-    else:
-        yield lambda stage: print(f"{time.monotonic() - start:6.1f} s  {stage}", file=sys.stderr, flush=True)

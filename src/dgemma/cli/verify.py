@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from dgemma.cli.run import BundleArgument, EngineOption, ThreadsOption
 from dgemma.core.errors import UsageError
+from dgemma.core.progress import progress
 from dgemma.verify import verdict
 
 OK, MISSED, NOT_KEPT = 0, 1, 2
@@ -41,7 +41,7 @@ def run(
         request = Request(
             bundle=bundle, checkpoint=checkpoint, engine=engine, prompts=prompts, count=count, threads=threads, force=force
         )
-        section, (digest, found) = "float", against_float(request, _progress)
+        section, (digest, found) = "float", against_float(request, progress)
     values = verdict.merged(bundle, digest, section, found)
     passed = all(v["passed"] for v in found.values())
     if as_json:
@@ -90,7 +90,7 @@ def _replay(bundle: Path, engine: str | None, threads: int | None, report: Path 
         raise UsageError(f"--report: {bundle} was not compared with a float checkpoint; give --checkpoint as well")
     inside = [name for name in ENGINES if name in manifest.graphs and installed_version(ENGINES[name][0])]
     engines: list[str | None] = [engine] if engine else [*inside]
-    return ("golden", *replay(bundle, engines or [None], threads, _progress))
+    return ("golden", *replay(bundle, engines or [None], threads, progress))
 
 
 def _draw(report: Path, bundle: Path, found: dict[str, Any], others: dict[str, Any]) -> None:
@@ -104,21 +104,6 @@ def _draw(report: Path, bundle: Path, found: dict[str, Any], others: dict[str, A
         raise UsageError(f"{bundle / verdict.FILE}: is damaged; give --checkpoint to compare anew") from None
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
-
-
-def _progress(items: Sequence[Any], label: str) -> Iterator[Any]:
-    """Yield the items and tell on stderr how far it is: a bar on a terminal, a line each tenth elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track
-
-        yield from track(items, description=label, console=Console(stderr=True), transient=True)
-        return
-    tenth = max(1, -(-len(items) // 10))
-    for i, item in enumerate(items, 1):
-        yield item
-        if i % tenth == 0 or i == len(items):
-            print(f"{label}: {i}/{len(items)}", file=sys.stderr, flush=True)
 
 
 def _keep(bundle: Path, values: dict[str, Any], status: int) -> int:
