@@ -1,7 +1,7 @@
 """The four graphs as torch modules: `encode`, `denoise`, `generate` and `decode`, with their names, dtypes and shapes.
 
-Every engine lowers these same modules; names and meaning are the contract of the design. Letters: C chunk, N canvas,
-S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
+They say what the graphs compute; engines lower them in parts (`Stack`, `sample`). Names and meaning are the contract of the
+design. Letters: C chunk, N canvas, S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class Shapes:
     canvas: int
     chunk: int
     context: int
+
+
+Sampled = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # next canvas, argmax, entropy, accepted [1, N], soft [1, N, D]
 
 
 def pairs(flat: list[Tensor]) -> list[KV]:
@@ -85,6 +88,13 @@ class Decode(nn.Module):
         return [self.model.head(last)[:, 0].argmax(-1), *flatten(new)]
 
 
+def sample(model: Denoiser, policy: SamplerConfig, logits: Tensor, words: Tensor, temperature: Tensor) -> Sampled:
+    """What a step decides: logits [1, N, V], words [2, N], temperature [1] → `denoise`'s outputs in their order."""
+    tempered = logits / temperature
+    step = sampler.step(tempered, words[None], policy.entropy_bound)
+    return step.canvas, step.argmax, step.entropy, step.accepted, model.soft_embed(tempered)
+
+
 class Denoise(nn.Module):
     """One denoising step, sampler included: logits never leave the graph."""
 
@@ -94,12 +104,10 @@ class Denoise(nn.Module):
 
     def forward(
         self, canvas: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor, prefix: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> Sampled:
         """canvas [1, N], soft [1, N, D], words [2, N], temperature [1], prefix_length [1]."""
         logits = self.model.denoise(canvas, soft, pairs(prefix), prefix_length)
-        tempered = logits / temperature
-        step = sampler.step(tempered, words[None], self.policy.entropy_bound)
-        return step.canvas, step.argmax, step.entropy, step.accepted, self.model.soft_embed(tempered)
+        return sample(self.model, self.policy, logits, words, temperature)
 
 
 def temperatures(policy: SamplerConfig) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dgemma.core.sampler import SamplerConfig
-from dgemma.model import sampler
+from dgemma.export.graphs import Sampled, sample
 from dgemma.model.denoiser import Denoiser
 
 
@@ -46,9 +46,8 @@ class Denoise(nn.Module):
 
     def forward(
         self, canvas: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor, prefix: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> Sampled:
         """As `graphs.Denoise`."""
         x = self.model.self_conditioning(self.model.embed(canvas), soft)
-        tempered = self.model.head(self.stack(x, prefix_length, self.mode, prefix)[0]) / temperature
-        step = sampler.step(tempered, words[None], self.policy.entropy_bound)
-        return step.canvas, step.argmax, step.entropy, step.accepted, self.model.soft_embed(tempered)
+        logits = self.model.head(self.stack(x, prefix_length, self.mode, prefix)[0])
+        return sample(self.model, self.policy, logits, words, temperature)

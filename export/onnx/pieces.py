@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import Stack, prefix_specs, stack_inputs
-from dgemma.model import sampler
+from dgemma.export.graphs import Sampled, Stack, prefix_specs, sample, stack_inputs
 from dgemma.model.denoiser import Denoiser
 
 
@@ -55,11 +54,9 @@ class Sample(nn.Module):
         super().__init__()
         self.model, self.policy = model, policy
 
-    def forward(self, logits: Tensor, words: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, logits: Tensor, words: Tensor, temperature: Tensor) -> Sampled:
         """logits [1, N, V], words [2, N], temperature [1] → next canvas, argmax, entropy, accepted [1, N], soft [1, N, D]."""
-        tempered = logits / temperature
-        step = sampler.step(tempered, words[None], self.policy.entropy_bound)
-        return step.canvas, step.argmax, step.entropy, step.accepted, self.model.soft_embed(tempered)
+        return sample(self.model, self.policy, logits, words, temperature)
 
 
 def pieces(
