@@ -7,7 +7,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports verify bench clean
+.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports verify gate bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,7 +16,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make coverage   the fast suite with line coverage of runtime and export"
-	@echo "make verify     the gate on every recipe of tiny, JSON into $(RESULTS)"
+	@echo "make verify     the ladder on tiny: reference, torch, ONNX Runtime, ExecuTorch on the golden prompts"
+	@echo "make gate       many prompts against the float model, every recipe of tiny, JSON into $(RESULTS)"
 	@echo "make bench      quality, speed and sameness of the tiny bundles, JSON into $(RESULTS), tables into the README"
 	@echo "make venv       only the virtual environment ($(VENV))"
 
@@ -70,7 +71,10 @@ build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-$*.dgemma --engine all --recipe $*
 
-verify: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
+verify: $(STAMP) $(BUNDLE)/manifest.json
+	$(BIN)/dgemma verify $(BUNDLE) --checkpoint checkpoints/tiny --golden-only --threads 1
+
+gate: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	mkdir -p $(RESULTS)
 	for recipe in $(RECIPES); do \
 		$(BIN)/dgemma verify build/tiny-$$recipe.dgemma --engine onnx --checkpoint checkpoints/tiny --threads 1 --json \
@@ -86,7 +90,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine executorch --threads 2 \
 		--out $(RESULTS)/tiny-speed-executorch.json
 	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate.json
-	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --threads 1 \
+	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --count 300 --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens.json
 	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.verify.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done

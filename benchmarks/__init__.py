@@ -1,1 +1,1 @@
-"""Quality and speed of a bundle, through the runtime alone: evaluate, speed, demo. Results are JSON with machine facts."""
+"""Quality and speed of a bundle, through the runtime alone: evaluate, bench, demo. Results are JSON with machine facts."""

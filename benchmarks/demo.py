@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dgemma.benchmarks import machine, report
+from dgemma.benchmarks import report
 from dgemma.benchmarks.evaluate import TASKS, Item, read_items
+from dgemma.core import machine
 from dgemma.core.manifest import read_manifest
 from dgemma.runtime.result import Result, StepEvent
 from dgemma.runtime.session import Session

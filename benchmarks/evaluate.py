@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from dgemma.benchmarks import machine, report
+from dgemma.benchmarks import report
 from dgemma.benchmarks.stats import paired_difference, wilson
+from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
 from dgemma.core.progress import progress

@@ -23,8 +23,8 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from dgemma.benchmarks import machine
 from dgemma.benchmarks.stats import quartiles
+from dgemma.core import machine
 from dgemma.core.manifest import TensorSpec
 from dgemma.export.graphs import Shapes
 from dgemma.export.onnx.linear import InputMajorLinear, IntegerLinear

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dgemma.benchmarks import machine
+from dgemma.core import machine
 from dgemma.core.manifest import read_manifest
 
 # Bytes that a bundle of the 2b shape with one engine may have.

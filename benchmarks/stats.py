@@ -13,8 +13,9 @@ __all__ = ["Quartiles", "paired_difference", "quartiles", "wilson"]
 
 @dataclass(frozen=True, kw_only=True)
 class Quartiles:
-    """Median and quartiles of n measurements, in their unit."""
+    """Least, median and quartiles of n measurements, in their unit."""
 
+    least: float
     q1: float
     median: float
     q3: float
@@ -26,6 +27,6 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     if not values:
         raise ValueError("no measurements")
     if len(values) == 1:
-        return Quartiles(q1=values[0], median=values[0], q3=values[0], n=1)
+        return Quartiles(least=values[0], q1=values[0], median=values[0], q3=values[0], n=1)
     q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
-    return Quartiles(q1=q1, median=median, q3=q3, n=len(values))
+    return Quartiles(least=min(values), q1=q1, median=median, q3=q3, n=len(values))

@@ -46,6 +46,14 @@ def sharing(model: Denoiser) -> Denoiser:
     return copy.deepcopy(model, kept)
 
 
+def release(copy_: nn.Module, model: nn.Module) -> None:
+    """Free what a copy that is used up has beyond its model: tracers keep their graphs, and with them its weights."""
+    kept = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    for tensor in (*copy_.parameters(), *copy_.buffers()):
+        if tensor.untyped_storage().data_ptr() not in kept:
+            tensor.data = torch.empty(0, dtype=tensor.dtype)
+
+
 class Stack(nn.Module):
     """All layers in either mode, causal over new tokens or bidirectional over a canvas: lowered once for all graphs."""
 
@@ -92,7 +100,7 @@ def sample(model: Denoiser, policy: SamplerConfig, logits: Tensor, words: Tensor
     """What a step decides: logits [1, N, V], words [2, N], temperature [1] → `denoise`'s outputs in their order."""
     tempered = logits / temperature
     step = sampler.step(tempered, words[None], policy.entropy_bound)
-    return step.canvas, step.argmax, step.entropy, step.accepted, model.soft_embed(tempered)
+    return step.canvas, step.argmax, step.entropy, step.accepted, model.soft_embed(tempered, policy.top_k)
 
 
 class Denoise(nn.Module):

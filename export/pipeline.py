@@ -6,6 +6,7 @@ nothing of running graphs: who calls it may hand in `finish`, which adds golden 
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -88,6 +89,7 @@ def export_bundle(
         graphs, reports = {}, {}
         for engine in engines:
             graphs[engine], reports[engine] = lower(engine, weights, sampler, shapes, stage, say)
+            gc.collect()  # what lowering leaves behind in cycles is as large as the weights
         shutil.rmtree(scratch, ignore_errors=True)
         quantization = {**weights.quantization, "stored_bits_per_weight": _stored(stage, engines, weights)}
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}

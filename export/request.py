@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate, TokenizerSpec
-from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
 from dgemma.export.chat import chat_template, read_tokenizer
 from dgemma.export.graphs import Shapes
 from dgemma.model import checkpoint as checkpoints
@@ -71,6 +69,7 @@ def engines_of(option: str) -> tuple[str, ...]:
 def check(
     checkpoint: Path | str, *, engines: Sequence[str], recipe: str | None = None, steps: int | None = None,
     canvas: int | None = None, context: int | None = None, random_weights: int | None = None, calibration: Path | None = None,
+    soft: str | None = None,
 ) -> Request:  # fmt: skip
     """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
     folder = None if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir() else Path(checkpoint)
@@ -88,6 +87,11 @@ def check(
             sampler = replace(sampler, steps=steps)
         except UsageError:
             raise UsageError(f"--steps {steps} must be between 1 and 4096") from None
+    if soft is not None:
+        try:
+            sampler = replace(sampler, soft=soft)
+        except UsageError:
+            raise UsageError(f"--soft {soft!r} must be {EXACT}, or {TOP_K}K with K between 1 and {MOST_K}") from None
     for engine in engines:
         engines_of(engine)
     chosen.check(engines, config)
@@ -186,28 +190,3 @@ def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | No
         where, most = request.folder / spec.file, request.config.vocab_size
         raise CheckpointError(f"{where}: has {spec.vocab_size} pieces but the model {most} ids; copy the right tokenizer")
     return spec, chat_template(request.folder, request.config, encode, piece)
-
-
-def plan(request: Request, checkpoint: Path | str, engines: Sequence[str]) -> list[str]:
-    """What an export would do, from the configs alone."""
-    config, sampler, recipe, shapes = request.config, request.sampler, request.recipe, request.shapes
-    read_text(request)
-    with torch.device("meta"):
-        model = Denoiser(config)
-    parameters = {name: p.shape for name, p in model.named_parameters()}
-    size = sum(_stored_bytes(recipe, name, shape) for name, shape in parameters.items())
-    total = sum(shape.numel() for shape in parameters.values())
-    return [
-        f"checkpoint  {checkpoint}: {total:,} parameters, {config.num_layers} layers",
-        f"graphs      encode, denoise, generate, decode for {', '.join(engines)}",
-        f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, {sampler.steps} steps",
-        f"weights     recipe {recipe.name}: {size / 1e6:.1f} MB per engine",
-    ]
-
-
-def _stored_bytes(recipe: Recipe, name: str, shape: torch.Size) -> int:
-    """Bytes of one parameter in a bundle: integers, float32 scales of rows, one byte for a group's multiplier."""
-    bits = recipe.bits_of(name)
-    rows = 0 if bits == 32 else shape.numel() // shape[-1]
-    groups = rows * (shape[-1] // recipe.group) if bits == 4 else 0
-    return shape.numel() * bits // 8 + 4 * rows + groups

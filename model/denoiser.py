@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgemma.core.config import ModelConfig
+from dgemma.model.taps import tap
 
 Mode = Literal["encode", "denoise"] | Tensor  # or bool [1], true for denoise, in a graph that does both
 KV = tuple[Tensor, Tensor]  # keys, values [B, S, K, d]: keys after norm and rope, values after v_norm; slots lead, so
@@ -62,6 +63,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.taps = f"layers.{layer}."
         self.heads, self.kv_heads = config.num_heads, config.layer_kv_heads(layer)
         self.head_dim = config.layer_head_dim(layer)
         hidden, eps = config.hidden_size, config.rms_norm_eps
@@ -79,9 +81,9 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(batch, n, self.heads, self.head_dim)
         k = self.k_proj(x).view(batch, n, self.kv_heads, self.head_dim)
         v = k if self.v_proj is None else self.v_proj(x).view(batch, n, self.kv_heads, self.head_dim)
-        q = rotate(self.q_norm(q), cos, sin)
-        k = rotate(self.k_norm(k), cos, sin)  # [B, N, K, d]
-        v = self.v_norm(v)
+        q = tap(f"{self.taps}q", rotate(self.q_norm(q), cos, sin))
+        k = tap(f"{self.taps}k", rotate(self.k_norm(k), cos, sin))  # [B, N, K, d]
+        v = tap(f"{self.taps}v", self.v_norm(v))
         keys, values = (k, v) if prefix is None else (torch.cat([prefix[0], k], 1), torch.cat([prefix[1], v], 1))
         groups, slots = self.heads // self.kv_heads, keys.shape[1]
         q = q.transpose(1, 2).reshape(batch, self.kv_heads, groups * n, self.head_dim)  # one product per kv head
@@ -152,6 +154,7 @@ class Layer(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.taps = f"layers.{layer}."
         self.self_attn = Attention(config, layer)
         self.mlp = GatedMLP(hidden, config.intermediate_size)
         self.input_layernorm = RMSNorm(hidden, eps)
@@ -168,22 +171,25 @@ class Layer(nn.Module):
         self.register_buffer("denoise_scalar", torch.ones(1))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.mlp(self.pre_feedforward_layernorm(x))
+        hidden = self.mlp(tap(f"{self.taps}mlp_in", self.pre_feedforward_layernorm(x)))
         if self.is_moe:
             flat = x.reshape(-1, x.shape[-1])
             routed = self.experts(self.pre_feedforward_layernorm_2(flat), self.router(flat)).view_as(x)
             hidden = self.post_feedforward_layernorm_1(hidden) + self.post_feedforward_layernorm_2(routed)
-        return self.post_feedforward_layernorm(hidden)
+        return self.post_feedforward_layernorm(tap(f"{self.taps}mlp_out", hidden))
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, prefix: KV | None, mode: Mode
     ) -> tuple[Tensor, KV]:
-        attended, new = self.self_attn(self.input_layernorm(x), cos, sin, bias, prefix)
-        x = x + self.post_attention_layernorm(attended)
+        entering = tap(f"{self.taps}attention_in", self.input_layernorm(x))
+        attended, new = self.self_attn(entering, cos, sin, bias, prefix)
+        x = x + self.post_attention_layernorm(tap(f"{self.taps}attention_out", attended))
         x = x + self.feed_forward(x)
         if isinstance(mode, Tensor):
-            return x * torch.where(mode, self.denoise_scalar, self.encode_scalar), new
-        return x * (self.encode_scalar if mode == "encode" else self.denoise_scalar), new
+            scalar = torch.where(mode, self.denoise_scalar, self.encode_scalar)
+        else:
+            scalar = self.encode_scalar if mode == "encode" else self.denoise_scalar
+        return tap(f"{self.taps}out", x * scalar), new
 
 
 class SelfConditioning(nn.Module):
@@ -237,11 +243,18 @@ class Denoiser(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens [B, N] → [B, N, D]."""
-        return self.embed_tokens(tokens) * self.embed_scale
+        return tap("embedded", self.embed_tokens(tokens) * self.embed_scale)
 
-    def soft_embed(self, tempered: Tensor) -> Tensor:
-        """Soft embedding of the tempered logits [B, N, V] → [B, N, D], the next step's self-conditioning."""
-        return self.embed_tokens.expected(tempered.softmax(-1, dtype=torch.float32)) * self.embed_scale
+    def soft_embed(self, tempered: Tensor, top_k: int | None = None) -> Tensor:
+        """Soft embedding of the tempered logits [B, N, V] → [B, N, D], the next step's self-conditioning.
+
+        With `top_k`, the mean of that many likeliest ids' embeddings alone (see `SamplerConfig.soft`).
+        """
+        if top_k is None:
+            return self.embed_tokens.expected(tempered.softmax(-1, dtype=torch.float32)) * self.embed_scale
+        best, ids = tempered.topk(min(top_k, tempered.shape[-1]), dim=-1)  # [B, N, K]
+        rows = self.embed_tokens(ids.flatten(-2)).unflatten(1, ids.shape[-2:]) * self.embed_scale  # [B, N, K, D]
+        return (best.softmax(-1, dtype=torch.float32).type_as(rows).unsqueeze(-2) @ rows).squeeze(-2)
 
     def head(self, x: Tensor) -> Tensor:
         """Last hidden states [B, N, D] → softcapped logits [B, N, V] in float32."""
@@ -263,7 +276,7 @@ class Denoiser(nn.Module):
             cos, sin = tables[full]
             x, kv = layer(x, cos, sin, biases[full], None if prefix is None else prefix[i], mode)
             new.append(kv)
-        return self.norm(x), new
+        return tap("hidden", self.norm(x)), new
 
     def encode(self, tokens: Tensor, prefix: list[KV] | None = None, length: Tensor | int = 0) -> tuple[Tensor, list[KV]]:
         """Causal pass over new prefix tokens.
@@ -291,7 +304,7 @@ class Denoiser(nn.Module):
         """
         n = canvas.shape[1]
         masks = denoise_masks(self.config, n, 0 if prefix is None else prefix[0][0].shape[1], length)
-        x = self.self_conditioning(self.embed(canvas), soft)
+        x = tap("conditioned", self.self_conditioning(self.embed(canvas), soft))
         x, _ = self.stack(x, torch.arange(n) + length, masks, prefix, "denoise")
         return self.head(x)
 

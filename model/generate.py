@@ -83,7 +83,7 @@ def denoise_canvas(
         committed = done.argmax[0].tolist()
         if stop(done.argmax, done.entropy) and adaptive:
             break
-        canvas, soft = done.canvas, model.soft_embed(tempered)
+        canvas, soft = done.canvas, model.soft_embed(tempered, sampler.top_k)
     return committed
 
 

@@ -34,20 +34,41 @@ def tokens(words: Tensor, vocab_size: int) -> Tensor:
     return torch.div(words * vocab_size, 1 << 32, rounding_mode="floor")
 
 
-def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
-    """Draw one id per row: weights [B, N, V] float32 = exp(l − max), u [B, N] float64 → ids [B, N]."""
-    vocab = weights.shape[-1]
-    blocks = -(-vocab // BLOCK)
-    padded = F.pad(weights, (0, blocks * BLOCK - vocab)).unflatten(-1, (blocks, BLOCK))  # [B, N, J, 256]
-    running = padded.sum(-1).double().cumsum(-1)  # [B, N, J]
+def draw_block(sums: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The block that a draw falls in.
+
+    Args:
+        sums: [B, N, J] float32, sums of weights over blocks of ids.
+        u: [B, N] float64.
+    Returns:
+        block [B, N], the weights before it [B, N, 1] float64, and the running sum to go beyond, [B, N] float64.
+    """
+    running = sums.double().cumsum(-1)
     target = u * running[..., -1]
-    block = (running <= target[..., None]).long().sum(-1).clamp(max=blocks - 1)  # first block beyond the target
-    before = F.pad(running, (1, 0)).gather(-1, block[..., None])  # [B, N, 1]
-    index = block[..., None, None].expand(*block.shape, 1, BLOCK)
-    inside = padded.gather(-2, index).squeeze(-2).double().cumsum(-1) + before
-    last = (vocab - 1 - block * BLOCK).clamp(max=BLOCK - 1)  # the block's last id that exists
+    block = (running <= target[..., None]).long().sum(-1).clamp(max=sums.shape[-1] - 1)  # first block beyond the target
+    return block, F.pad(running, (1, 0)).gather(-1, block[..., None]), target
+
+
+def draw_id(weights: Tensor, block: Tensor, before: Tensor, target: Tensor, vocab_size: int) -> Tensor:
+    """The id inside the block: weights [B, N, 256] float32 of its ids, the rest as `draw_block` gave it → ids [B, N]."""
+    inside = weights.double().cumsum(-1) + before
+    last = (vocab_size - 1 - block * BLOCK).clamp(max=BLOCK - 1)  # the block's last id that exists
     offset = torch.minimum((inside <= target[..., None]).long().sum(-1), last)
     return block * BLOCK + offset
+
+
+def in_blocks(weights: Tensor) -> Tensor:
+    """[B, N, V] → [B, N, J, 256], filled up with zeros."""
+    missing = -weights.shape[-1] % BLOCK
+    return (F.pad(weights, (0, missing)) if missing else weights).unflatten(-1, (-1, BLOCK))
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """Draw one id per row: weights [B, N, V] float32 = exp(l − max), u [B, N] float64 → ids [B, N]."""
+    padded = in_blocks(weights)
+    block, before, target = draw_block(padded.sum(-1), u)
+    index = block[..., None, None].expand(*block.shape, 1, BLOCK)
+    return draw_id(padded.gather(-2, index).squeeze(-2), block, before, target, weights.shape[-1])
 
 
 def accept(entropy: Tensor, bound: float) -> Tensor:

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dgemma.core import machine
 from dgemma.model import checkpoint
 from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
@@ -102,18 +98,6 @@ def held_out_items(folder: Path, path: Path, per_task: int) -> list[Item]:
     return [item(line) for task in tasks.TASKS for line in [x for x in lines if x["task"] == task][:per_task]]
 
 
-def facts() -> dict[str, Any]:
-    """The machine, versions, and date in UTC, as other results have them; no host name, user or path."""
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.is_file() else []
-    return {
-        "cpu": models[0] if models else platform.machine(), "architecture": platform.machine(), "cores": os.cpu_count(),
-        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
 def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The whole table as JSON types."""
     loaded = checkpoint.load(folder)
@@ -137,7 +121,7 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
         })  # fmt: skip
         say(line(rows[-1]))
     return {
-        "benchmark": "quantize-ablation", "machine": facts(), "checkpoint": {"files": loaded.files()},
+        "benchmark": "quantize-ablation", "machine": machine.facts(), "checkpoint": {"files": loaded.files()},
         "settings": {
             "held_out": held_out.name, "per_task": per_task, "seed": 0, "max_new_tokens": MAX_NEW_TOKENS,
             "sampler": loaded.sampler.to_dict(), "calibration_prompts": len(examples), "calibration_seconds": round(seconds, 1),

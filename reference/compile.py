@@ -144,7 +144,8 @@ def one_step_flops(wanted: Request) -> float:
 
     def run(weights: Any, canvas: Any, soft: Any, words: Any, prefix: Any, length: Any) -> Any:
         logits, _ = denoise(weights, wanted.config, canvas, soft, prefix, length, unroll=True)
-        return step(logits, words, wanted.policy.entropy_bound), soft_embed(weights, wanted.config, logits)
+        made = soft_embed(weights, wanted.config, logits, wanted.policy.top_k)
+        return step(logits, words, wanted.policy.entropy_bound), made
 
     weights, canvas, words, _, prefix, length = wanted.shapes()
     soft = jax.ShapeDtypeStruct((canvas.shape[0], wanted.config.hidden_size), weights["embed"].dtype)

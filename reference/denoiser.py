@@ -234,11 +234,19 @@ def embed(weights: Weights, config: ModelConfig, tokens: Array) -> Array:
     return rounded(table[tokens].astype(jnp.float32) * embed_scale(config, table.dtype), table.dtype)
 
 
-def soft_embed(weights: Weights, config: ModelConfig, tempered: Array) -> Array:
-    """Mean embedding under softmax of tempered float32 [N, V] → [N, D]: the next step's self-conditioning."""
+def soft_embed(weights: Weights, config: ModelConfig, tempered: Array, top_k: int | None = None) -> Array:
+    """Mean embedding under softmax of tempered float32 [N, V] → [N, D]: the next step's self-conditioning.
+
+    With `top_k`, over that many likeliest ids alone (see `SamplerConfig.soft`).
+    """
     table = weights["embed"]
-    probabilities = rounded(jax.nn.softmax(tempered, axis=-1), table.dtype)
-    mean = rounded(product("nv,vd->nd", probabilities, table), table.dtype).astype(jnp.float32)
+    if top_k is None:
+        probabilities = rounded(jax.nn.softmax(tempered, axis=-1), table.dtype)
+        mean = product("nv,vd->nd", probabilities, table)
+    else:
+        best, ids = lax.top_k(tempered, min(top_k, tempered.shape[-1]))  # [N, K]
+        mean = product("nk,nkd->nd", rounded(jax.nn.softmax(best, axis=-1), table.dtype), table[ids])
+    mean = rounded(mean, table.dtype).astype(jnp.float32)
     return rounded(mean * embed_scale(config, table.dtype), table.dtype)
 
 

@@ -76,7 +76,7 @@ def generate(
             done.argmax, i + 1, record.argmaxes.at[i].set(done.argmax), record.canvases.at[i].set(done.canvas),
             record.entropies.at[i].set(done.entropy), record.accepts.at[i].set(done.accepted),
         )  # fmt: skip
-        return record, done.canvas, denoiser.soft_embed(weights, config, tempered), unchanged, stopped
+        return record, done.canvas, denoiser.soft_embed(weights, config, tempered, policy.top_k), unchanged, stopped
 
     return lax.while_loop(unfinished, body, state)[0]
 

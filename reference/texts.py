@@ -90,7 +90,9 @@ class Reference:
         done = self._generate(self.weights, first, words, np.bool_(adaptive), prefix, np.int32(length))
         return np.asarray(first), jax.device_get(done)
 
-    def generate(self, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int, adaptive: bool = True) -> Text:
+    def generate(
+        self, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int, adaptive: bool = True, slots: int = 0
+    ) -> Text:
         """Generate a text.
 
         Args:
@@ -98,6 +100,7 @@ class Reference:
             seed: 0 … 2⁶⁴−1.
             max_new_tokens: K; at most ceil(K / N) canvases are denoised.
             adaptive: False always runs all steps.
+            slots: least length of the prefix's caches; texts with equal ones share their compiled functions.
         Raises:
             UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
         """
@@ -108,7 +111,7 @@ class Reference:
             raise UsageError(f"prompt id {outside[0]} is outside the vocabulary of {config.vocab_size}")
         recorder = TrajectoryRecorder(n)
         canvases = -(-max_new_tokens // n)
-        prefix = self.empty(-(-(len(prompt_ids) + canvases * n + CHUNK) // BUCKET) * BUCKET)
+        prefix = self.empty(max(slots, -(-(len(prompt_ids) + canvases * n + CHUNK) // BUCKET) * BUCKET))
         pending, length, committed, stopped = list(prompt_ids), 0, list[int](), False
         while len(committed) < max_new_tokens and not stopped:
             prefix = self.extend(prefix, length, pending)

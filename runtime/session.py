@@ -20,6 +20,7 @@ import numpy as np
 from dgemma.core.errors import PromptTooLong, SessionBusy, TokenizerError, UsageError
 from dgemma.core.noise import key_from_seed
 from dgemma.core.trajectory import TrajectoryRecorder
+from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
@@ -89,7 +90,9 @@ class Session:
         if threads is not None and not _is_int(threads, 1, 1024):
             raise UsageError(f"threads {threads!r} must be between 1 and 1024")
         bundle = Bundle.open(path)
-        return cls(bundle, open_engine(bundle, engine, threads))
+        opened = open_engine(bundle, engine, threads)
+        memory.check(bundle.manifest, opened.name, path)
+        return cls(bundle, opened)
 
     @property
     def engine(self) -> str:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgemma.core.errors import UsageError
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import choose
 from dgemma.runtime.session import Session
 from dgemma.verify import free, gate, golden, origin, prompts, teacher, verdict
+from dgemma.verify.engine_rung import EngineRung
 from dgemma.verify.prompts import Item
-
-if TYPE_CHECKING:
-    from dgemma.verify.eager import Eager
 
 SEED = 0
 COUNT_OF_IDS = 16  # prompts for bundles that hold no text
@@ -30,20 +29,22 @@ class Request:
 
     Args:
         checkpoint: folder, or preset of a bundle of random weights.
+        reference: what runs the checkpoint: `torch`, or `tpu` for the JAX reference in bfloat16.
         prompts: JSONL file; None is the committed one, or ids for bundles without a chat template.
         count: number of prompts; None is `prompts.COUNT`, or `COUNT_OF_IDS`.
-        force: take another checkpoint than the bundle's as well.
     """
 
     bundle: Path
     checkpoint: str
+    reference: str = "torch"
     engine: str | None = None
     prompts: Path | None = None
     count: int | None = None
     threads: int | None = None
-    force: bool = False
 
     def __post_init__(self) -> None:
+        if self.prompts is not None:
+            prompts.read(self.prompts, 1)
         if self.count is not None and self.count < 1:
             raise UsageError(f"--count {self.count}: must be at least 1")
 
@@ -57,24 +58,29 @@ def compare(request: Request, progress: free.Progress) -> tuple[str, dict[str, d
         DgemmaError: whatever is wrong with bundle, checkpoint, engine or prompts.
     """
     started = time.monotonic()
-    with Session.load(request.bundle, engine=request.engine, threads=request.threads) as session:
-        bundle, engine, version = session.bundle, session.engine, session.engine_version
-        items, source = choose_items(session, request)
-        eager, checkpoint = origin.load(bundle.manifest, request.checkpoint, force=request.force)
-        _use_threads(request.threads)
-        runs, left_out = free.answer_all(session, eager, items, SEED, progress)
-    forced, without_logits = _force(session, eager, engine, runs, request.threads, progress)
+    bundle = Bundle.open(request.bundle)
+    name, version = choose(bundle, request.engine)
+    artifact = EngineRung(bundle, name, request.threads)
+    items, source = choose_items(artifact.session, request)
+    float_model, checkpoint = origin.load(bundle.manifest, request.checkpoint, request.reference)
+    _use_threads(request.threads)
+    runs, left_out = free.answer_all(artifact.session, float_model, items, SEED, progress)
+    artifact.release()
+    pair = (float_model.name, artifact.name)
+    trajectories = [(SEED, r.reference) for r in runs]
+    forced = teacher.force([float_model, artifact], [pair], float_model, trajectories, progress)[pair]
+    artifact.close()
     ran = free.figures(runs, left_out)
-    fed = forced.figures(without_logits)
+    fed = forced.figures(artifact.without_logits)
     recipe = str(bundle.manifest.quantization.get("recipe", "unknown"))
     checks = gate.judge(recipe, ran, fed)
     return bundle.digest, {
-        engine: {
-            **verdict.circumstances(engine, version),
+        name: {
+            **verdict.circumstances(name, version),
             "recipe": recipe,
-            "reference": "torch",
+            "reference": request.reference,
             "checkpoint": checkpoint,
-            "forced": not checkpoint["same"],
+            "other_checkpoint": not checkpoint["same"],
             "prompts": source,
             "seed": SEED,
             "max_steps": bundle.manifest.steps,
@@ -86,17 +92,6 @@ def compare(request: Request, progress: free.Progress) -> tuple[str, dict[str, d
             "seconds": round(time.monotonic() - started, 1),
         }
     }
-
-
-def _force(
-    session: Session, eager: Eager, engine: str, runs: Sequence[free.Run], threads: int | None, progress: free.Progress
-) -> tuple[teacher.Forced, str | None]:
-    """Teacher-forced steps of all runs; and why there are no logits, if there are none."""
-    forced_engine, without_logits = teacher.open_forced(session.bundle, engine, threads)
-    try:
-        return teacher.compare(forced_engine, eager, [r.reference for r in runs], SEED, progress), without_logits
-    finally:
-        forced_engine.close()
 
 
 def choose_items(session: Session, request: Request) -> tuple[list[Item], dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +17,10 @@ from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.session import MAX_NEW_TOKENS, Session
 from dgemma.runtime.tokenizer import chat_ids
+from dgemma.verify.difference import NEAR, Difference, first_difference
 from dgemma.verify.prompts import Item
-from dgemma.verify.same_tokens import NEAR, Difference, first_difference
+from dgemma.verify.rung import Rung
 from dgemma.verify.teacher import margins
-
-if TYPE_CHECKING:
-    from dgemma.verify.eager import Eager
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 DECODERS = ("float", "artifact", "autoregressive")
@@ -52,7 +50,9 @@ def prompt_ids(session: Session, item: Item) -> list[int]:
     return chat_ids(session.manifest, session.tokenizer, item.prompt, [])
 
 
-def answer_all(session: Session, eager: Eager, items: Sequence[Item], seed: int, progress: Progress) -> tuple[list[Run], int]:
+def answer_all(
+    session: Session, float_model: Rung, items: Sequence[Item], seed: int, progress: Progress
+) -> tuple[list[Run], int]:
     """Ask every item that leaves room for a canvas.
 
     Returns:
@@ -66,14 +66,14 @@ def answer_all(session: Session, eager: Eager, items: Sequence[Item], seed: int,
         ids = prompt_ids(session, item)
         most = min(MAX_NEW_TOKENS, (context - len(ids)) // n * n)
         if most >= 1:
-            runs.append(_run(session, eager, item, ids, seed, most))
+            runs.append(_run(session, float_model, item, ids, seed, most))
     if not runs:
         raise UsageError(f"no prompt leaves room for a canvas of {n} in the context of {context}; give shorter --prompts")
     return runs, len(items) - len(runs)
 
 
-def _run(session: Session, eager: Eager, item: Item, ids: list[int], seed: int, most: int) -> Run:
-    reference = eager.trajectory(ids, seed, most)
+def _run(session: Session, float_model: Rung, item: Item, ids: list[int], seed: int, most: int) -> Run:
+    reference = float_model.trajectory(ids, seed, most)
     result = session.generate(ids, max_new_tokens=most, seed=seed, trace=True)
     assert result.trajectory is not None
     steps, texts = {"float": len(reference.step), "artifact": result.steps}, dict[str, str]()
@@ -82,7 +82,7 @@ def _run(session: Session, eager: Eager, item: Item, ids: list[int], seed: int, 
         steps["autoregressive"] = greedy.steps
         texts = {"float": session.tokenizer.decode(reference.tokens.tolist()), "artifact": result.text}
         texts["autoregressive"] = greedy.text
-    difference = first_difference(reference, result.trajectory, eager.sampler, seed=seed, logits=eager.logits)
+    difference = first_difference(reference, result.trajectory, float_model.sampler, seed=seed, logits=float_model.logits)
     return Run(item=item, reference=reference, artifact=result.trajectory, steps=steps, texts=texts, difference=difference)
 
 

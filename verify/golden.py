@@ -1,21 +1,29 @@
 """Golden trajectories: fixed prompts and seeds, replayed by the artifact itself and by the float model in eager PyTorch.
 
 `golden.npz` holds, for run i = 0…: `artifact_i_NAME` and `float_i_NAME` with NAME as in a trace (see
-`core/trajectory.py`), and `seeds`. The artifact's are of the bundle's first engine on one thread.
+`core/trajectory.py`), and `seeds`. The artifact's are of the bundle's first engine on one thread. A file that `write_reference`
+makes holds `reference_i_NAME`, `seeds`, and `made`: UTF-8 JSON that says how it was made and what a reader has to know.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dgemma.core.errors import BundleError, PromptTooLong
+from dgemma.core.errors import BundleError, PromptTooLong, UsageError
 from dgemma.core.manifest import Manifest
 from dgemma.core.trajectory import Array, Trajectory, write_npz
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
+
+if TYPE_CHECKING:
+    from dgemma.verify.rung import Rung
 
 FILE = "golden.npz"
 SEED = 20_260_101
@@ -28,24 +36,34 @@ def prompts(vocab_size: int, count: int = 4, length: int = 24) -> list[list[int]
     return [[(7919 * (i + 1) * (j + 1)) % vocab_size for j in range(length + i)] for i in range(count)]
 
 
-def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+def beyond_window(text: str, window: int, tokens: int) -> str:
+    """The text again and again, until a prompt of it is longer than the sliding window; `tokens` is how many one has."""
+    return " ".join([text] * (1 + -(-(window + 32) // max(1, tokens))))
+
+
+def write(bundle: Path, folder: Path | None, texts: list[str]) -> None:
     """Run and write `golden.npz` into a bundle that is being made.
 
     Args:
         folder: checkpoint to run the float model from; None leaves it out.
-        texts: prompts for bundles with a chat template; others get ids. Large models run the first one alone.
+        texts: prompts for bundles with a chat template; others get ids. Where there is room, the first one is asked once more,
+            so often that the prompt is longer than the sliding window. Large models run the first one alone.
     """
     arrays: dict[str, Array] = {}
     with Session.load(bundle, threads=1) as session:
-        model = session.bundle.manifest.model
+        manifest = session.bundle.manifest
+        model = manifest.model
         chat = session.bundle.manifest.chat is not None
         room = session.bundle.manifest.context - session.bundle.manifest.canvas_length
+        if chat and texts and session.tokenizer is not None:
+            tokens = len(session.tokenizer.encode(texts[0]))
+            texts = [*texts, beyond_window(texts[0], model.sliding_window, tokens)]
         runs: list[str | list[int]] = [*texts] if chat else [ids[:room] for ids in prompts(model.vocab_size)]
         kept: list[int] = []
         for i, prompt in enumerate(runs[:1] if is_large(session.bundle.manifest) else runs):
             session.reset()
             try:
-                result = session.generate(prompt, max_new_tokens=max_new_tokens, seed=SEED + i, trace=True)
+                result = session.generate(prompt, max_new_tokens=MAX_NEW_TOKENS, seed=SEED + i, trace=True)
             except PromptTooLong:  # a context this short holds fewer of them
                 continue
             assert result.trajectory is not None
@@ -57,10 +75,53 @@ def write(bundle: Path, folder: Path | None, texts: list[str], max_new_tokens: i
         loaded = checkpoint.load(folder)
         for i, seed in enumerate(kept):
             ids = [int(t) for t in arrays[f"artifact_{i}_prompt_ids"]]
-            done = generate.generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=max_new_tokens)
+            most = room_for(manifest, ids)
+            done = generate.generate(loaded.model, manifest.sampler, ids, seed=seed, max_new_tokens=most)
             _put(arrays, f"float_{i}", done.trajectory)
     arrays["seeds"] = np.array(kept, np.uint64)
     write_npz(bundle / FILE, dict(sorted(arrays.items())))
+
+
+def write_reference(
+    path: Path, rung: Rung, manifest: Manifest, runs: Sequence[tuple[int, Trajectory]], made: dict[str, Any]
+) -> list[Trajectory]:
+    """Generate the runs' prompts with a rung, and write its trajectories to an `.npz`, see the head of this module.
+
+    Args:
+        runs: seed, and a trajectory whose prompt is taken.
+        made: what to say of the making, JSON types; canvas length, vocabulary, stop tokens and sampler are added.
+    Returns:
+        the trajectories.
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    arrays: dict[str, Array] = {}
+    prompts = [(seed, trajectory.prompt_ids.tolist()) for seed, trajectory in runs]
+    written = [rung.trajectory(ids, seed, room_for(manifest, ids)) for seed, ids in prompts]
+    for i, trajectory in enumerate(written):
+        _put(arrays, f"reference_{i}", trajectory)
+    model = manifest.model
+    facts = {
+        **made, "canvas_length": manifest.canvas_length, "vocab_size": model.vocab_size, "max_new_tokens": MAX_NEW_TOKENS,
+        "eos_token_ids": list(model.eos_token_ids), "sampler": manifest.sampler.to_dict(),
+    }  # fmt: skip
+    arrays["made"] = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
+    arrays["seeds"] = np.array([seed for seed, _ in runs], np.uint64)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_npz(temporary, dict(sorted(arrays.items())))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"--write-golden {path}: cannot be written ({error.strerror}); choose another file") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+def room_for(manifest: Manifest, ids: Sequence[int]) -> int:
+    """Tokens to ask for after a prompt: `MAX_NEW_TOKENS`, or as many whole canvases as the context has room for."""
+    n = manifest.canvas_length
+    return min(MAX_NEW_TOKENS, (manifest.context - len(ids)) // n * n)
 
 
 def is_large(manifest: Manifest) -> bool:
@@ -71,8 +132,8 @@ def _put(arrays: dict[str, Array], stem: str, trajectory: Trajectory) -> None:
     arrays.update({f"{stem}_{name}": array for name, array in trajectory.arrays().items()})
 
 
-def read(bundle: Bundle) -> list[tuple[int, Trajectory]]:
-    """Seed and trajectory of every golden run of the artifact.
+def read(bundle: Bundle, stem: str = "artifact") -> list[tuple[int, Trajectory]]:
+    """Seed and trajectory of every golden run of the artifact, or of the `float` model where it was recorded; else none.
 
     Raises:
         BundleError: there is no `golden.npz`, or it does not hold what `write` writes.
@@ -84,12 +145,13 @@ def read(bundle: Bundle) -> list[tuple[int, Trajectory]]:
         with np.load(path, allow_pickle=False) as archive:
             runs = []
             for i, seed in enumerate(archive["seeds"].tolist()):
-                stem = f"artifact_{i}_"
-                arrays = {name.removeprefix(stem): archive[name] for name in archive.files if name.startswith(stem)}
-                runs.append((int(seed), Trajectory(**arrays)))
+                start = f"{stem}_{i}_"
+                arrays = {name.removeprefix(start): archive[name] for name in archive.files if name.startswith(start)}
+                if arrays or stem == "artifact":
+                    runs.append((int(seed), Trajectory(**arrays)))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"{path}: holds no golden trajectories ({reason}); export the bundle again") from None
-    if not runs:
+    if not runs and stem == "artifact":
         raise BundleError(f"{path}: holds no golden trajectories; give --checkpoint to compare with the float model")
     return runs

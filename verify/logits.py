@@ -1,29 +1,34 @@
-"""Logits of an ONNX artifact, which its graphs never put out: the denoise file is opened with one output more, in memory.
+"""What an ONNX artifact computes and never puts out: its file is opened with outputs more, in memory.
 
-Needs the `onnx` package. The file on disk stays as it is, and its weights are read from where they are.
+Logits, and on request the tensors that the model taps (see `rung.tap_order`). Needs the `onnx` package. The file on disk stays
+as it is, and its weights are read from where they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dgemma.core.errors import EngineError
-from dgemma.core.manifest import GraphSpec, TensorSpec
+from dgemma.core.manifest import TensorSpec
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Array, Feeds
 from dgemma.runtime.engines.onnx import OnnxEngine
 
-NAME = "logits"  # of the value in exported graphs: softcapped, before temperature
+NAME = "logits"  # softcapped, before temperature; graphs of format 1 hold the value, others in tiles that go as they come
+_UNIT = "head/unit_"  # tile I of tanh(logits / cap), [1, R, t]
 GRAPH = "denoise"
+# Tap → value in exported graphs, where it is not `stack/TAP`. Keys and values are outputs for the rows of any graph.
+_VALUES = {"embedded": "embedded", "conditioned": "x", "hidden": "hidden"}
 
 
 class LogitsEngine(OnnxEngine):
-    """An ONNX engine whose `denoise` also puts out logits; read them with `tempered_logits`."""
+    """An ONNX engine whose `denoise` also puts out logits; with `taps`, encode and denoise their tapped tensors too."""
 
-    def __init__(self, bundle: Bundle, *, version: str, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, version: str, threads: int | None = None, taps: bool = False) -> None:
         import onnx
 
         spec = bundle.graph("onnx", GRAPH)
@@ -33,20 +38,39 @@ class LogitsEngine(OnnxEngine):
         except Exception as error:  # protobuf's are of its own kinds
             lines = str(error).splitlines() or [type(error).__name__]
             raise EngineError(f"{path}: {lines[0]}") from None
-        if all(NAME not in node.output for node in self._model.graph.node):
-            raise EngineError(f"{path}: has no value {NAME!r}; export the bundle again")
-        self._model.graph.output.append(onnx.helper.make_tensor_value_info(NAME, onnx.TensorProto.FLOAT, None))
+        inside = {name for node in self._model.graph.node for name in node.output}
+        if NAME not in inside:
+            self._model.graph.node.extend(_logits(self._model.graph, bundle.manifest.model.final_logit_softcapping, path))
+        self._taps = _taps(bundle, inside) if taps else {}
+        self._found: dict[str, Feeds] = {}
+        outputs = {o.name for o in self._model.graph.output}
+        for value in {NAME, *self._taps.values()} - outputs:
+            self._model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
         shape = (1, bundle.manifest.canvas_length, bundle.manifest.model.vocab_size)
-        output = TensorSpec(name=NAME, dtype="float32", shape=shape)
-        super().__init__(_with_output(bundle, spec, output), version=version, threads=threads)
+        logits = TensorSpec(name=NAME, dtype="float32", shape=shape)
+        super().__init__(_with_outputs(bundle, {GRAPH: [logits]}), version=version, threads=threads)
 
-    def tempered_logits(self, outputs: Feeds, temperature: np.float32) -> Array:
-        """Logits over temperature, [N, V] float32, of what `run("denoise", …)` gave at that temperature."""
+    def run(self, graph: str, feeds: Feeds) -> Feeds:
+        """As the engine does; tapped tensors are kept for `taps`."""
+        outputs = super().run(graph, feeds)
+        if self._taps:
+            session, wanted = self._runs[graph][0], list(dict.fromkeys(self._taps.values()))
+            arrays = session.run(wanted, feeds)
+            self._found[graph] = {value: array[0] for value, array in zip(wanted, arrays, strict=True)}
+        return outputs
+
+    def taps(self, graph: str) -> Feeds:
+        """Tensors by tap, without a batch, of the last run of `encode` or `denoise`."""
+        found = self._found.get(graph, {})
+        return {tap: found[value] for tap, value in self._taps.items() if value in found}
+
+    def logits(self, outputs: Feeds) -> Array:
+        """Logits before temperature, [N, V] float32, of what `run("denoise", …)` gave."""
         logits: Array = outputs[NAME][0]
-        return logits / temperature
+        return logits
 
     def open(self, file: str) -> Any:
-        """As the engine does, but for the graph with the output more, whose weights stay where they are."""
+        """As the engine does, but for the graph with outputs more, whose weights stay where they are."""
         if file != self.bundle.graph("onnx", GRAPH).file:
             return super().open(file)
         import onnxruntime as ort
@@ -57,8 +81,35 @@ class LogitsEngine(OnnxEngine):
         return ort.InferenceSession(self._model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _with_output(bundle: Bundle, spec: GraphSpec, output: TensorSpec) -> Bundle:
-    """The same bundle with one output more of its ONNX `denoise`."""
+def _logits(graph: Any, cap: float, path: Path) -> list[Any]:
+    """Nodes that join the tiles' logits, whose `unit` is over the cap; raises EngineError."""
+    from onnx import helper, numpy_helper
+
+    tiles = sorted((v for n in graph.node for v in n.output if v.startswith(_UNIT)), key=lambda v: int(v.removeprefix(_UNIT)))
+    if not tiles:
+        raise EngineError(f"{path}: has neither logits nor tiles of them; export the bundle again")
+    factor = helper.make_node("Constant", [], ["verify/cap"], value=numpy_helper.from_array(np.array(cap, np.float32)))
+    units = helper.make_node("Concat", tiles, ["verify/units"], axis=2)
+    return [factor, units, helper.make_node("Mul", ["verify/units", "verify/cap"], [NAME])]
+
+
+def _taps(bundle: Bundle, inside: set[str]) -> dict[str, str]:
+    """Tap → value, for those that the graph has."""
+    from dgemma.verify.rung import tap_order
+
+    found = {}
+    for tap in tap_order(bundle.manifest.model):
+        layer, _, name = tap.removeprefix("layers.").partition(".")
+        value = {"k": f"new_key_{layer}", "v": f"new_value_{layer}"}.get(name, _VALUES.get(tap, f"stack/{tap}"))
+        if value in inside:
+            found[tap] = value
+    return found
+
+
+def _with_outputs(bundle: Bundle, more: dict[str, list[TensorSpec]]) -> Bundle:
+    """The same bundle with more outputs of its ONNX graphs, by graph."""
     manifest = bundle.manifest
-    graphs = {**manifest.graphs["onnx"], GRAPH: replace(spec, outputs=(*spec.outputs, output))}
+    graphs = dict(manifest.graphs["onnx"])
+    for name, specs in more.items():
+        graphs[name] = replace(graphs[name], outputs=(*graphs[name].outputs, *specs))
     return replace(bundle, manifest=replace(manifest, graphs={**manifest.graphs, "onnx": graphs}))

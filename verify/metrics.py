@@ -78,6 +78,26 @@ def sqnr(reference: Array, other: Array) -> float:
     return noise.db
 
 
+def relative_error(reference: Array, other: Array) -> float:
+    """Root of Σ error² over root of Σ reference²: 0 for equal arrays, infinite where the reference alone is zero."""
+    _same_shape(reference, other)
+    x = reference.astype(np.float64)
+    signal, error = float(np.square(x).sum()), float(np.square(x - other).sum())
+    if error == 0.0:
+        return 0.0
+    return float(np.sqrt(error / signal)) if signal else float("inf")
+
+
+def range_error(reference: Array, other: Array) -> float:
+    """Largest error over the range of the reference's values."""
+    _same_shape(reference, other)
+    error = float(np.abs(reference.astype(np.float64) - other).max())
+    if error == 0.0:
+        return 0.0
+    extent = float(reference.max()) - float(reference.min())
+    return error / extent if extent else float("inf")
+
+
 def spread(values: Array) -> dict[str, float | None]:
     """Mean, 99 % quantile and maximum; None, which is how JSON says NaN, when a value is not finite or there is none."""
     if not values.size or not np.isfinite(values).all():

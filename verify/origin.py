@@ -11,45 +11,73 @@ from typing import TYPE_CHECKING, Any
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import Manifest, sha256_file
+from dgemma.verify.rung import Rung
 
 if TYPE_CHECKING:
-    from dgemma.verify.eager import Eager
+    from dgemma.verify.torch_rung import TorchRung
 
 QUANTIZED = "quantization.json"  # in a folder that `dgemma quantize` wrote
 
 
-def load(manifest: Manifest, given: str, *, force: bool) -> tuple[Eager, dict[str, Any]]:
+def load(manifest: Manifest, given: str, reference: str = "torch") -> tuple[Rung, dict[str, Any]]:
     """The float model with the bundle's canvas and sampler, and what is to be remembered of it.
 
     Args:
         given: checkpoint folder; or, for a bundle of random weights, the preset that it was exported from.
-        force: take another checkpoint than the bundle's as well.
+        reference: `torch`, or `tpu` for the JAX reference in bfloat16.
     Returns:
-        the model, and {"name", "files": file → sha256, "same": whether it is the bundle's own}.
+        the model, and the facts of `describe`.
     Raises:
-        UsageError: another checkpoint, without `force`.
+        CheckpointError: it is quantized, cannot be read, or describes another shape.
+        UsageError: random weights, which the JAX reference cannot make again.
+    """
+    facts = describe(manifest, given)
+    if facts["folder"] is not None and reference == "tpu":
+        from dgemma.verify.jax_rung import JaxRung
+
+        rung: Rung = JaxRung(facts["folder"], "bfloat16", manifest)
+    elif reference == "tpu":
+        raise UsageError(f"--reference tpu: {facts['name']} are made by torch alone; use --reference torch")
+    else:
+        rung = load_torch(manifest, facts["folder"])
+    return rung, {name: facts[name] for name in ("name", "files", "same")}
+
+
+def load_torch(manifest: Manifest, folder: Path | None) -> TorchRung:
+    """The float model in eager PyTorch; None is the bundle's random weights."""
+    from dgemma.model import checkpoint
+    from dgemma.verify.torch_rung import TorchRung
+
+    if folder is not None:
+        return TorchRung(folder, manifest.sampler, manifest.canvas_length)
+    model = checkpoint.random_weights(manifest.model, int(manifest.provenance["random_weights"]))
+    return TorchRung(model, manifest.sampler, manifest.canvas_length)
+
+
+def describe(manifest: Manifest, given: str) -> dict[str, Any]:
+    """What is given as the float model, checked without loading it.
+
+    Returns:
+        "name"; "folder": None for random weights; "files": file → sha256; "same": whether it is the bundle's own; "difference":
+        why not, in one line.
+    Raises:
         CheckpointError: it is quantized, cannot be read, or describes another shape.
     """
-    from dgemma.model import checkpoint
-    from dgemma.verify.eager import Eager
+    from dgemma.model.hf_config import read_config
 
     provenance = manifest.provenance
     if "random_weights" in provenance and given == provenance.get("shape_of"):
-        model = checkpoint.random_weights(manifest.model, int(provenance["random_weights"]))
-        facts = {"name": f"{given}, random weights, seed {provenance['random_weights']}", "files": {}, "same": True}
-        return Eager(model, manifest.sampler, manifest.canvas_length), facts
+        name = f"{given}, random weights, seed {provenance['random_weights']}"
+        return {"name": name, "folder": None, "files": {}, "same": True, "difference": None}
     folder = Path(given)
     if not folder.is_dir():
         raise CheckpointError(f"{given}: no such folder; give the folder of the checkpoint that the bundle was made from")
     if (folder / QUANTIZED).exists():
         raise CheckpointError(f"{folder}: is a quantized checkpoint ({QUANTIZED}); give the float checkpoint it was made from")
-    different = difference(manifest, folder)
-    if different and not force:
-        raise UsageError(f"--checkpoint {different}; give the bundle's own, or --force to compare anyway")
-    loaded = checkpoint.load(folder)
-    check_shape(manifest, loaded.config, folder)
-    facts = {"name": folder.resolve().name, "files": loaded.files(), "same": different is None}
-    return Eager(loaded.model, manifest.sampler, manifest.canvas_length), facts
+    check_shape(manifest, read_config(folder)[0], folder)
+    files = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors")}
+    why = difference(manifest, folder)
+    return {"name": folder.resolve().name, "folder": folder, "files": files, "same": why is None, "difference": why}
 
 
 def difference(manifest: Manifest, folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The figures drawn: errors by denoising step, and accuracy against steps. Needs matplotlib; draws to PNG bytes only."""
+"""The figures drawn: the ladder, errors by denoising step, accuracy against steps. Needs matplotlib; draws PNG bytes only."""
 
 from __future__ import annotations
 
@@ -192,3 +192,45 @@ def _spread(values: Sequence[float], apart: float) -> list[float]:
         for rank, index in enumerate(group):
             result[index] = centre + apart * (rank - (len(group) - 1) / 2)
     return result
+
+
+_LADDER_FIGURES = (("logits, error of range", "logits", "o"), ("tensors, relative error", "tensors", "s"))
+
+
+def ladder(title: str, found: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Worst errors of every rung against the one above with their limits, and the entropy error by denoising step.
+
+    Args:
+        found: rung → figures, as in the section `ladder` of verify.json.
+    """
+    rungs = [(rung, values) for rung, values in found.items() if "nearest" in values]
+    figure = _figure(10, 2.2 + 0.62 * len(rungs))
+    figure.suptitle(title, fontsize=12, color=_STYLE["text"])
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    for y, (_, values) in enumerate(rungs):
+        checks = {c["name"]: c for c in values["nearest"]["checks"]}
+        for at, (name, label, marker) in enumerate(_LADDER_FIGURES):
+            if name in checks:
+                check, height = checks[name], y + 0.14 * (2 * at - 1)
+                error = max(check["value"] or _FLOOR, _FLOOR)
+                color = ARTIFACT if check["passed"] else OTHERS[0]
+                left.plot([error], [height], marker, color=color, markersize=7, label=label if y == 0 else None)
+                left.plot([check["limit"]], [height], "|", color=FLOAT, markersize=13, markeredgewidth=2)
+    left.plot([], [], "|", color=FLOAT, markersize=10, markeredgewidth=2, linestyle="none", label="limit")
+    left.set_xscale("log")
+    left.set_yticks(range(len(rungs)), [f"{rung}\nagainst {v['nearest']['name']}" for rung, v in rungs], fontsize=8)
+    left.invert_yaxis()
+    left.set_xlabel("worst error of any step", color=_STYLE["text"])
+    _dress(left, "")
+    left.grid(True, axis="x", color=_STYLE["grid"], linewidth=0.8)
+    _legend(left)
+    for i, (rung, values) in enumerate(rungs):
+        rows = values["nearest"]["teacher"]["by_step"]
+        color = (ARTIFACT, *OTHERS)[i % (1 + len(OTHERS))]
+        right.plot([r["step"] for r in rows], _values(rows, "entropy_error", "max"), color=color, marker=".", label=rung)
+    right.set_yscale("log")
+    right.set_xlabel("denoising step of the canvas", color=_STYLE["text"])
+    right.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _dress(right, "entropy error, nats, worst")
+    right.legend(frameon=False, fontsize=7, loc="best")
+    return _png(figure)

@@ -1,4 +1,4 @@
-"""The comparison with the float model as pictures and one self-contained page: images inlined, no scripts, no network."""
+"""The ladder and the comparison with the float model as pictures and one self-contained page: no scripts, no network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from dgemma.core.errors import UsageError
 from dgemma.verify import verdict
-from dgemma.verify.words import number, verdict_lines
+from dgemma.verify.words import LADDER_HEADER, ladder_rows, ladder_verdict, number, verdict_lines
 
 if TYPE_CHECKING:
     from dgemma.verify.pictures import Point
 
 Found = Mapping[str, Mapping[str, Any]]  # engine, or label → figures of `against_float`
 
-PAGE, ACCURACY = "report.html", "accuracy.png"
-_OWN = ("agreement-onnx.png", "agreement-executorch.png", "entropy-onnx.png", "entropy-executorch.png", ACCURACY, PAGE)
+PAGE, ACCURACY, LADDER = "report.html", "accuracy.png", "ladder.png"
+_OWN = ("agreement-onnx.png", "agreement-executorch.png", "entropy-onnx.png", "entropy-executorch.png", ACCURACY, LADDER, PAGE)
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -76,13 +76,14 @@ def _check_figures(found: Mapping[str, Any], path: Path) -> None:
         raise UsageError(f"--compare {path}: is damaged; run `dgemma verify` on that bundle again") from None
 
 
-def write(folder: Path, name: str, found: Found, others: Found) -> list[Path]:
+def write(folder: Path, name: str, found: Found, others: Found, ladder: Found | None = None) -> list[Path]:
     """Draw and write; files of the report that are there already are replaced, all else is left alone.
 
     Args:
         name: of the bundle.
         found: engine → figures, as in the section `float` of verify.json.
         others: label → figures of other bundles, from `read_others`.
+        ladder: rung → figures, as in the section `ladder`.
     Returns:
         the files written.
     Raises:
@@ -91,6 +92,9 @@ def write(folder: Path, name: str, found: Found, others: Found) -> list[Path]:
     from dgemma.verify import pictures
 
     files: dict[str, bytes] = {}
+    ladder = ladder or {}
+    if any("nearest" in values for values in ladder.values()):
+        files[LADDER] = pictures.ladder(f"{name}: every rung against the one above", ladder)
     for engine, values in found.items():
         title = f"{values['recipe']} on {engine} against float, teacher-forced"
         if values["teacher"]["by_step"]:
@@ -100,7 +104,7 @@ def write(folder: Path, name: str, found: Found, others: Found) -> list[Path]:
     if points:
         reference = next(v["free"]["exact_match"]["float"] for v in found.values() if v["free"]["exact_match"])
         files[ACCURACY] = pictures.accuracy("Exact match against steps, held-out prompts", reference, points)
-    files[PAGE] = page(name, found, others, files).encode()
+    files[PAGE] = page(name, found, others, ladder, files).encode()
     try:
         folder.mkdir(exist_ok=True)
         for file, content in files.items():
@@ -123,13 +127,13 @@ def _points(found: Found, others: Found) -> list[Point]:
     return [Point(label=k, exact=v["free"]["exact_match"]) for k, v in both.items() if v["free"]["exact_match"]]
 
 
-def page(name: str, found: Found, others: Found, images: Mapping[str, bytes]) -> str:
+def page(name: str, found: Found, others: Found, ladder: Found, images: Mapping[str, bytes]) -> str:
     """The HTML page; `images` are PNG bytes by file name."""
-    parts = [f"<h1>{escape(name)} against the float model</h1>"]
+    parts = [f"<h1>{escape(name)}, verified</h1>", *_ladder(name, ladder, images)]
     for engine, values in found.items():
         kind = "passed" if values["passed"] else "missed"
         parts += [f'<p class="verdict {kind}">{escape(line)}</p>' for line in verdict_lines(name, engine, values)]
-        if values["forced"]:
+        if values.get("other_checkpoint"):
             text = f"{values['checkpoint']['name']} is not the checkpoint that this bundle was made from."
             parts.append(f'<p class="verdict missed">{escape(text)}</p>')
     if ACCURACY in images:
@@ -138,7 +142,7 @@ def page(name: str, found: Found, others: Found, images: Mapping[str, bytes]) ->
             "Bars are 95 % intervals; points that would hide one another are drawn side by side."
         )
         parts += ["<h2>Accuracy against steps</h2>", f"<p>{caption}</p>", _image(ACCURACY, images)]
-    parts.append(_accuracy_table(found, others))
+    parts += [_accuracy_table(found, others)] if found else []
     for engine, values in found.items():
         parts.append(f"<h2>By denoising step, {escape(engine)}</h2>")
         parts.append("<p>Every step of the artifact is fed what the float model's step read.</p>")
@@ -147,6 +151,18 @@ def page(name: str, found: Found, others: Found, images: Mapping[str, bytes]) ->
     parts.append(f"<footer>{'<br>'.join(escape(_facts(e, v)) for e, v in found.items())}</footer>")
     meta = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{_CSS}</style>'
     return f'<!doctype html><html lang="en"><head>{meta}</head>' + "<body>" + "\n".join(parts) + "</body></html>\n"
+
+
+def _ladder(name: str, ladder: Found, images: Mapping[str, bytes]) -> list[str]:
+    if not ladder:
+        return []
+    kind = "passed" if all(v["passed"] for v in ladder.values()) else "missed"
+    parts = [f'<p class="verdict {kind}">{"<br>".join(escape(line) for line in ladder_verdict(name, ladder))}</p>']
+    parts.append("<h2>The ladder</h2><p>The same prompts and noise on every rung; errors of steps on the same inputs.</p>")
+    parts += [_image(LADDER, images)] if LADDER in images else []
+    near = {rung: values["nearest"] for rung, values in ladder.items() if "nearest" in values}
+    reasons = [(rung, v["name"], v["tolerance"]["reason"]) for rung, v in near.items()]
+    return [*parts, _table(LADDER_HEADER, ladder_rows(ladder)), _table(["rung", "against", "what may differ"], reasons)]
 
 
 def _image(name: str, images: Mapping[str, bytes]) -> str:

@@ -1,9 +1,8 @@
-"""The same prompt, seed and bundle on every engine and loop, and in eager PyTorch: the same trajectory, or the reason why not.
+"""The same prompt, seed and bundle on every engine, loop and rung above: the same trajectory, or the reason why not.
 
     python -m dgemma.verify.same_tokens BUNDLE [--checkpoint CKPT] [--prompts FILE.jsonl] [--count 200] [--seeds 3] [--out FILE]
 
-Float sums in another order flip near-ties, and one flip changes all that follows. So trajectories are compared up to the
-first difference, and that one is put down to a rule and its margin: how far the rule was from deciding otherwise.
+Differences are found, measured and counted; see `difference.py`.
 """
 
 from __future__ import annotations
@@ -11,142 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dgemma.core.errors import DgemmaError, UsageError
-from dgemma.core.manifest import read_manifest
-from dgemma.core.noise import step_words, uniform_from_word
-from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.session import Session
-
-Rule = Literal["argmax", "accept", "sample", "stop", "host"]
-
-# Margins below which a flip counts as a near-tie. Engines differ by about 1e-5 in logits of ±30; entropies add up over N.
-NEAR: dict[Rule, float] = {"argmax": 1e-3, "accept": 1e-3, "sample": 1e-4, "stop": 1e-4, "host": 0.0}
-# Margins below which a decision was open, so that the noise of 8-bit arithmetic may well take it the other way: best two
-# tokens within 10 % in odds; a fifth of the default entropy bound, in nats; 1 % of probability; nats. Beyond: damage.
-CLOSE: dict[Rule, float] = {"argmax": 0.1, "accept": 0.02, "sample": 0.01, "stop": 0.01, "host": 0.0}
-
-Logits = Callable[[Trajectory, int], npt.NDArray[np.float32]]  # trajectory, row → tempered logits [N, V]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The first difference between two trajectories.
-
-    Args:
-        row: denoising step over all canvases, from 0; `canvas` and `step` (remaining) name the same.
-        rule: argmax, accept, sample, stop, or host (noise, bookkeeping: never a near-tie).
-        position: first canvas position that differs; None for stop.
-        margin: argmax: gap of the two best tempered logits; accept: nats to the other decision, see `accept_margin`;
-            sample: probability to the border between two tokens; stop: nats to the confidence threshold. None when it needs
-            logits and none are there.
-        entropy_error: largest difference of the two entropies in this row, in nats.
-    """
-
-    row: int
-    canvas: int
-    step: int
-    rule: Rule
-    position: int | None
-    margin: float | None
-    entropy_error: float
-
-    @property
-    def is_near_tie(self) -> bool | None:
-        """None when the margin is not known."""
-        return None if self.margin is None else self.margin <= NEAR[self.rule]
-
-
-def accept_margin(entropy: npt.NDArray[Any], position: int, bound: float) -> float:
-    """Nats that a position was from the other decision; entropy [N] float32, sums in float64.
-
-    The smaller of two ways there: the entropies ahead of it sum up to the bound, or its own entropy moves it to a place in the
-    order that is on the other side of the bound.
-    """
-    e = entropy.astype(np.float64)
-    index = np.arange(len(e))
-    ahead = (e < e[position]) | ((e == e[position]) & (index < position))
-    total = float(e[ahead].sum())
-    others = np.sort(np.delete(e, position))
-    beyond = np.flatnonzero(np.cumsum(others) > bound)  # behind the first of these, a position is not accepted
-    own = abs(float(others[beyond[0]]) - float(e[position])) if len(beyond) else float("inf")
-    return min(abs(total - bound), own)
-
-
-def sample_margin(logits: npt.NDArray[np.float32], token: int, u: float) -> float:
-    """Probability between u and the nearer end of the token's interval of the inverse CDF; tempered logits [V]."""
-    weights = np.exp((logits - logits.max()).astype(np.float64))
-    running = np.cumsum(weights) / weights.sum()
-    return float(min(abs(u - (running[token - 1] if token else 0.0)), abs(running[token] - u)))
-
-
-def first_difference(
-    a: Trajectory, b: Trajectory, sampler: SamplerConfig, *, seed: int, logits: Logits | None = None
-) -> Difference | None:
-    """Compare two trajectories of one prompt and seed; None when argmax, acceptance, canvases, steps and tokens are equal."""
-    rows = min(len(a.step), len(b.step))
-    if not np.array_equal(a.prompt_ids, b.prompt_ids):
-        raise UsageError("trajectories of different prompts cannot be compared; give both the same prompt")
-    for row in range(rows):
-        error = float(np.abs(a.entropy[row] - b.entropy[row]).max())
-        where = {"row": row, "canvas": int(a.canvas_index[row]), "step": int(a.step[row]), "entropy_error": error}
-        if a.canvas_index[row] != b.canvas_index[row] or a.step[row] != b.step[row]:
-            return _stop(a, b, row - 1, sampler)
-        for name in ("canvas_in", "argmax", "accepted", "canvas_out"):
-            x, y = getattr(a, name)[row], getattr(b, name)[row]
-            if np.array_equal(x, y):
-                continue
-            position = int(np.flatnonzero(x != y)[0])
-            rule, margin = _explain(name, a, row, position, sampler, seed, logits)
-            return Difference(**where, rule=rule, position=position, margin=margin)  # type: ignore[arg-type]
-    if len(a.step) != len(b.step):
-        return _stop(a, b, rows - 1, sampler)
-    if not np.array_equal(a.tokens, b.tokens):
-        last = rows - 1
-        return Difference(
-            row=last, canvas=int(a.canvas_index[last]), step=int(a.step[last]), rule="host", position=None, margin=None,
-            entropy_error=0.0,
-        )  # fmt: skip
-    return None
-
-
-def _explain(
-    name: str, a: Trajectory, row: int, position: int, sampler: SamplerConfig, seed: int, logits: Logits | None
-) -> tuple[Rule, float | None]:
-    if name == "accepted":
-        return "accept", accept_margin(a.entropy[row], position, sampler.entropy_bound)
-    if name == "argmax":
-        if logits is None:
-            return "argmax", None
-        best = np.sort(logits(a, row)[position])[-2:]
-        return "argmax", float(best[1] - best[0])
-    if name == "canvas_out" and a.accepted[row, position]:
-        if logits is None:
-            return "sample", None
-        run = sampler.steps - int(a.step[row]) + 1
-        word = step_words(seed, int(a.canvas_index[row]), run, a.canvas_in.shape[1])[0, position : position + 1]
-        u = float(uniform_from_word(word)[0])
-        return "sample", sample_margin(logits(a, row)[position], int(a.canvas_out[row, position]), u)
-    return "host", None  # the input canvas, or a renoised token: integers from the noise alone
-
-
-def _stop(a: Trajectory, b: Trajectory, row: int, sampler: SamplerConfig) -> Difference:
-    """One of them stopped after this row, the other went on: the mean entropy's distance to the threshold."""
-    mean = float(a.entropy[row].mean(dtype=np.float64))
-    return Difference(
-        row=row, canvas=int(a.canvas_index[row]), step=int(a.step[row]), rule="stop", position=None,
-        margin=abs(mean - sampler.confidence_threshold), entropy_error=float(np.abs(a.entropy[row] - b.entropy[row]).max()),
-    )  # fmt: skip
+from dgemma.runtime.engines import ENGINES
+from dgemma.runtime.tokenizer import chat_ids
+from dgemma.verify.difference import CLOSE, NEAR, Difference, Rule, first_difference
+from dgemma.verify.engine_rung import EngineRung
+from dgemma.verify.rung import Rung
+from dgemma.verify.rungs import BFLOAT16, float_rungs
 
 
 @dataclass
@@ -161,10 +42,14 @@ class Report:
     canvases: dict[str, int] = field(default_factory=dict)
     equal_canvases: dict[str, int] = field(default_factory=dict)  # up to the first that differs
     differences: list[dict[str, Any]] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
+    entropy_error: dict[str, float] = field(default_factory=dict)  # nats, worst position of any first step
+    rounded: list[str] = field(default_factory=list)  # rungs of another arithmetic, whose differences are not judged
 
     def add(
-        self, rung: str, prompt: str, seed: int, difference: Difference | None, same_tokens: bool, canvases: int
+        self, rung: str, prompt: str, seed: int, difference: Difference | None, same_tokens: bool, canvases: int, steps: int
     ) -> None:
+        self.steps[rung] = self.steps.get(rung, 0) + steps
         self.compared[rung] = self.compared.get(rung, 0) + 1
         self.equal[rung] = self.equal.get(rung, 0) + (difference is None)
         self.same_tokens[rung] = self.same_tokens.get(rung, 0) + same_tokens
@@ -179,16 +64,13 @@ class Report:
     @property
     def unexplained(self) -> int:
         """Differences beyond the limits, or whose margin is not known."""
-        return sum(d["near_tie"] is not True for d in self.differences)
+        return sum(d["near_tie"] is not True and d["rung"] not in self.rounded for d in self.differences)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "unexplained": self.unexplained}
 
 
-@contextmanager
-def open_sessions(bundle: Path, engines: Sequence[str], threads: int | None) -> Iterator[dict[str, Session]]:
-    with ExitStack() as stack:
-        yield {e: stack.enter_context(Session.load(bundle, engine=e, threads=threads)) for e in engines}
+Generate = Callable[[Sequence[int], int, int], Trajectory]  # prompt ids, seed, most tokens → trajectory
 
 
 def compare(
@@ -196,56 +78,60 @@ def compare(
     engines: Sequence[str] | None = None, threads: int | None = None, max_new_tokens: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:  # fmt: skip
-    """Run every prompt with every seed on each engine and loop, and in eager torch when a checkpoint is given.
+    """Run every prompt with every seed on each engine and loop, and on the rungs above them when a checkpoint is given.
 
     Args:
         checkpoint: of a float bundle; a quantized bundle's integers are not in it, so give None there.
         progress: called with prompts done and their number.
     Returns:
-        the report; everything is compared with the first engine's host loop.
+        the report; everything is compared with the first rung: the reference in float32, eager torch where there is no JAX, or
+        without a checkpoint the first engine's host loop.
     """
-    manifest, _ = read_manifest(bundle, check_files=False)  # Session.load checks the files
-    if checkpoint:
-        from dgemma.verify.eager import Eager  # torch, which engines alone do without
-
-    eager = Eager(checkpoint, manifest.sampler, manifest.canvas_length) if checkpoint else None
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
     rounds = any(bits < 32 for bits in manifest.quantization.get("bits", {}).values())
-    with open_sessions(bundle, engines or sorted(manifest.engines, reverse=True), threads) as sessions:
-        rungs = [(f"{engine}/{loop}", engine, loop) for engine in sessions for loop in ("host", "graph")]
-        report = Report(first=rungs[0][0], limits=CLOSE if rounds else NEAR)
-        own = None if eager else _own_logits(bundle, rungs[0][1], threads)
+    names = engines or [name for name in ENGINES if name in manifest.graphs]
+    with ExitStack() as stack:
+        artifacts = [EngineRung(opened, name, threads) for name in names]
+        above = _above(opened, checkpoint, threads)
+        for rung in (*artifacts, *above):
+            stack.callback(rung.close)
+        generate = {rung.name: rung.trajectory for rung in above} | {
+            f"{rung.name}/{loop}": partial(rung.trajectory, loop=loop) for rung in artifacts for loop in ("host", "graph")
+        }
+        report = Report(first=next(iter(generate)), limits=CLOSE if rounds else NEAR, rounded=[BFLOAT16])
+        logits = (above or artifacts)[0].logits
+        session = artifacts[0].session
+        if session.tokenizer is None:
+            raise UsageError(f"{bundle}: has no tokenizer, so it cannot be asked these prompts")
         for i, prompt in enumerate(prompts, 1):
-            for seed in seeds:
-                found: dict[str, Trajectory] = {}
-                for rung, engine, loop in rungs:
-                    result = sessions[engine].generate(
-                        prompt, max_new_tokens=max_new_tokens, seed=seed, loop=loop, trace=True
-                    )
-                    assert result.trajectory is not None
-                    found[rung] = result.trajectory
-                first = found[report.first]
-                if eager:
-                    found["torch"] = eager.trajectory(first.prompt_ids.tolist(), seed, max_new_tokens)
-                for rung, other in found.items():
-                    if rung != report.first:
-                        logits = eager.logits if eager else own(seed) if own else None
-                        difference = first_difference(first, other, manifest.sampler, seed=seed, logits=logits)
-                        same = np.array_equal(first.tokens, other.tokens)
-                        report.add(rung, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1)
+            ids = chat_ids(manifest, session.tokenizer, prompt, [])
+            n = manifest.canvas_length
+            most = min(max_new_tokens, (manifest.context - len(ids)) // n * n)
+            for seed in seeds if most >= 1 else ():
+                first = generate[report.first](ids, seed, most)
+                for name in list(generate)[1:]:
+                    other = generate[name](ids, seed, most)
+                    difference = first_difference(first, other, manifest.sampler, seed=seed)
+                    if difference is not None and difference.margin is None and difference.rule in ("argmax", "sample"):
+                        with suppress(ValueError):  # no logits, and so no margin
+                            difference = first_difference(first, other, manifest.sampler, seed=seed, logits=logits)
+                    same = np.array_equal(first.tokens, other.tokens)
+                    report.add(name, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1, len(other.step))
+                    worst = float(np.abs(first.entropy[: 1] - other.entropy[: 1]).max())
+                    report.entropy_error[name] = max(report.entropy_error.get(name, 0.0), worst)
+                report.steps[report.first] = report.steps.get(report.first, 0) + len(first.step)
             if progress:
                 progress(i, len(prompts))
     return report
 
 
-def _own_logits(bundle: Path, engine: str, threads: int | None) -> Callable[[int], Logits] | None:
-    """Seed → logits of the first rung's own rows, where it is an ONNX graph and can be opened for them."""
-    if engine != "onnx":
-        return None
-    from dgemma.verify.replay import OwnLogits
-    from dgemma.verify.teacher import open_forced
-
-    opened, missing = open_forced(Bundle.open(bundle), engine, threads)
-    return None if missing else lambda seed: OwnLogits(opened, seed)  # type: ignore[arg-type]
+def _above(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> list[Rung]:
+    """The rungs above the engines: the reference in float32 first, which all others are compared with."""
+    if checkpoint is None:
+        return []
+    rungs = [rung for rung, _ in float_rungs(bundle, str(checkpoint), threads or 1)[0]]
+    return sorted(rungs, key=lambda rung: rung.name == BFLOAT16)
 
 
 def read_prompts(path: Path, count: int) -> list[str]:

@@ -1,62 +1,55 @@
-"""Teacher-forced comparison: each step of the artifact is fed what the float model's step read, and its outputs compared.
+"""Teacher-forced comparison: rungs are fed the same canvases and soft embeddings, step by step, and their outputs compared.
 
-Only the prefix is the artifact's own, encoded by it from the same tokens. So errors of one step do not reach the next, and
-every figure is about one call of `denoise`. N canvas, S prefix, D hidden, V vocabulary.
+Only the prefix is each one's own, encoded by it from the same tokens. So errors of one step do not reach the next, and
+every figure is about one call of `denoise`. N canvas, S prefix, D hidden, V vocabulary, K kv heads, d head dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from dgemma.core.errors import EngineError
-from dgemma.core.noise import step_words
 from dgemma.core.trajectory import Trajectory
-from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import choose, open_engine
-from dgemma.runtime.engines.base import Array, Engine, Feeds
-from dgemma.runtime.prefix import Prefix
 from dgemma.verify import metrics
-from dgemma.verify.logits import LogitsEngine
-from dgemma.verify.same_tokens import CLOSE, NEAR, Rule
-
-if TYPE_CHECKING:
-    from dgemma.verify.eager import Eager, Replayed
+from dgemma.verify.difference import CLOSE, NEAR, Rule
+from dgemma.verify.rung import Array, Rung, StepOut, words_of
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+Pair = tuple[str, str]  # names of the reference and of what is compared with it
 
 
-def open_forced(bundle: Bundle, engine: str | None, threads: int | None) -> tuple[Engine, str | None]:
-    """The engine to force, with logits where they can be had; and why not, where they cannot. Raises EngineError."""
-    name, version = choose(bundle, engine)
-    if name != "onnx":
-        return open_engine(bundle, name, threads), f"{name} graphs do not put out logits, and cannot be opened for them"
-    try:
-        return LogitsEngine(bundle, version=version, threads=threads), None
-    except ModuleNotFoundError:
-        return open_engine(bundle, name, threads), "logits need the onnx package; pip install 'dgemma[export]'"
-    except EngineError as error:
-        return open_engine(bundle, name, threads), str(error)
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One denoising step of one run: `row` counts the steps of the trajectory, from 0."""
+
+    run: int
+    row: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of both. Arrays [N]: argmax equal, errors of the entropy in nats, KL in nats or None without logits.
+    """One step of both. Arrays [N]: argmax equal, next token equal, entropy errors in nats, KL in nats or None without logits.
 
     Args:
         index: denoising steps run on this canvas, from 1.
-        gaps: how far the float model's best two tempered logits are apart where the artifact chose another.
+        gaps: how far the reference's best two tempered logits are apart where the other chose another; empty without logits.
+        logits_error: largest error of a logit over the range of the reference's; None without logits.
+        soft_error: relative error of the next soft embedding, as is that of keys and values in `Forced.errors`.
     """
 
+    place: Place
     index: int
     same: Array
+    canvas: Array
     jaccard: float
     entropy_error: Array
     kl: Array | None
     gaps: Array
+    logits_error: float | None
+    soft_error: float
 
     @property
     def is_finite(self) -> bool:
@@ -72,6 +65,40 @@ class Forced:
     worst_soft: float = metrics.CEILING_DB
     keys: dict[int, metrics.Noise] = field(default_factory=dict)
     values: dict[int, metrics.Noise] = field(default_factory=dict)
+    prefixes: list[tuple[Place, float]] = field(default_factory=list)  # worst relative error of keys and values encoded there
+
+    def add_prefix(self, place: Place, reference: Sequence[tuple[Array, Array]], other: Sequence[tuple[Array, Array]]) -> None:
+        """Compare keys and values [n, K, d] that both encoded before the step at `place`."""
+        worst = 0.0
+        for layer, pairs in enumerate(zip(reference, other, strict=True)):
+            for noises, a, b in zip((self.keys, self.values), *pairs, strict=True):
+                noises.setdefault(layer, metrics.Noise()).add(a, b)
+                worst = float(np.maximum(worst, metrics.relative_error(a, b)))  # keeps NaN
+        self.prefixes.append((place, worst))
+
+    def add(self, place: Place, trajectory: Trajectory, steps: int, reference: StepOut, other: StepOut) -> None:
+        """Compare one step of both; `steps` is T."""
+        temperature = trajectory.temperature[place.row]
+        same = other.argmax == reference.argmax
+        kl: Array | None = None
+        gaps, error = np.empty(0), None
+        if reference.logits is not None:
+            best = np.sort(np.partition(reference.logits[~same] / temperature, -2, axis=-1)[:, -2:], axis=-1)  # [flips, 2]
+            gaps = best[:, 1] - best[:, 0]
+        if reference.logits is not None and other.logits is not None:
+            kl = metrics.kl_divergence(reference.logits / temperature, other.logits / temperature)
+            error = metrics.range_error(reference.logits, other.logits)
+        self.soft.add(reference.soft, other.soft)
+        self.worst_soft = float(np.minimum(self.worst_soft, metrics.sqnr(reference.soft, other.soft)))
+        self.steps.append(
+            Step(
+                place=place, index=steps - int(trajectory.step[place.row]) + 1, same=same,
+                canvas=other.canvas == reference.canvas,
+                jaccard=metrics.jaccard(other.accepted, reference.accepted),
+                entropy_error=np.abs(other.entropy.astype(np.float64) - reference.entropy), kl=kl, gaps=gaps,
+                logits_error=error, soft_error=metrics.relative_error(reference.soft, other.soft),
+            )
+        )  # fmt: skip
 
     def figures(self, without_logits: str | None) -> dict[str, Any]:
         """JSON types. Rates are shares, errors nats, SQNR dB; None is a value that is not finite or not known."""
@@ -120,65 +147,43 @@ def margins(values: Array, rule: Rule) -> dict[str, Any]:
     }
 
 
-def compare(engine: Engine, eager: Eager, trajectories: Sequence[Trajectory], seed: int, progress: Progress) -> Forced:
-    """Force every step of the float model's trajectories, all made with one seed, upon the artifact."""
-    forced = Forced()
-    for trajectory in progress(trajectories, "teacher-forced"):
-        prefix = Prefix(engine)
-        for step in eager.replay(trajectory):
-            if len(prefix.ids) != len(step.ids):
-                _encode(prefix, step, forced)
-            outputs = engine.run("denoise", _feeds(engine, prefix, trajectory, step, seed))
-            _add(forced, engine, trajectory, step, outputs)
-    return forced
+def force(
+    rungs: Sequence[Rung], pairs: Sequence[Pair], guide: Rung, runs: Sequence[tuple[int, Trajectory]], progress: Progress
+) -> dict[Pair, Forced]:
+    """Walk along trajectories with all rungs abreast.
+
+    Args:
+        pairs: which of the rungs to compare, by name.
+        guide: one of the rungs, whose soft embeddings all are fed.
+        runs: seed and trajectory of each; canvases come from it.
+    """
+    found = {pair: Forced() for pair in pairs}
+    for run, (seed, trajectory) in enumerate(progress(runs, "teacher-forced")):
+        for rung in rungs:
+            rung.reset()
+        pending, encoded = trajectory.prompt_ids.tolist(), 0
+        soft = np.empty(0)
+        for row, index in enumerate(trajectory.canvas_index.tolist()):
+            place = Place(run=run, row=row)
+            if row == 0 or index != trajectory.canvas_index[row - 1]:
+                pending += [] if row == 0 else trajectory.argmax[row - 1].tolist()
+                _extend(rungs, found, place, pending, encoded)
+                pending, encoded = [], encoded + len(pending)
+                soft = np.zeros((trajectory.canvas_in.shape[1], guide.config.hidden_size), np.float32)
+            words = words_of(trajectory, row, seed, guide.sampler)
+            outs = {r.name: r.step(trajectory.canvas_in[row], soft, words, trajectory.temperature[row]) for r in rungs}
+            for (above, below), forced in found.items():
+                forced.add(place, trajectory, guide.sampler.steps, outs[above], outs[below])
+            soft = outs[guide.name].soft
+    return found
 
 
-def _encode(prefix: Prefix, step: Replayed, forced: Forced) -> None:
-    """Encode what the artifact's prefix lacks, and compare these keys and values with the float model's."""
-    start = prefix.encoded
-    prefix.extend(step.ids[start:])
-    prefix.encode(lambda: False)
-    views = prefix.feeds("denoise")
-    for layer, pair in enumerate(step.prefix or []):
-        for kind, noises, tensor in (("key", forced.keys, pair[0]), ("value", forced.values, pair[1])):
-            mine = views[f"prefix_{kind}_{layer}"][:, start : prefix.encoded]
-            noises.setdefault(layer, metrics.Noise()).add(tensor[:, start:].float().numpy(), mine)
-
-
-def _feeds(engine: Engine, prefix: Prefix, trajectory: Trajectory, step: Replayed, seed: int) -> Feeds:
-    row, n = step.row, trajectory.canvas_in.shape[1]
-    run = engine.bundle.manifest.steps - int(trajectory.step[row]) + 1
-    words = step_words(seed, int(trajectory.canvas_index[row]), run, n).astype(np.int64)
-    return {
-        **prefix.feeds("denoise"),
-        "prefix_length": np.array([prefix.encoded], np.int64),
-        "canvas": np.ascontiguousarray(trajectory.canvas_in[row][None]),
-        "soft": np.ascontiguousarray(step.soft.float().numpy()),
-        "words": words,
-        "temperature": trajectory.temperature[row : row + 1].astype(np.float32),
-    }
-
-
-def _add(forced: Forced, engine: Engine, trajectory: Trajectory, step: Replayed, outputs: Feeds) -> None:
-    row, tempered = step.row, step.tempered[0].float().numpy()  # [N, V]
-    same = outputs["argmax"][0] == trajectory.argmax[row]
-    best = np.sort(np.partition(tempered[~same], -2, axis=-1)[:, -2:], axis=-1)  # [flips, 2]
-    kl: Array | None = None
-    if isinstance(engine, LogitsEngine):
-        kl = metrics.kl_divergence(tempered, engine.tempered_logits(outputs, trajectory.temperature[row]))
-    forced.steps.append(
-        Step(
-            index=engine.bundle.manifest.steps - int(trajectory.step[row]) + 1,
-            same=same,
-            jaccard=metrics.jaccard(outputs["accepted"][0], trajectory.accepted[row]),
-            entropy_error=np.abs(outputs["entropy"][0].astype(np.float64) - trajectory.entropy[row]),
-            kl=kl,
-            gaps=best[:, 1] - best[:, 0],
-        )
-    )
-    soft = step.next_soft.float().numpy()
-    forced.soft.add(soft, outputs["next_soft"])
-    forced.worst_soft = float(np.minimum(forced.worst_soft, metrics.sqnr(soft, outputs["next_soft"])))
+def _extend(rungs: Sequence[Rung], found: Mapping[Pair, Forced], place: Place, ids: list[int], encoded: int) -> None:
+    for rung in rungs:
+        rung.extend(ids)
+    new = {rung.name: rung.prefix(encoded) for rung in rungs}
+    for (above, below), forced in found.items():
+        forced.add_prefix(place, new[above], new[below])
 
 
 def _all(steps: Sequence[Step], name: str) -> Array:

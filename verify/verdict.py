@@ -19,7 +19,7 @@ from dgemma.core.errors import UsageError
 
 FILE = "verify.json"
 FORMAT = 1
-SECTIONS = ("golden", "float")  # golden trajectories replayed; the float model compared, by engine
+SECTIONS = ("ladder", "float")  # the golden prompts by rung; the float model on many prompts, by engine
 _MAX_BYTES = 8 << 20
 
 
@@ -58,18 +58,23 @@ def _is_section(values: object) -> bool:
 def circumstances(engine: str, engine_version: str) -> dict[str, Any]:
     """When and with what a verdict was found: `date`, `tools` (name → version) and `machine`."""
     library = {"onnx": "onnxruntime"}.get(engine, engine)
-    tools = {"dgemma": dgemma.__version__, "python": platform.python_version(), library: engine_version}
+    found = {"dgemma": dgemma.__version__, "python": platform.python_version(), library: engine_version}
     for name in ("numpy", "torch"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            tools[name] = metadata.version(name)
-    return {"date": datetime.now(UTC).date().isoformat(), "tools": tools, "machine": platform.machine()}
+            found[name] = metadata.version(name)
+    return {"date": datetime.now(UTC).date().isoformat(), "tools": found, "machine": platform.machine()}
 
 
-def merged(bundle: Path, digest: str, section: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the file should say now: `found` (engine → figures) in its section, the rest kept if it is of the same digest."""
+def merged(bundle: Path, digest: str, found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """What the file should say now: section → engine or rung → figures; the rest kept if it is of the same digest.
+
+    A ladder is one whole, and replaces the one before.
+    """
     before, _ = read(bundle)
     kept = {name: before.get(name, {}) for name in SECTIONS} if before and before["digest"] == digest else {}
-    sections = {**kept, section: {**kept.get(section, {}), **found}}
+    sections = {**kept, **found}
+    if "float" in found:
+        sections["float"] = {**kept.get("float", {}), **found["float"]}
     passed = all(v["passed"] for engines in sections.values() for v in engines.values())
     return {"format": FORMAT, "digest": digest, "passed": passed, **{k: v for k, v in sorted(sections.items()) if v}}
 
@@ -96,8 +101,8 @@ def lines(values: dict[str, Any], digest: str) -> list[str]:
     shown = [f"verdict       {'passed' if values['passed'] else 'FAILED'}"]
     for section in SECTIONS:
         for engine, found in values.get(section, {}).items():
-            name = "golden replay" if section == "golden" else f"against {found.get('reference', 'float')}"
-            forced = ", another checkpoint than the bundle's" if found.get("forced") else ""
+            name = "golden prompts" if section == "ladder" else f"against {found.get('reference', 'float')}"
+            forced = ", another checkpoint than the bundle's" if found.get("other_checkpoint") else ""
             verdict = "passed" if found["passed"] else "FAILED"
             asked = found.get("prompts")
             count = f", {asked.get('count')} prompts" if isinstance(asked, dict) else ""

@@ -10,40 +10,104 @@ from dgemma.verify.prompts import COUNT
 
 
 def describe(name: str, section: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Figures and verdict of every engine; the verdict is last, and says which figures missed."""
+    """Figures and verdict of every engine or rung; the verdict is last, and says which figures missed."""
+    if section == "ladder":
+        return [*_ladder(found), *ladder_verdict(name, found)]
     lines: list[str] = []
     for engine, values in found.items():
-        lines += _golden(engine, values) if section == "golden" else _float(engine, values)
-        lines += verdict_lines(name, engine, values)
+        lines += [*_float(engine, values), *verdict_lines(name, engine, values)]
     return lines
 
 
 def verdict_lines(name: str, engine: str, values: Mapping[str, Any]) -> list[str]:
     """One line for a pass; for a miss one for each figure that missed, with its limit."""
-    checks = [Check(**{k: c[k] for k in ("name", "value", "limit")}) for c in values["checks"]]
+    checks = _checks(values)
     if values["passed"]:
         return [f"PASSED  {name} on {engine}: " + ", ".join(map(str, checks))]
     return [f"MISSED  {name} on {engine}: {check}" for check in checks if not check.passed]
+
+
+def ladder_verdict(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for a ladder that holds; else for every rung that misses where, and by which figures."""
+    if all(values["passed"] for values in found.values()):
+        runs = next(iter(found.values()))["golden_runs"]
+        return [f"PASSED  {name}: {len(found)} rungs, {runs} golden prompts: {', '.join(found)}"]
+    lines = []
+    for rung, values in found.items():
+        if values["passed"]:
+            continue
+        against = f" against {values['against']}" if values["against"] else ""
+        missed = ", ".join(str(c) for c in _checks(values) if not c.passed)
+        if values["follows"]:
+            lines.append(f"MISSED  {name}: {rung}{against}, as {values['follows']} does: {missed}")
+            continue
+        lines.append(f"MISSED  {name}: {rung}{against}: {missed}")
+        if fault := values["fault"]:
+            place = f"run {fault['run']} canvas {fault['canvas']} step {fault['step']}"
+            lines.append(f"        {place}: {fault['text']}")
+    return lines
+
+
+def _checks(values: Mapping[str, Any]) -> list[Check]:
+    return [Check(**{k: c[k] for k in ("name", "value", "limit")}) for c in values["checks"]]
 
 
 def number(value: float | None, form: str = ".3g") -> str:
     return "not known" if value is None else format(value, form)
 
 
-def _golden(engine: str, values: Mapping[str, Any]) -> list[str]:
-    lines = [f"{engine}: {values['equal']} of {values['trajectories']} golden trajectories equal, {values['steps']} steps"]
-    for d in values["differences"]:
-        place = f"canvas {d['canvas']} step {d['step']} position {d['position']}"
-        kind = {True: "near-tie", False: "no near-tie", None: "not known whether a near-tie"}[d["near_tie"]]
-        lines.append(f"  run {d['run']}: {d['rule']} at {place}, margin {number(d['margin'], '.2e')}, {kind}")
+LADDER_HEADER = ("rung", "against", "logits", "tensors", "entropy", "argmax", "KL mean", "equal", "steps")
+
+
+def ladder_rows(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row a rung and comparison: the worst errors, KL in nats, generations equal, steps run in all."""
+    rows: list[tuple[str, ...]] = []
+    for rung, values in found.items():
+        steps = str(values["steps"])
+        compared = [values[key] for key in ("nearest", "top") if key in values]
+        if not compared:
+            rows.append((rung, *("",) * 7, steps))
+        for i, figures in enumerate(compared):
+            checks = {c["name"]: c["value"] for c in figures["checks"]}
+            names = ("logits, error of range", "tensors, relative error", "entropy error, nats")
+            kl = figures["teacher"]["kl"]
+            rows.append(
+                (
+                    rung if i == 0 else "", figures["name"], *(_short(checks.get(name)) for name in names),
+                    _percent(figures["teacher"]["same_argmax"]), _short(kl and kl["mean"]),
+                    f"{figures['generations_equal']}/{values['golden_runs']}", steps if i == 0 else "",
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    table = [LADDER_HEADER, *ladder_rows(found)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(LADDER_HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    missing = next(iter(found.values()))["rungs_missing"]
+    lines += [f"not there: {rung} ({why})" for rung, why in missing.items()]
+    for rung, values in found.items():
+        for key, label in (("recorded", "golden trajectories equal"), ("fused", "fused generations equal to the host loop's")):
+            if key in values:
+                lines.append(f"{rung}: {values[key]['equal']} of {values['golden_runs']} {label}")
     return lines
 
 
 def _float(engine: str, values: Mapping[str, Any]) -> list[str]:
     free, forced, checkpoint = values["free"], values["teacher"], values["checkpoint"]
-    lines = [f"{engine}, recipe {values['recipe']}, against float {checkpoint['name']} in torch, {free['prompts']} prompts"]
-    if values["forced"]:
-        lines.append(f"  {checkpoint['name']} is NOT the checkpoint that this bundle was made from (--force)")
+    against = f"float {checkpoint['name']} in {values['reference']}"
+    lines = [f"{engine}, recipe {values['recipe']}, against {against}, {free['prompts']} prompts"]
+    if values.get("other_checkpoint"):
+        lines.append(f"  {checkpoint['name']} is NOT the checkpoint that this bundle was made from")
     if values["prompts"]["file"] and values["prompts"]["count"] < COUNT:
         lines.append(f"  a quick look: the limits are meant for {COUNT} prompts")
     if free["left_out"]:

@@ -2,7 +2,8 @@
 
 Seen with torch 2.13 and executorch 1.5.1: most of the time goes into three things. Every node that a pass makes copies the
 whole history of its ancestors; every pass runs all delegates on fake tensors, only to learn their outputs' shapes; and each
-delegate goes through passes for convolutions, pooling and resizing.
+delegate goes through passes for convolutions, pooling and resizing. Most of the memory goes into copies of weights, which
+whoever copies a program or traces around one makes again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _PASSES = [
     passes.FuseActivationPass, passes.DecomposeConcatenate, passes.ChannelsLastTaggedReshapePass,
     passes.RemoveRedundantCopyPass,
 ]  # fmt: skip
+_SMALL = 1024  # bytes
 
 
 def _without_history(source: Any, node: Any, pass_name: str = "", action: Any = None) -> None:
@@ -61,16 +63,33 @@ def _pass_manager(program: Any, passes: Any = None) -> XNNPACKPassManager:
     return XNNPACKPassManager(program, passes or _PASSES)
 
 
+def _kept(deepcopy: Any) -> Any:
+    """Stands in for a tensor's `__deepcopy__`: programs are copied many times, and their constants never change."""
+
+    def kept(tensor: Tensor, memo: dict[int, Any]) -> Any:
+        plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and not tensor.requires_grad
+        return tensor if plain and tensor.nbytes > _SMALL else deepcopy(tensor, memo)
+
+    return kept
+
+
 @contextmanager
 def fast() -> Iterator[None]:
-    """Nodes without histories and delegates known by their shapes, while it lasts."""
+    """Nodes without histories, delegates known by their shapes and constants that are not copied, while it lasts."""
     source: Any = traceback.NodeSource
     patched: Any = import_module("torch._higher_order_ops.executorch_call_delegate")
-    init, run = source.__init__, patched.call_delegate_cpu
+    tracer: Any = import_module("torch._dynamo.variables.builder")
+    init, run, clone = source.__init__, patched.call_delegate_cpu, tracer._clone_input
+    copies = [(kind, kind.__deepcopy__) for kind in (Tensor, torch.nn.Parameter)]
+    for kind, deepcopy in copies:
+        setattr(kind, "__deepcopy__", _kept(deepcopy))  # noqa: B010
     source.__init__, patched.call_delegate_cpu = _without_history, _outputs_by_shape
+    tracer._clone_input = lambda value, fake_mode: value
     xnnpack_preprocess.XNNPACKPassManager = _pass_manager
     try:
         yield
     finally:
-        source.__init__, patched.call_delegate_cpu = init, run
+        source.__init__, patched.call_delegate_cpu, tracer._clone_input = init, run, clone
+        for kind, deepcopy in copies:
+            setattr(kind, "__deepcopy__", deepcopy)  # noqa: B010
         xnnpack_preprocess.XNNPACKPassManager = XNNPACKPassManager

@@ -7,7 +7,7 @@ A table is stored once: what is looked up, the head's weight and the tiles of th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,11 @@ def tiled(table: Tensor) -> list[Tensor]:
     return [table[start : start + TILE] for start in range(0, table.shape[0], TILE)]
 
 
+def _in_tiles(expected: Callable[[Tensor, int], Tensor], weights: Tensor) -> Tensor:
+    first, *others = (expected(part, i) for i, part in enumerate(weights.split(TILE, -1)))
+    return sum(others, first)
+
+
 class IntegerEmbedding(IntegerLinear):
     """The tied table [V, D]: rows looked up and dequantized, and the head as an integer product."""
 
@@ -85,15 +90,14 @@ class IntegerEmbedding(IntegerLinear):
         """x [1, N, D] → [1, N, V]."""
         return IntegerLinear.forward(self, x)
 
-    def expected(self, probabilities: Tensor) -> Tensor:
-        """Mean embedding under probabilities [1, N, V] → [1, N, D]; float products, since probabilities are not rounded."""
+    def expected(self, weights: Tensor, tile: int | None = None) -> Tensor:
+        """Weighted sum of a tile's rows, or of all in tiles: [1, N, ids] → [1, N, D]; float products, for weights are not
+        rounded."""
+        if tile is None:
+            return _in_tiles(self.expected, weights)
         scale = self.row_scale if self.group else self.scale
-        parts = (probabilities * scale).split(TILE, -1)
-        sums = [self._product(i, part) for i, part in enumerate(parts)]
-        total = sums[0]
-        for one in sums[1:]:
-            total = total + one
-        return total[..., : self.hidden]
+        scaled = weights * scale[tile * TILE : tile * TILE + weights.shape[-1]]
+        return self._product(tile, scaled)[..., : self.hidden]
 
     def tables(self, name: str) -> list[Table]:
         """What is stored of this table more than once."""
@@ -146,12 +150,11 @@ class FloatEmbedding(nn.Module):
         raw = self.weight.contiguous().numpy().tobytes()
         return [Table(tensor=self.weight, parts={hashlib.sha256(raw).hexdigest(): (0, len(raw))})]
 
-    def expected(self, probabilities: Tensor) -> Tensor:
-        total = torch.zeros(())
-        for i, part in enumerate(probabilities.split(TILE, -1)):
-            product = torch.bmm(part, getattr(self, f"tile_{i}"))
-            total = total + product if i else product
-        return total
+    def expected(self, weights: Tensor, tile: int | None = None) -> Tensor:
+        """As `IntegerEmbedding.expected`."""
+        if tile is None:
+            return _in_tiles(self.expected, weights)
+        return torch.bmm(weights, getattr(self, f"tile_{tile}"))
 
 
 class IntegerExperts(nn.Module):

@@ -6,11 +6,11 @@ data. Either way the file only says at which offset and of which size they are: 
 
 from __future__ import annotations
 
-import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from dgemma.export.executorch.pte import Layout
 
 ALIGNMENT = 128  # of segments, as executorch has it
+CHUNK = 8 << 20  # bytes read at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,10 @@ class Table:
 def store_once(path: Path, tables: Sequence[Table]) -> int:
     """Rewrite the file; returns the bytes saved. What does not repeat a table byte for byte is left alone."""
     rewritten = path.with_suffix(".once")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-        layout = Layout(data)  # type: ignore[arg-type]  # slices of it are bytes
+    with path.open("rb") as file:
+        layout = Layout.read(file)
         spans, base = layout.spans, layout.base
-        moved = _repetitions(view[base:], layout, tables)
+        moved = _repetitions(file, layout, tables)
         starts, end = [], 0
         for i, (_, length) in enumerate(spans):
             starts.append(moved.get(i, end))
@@ -47,23 +48,35 @@ def store_once(path: Path, tables: Sequence[Table]) -> int:
             for i, ((old, length), start) in enumerate(zip(spans, starts, strict=True)):
                 if i not in moved:
                     out.seek(base + start)
-                    out.write(view[base + old : base + old + length])
-        saved = len(data) - base - size
+                    for _, chunk in _chunks(file, base + old, length):
+                        out.write(chunk)
+        saved = os.fstat(file.fileno()).st_size - base - size
     os.replace(rewritten, path)
     return saved
 
 
-def _repetitions(segments: memoryview, layout: Layout, tables: Sequence[Table]) -> dict[int, int]:
+def _repetitions(file: BinaryIO, layout: Layout, tables: Sequence[Table]) -> dict[int, int]:
     """Segment of named data → where the same bytes are among the constants."""
     found = {}
-    spans, named = layout.spans, layout.named()
+    spans, named, base = layout.spans, layout.named(), layout.base
     for table in tables:
         raw = memoryview(table.tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
-        start = next((o for o in layout.constants() if segments[o : o + len(raw)] == raw), None)
+        start = next((o for o in layout.constants() if _equal(file, base + o, raw)), None)
         for key, (first, size) in table.parts.items():
             if start is None or key not in named:
                 continue
             begin, length = spans[named[key]]
-            if length == size and segments[begin : begin + size] == raw[first : first + size]:
+            if length == size and _equal(file, base + begin, raw[first : first + size]):
                 found[named[key]] = start + first
     return found
+
+
+def _equal(file: BinaryIO, start: int, data: memoryview) -> bool:
+    return all(data[at : at + len(chunk)] == chunk for at, chunk in _chunks(file, start, len(data)))
+
+
+def _chunks(file: BinaryIO, start: int, length: int) -> Iterator[tuple[int, bytes]]:
+    """Bytes of a file in pieces, none of which stays in memory."""
+    for at in range(0, length, CHUNK):
+        file.seek(start + at)
+        yield at, file.read(min(CHUNK, length - at))

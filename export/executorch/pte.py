@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from executorch.exir._serialize._program import _ExtendedHeader, _get_extended_header
 from executorch.exir._serialize.generated.executorch_flatbuffer.DataSegment import DataSegment
@@ -26,6 +26,14 @@ class Layout:
         self.base, self.head = int(header.segment_base_offset), bytearray(beginning[: header.program_size])
         self._program = Program.GetRootAs(self.head, 0)._tab
         self._segments = list(self._children(_SEGMENTS, DataSegment))
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> Layout:
+        """Of an open file, whose segments are not read."""
+        header = _get_extended_header(file.read(64))
+        assert header is not None, "no segments"
+        file.seek(0)
+        return cls(file.read(header.program_size))
 
     def _children(self, field: int, kind: Any) -> Iterator[Any]:
         at = self._program.Offset(field)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, get_tensor_value
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType, XNNPartitionerConfig
@@ -18,6 +16,8 @@ from executorch.backends.xnnpack.utils.xnnpack_constants import UINT64_MAX, XNN_
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
+
+from dgemma.export.executorch.held import HeldData
 
 INFERRED = 0  # in shapes given to XNNPACK
 NONE = XNN_INVALID_VALUE_ID
@@ -68,8 +68,8 @@ class Visitor(NodeVisitor):  # type: ignore[misc]
 
     def buffer(self, tensor: Tensor, key: str | None = None) -> int:
         """Store a constant's bytes under a key or their hash; returns the buffer's index in the graph."""
-        data = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        key = key or hashlib.sha256(data).hexdigest()
+        data = HeldData(tensor)
+        key = key or data.sha256().hex()
         self.graph.constant_data.append(xnn.ConstantDataOffset(offset=UINT64_MAX, size=len(data), named_key=key))
         self._named_data_store.add_named_data(key, data, alignment=CONSTANT_TENSOR_ALIGNMENT)
         return len(self.graph.constant_data) - 1

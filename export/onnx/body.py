@@ -14,76 +14,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from dgemma.core.manifest import TensorSpec
-from dgemma.export.onnx.linear import DOMAIN
-from dgemma.export.onnx.weights import expansion
+from dgemma.export.onnx.head import Head
+from dgemma.export.onnx.wiring import Wiring, value_info
 
-DTYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
 Shape = tuple[int | str, ...]
-WEIGHT = "model."  # prefix of the names of parameters, which pieces share
-SAMPLED = ("next_canvas", "argmax", "entropy", "accepted", "next_soft")
-
-
-def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(spec.name, DTYPES[spec.dtype], list(spec.shape))
-
-
-class Wiring:
-    """Nodes and initializers of a graph that is being put together from pieces."""
-
-    def __init__(self, pieces: Mapping[str, onnx.ModelProto]) -> None:
-        self.pieces = pieces
-        self.initializers: dict[str, onnx.TensorProto] = {}
-        self.expansions: list[onnx.NodeProto] = []  # of 4-bit weights, for the outermost graph
-
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        self.initializers[name] = numpy_helper.from_array(value, name)
-        return name
-
-    def piece(self, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> list[onnx.NodeProto]:
-        """Nodes of a piece, its inputs and outputs renamed as given and all else made unique; keeps its initializers."""
-        graph = self.pieces[name].graph
-        given = {**inputs, **outputs}
-        packed = [node for node in graph.node if node.domain == DOMAIN]
-        given |= {node.output[0]: f"{node.input[0]}/int8" for node in packed}
-
-        def rename(value: str) -> str:
-            return given.get(value, value if not value or value.startswith(WEIGHT) else f"{name}/{value}")
-
-        known = set(self.initializers)
-        for tensor in graph.initializer:
-            if rename(tensor.name) in known:
-                continue
-            kept = onnx.TensorProto()
-            kept.CopyFrom(tensor)
-            kept.name = rename(tensor.name)
-            self.initializers[kept.name] = kept
-        for node in packed:
-            if node.input[0] not in known:
-                packed_tensor, multipliers = (self.initializers[value] for value in node.input)
-                self.expansions += expansion(packed_tensor, multipliers, given[node.output[0]])
-                known.add(node.input[0])
-        nodes = []
-        for original in graph.node:
-            if original.domain == DOMAIN:
-                continue
-            assert not any(a.HasField("g") for a in original.attribute), f"{name} has a subgraph"
-            node = onnx.NodeProto()
-            node.CopyFrom(original)
-            node.name = f"{name}/{original.name}"
-            node.input[:] = [rename(value) for value in original.input]
-            node.output[:] = [rename(value) for value in original.output]
-            nodes.append(node)
-        return nodes
+SAMPLED = ("next_canvas", "entropy", "accepted", "next_soft")  # beside the argmax, which tokens have too
 
 
 def _kv(specs: Sequence[TensorSpec], stem: str) -> list[str]:
     return [s.name for s in specs if s.name.startswith((f"{stem}_key", f"{stem}_value"))]
 
 
-def denoising_step(wiring: Wiring, specs: Sequence[TensorSpec]) -> list[onnx.NodeProto]:
+def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> list[onnx.NodeProto]:
     """`denoise` as plain nodes; specs are its inputs."""
     prefix = {name: name for name in _kv(specs, "prefix")}
     wiring.constant("always", np.array([True]))
@@ -93,14 +38,14 @@ def denoising_step(wiring: Wiring, specs: Sequence[TensorSpec]) -> list[onnx.Nod
         *wiring.piece(
             "stack", {"x": "conditioned", "length": "prefix_length", "is_canvas": "always", **prefix}, {"hidden": "hidden"}
         ),
-        *wiring.piece("head", {"rows": "hidden"}, {"logits": "logits"}),
-        *wiring.piece(
-            "sample", {name: name for name in ("logits", "words", "temperature")}, {name: name for name in SAMPLED}
-        ),
+        *head.walk("hidden", "argmax"),
+        *head.decide({name: name for name in SAMPLED}),
     ]
 
 
-def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]) -> onnx.GraphProto:
+def shared(
+    wiring: Wiring, head: Head, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]
+) -> onnx.GraphProto:
     """One graph for encode, decode and denoise. `specs` maps these names to inputs and outputs."""
     (chunk, new), (canvas, sampled), (_, decoded) = specs["encode"], specs["denoise"], specs["decode"]
     soft = next(s for s in canvas if s.name == "soft")
@@ -118,26 +63,20 @@ def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Seque
         [("canvas_x", "float32", rows)],
     )
     plain = branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
+    walked = head.walk("rows", "argmax", is_canvas="is_canvas")
     shapes = {s.name: (s.dtype, s.shape) for s in sampled}
     sample = branch(
-        "sample_canvas",
-        wiring.piece(
-            "sample", {name: name for name in ("logits", "words", "temperature")}, {name: f"canvas_{name}" for name in SAMPLED}
-        ),
+        "sample_canvas", head.decide({name: f"canvas_{name}" for name in SAMPLED}),
         [(f"canvas_{name}", *shapes[name]) for name in SAMPLED],
-    )
+    )  # fmt: skip
     for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
         wiring.constant(f"no_{name}", np.zeros(shape, dtype))
     wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
     nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
     greedy = branch(
-        "greedy",
-        [
-            node("ArgMax", ["logits"], ["token_argmax"], axis=2, keepdims=0),
-            *(node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()),
-        ],
+        "greedy", [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
         [(f"token_{name}", shapes[name][0], (1, "R", hidden) if name == "next_soft" else (1, "R")) for name in SAMPLED],
-    )
+    )  # fmt: skip
     for name, number in (("zero", [0]), ("one", [1]), ("scalar", [])):
         wiring.constant(name, np.array(list(number), np.int64))
     wiring.constant("first", np.array(0))
@@ -162,7 +101,7 @@ def shared(wiring: Wiring, specs: Mapping[str, tuple[Sequence[TensorSpec], Seque
         node("Sub", ["count", "one"], ["last"]),
         node("Add", ["column", "last"], ["row"]),
         node("Gather", ["hidden", "row"], ["rows"], axis=1),
-        *wiring.piece("head", {"rows": "rows"}, {"logits": "logits"}),
+        *walked,
         node("If", ["is_canvas"], list(SAMPLED), then_branch=sample, else_branch=greedy),
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
         node("Reshape", ["first_argmax", "one"], ["next_token"]),

@@ -27,7 +27,6 @@ from dgemma.quantize.matrix import QuantizedMatrix
 
 Parameter = OpSchema.FormalParameter
 DOMAIN = "dgemma"  # of the placeholders for expanded 4-bit weights, which `lower` replaces
-TILE = 16_384  # ids of the table that are cast to float at once
 _expand_int4 = values.Op(
     values.Opset(DOMAIN, 1), "ExpandInt4",
     OpSchema(
@@ -38,16 +37,34 @@ _expand_int4 = values.Op(
 )  # fmt: skip
 
 
-@torch.library.custom_op("dgemma::linear_int8", mutates_args=())
+@torch.library.custom_op("dgemma::to_uint8", mutates_args=())
+def to_uint8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., M, in] float32 → `quantize_tokens`' integers plus 128 as uint8, and one over its inverse scale [..., M, 1]."""
+    integers, inverse = quantize_tokens(x)
+    return (integers + 128).to(torch.uint8), 1.0 / inverse
+
+
+@to_uint8.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, dtype=torch.uint8), x.new_empty([*x.shape[:-1], 1])
+
+
+@torch.library.custom_op("dgemma::product_int8", mutates_args=())
+def product_int8(x: Tensor, weight: Tensor) -> Tensor:
+    """x uint8 [..., M, in] with zero point 128, weight int8 [..., in, out] → float32 [..., M, out], rounded once."""
+    return ((x.double() - 128) @ weight.double()).float()
+
+
+@product_int8.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    shape = [*torch.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), x.shape[-2], weight.shape[-1]]
+    return x.new_empty(shape, dtype=torch.float32)
+
+
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """x [..., M, in] float32, weight int8 [..., in, out], scale float32 [..., out] → [..., M, out]; the graph's arithmetic."""
-    integers, inverse = quantize_tokens(x)
-    return (integers.double() @ weight.double()).float() * (1.0 / inverse) * scale[..., None, :]
-
-
-@linear_int8.register_fake
-def _(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    return x.new_empty([*torch.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), x.shape[-2], weight.shape[-1]])
+    integers, unit = to_uint8(x)
+    return product_int8(integers, weight) * unit * scale[..., None, :]
 
 
 @torch.library.custom_op("dgemma::expand_int4", mutates_args=())
@@ -64,15 +81,20 @@ def _(packed: Tensor, multipliers: Tensor) -> Tensor:
     return packed.new_empty([*packed.shape[:-1], multipliers.shape[-1]], dtype=torch.int8)
 
 
-def _translate_linear(x: Any, weight: Any, scale: Any) -> Any:
-    """`quantize_tokens` and an integer product as ONNX nodes; onnxruntime makes one set of equal nodes for shared inputs."""
+def _zero() -> Any:
+    return op.Cast(op.Constant(value_int=128), to=2)
+
+
+def _translate_to_uint8(x: Any) -> Any:
+    """`quantize_tokens` as ONNX nodes; onnxruntime makes one set of equal nodes for shared inputs."""
     largest = op.Max(op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1), op.Constant(value_float=SMALLEST))
     span = op.Add(largest, op.Mul(largest, op.Constant(value_float=LEAST)))
     inverse = op.Div(op.Constant(value_float=255.0), span)
-    zero = op.Cast(op.Constant(value_int=128), to=2)
-    integers = op.QuantizeLinear(op.Mul(x, inverse), op.Constant(value_float=1.0), zero)
-    product = op.Cast(op.MatMulInteger(integers, weight, zero), to=1)
-    return op.Mul(op.Mul(product, op.Reciprocal(inverse)), op.Unsqueeze(scale, op.Constant(value_ints=[-2])))
+    return op.QuantizeLinear(op.Mul(x, inverse), op.Constant(value_float=1.0), _zero()), op.Reciprocal(inverse)
+
+
+def _translate_product(x: Any, weight: Any) -> Any:
+    return op.Cast(op.MatMulInteger(x, weight, _zero()), to=1)
 
 
 def _translate_expand(packed: Any, multipliers: Any) -> Any:
@@ -80,7 +102,8 @@ def _translate_expand(packed: Any, multipliers: Any) -> Any:
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.dgemma.linear_int8.default: _translate_linear,
+    torch.ops.dgemma.to_uint8.default: _translate_to_uint8,
+    torch.ops.dgemma.product_int8.default: _translate_product,
     torch.ops.dgemma.expand_int4.default: _translate_expand,
 }
 
@@ -169,7 +192,7 @@ class IntegerExperts(nn.Module):
 
 
 class IntegerEmbedding(nn.Module):
-    """The tied table, stored once: rows looked up, the head as an integer product, the soft embedding in float."""
+    """The tied table, stored once: rows looked up, tiles multiplied as integers, the exact soft embedding in float."""
 
     def __init__(self, matrix: QuantizedMatrix) -> None:
         super().__init__()
@@ -179,31 +202,66 @@ class IntegerEmbedding(nn.Module):
     def _rows(self, ids: Tensor) -> Tensor:
         """ids [...] → their rows, int8 [..., D]."""
         table = self.table()
-        if self.table.transposed:
-            return table.index_select(1, ids.flatten()).t().unflatten(0, ids.shape)
-        return table[ids]
+        rows = table.index_select(0, ids.flatten()) if self.upright else table.index_select(1, ids.flatten()).t()
+        return rows.unflatten(0, ids.shape)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self._rows(tokens).float() * self.table.scale[tokens][..., None]
 
+    @property
+    def upright(self) -> bool:
+        return not self.table.transposed
+
+    @property
+    def names(self) -> tuple[str, str | None]:
+        return "table.integers" if self.upright else "table.packed/int8", "table.scale"
+
     def logits(self, x: Tensor) -> Tensor:
-        table = self.table()
-        return linear_int8(x, table if self.table.transposed else table.t(), self.table.scale)
+        return self.tile(*self.read(x), self.table(), self.table.scale)
 
-    def expected(self, probabilities: Tensor) -> Tensor:
-        """Mean embedding [B, N, D] of probabilities [B, N, V], in tiles of ids.
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return to_uint8(x)
 
-        A tile's ids depend on data, so that an engine cannot fold a float copy of the whole table into its session.
-        """
-        weighted, vocab = probabilities * self.table.scale, probabilities.shape[-1]
-        zero = (probabilities[0, 0, :1] * 0).long()  # [1]
-        total = None
-        for start in range(0, vocab, TILE):
-            size = min(TILE, vocab - start)
-            tile = weighted[..., start : start + size] @ self._rows(zero + torch.arange(start, start + size)).float()
-            total = tile if total is None else total + tile
-        assert total is not None
-        return total
+    def tile(self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        return product_int8(read, weight.t() if self.upright else weight) * inverse * scale
+
+    def block(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+        rows = self._rows(ids)
+        return self.tile(read, inverse, rows if self.upright else rows.t(), self.table.scale[ids])
+
+    def expected(self, weights: Tensor, first: Tensor | int = 0) -> Tensor:
+        """A tile's ids depend on data, so that an engine cannot fold a float copy of the whole table into its session."""
+        ids = first + (weights[0, 0, :1] * 0).long() + torch.arange(weights.shape[-1])
+        return (weights * self.table.scale[ids]) @ self._rows(ids).float()
+
+
+class FloatEmbedding(nn.Module):
+    """The tied table in float32."""
+
+    upright, names = True, ("weight", None)
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.weight.index_select(0, tokens.flatten()).unflatten(0, tokens.shape)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.clone(), torch.ones_like(x[..., :1])
+
+    def tile(self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        return read @ weight.t() * inverse
+
+    def block(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+        return self.tile(read, inverse, self(ids), inverse)
+
+    def expected(self, weights: Tensor, first: Tensor | int = 0) -> Tensor:
+        ids = first + (weights[0, 0, :1] * 0).long() + torch.arange(weights.shape[-1])
+        return weights @ self(ids)
 
 
 def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: str = "") -> None:
@@ -213,8 +271,9 @@ def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: 
         if isinstance(child, nn.Linear):
             setattr(model, name, IntegerLinear(quantized[path]) if path in quantized else InputMajorLinear(child))
         elif isinstance(child, nn.Embedding):
-            if path in quantized:
-                setattr(model, name, IntegerEmbedding(quantized[path]))
+            quantized_table = quantized.get(path)
+            table = FloatEmbedding(child.weight) if quantized_table is None else IntegerEmbedding(quantized_table)
+            setattr(model, name, table)
         elif isinstance(child, Experts):
             stacked = [f"{prefix}{name}.{part}_proj" for part in ("gate_up", "down")]
             if stacked[0] in quantized:

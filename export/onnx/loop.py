@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.onnx.body import Wiring, value_info
+from dgemma.export.onnx.wiring import Wiring, value_info
 
 _CARRIED = ("canvas", "soft", "best", "still")  # of one step to the next, beside the condition
 _STEP = "step_"  # prefix of the body's names for what the outer graph calls the same

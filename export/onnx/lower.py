@@ -17,14 +17,18 @@ from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import Shapes, sharing, specs
-from dgemma.export.onnx.body import WEIGHT, Wiring, denoising_step, shared, value_info
+from dgemma.export.graphs import Shapes, release, sharing, specs
+from dgemma.export.onnx import taps
+from dgemma.export.onnx.body import denoising_step, shared
+from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.linear import TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
-from dgemma.export.onnx.pieces import pieces
+from dgemma.export.onnx.pieces import BODY, pieces
 from dgemma.export.onnx.weights import FILE, WeightFile
+from dgemma.export.onnx.wiring import WEIGHT, Wiring, value_info
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Denoiser
+from dgemma.model.taps import collecting
 from dgemma.quantize.matrix import QuantizedMatrix
 
 OPSET, IR_VERSION = 21, 10
@@ -33,14 +37,17 @@ Progress = Callable[[str], None]
 
 def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: Shapes) -> ir.Model:
     """One piece as an ONNX model with the names of its specs, and without the tracer's traces of the exporting machine."""
+    with collecting(taps.mark):
+        traced = trace(module, inputs, shapes)
     program = torch.onnx.export(
-        trace(module, inputs, shapes), dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
-        custom_translation_table=TRANSLATIONS,
+        traced, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+        custom_translation_table=TRANSLATIONS | taps.TRANSLATIONS,
         input_names=[s.name for s in inputs], output_names=[s.name for s in outputs],
     )  # fmt: skip
     assert program is not None
     model: ir.Model = program.model
     optimizer.optimize_ir(model, should_fold=lambda node: False if _uses_weights(node) else None)
+    taps.name_values(model)
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = spec.name
     for node in model.graph:
@@ -95,25 +102,30 @@ def lower(
     progress: Progress,
 ) -> dict[str, str]:
     """Write the graphs below `folder`; returns graph name → file name."""
-    model = sharing(model)
+    original, model = model, sharing(model)
     replace(model, quantized)
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, onnx.ModelProto] = {}
     with (folder / FILE).open("wb") as file:
         weights = WeightFile(file)
+        stage = ""
         for name, (module, inputs, outputs) in pieces(model, policy, shapes.canvas).items():
-            progress(f"onnx: {name}")
+            before, stage = stage, name if name in BODY else "head"
+            if stage != before:
+                progress(f"onnx: {stage}")
             part = convert(module.eval(), inputs, outputs, shapes)
             weights.externalize(part)
             parts[name] = ir.to_proto(part)
     progress("onnx: graphs")
     denoise = wanted["denoise"][0]
     wiring = Wiring(parts)
-    files = {"shared.onnx": shared(wiring, wanted)}
+    files = {"shared.onnx": shared(wiring, Head.of(wiring, model, policy), wanted)}
     wiring = Wiring(parts)
     soft = next(s for s in denoise if s.name == "soft")
-    files["generate.onnx"] = loop(denoising_step(wiring, denoise), wiring, soft, policy, *wanted["generate"])
+    step = denoising_step(wiring, Head.of(wiring, model, policy), denoise)
+    files["generate.onnx"] = loop(step, wiring, soft, policy, *wanted["generate"])
     for name, graph in files.items():
         (folder / name).write_bytes(_model(graph).SerializeToString(deterministic=True))
+    release(model, original)
     return {name: "generate.onnx" if name == "generate" else "shared.onnx" for name in wanted}

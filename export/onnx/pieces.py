@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import Sampled, Stack, prefix_specs, sample, stack_inputs
+from dgemma.export.graphs import Stack, prefix_specs, stack_inputs
+from dgemma.export.onnx.head_pieces import Pieces, head_pieces
 from dgemma.model.denoiser import Denoiser
 
 
@@ -37,42 +38,17 @@ class Condition(nn.Module):
         return self.model.self_conditioning(embedded, soft)
 
 
-class Head(nn.Module):
-    def __init__(self, model: Denoiser) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden [1, R, D] → softcapped logits [1, R, V]."""
-        return self.model.head(hidden)
+BODY = ("embed", "condition", "stack")  # the other pieces are the head's
 
 
-class Sample(nn.Module):
-    """The sampler and the next step's soft embedding."""
-
-    def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
-        super().__init__()
-        self.model, self.policy = model, policy
-
-    def forward(self, logits: Tensor, words: Tensor, temperature: Tensor) -> Sampled:
-        """logits [1, N, V], words [2, N], temperature [1] → next canvas, argmax, entropy, accepted [1, N], soft [1, N, D]."""
-        return sample(self.model, self.policy, logits, words, temperature)
-
-
-def pieces(
-    model: Denoiser, policy: SamplerConfig, canvas_length: int
-) -> dict[str, tuple[nn.Module, list[TensorSpec], list[TensorSpec]]]:
+def pieces(model: Denoiser, policy: SamplerConfig, canvas_length: int) -> Pieces:
     """Name → module, inputs and outputs, in the order of computation."""
     config: ModelConfig = model.config
-    hidden, vocab, n = config.hidden_size, config.vocab_size, canvas_length
+    hidden, n = config.hidden_size, canvas_length
 
     def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, shape=shape)
 
-    canvas = [
-        spec("next_canvas", "int64", 1, n), spec("argmax", "int64", 1, n), spec("entropy", "float32", 1, n),
-        spec("accepted", "bool", 1, n), spec("next_soft", "float32", 1, n, hidden),
-    ]  # fmt: skip
     return {
         "embed": (Embed(model), [spec("ids", "int64", 1, "M")], [spec("embedded", "float32", 1, "M", hidden)]),
         "condition": (
@@ -83,10 +59,5 @@ def pieces(
         "stack": (
             Stack(model), stack_inputs(config), [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],
         ),
-        "head": (Head(model), [spec("rows", "float32", 1, "R", hidden)], [spec("logits", "float32", 1, "R", vocab)]),
-        "sample": (
-            Sample(model, policy),
-            [spec("logits", "float32", 1, n, vocab), spec("words", "int64", 2, n), spec("temperature", "float32", 1)],
-            canvas,
-        ),
+        **head_pieces(model, policy),
     }  # fmt: skip

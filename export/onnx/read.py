@@ -11,18 +11,20 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from torch import Tensor
 
-from dgemma.export.onnx.body import WEIGHT
+from dgemma.export.onnx.wiring import WEIGHT
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.recipes import class_of
 
 _TABLE, _PARAMETER = f"{WEIGHT}embed_tokens.table", "embed_tokens.weight"
 
 
 def read_integers(path: Path) -> dict[str, QuantizedMatrix]:
-    """Parameter name → matrix, for every quantized matrix of a graph file; rotations are not stored beside the integers."""
+    """Parameter name → matrix, for every quantized matrix of a graph file."""
     graph = onnx.load(path, load_external_data=False).graph
     tensors = {t.name: t for t in graph.initializer if t.name.startswith(WEIGHT)}
     # equal tensors are stored once under one of their names, which multipliers of few groups can be
     feeds = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    block = max((t.dims[0] for name, t in tensors.items() if name.endswith(".hadamard")), default=1)
     found = {}
     for name in tensors:
         stem, _, last = name.rpartition(".")
@@ -44,12 +46,20 @@ def read_integers(path: Path) -> dict[str, QuantizedMatrix]:
         if last == "packed":
             multipliers = read(feeds[f"{name}/int8/multipliers"]).transpose(-2, -1).contiguous()
             found[parameter] = QuantizedMatrix(
-                bits=4, integers=integers.transpose(-2, -1).contiguous(), scale=scale, multipliers=multipliers
-            )
+                bits=4, integers=integers.transpose(-2, -1).contiguous(), scale=scale, multipliers=multipliers,
+                rotation=_rotation(parameter, block, integers.shape[-2]),
+            )  # fmt: skip
         else:
             upright = integers if stem == _TABLE else integers.transpose(-2, -1).contiguous()
-            found[parameter] = QuantizedMatrix(bits=8, integers=upright, scale=scale)
+            rotation = _rotation(parameter, block, upright.shape[-1])
+            found[parameter] = QuantizedMatrix(bits=8, integers=upright, scale=scale, rotation=rotation)
     return found
+
+
+def _rotation(parameter: str, block: int, inputs: int) -> int | None:
+    """Block of a matrix's Hadamard rotation, as recipes have it; the graph holds the matrices of the rotation themselves."""
+    rotated = min(block, inputs & -inputs)
+    return rotated if rotated > 1 and class_of(parameter) == "mlp_down" else None
 
 
 def _unpack(data: np.ndarray[tuple[int], np.dtype[np.uint8]], shape: tuple[int, ...]) -> Tensor:

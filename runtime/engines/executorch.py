@@ -1,65 +1,149 @@
-"""ExecuTorch through its stock Python binding, which links torch: imported when this engine is asked for, never before."""
+"""ExecuTorch: through the native library of this package where it can be built, else through the stock Python binding.
+
+The native library needs no torch, packs weights once for all methods, and maps them from the cache when the program is large.
+The stock binding links torch, packs per method and has no cache. Which of the two runs is `Engine.variant`; DGEMMA_NATIVE=0
+asks for the stock binding, 1 for the native library or an error.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from typing import Any, ClassVar
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-from dgemma.core.errors import EngineError
+from dgemma.core.errors import DgemmaWarning, EngineError
 from dgemma.core.manifest import GraphSpec
+from dgemma.runtime import cache
 from dgemma.runtime.engines.base import Array, Engine, Feeds
+from dgemma.runtime.native import build
+from dgemma.runtime.native.binding import Program, load
+from dgemma.runtime.native.packed import PackedProgram
 
+NATIVE, STOCK = "native", "stock binding"
+CACHE_FROM = 64 << 20  # bytes of a program from which on mapping packed weights beats packing them
 _BINDING = "executorch.extension.pybindings."
 
 
+class _Program(Protocol):
+    """One open `.pte`, whichever library opened it."""
+
+    def has(self, method: str) -> bool: ...
+    def load(self, method: str, inputs: int, outputs: int) -> None: ...
+    def run(self, method: str, arrays: Sequence[Array]) -> Sequence[Array]: ...
+    def close(self) -> None: ...
+
+
+def variant() -> str:
+    """Which of the two would run here, and why if it is not the native one; builds and imports nothing."""
+    if util.find_spec("executorch") is None:
+        return "not installed"
+    native, text = build.state()
+    return text if native else f"{STOCK} ({text})"
+
+
 class ExecutorchEngine(Engine):
-    """Methods of one `.pte`; inputs and outputs go by position, in the order of the manifest."""
+    """Methods of one `.pte`; inputs and outputs go by position, in the order of the manifest.
+
+    Attributes:
+        variant: `native` or `stock binding`.
+    """
 
     name: ClassVar[str] = "executorch"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._programs: dict[str, Any] = {}
-        self._methods: dict[str, tuple[Any, list[str]]] = {}
-        self._from_numpy: Any = None
+        self._programs: dict[str, _Program] = {}
+        self._methods: dict[str, tuple[_Program, str, list[str]]] = {}
+        self._library = _native()
+        self.variant = NATIVE if self._library else STOCK
 
-    def _program(self, file: str) -> Any:
+    def _program(self, file: str) -> _Program:
         if file not in self._programs:
-            import torch  # first: the binding finds libtorch through it
-
-            try:
-                binding = import_module(_BINDING + "_C")
-            except ImportError:  # the public module is the same, but imports the exporter as well: seconds
-                binding = import_module(_BINDING + "portable_lib")
-            if self.threads is not None and binding._threadpool_get_thread_count() != self.threads:
-                binding._unsafe_reset_threadpool(self.threads)  # one pool for the whole process
-            self._from_numpy = torch.from_numpy
-            self._programs[file] = binding._load_program(
-                str(self.bundle.file(file)), enable_etdump=False, debug_buffer_size=0,
-                program_verification=binding.Verification.InternalConsistency, data_path=None,
-            )  # fmt: skip
+            self._programs[file] = self._open(self.bundle.file(file))
         return self._programs[file]
 
+    def _open(self, path: Path) -> _Program:
+        if self._library is None:
+            return _Stock(path, self.threads)
+        if not cache.enabled() or path.stat().st_size < CACHE_FROM:
+            return Program(self._library, path, threads=self.threads)
+        entry = cache.entry(self.bundle.digest, self.name, self.version)
+        specs = self.bundle.manifest.graphs[self.name].items()
+        methods = [spec.method or graph for graph, spec in specs if self.bundle.path / spec.file == path]
+        return PackedProgram(self._library, path, entry, methods, threads=self.threads)
+
     def _load(self, graph: str, spec: GraphSpec) -> None:
-        method = spec.method or graph
-        with _native_log():
-            program = self._program(spec.file)
-            if method not in [program.get_method_name(i) for i in range(program.num_methods())]:
-                raise EngineError(f"{self.bundle.path / spec.file}: has no method {method!r}; export the bundle again")
-            self._methods[graph] = (program.load_method(method), [t.name for t in spec.inputs])
+        method, program = spec.method or graph, self._program(spec.file)
+        if not program.has(method):
+            raise EngineError(f"{self.bundle.path / spec.file}: has no method {method!r}; export the bundle again")
+        program.load(method, len(spec.inputs), len(spec.outputs))
+        self._methods[graph] = (program, method, [t.name for t in spec.inputs])
 
     def _call(self, graph: str, feeds: Feeds) -> Sequence[Array]:
-        method, inputs = self._methods[graph]
-        return [tensor.numpy() for tensor in method([self._from_numpy(feeds[name]) for name in inputs])]
+        program, method, inputs = self._methods[graph]
+        return program.run(method, [feeds[name] for name in inputs])
 
     def close(self) -> None:
         super().close()
+        for program in self._programs.values():
+            program.close()
         self._methods.clear()
         self._programs.clear()
+
+
+def _native() -> Path | None:
+    """The native library, or None, said once in a warning, where it cannot be had; raises EngineError if it must be."""
+    if os.environ.get(build.SWITCH) == "0":
+        return None
+    try:
+        library = build.library()
+        load(library)
+        return library
+    except build.Unavailable as error:
+        if os.environ.get(build.SWITCH) == "1":
+            raise EngineError(f"no native executorch engine: {error} ({build.SWITCH}=1 asks for it)") from None
+        warnings.warn(f"executorch runs through its {STOCK}, slower to load: {error}", DgemmaWarning, stacklevel=4)
+        return None
+
+
+class _Stock:
+    """The binding of the executorch package; imports torch."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import torch  # first: the binding finds libtorch through it
+
+        try:
+            binding = import_module(_BINDING + "_C")
+        except ImportError:  # the public module is the same, but imports the exporter as well: seconds
+            binding = import_module(_BINDING + "portable_lib")
+        self._from_numpy: Any = torch.from_numpy
+        self._methods: dict[str, Any] = {}
+        with _native_log():
+            if threads is not None and binding._threadpool_get_thread_count() != threads:
+                binding._unsafe_reset_threadpool(threads)  # one pool for the whole process
+            self._program = binding._load_program(
+                str(path), enable_etdump=False, debug_buffer_size=0,
+                program_verification=binding.Verification.InternalConsistency, data_path=None,
+            )  # fmt: skip
+
+    def has(self, method: str) -> bool:
+        return method in [self._program.get_method_name(i) for i in range(self._program.num_methods())]
+
+    def load(self, method: str, inputs: int, outputs: int) -> None:
+        with _native_log():
+            self._methods[method] = self._program.load_method(method)
+
+    def run(self, method: str, arrays: Sequence[Array]) -> Sequence[Array]:
+        return [tensor.numpy() for tensor in self._methods[method]([self._from_numpy(array) for array in arrays])]
+
+    def close(self) -> None:
+        self._methods.clear()
+        self._program = None
 
 
 @contextmanager

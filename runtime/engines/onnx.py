@@ -1,15 +1,36 @@
-"""ONNX Runtime on the CPU: one inference session per graph file, weights read from the external file beside it."""
+"""ONNX Runtime on the CPU: one inference session per graph file, with weights from the external file beside it.
+
+Where those are large, packed weights are kept on this machine and mapped (`packed.py`); DGEMMA_CACHE=off keeps nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import GraphSpec
+from dgemma.runtime import cache
+from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Array, Engine, Feeds
+from dgemma.runtime.engines.packed import Packed, save_session
 
 _FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
+CACHE_FROM = 64 << 20  # bytes of weights; fewer are packed in a tenth of a second
+_WEIGHTS = "onnx/weights.bin"
+
+
+def kept(bundle: Bundle, version: str) -> dict[str, Packed]:
+    """Graph file → its packed weights in the cache, there or not; nothing for bundles whose weights are not worth it."""
+    known = bundle.manifest.files.get(_WEIGHTS)
+    if not cache.enabled() or known is None or known.size < CACHE_FROM:
+        return {}
+    folder, found = cache.entry(bundle.digest, "onnx", version), dict[str, Packed]()
+    for file in dict.fromkeys(spec.file for spec in bundle.manifest.graphs["onnx"].values()):
+        first = next(iter(found.values())).place if found else None
+        found[file] = Packed(folder / Path(file).stem, first, known.size)
+    return found
 
 
 class OnnxEngine(Engine):
@@ -35,10 +56,16 @@ class OnnxEngine(Engine):
         return options
 
     def open(self, file: str) -> Any:
-        """A new inference session of one graph file."""
+        """A new inference session of one graph file, over packed weights that are kept where that is worth it."""
         import onnxruntime as ort
 
-        return ort.InferenceSession(str(self.bundle.file(file)), self.options(), providers=["CPUExecutionProvider"])
+        source = self.bundle.file(file)
+        packed = kept(self.bundle, self.version).get(file)
+        if packed is not None and packed.make(lambda out: save_session(source, out, self.options())):
+            session = packed.open(self.options())
+            if session is not None:
+                return session
+        return ort.InferenceSession(str(source), self.options(), providers=["CPUExecutionProvider"])
 
     def _session(self, file: str) -> Any:
         if file not in self._files:

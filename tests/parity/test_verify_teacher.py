@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import micro
@@ -13,9 +12,8 @@ import pytest
 
 from dgemma.runtime.bundle import Bundle
 from dgemma.verify import teacher
-from dgemma.verify.eager import Eager
-from dgemma.verify.logits import LogitsEngine
-from dgemma.verify.replay import OwnLogits
+from dgemma.verify.engine_rung import EngineRung, open_forced
+from dgemma.verify.torch_rung import TorchRung
 
 SEED = 3
 
@@ -25,24 +23,29 @@ def quietly(items: Sequence[Any], label: str) -> Iterable[Any]:
 
 
 @pytest.fixture(scope="module")
-def eager() -> Eager:
-    return Eager(micro.model(), micro.POLICY, micro.N)
+def eager() -> TorchRung:
+    return TorchRung(micro.model(), micro.POLICY, micro.N)
 
 
-def forced_figures(path: Path, engine: str, model: Eager) -> dict[str, Any]:
+def forced_figures(rung: EngineRung, model: TorchRung) -> dict[str, Any]:
     """Two prompts, the second of two canvases."""
-    opened, without = teacher.open_forced(Bundle.open(path), engine, 1)
     trajectories = [model.trajectory(micro.prompt(n), SEED, most) for n, most in ((11, 16), (20, 32))]
     assert {int(c) for c in trajectories[1].canvas_index} == {0, 1}
-    figures = teacher.compare(opened, model, trajectories, SEED, quietly).figures(without)
-    opened.close()
+    pair = (model.name, rung.name)
+    found = teacher.force([model, rung], [pair], model, [(SEED, t) for t in trajectories], quietly)[pair]
+    figures = found.figures(rung.without_logits)
+    rung.close()
     assert figures["steps"] == sum(len(t.step) for t in trajectories)
     return figures
 
 
+def onnx(recipe: str = "fp32") -> EngineRung:
+    return EngineRung(Bundle.open(micro_bundle.bundle("onnx", recipe)), "onnx", 1)
+
+
 @pytest.fixture(scope="module")
-def same(eager: Eager) -> dict[str, Any]:
-    return forced_figures(micro_bundle.bundle("onnx"), "onnx", eager)
+def same(eager: TorchRung) -> dict[str, Any]:
+    return forced_figures(onnx(), eager)
 
 
 def test_a_float_artifact_is_the_float_model(same: dict[str, Any]) -> None:
@@ -54,65 +57,84 @@ def test_a_float_artifact_is_the_float_model(same: dict[str, Any]) -> None:
 
 
 def test_other_weights_are_seen_in_every_figure(same: dict[str, Any]) -> None:
-    other = forced_figures(micro_bundle.bundle("onnx"), "onnx", Eager(micro.model(seed=1), micro.POLICY, micro.N))
+    other = forced_figures(onnx(), TorchRung(micro.model(seed=1), micro.POLICY, micro.N))
     assert other["same_argmax"] < 0.5 and other["jaccard"] < 0.9 and other["flips"]["count"] > other["flips"]["close"]
     assert other["kl"]["mean"] > 0.1 and other["entropy_error"]["mean"] > 0.01
     assert max(other["sqnr_db"].values()) < 20
 
 
-def test_eight_bits_lie_between(same: dict[str, Any], eager: Eager) -> None:
-    found = forced_figures(micro_bundle.bundle("onnx", "w8"), "onnx", eager)
+def test_eight_bits_lie_between(same: dict[str, Any], eager: TorchRung) -> None:
+    found = forced_figures(onnx("w8"), eager)
     assert found["not_finite"] == 0
     assert same["kl"]["mean"] < found["kl"]["mean"] < 1.0
     assert 10 < found["sqnr_db"]["next_soft"] < same["sqnr_db"]["next_soft"]
 
 
 @pytest.mark.slow
-def test_executorch_says_that_it_has_no_logits(eager: Eager) -> None:
-    found = forced_figures(micro_bundle.bundle("executorch"), "executorch", eager)
+def test_executorch_says_that_it_has_no_logits(eager: TorchRung) -> None:
+    found = forced_figures(EngineRung(Bundle.open(micro_bundle.bundle("executorch")), "executorch", 1), eager)
     assert found["kl"] is None and "executorch" in found["kl_missing"]
     assert all(row["kl"] is None for row in found["by_step"])
     assert found["same_argmax"] == 1.0 and min(found["sqnr_db"].values()) > 80
 
 
-def test_nan_is_counted(eager: Eager) -> None:
-    trajectory = eager.trajectory(micro.prompt(11), SEED, 16)
-    engine, without = teacher.open_forced(Bundle.open(micro_bundle.bundle("onnx")), "onnx", 1)
-    run = engine.run
+def test_nan_is_counted(eager: TorchRung) -> None:
+    rung = onnx()
+    step = rung.step
 
-    def broken(graph: str, feeds: Any) -> Any:
-        outputs = run(graph, feeds)
-        if graph == "denoise":
-            outputs["entropy"][0, 3] = np.nan
-        return outputs
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        out = step(*args, **kwargs)
+        out.entropy[3] = np.nan
+        return out
 
-    engine.run = broken  # type: ignore[method-assign]
-    figures = teacher.compare(engine, eager, [trajectory], SEED, quietly).figures(without)
-    assert figures["not_finite"] == len(trajectory.step) and figures["entropy_error"]["mean"] is None
+    rung.step = broken  # type: ignore[method-assign]
+    figures = forced_figures(rung, eager)
+    assert figures["not_finite"] == figures["steps"] and figures["entropy_error"]["mean"] is None
 
 
-def test_own_logits_belong_to_their_row(eager: Eager) -> None:
+def test_own_logits_belong_to_their_row(eager: TorchRung) -> None:
     """Of the artifact, replayed over two canvases: what its argmax and entropy were made from."""
     trajectory = eager.trajectory(micro.prompt(20), SEED, 32)
-    engine, _ = teacher.open_forced(Bundle.open(micro_bundle.bundle("onnx")), "onnx", 1)
-    assert isinstance(engine, LogitsEngine)
-    logits = OwnLogits(engine, SEED)
+    rung = onnx()
     for row in (0, 2, len(trajectory.step) - 1):
-        mine, reference = logits(trajectory, row), eager.logits(trajectory, row)
+        mine, reference = rung.logits(trajectory, row), eager.logits(trajectory, row)
         assert mine.shape == (micro.N, micro.VOCAB) and np.allclose(mine, reference, atol=1e-2)
         assert np.array_equal(mine.argmax(-1), trajectory.argmax[row])
+    rung.close()
 
 
-def test_the_bundle_is_not_touched(eager: Eager) -> None:
+def test_taps_of_a_graph_are_the_models_own(eager: TorchRung) -> None:
+    """Every tap of an encoded chunk and of a step, but for those that a chunk does not have."""
+    from dgemma.verify.metrics import relative_error
+    from dgemma.verify.rung import tap_order
+
+    trajectory = eager.trajectory(micro.prompt(20), SEED, 16)
+    tapped = onnx().tapped()
+    names = tap_order(micro.CONFIG)
+    for rung in (eager, tapped):
+        rung.reset()
+    a, b = (rung.extend(micro.prompt(20), taps=True) for rung in (eager, tapped))
+    assert [n for n in names if n in a and n in b] == [n for n in names if n not in ("conditioned", "logits")]
+    assert all(relative_error(a[n], b[n]) < 1e-5 for n in names if n in a)
+    words = np.zeros((2, micro.N), np.uint32)
+    soft = np.ones((micro.N, 32), np.float32)
+    x, y = (r.step(trajectory.canvas_in[0], soft, words, np.float32(0.7), taps=True) for r in (eager, tapped))
+    assert [n for n in names if n in x.taps and n in y.taps] == [n for n in names if n != "logits"] and y.logits is not None
+    assert all(relative_error(x.taps[n], y.taps[n]) < 1e-5 for n in names if n != "logits")
+    assert relative_error(x.taps["layers.0.q"], y.taps["layers.1.k"][:, :1].repeat(2, 1)[..., :16]) > 0.1
+    tapped.close()
+
+
+def test_the_bundle_is_not_touched() -> None:
     path = micro_bundle.bundle("onnx")
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
-    teacher.open_forced(Bundle.open(path), "onnx", 1)[0].prepare("denoise")
+    open_forced(Bundle.open(path), "onnx", 1, taps=True)[0].prepare("denoise")
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_a_bundle_without_logits_is_still_compared(eager: Eager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgemma.verify.logits.NAME", "elsewhere")
-    opened, without = teacher.open_forced(Bundle.open(micro_bundle.bundle("onnx")), "onnx", 1)
-    assert without is not None and "has no value 'elsewhere'" in without
-    figures = teacher.compare(opened, eager, [eager.trajectory(micro.prompt(9), SEED, 16)], SEED, quietly).figures(without)
+def test_a_bundle_without_logits_is_still_compared(eager: TorchRung, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgemma.verify.logits._UNIT", "elsewhere")
+    rung = onnx()
+    figures = forced_figures(rung, eager)
+    assert rung.without_logits is not None and "has neither logits nor tiles of them" in rung.without_logits
     assert figures["kl"] is None and figures["same_argmax"] == 1.0

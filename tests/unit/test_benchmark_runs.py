@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from fake_bundle import FakeEngine, write_bundle
 
-from dgemma.benchmarks import demo, evaluate, report, speed, startup
+from dgemma.benchmarks import demo, evaluate, report
+from dgemma.benchmarks.bench.pairs import GROUPS
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
 from dgemma.verify import same_tokens
@@ -43,14 +44,14 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
-    """Items of the speed groups' tasks; one answer in each is right."""
+    """Items of the tasks that bench groups; one answer in each is right."""
     from dgemma.runtime.tokenizer import load_tokenizer
 
     bundle = write_bundle(tmp_path / "for_tokenizer.dgemma")
     tokenizer = load_tokenizer(Bundle.open(bundle))
     assert tokenizer is not None
     right = tokenizer.decode(ANSWER)
-    names = dict.fromkeys(task for group in speed.GROUPS.values() for task in group)
+    names = dict.fromkeys(task for group in GROUPS.values() for task in group)
     items = [{"task": t, "prompt": f"say {i}", "answer": right if i == 0 else "-"} for t in names for i in range(2)]
     file = tmp_path / "tasks.jsonl"
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
@@ -69,26 +70,6 @@ def test_evaluate_writes_figures_of_both_decoders(toy: Loader, tasks: Path, tmp_
     assert pooled["autoregressive"]["mean_steps"] == len(ANSWER) + 1
     assert pooled["diffusion"]["mean_steps"] < len(ANSWER) / 2
     assert "all tasks (9)" in capsys.readouterr().out
-
-
-def test_speed_writes_ratios_and_ends_with_a_json_line(
-    toy: Loader, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    spread = {"q1": 0.1, "median": 0.1, "q3": 0.1, "n": 1}
-    monkeypatch.setattr(startup, "cold_load", lambda *_: dict.fromkeys(("import_s", "load_s", "graphs_s"), spread))
-    monkeypatch.setattr(startup, "help_seconds", lambda _: spread)
-    bundle, out = toy(), tmp_path / "speed.json"
-    options = ["--tasks", str(tasks), "--out", str(out), "--prompts", "1", "--repeats", "2", "--threads", "1"]
-    assert speed.run([str(bundle), *options]) == 0
-    result = json.loads(out.read_text())
-    group = result["groups"]["fills a canvas"]
-    assert group["pairs"] == 8
-    assert group["diffusion"]["tokens"]["median"] == len(ANSWER)
-    assert 0 < group["diffusion"]["engine_share"] < 1
-    assert 0 < result["host_loop"]["host_share"]["median"] < 1
-    printed = capsys.readouterr().out
-    assert printed.startswith("Cost model")
-    assert set(json.loads(printed.strip().splitlines()[-1])) == set(speed.GROUPS)
 
 
 def test_demo_shows_the_canvas_and_that_engines_agree(toy: Loader, capsys: Any) -> None:
@@ -116,17 +97,9 @@ def test_same_tokens_does_not_excuse_another_answer(toy: Loader, tasks: Path) ->
     assert same_tokens.run([str(bundle), "--prompts", str(tasks), "--count", "1", "--seeds", "1"]) == 1
 
 
-@pytest.mark.parametrize("run", [evaluate.run, speed.run, demo.run])
+@pytest.mark.parametrize("run", [evaluate.run, demo.run])
 def test_a_bad_bundle_is_one_line_and_status_2(run: Callable[[list[str]], int], tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as exit_:
         report.main(lambda: run([str(tmp_path / "absent")]))
     assert exit_.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-def test_help_is_timed_and_a_failing_process_is_told() -> None:
-    assert startup.help_seconds(1)["median"] > 0
-    from dgemma.core.errors import EngineError
-
-    with pytest.raises(EngineError, match="no such folder"):
-        startup.cold_load(Path("absent.dgemma"), "onnx", 1, 1)

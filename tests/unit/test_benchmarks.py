@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dgemma.benchmarks import costs, machine, report
+from dgemma.benchmarks import report
+from dgemma.benchmarks.bench.effort import Effort
+from dgemma.benchmarks.bench.pairs import GROUPS, Prompt, Sample, paired_runs
+from dgemma.benchmarks.bench.pairs import summarize as summarize_pairs
 from dgemma.benchmarks.evaluate import TASKS, Item, evaluate, read_items, summarize
-from dgemma.benchmarks.speed import GROUPS, Sample, paired_runs
-from dgemma.benchmarks.speed import summarize as summarize_speed
 from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
-from dgemma.core.config import ModelConfig
+from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.progress import progress
 
@@ -148,41 +149,54 @@ def test_the_committed_held_out_set_is_what_the_generator_writes() -> None:
 
 def sample(tokens: int, seconds: float, steps: int = 2) -> Sample:
     return Sample(
-        tokens=tokens, steps=steps, right=True, seconds=seconds, prefill_s=seconds / 4, denoise_s=seconds / 2,
+        tokens=tokens, steps=steps, canvases=2, right=True, seconds=seconds, prefill_s=seconds / 4, denoise_s=seconds / 2,
         engine_s=seconds * 0.9,
     )  # fmt: skip
 
 
-def test_paired_runs_alternate_and_drop_the_warm_up() -> None:
+TWICE = Effort(seconds=1, repeats=2)
+
+
+def test_paired_runs_take_turns_and_drop_the_warm_up() -> None:
     calls: list[str] = []
 
     def decoder(name: str, tokens: int) -> object:
-        def decode(item: Item) -> Sample:
-            calls.append(f"{name}{item.prompt[-1]}")
+        def decode(prompt: Prompt) -> Sample:
+            calls.append(f"{name}{prompt.given}")
             return sample(tokens, 1.0)
 
         return decode
 
     decoders = {"diffusion": decoder("d", 8), "autoregressive": decoder("a", 2)}
-    pairs = paired_runs(ITEMS[:2], decoders, 2, "test")  # type: ignore[arg-type]
-    assert calls == ["d0", "a0", "d0", "a0", "a1", "d1", "d0", "a0", "a1", "d1"]
-    assert len(pairs) == 4
+    given = {"long": [Prompt(given="0"), Prompt(given="1")], "short": [Prompt(given="x")]}
+    pairs = paired_runs(given, decoders, TWICE)  # type: ignore[arg-type]
+    warm_up, first, second = ["d0", "a0"], ["d0", "a0", "dx", "ax", "a1", "d1"], ["a0", "d0", "ax", "dx", "d1", "a1"]
+    assert calls == [*warm_up, *first, *second]
+    assert {group: len(done) for group, done in pairs.items()} == {"long": 4, "short": 2}
+
+
+def test_every_prompt_is_measured_when_the_time_is_over() -> None:
+    decoders = dict.fromkeys(("diffusion", "autoregressive"), lambda prompt: sample(2, 1.0))
+    given = {group: [Prompt(given="0"), Prompt(given="1")] for group in "ab"}
+    assert {group: len(done) for group, done in paired_runs(given, decoders, Effort(seconds=1e-9)).items()} == {"a": 2, "b": 2}
 
 
 def test_an_empty_answer_has_no_rate() -> None:
-    decoders = {"diffusion": lambda item: sample(0, 1.0), "autoregressive": lambda item: sample(2, 1.0)}
-    assert paired_runs(ITEMS[:2], decoders, 1, "test") == []
+    decoders = {"diffusion": lambda prompt: sample(0, 1.0), "autoregressive": lambda prompt: sample(2, 1.0)}
+    assert paired_runs({"a": [Prompt(given="0")]}, decoders, TWICE) == {"a": []}
 
 
 def test_ratios_are_taken_pair_by_pair() -> None:
     pairs = [{"diffusion": sample(60, s), "autoregressive": sample(60, 5 * s)} for s in (1.0, 2.0, 10.0)]
-    result = summarize_speed(pairs)
+    result = summarize_pairs(pairs)
     assert result["ratio"]["median"] == pytest.approx(5.0)
     assert result["total_ratio"] == pytest.approx(5.0)
     assert result["diffusion"]["tokens_per_forward"] == 30.0
     assert result["diffusion"]["host_share"]["median"] == pytest.approx(0.1)
     assert result["autoregressive"]["engine_share"] == pytest.approx(0.9)
     assert result["diffusion"]["step_ms"]["median"] == pytest.approx(500.0)
+    assert result["diffusion"]["first_canvas_ms"]["median"] == pytest.approx(1e3 * (2 / 4 + 2 / 2 / 2))
+    assert result["diffusion"]["steps_per_canvas"] == 1.0
     assert result["diffusion"]["decoding_tokens_per_s"]["median"] == pytest.approx(60 / 1.5)
     json.dumps(result, allow_nan=False)
 
@@ -192,31 +206,7 @@ def test_the_groups_are_tasks_of_the_held_out_set() -> None:
     assert {task for tasks in GROUPS.values() for task in tasks} <= present
 
 
-# ---- cost model, machine, output -------------------------------------------------------------------------------------
-
-CONFIG = ModelConfig(
-    vocab_size=10, hidden_size=8, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
-    global_num_kv_heads=1, global_head_dim=6, sliding_window=4, canvas_length=5,
-)  # fmt: skip
-
-
-def test_cost_model_counts_the_weights_of_the_real_model() -> None:
-    from dgemma.model.denoiser import Denoiser
-
-    matrices = sum(p.numel() for name, p in Denoiser(CONFIG).named_parameters() if p.ndim == 2)
-    assert costs.denoise(CONFIG, canvas=5, prefix=3).weight_bytes == 4 * matrices
-
-
-def test_attention_costs_see_the_window() -> None:
-    near, far = costs.attention(CONFIG, 5, 3), costs.attention(CONFIG, 5, 4)
-    assert far - near == 4 * 5 * 1 * 2 * 6  # only the full layer sees the fourth prefix token
-
-
-def test_ceilings_are_measured() -> None:
-    top = costs.ceilings(4, 8, 8, seconds=0.01)
-    assert 1e6 < top.operations_per_s < 1e15
-    assert 1e8 < top.bytes_per_s < 1e13
-    assert top.seconds(costs.decode(CONFIG, 3)) > 0
+# ---- machine, output -------------------------------------------------------------------------------------------------
 
 
 def test_machine_facts_are_plain_and_nameless() -> None:

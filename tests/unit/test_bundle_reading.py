@@ -13,7 +13,7 @@ import pytest
 from fake_bundle import write_bundle
 
 from dgemma.core.errors import BundleError, DgemmaError, TokenizerError
-from dgemma.core.manifest import MANIFEST, digest, list_files
+from dgemma.core.manifest import FORMAT_VERSION, MANIFEST, digest, list_files
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import load_tokenizer
@@ -107,8 +107,8 @@ def test_edited_values_without_a_new_digest(bundle: Path) -> None:
 
 
 def test_newer_version(bundle: Path) -> None:
-    edit(bundle, lambda values: values.update(format_version=2))
-    refused(bundle, "format version 2", "upgrade dgemma")
+    edit(bundle, lambda values: values.update(format_version=FORMAT_VERSION + 1))
+    refused(bundle, f"format version {FORMAT_VERSION + 1}", "upgrade dgemma")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 from fake_bundle import write_bundle
 
 from dgemma.cli import dispatch
+from dgemma.core.errors import UsageError
 from dgemma.core.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
 from dgemma.verify import golden, verdict
 
@@ -44,10 +45,14 @@ def micro_copy(tmp_path: Path) -> Iterator[Path]:
     yield Path(shutil.copytree(micro_bundle.bundle("onnx"), tmp_path / "micro.dgemma"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, status: int = 2) -> None:
+def refused(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, after: str = "") -> None:
+    """One line; `after` a first one that starts so."""
     capsys.readouterr()
-    assert dispatch(["verify", *args]) == status
+    assert dispatch(["verify", *args]) == 2
     out, err = capsys.readouterr()
+    if after:
+        assert err.startswith(after)
+        err = err.split("\n", 1)[1]
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (out, err)
     for text in says:
         assert text in err
@@ -56,13 +61,15 @@ def refused(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, sta
 def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["verify", str(bundle)]) == 0
     out, err = capsys.readouterr()
-    assert "2 of 2 golden trajectories equal" in out and "PASSED  toy.dgemma on onnx" in out
-    assert err.splitlines()[-1] == "golden replay, onnx: 2/2"
+    assert "onnx: 3 of 3 golden trajectories equal" in out and "onnx: 3 of 3 fused generations equal" in out
+    assert "not there: torch (needs --checkpoint)" in out
+    assert "PASSED  toy.dgemma: 1 rungs, 3 golden prompts: onnx" in out
+    assert err.splitlines()[-1] == "generations, onnx: 3/3"
     values, problem = verdict.read(bundle)
     _, digest = read_manifest(bundle)
     assert problem is None and values is not None
-    assert values["digest"] == digest and values["passed"] and set(values["golden"]) == {"onnx"}
-    assert {"date", "tools", "machine"} <= set(values["golden"]["onnx"])
+    assert values["digest"] == digest and values["passed"] and set(values["ladder"]) == {"onnx"}
+    assert {"date", "tools", "machine"} <= set(values["ladder"]["onnx"])
 
 
 def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
@@ -71,11 +78,12 @@ def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
     toy["answer"] = [201, *ANSWER[1:]]
     assert dispatch(["verify", str(bundle)]) == 1
     out, _ = capsys.readouterr()
-    assert "0 of 2 golden trajectories equal" in out
-    assert "MISSED  toy.dgemma on onnx: golden differences that are no near-tie 2 (limit 0)" in out
+    assert "0 of 3 golden trajectories equal" in out
+    assert "MISSED  toy.dgemma: onnx: golden differences that are no near-tie 3 (limit 0)" in out
+    assert "run 0 canvas 0 step 6: recorded: argmax (loop) is the first to differ" in out
     assert dispatch(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
-    assert "verdict       FAILED" in shown and "no near-tie: 2 (limit 0)  MISSED" in shown
+    assert "verdict       FAILED" in shown and "no near-tie: 3 (limit 0)  MISSED" in shown
 
 
 def test_json_is_what_the_file_says(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,18 +129,17 @@ def test_a_verdict_that_cannot_be_kept_is_still_given(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--reference", "tpu"], ("--reference tpu", "torch")),
+        (["--reference", "tpu"], ("--reference tpu", "--checkpoint")),
+        (["--golden-only"], ("--golden-only", "--checkpoint")),
+        (["--write-golden", "g.npz"], ("--write-golden", "--checkpoint")),
+        (["--checkpoint", "{tmp}", "--golden-only", "--count", "3"], ("--count", "--golden-only")),
         (["--reference", "jax"], ("--reference 'jax'", "choose torch or tpu")),
         (["--count", "3"], ("--count", "--checkpoint")),
         (["--prompts", "x.jsonl"], ("--prompts", "--checkpoint")),
-        (["--force"], ("--force", "--checkpoint")),
         (["--compare", "verify.json"], ("--compare", "--report")),
         (["--report", "no/such/folder"], ("--report", "does not exist")),
-        (["--report", "{tmp}"], ("--report", "--checkpoint")),
         (["--threads", "0"], ("threads",)),
         (["--checkpoint", "{tmp}/none"], ("no such folder",)),
-        (["--checkpoint", "{tmp}/none", "--count", "0"], ("--count 0",)),
-        (["--checkpoint", "{tmp}/none", "--prompts", "none.jsonl"], ("none.jsonl", "cannot be read")),
     ],
 )
 def test_options_that_cannot_be_meant(
@@ -162,41 +169,73 @@ def test_a_float_artifact_passes_against_its_checkpoint(micro_copy: Path, capsys
     found = values["float"]["onnx"]
     assert found["checkpoint"]["same"] and set(found["checkpoint"]["files"]) >= {"config.json", "model.safetensors"}
     assert found["free"]["exact_match"] is None and found["teacher"]["kl"]["max"] < 1e-7
-    assert dispatch(["verify", str(micro_copy)]) == 0  # the replay joins the comparison
+    rungs = ["reference bfloat16", "reference float32", "torch", "onnx"]
+    assert list(values["ladder"]) == rungs and "PASSED  micro.dgemma: 4 rungs, 4 golden prompts" in out
+    assert dispatch(["verify", str(micro_copy)]) == 0  # the ladder is replaced, the comparison is kept
     both, _ = verdict.read(micro_copy)
-    assert both is not None and both["float"] == values["float"] and both["golden"]["onnx"]["passed"]
+    assert both is not None and both["float"] == values["float"] and list(both["ladder"]) == ["onnx"]
 
 
-def test_another_checkpoint_is_refused_and_with_force_compared_and_said_so(
+def test_another_checkpoint_is_compared_and_said_so(
     micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     other = micro.save(tmp_path / "other", seed=1)
     args = [str(micro_copy), "--checkpoint", str(other), "--count", "4", "--threads", "1"]
-    refused(capsys, args, "model.safetensors is not the file that the bundle was made from", "--force")
-    assert dispatch(["verify", *args, "--force"]) in (0, 1)
-    out, _ = capsys.readouterr()
+    assert dispatch(["verify", *args]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("warning: ") == 1 and "model.safetensors is not the file that the bundle was made from" in err
     assert "other is NOT the checkpoint that this bundle was made from" in out
+    assert "MISSED  micro.dgemma: onnx against torch" in out and "embedded (encode) is the first to differ" in out
     values, _ = verdict.read(micro_copy)
     assert values is not None
     found = values["float"]["onnx"]
-    assert found["forced"] and not found["checkpoint"]["same"]
+    assert found["other_checkpoint"] and not found["checkpoint"]["same"]
     assert found["free"]["equal_trajectories"] == 0 and found["teacher"]["kl"]["mean"] > 0.1
     assert dispatch(["inspect", str(micro_copy)]) == 0
     assert "another checkpoint than the bundle's" in capsys.readouterr().out
 
 
+def test_what_is_asked_of_many_prompts_is_checked(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint())]
+    refused(capsys, [*args, "--count", "0"], "--count 0")
+    refused(capsys, [*args, "--prompts", "none.jsonl"], "none.jsonl", "cannot be read")
+
+
+def test_the_reference_writes_golden_trajectories_that_agree(
+    micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import numpy as np
+
+    args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint())]
+    assert dispatch([*args, "--write-golden", str(tmp_path / "golden.npz")]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs" in out and "agrees with 4 trajectories of the float model" in out
+    with np.load(tmp_path / "golden.npz") as archive:
+        made = json.loads(archive["made"].tobytes())
+        assert made["rung"] == "reference float32" and made["canvas_length"] == micro.N and "jax" in made["versions"]
+        assert archive["seeds"].tolist() == [golden.SEED + i for i in range(4)]
+        assert archive["reference_3_argmax"].shape[1] == micro.N
+    refused(capsys, [*args[1:], "--write-golden", str(tmp_path / "no" / "golden.npz")], "--write-golden", "does not exist")
+
+
+def test_many_prompts_against_the_reference(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--reference", "tpu", "--count", "2"]
+    dispatch([*args, "--threads", "1"])  # bfloat16 of random weights may miss the gate of a trained model
+    assert "against float micro in tpu, 2 prompts" in capsys.readouterr().out
+    values, _ = verdict.read(micro_copy)
+    assert values is not None and values["float"]["onnx"]["reference"] == "tpu"
+    assert 1e-8 < values["float"]["onnx"]["teacher"]["kl"]["mean"] < 0.1
+
+
 def test_checkpoints_that_cannot_be_compared(micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     quantized = Path(shutil.copytree(micro_bundle.checkpoint(), tmp_path / "quantized"))
     (quantized / "quantization.json").write_text("{}")
-    refused(capsys, [str(micro_copy), "--checkpoint", str(quantized), "--force"], "is a quantized checkpoint")
+    refused(capsys, [str(micro_copy), "--checkpoint", str(quantized), "--count", "1"], "is a quantized checkpoint")
     shape = micro.save(tmp_path / "shape", replace(micro.CONFIG, num_kv_heads=1))
-    refused(capsys, [str(micro_copy), "--checkpoint", str(shape), "--force"], "kv heads", "bundle's shape")
+    refused(capsys, [str(micro_copy), "--checkpoint", str(shape)], "kv heads", "bundle's shape")
     missing = Path(shutil.copytree(micro_bundle.checkpoint(), tmp_path / "missing"))
     (missing / "model.safetensors").unlink()
-    refused(capsys, [str(micro_copy), "--checkpoint", str(missing)], "model.safetensors is missing")
-    refused(capsys, [str(micro_copy), "--checkpoint", str(missing), "--prompts", "p.jsonl"], "has no chat template")
-    relist(micro_copy, provenance={"shape_of": "2b", "random_weights": 5})
-    refused(capsys, [str(micro_copy), "--checkpoint", str(quantized.parent / "shape")], "random weights of shape 2b, seed 5")
+    refused(capsys, [str(micro_copy), "--checkpoint", str(missing)], "model.safetensors: is missing", after="warning: ")
 
 
 def test_a_miss_against_float_names_its_figure(
@@ -221,8 +260,10 @@ def test_random_weights_are_made_again(tmp_path: Path, capsys: pytest.CaptureFix
 
     manifest, _ = read_manifest(micro_bundle.bundle("onnx"))
     made = replace(manifest, provenance={"shape_of": "2b", "random_weights": 5})
-    eager, facts = origin.load(made, "2b", force=False)
-    assert facts["same"] and "seed 5" in facts["name"] and eager.model.config.canvas_length == micro.N
+    eager, facts = origin.load(made, "2b")
+    assert facts["same"] and "seed 5" in facts["name"] and eager.config.canvas_length == micro.N
+    with pytest.raises(UsageError, match="made by torch alone"):
+        origin.load(made, "2b", "tpu")
 
 
 def test_a_replay_needs_no_torch(bundle: Path) -> None:
@@ -253,5 +294,5 @@ def test_tiny_end_to_end(tmp_path: Path, repo_root: Path, capsys: pytest.Capture
     assert min(exact["value"] for exact in found["free"]["exact_match"].values()) > 0.85
     assert 0 < found["teacher"]["kl"]["mean"] < 1e-3 and found["teacher"]["same_argmax"] > 0.999
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
-        "agreement-onnx.png", "entropy-onnx.png", "accuracy.png", "report.html",
+        "ladder.png", "agreement-onnx.png", "entropy-onnx.png", "accuracy.png", "report.html",
     }  # fmt: skip

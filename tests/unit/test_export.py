@@ -86,7 +86,7 @@ def test_weights_are_stored_once_and_beside_the_graphs() -> None:
                 assert held["location"] == weights.FILE
                 offset, length = int(held["offset"]), int(held["length"])
                 assert offset % weights.ALIGNMENT == 0 and places.setdefault(offset, length) == length
-    assert sum(places.values()) <= FLOAT_BYTES
+    assert sum(places.values()) <= FLOAT_BYTES + 8192  # and indices of blocks and ids
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_the_command_line_prints_stages_and_nothing_else(tmp_path: Path, repo_ro
     environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
     done = subprocess.run([sys.executable, "-m", "dgemma.cli", *arguments], env=environment, capture_output=True, text=True)
     stages = [line.split(" s  ", 1)[-1] for line in done.stderr.splitlines()]
-    pieces = ("embed", "condition", "stack", "head", "sample", "graphs")
+    pieces = ("embed", "condition", "stack", "head", "graphs")
     assert stages == ["load", *(f"onnx: {piece}" for piece in pieces), "golden"]
     assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
     assert read_manifest(out)[0].context == 32  # the golden prompts are cut to fit

@@ -30,7 +30,7 @@ def loaded(statement: str, root: Path) -> set[str]:
         "from dgemma import Session, DgemmaError",
         "import dgemma.cli",
         "import dgemma.core.config, dgemma.core.manifest, dgemma.core.noise, dgemma.core.trajectory",
-        "import dgemma.benchmarks.evaluate, dgemma.benchmarks.speed, dgemma.benchmarks.demo",
+        "import dgemma.benchmarks.evaluate, dgemma.benchmarks.bench.run, dgemma.benchmarks.demo",
     ],
 )
 def test_import_loads_nothing_heavy(statement: str, repo_root: Path) -> None:

@@ -14,15 +14,9 @@ from dgemma.core.errors import UsageError
 from dgemma.core.noise import step_words, uniform_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
-from dgemma.verify.eager import Eager
-from dgemma.verify.same_tokens import (
-    Difference,
-    Report,
-    accept_margin,
-    first_difference,
-    read_prompts,
-    sample_margin,
-)
+from dgemma.verify.difference import Difference, accept_margin, first_difference, sample_margin
+from dgemma.verify.same_tokens import Report, read_prompts
+from dgemma.verify.torch_rung import TorchRung
 
 CONFIG = ModelConfig(
     vocab_size=300, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
@@ -32,18 +26,18 @@ SAMPLER = SamplerConfig(steps=4, entropy_bound=8.0)
 
 
 @pytest.fixture(scope="module")
-def eager(tmp_path_factory: pytest.TempPathFactory) -> Eager:
+def eager(tmp_path_factory: pytest.TempPathFactory) -> TorchRung:
     from dgemma.model.checkpoint import random_weights, save
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     model = random_weights(CONFIG, 3)
     model.embed_tokens.weight.data *= 20
     save(folder, model, SAMPLER)
-    return Eager(folder, SAMPLER, CONFIG.canvas_length)
+    return TorchRung(folder, SAMPLER, CONFIG.canvas_length)
 
 
 @pytest.fixture(scope="module")
-def trajectory(eager: Eager) -> Trajectory:
+def trajectory(eager: TorchRung) -> Trajectory:
     """Two canvases."""
     return eager.trajectory([5, 6, 7, 8, 9, 10, 11, 12], seed=1, max_new_tokens=12)
 
@@ -62,7 +56,7 @@ def test_equal_trajectories_have_no_difference(trajectory: Trajectory) -> None:
     assert first_difference(trajectory, trajectory, SAMPLER, seed=1) is None
 
 
-def test_eager_logits_belong_to_their_row_on_every_canvas(eager: Eager, trajectory: Trajectory) -> None:
+def test_eager_logits_belong_to_their_row_on_every_canvas(eager: TorchRung, trajectory: Trajectory) -> None:
     assert set(trajectory.canvas_index.tolist()) == {0, 1}
     for row in range(len(trajectory.step)):
         logits = eager.logits(trajectory, row)
@@ -72,7 +66,7 @@ def test_eager_logits_belong_to_their_row_on_every_canvas(eager: Eager, trajecto
         assert np.allclose(-(p * np.log(p + 1e-30)).sum(-1), trajectory.entropy[row], atol=1e-4)
 
 
-def test_sampled_tokens_lie_in_their_interval_and_others_do_not(eager: Eager, trajectory: Trajectory) -> None:
+def test_sampled_tokens_lie_in_their_interval_and_others_do_not(eager: TorchRung, trajectory: Trajectory) -> None:
     row = int(np.flatnonzero(trajectory.accepted.any(-1))[0])
     position = int(np.flatnonzero(trajectory.accepted[row])[0])
     token = int(trajectory.canvas_out[row, position])
@@ -86,7 +80,7 @@ def test_sampled_tokens_lie_in_their_interval_and_others_do_not(eager: Eager, tr
     assert sample_margin(logits, token, u) <= (running[token] - (running[token - 1] if token else 0)) / 2
 
 
-def test_an_argmax_flip_is_measured_in_logits(eager: Eager, trajectory: Trajectory) -> None:
+def test_an_argmax_flip_is_measured_in_logits(eager: TorchRung, trajectory: Trajectory) -> None:
     other = changed(trajectory, argmax=flip(trajectory.argmax, 1, 3))
     found = first_difference(trajectory, other, SAMPLER, seed=1, logits=eager.logits)
     assert found is not None
@@ -141,7 +135,7 @@ def test_a_decision_flips_at_its_accept_margin_and_not_before(seed: int) -> None
             assert (own or total) == flips
 
 
-def test_a_flipped_sample_needs_acceptance_and_logits(eager: Eager, trajectory: Trajectory) -> None:
+def test_a_flipped_sample_needs_acceptance_and_logits(eager: TorchRung, trajectory: Trajectory) -> None:
     row = int(np.flatnonzero(trajectory.accepted.any(-1))[0])
     position = int(np.flatnonzero(trajectory.accepted[row])[0])
     other = changed(trajectory, canvas_out=flip(trajectory.canvas_out, row, position))
@@ -182,13 +176,16 @@ def test_the_report_counts_and_does_not_excuse_wide_margins() -> None:
         return Difference(row=0, canvas=0, step=4, rule="accept", position=1, margin=margin, entropy_error=1e-6)
 
     report = Report(first="onnx/host")
-    report.add("torch", "p", 0, None, True, 1)
-    report.add("torch", "p", 1, difference(1e-6), True, 1)
-    report.add("torch", "p", 2, difference(0.5), False, 2)
-    report.add("torch", "p", 3, difference(None), False, 1)
+    report.add("torch", "p", 0, None, True, 1, 3)
+    report.add("torch", "p", 1, difference(1e-6), True, 1, 2)
+    report.add("torch", "p", 2, difference(0.5), False, 2, 4)
+    report.add("torch", "p", 3, difference(None), False, 1, 2)
+    assert report.steps == {"torch": 11}
     assert (report.compared, report.equal, report.same_tokens) == ({"torch": 4}, {"torch": 1}, {"torch": 2})
     assert (report.canvases, report.equal_canvases) == ({"torch": 5}, {"torch": 1})
     assert report.unexplained == 2
+    report.rounded = ["torch"]
+    assert report.unexplained == 0
     assert report.to_dict()["differences"][0]["near_tie"] is True
 
 

@@ -75,16 +75,16 @@ def values(passed: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path) -> None:
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values()))
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "float", values(False)))
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"float": values(False)}))
     found, problem = verdict.read(tmp_path)
     assert problem is None and found is not None
-    assert list(found) == ["format", "digest", "passed", "float", "golden"] and found["passed"] is False
+    assert list(found) == ["format", "digest", "passed", "float", "ladder"] and found["passed"] is False
     lines = verdict.lines(found, DIGEST)
     assert lines[0] == "verdict       FAILED"
     assert "    step inflation: 2 (limit 1.02)  MISSED" in lines
-    assert verdict.merged(tmp_path, "cd" * 32, "golden", values()) == {
-        "format": 1, "digest": "cd" * 32, "passed": True, "golden": values(),
+    assert verdict.merged(tmp_path, "cd" * 32, {"ladder": values()}) == {
+        "format": 1, "digest": "cd" * 32, "passed": True, "ladder": values(),
     }  # fmt: skip
     assert "for another bundle" in verdict.lines(found, "cd" * 32)[0] and len(verdict.lines(found, "cd" * 32)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["verify.json"]
@@ -95,7 +95,7 @@ def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path
     [
         b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1}', b'{"format": "1", "digest": "a", "passed": true}',
         b'{"format": 1, "digest": 3, "passed": true}', b'{"format": 1, "digest": "a", "passed": 1}',
-        b'{"format": 1, "digest": "a", "passed": true, "golden": []}',
+        b'{"format": 1, "digest": "a", "passed": true, "ladder": []}',
         b'{"format": 1, "digest": "a", "passed": true, "float": {"onnx": {}}}', b"[" * 100_000,
     ],
 )  # fmt: skip
@@ -103,14 +103,14 @@ def test_a_damaged_file_is_said_to_be_so(tmp_path: Path, content: bytes) -> None
     (tmp_path / verdict.FILE).write_bytes(content)
     found, problem = verdict.read(tmp_path)
     assert found is None and problem is not None and "damaged" in problem and "\n" not in problem
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values()))  # and replaced by the next verdict
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))  # and replaced by the next verdict
     assert verdict.read(tmp_path)[1] is None
 
 
 def test_odd_but_well_formed_values_do_not_trip_readers(tmp_path: Path) -> None:
     for section in ({"passed": True}, {"passed": True, "checks": 3}, {"passed": True, "checks": [None, {}], "prompts": []}):
         (tmp_path / verdict.FILE).write_text(
-            json.dumps({"format": 1, "digest": DIGEST, "passed": True, "golden": {"onnx": section}})
+            json.dumps({"format": 1, "digest": DIGEST, "passed": True, "ladder": {"onnx": section}})
         )
         found, _ = verdict.read(tmp_path)
         assert found is not None and verdict.lines(found, DIGEST)
@@ -130,7 +130,7 @@ def test_links_and_folders_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values()))
+    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))
     before = (tmp_path / verdict.FILE).read_bytes()
 
     def full(*args: Any) -> None:
@@ -138,7 +138,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UsageError, match="No space left"):
-        verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, "golden", values(False)))
+        verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values(False)}))
     assert (tmp_path / verdict.FILE).read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

@@ -16,17 +16,17 @@ import pytest
 from dgemma.core.errors import UsageError
 from dgemma.core.trajectory import Trajectory
 from dgemma.verify import free, gate, report, teacher, verdict, words
-from dgemma.verify.eager import Eager
+from dgemma.verify.difference import Difference
 from dgemma.verify.pictures import _spread
 from dgemma.verify.prompts import Item
-from dgemma.verify.same_tokens import Difference
+from dgemma.verify.torch_rung import TorchRung
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
 def trajectory() -> Trajectory:
-    return Eager(micro.model(), micro.POLICY, micro.N).trajectory(micro.prompt(9), 0, 16)
+    return TorchRung(micro.model(), micro.POLICY, micro.N).trajectory(micro.prompt(9), 0, 16)
 
 
 def made_up(trajectory: Trajectory, right: dict[str, int], steps: dict[str, int], n: int = 10) -> list[free.Run]:
@@ -62,7 +62,10 @@ def step(index: int, kl: float | None = 1e-4) -> teacher.Step:
     same = np.array([True] * 15 + [index != 2])
     errors = np.linspace(1e-5, 1e-2 * index, 16)
     kls = None if kl is None else np.full(16, kl)
-    return teacher.Step(index=index, same=same, jaccard=0.98, entropy_error=errors, kl=kls, gaps=np.full(int(index == 2), 0.03))
+    return teacher.Step(
+        place=teacher.Place(run=0, row=index - 1), index=index, same=same, canvas=same, jaccard=0.98, entropy_error=errors,
+        kl=kls, gaps=np.full(int(index == 2), 0.03), logits_error=None if kl is None else 1e-3, soft_error=1e-2,
+    )  # fmt: skip
 
 
 def figures(trajectory: Trajectory, *, kl: float | None = 1e-4, recipe: str = "w8", answers: bool = True) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def figures(trajectory: Trajectory, *, kl: float | None = 1e-4, recipe: str = "w
     checks = gate.judge(recipe, ran, fed)
     return {
         "date": "2026-01-02", "tools": {"dgemma": "0"}, "machine": "x86_64", "recipe": recipe, "reference": "torch",
-        "checkpoint": {"name": "tiny", "files": {"config.json": "ab" * 32}, "same": True}, "forced": False,
+        "checkpoint": {"name": "tiny", "files": {"config.json": "ab" * 32}, "same": True}, "other_checkpoint": False,
         "prompts": {"file": "p.jsonl", "count": 10}, "max_steps": 16, "checks": [c.to_dict() for c in checks],
         "passed": all(c.passed for c in checks), "free": ran, "teacher": fed,
     }  # fmt: skip
@@ -169,14 +172,14 @@ def test_comparisons_are_read_from_files_or_bundles_and_damage_is_named(trajecto
     found = {"onnx": figures(trajectory)}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        verdict.write(tmp_path / name, verdict.merged(tmp_path / name, "ab" * 32, "float", found))
+        verdict.write(tmp_path / name, verdict.merged(tmp_path / name, "ab" * 32, {"float": found}))
     others = report.read_others([tmp_path / "one", tmp_path / "two" / "verify.json"])
     assert list(others) == ["w8, onnx", f"w8, onnx, {tmp_path / 'two' / 'verify.json'}"]
     with pytest.raises(UsageError, match="holds no comparison"):
         report.read_others([tmp_path / "none.json"])
     broken = copy.deepcopy(found)
     del broken["onnx"]["free"]["exact_match"]["float"]["low"]
-    verdict.write(tmp_path / "one", verdict.merged(tmp_path / "one", "cd" * 32, "float", broken))
+    verdict.write(tmp_path / "one", verdict.merged(tmp_path / "one", "cd" * 32, {"float": broken}))
     with pytest.raises(UsageError, match="is damaged"):
         report.read_others([tmp_path / "one" / "verify.json"])
 

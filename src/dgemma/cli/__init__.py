@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
@@ -20,6 +21,7 @@ COMMANDS = {
     "chat": ("dgemma.cli.chat", "Talk to a bundle, turn by turn."),
     "inspect": ("dgemma.cli.inspect", "Check a bundle's files and show what is in it."),
     "verify": ("dgemma.cli.verify", "Compare a bundle with its golden trajectories or with the float model."),
+    "bench": ("dgemma.cli.bench", "Measure a bundle: speed, memory and load time, against what the machine can do."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
@@ -38,7 +40,9 @@ def dispatch(argv: list[str]) -> int:
         if getattr(sys, stream) is None:  # closed by whoever started this process
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        return _dispatch(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line(warnings.showwarning)
+            return _dispatch(argv)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except (OSError, MemoryError) as error:
@@ -119,6 +123,20 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return "out of memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+
+
+def _one_line(others: Callable[..., None]) -> Callable[..., None]:
+    """Shows our warnings as one line without the place in the code, and leaves those of libraries to `others`."""
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        from dgemma.core.errors import DgemmaWarning
+
+        if isinstance(message, DgemmaWarning):
+            print("warning: " + " ".join(str(message).split()), file=sys.stderr)
+        else:
+            others(message, *where, **more)
+
+    return show
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> int:

@@ -30,22 +30,27 @@ def run(
     context: Annotated[int | None, typer.Option("--context", help="All positions: prompt, committed and canvas.")] = None,
     random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
     calibration: Annotated[Path | None, typer.Option("--calibration", help="Prompts (.jsonl) for a recipe with gptq.")] = None,
+    soft: Annotated[
+        str | None, typer.Option("--soft", help="Soft embedding of all ids (exact), or of the K likeliest (topk:K).")
+    ] = None,
     large_golden: Annotated[
         bool, typer.Option("--golden", help="Golden trajectories of a large model too, artifact and float: takes long.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
     from dgemma.export import pipeline, request
+    from dgemma.export.estimate import Estimate, TimeLeft
     from dgemma.export.quiet import quiet
     from dgemma.quantize.store import is_store
 
     engines = request.engines_of(engine)
     options: dict[str, Any] = {
         "recipe": recipe, "steps": steps, "canvas": canvas, "context": context, "random_weights": random_weights,
-        "calibration": calibration,
+        "calibration": calibration, "soft": soft,
     }  # fmt: skip
+    estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
     if dry_run:
-        print("\n".join(request.plan(request.check(checkpoint, engines=engines, **options), checkpoint, engines)))
+        print("\n".join(estimate.lines(checkpoint)))
         return 0
 
     def golden(stage: Path) -> None:
@@ -59,6 +64,7 @@ def run(
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
     with quiet(), stages() as say:
-        pipeline.export_bundle(checkpoint, out, engines=engines, progress=say, finish=golden, **options)
+        progress = TimeLeft(estimate, say)
+        pipeline.export_bundle(checkpoint, out, engines=engines, progress=progress, finish=golden, **options)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
     return 0

@@ -9,7 +9,9 @@ import typer
 
 from dgemma.cli.run import BundleArgument
 from dgemma.core.manifest import GraphSpec, TensorSpec
+from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import executorch
 from dgemma.verify import verdict
 
 
@@ -21,9 +23,11 @@ def run(
     if as_json:
         total = sum(entry.size for entry in opened.manifest.files.values())
         found, problem = verdict.read(opened.path)
-        more = {"verified": True, "total_bytes": total, "verify": found, "verify_problem": problem}
+        kept = [{"path": str(path), "bytes": size, "sound": sound} for path, size, sound in cache.held(opened.digest)]
+        more = {"verified": True, "total_bytes": total, "cache": kept, "verify": found, "verify_problem": problem}
         if found is not None and found["digest"] != opened.digest:
             more |= {"verify": None, "verify_problem": f"{verdict.FILE} is for digest {found['digest']}"}
+        more["executorch_variant"] = executorch.variant()
         print(json.dumps({**opened.manifest.to_dict(), **more}, ensure_ascii=False))
     else:
         print("\n".join(summary(opened)))
@@ -51,12 +55,18 @@ def summary(bundle: Bundle) -> list[str]:
     ):  # fmt: skip
         lines += _section(name, values)
     for engine, graphs in manifest.graphs.items():
-        lines.append(f"{engine} (needs {manifest.engines.get(engine, 'any version')} or newer)")
+        here = f"; here: {executorch.variant()}" if engine == "executorch" else ""
+        lines.append(f"{engine} (needs {manifest.engines.get(engine, 'any version')} or newer{here})")
         for name, spec in graphs.items():
             lines += _graph(name, spec)
     lines.append("files")
     lines += [f"  {entry.size:>12,}  {name}" for name, entry in manifest.files.items()]
     lines.append(f"  {sum(e.size for e in manifest.files.values()):>12,}  in all, bytes")
+    lines.append(f"packed weights kept on this machine{'' if cache.enabled() else ' (DGEMMA_CACHE is off)'}")
+    kept = cache.held(bundle.digest)
+    for path, size, sound in kept:
+        lines.append(f"  {size:>12,}  {path}{'' if sound else ' (damaged; made again when it is needed)'}")
+    lines += [] if kept else ["  none"]
     return lines
 
 

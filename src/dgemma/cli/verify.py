@@ -1,4 +1,4 @@
-"""`dgemma verify`: a bundle against its golden trajectories, or against the float checkpoint it was made from."""
+"""`dgemma verify`: the ladder over a bundle's golden prompts, and the gate: many prompts against the float checkpoint."""
 
 from __future__ import annotations
 
@@ -15,44 +15,62 @@ from dgemma.core.progress import progress
 from dgemma.verify import verdict
 
 OK, MISSED, NOT_KEPT = 0, 1, 2
+Sections = dict[str, dict[str, dict[str, Any]]]
 
 
 def run(
     bundle: BundleArgument,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="The float checkpoint to compare with.")] = None,
-    reference: Annotated[str, typer.Option("--reference", help="What runs the checkpoint: torch or tpu.")] = "torch",
+    reference: Annotated[
+        str, typer.Option("--reference", help="What the many prompts are compared with: torch, or tpu (JAX, bfloat16).")
+    ] = "torch",
     engine: EngineOption = None,
+    golden_only: Annotated[bool, typer.Option("--golden-only", help="The golden prompts alone, not the many.")] = False,
+    write_golden: Annotated[
+        Path | None, typer.Option("--write-golden", metavar="FILE", help="Write the reference's trajectories, and stop.")
+    ] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Draw the figures, as PNG and HTML.")] = None,
     compare: Annotated[list[Path] | None, typer.Option("--compare", help="Another bundle's verify.json to draw too.")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="JSONL with prompt, task, answer.")] = None,
     count: Annotated[int | None, typer.Option("--count", help="How many prompts, evenly over the tasks.")] = None,
     threads: ThreadsOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare with a checkpoint that is not the bundle's.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what verify.json says.")] = False,
 ) -> int:
-    _check_options(checkpoint, reference, report, compare, {"--prompts": prompts, "--count": count, "--force": force or None})
+    with_checkpoint = {
+        "--prompts": prompts, "--count": count, "--golden-only": golden_only or None, "--write-golden": write_golden,
+    }  # fmt: skip
+    _check_options(checkpoint, reference, report, compare, with_checkpoint)
+    if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
+        raise UsageError(f"{given[0]} is for the many prompts, which --golden-only leaves out; give one of them")
     others = _others(report, compare)
-    if checkpoint is None:
-        section, digest, found = _replay(bundle, engine, threads, report)
-    else:
-        from dgemma.verify.against_float import Request
-        from dgemma.verify.against_float import compare as against_float
+    _warn_of_another(bundle, checkpoint)
+    if write_golden is not None:
+        assert checkpoint is not None
+        return _write_golden(bundle, checkpoint, write_golden)
+    from dgemma.verify.against_float import Request
+    from dgemma.verify.against_float import compare as against_float
 
-        request = Request(
-            bundle=bundle, checkpoint=checkpoint, engine=engine, prompts=prompts, count=count, threads=threads, force=force
-        )
-        section, (digest, found) = "float", against_float(request, progress)
-    values = verdict.merged(bundle, digest, section, found)
-    passed = all(v["passed"] for v in found.values())
+    many = None
+    if checkpoint is not None and not golden_only:
+        many = Request(
+            bundle=bundle, checkpoint=checkpoint, reference=reference, engine=engine, prompts=prompts, count=count,
+            threads=threads,
+        )  # fmt: skip
+    digest, found = _ladder(bundle, checkpoint, engine, threads)
+    if many is not None:
+        digest, found["float"] = against_float(many, progress)
+    values = verdict.merged(bundle, digest, found)
+    passed = all(v["passed"] for section in found.values() for v in section.values())
     if as_json:
         print(json.dumps(values, ensure_ascii=False, allow_nan=False))
     else:
         from dgemma.verify.words import describe
 
-        print("\n".join(describe(bundle.resolve().name, section, found)))
+        for section, figures in found.items():
+            print("\n".join(describe(bundle.resolve().name, section, figures)))
     status = _keep(bundle, values, OK if passed else MISSED)
     if report is not None:
-        _draw(report, bundle, values["float"], others)
+        _draw(report, bundle, values, others)
     return status
 
 
@@ -61,10 +79,15 @@ def _check_options(
 ) -> None:
     if reference not in ("torch", "tpu"):
         raise UsageError(f"--reference {reference!r} is unknown; choose torch or tpu")
-    if reference == "tpu":
-        raise UsageError("--reference tpu: comparing with the JAX reference is not built yet; use --reference torch")
     if checkpoint is None and (given := [name for name, value in with_checkpoint.items() if value is not None]):
         raise UsageError(f"{given[0]} is for the comparison with a float checkpoint; give --checkpoint as well")
+    if checkpoint is None and reference == "tpu":
+        raise UsageError("--reference tpu runs a float checkpoint; give --checkpoint as well")
+    if reference == "tpu":
+        from importlib.util import find_spec
+
+        if find_spec("jax") is None:
+            raise UsageError("--reference tpu needs package 'jax'; pip install 'dgemma[reference]'")
     if compare and report is None:
         raise UsageError("--compare is for the report; give --report DIR as well")
 
@@ -79,25 +102,50 @@ def _others(report: Path | None, compare: list[Path] | None) -> dict[str, dict[s
     return read_others(compare or [])
 
 
-def _replay(bundle: Path, engine: str | None, threads: int | None, report: Path | None) -> tuple[str, str, dict[str, Any]]:
+def _warn_of_another(bundle: Path, checkpoint: str | None) -> None:
+    """A checkpoint that the bundle was not made from is compared all the same: the numbers will tell."""
+    if checkpoint is None:
+        return
     from dgemma.core.manifest import read_manifest
-    from dgemma.runtime.engines import ENGINES, installed_version
-    from dgemma.verify.replay import replay
+    from dgemma.verify import origin
+
+    manifest, _ = read_manifest(bundle, check_files=False)
+    if why := origin.describe(manifest, checkpoint)["difference"]:
+        print(f"warning: --checkpoint {why}; comparing all the same", file=sys.stderr)
+
+
+def _ladder(bundle: Path, checkpoint: str | None, engine: str | None, threads: int | None) -> tuple[str, Sections]:
+    """The golden prompts on every rung; a bundle without them has no ladder, an error only if nothing else is asked."""
+    from dgemma.core.manifest import read_manifest
+    from dgemma.runtime.bundle import Bundle
+    from dgemma.runtime.engines import ENGINES, choose
+    from dgemma.verify import golden
+    from dgemma.verify.ladder import climb
 
     manifest, digest = read_manifest(bundle, check_files=False)
-    kept, _ = verdict.read(bundle)
-    if report is not None and not (kept and kept["digest"] == digest and kept.get("float")):
-        raise UsageError(f"--report: {bundle} was not compared with a float checkpoint; give --checkpoint as well")
-    inside = [name for name in ENGINES if name in manifest.graphs and installed_version(ENGINES[name][0])]
-    engines: list[str | None] = [engine] if engine else [*inside]
-    return ("golden", *replay(bundle, engines or [None], threads, progress))
+    if golden.FILE not in manifest.files and checkpoint is not None:
+        print(f"warning: {bundle} has no {golden.FILE}, so there is no ladder", file=sys.stderr)
+        return digest, {}
+    if engine is not None:
+        choose(Bundle.open(bundle), engine)  # says what is wrong with the one that was asked for
+    engines = [engine] if engine else [name for name in ENGINES if name in manifest.graphs]
+    digest, found = climb(bundle, checkpoint, engines, threads, progress)
+    return digest, {"ladder": found}
 
 
-def _draw(report: Path, bundle: Path, found: dict[str, Any], others: dict[str, Any]) -> None:
+def _write_golden(bundle: Path, checkpoint: str, path: Path) -> int:
+    from dgemma.verify.write_golden import write
+
+    lines, agree = write(bundle, checkpoint, path, progress)
+    print("\n".join(lines))
+    return OK if agree else MISSED
+
+
+def _draw(report: Path, bundle: Path, values: dict[str, Any], others: dict[str, Any]) -> None:
     from dgemma.verify.report import write
 
     try:
-        written = write(report, bundle.resolve().name, found, others)
+        written = write(report, bundle.resolve().name, values.get("float", {}), others, values.get("ladder", {}))
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError):  # figures kept from before, in a file that was edited

@@ -37,3 +37,7 @@ class PromptTooLong(DgemmaError):
 
 class SessionBusy(DgemmaError):
     """A session was asked for a second generation, or used after close."""
+
+
+class DgemmaWarning(UserWarning):
+    """Something works, but not as well as it could: one line, with the cure. The command line prints it on stderr."""

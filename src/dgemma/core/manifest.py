@@ -17,7 +17,7 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.errors import BundleError, CheckpointError, UsageError
 from dgemma.core.sampler import SamplerConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the sampler has `soft`, without which a bundle's is exact
 MANIFEST = "manifest.json"
 UNHASHED = (MANIFEST, "verify.json")
 _MAX_MANIFEST_BYTES = 8 << 20

@@ -11,6 +11,9 @@ from typing import Any
 
 from dgemma.core.errors import UsageError
 
+EXACT, TOP_K = "exact", "topk:"
+MOST_K = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
@@ -23,6 +26,9 @@ class SamplerConfig:
         entropy_bound: nats; see `model/sampler.py:accept`.
         stability_threshold: steps for which the argmax canvas must not change before a stop.
         confidence_threshold: nats; mean entropy must be below it for a stop.
+        soft: what the next step's soft embedding is the mean of: `exact`, the embeddings of all ids, or `topk:K`, those of the
+            K likeliest, their probabilities made to sum to 1. (No rule hangs on that sum: the norm that reads a soft embedding
+            takes its length away.)
 
     Source: transformers `generation_diffusion_gemma.py`, `_get_default_generation_params`.
     """
@@ -33,6 +39,7 @@ class SamplerConfig:
     entropy_bound: float = 0.1
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
+    soft: str = EXACT
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or not 1 <= self.steps <= 4096:
@@ -45,6 +52,14 @@ class SamplerConfig:
             raise UsageError(f"{self.stability_threshold=} must be an integer, 0 or more")
         if not self.confidence_threshold > 0:
             raise UsageError(f"{self.confidence_threshold=} must be positive")
+        count = self.soft.removeprefix(TOP_K)
+        if self.soft != EXACT and not (self.soft != count and count.isdecimal() and 1 <= int(count) <= MOST_K):
+            raise UsageError(f"{self.soft=} must be {EXACT}, or {TOP_K}K with K between 1 and {MOST_K}")
+
+    @property
+    def top_k(self) -> int | None:
+        """K of `topk:K`; None where the soft embedding is exact."""
+        return None if self.soft == EXACT else int(self.soft.removeprefix(TOP_K))
 
     def temperature(self, remaining: int) -> float:
         """Temperature of the step with `remaining` steps left, T…1."""

@@ -4,24 +4,54 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("dgemma", "numpy", "onnxruntime", "executorch", "torch", "sentencepiece", "tokenizers")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def _cpuinfo(*keys: str) -> str | None:
+    """The first value of one of these keys that is not empty; None where the system does not tell."""
+    try:
+        for line in _CPUINFO.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in keys and value.strip():
+                return value.strip()
+    except OSError:
+        pass
+    return None
 
 
 def cpu_model() -> str:
     """The processor's name, or its architecture where the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Hardware", "Model") and value.strip():
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name", "Hardware", "Model") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets as Linux names them; empty where the system does not tell."""
+    return frozenset((_cpuinfo("flags", "Features") or "").split())
+
+
+def int8_path(flags: Collection[str]) -> tuple[str, str | None]:
+    """Which instructions multiply bytes, and a warning where they are slow or not exact.
+
+    Without VNNI, x86 adds pairs of byte products in 16 bits, which can saturate (`vpmaddubsw`).
+    """
+    for flag, name in (
+        ("amx_int8", "AMX"), ("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"), ("i8mm", "NEON with i8mm"),
+        ("asimddp", "NEON with dot product"),
+    ):  # fmt: skip
+        if flag in flags:
+            return name, None
+    if "avx2" in flags:
+        return "AVX2 without VNNI", "no VNNI: int8 products take the AVX2 path, which is slower and may saturate"
+    if "asimd" in flags or "neon" in flags:
+        return "NEON without dot product", "no dot product instruction: int8 products take the widening path, which is slower"
+    return "not known", None
 
 
 def usable_cores() -> int:
@@ -53,10 +83,11 @@ def versions() -> dict[str, str]:
 
 
 def facts() -> dict[str, Any]:
-    """JSON types: processor, cores, memory in bytes, load, system, versions, date in UTC."""
+    """JSON types: processor, its int8 path, cores, memory in bytes, load, system, versions, date in UTC."""
     return {
         "cpu": cpu_model(),
         "architecture": platform.machine(),
+        "int8": int8_path(cpu_flags())[0],
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
         "load_average": load_average(),

@@ -1,0 +1,150 @@
+"""What this machine can do at best, measured in the run that is judged by it: matrix products and memory read.
+
+Products have the bundle's shape [N, D] × [D, F]. The integer ones are onnxruntime's fused operators, on either engine: a
+ceiling belongs to the machine. A best case is the shortest of many calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dgemma.benchmarks.bench.costs import Cost
+from dgemma.benchmarks.bench.onnx_bytes import Node, model
+
+PRODUCTS = ("int8", "int4", "float32")
+BLOCK = 128  # weights per scale of the int4 product
+_SMALL = 200_000_000  # operations: products smaller than that run several to a call, as they do in a model
+_MOST = 256 << 20  # bytes that the memory ceiling is read from, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """Operations per second by product, bytes per second read, and why a product has none.
+
+    Args:
+        read_bytes: size of what was read: that of the weights, so that a small model's caches count.
+    """
+
+    products: dict[str, float]
+    bytes_per_s: float
+    read_bytes: int
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def rate(self, bits: int) -> float:
+        """Operations per second for weights of that many bits: float32, or the faster of the integer products."""
+        integer = [self.products[name] for name in ("int8", "int4") if name in self.products]
+        return max(integer) if bits <= 8 and integer else self.products["float32"]
+
+    def floor_s(self, cost: Cost) -> float:
+        """The least that a call takes when arithmetic and reading overlap: attention is float32, and keys are read too."""
+        arithmetic = sum(p.operations / self.rate(p.bits) for p in cost.products.values())
+        arithmetic += cost.attention / self.products["float32"]
+        return max(arithmetic, (cost.weight_bytes + cost.cache_bytes) / self.bytes_per_s)
+
+    def best_of(self, other: Ceilings) -> Ceilings:
+        """The higher of each of two measurements."""
+        products = {name: max(rate, other.products.get(name, 0.0)) for name, rate in self.products.items()}
+        best = max(self.bytes_per_s, other.bytes_per_s)
+        return Ceilings(products=products, bytes_per_s=best, read_bytes=self.read_bytes, missing=self.missing)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(rows: int, inner: int, outer: int, read_bytes: int, threads: int, seconds: float = 0.3) -> Ceilings:
+    """Every ceiling, about `seconds` each."""
+    copies = max(1, min(16, _SMALL // (2 * rows * inner * outer)))
+    products: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for name in PRODUCTS:
+        try:
+            call = _onnxruntime(name, rows, inner, outer, copies, threads)
+        except ModuleNotFoundError:
+            missing[name] = "onnxruntime is not installed; pip install 'dgemma[onnx]'"
+            continue
+        except Exception as error:  # this library's refusals have no common type
+            missing[name] = f"onnxruntime refuses it: {(str(error).splitlines() or ['?'])[0][:120]}"
+            continue
+        products[name] = 2 * rows * inner * outer * copies / best(call, seconds)
+    if "float32" not in products:
+        missing["float32"] = f"{missing['float32']} (measured with numpy instead, on the threads that it takes)"
+        a, b = np.ones((rows, inner), np.float32), np.ones((inner, outer), np.float32)
+        products["float32"] = 2 * rows * inner * outer / best(lambda: a @ b, seconds)
+    size = max(1 << 20, min(_MOST, read_bytes))
+    return Ceilings(products=products, bytes_per_s=_read(size, threads, seconds), read_bytes=size, missing=missing)
+
+
+def _nodes(name: str, inner: int, outer: int, copies: int) -> tuple[list[Node], dict[str, npt.NDArray[Any]]]:
+    """Products of one input x with `copies` matrices, y0, y1, …, and their weights."""
+    rng = np.random.default_rng(0)
+    weights: dict[str, npt.NDArray[Any]] = {}
+    nodes = []
+    for i in range(copies):
+        names = [f"weight{i}"]
+        if name == "float32":
+            weights[names[0]] = rng.standard_normal((inner, outer), dtype=np.float32)
+            node = Node(op="MatMul", inputs=["x", *names], output=f"y{i}")
+        else:
+            names.append(f"scale{i}")
+            if name == "int8":
+                weights[names[0]] = rng.integers(-127, 128, (inner, outer), np.int8)
+                weights[names[1]] = np.full(outer, 1e-3, np.float32)
+                attributes: Mapping[str, int] = {}
+            else:
+                blocks = -(-inner // BLOCK)
+                weights[names[0]] = rng.integers(0, 256, (outer, blocks, BLOCK // 2), np.uint8)
+                weights[names[1]] = np.full(outer * blocks, 1e-3, np.float32)
+                attributes = {"K": inner, "N": outer, "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
+            op = "DynamicQuantizeMatMul" if name == "int8" else "MatMulNBits"
+            node = Node(op=op, inputs=["x", *names], output=f"y{i}", domain="com.microsoft", attributes=attributes)
+        nodes.append(node)
+    return nodes, weights
+
+
+def _onnxruntime(name: str, rows: int, inner: int, outer: int, copies: int, threads: int) -> Callable[[], object]:
+    """A call that runs the products once; quantizing activations is part of it."""
+    import onnxruntime as ort
+
+    nodes, weights = _nodes(name, inner, outer, copies)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    shapes = {node.output: (rows, outer) for node in nodes}
+    session = ort.InferenceSession(
+        model(nodes, weights, {"x": (rows, inner)}, shapes), options, providers=["CPUExecutionProvider"]
+    )
+    x = np.random.default_rng(1).standard_normal((rows, inner), dtype=np.float32)
+    run: Callable[[], object] = lambda: session.run(None, {"x": x})  # noqa: E731
+    return run
+
+
+def _read(size: int, threads: int, seconds: float) -> float:
+    """Bytes per second of a dot product of an array with itself, a slice to each thread; small arrays several times a call."""
+    parts = np.array_split(np.ones(size // 4, np.float32), threads)
+    times = max(1, _MOST // size // 4)
+
+    def dots(part: npt.NDArray[np.float32]) -> None:
+        for _ in range(times):
+            np.dot(part, part)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return times * size / best(lambda: list(pool.map(dots, parts)), seconds)
+
+
+def best(call: Callable[[], object], seconds: float) -> float:
+    """Least duration of a call, in seconds, repeated for `seconds` and at least twice; the first one is a warm-up."""
+    call()
+    least, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        started = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        least = min(least, now - started)
+        if now >= end:
+            return least

@@ -1,0 +1,118 @@
+"""The cost of a canvas while the prefix grows: denoising steps, autoregressive tokens and encoding, side by side.
+
+Graphs are run as a session runs them, by the session's own parts, but always with all steps and no stop token: what a model
+says does not matter, so bundles with random weights can be measured. N canvas, S prefix.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from dgemma.benchmarks.bench.effort import Clock, Effort
+from dgemma.benchmarks.stats import quartiles
+from dgemma.runtime.engines.base import Engine, Feeds
+from dgemma.runtime.loops import Loops
+from dgemma.runtime.prefix import Prefix, input_dim
+
+STEPS, TOKENS = 4, 8  # of a round: enough of each that the first, which makes noise or feeds, does not weigh
+
+
+@dataclass
+class Point:
+    """Seconds at one prefix length: of single steps, of single decode calls, and of encoding `encoded` tokens up to it."""
+
+    prefix: int
+    encoded: int
+    encode_s: float
+    steps: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Milliseconds; the first of several measurements was a warm-up."""
+        steps, tokens = ([1e3 * s for s in values[1:] or values] for values in (self.steps, self.tokens))
+        return {
+            "prefix": self.prefix, "encoded": self.encoded, "encode_ms": 1e3 * self.encode_s,
+            "step_ms": asdict(quartiles(steps)), "token_ms": asdict(quartiles(tokens)),
+        }  # fmt: skip
+
+
+class Growth:
+    """Measures points of growing prefix on one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._prefix, self._loops = engine, Prefix(engine), Loops(engine)
+        self._other = Prefix(engine)  # is filled again and again
+        self._manifest = engine.bundle.manifest
+        engine.prepare("encode", "denoise", "decode")
+
+    def measure(self, lengths: Sequence[int], ids: Sequence[int], effort: Effort) -> tuple[list[float], list[Point]]:
+        """Seconds of encoding the first length's tokens into an empty prefix, and a point for each length.
+
+        All of them take turns, again and again, so that a busy minute slows every one.
+
+        Args:
+            lengths: ascending prefix lengths.
+            ids: what the prefix is made of, as many as the last length.
+        """
+        points: list[Point] = []
+        for length in lengths:
+            grown = length - len(self._prefix.ids)
+            self._prefix.extend(ids[length - grown : length])
+            points.append(Point(length, grown, _encode(self._prefix)))
+        clock, prefills = effort.start(), [points[0].encode_s]
+        for number in clock.rounds():
+            for point in points:
+                if clock.is_over and point.steps:
+                    break
+                self._prefix.encoded = point.prefix  # keys and values beyond stay where they are
+                point.steps += self._steps(number, clock)
+                point.tokens += self._tokens(point.prefix, clock)
+            if number and clock.is_over:
+                break
+            self._other.truncate(0)
+            self._other.extend(ids[: lengths[0]])
+            prefills.append(_encode(self._other))
+        return prefills[1:], points
+
+    def _steps(self, canvas: int, clock: Clock) -> list[float]:
+        """Seconds of a canvas's first steps, fewer when the time is over; the first includes its noise."""
+        found: list[float] = []
+        started = time.perf_counter()
+        for _ in islice(self._loops.host(self._prefix.feeds("denoise"), self._prefix.encoded, 0, canvas, False), STEPS):
+            now = time.perf_counter()
+            found.append(now - started)
+            started = now
+            if clock.is_over:
+                break
+        return found
+
+    def _tokens(self, prefix: int, clock: Clock) -> list[float]:
+        """Seconds of decoding the token after the prefix, several times; nothing is kept, so that the prefix stays."""
+        feeds, found = self._decode_feeds(prefix), []
+        for _ in range(TOKENS):
+            started = time.perf_counter()
+            self._engine.run("decode", feeds)
+            found.append(time.perf_counter() - started)
+            if clock.is_over and len(found) > 1:
+                break
+        return found
+
+    def _decode_feeds(self, prefix: int) -> Feeds:
+        tokens = np.zeros((1, max(1, input_dim(self._engine, "decode", "tokens", 1)[0])), np.int64)
+        tokens[0, 0] = self._prefix.ids[prefix - 1]
+        # The prefix's last token is decoded again, in its place: `start` is where it stands.
+        scalars = {"start": np.array([prefix - 1], np.int64), "count": np.ones(1, np.int64)}
+        return {**self._prefix.feeds("decode"), "tokens": tokens, **scalars}
+
+
+def _encode(prefix: Prefix) -> float:
+    """Seconds of encoding what a prefix lacks."""
+    started = time.perf_counter()
+    prefix.encode(lambda: False)
+    return time.perf_counter() - started

@@ -1,0 +1,202 @@
+"""One run of `dgemma bench`: cost model, ceilings, fresh processes, canvases at growing prefixes, real prompts; a result.
+
+The order is part of it: what may be impossible is found first, ceilings are measured before and after what is judged by
+them, and both decoders always run in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dgemma.benchmarks.bench import ceilings, compare, fresh, growth, noise, outputs, pairs, show
+from dgemma.benchmarks.bench.costs import Cost, Model, held_bits
+from dgemma.benchmarks.bench.effort import Effort
+from dgemma.benchmarks.stats import quartiles
+from dgemma.core import machine
+from dgemma.core.errors import UsageError
+from dgemma.core.manifest import Manifest
+from dgemma.runtime import memory
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import open_engine
+from dgemma.runtime.engines.base import Engine
+from dgemma.runtime.session import Session
+
+SEED, MAX_NEW_TOKENS, LOADS = 0, 256, 5
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure; raises UsageError when a value cannot be used."""
+
+    bundle: Path
+    effort: Effort
+    engine: str | None = None
+    threads: int | None = None
+    outputs: tuple[int, ...] = (128, 500, 2600)
+    compare: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise UsageError(f"--threads {self.threads} must be between 1 and 1024")
+        if not self.outputs or not all(1 <= k <= 1_000_000 for k in self.outputs):
+            raise UsageError(f"--outputs {','.join(map(str, self.outputs))} must be numbers of tokens, 1 to 1,000,000")
+
+
+def bench(request: Request, say: Say, stage: Say) -> Json:
+    """Measure and return JSON types. `say` gets what is for reading, `stage` what is being done.
+
+    Raises:
+        BundleError, EngineError, UsageError: before anything is measured, where that can be known.
+    """
+    old = compare.read(request.compare) if request.compare else None
+    stage("checking the bundle")
+    bundle = Bundle.open(request.bundle)
+    threads = request.threads or machine.usable_cores()
+    engine = open_engine(bundle, request.engine, threads)
+    memory.check(bundle.manifest, engine.name, request.bundle)
+    of = identity(bundle.manifest, engine.name, threads)
+    if old and request.compare:
+        compare.check_same(old, of, request.compare)
+    model = Model(
+        config=bundle.manifest.model, bits=held_bits(bundle.manifest.quantization, engine.name),
+        soft=bundle.manifest.sampler.soft,
+    )  # fmt: skip
+    try:
+        measured = _measure(request, bundle, engine, threads, model, say, stage)
+    finally:
+        engine.close()
+    result: Json = {
+        "benchmark": "bench", "machine": machine.facts(), "of": of,
+        "bundle": {"digest": bundle.digest, "steps": bundle.manifest.steps, "context": bundle.manifest.context},
+        "recipe": bundle.manifest.quantization,
+        "options": {
+            "engine": engine.name, "threads": threads, "seconds": request.effort.seconds, "repeats": request.effort.repeats,
+            "outputs": list(request.outputs), "variant": getattr(engine, "variant", None),
+        },
+        **measured,
+    }  # fmt: skip
+    result["ratios"] = compare.ratios(result)
+    if old:
+        result["comparison"] = {"with": old["bundle"]["digest"], "rows": compare.compare(old, result)}
+    return result
+
+
+def identity(manifest: Manifest, engine: str, threads: int) -> Json:
+    """What must be the same of two results that are compared."""
+    return {
+        "engine": engine, "threads": threads, "recipe": manifest.quantization.get("recipe"),
+        "canvas_length": manifest.canvas_length, "parameters": manifest.quantization.get("parameters"),
+        "real_weights": "random_weights" not in manifest.provenance,
+    }  # fmt: skip
+
+
+def _measure(
+    request: Request, bundle: Bundle, engine: Engine, threads: int, model: Model, say: Say, stage: Say
+) -> Json:  # fmt: skip
+    manifest = bundle.manifest
+    n = manifest.canvas_length
+    planned = outputs.plan(request.outputs, n, manifest.context)
+    calls = {"denoise": model.denoise(n, planned.prompt), "decode": model.decode(planned.prompt)}
+    calls["encode"] = model.encode(min(manifest.chunk, planned.prompt), 0)
+    stage("measuring the machine")
+    load, before = machine.load_average(), noise.calibrate()
+    read = calls["decode"].weight_bytes
+    shape = (n, manifest.model.hidden_size, manifest.model.intermediate_size)
+    top = ceilings.measure(*shape, read, threads)
+    path, path_warning = machine.int8_path(machine.cpu_flags())
+    for line in show.cost_model(calls, top, n, planned.prompt, manifest.chunk, path):
+        say(line)
+    stage("loading in fresh processes")
+    times, found_memory = fresh.load_times(bundle.path, engine.name, threads, planned.prompt, LOADS)
+    stage("canvases at growing prefixes")
+    ids = fresh.filler(manifest.model.vocab_size, planned.prefixes[-1])
+    prefill, found = growth.Growth(engine).measure(planned.prefixes, ids, request.effort.share(0.5))
+    points = [point.to_dict() for point in found]
+    groups = _groups(request, bundle, engine, stage)
+    stage("measuring the machine again")
+    top = top.best_of(ceilings.measure(*shape, read, threads))
+    after = noise.calibrate()
+    _judge(points, model, top, n)
+    steps = _steps_per_canvas(groups, manifest)
+    filled = _prefill(prefill, planned.prompt, manifest.chunk, model, top)
+    made = outputs.outputs(planned, points, filled["ms"]["median"], steps["value"])
+    spreads = {"a step": noise.spread(points[0]["step_ms"]), "a token": noise.spread(points[0]["token_ms"])}
+    spreads |= {f"the ratio of '{name}'": noise.spread(group["ratio"]) for name, group in groups.items()}
+    warnings = noise.warnings(before, after, load, machine.usable_cores(), spreads)
+    return {
+        "costs": {"prefix": planned.prompt, "calls": {name: cost.to_dict() for name, cost in calls.items()}},
+        "ceilings": {**top.to_dict(), "int8_path": path},
+        "load": times,
+        "memory": _memory(found_memory, calls["decode"]),
+        "prefill": filled,
+        "first_canvas": _first_canvas(times, filled, points[0], steps["value"]),
+        "growth": points,
+        "groups": groups,
+        "steps_per_canvas": steps,
+        "outputs": made,
+        "left_out": [{"tokens": tokens, "why": why} for tokens, why in planned.left_out.items()],
+        "noise": {
+            "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
+            "doubt": noise.doubt(before, after, load, machine.usable_cores()),
+            "warnings": [*warnings, *([path_warning] if path_warning else [])],
+        },
+    }  # fmt: skip
+
+
+def _groups(request: Request, bundle: Bundle, engine: Engine, stage: Say) -> Json:
+    """`pairs.summarize` of each group of real prompts; empty for random weights. Takes half of the effort."""
+    given = pairs.prompts(bundle.path, bundle.manifest)
+    if not given:
+        return {}
+    stage("real prompts")
+    by = pairs.decoders(Session(bundle, engine), MAX_NEW_TOKENS, SEED)
+    found = pairs.paired_runs(given, by, request.effort.share(0.5))
+    return {group: pairs.summarize(done) for group, done in found.items() if done}
+
+
+def _judge(points: list[Json], model: Model, top: ceilings.Ceilings, canvas: int) -> None:
+    """Add floors to points, and how many tokens' time a step takes: more steps a canvas than that, and diffusion loses."""
+    for point in points:
+        for figure, cost in (("step", model.denoise(canvas, point["prefix"])), ("token", model.decode(point["prefix"]))):
+            floor = 1e3 * top.floor_s(cost)
+            point |= {f"{figure}_floor_ms": floor, f"{figure}_over_floor": point[f"{figure}_ms"]["median"] / floor}
+        point["canvas_tokens_over_step"] = canvas * point["token_ms"]["median"] / point["step_ms"]["median"]
+
+
+def _steps_per_canvas(groups: Json, manifest: Manifest) -> Json:
+    """Of the fullest real answers, else all T: random weights do not converge."""
+    if groups:
+        name = next(iter(groups))
+        return {"value": groups[name]["diffusion"]["steps_per_canvas"], "of": name}
+    return {"value": float(manifest.steps), "of": "all steps; random weights, or no prompts: cost evidence only"}
+
+
+def _prefill(seconds: list[float], tokens: int, chunk: int, model: Model, top: ceilings.Ceilings) -> Json:
+    ms = asdict(quartiles([1e3 * s for s in seconds]))
+    floor = sum(1e3 * top.floor_s(model.encode(min(chunk, tokens - start), start)) for start in range(0, tokens, chunk))
+    return {
+        "tokens": tokens, "ms": ms, "tokens_per_s": 1e3 * tokens / ms["median"], "floor_ms": floor,
+        "over_floor": ms["median"] / floor,
+    }  # fmt: skip
+
+
+def _first_canvas(load: Json, prefill: Json, point: Json, steps: float) -> Json:
+    """Seconds until the first canvas after the prompt of `growth` is there: session loaded, and from the start of a process."""
+    warm = (prefill["ms"]["median"] + steps * point["step_ms"]["median"]) / 1e3
+    cold = load["cold"] and load["cold"]["process_s"] + warm
+    return {"loaded_s": warm, "warm_start_s": load["warm"]["process_s"]["median"] + warm, "cold_start_s": cold}
+
+
+def _memory(found: Json, decode: Cost) -> Json:
+    """With weights as kernels hold them once, and ratios to them; None where the system does not tell."""
+    weights, running, process = decode.weight_bytes, found.get("running"), found.get("process")
+    resident = sum(running.values()) - sum(process.values()) if running and process else None
+    return {
+        **found, "weight_bytes": weights, "resident_over_weights": resident / weights if resident else None,
+        "transient_over_weights": found["transient_bytes"] / weights if found["transient_bytes"] else None,
+    }  # fmt: skip

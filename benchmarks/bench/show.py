@@ -1,0 +1,158 @@
+"""A result for people: the cost model as it is known, tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dgemma.benchmarks import report
+from dgemma.benchmarks.bench.ceilings import PRODUCTS, Ceilings
+from dgemma.benchmarks.bench.compare import TOLERANCE
+from dgemma.benchmarks.bench.costs import Cost
+from dgemma.benchmarks.bench.pairs import DECODERS
+
+Json = dict[str, Any]
+NOT_KNOWN = "not known"
+
+
+def cost_model(calls: Mapping[str, Cost], top: Ceilings, canvas: int, prefix: int, chunk: int, path: str) -> Iterator[str]:
+    """Lines: what each call costs, what the machine can do, and the floor that follows."""
+    yield f"Cost model: canvas {canvas}, prefix {prefix}, chunk {chunk}; norms, softmax and the sampler are left out"
+    for name, cost in sorted(calls.items()):
+        at = f"prefix {0 if name == 'encode' else prefix}"
+        classes = ", ".join(f"{c} {p.bits}" for c, p in cost.products.items())
+        yield (
+            f"  {name} ({at}): {_si(cost.operations)}OP, {_si(cost.weight_bytes)}B of weights, {_si(cost.cache_bytes)}B of "
+            f"keys and values, at least {1e3 * top.floor_s(cost):.3f} ms (bits: {classes})"
+        )
+    rates = [f"{name} {top.products[name] / 1e9:.0f} GFLOP/s" for name in PRODUCTS if name in top.products]
+    read = f"memory read {top.bytes_per_s / 1e9:.1f} GB/s ({_si(top.read_bytes)}B)"
+    yield f"Ceilings: {', '.join(rates)}, {read}; int8 instructions: {path}"
+    for name, why in top.missing.items():
+        yield f"  {name}: not measured, {why}"
+    step, token = (top.floor_s(calls[name]) for name in ("denoise", "decode"))
+    yield f"At the floor, a step has to commit {step / token:.1f} tokens to be as fast as autoregressive decoding"
+
+
+def _si(value: float) -> str:
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f} "
+
+
+def _q(values: Json, digits: int = 2) -> str:
+    return f"{values['median']:.{digits}f} [{values['q1']:.{digits}f} … {values['q3']:.{digits}f}]"
+
+
+def _mb(value: int | None) -> str:
+    return NOT_KNOWN if value is None else f"{value / 1e6:.1f}"
+
+
+def result(values: Json) -> None:
+    """Print all tables."""
+    _load(values)
+    _memory(values["memory"])
+    _growth(values)
+    _outputs(values)
+    if values["groups"]:
+        _groups(values["groups"])
+    elif not values["of"]["real_weights"]:
+        print("\nRandom weights do not converge: steps and rates above are evidence of cost, with all steps run, not of speed.")
+    else:
+        print("\nNo prompts suit this bundle: steps above are all steps, and rates are evidence of cost only.")
+    if "comparison" in values:
+        comparison(values["comparison"]["rows"])
+        if (doubt := values["noise"]["doubt"]) > TOLERANCE:
+            print(f"other work may have put ratios of time off by {doubt:.0%}, which is allowed; on a quiet machine less is")
+    for warning in values["noise"]["warnings"]:
+        print(f"noise: {warning}")
+
+
+def _load(values: Json) -> None:
+    load, rows = values["load"], []
+    names = {"check_s": "check of all files", "graphs_s": "graphs", "load_s": "both", "process_s": "from process start"}
+    for name, label in names.items():
+        cold = f"{load['cold'][name]:.3f}" if load["cold"] else NOT_KNOWN
+        rows.append([label, cold, _q(load["warm"][name], 3)])
+    report.table("Load in a fresh process, s (encode and denoise)", ["", "cold", "warm"], rows)
+    print(f"cold: {load['cold_means']}; packed weights: {load['packed_weights']}")
+
+
+def _memory(memory: Json) -> None:
+    stages = [("process before", "process"), ("graphs loaded", "loaded"), ("after a step", "running")]
+    rows = [[label, *(_mb(memory.get(key) and memory[key][kind]) for kind in ("anonymous", "file"))] for label, key in stages]
+    report.table("Resident memory, MB", ["", "anonymous", "file-backed"], rows)
+    resident = f"{memory['resident_over_weights']:.2f}" if memory["resident_over_weights"] else NOT_KNOWN
+    print(
+        f"weights {_mb(memory['weight_bytes'])} MB as kernels hold them once, prefix {_mb(memory['prefix_bytes'])}, "
+        f"transient of a step {_mb(memory['transient_bytes'])}; resident {resident} times the weights"
+    )
+
+
+def _growth(values: Json) -> None:
+    rows = []
+    for p in values["growth"]:
+        encode = f"{p['encode_ms'] / p['encoded']:.3f}" if p["encoded"] else "-"
+        step, token = ([_q(p[f"{name}_ms"]), f"{p[f'{name}_over_floor']:.2f}"] for name in ("step", "token"))
+        rows.append([str(p["prefix"]), *step, *token, encode, f"{p['canvas_tokens_over_step']:.1f}"])
+    header = ["prefix", "ms a step", "of floor", "ms a token", "of floor", "encode, ms a token", "N tokens / step"]
+    report.table("A canvas as the prefix grows; times as multiples of their floor", header, rows)
+    prefill = values["prefill"]
+    print(
+        f"prefill: {prefill['tokens']} tokens in {_q(prefill['ms'])} ms, {prefill['tokens_per_s']:.0f} tokens/s, "
+        f"{prefill['over_floor']:.2f} × its floor"
+    )
+    first = values["first_canvas"]
+    starts = [f"{first[key]:.2f}" if first[key] else NOT_KNOWN for key in ("warm_start_s", "cold_start_s")]
+    print(f"first canvas after {first['loaded_s']:.3f} s, from process start {starts[0]} s warm and {starts[1]} s cold")
+
+
+def _outputs(values: Json) -> None:
+    rows = [
+        [
+            str(o["tokens"]), str(o["canvases"]), f"{o['diffusion_s']:.3f}", f"{o['diffusion_tokens_per_s']:.1f}",
+            f"{o['autoregressive_s']:.3f}", f"{o['autoregressive_tokens_per_s']:.1f}", f"{o['ratio']:.2f}",
+        ]
+        for o in values["outputs"]
+    ]  # fmt: skip
+    header = ["tokens", "canvases", "diffusion, s", "tokens/s", "autoregressive, s", "tokens/s", "ratio"]
+    steps = values["steps_per_canvas"]
+    report.table(f"Outputs, from the costs above at {steps['value']:.2f} steps a canvas ({steps['of']})", header, rows)
+    for left in values["left_out"]:
+        print(f"{left['tokens']} tokens left out: {left['why']}; export with a larger --context")
+
+
+def _groups(groups: Json) -> None:
+    rows = []
+    for group, values in groups.items():
+        for name in DECODERS:
+            d = values[name]
+            exact = "-" if d["exact"] is None else f"{d['exact']:.0%}"
+            rows.append([
+                f"{group}, {name}", _q(d["tokens_per_s"], 0), _q(d["step_ms"]), f"{d['tokens_per_forward']:.1f}",
+                f"{d['steps_per_canvas']:.1f}", f"{d['first_canvas_ms']['median']:.1f}", f"{d['tokens']['median']:.0f}",
+                f"{d['engine_share']:.1%}", exact,
+            ])  # fmt: skip
+    header = ["real prompts", "tokens/s", "ms a step", "tokens/forward", "steps/canvas", "first canvas, ms"]
+    header += ["tokens", "in engine", "exact"]
+    report.table("Real prompts, median [quartiles]; pads are not counted", header, rows)
+    for group, v in groups.items():
+        print(
+            f"{group}: diffusion is {_q(v['ratio'])} times as fast ({v['total_ratio']:.2f} over all tokens; "
+            f"{v['decoding_ratio']['median']:.2f} without prefill; {v['pairs']} pairs)"
+        )
+
+
+def comparison(rows: list[Json]) -> None:
+    """The table of `--compare`."""
+
+    def cells(row: Json) -> list[str]:
+        before, after = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("old", "new"))
+        if "change" not in row:
+            return [row["ratio"], before, after, "-", "-", "only one has it"]
+        verdict = "WORSE" if row["worse"] else "better" if row["change"] < 1 / (1 + row["tolerance"]) else "same"
+        return [row["ratio"], before, after, f"{row['change']:.2f}", f"{1 + row['tolerance']:.2f}", verdict]
+
+    header = ["ratio", "old", "new", "change", "allowed", ""]
+    report.table("Compared with the old result; a change above 1 is for the worse", header, map(cells, rows))

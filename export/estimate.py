@@ -1,0 +1,174 @@
+"""What an export will take, from the config alone: bytes of each engine's files, peak memory, operations, and time.
+
+Sizes and operations are counted. Memory and time are models fitted to exports of `2b` and of two of its layers (torch 2.13,
+executorch 1.5.1; seconds of one core of an AMD EPYC): they know the large terms, and nothing of the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from dgemma.core.config import ModelConfig
+from dgemma.core.sampler import EXACT
+from dgemma.export.graphs import prefix_specs
+from dgemma.export.request import Request, read_text
+from dgemma.model.denoiser import Denoiser
+from dgemma.quantize.recipes import class_of
+
+MB = 1e6
+_IMPORTS = 650 * MB  # of torch and both exporters
+_SEARCH = 1.45  # memory of rounding a matrix, in sizes of its float32 form
+_GRAPH = 45_000  # bytes of graphs and padding for each layer
+_EXTREMES = 2  # columns that a `.pte` keeps beside an 8-bit matrix; a 4-bit one has a group more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Of one request and its engines."""
+
+    request: Request
+    engines: Sequence[str]
+
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Every parameter."""
+        with torch.device("meta"):
+            return {name: p.shape for name, p in Denoiser(self.request.config).named_parameters()}
+
+    @property
+    def parameters(self) -> int:
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    def _stored(self, engine: str, name: str, shape: torch.Size) -> int:
+        """Bytes of one parameter in an engine's file."""
+        bits, group = self.request.recipe.bits_of(name), self.request.recipe.group
+        if bits == 32:
+            return 4 * shape.numel()
+        rows, columns = shape.numel() // shape[-1], shape[-1]
+        if engine == "onnx":  # multipliers of groups are int8
+            return rows * columns * bits // 8 + 4 * rows + (rows * columns // group if bits == 4 else 0)
+        if bits == 8:
+            return rows * (columns + _EXTREMES + 4)
+        return rows * (columns + group) // 2 + 2 * rows * (columns // group + 1)  # scales in bfloat16
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Engine → bytes of its files."""
+        graphs = _GRAPH * self.request.config.num_layers
+        return {e: graphs + sum(self._stored(e, name, shape) for name, shape in self.shapes.items()) for e in self.engines}
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """Stage → peak of resident memory in bytes, weights mapped from files included."""
+        config, layers = self.request.config, self.request.config.num_layers
+        quantizes = self.request.recipe.quantizes
+        float_model = 0 if quantizes else 4 * self.parameters
+        table = self._stored("onnx", "embed_tokens.weight", self.shapes["embed_tokens.weight"])
+        found = {}
+        if quantizes and not self.request.is_quantized:
+            found["quantize"] = _IMPORTS + _SEARCH * 4 * max(shape.numel() for shape in self.shapes.values())
+        if "onnx" in self.engines:  # matrices are transposed copies; graphs grow with their layers
+            found["onnx"] = _IMPORTS + float_model + self.sizes["onnx"] + (185 + 19 * layers) * MB
+        if "executorch" in self.engines:  # copies of the table while constants are collected; caches to trace `generate`
+            caches = sum(4 * math.prod(map(int, s.shape)) for s in prefix_specs(config, self.request.shapes.context))
+            more = (70 + 30 * layers) * MB + 0.8 * caches
+            found["executorch"] = _IMPORTS + float_model + self.sizes["executorch"] + 3 * table + more
+        return {stage: int(size) for stage, size in found.items()}
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return max(self.stages.values())
+
+    @property
+    def operations(self) -> dict[str, int]:
+        """Operations of one call, a multiply-add being two: a denoising step and a chunk at full context, and one token."""
+        config, shapes = self.request.config, self.request.shapes
+        inside = sum(s.numel() for n, s in self.shapes.items() if class_of(n) not in (None, "embedding", "self_conditioning"))
+        conditioning = sum(s.numel() for n, s in self.shapes.items() if class_of(n) == "self_conditioning")
+        table, n = self.shapes["embed_tokens.weight"].numel(), shapes.canvas
+        soft = table if self.request.sampler.soft == EXACT else 0
+        return {
+            "denoise": 2 * n * (inside + conditioning + table + soft) + attention(config, n, shapes.context),
+            "encode": 2 * shapes.chunk * inside + attention(config, shapes.chunk, shapes.context),
+            "decode": 2 * (inside + table) + attention(config, 1, shapes.context),
+        }
+
+    @property
+    def seconds(self) -> list[tuple[str, float]]:
+        """Stages in order, by how their names begin, and about how long each takes."""
+        layers, billions = self.request.config.num_layers, self.parameters / 1e9
+        found = [("load", 3.0)]
+        if self.request.recipe.quantizes and not self.request.is_quantized:
+            found.append(("quantize", 24 * billions))
+        if "onnx" in self.engines:
+            found += [("onnx: embed", 3), ("onnx: condition", 2), ("onnx: stack", 3 * layers)]
+            found += [("onnx: graphs", 3 + 2 * billions), ("onnx", 14)]  # pieces of the head come before the graphs
+        if "executorch" in self.engines:
+            found += [("executorch: layers", 4 + 1.8 * layers), ("executorch: encode", 3 + 0.4 * layers)]
+            found += [("executorch: denoise", 4 + 0.5 * layers), ("executorch: decode", 3 + 0.3 * layers)]
+            found += [("executorch: generate", 5 + 0.3 * layers), ("executorch: write", 3 + 8 * billions)]
+        return found
+
+    def lines(self, checkpoint: Path | str) -> list[str]:
+        """The plan for people; raises CheckpointError for a tokenizer that does not fit."""
+        request, shapes = self.request, self.request.shapes
+        read_text(request)
+        kind = f", {request.config.num_experts} experts" if request.config.is_moe else ""
+        took = sum(seconds for _, seconds in self.seconds)
+        return [
+            f"checkpoint  {checkpoint}: {self.parameters:,} parameters, {request.config.num_layers} layers{kind}",
+            f"graphs      encode, denoise, generate, decode for {', '.join(self.engines)}",
+            f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, "
+            f"{request.sampler.steps} steps",
+            f"weights     recipe {request.recipe.name}: "
+            + ", ".join(f"{engine} {size / MB:.1f} MB" for engine, size in self.sizes.items()),
+            f"memory      peak {self.peak / 1e9:.1f} GB ("
+            + ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in self.stages.items()) + ")",
+            "operations  " + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
+            + " a call at full context",
+            f"time        about {_time(took)} on an idle core",
+        ]  # fmt: skip
+
+
+def attention(config: ModelConfig, rows: int, context: int) -> int:
+    """Operations of scores and weighted values of all layers; sliding layers compute what their masks then hide."""
+    return sum(4 * rows * context * config.num_heads * config.layer_head_dim(layer) for layer in range(config.num_layers))
+
+
+class TimeLeft:
+    """Adds to each stage's name how long the rest will take: the model's proportions at the pace seen so far."""
+
+    def __init__(self, estimate: Estimate, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._stages, self._say, self._clock = estimate.seconds, say, clock
+        self._total = sum(seconds for _, seconds in self._stages)
+        self._start = clock()
+
+    def __call__(self, stage: str) -> None:
+        done = self.done(stage)
+        elapsed = self._clock() - self._start
+        pace = max(elapsed / done, 0.2) if done > 0.05 * self._total else 1.0
+        left = (self._total - done) * pace
+        self._say(f"{stage}, about {_time(left)} left" if left >= 1 else stage)
+
+    def done(self, stage: str) -> float:
+        """Seconds of the model that lie before a stage that starts, or before the next part of one that counts them."""
+        before = 0.0
+        for name, seconds in self._stages:
+            if stage.startswith(name):
+                part = re.search(r"(\d+) of (\d+)", stage)
+                return before + (seconds * int(part[1]) / int(part[2]) if part else 0.0)
+            before += seconds
+        return self._total
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

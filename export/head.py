@@ -1,0 +1,253 @@
+"""The head without logits of the whole vocabulary: it walks the tied table in tiles of ids and keeps what a step needs.
+
+One pass: every tile's logits give a running maximum, the sums of their weights exp(l − maximum) by blocks of 256 ids, the sum
+of weight times logarithm for the entropy, the likeliest ids, and where the soft embedding is exact, the weighted sum of their
+rows, scaled again whenever the maximum grows (as flash attention does: Dao et al., arXiv 2205.14135). Then each position's
+draw is known to a block, whose logits are multiplied once more. The order of sums is the sampling contract's; weights of
+earlier tiles are rounded once more when the maximum grows, so that draws differ from `model.sampler` in near-ties alone.
+
+Engines bring the table (`Table`) and put the modules together. Letters: R rows, t ids of
+a tile, I tiles, J blocks, K likeliest ids kept, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from dgemma.core.sampler import SamplerConfig
+from dgemma.model import sampler
+from dgemma.model.denoiser import HIDDEN, Denoiser
+
+TILE = 8192  # ids, a multiple of the blocks: what onnxruntime was fastest with at 262,144 ids of 2,304
+BEFORE = HIDDEN  # the maximum before the first tile
+
+
+class Table(Protocol):
+    """The tied table as an engine lays it out."""
+
+    upright: bool  # stored [V, D]; else [D, V]
+    names: tuple[str, str | None]  # of what is stored, within the embedding: the table, and the scales [V] of its ids
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [1, R, D] as products read them, and what takes their products back, [1, R, 1]."""
+
+    def tile(self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        """Products [1, R, t] of rows and of a tile of what is stored: weight [t, D] or [D, t], scale [t]."""
+
+    def block(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+        """Products [1, L] of one row, as `read` gave it without its first dimension, and the ids [L]."""
+
+    def expected(self, weights: Tensor, first: Tensor) -> Tensor:
+        """Weighted sum [1, R, D] of the t rows from `first` [1] on, weights [1, R, t]."""
+
+
+def stored(model: Denoiser) -> Table:
+    return cast(Table, model.embed_tokens)
+
+
+def tiles(vocab_size: int, size: int | None = None) -> list[tuple[int, int]]:
+    """First id and end of every tile, of `TILE` ids unless another size is given."""
+    size = size or TILE
+    return [(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]
+
+
+def read_rows(model: Denoiser, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """As `Table.read`, for products over the cap of the logits; rows [..., R, D]."""
+    read, inverse = stored(model).read(rows)
+    return read, inverse / model.config.final_logit_softcapping
+
+
+class Read(nn.Module):
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `read_rows`."""
+        return read_rows(self.model, rows)
+
+
+def measure(
+    model: Denoiser, policy: SamplerConfig, unit: Tensor, first: Tensor | int, before: Tensor, temperature: Tensor
+) -> tuple[Tensor, ...]:
+    """What is kept of one tile.
+
+    Args:
+        unit: tanh of logits over the cap, [1, R, t].
+        first: its first id, [1] or a number.
+        before: maximum of the tiles before, [1, R, 1].
+        temperature: [1].
+    Returns:
+        weights: exp(l − maximum), [1, R, t].
+        maximum: of this tile and those before, [1, R, 1].
+        sums: of weights by blocks, [1, R, j].
+        moment: sum of weight · (l − maximum), [1, R, 1].
+        best, ids: the likeliest, falling, [1, R, K].
+    """
+    logits = unit * (model.config.final_logit_softcapping / temperature)
+    best, ids = logits.topk(min(policy.top_k or 1, unit.shape[-1]), dim=-1)
+    maximum = torch.maximum(before, best[..., :1])
+    shifted = logits - maximum
+    weights = shifted.exp()
+    sums = sampler.in_blocks(weights).sum(-1)
+    moment = sampler.in_blocks(weights * shifted).sum(-1).sum(-1, keepdim=True)
+    return weights, maximum, sums, moment, best, ids + first
+
+
+class Tile(nn.Module):
+    """A tile's product and what is kept of it."""
+
+    def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.model, self.policy = model, policy
+
+    def forward(
+        self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor, first: Tensor, before: Tensor, temperature: Tensor
+    ) -> tuple[Tensor, ...]:
+        """read, inverse, weight, scale as in `Table.tile`, the rest as in `measure`.
+
+        Returns:
+            unit [1, R, t], what `measure` makes of it, and [1, R, 1] a value that needs it all.
+        """
+        unit = torch.tanh(stored(self.model).tile(read, inverse, weight, scale))
+        kept = measure(self.model, self.policy, unit, first, before, temperature)
+        return unit, *kept, kept[3] + kept[2][..., :1]
+
+
+class Absorb(nn.Module):
+    """The weighted sum of rows, one tile more."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, total: Tensor, weights: Tensor, before: Tensor, maximum: Tensor, first: Tensor) -> Tensor:
+        """total [1, R, D] relative to the maximum before [1, R, 1] → relative to the new one."""
+        return total * (before - maximum).exp() + stored(self.model).expected(weights, first)
+
+
+class Combine(nn.Module):
+    """All tiles' figures as those of the whole vocabulary."""
+
+    def __init__(self, policy: SamplerConfig, spans: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        blocks = [-(-(end - start) // sampler.BLOCK) for start, end in spans]
+        tile_of_block = [i for i, count in enumerate(blocks) for _ in range(count)]
+        self.kept = min(policy.top_k or 1, spans[-1][1])
+        self.register_buffer("tile_of_block", torch.tensor(tile_of_block), persistent=False)
+
+    tile_of_block: Tensor
+
+    def forward(self, maxima: Tensor, sums: Tensor, moments: Tensor, best: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        """maxima, moments [1, R, I], sums [1, R, J], best, ids [1, R, all tiles' K].
+
+        Returns:
+            argmax [1, R], entropy [1, R] in nats, block sums [1, R, J] and their sum [1, R, 1] of exp(l − maximum of all),
+            likeliest ids [1, R, K] and their probabilities [1, R, K], which sum to 1.
+        """
+        lower = maxima - maxima[..., -1:]  # the last is the maximum of all
+        growth, lower_by_block = lower.exp(), lower.index_select(-1, self.tile_of_block)
+        sums = sums * growth.index_select(-1, self.tile_of_block)
+        total = sums.sum(-1, keepdim=True)
+        moment = (moments * growth).sum(-1, keepdim=True) + (sums * lower_by_block).sum(-1, keepdim=True)
+        entropy = (total.log() - moment / total).squeeze(-1)
+        top, order = best.topk(self.kept, dim=-1)
+        likeliest = ids.gather(-1, order)
+        return likeliest[..., 0], entropy, sums, total, likeliest, top.softmax(-1)
+
+
+class Draw(nn.Module):
+    """Which positions are accepted, and the block of every draw."""
+
+    def __init__(self, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.bound = policy.entropy_bound
+
+    def forward(self, words: Tensor, entropy: Tensor, sums: Tensor) -> tuple[Tensor, ...]:
+        """words [2, R], entropy [1, R], sums [1, R, J] → accepted [1, R], then as `sampler.draw_block`."""
+        return sampler.accept(entropy, self.bound), *sampler.draw_block(sums, sampler.uniforms(words[None, 0]))
+
+
+class Position(nn.Module):
+    """What one position looks up in the table: the logits of its block, and where they are wanted, its likeliest rows' mean."""
+
+    def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.model, self.has_soft = model, policy.top_k is not None
+
+    def forward(
+        self, read: Tensor, inverse: Tensor, block: Tensor, likeliest: Tensor, probabilities: Tensor
+    ) -> tuple[Tensor, ...]:
+        """read [D], inverse [1], block [], likeliest ids [K], probabilities [K] → products over the cap [256], soft [D]."""
+        vocab = self.model.config.vocab_size
+        ids = (block * sampler.BLOCK + torch.arange(sampler.BLOCK)).clamp(max=vocab - 1)
+        products = stored(self.model).block(read[None], inverse[None], ids).squeeze(0)
+        if not self.has_soft:
+            return (products,)
+        return products, (probabilities[None] @ self.model.embed_tokens(likeliest)).squeeze(0) * self.model.embed_scale
+
+
+class Weigh(nn.Module):
+    """Weights of the blocks that draws fall in, from products of their own."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, products: Tensor, temperature: Tensor, maximum: Tensor) -> Tensor:
+        """products [R, 256] over the cap, temperature [1], maximum [1, R, 1] → [1, R, 256]."""
+        cap = self.model.config.final_logit_softcapping
+        return (torch.tanh(products[None]) * (cap / temperature) - maximum).exp()
+
+
+class Pick(nn.Module):
+    """The same from the weights of a vocabulary that is one tile, which are still there."""
+
+    def forward(self, weights: Tensor, block: Tensor) -> Tensor:
+        """weights [1, R, V], block [1, R] → [1, R, 256]."""
+        index = block[..., None, None].expand(*block.shape, 1, sampler.BLOCK)
+        return sampler.in_blocks(weights).gather(-2, index).squeeze(-2)
+
+
+class Choose(nn.Module):
+    """The next canvas, from the weights of the blocks that draws fall in."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+
+    def forward(
+        self, weights: Tensor, block: Tensor, before: Tensor, target: Tensor, words: Tensor, accepted: Tensor
+    ) -> Tensor:
+        """weights [1, R, 256], accepted [1, R], the rest as `Draw` takes and gives it → [1, R]."""
+        sampled = sampler.draw_id(weights, block, before, target, self.vocab_size)
+        return torch.where(accepted, sampled, sampler.tokens(words[None, 1], self.vocab_size))
+
+
+class Soft(nn.Module):
+    """The exact soft embedding, of the weighted sum of all rows."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, weighted: Tensor, total: Tensor) -> Tensor:
+        """weighted [1, R, D], total weight [1, R, 1] → [1, R, D]."""
+        return weighted / total * self.model.embed_scale
+
+
+class Likeliest(nn.Module):
+    """The soft embedding of the likeliest ids, all positions at once."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, likeliest: Tensor, probabilities: Tensor) -> Tensor:
+        """likeliest ids [1, R, K], probabilities [1, R, K] → [1, R, D]."""
+        rows = self.model.embed_tokens(likeliest)
+        return (probabilities[..., None, :] @ rows).squeeze(-2) * self.model.embed_scale

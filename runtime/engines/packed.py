@@ -1,0 +1,169 @@
+"""onnxruntime's packed weights, kept on this machine: a graph is opened and saved once, and later sessions map what was saved.
+
+A saved graph is an entry of the cache: `model.onnx` with the optimizations done and 4-bit weights multiplied out, and
+`weights.bin` with each weight as it is and as its kernel packs it. onnxruntime packs again while it opens such a file, weight
+by weight, compares, and takes the mapped copy; so a weight is in the file twice, both are read on opening, and a wrong bit in
+a packed copy is an error. The weights as they are have the samples of a seal alone (see `cache`).
+What two graphs of a bundle have in common is stored once: the second one's model points into the first one's file.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dgemma.core.errors import DgemmaWarning
+from dgemma.runtime import cache
+from dgemma.runtime.engines.external import Weight, moved, weights
+
+MODEL, WEIGHTS = "model.onnx", "weights.bin"
+BASE = "base.json"  # the seal of the entry that a model points into, as it was
+GROWTH = 5  # an entry takes at most so many times the bundle's weights: 4-bit ones become 8-bit ones and a packed copy
+_ALIGNMENT = 4096
+
+
+class Packed:
+    """The saved form of one graph file.
+
+    Args:
+        place: folder of the entry, beside that of `base`.
+        base: the entry of another graph, which may hold the same weights.
+        size: bytes of the bundle's weights, to see whether there is room.
+    """
+
+    def __init__(self, place: Path, base: Path | None, size: int) -> None:
+        self.place, self.base, self.size = place, base, size
+
+    @property
+    def sound(self) -> bool:
+        """Whether the entry is there and undamaged, as far as samples tell, and so is what it points into."""
+        if not cache.sound(self.place):
+            return False
+        seal = self.place / BASE
+        if not seal.exists():
+            return True
+        return self.base is not None and cache.sound(self.base) and (self.base / cache.SEAL).read_bytes() == seal.read_bytes()
+
+    def make(self, save: Callable[[Path], None]) -> bool:
+        """Make the entry unless it is sound; False, with a warning, where that cannot be.
+
+        `save` opens the graph, saves it at a path, and closes it; it raises OSError.
+        """
+        if self.sound:
+            return True
+        try:
+            with cache.exclusive(self.place):
+                return self.sound or self._build(save)  # another process may have made it meanwhile
+        except OSError as error:
+            why = error.strerror or error
+            _warn(f"{self.place}: packed weights cannot be kept ({why}); set DGEMMA_CACHE to another folder, or to off")
+            return False
+
+    def _build(self, save: Callable[[Path], None]) -> bool:
+        if self.place.exists():
+            _warn(f"{self.place}: is damaged; packing the weights again")
+        if not cache.room(self.place, GROWTH * self.size):
+            need = GROWTH * self.size / 1e9
+            _warn(f"{self.place}: no room for packed weights (up to {need:.1f} GB); free some, or set DGEMMA_CACHE to a folder")
+            return False
+        with cache.building(self.place) as stage:
+            save(stage / MODEL)
+            _check(stage)
+            _place(stage, self.place.name, self.base if self.base is not None and cache.sound(self.base) else None)
+        return True
+
+    def open(self, options: Any) -> Any:
+        """A session over the entry, which must be sound; None, with a warning, when onnxruntime refuses it."""
+        import onnxruntime as ort
+
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # done before it was saved
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.place.parent))
+        try:
+            return ort.InferenceSession((self.place / MODEL).read_bytes(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of many kinds
+            _warn(f"{self.place}: was refused ({_line(error)}); taking the bundle's own weights")
+        with suppress(OSError), cache.exclusive(self.place):
+            shutil.rmtree(self.place, ignore_errors=True)
+        return None
+
+
+def save_session(source: Path, out: Path, options: Any) -> None:
+    """Open a graph file with these session options, save what onnxruntime makes of it, and close it; raises OSError."""
+    import onnxruntime as ort
+
+    options.optimized_model_filepath = str(out)
+    for key, value in (
+        ("save_external_prepacked_constant_initializers", "1"),
+        ("optimized_model_external_initializers_file_name", WEIGHTS),
+        ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
+    ):
+        options.add_session_config_entry(f"session.{key}", value)
+    try:
+        session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds; if the graph is to blame, opening the bundle's own will tell
+        raise OSError(_line(error)) from None
+    del session
+    gc.collect()  # its weights are not wanted beside the mapped ones
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, DgemmaWarning, stacklevel=2)
+
+
+def _check(stage: Path) -> None:
+    """Whether every weight was written: a disk that fills up need be no error to onnxruntime. Raises OSError."""
+    end = max((weight.end for weight in weights((stage / MODEL).read_bytes())), default=0)
+    held = (stage / WEIGHTS).stat().st_size if end else 0
+    if held < end:
+        raise OSError(f"only {held} bytes of {end} were written")
+
+
+def _place(stage: Path, name: str, base: Path | None) -> None:
+    """Have the model name its weights relative to the folder of all entries, and take those of `base` where they are equal."""
+    model = (stage / MODEL).read_bytes()
+    if base is None:
+        (stage / MODEL).write_bytes(moved(model, lambda weight: (f"{name}/{WEIGHTS}", [at for at, _ in weight.regions])))
+        return
+    theirs = {weight.name: weight for weight in weights((base / MODEL).read_bytes())}
+    shutil.copyfile(base / cache.SEAL, stage / BASE)
+    with _mapped(stage / WEIGHTS) as ours, _mapped(base / WEIGHTS) as shared, (stage / "rest").open("wb") as rest:
+
+        def place(weight: Weight) -> tuple[str, list[int]]:
+            known = theirs.get(weight.name)
+            if known is not None and _same(weight, known, ours, shared):
+                return known.file, [at for at, _ in known.regions]
+            offsets = []
+            for at, length in weight.regions:
+                rest.seek(-(-rest.tell() // _ALIGNMENT) * _ALIGNMENT)
+                offsets.append(rest.tell())
+                rest.write(ours[at : at + length])
+            return f"{name}/{WEIGHTS}", offsets
+
+        (stage / MODEL).write_bytes(moved(model, place))
+    os.replace(stage / "rest", stage / WEIGHTS)
+
+
+def _same(weight: Weight, known: Weight, ours: memoryview, shared: memoryview) -> bool:
+    """Whether two weights have the same bytes: the hashes of packed copies tell, else the bytes do."""
+    sizes, known_sizes = ([length for _, length in w.regions] for w in (weight, known))
+    if weight.keys != known.keys or sizes != known_sizes:
+        return False
+    (at, length), (there, _) = weight.regions[0], known.regions[0]
+    return bool(weight.keys) or ours[at : at + length] == shared[there : there + length]
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        yield view

@@ -1,0 +1,95 @@
+"""Whether a bundle fits into this machine's free memory: told before graphs are loaded, not by the kernel's killer after.
+
+What is needed is a lower bound from the manifest (weights once, as the engine's kernels hold them), so that nothing that
+runs is refused. It knows nothing of what an engine packs twice. N canvas, D hidden, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgemma.core.errors import EngineError
+from dgemma.core.manifest import Manifest
+
+SWITCH = "DGEMMA_CHECK_MEMORY"  # 0: load whatever is free
+_TILE = 16_384  # ids of the vocabulary whose logits are held together, at most
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = (  # limit, usage, and the name of the page cache in the statistics beside them
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes that running a bundle takes at least: weights, keys and values of two canvases, activations of a step."""
+
+    weights: int
+    prefix: int
+    transient: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.prefix + self.transient
+
+
+def prefix_bytes(manifest: Manifest, length: int) -> int:
+    """Float32 keys and values of `length` prefix tokens in all layers."""
+    model = manifest.model
+    rows = sum(model.layer_kv_heads(i) * model.layer_head_dim(i) for i in range(model.num_layers))
+    return 2 * 4 * rows * length
+
+
+def need(manifest: Manifest, engine: str) -> Need:
+    """The bound for one engine: onnx multiplies 4-bit weights out to 8 bits, executorch keeps them."""
+    weights = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{engine}/"))
+    bits = manifest.quantization.get("bits_per_weight")
+    if engine == "onnx" and isinstance(bits, (int, float)) and bits < 8:
+        weights = max(weights, int(manifest.quantization.get("parameters", 0)))
+    n, model = manifest.canvas_length, manifest.model
+    activations = n * (6 * model.hidden_size + 2 * model.intermediate_size) + 2 * n * min(model.vocab_size, _TILE)
+    length = min(manifest.context, 2 * n)
+    return Need(weights=weights, prefix=prefix_bytes(manifest, length), transient=4 * activations)
+
+
+def available() -> int | None:
+    """Bytes that can be had without swapping, the container's limit included; None where the system does not tell."""
+    found = []
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) << 10)
+    except (OSError, ValueError, KeyError, IndexError):
+        pass
+    for folder, limit, usage, cache in _CGROUPS:
+        try:
+            most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            found.append(max(0, most - used + int(stat.get(cache, 0))))  # the page cache gives way
+        except (OSError, ValueError):  # no limit reads "max"
+            continue
+    return min(found) if found else None
+
+
+def check(manifest: Manifest, engine: str, where: str | os.PathLike[str]) -> None:
+    """Raise EngineError when the bundle cannot fit, naming what is needed, what is free and what would fit."""
+    free = available()
+    if free is None or os.environ.get(SWITCH) == "0":
+        return
+    least = need(manifest, engine)
+    if least.total <= free:
+        return
+    parameters = manifest.quantization.get("parameters") or 0
+    room = 8 * max(0, free - least.prefix - least.transient) / parameters if parameters else 0.0
+    fewest = 8 if engine == "onnx" else 4
+    fits = f"a recipe of at most {room:.1f} bits per weight would fit; " if room >= fewest else ""
+    raise EngineError(
+        f"{os.fspath(where)}: needs at least {_gb(least.total)} of memory with {engine} (weights {_gb(least.weights)}, prefix "
+        f"{_gb(least.prefix)}, a step {_gb(least.transient)}) and {_gb(free)} is free; {fits}close other programs, "
+        f"or set {SWITCH}=0 to try anyway"
+    )
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,60 @@
+"""`dgemma bench`: speed, memory and load time of a bundle, against this machine's ceilings and against an earlier result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgemma.cli.run import BundleArgument, EngineOption, ThreadsOption
+from dgemma.core.errors import UsageError
+
+OK, WORSE = 0, 1
+
+
+def run(
+    bundle: BundleArgument,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Time for measuring, loading aside.")] = 60.0,
+    repeats: Annotated[int | None, typer.Option("--repeats", help="Rounds of everything, whatever they take.")] = None,
+    outputs: Annotated[str, typer.Option("--outputs", metavar="K,K", help="Lengths of outputs, in tokens.")] = "128,500,2600",
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="OLD.json", help="Exit with 1 when a ratio got worse than there.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result there too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> int:
+    from dgemma.benchmarks import report
+    from dgemma.benchmarks.bench import show
+    from dgemma.benchmarks.bench.effort import Effort
+    from dgemma.benchmarks.bench.run import Request, bench
+    from dgemma.core.progress import stages
+
+    report.check_out(out)
+    request = Request(
+        bundle=bundle, engine=engine, threads=threads, effort=Effort(seconds=seconds, repeats=repeats),
+        outputs=lengths(outputs), compare=compare,
+    )  # fmt: skip
+    # While a spinner turns, rich sends what is printed to its own terminal, which is wrong for a pipe.
+    stream = None if sys.stdout.isatty() else sys.stdout
+    with stages() as stage:
+        result = bench(request, (lambda _: None) if as_json else partial(print, file=stream, flush=True), stage)
+    if not as_json:
+        show.result(result)
+    if out is not None:
+        report.write_json(out, result)
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    return WORSE if any(row.get("worse") for row in result.get("comparison", {}).get("rows", [])) else OK
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """`128,500` as numbers; raises UsageError."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(f"--outputs {text!r} must be numbers of tokens with commas between, such as 128,500") from None

@@ -1,0 +1,417 @@
+"""`dgemma bench`: costs against numbers made by hand, ONNX bytes against the onnx package, memory, plans and comparisons."""
+
+from __future__ import annotations
+
+import json
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_bundle import manifest, write_bundle
+
+from dgemma.benchmarks.bench import ceilings, compare, fresh, memory, noise, outputs
+from dgemma.benchmarks.bench.ceilings import Ceilings
+from dgemma.benchmarks.bench.costs import Model, held_bits
+from dgemma.benchmarks.bench.effort import Effort
+from dgemma.benchmarks.bench.onnx_bytes import Node, model
+from dgemma.benchmarks.stats import quartiles
+from dgemma.core import machine
+from dgemma.core.config import ModelConfig
+from dgemma.core.errors import EngineError, UsageError
+from dgemma.runtime import memory as need_of_memory
+
+CONFIG = ModelConfig(
+    vocab_size=10, hidden_size=8, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
+    global_num_kv_heads=1, global_head_dim=6, sliding_window=4, canvas_length=5,
+)  # fmt: skip
+# By hand. Sliding layer: q 8·2·4, k and v 8·4 each, o 2·4·8; full layer: q 8·2·6, k 8·6, no v, o 2·6·8.
+ATTENTION = (64 + 32 + 32 + 64) + (96 + 48 + 96)
+MLP = 2 * 8 * 16  # one of three planes, both layers
+BITS = {"attention": 8, "mlp_up_gate": 4, "mlp_down": 4, "self_conditioning": 8, "embedding": 8}
+
+# ---- cost model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_denoising_step_costs_what_the_hand_counts() -> None:
+    cost = Model(config=CONFIG, bits=BITS).denoise(canvas=5, prefix=7)
+    weights = ATTENTION + 3 * MLP + 3 * 8 * 16 + 10 * 8
+    scores = 4 * 5 * (3 + 5) * 2 * 4 + 4 * 5 * (7 + 5) * 2 * 6  # the window shows 3 prefix tokens, the full layer all 7
+    assert cost.attention == scores
+    assert cost.operations == 2 * 5 * (weights + 10 * 8) + scores  # the table a second time, for soft embeddings
+    assert cost.weight_bytes == ATTENTION + 3 * MLP // 2 + 3 * 8 * 16 + 2 * 80
+    assert cost.cache_bytes == 2 * 4 * (3 * 1 * 4 + 7 * 1 * 6)
+    gathered = Model(config=CONFIG, bits=BITS, soft="topk:4").denoise(canvas=5, prefix=7)
+    assert cost.operations - gathered.operations == 2 * 5 * 80
+
+
+def test_a_token_costs_stack_and_head_and_a_chunk_the_stack() -> None:
+    plain = Model(config=CONFIG, bits={})
+    token, chunk = plain.decode(prefix=3), plain.encode(tokens=6, prefix=0)
+    assert token.weight_bytes == 4 * (ATTENTION + 3 * MLP + 80)
+    assert token.operations == 2 * (ATTENTION + 3 * MLP + 80) + 4 * (3 + 1) * 2 * 4 + 4 * (3 + 1) * 2 * 6
+    assert chunk.operations == 2 * 6 * (ATTENTION + 3 * MLP) + 4 * 6 * 6 * 2 * (4 + 6)
+
+
+def test_the_cost_model_counts_the_weights_of_the_real_model() -> None:
+    from dgemma.model.denoiser import Denoiser
+
+    matrices = sum(p.numel() for _, p in Denoiser(CONFIG).named_parameters() if p.ndim == 2)
+    assert Model(config=CONFIG, bits={}, soft="topk:1").denoise(canvas=5, prefix=3).weight_bytes == 4 * matrices
+
+
+def test_experts_cost_what_is_routed_and_read_what_is_touched() -> None:
+    from dataclasses import replace
+
+    config = replace(CONFIG, num_experts=8, top_k_experts=2, moe_intermediate_size=4)
+    one, many = (Model(config=config, bits={}).encode(rows, 0).products["experts"] for rows in (1, 100))
+    expert = 2 * 3 * 8 * 4  # of both layers
+    assert (one.operations, one.weights) == (2 * 2 * expert, 2 * expert)
+    assert (many.operations, many.weights) == (2 * 100 * 2 * expert, 8 * expert)
+
+
+def test_onnx_holds_four_bits_as_eight() -> None:
+    recipe = {"bits": {"embedding": 8, "mlp_down": 4, "router": 32}}
+    assert held_bits(recipe, "onnx") == {"embedding": 8, "mlp_down": 8, "router": 32}
+    assert held_bits(recipe, "executorch")["mlp_down"] == 4
+    assert held_bits({}, "onnx") == {}
+
+
+def test_a_floor_is_arithmetic_or_reading_whichever_takes_longer() -> None:
+    top = Ceilings(products={"int8": 1e9, "int4": 5e8, "float32": 1e8}, bytes_per_s=1e6, read_bytes=1)
+    cost = Model(config=CONFIG, bits=BITS).denoise(5, 7)
+    assert top.floor_s(cost) == pytest.approx((cost.weight_bytes + cost.cache_bytes) / 1e6)
+    quick = Ceilings(products=top.products, bytes_per_s=1e12, read_bytes=1)
+    assert quick.floor_s(cost) == pytest.approx((cost.operations - cost.attention) / 1e9 + cost.attention / 1e8)
+    without = Ceilings(products={"float32": 1e8}, bytes_per_s=1e12, read_bytes=1)
+    assert without.floor_s(cost) == pytest.approx(cost.operations / 1e8)
+
+
+# ---- ceilings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ceilings.PRODUCTS)
+def test_the_bytes_are_a_model_that_onnx_accepts(name: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    nodes, weights = ceilings._nodes(name, 256, 8, 2)
+    parsed = onnx.load_from_string(model(nodes, weights, {"x": (4, 256)}, {n.output: (4, 8) for n in nodes}))
+    onnx.checker.check_model(parsed)
+    assert [n.op_type for n in parsed.graph.node] == [n.op for n in nodes]
+    for tensor in parsed.graph.initializer:
+        assert np.array_equal(onnx.numpy_helper.to_array(tensor), weights[tensor.name])
+
+
+def test_the_bytes_compute_a_product() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((3, 5)).astype(np.float32), rng.standard_normal((5, 300)).astype(np.float32)
+    node = Node(op="MatMul", inputs=["x", "w"], output="y")
+    session = ort.InferenceSession(model([node], {"w": weight}, {"x": x.shape}, {"y": (3, 300)}))
+    assert np.allclose(session.run(None, {"x": x})[0], x @ weight, atol=1e-5)
+
+
+def test_every_ceiling_is_measured() -> None:
+    pytest.importorskip("onnxruntime")
+    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, seconds=0.01)
+    assert set(top.products) == set(ceilings.PRODUCTS)
+    assert not top.missing
+    assert all(1e6 < rate < 1e15 for rate in top.products.values())
+    assert 1e8 < top.bytes_per_s < 1e13
+
+
+def test_without_onnxruntime_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, seconds=0.01)
+    assert set(top.products) == {"float32"}
+    assert "dgemma[onnx]" in top.missing["int8"]
+    assert "numpy" in top.missing["float32"]
+
+
+# ---- machine and memory ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "warns"),
+    [
+        ({"avx2", "avx512_vnni"}, "AVX512-VNNI", False),
+        ({"avx2", "avx_vnni"}, "AVX-VNNI", False),
+        ({"avx2", "fma"}, "AVX2 without VNNI", True),
+        ({"asimd", "asimddp"}, "NEON with dot product", False),
+        ({"asimd"}, "NEON without dot product", True),
+        (set(), "not known", False),
+    ],
+)
+def test_the_int8_path_is_named(flags: set[str], path: str, warns: bool) -> None:
+    named, warning = machine.int8_path(flags)
+    assert named == path
+    assert (warning is not None) == warns
+
+
+ROLLUP = """55d0-7ffe ---p 00000000 00:00 0 [rollup]
+Rss:               13568 kB
+Pss_Anon:           6904 kB
+Anonymous:          6904 kB
+"""
+
+
+def test_resident_memory_is_split() -> None:
+    found = memory.split(ROLLUP)
+    assert (found.anonymous, found.file, found.total) == (6904 << 10, 6664 << 10, 13568 << 10)
+    with pytest.raises(ValueError, match="Anonymous"):
+        memory.split(ROLLUP.replace("Anonymous", "Annoying"))
+
+
+def test_a_peak_is_seen_and_forgotten() -> None:
+    if memory.resident() is None or not memory.reset_peak():
+        pytest.skip("this system does not tell")
+    before = memory.peak()
+    block = np.ones(8 << 20)  # 64 MiB
+    high = memory.peak()
+    del block
+    assert before is not None
+    assert high is not None
+    assert high - before > 60 << 20
+    memory.reset_peak()
+    assert (memory.peak() or 0) < high - (32 << 20)
+
+
+def test_elsewhere_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
+    assert memory.resident() is None
+    assert memory.peak() is None
+    assert not memory.reset_peak() or (tmp_path / "clear_refs").exists()
+
+
+def test_a_bundle_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = manifest(quantization={"recipe": "w8", "parameters": 4_000_000, "bits_per_weight": 8.0})
+    need = need_of_memory.need(big, "onnx")
+    assert need.prefix == 2 * 4 * (2 * 2 + 1 * 4) * 32
+    monkeypatch.setattr(need_of_memory, "available", lambda: need.total)
+    need_of_memory.check(big, "onnx", "a.dgemma")
+    monkeypatch.setattr(need_of_memory, "available", lambda: need.total - 1)
+    with pytest.raises(EngineError, match=r"a\.dgemma: needs at least .* GB is free; .*DGEMMA_CHECK_MEMORY=0"):
+        need_of_memory.check(big, "onnx", "a.dgemma")
+    monkeypatch.setenv("DGEMMA_CHECK_MEMORY", "0")
+    need_of_memory.check(big, "onnx", "a.dgemma")
+
+
+def test_four_bit_weights_need_eight_in_onnx_and_what_would_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = manifest(quantization={"recipe": "w4", "parameters": 4_000_000, "bits_per_weight": 4.5})
+    assert need_of_memory.need(four, "onnx").weights == 4_000_000
+    float_ = manifest(
+        quantization={"recipe": "fp32", "parameters": 1_000, "bits_per_weight": 32.0}, engines=("executorch",)
+    )
+    least = need_of_memory.need(float_, "executorch")
+    monkeypatch.setattr(need_of_memory, "need", lambda *_: need_of_memory.Need(weights=4000, prefix=0, transient=0))
+    monkeypatch.setattr(need_of_memory, "available", lambda: 1000)
+    assert least.weights == 0  # no file is listed in a manifest that was not written
+    with pytest.raises(EngineError, match=r"at most 8\.0 bits per weight would fit"):
+        need_of_memory.check(float_, "executorch", "a.dgemma")
+
+
+def test_available_memory_minds_the_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable:   4096 kB\n")
+    for name, text in {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 1\nfile 500000\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(need_of_memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(need_of_memory, "_CGROUPS", ((tmp_path, "memory.max", "memory.current", "file"),))
+    assert need_of_memory.available() == 1_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert need_of_memory.available() == 4096 << 10
+    (tmp_path / "meminfo").unlink()
+    assert need_of_memory.available() is None
+
+
+def test_a_fresh_process_that_fails_is_told() -> None:
+    with pytest.raises(EngineError, match="status 2: error: absent"):
+        fresh._child(Path("absent.dgemma"), "onnx", 1, 1, 1)
+
+
+def test_files_and_packed_weights_are_dropped_from_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("this system cannot be asked")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "weights").write_bytes(b"w")
+    monkeypatch.setattr(fresh.cache, "held", lambda _: [(tmp_path / "packed", 1, True)])
+    dropped: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *_: dropped.append(os.fstat(descriptor).st_ino))
+    made = write_bundle(tmp_path / "a.dgemma")
+    assert fresh.evict(made)
+    wanted = [p for p in made.rglob("*") if p.is_file() and p.name != "manifest.json"] + [tmp_path / "packed" / "weights"]
+    assert sorted(dropped) == sorted(p.stat().st_ino for p in wanted)
+    monkeypatch.delattr(os, "posix_fadvise")
+    assert not fresh.evict(made)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [([[], [1]], "made in the cold load"), ([[1], [1]], "kept from an earlier load"), ([[], []], "not kept")]
+)
+def test_loads_are_cold_once_and_warm_until_it_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: list[list[int]], said: str
+) -> None:
+    made = write_bundle(tmp_path / "a.dgemma")
+    monkeypatch.setattr(fresh, "evict", lambda _: True)
+    monkeypatch.setattr(fresh.cache, "held", lambda _: kept.pop(0))
+    calls: list[int] = []
+
+    def child(*arguments: Any) -> dict[str, Any]:
+        calls.append(arguments[-1])
+        return {"times": {"load_s": float(len(calls))}, "memory": {"read_bytes": 5, "number": len(calls)}}
+
+    monkeypatch.setattr(fresh, "_child", child)
+    times, found = fresh.load_times(made, "onnx", 1, 8, 3)
+    assert times["packed_weights"] == said
+    assert times["cold"] == {"load_s": 1.0, "read_bytes": 5}
+    assert (times["warm"]["load_s"]["n"], times["warm"]["load_s"]["median"], found["number"]) == (3, 3.0, 4)
+    monkeypatch.setattr(fresh, "_SLOW", 1.0)
+    monkeypatch.setattr(fresh.cache, "held", lambda _: [])
+    assert fresh.load_times(made, "onnx", 1, 8, 3)[0]["warm"]["load_s"]["n"] == 1
+
+
+# ---- effort, outputs, noise ------------------------------------------------------------------------------------------
+
+
+def test_rounds_are_counted_or_timed() -> None:
+    assert list(Effort(seconds=1, repeats=3).start().rounds()) == [0, 1, 2]
+    assert list(Effort(seconds=1e-9).start().rounds()) == [0]
+    assert not Effort(seconds=1e-9, repeats=1).start().is_over
+    for wrong in ({"seconds": 0}, {"seconds": float("nan")}, {"seconds": 1, "repeats": 0}):
+        with pytest.raises(UsageError, match="--"):
+            Effort(**wrong)  # type: ignore[arg-type]
+
+
+def test_outputs_that_the_context_cannot_hold_are_left_out() -> None:
+    plan = outputs.plan((128, 500, 2600), canvas=64, context=1024)
+    assert (plan.prompt, plan.outputs) == (128, (128, 500))
+    assert plan.left_out == {2600: "needs a context of 2752 (a prompt of 128) and the bundle has 1024"}
+    assert (plan.prefixes[0], plan.prefixes[-1], len(plan.prefixes)) == (128, 128 + 7 * 64, 6)
+    short = outputs.plan((128, 500), canvas=64, context=65)
+    assert (short.prompt, short.outputs, short.prefixes) == (1, (), (1,))
+
+
+def test_an_output_costs_the_sum_of_its_canvases() -> None:
+    plan = outputs.plan((30,), canvas=10, context=1000)
+    points = [
+        {"prefix": p, "encoded": e, "encode_ms": float(e), "step_ms": {"median": 5.0 + p / 10}, "token_ms": {"median": 2.0}}
+        for p, e in ((20, 20), (40, 20))
+    ]
+    (found,) = outputs.outputs(plan, points, prefill_ms=7.0, steps_per_canvas=3.0)
+    assert found["canvases"] == 3
+    assert found["diffusion_s"] == pytest.approx((7 + 3 * (7 + 8 + 9) + 2 * 10) / 1e3)  # naive: canvas by canvas
+    assert found["autoregressive_s"] == pytest.approx((7 + 30 * 2) / 1e3)
+    assert found["ratio"] == pytest.approx(67 / 99)
+
+
+def test_a_quiet_run_has_no_warnings_and_a_loud_one_has() -> None:
+    assert noise.warnings(1.0, 1.05, 0.1, 4, {"a step": 0.1}) == []
+    loud = noise.warnings(1.0, 1.5, 3.9, 4, {"a step": 0.1, "a token": 0.4})
+    assert len(loud) == 3
+    assert "+50%" in loud[1]
+    assert "a token by 40%" in loud[2]
+    assert "one core" in noise.warnings(1.0, 1.0, None, 1, {})[0]
+    assert noise.doubt(1.0, 1.5, None, 4) == pytest.approx(0.5)
+    assert noise.doubt(1.0, 1.0, 4.0, 4) == pytest.approx(0.5)
+    assert noise.doubt(1.0, 1.0, 0.2, 4) == 0.0
+
+
+# ---- comparison ------------------------------------------------------------------------------------------------------
+
+
+def times(value: float) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(quartiles([value, value * 1.01, value * 1.02, value * 1.03]))
+
+
+def made() -> dict[str, Any]:
+    """What `compare` reads of a result."""
+    points = [
+        {"prefix": p, "step_ms": times(step), "token_ms": times(2.0), "step_floor_ms": 1.0, "token_floor_ms": 1.0}
+        for p, step in ((10, 4.0), (20, 5.0))
+    ]
+    result: dict[str, Any] = {
+        "benchmark": "bench", "of": dict.fromkeys(compare.SAME, 1) | {"canvas_length": 16}, "bundle": {"digest": "d"},
+        "growth": points, "prefill": {"ms": times(3.0), "floor_ms": 1.0}, "noise": {"doubt": 0.0},
+        "groups": {"short": {"ratio": times(2.0), "diffusion": {"tokens_per_forward": 9.0}}},
+        "memory": {"resident_over_weights": 1.5, "transient_over_weights": None},
+    }  # fmt: skip
+    return {**result, "ratios": compare.ratios(result)}
+
+
+def slower(result: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The same with steps that take longer."""
+    other = deepcopy(result)
+    for point in other["growth"]:
+        point["step_ms"] = {k: v if k == "n" else v * factor for k, v in point["step_ms"].items()}
+    return {**other, "ratios": compare.ratios(other)}
+
+
+def worse(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    return {row["ratio"] for row in compare.compare(old, new) if row.get("worse")}
+
+
+def test_the_same_result_is_no_worse_and_neither_is_a_better_one() -> None:
+    assert worse(made(), made()) == set()
+    assert worse(made(), slower(made(), 0.5)) == set()
+    assert worse(made(), slower(made(), 1.05)) == set()  # within what is allowed
+
+
+def test_steps_that_take_longer_are_worse() -> None:
+    found = worse(made(), slower(made(), 1.5))
+    assert found == {
+        f"{name} canvas{rest}" if rest.startswith(":") else f"step, {name} canvas{rest}"
+        for name in ("first", "last")
+        for rest in (", over its floor", ": N autoregressive tokens over a step")
+    }
+
+
+def test_a_machine_that_is_slower_throughout_is_not_a_worse_result() -> None:
+    other = deepcopy(made())
+    for point in other["growth"]:
+        for key, value in list(point.items()):
+            if key != "prefix":
+                point[key] = value * 3 if isinstance(value, float) else {k: v if k == "n" else 3 * v for k, v in value.items()}
+    other["prefill"] = {"ms": {k: v if k == "n" else 3 * v for k, v in times(3.0).items()}, "floor_ms": 3.0}
+    assert worse(made(), {**other, "ratios": compare.ratios(other)}) == set()
+
+
+def test_a_busy_machine_is_allowed_more() -> None:
+    new = slower(made(), 1.2)
+    assert worse(made(), new)
+    assert not worse(made(), {**new, "noise": {"doubt": 0.2}})
+    answers = deepcopy(made())
+    answers["ratios"]["short: tokens per forward"]["value"] /= 1.2
+    assert worse(made(), {**answers, "noise": {"doubt": 0.2}})  # no clock is in it
+
+
+def test_a_ratio_that_only_one_has_is_shown_and_not_judged() -> None:
+    new = made()
+    del new["ratios"]["resident memory over weights"]
+    (row,) = [row for row in compare.compare(made(), new) if row["ratio"] == "resident memory over weights"]
+    assert row == {"ratio": "resident memory over weights", "old": 1.5, "new": None}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"benchmark": "speed"}', "\x00", '{"benchmark": "bench"}', "[" * 9000])
+def test_a_damaged_old_result_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "old.json"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=r"old\.json: is damaged .*dgemma bench --out"):
+        compare.read(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        compare.read(tmp_path / "absent.json")
+    damaged = made()
+    damaged["ratios"]["resident memory over weights"]["value"] = 0
+    file.write_text(json.dumps(damaged))
+    with pytest.raises(UsageError, match="is damaged"):
+        compare.read(file)
+
+
+def test_results_of_different_things_are_not_compared() -> None:
+    old = made()
+    compare.check_same(old, dict(old["of"]), Path("old.json"))
+    with pytest.raises(UsageError, match="has threads 1 and this run 2; compare with a result of the same threads"):
+        compare.check_same(old, {**old["of"], "threads": 2}, Path("old.json"))

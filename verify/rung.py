@@ -1,0 +1,136 @@
+"""A rung of the ladder: one implementation of the same model, to be laid beside another step by step. numpy only.
+
+A rung holds one text at a time. N canvas, S prefix, D hidden, V vocabulary, K kv heads, d head dim.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dgemma.core.config import ModelConfig
+from dgemma.core.noise import step_words
+from dgemma.core.sampler import SamplerConfig
+from dgemma.core.trajectory import Trajectory
+
+Array = npt.NDArray[Any]
+Taps = Mapping[str, Array]
+
+# Tensors of a layer in the order in which they are computed; see `model/taps.py`.
+LAYER_TAPS = ("attention_in", "q", "k", "v", "attention_out", "mlp_in", "mlp_out", "out")
+
+
+def tap_order(config: ModelConfig) -> list[str]:
+    """Names of all taps, in the order in which they are computed; encode has no `conditioned` and no `logits`."""
+    layers = [f"layers.{i}.{name}" for i in range(config.num_layers) for name in LAYER_TAPS]
+    return ["embedded", "conditioned", *layers, "hidden", "logits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOut:
+    """What one denoising step gave.
+
+    Args:
+        argmax, canvas: int64 [N]; canvas is the next one.
+        entropy: float32 [N] nats, accepted: bool [N].
+        soft: float32 [N, D], the next step's self-conditioning.
+        logits: float32 [N, V], softcapped, before temperature; None where they cannot be had.
+        taps: tensors by name, without a batch.
+    """
+
+    argmax: Array
+    entropy: Array
+    accepted: Array
+    canvas: Array
+    soft: Array
+    logits: Array | None
+    taps: Taps = field(default_factory=dict)
+
+
+class Rung(ABC):
+    """One implementation over one set of weights.
+
+    Attributes:
+        name: as it is shown.
+        facts: versions and the like, JSON types.
+        without_logits: why there are none, or None.
+        chunk: most tokens that `extend` takes at once when taps are asked for.
+    """
+
+    without_logits: str | None = None
+    chunk = 64
+
+    def __init__(self, name: str, config: ModelConfig, sampler: SamplerConfig) -> None:
+        self.name, self.config, self.sampler = name, config, sampler
+        self.facts: dict[str, Any] = {}
+
+    @abstractmethod
+    def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
+        """A whole generation, adaptive, on its own."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the prefix."""
+
+    @abstractmethod
+    def extend(self, ids: Sequence[int], *, taps: bool = False) -> Taps:
+        """Encode tokens behind the prefix; with `taps`, at most `chunk` of them, tensors by name [n, …] come back."""
+
+    @abstractmethod
+    def prefix(self, start: int) -> list[tuple[Array, Array]]:
+        """Per layer keys and values [S − start, K, d] float32, of the slots from `start` on."""
+
+    @abstractmethod
+    def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
+        """canvas int64 [N], soft float32 [N, D], words uint32 [2, N]."""
+
+    def tapped(self) -> Rung:
+        """The same implementation with all the taps that can be had, as another rung where that costs something."""
+        return self
+
+    def release(self) -> None:  # noqa: B027 — most rungs hold nothing for `trajectory` alone
+        """Free what only `trajectory` needs."""
+
+    def close(self) -> None:  # noqa: B027 — most rungs hold nothing but memory
+        """Free everything; the rung must not be used again."""
+
+    def replay(self, trajectory: Trajectory, canvas: int, last: int | None = None) -> Iterator[tuple[int, StepOut]]:
+        """Row and outputs of every step of one canvas, from the trajectory's input canvases, soft embeddings its own."""
+        rows = np.flatnonzero(trajectory.canvas_index == canvas).tolist()
+        self.reset()
+        self.extend(ids_before(trajectory, canvas))
+        soft = np.zeros((trajectory.canvas_in.shape[1], self.config.hidden_size), np.float32)
+        words = np.zeros((2, trajectory.canvas_in.shape[1]), np.uint32)  # no logits depend on them
+        for row in rows:
+            if last is not None and row > last:
+                return
+            out = self.step(trajectory.canvas_in[row], soft, words, trajectory.temperature[row])
+            yield row, out
+            soft = out.soft
+
+    def logits(self, trajectory: Trajectory, row: int) -> npt.NDArray[np.float32]:
+        """Tempered logits [N, V] of one row; raises ValueError where there are none."""
+        *_, (_, out) = self.replay(trajectory, int(trajectory.canvas_index[row]), row)
+        if out.logits is None:
+            raise ValueError(self.without_logits)
+        result: npt.NDArray[np.float32] = out.logits / trajectory.temperature[row]
+        return result
+
+
+def ids_before(trajectory: Trajectory, canvas: int) -> list[int]:
+    """Prompt and committed canvases that a canvas follows."""
+    ids: list[int] = trajectory.prompt_ids.tolist()
+    for before in range(canvas):
+        ids += trajectory.argmax[trajectory.canvas_index == before][-1].tolist()
+    return ids
+
+
+def words_of(trajectory: Trajectory, row: int, seed: int, sampler: SamplerConfig) -> Array:
+    """The noise of a row, uint32 [2, N]."""
+    run = sampler.steps - int(trajectory.step[row]) + 1
+    return step_words(seed, int(trajectory.canvas_index[row]), run, trajectory.canvas_in.shape[1])

@@ -1,0 +1,107 @@
+"""Which rungs of the ladder there are for a bundle, from the top; and why others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import ENGINES, installed_version
+from dgemma.verify import origin, tolerance
+from dgemma.verify.engine_rung import EngineRung
+from dgemma.verify.rung import Rung
+from dgemma.verify.tolerance import Tolerance
+
+if TYPE_CHECKING:
+    from dgemma.quantize.matrix import QuantizedMatrix
+
+Found = tuple[list[Rung], list[Tolerance], dict[str, str]]
+FLOAT_BITS = 32
+BFLOAT16 = "reference bfloat16"
+
+
+def rungs_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], threads: int) -> Found:
+    """The rungs, the tolerance of each against the one above it, and rung → why it is not there.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is of another shape.
+        EngineError: an engine that is there cannot run the bundle.
+    """
+    bits = {int(b) for b in bundle.manifest.quantization.get("bits", {}).values()}
+    least = min(bits, default=FLOAT_BITS)
+    rungs: list[Rung] = []
+    tolerances: list[Tolerance] = []
+    missing: dict[str, str] = {}
+
+    def add(rung: Rung, limit: Tolerance) -> None:
+        rungs.append(rung)
+        tolerances.append(limit)
+
+    if checkpoint is None:
+        for name in ("reference bfloat16", "reference float32", "torch"):
+            missing[name] = "needs --checkpoint"
+    else:
+        above, missing = float_rungs(bundle, checkpoint, threads)
+        for rung, limit in above:
+            add(rung, limit)
+    same = tolerance.SAME_FLOAT
+    if least < FLOAT_BITS:
+        same = tolerance.SAME_INTEGERS
+        if "torch" not in missing:
+            recipe = str(bundle.manifest.quantization.get("recipe", "integers"))
+            if "onnx" in bundle.manifest.graphs:
+                add(_twin(bundle, rungs[-1], f"torch {recipe}"), tolerance.of_bits(least))
+            else:
+                missing[f"torch {recipe}"] = "integers are read back out of ONNX graphs alone, and the bundle has none"
+                same = tolerance.of_bits(least)
+    for engine in engines:
+        if installed_version(ENGINES[engine][0]) is None:
+            missing[engine] = f"not installed; pip install 'dgemma[{engine}]'"
+        else:
+            add(EngineRung(bundle, engine, threads), same)
+    return rungs, tolerances, missing
+
+
+def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tuple[Rung, Tolerance]], dict[str, str]]:
+    """The float model's rungs with their tolerances; and rung → why it is not there. Raises CheckpointError."""
+    found: list[tuple[Rung, Tolerance]] = []
+    missing: dict[str, str] = {}
+    folder: Path | None = origin.describe(bundle.manifest, checkpoint)["folder"]
+    for dtype, limit in (("bfloat16", tolerance.BFLOAT16), ("float32", tolerance.BFLOAT16)):
+        name = f"reference {dtype}"
+        if util.find_spec("jax") is None:
+            missing[name] = "jax is not installed; pip install 'dgemma[reference]'"
+        elif folder is None:
+            missing[name] = "random weights are made by torch alone"
+        else:
+            from dgemma.verify.jax_rung import JaxRung
+
+            found.append((JaxRung(folder, dtype, bundle.manifest), limit))
+    if util.find_spec("torch") is None:
+        missing["torch"] = "torch is not installed; pip install 'dgemma[export]'"
+        return found, missing
+    import torch
+
+    torch.set_num_threads(threads)
+    found.append((origin.load_torch(bundle.manifest, folder), tolerance.SAME_FLOAT))
+    return found, missing
+
+
+def _twin(bundle: Bundle, float_model: Rung, name: str) -> Rung:
+    """Eager torch whose matrices are the integers that the bundle holds."""
+    from dgemma.quantize.simulate import simulate
+    from dgemma.verify.torch_rung import TorchRung
+
+    assert isinstance(float_model, TorchRung)
+    manifest = bundle.manifest
+    model = simulate(float_model.model, integers(bundle))
+    return TorchRung(model, manifest.sampler, manifest.canvas_length, name=name)
+
+
+def integers(bundle: Bundle) -> dict[str, QuantizedMatrix]:
+    """The quantized matrices of a bundle, read back out of its ONNX graph."""
+    from dgemma.export.onnx.read import read_integers
+
+    return read_integers(bundle.file(bundle.graph("onnx", "denoise").file))

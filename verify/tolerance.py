@@ -1,0 +1,85 @@
+"""How far a rung may be from the one above it, and why that far and no farther.
+
+The figures were measured on tiny and on small random checkpoints; each limit leaves about a factor of ten for other machines
+and larger models, and lies well below what the faults of the tests do. `reference/README.md` has the measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dgemma.verify.difference import NEAR, Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """Limits of one rung against another.
+
+    Args:
+        tensors: relative error (root of Σ error² over root of Σ reference²) of keys, values, soft embeddings and taps.
+        logits: largest error of a logit over the range of logits.
+        entropy: largest error of an entropy, in nats.
+        argmax, canvas: shares of positions whose argmax, or whose next token, is another, all steps together. A flat
+            distribution draws other tokens after any rounding, so `canvas` is 1 where weights or tensors are rounded.
+        margins: how near to a tie the first difference of two generations must be, by rule (`difference.py`); None: not judged.
+        reason: in a few words, for people.
+    """
+
+    tensors: float
+    logits: float
+    entropy: float
+    argmax: float
+    canvas: float
+    margins: dict[Rule, float] | None = field(default_factory=lambda: dict(NEAR))
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not min(self.tensors, self.logits, self.entropy) > 0:
+            raise ValueError(f"{self.tensors=}, {self.logits=} and {self.entropy=} must be above 0")
+
+
+# First differences of generations on the same integers. Their logits differ by up to 0.8 % of the range, which is 0.3 of ±19: a
+# decision that was nearer than twice that, over the temperature, may go the other way.
+INTEGER_TIES: dict[Rule, float] = {"argmax": 0.5, "accept": 0.1, "sample": 0.05, "stop": 0.05, "host": 0.0}
+
+SAME_FLOAT = Tolerance(
+    tensors=1e-4, logits=1e-4, entropy=1e-2, argmax=1e-3, canvas=2e-3,
+    reason="the same float32 arithmetic, summed in another order",
+)  # fmt: skip
+BFLOAT16 = Tolerance(
+    tensors=0.25, logits=0.25, entropy=2.0, argmax=0.05, canvas=1.0, margins=None,
+    reason="every named tensor rounded to 8 bits of mantissa; loud where weights are random",
+)  # fmt: skip
+SAME_INTEGERS = Tolerance(
+    tensors=0.1, logits=0.05, entropy=0.5, argmax=0.01, canvas=0.1, margins=INTEGER_TIES,
+    reason="the same integer products; a last bit before activations are rounded moves some to the next integer",
+)  # fmt: skip
+EIGHT_BITS = Tolerance(
+    tensors=0.15, logits=0.1, entropy=1.0, argmax=0.02, canvas=1.0, margins=None, reason="weights and activations of 8 bits",
+)  # fmt: skip
+FOUR_BITS = Tolerance(
+    tensors=0.5, logits=0.3, entropy=2.5, argmax=0.1, canvas=1.0, margins=None,
+    reason="some weights of 4 bits, activations of 8",
+)  # fmt: skip
+
+
+def of_bits(least: int) -> Tolerance:
+    """A model with its matrices as integers of `least` bits or more, against the float model."""
+    if least >= 16:
+        return SAME_FLOAT
+    return EIGHT_BITS if least == 8 else FOUR_BITS
+
+
+def widest(*tolerances: Tolerance) -> Tolerance:
+    """Of a rung against one farther up: what any rung between them may do."""
+    return Tolerance(
+        tensors=max(t.tensors for t in tolerances), logits=max(t.logits for t in tolerances),
+        entropy=max(t.entropy for t in tolerances), argmax=max(t.argmax for t in tolerances),
+        canvas=max(t.canvas for t in tolerances),
+        margins=None if any(t.margins is None for t in tolerances) else max((t.margins or {} for t in tolerances), key=_argmax),
+        reason="; ".join(dict.fromkeys(t.reason for t in tolerances)),
+    )  # fmt: skip
+
+
+def _argmax(margins: dict[Rule, float]) -> float:
+    return margins.get("argmax", 0.0)

@@ -1,0 +1,60 @@
+"""`dgemma verify --write-golden`: the reference's trajectories of a bundle's golden prompts, for readers in any language."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import dgemma
+from dgemma.core.errors import UsageError
+from dgemma.runtime.bundle import Bundle
+from dgemma.verify import golden, origin
+from dgemma.verify.compared import difference_of
+from dgemma.verify.difference import NEAR
+
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tuple[list[str], bool]:
+    """Write the file, and compare it with what the export recorded of the float model.
+
+    Returns:
+        lines for people, and whether all differences are near-ties.
+    Raises:
+        UsageError: the reference cannot run here, or the file cannot be written.
+        BundleError, CheckpointError: those cannot be used.
+    """
+    if util.find_spec("jax") is None:
+        raise UsageError("--write-golden needs package 'jax'; pip install 'dgemma[reference]'")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--write-golden {path}: its folder does not exist; make it first")
+    opened = Bundle.open(bundle)
+    runs = golden.read(opened)
+    folder = origin.describe(opened.manifest, checkpoint)["folder"]
+    if folder is None:
+        raise UsageError("--write-golden: random weights are made by torch alone; give the folder of a checkpoint")
+    from dgemma.verify.jax_rung import JaxRung
+
+    rung = JaxRung(folder, "float32", opened.manifest)
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    made = {
+        "command": f"dgemma verify {bundle.name} --checkpoint {folder.name} --write-golden {path.name}",
+        "rung": rung.name, "checkpoint": folder.resolve().name,
+        "versions": {"dgemma": dgemma.__version__, "python": platform.python_version(), **versions},
+    }  # fmt: skip
+    written = golden.write_reference(path, rung, opened.manifest, list(progress(runs, "reference")), made)
+    lines = [f"wrote {path}: {len(written)} runs, {sum(len(t.step) for t in written)} steps, by {rung.name}"]
+    recorded = golden.read(opened, "float")
+    agree = True
+    for i, ((seed, other), mine) in enumerate(zip(recorded, written, strict=bool(recorded))):
+        if found := difference_of(rung, mine, other, seed):
+            near = found.margin is not None and found.margin <= NEAR[found.rule]
+            agree &= near
+            kind = "near-tie" if near else "NO near-tie"
+            lines.append(f"  run {i}: {found.rule} at canvas {found.canvas} step {found.step}, {kind}")
+    equal = f"{len(recorded)} trajectories of the float model that the export recorded"
+    lines.append(f"{'agrees' if agree else 'DISAGREES'} with {equal}" if recorded else "the export recorded no float model")
+    return lines, agree
