@@ -1,4 +1,4 @@
-"""Writes the README's figures from committed benchmark JSON, between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""Writes figures into a README from committed benchmark JSON, between `<!-- NAME -->` and `<!-- /NAME -->`.
 
     python -m dgemma.benchmarks.tables README.md [--check]
 
@@ -155,9 +155,46 @@ def speed() -> str:
 
 
 def same_tokens() -> str:
+    """Every rung against the reference in float32."""
     values = read("tiny-same-tokens.json")
-    rows = header(f"against {values['first']}", "trajectories", "equal", "same answer", "near-ties", "unexplained")
-    return "\n".join([*rows, *(f"| {rung} | {' | '.join(map(str, counts))} |" for rung, counts in _compared(values))])
+    first = values["first"]
+    rows = header(
+        f"against {first}", "texts", "equal", "canvases", "equal", "same answer", "steps", "entropy, nats", "widest margin"
+    )  # fmt: skip
+    for rung, (compared, equal, same, _, _) in _compared(values):
+        margins = [d["margin"] for d in values["differences"] if d["rung"] == rung]
+        widest = f"{max(margins):.1e}" if margins and None not in margins else "–"
+        rows.append(
+            f"| {rung} | {compared} | {equal} | {values['canvases'][rung]} | {values['equal_canvases'][rung]} | {same} | "
+            f"{values['steps'][rung]} | {values['entropy_error'][rung]:.0e} | {widest} |"
+        )
+    machine = values["machine"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("jax", "torch", "onnxruntime", "executorch"))
+    steps = f"{values['steps'][first]} steps of the reference"
+    return "\n".join([*rows, "", f"{steps}; {machine['cpu']}; {versions}; {machine['date'][:10]}."])
+
+
+def arm64() -> str:
+    """Canvases on emulated ARM64 against this machine's, by recipe, engine and processor."""
+    rows = header("recipe, engine, processor", "canvases", "same decisions", "same bits", "same answer", "entropy, nats")
+    for one in read("tiny-arm64.json")["runs"]:
+        rows.append(
+            f"| `{one['bundle']}`, {one['engine']}, {one['cpu']} | {one['canvases']} | {one['same_decisions']} | "
+            f"{one['bit_equal']} | {one['same_tokens']} of {one['prompts']} | {one['max_entropy_error']:.0e} |"
+        )
+    return "\n".join(rows)
+
+
+def soft() -> str:
+    values = read("tiny-soft.json")
+    rows = header("soft embedding", "exact match (95 %)", "steps, of exact's", "trajectories equal", "same tokens")
+    for policy, one in values["policies"].items():
+        match = one["exact_match"]
+        rows.append(
+            f"| `{policy}` | {match['value']:.1%} ({match['low']:.1%} … {match['high']:.1%}) | "
+            f"{one['step_ratio']['value']:.3f} | {one['equal_trajectories']} of {values['prompts']} | {one['equal_tokens']} |"
+        )
+    return "\n".join(rows)
 
 
 def same_tokens_quantized() -> str:
@@ -183,7 +220,7 @@ def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
-    "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized,
+    "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized, "arm64": arm64, "soft": soft,
 }  # fmt: skip
 
 

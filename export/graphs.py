@@ -1,7 +1,7 @@
 """The four graphs as torch modules: `encode`, `denoise`, `generate` and `decode`, with their names, dtypes and shapes.
 
-They say what the graphs compute; engines lower them in parts (`Stack`, `sample`). Names and meaning are the contract of the
-design. Letters: C chunk, N canvas, S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
+They say what the graphs compute; engines lower them in parts, `Stack` and the head by tiles (`head.py`). Names and meaning are
+the contract of the design. Letters: C chunk, N canvas, S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
 """
 
 from __future__ import annotations

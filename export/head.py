@@ -23,6 +23,7 @@ from dgemma.model import sampler
 from dgemma.model.denoiser import HIDDEN, Denoiser
 
 TILE = 8192  # ids, a multiple of the blocks: what onnxruntime was fastest with at 262,144 ids of 2,304
+GROUP = 16  # ids whose maximum stands for them
 BEFORE = HIDDEN  # the maximum before the first tile
 
 
@@ -71,6 +72,22 @@ class Read(nn.Module):
         return read_rows(self.model, rows)
 
 
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of [1, R, t] and their indices, both [1, R, count], falling.
+
+    They are among the `count` groups of 16 with the largest maxima, and a maximum is far cheaper than a place in an order. Of
+    equal logits any may come first.
+    """
+    groups = logits.shape[-1] // GROUP
+    if logits.shape[-1] % GROUP or groups < 4 * count:
+        return logits.topk(count, dim=-1)
+    grouped = logits.unflatten(-1, (GROUP, groups))  # a group's logits lie apart, so that maxima are of whole rows
+    chosen = grouped.amax(-2).topk(count, dim=-1).indices  # [1, R, count]
+    best, at = grouped.gather(-1, chosen[..., None, :].expand(-1, -1, GROUP, -1)).flatten(-2).topk(count, dim=-1)
+    row = torch.div(at, count, rounding_mode="floor")
+    return best, row * groups + chosen.gather(-1, at - row * count)
+
+
 def measure(
     model: Denoiser, policy: SamplerConfig, unit: Tensor, first: Tensor | int, before: Tensor, temperature: Tensor
 ) -> tuple[Tensor, ...]:
@@ -89,7 +106,7 @@ def measure(
         best, ids: the likeliest, falling, [1, R, K].
     """
     logits = unit * (model.config.final_logit_softcapping / temperature)
-    best, ids = logits.topk(min(policy.top_k or 1, unit.shape[-1]), dim=-1)
+    best, ids = likeliest(logits, min(policy.top_k or 1, unit.shape[-1]))
     maximum = torch.maximum(before, best[..., :1])
     shifted = logits - maximum
     weights = shifted.exp()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES, installed_version
@@ -13,9 +12,6 @@ from dgemma.verify import origin, tolerance
 from dgemma.verify.engine_rung import EngineRung
 from dgemma.verify.rung import Rung
 from dgemma.verify.tolerance import Tolerance
-
-if TYPE_CHECKING:
-    from dgemma.quantize.matrix import QuantizedMatrix
 
 Found = tuple[list[Rung], list[Tolerance], dict[str, str]]
 FLOAT_BITS = 32
@@ -52,7 +48,9 @@ def rungs_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], thr
         if "torch" not in missing:
             recipe = str(bundle.manifest.quantization.get("recipe", "integers"))
             if "onnx" in bundle.manifest.graphs:
-                add(_twin(bundle, rungs[-1], f"torch {recipe}"), tolerance.of_bits(least))
+                from dgemma.verify.twin import twin
+
+                add(twin(bundle, rungs[-1], f"torch {recipe}"), tolerance.of_bits(least))
             else:
                 missing[f"torch {recipe}"] = "integers are read back out of ONNX graphs alone, and the bundle has none"
                 same = tolerance.of_bits(least)
@@ -87,21 +85,3 @@ def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tup
     torch.set_num_threads(threads)
     found.append((origin.load_torch(bundle.manifest, folder), tolerance.SAME_FLOAT))
     return found, missing
-
-
-def _twin(bundle: Bundle, float_model: Rung, name: str) -> Rung:
-    """Eager torch whose matrices are the integers that the bundle holds."""
-    from dgemma.quantize.simulate import simulate
-    from dgemma.verify.torch_rung import TorchRung
-
-    assert isinstance(float_model, TorchRung)
-    manifest = bundle.manifest
-    model = simulate(float_model.model, integers(bundle))
-    return TorchRung(model, manifest.sampler, manifest.canvas_length, name=name)
-
-
-def integers(bundle: Bundle) -> dict[str, QuantizedMatrix]:
-    """The quantized matrices of a bundle, read back out of its ONNX graph."""
-    from dgemma.export.onnx.read import read_integers
-
-    return read_integers(bundle.file(bundle.graph("onnx", "denoise").file))

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dgemma.core import machine
 from dgemma.core.errors import DgemmaError, UsageError
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
@@ -186,7 +187,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"  {d['rung']} seed {d['seed']} {d['prompt'][:40]!r}: {d['rule']} at {place}, margin {margin}")
     print(f"{len(report.differences)} differences, {report.unexplained} not explained by a near-tie")
     if options.out:
-        options.out.write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        found = {"machine": machine.facts(), **report.to_dict()}
+        options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if report.unexplained else 0
 
 

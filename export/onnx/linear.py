@@ -27,6 +27,7 @@ from dgemma.quantize.matrix import QuantizedMatrix
 
 Parameter = OpSchema.FormalParameter
 DOMAIN = "dgemma"  # of the placeholders for expanded 4-bit weights, which `lower` replaces
+FLOAT_ROWS = 2048  # of the table, made float at once
 _expand_int4 = values.Op(
     values.Opset(DOMAIN, 1), "ExpandInt4",
     OpSchema(
@@ -230,9 +231,14 @@ class IntegerEmbedding(nn.Module):
         return self.tile(read, inverse, rows if self.upright else rows.t(), self.table.scale[ids])
 
     def expected(self, weights: Tensor, first: Tensor | int = 0) -> Tensor:
-        """A tile's ids depend on data, so that an engine cannot fold a float copy of the whole table into its session."""
-        ids = first + (weights[0, 0, :1] * 0).long() + torch.arange(weights.shape[-1])
-        return (weights * self.table.scale[ids]) @ self._rows(ids).float()
+        """Ids depend on data, so that an engine cannot fold a float copy of the whole table into its session, and on the sum
+        so far, so that it makes few rows float at a time."""
+        total, after = torch.zeros(1), weights
+        for part in weights.split(FLOAT_ROWS, -1):
+            ids = first + (after[0, 0, :1] * 0).long() + torch.arange(part.shape[-1])
+            total = after = total + (part * self.table.scale[ids]) @ self._rows(ids).float()
+            first = first + part.shape[-1]
+        return total
 
 
 class FloatEmbedding(nn.Module):

@@ -35,8 +35,8 @@ from dgemma.verify import ladder, tolerance
 from dgemma.verify.engine_rung import EngineRung
 from dgemma.verify.jax_rung import JaxRung
 from dgemma.verify.rung import Rung
-from dgemma.verify.rungs import integers
 from dgemma.verify.torch_rung import TorchRung
+from dgemma.verify.twin import twin
 
 Patch = pytest.MonkeyPatch
 Runs = list[tuple[int, Trajectory]]
@@ -321,7 +321,6 @@ def test_a_fault_in_a_graph_is_named(name: str, good: Bundle, runs: Runs) -> Non
 
 def test_a_flipped_scale_is_named_by_its_layer(good: Bundle, runs: Runs) -> None:
     """The twin on the bundle's integers follows the artifact; both part from the float model in the layer that is damaged."""
-    from dgemma.quantize.simulate import simulate
 
     def plant(patch: Patch) -> None:
         from dgemma.export.onnx import lower
@@ -338,8 +337,8 @@ def test_a_flipped_scale_is_named_by_its_layer(good: Bundle, runs: Runs) -> None
 
     limits = [tolerance.SAME_FLOAT, tolerance.EIGHT_BITS, tolerance.SAME_INTEGERS]
     with exported("w8", plant) as bad:
-        twin = TorchRung(simulate(micro.model(), integers(bad)), micro.POLICY, micro.N, name="torch w8")
-        found = climb([torch_rung(), twin, EngineRung(bad, "onnx", 1)], runs, limits)
+        own = torch_rung()
+        found = climb([own, twin(bad, own, "torch w8"), EngineRung(bad, "onnx", 1)], runs, limits)
     fault = found["torch w8"]["fault"]
     assert (fault["phase"], fault["tensor"]) == ("encode", "layers.1.mlp_out"), fault
     assert found["onnx"]["follows"] == "torch w8"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export import head
+from dgemma.export import head, request
 from dgemma.model import sampler
 
 VOCABS = (40, 256, 300, 512, 1000, 1030)  # of one block, of whole blocks and tiles, and of neither
@@ -102,8 +102,36 @@ def test_bad_soft_policies_are_refused(soft: str) -> None:
         SamplerConfig(soft=soft)
 
 
+def test_a_bad_option_is_named() -> None:
+    with pytest.raises(UsageError, match="--soft 'topk:0' must be exact, or topk:K with K between 1 and 1024"):
+        request.check("2b", engines=("onnx",), random_weights=0, soft="topk:0")
+    assert request.check("2b", engines=("onnx",), random_weights=0, soft="topk:16").sampler.top_k == 16
+
+
 def test_a_policy_without_soft_is_exact() -> None:
     """Bundles of format 1 have none."""
     old = {key: value for key, value in SamplerConfig().to_dict().items() if key != "soft"}
     assert SamplerConfig.from_dict(old).top_k is None
     assert SamplerConfig.from_dict({**old, "soft": "topk:16"}).top_k == 16
+
+
+@pytest.mark.parametrize(("size", "count"), [(512, 1), (512, 7), (512, 8), (512, 9), (300, 7), (16, 1), (1, 1), (4096, 64)])
+def test_the_likeliest_are_found_by_groups(size: int, count: int) -> None:
+    logits = torch.randn(1, 5, size, generator=torch.Generator().manual_seed(size + count))
+    best, ids = head.likeliest(logits, count)
+    wanted = logits.topk(count, dim=-1)
+    assert torch.equal(best, wanted.values) and torch.equal(ids, wanted.indices)
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 7])
+def test_the_reference_embeds_alike(top_k: int | None) -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    from dgemma.reference.denoiser import soft_embed
+
+    model = micro.model()
+    logits = torch.randn(1, 3, micro.VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        wanted, other = (model.soft_embed(logits, k)[0].numpy() for k in (top_k, 2))
+    weights = {"embed": jnp.asarray(model.embed_tokens.weight.detach().numpy())}
+    found = soft_embed(weights, micro.CONFIG, jnp.asarray(logits[0].numpy()), top_k)  # type: ignore[arg-type]
+    assert abs(wanted - found).max() < 2e-3 < abs(other - found).max()

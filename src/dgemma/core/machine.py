@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dgemma", "numpy", "onnxruntime", "executorch", "torch", "sentencepiece", "tokenizers")
+PACKAGES = ("dgemma", "numpy", "onnxruntime", "executorch", "torch", "jax", "sentencepiece", "tokenizers")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
