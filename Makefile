@@ -7,7 +7,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports verify gate bench clean
+.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make verify     the ladder on tiny: reference, torch, ONNX Runtime, ExecuTorch on the golden prompts"
 	@echo "make gate       many prompts against the float model, every recipe of tiny, JSON into $(RESULTS)"
 	@echo "make bench      quality, speed and sameness of the tiny bundles, JSON into $(RESULTS), tables into the README"
+	@echo "make bench-check  ratios of the tiny bundles against the committed ones; exit status 1 if one got worse"
+	@echo "make arm64      the same canvases on emulated ARM64 (fetches 150 MB; half an hour)"
 	@echo "make venv       only the virtual environment ($(VENV))"
 
 # An editable install belongs to one checkout: another one that shares the environment has to install itself.
@@ -85,16 +87,24 @@ gate: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	mkdir -p $(RESULTS)
 	$(BIN)/python -m dgemma.benchmarks.linear --out $(RESULTS)/linear.json
-	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine onnx --threads 2 --out $(RESULTS)/tiny-speed.json
-	$(BIN)/python -m dgemma.benchmarks.speed build/tiny-w8.dgemma --engine onnx --threads 2 --out $(RESULTS)/tiny-speed-w8.json
-	$(BIN)/python -m dgemma.benchmarks.speed $(BUNDLE) --engine executorch --threads 2 \
-		--out $(RESULTS)/tiny-speed-executorch.json
+	for engine in onnx executorch; do \
+		$(BIN)/dgemma bench $(BUNDLE) --engine $$engine --threads 2 --out $(RESULTS)/bench-tiny-fp32-$$engine.json && \
+		$(BIN)/dgemma bench build/tiny-w8.dgemma --engine $$engine --threads 2 --out $(RESULTS)/bench-tiny-w8-$$engine.json || exit 1; done
 	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate.json
 	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --count 300 --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens.json
 	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.verify.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done
 	$(BIN)/python -m dgemma.benchmarks.tables README.md
+
+bench-check: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
+	for engine in onnx executorch; do \
+		$(BIN)/dgemma bench $(BUNDLE) --engine $$engine --threads 2 --compare $(RESULTS)/bench-tiny-fp32-$$engine.json && \
+		$(BIN)/dgemma bench build/tiny-w8.dgemma --engine $$engine --threads 2 --compare $(RESULTS)/bench-tiny-w8-$$engine.json \
+		|| exit 1; done
+
+arm64: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
+	$(BIN)/python tests/arm64/run.py $(BUNDLE) build/tiny-w8.dgemma build/tiny-w4-mixed.dgemma --out $(RESULTS)/tiny-arm64.json
 
 clean:
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

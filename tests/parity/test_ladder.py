@@ -345,6 +345,7 @@ def test_a_flipped_scale_is_named_by_its_layer(good: Bundle, runs: Runs) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_false_alarm_in_twenty_clean_runs(good: Bundle) -> None:
     for seed in range(20):
         folder = micro.save(Path(mkdtemp()) / "clean", seed=seed)
