@@ -174,6 +174,29 @@ def same_tokens() -> str:
     return "\n".join([*rows, "", f"{steps}; {machine['cpu']}; {versions}; {machine['date'][:10]}."])
 
 
+def full_size() -> str:
+    """A `2b` step with random weights, its memory and its load; transformers' step of the same shape on the same machine."""
+    bench, other = read("bench-2b-w8-onnx.json"), read("2b-transformers-step.json")
+    at, memory, load = bench["growth"][0], bench["memory"], bench["load"]["warm"]
+    step, token = at["step_ms"], at["token_ms"]
+    anonymous, mapped = (memory["running"][name] / 1e9 for name in ("anonymous", "file"))
+    graphs, both = (load[name]["median"] for name in ("graphs_s", "load_s"))
+    spread = f"[{step['q1'] / 1e3:.2f} … {step['q3'] / 1e3:.2f}]"
+    rows = [
+        *header("`2b`, canvas 256, prefix 512, 2 threads", "", "of its floor"),
+        f"| a step, `w8`, onnx, `topk:16` | {step['median'] / 1e3:.2f} s {spread} | {at['step_over_floor']:.2f} |",
+        f"| an autoregressive token, same bundle | {token['median']:.0f} ms | {at['token_over_floor']:.2f} |",
+        f"| prefill | {bench['prefill']['tokens_per_s']:.0f} tokens/s | {bench['prefill']['over_floor']:.2f} |",
+        f"| transient memory of a step | {memory['transient_bytes'] / 1e6:.0f} MB | |",
+        f"| resident while running: anonymous + mapped | {anonymous:.2f} + {mapped:.2f} GB | |",
+        f"| second load: graphs / with the check of all files | {graphs:.1f} / {both:.1f} s | |",
+        *(f"| a step in transformers, {name} | {one['median']:.2f} s | |" for name, one in other["step"].items()),
+    ]
+    machine = bench["machine"]
+    facts = f"{machine['cpu']}, {machine['int8']}; onnxruntime {machine['versions']['onnxruntime']}"
+    return "\n".join([*rows, "", f"{facts}, transformers {other['transformers']}; {machine['date'][:10]}."])
+
+
 def arm64() -> str:
     """Canvases on emulated ARM64 against this machine's, by recipe, engine and processor."""
     rows = header("recipe, engine, processor", "canvases", "same decisions", "same bits", "same answer", "entropy, nats")
@@ -221,6 +244,7 @@ def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
 SECTIONS: dict[str, Callable[[], str]] = {
     "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
     "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized, "arm64": arm64, "soft": soft,
+    "full-size": full_size,
 }  # fmt: skip
 
 

@@ -44,7 +44,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
         bundle = Path(given).resolve()
         assert (bundle / "manifest.json").is_file(), f"DGEMMA_TINY_BUNDLE={given} is no bundle"
         return bundle
+    from dgemma.cli.export import GOLDEN_PROMPTS
     from dgemma.export.pipeline import export_bundle
+    from dgemma.verify import golden
 
     checkpoint: Path = request.getfixturevalue("tiny_checkpoint")
-    return export_bundle(checkpoint, tmp_path_factory.mktemp("bundle") / "tiny.dgemma", engines=("onnx", "executorch"))
+    out = tmp_path_factory.mktemp("bundle") / "tiny.dgemma"
+    return export_bundle(
+        checkpoint, out, engines=("onnx", "executorch"), finish=lambda stage: golden.write(stage, checkpoint, GOLDEN_PROMPTS)
+    )

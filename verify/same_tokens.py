@@ -115,7 +115,7 @@ def compare(
                     other = generate[name](ids, seed, most)
                     difference = first_difference(first, other, manifest.sampler, seed=seed)
                     if difference is not None and difference.margin is None and difference.rule in ("argmax", "sample"):
-                        with suppress(ValueError):  # no logits, and so no margin
+                        with suppress(ValueError, DgemmaError):  # no logits, and so no margin
                             difference = first_difference(first, other, manifest.sampler, seed=seed, logits=logits)
                     same = np.array_equal(first.tokens, other.tokens)
                     report.add(name, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1, len(other.step))

@@ -140,9 +140,10 @@ class IntegerWeight(nn.Module):
         self.transposed = transpose
 
         def stored(t: Tensor) -> Tensor:
-            return t.transpose(-2, -1).contiguous() if transpose else t.contiguous()
+            return t.transpose(-2, -1).contiguous() if transpose else t.contiguous().detach()
 
-        self.register_buffer("scale", matrix.scale)
+        # Detached, for what the caller holds must outlive `graphs.release`.
+        self.register_buffer("scale", matrix.scale.detach())
         if matrix.multipliers is None:
             self.register_buffer("integers", stored(matrix.integers))
         elif transpose:

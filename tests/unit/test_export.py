@@ -152,7 +152,7 @@ def test_the_command_line_prints_stages_and_nothing_else(tmp_path: Path, repo_ro
     arguments = ["export", str(micro_bundle.checkpoint()), "--out", str(out), "--engine", "onnx", "--context", "32"]
     environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
     done = subprocess.run([sys.executable, "-m", "dgemma.cli", *arguments], env=environment, capture_output=True, text=True)
-    stages = [line.split(" s  ", 1)[-1] for line in done.stderr.splitlines()]
+    stages = [line.split(" s  ", 1)[-1].split(", about ")[0] for line in done.stderr.splitlines()]
     pieces = ("embed", "condition", "stack", "head", "graphs")
     assert stages == ["load", *(f"onnx: {piece}" for piece in pieces), "golden"]
     assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
