@@ -131,7 +131,10 @@ def product() -> str:
     return "\n".join([*rows, "", f"One product of {shapes}, {how}."])
 
 
-SPEEDS = {"fp32, onnx": "tiny-speed.json", "w8, onnx": "tiny-speed-w8.json", "fp32, executorch": "tiny-speed-executorch.json"}
+SPEEDS = {
+    "fp32, onnx": "bench-tiny-fp32-onnx.json", "w8, onnx": "bench-tiny-w8-onnx.json",
+    "fp32, executorch": "bench-tiny-fp32-executorch.json",
+}  # fmt: skip
 
 
 def speed() -> str:
