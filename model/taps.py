@@ -1,7 +1,9 @@
 """Tensors inside the model by name, for who compares one implementation with another.
 
-Names: `embedded`, `conditioned` (denoise), `hidden` (after the final norm), and for layer I `layers.I.NAME` with the names of
-`LAYER_TAPS`. Outside `collecting` a tap costs a comparison with None. It knows nothing of what tensors mean.
+Names: `embedded`, `conditioned` (denoise), `hidden` (after the final norm), and for layer I `layers.I.` with `attention_in`
+(after input_layernorm), `q`, `k` (after norm and rope), `v` (after norm), `attention_out` (after o_proj), `mlp_in` (after
+pre_feedforward_layernorm), `mlp_out` (before post_feedforward_layernorm), `out` (times the layer scalar).
+Outside `collecting` a tap costs a comparison with None.
 """
 
 from __future__ import annotations
@@ -10,10 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
-
-# attention_in: after input_layernorm; q, k: after norm and rope; v: after norm; attention_out: after o_proj;
-# mlp_in: after pre_feedforward_layernorm; mlp_out: before post_feedforward_layernorm; out: times the layer scalar.
-LAYER_TAPS = ("attention_in", "q", "k", "v", "attention_out", "mlp_in", "mlp_out", "out")
 
 Sink = Callable[[str, Tensor], Tensor]
 _sink: Sink | None = None

@@ -16,9 +16,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dgemma.core.errors import DgemmaWarning
 
 SEAL = "sealed.json"
 _PAGE, _SAMPLES = 4096, 256
@@ -105,6 +108,41 @@ def building(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def keep(place: Path, need: int, make: Callable[[Path], None], is_sound: Callable[[], bool]) -> bool:
+    """Make an entry of packed weights unless it is sound; False, with a warning, where that cannot be.
+
+    Args:
+        need: bytes that it may take.
+        make: fills the folder that it is given, which then becomes `place`; raises OSError.
+        is_sound: whether the entry can be used as it is.
+    """
+    if is_sound():
+        return True
+    try:
+        with exclusive(place):
+            if is_sound():  # another process made it meanwhile
+                return True
+            if place.exists():
+                warn(f"{place}: is damaged; packing the weights again")
+                shutil.rmtree(place)
+            if not room(place, need):
+                size = f"up to {need / 1e9:.1f} GB"
+                warn(f"{place}: no room for packed weights ({size}); free some, or set DGEMMA_CACHE to a folder")
+                return False
+            with building(place) as stage:
+                make(stage)
+        return True
+    except OSError as error:
+        why = error.strerror or error
+        warn(f"{place}: packed weights cannot be kept ({why}); set DGEMMA_CACHE to another folder, or to off")
+        return False
+
+
+def warn(text: str) -> None:
+    """Say what a bad day of the cache costs."""
+    warnings.warn(text, DgemmaWarning, stacklevel=2)
 
 
 def seal(entry: Path) -> None:

@@ -49,7 +49,7 @@ class Compared:
         limits = self.tolerance.margins
         if limits is None:
             return []
-        return [(i, d) for i, d in self.differences if d.margin is None or not d.margin <= limits[d.rule]]
+        return [(i, d) for i, d in self.differences if d.within(limits) is not True]
 
     def checks(self) -> list[Check]:
         """Every judged figure with its limit."""

@@ -6,7 +6,7 @@ first difference, and that one is measured: how far the rule was from deciding o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,7 +54,11 @@ class Difference:
     @property
     def is_near_tie(self) -> bool | None:
         """None when the margin is not known."""
-        return None if self.margin is None else self.margin <= NEAR[self.rule]
+        return self.within(NEAR)
+
+    def within(self, limits: Mapping[Rule, float]) -> bool | None:
+        """Whether the margin is at most its rule's limit; None when it is not known."""
+        return None if self.margin is None else self.margin <= limits[self.rule]
 
 
 def accept_margin(entropy: npt.NDArray[Any], position: int, bound: float) -> float:

@@ -117,7 +117,8 @@ def compare_rungs(
                 found.differences.append((run, difference))
         return found
 
-    base, passed = list(rungs).index(guide), [list(rungs).index(guide)]
+    base = list(rungs).index(guide)
+    passed = [base]
     result: dict[str, Any] = {}
     for j, rung in enumerate(rungs):
         own = _own(rung, recorder, tolerances[j], asked, generated)
@@ -164,7 +165,7 @@ def _own(
     for name, label, reference, other, limits in parts:
         pairs = enumerate(zip(reference, other, strict=True))
         found = [(i, d) for i, (x, y) in pairs if (d := difference_of(rung, x, y, asked[i].seed))]
-        beyond = [(i, d) for i, d in found if d.margin is None or not d.margin <= limits[d.rule]]
+        beyond = [(i, d) for i, d in found if d.within(limits) is not True]
         figures[name] = {"equal": len(asked) - len(found), "differences": [{"run": i, **asdict(d)} for i, d in found]}
         checks.append(Check(name=label, value=len(beyond), limit=0).to_dict())
         if beyond and fault is None:

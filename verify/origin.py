@@ -5,6 +5,7 @@ Needs torch when a model is loaded, not before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,33 +56,48 @@ def load_torch(manifest: Manifest, folder: Path | None) -> TorchRung:
 
 
 def describe(manifest: Manifest, given: str) -> dict[str, Any]:
-    """What is given as the float model, checked without loading it.
+    """What is given as the float model, checked without loading it; reads every file for its hash.
 
     Returns:
         "name"; "folder": None for random weights; "files": file → sha256; "same": whether it is the bundle's own; "difference":
         why not, in one line.
     Raises:
+        CheckpointError: as `folder_of`.
+    """
+    folder = folder_of(manifest, given)
+    if folder is None:
+        name = f"{given}, random weights, seed {manifest.provenance['random_weights']}"
+        return {"name": name, "folder": None, "files": {}, "same": True, "difference": None}
+    files = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors")}
+    why = difference(manifest, folder, files)
+    return {"name": folder.resolve().name, "folder": folder, "files": files, "same": why is None, "difference": why}
+
+
+def folder_of(manifest: Manifest, given: str) -> Path | None:
+    """The checkpoint's folder, its shape checked; None for the bundle's own random weights.
+
+    Raises:
         CheckpointError: it is quantized, cannot be read, or describes another shape.
     """
     from dgemma.model.hf_config import read_config
 
-    provenance = manifest.provenance
-    if "random_weights" in provenance and given == provenance.get("shape_of"):
-        name = f"{given}, random weights, seed {provenance['random_weights']}"
-        return {"name": name, "folder": None, "files": {}, "same": True, "difference": None}
+    if "random_weights" in manifest.provenance and given == manifest.provenance.get("shape_of"):
+        return None
     folder = Path(given)
     if not folder.is_dir():
         raise CheckpointError(f"{given}: no such folder; give the folder of the checkpoint that the bundle was made from")
     if (folder / QUANTIZED).exists():
         raise CheckpointError(f"{folder}: is a quantized checkpoint ({QUANTIZED}); give the float checkpoint it was made from")
     check_shape(manifest, read_config(folder)[0], folder)
-    files = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors")}
-    why = difference(manifest, folder)
-    return {"name": folder.resolve().name, "folder": folder, "files": files, "same": why is None, "difference": why}
+    return folder
 
 
-def difference(manifest: Manifest, folder: Path) -> str | None:
-    """The first file that is not what the bundle was made from, as "PATH is …"; None when all are."""
+def difference(manifest: Manifest, folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """The first file that is not what the bundle was made from, as "PATH is …"; None when all are.
+
+    Args:
+        hashes: file → sha256, of those that are known already.
+    """
     files = manifest.provenance.get("files")
     if not isinstance(files, dict) or not files:
         return f"{folder} is not what the bundle was made from ({_source(manifest)})"
@@ -89,7 +105,7 @@ def difference(manifest: Manifest, folder: Path) -> str | None:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             return f"{path} is missing, so this is not the checkpoint that the bundle was made from"
-        if sha256_file(path) != sha256:
+        if (hashes.get(name) or sha256_file(path)) != sha256:
             return f"{path} is not the file that the bundle was made from (sha256 differs)"
     return None
 

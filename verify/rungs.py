@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import util
-from pathlib import Path
 
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES, installed_version
@@ -66,7 +65,7 @@ def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tup
     """The float model's rungs with their tolerances; and rung → why it is not there. Raises CheckpointError."""
     found: list[tuple[Rung, Tolerance]] = []
     missing: dict[str, str] = {}
-    folder: Path | None = origin.describe(bundle.manifest, checkpoint)["folder"]
+    folder = origin.folder_of(bundle.manifest, checkpoint)
     for dtype, limit in (("bfloat16", tolerance.BFLOAT16), ("float32", tolerance.BFLOAT16)):
         name = f"reference {dtype}"
         if util.find_spec("jax") is None:

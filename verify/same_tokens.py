@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES
 from dgemma.runtime.tokenizer import chat_ids
-from dgemma.verify.difference import CLOSE, NEAR, Difference, Rule, first_difference
+from dgemma.verify.compared import difference_of
+from dgemma.verify.difference import CLOSE, NEAR, Difference, Rule
 from dgemma.verify.engine_rung import EngineRung
 from dgemma.verify.rung import Rung
 from dgemma.verify.rungs import BFLOAT16, float_rungs
@@ -58,8 +59,7 @@ class Report:
         kept = canvases if difference is None else difference.canvas
         self.equal_canvases[rung] = self.equal_canvases.get(rung, 0) + kept
         if difference is not None:
-            tie = None if difference.margin is None else difference.margin <= self.limits[difference.rule]
-            near = {"near_tie": tie, "same_tokens": same_tokens}
+            near = {"near_tie": difference.within(self.limits), "same_tokens": same_tokens}
             self.differences.append({"rung": rung, "prompt": prompt, "seed": seed, **asdict(difference), **near})
 
     @property
@@ -101,7 +101,7 @@ def compare(
             f"{rung.name}/{loop}": partial(rung.trajectory, loop=loop) for rung in artifacts for loop in ("host", "graph")
         }
         report = Report(first=next(iter(generate)), limits=CLOSE if rounds else NEAR, rounded=[BFLOAT16])
-        logits = (above or artifacts)[0].logits
+        judge = (above or artifacts)[0]  # whose trajectories are first, and whose logits give margins
         session = artifacts[0].session
         if session.tokenizer is None:
             raise UsageError(f"{bundle}: has no tokenizer, so it cannot be asked these prompts")
@@ -113,10 +113,7 @@ def compare(
                 first = generate[report.first](ids, seed, most)
                 for name in list(generate)[1:]:
                     other = generate[name](ids, seed, most)
-                    difference = first_difference(first, other, manifest.sampler, seed=seed)
-                    if difference is not None and difference.margin is None and difference.rule in ("argmax", "sample"):
-                        with suppress(ValueError, DgemmaError):  # no logits, and so no margin
-                            difference = first_difference(first, other, manifest.sampler, seed=seed, logits=logits)
+                    difference = difference_of(judge, first, other, seed)
                     same = np.array_equal(first.tokens, other.tokens)
                     report.add(name, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1, len(other.step))
                     worst = float(np.abs(first.entropy[: 1] - other.entropy[: 1]).max())

@@ -13,7 +13,6 @@ from dgemma.core.errors import UsageError
 from dgemma.runtime.bundle import Bundle
 from dgemma.verify import golden, origin
 from dgemma.verify.compared import difference_of
-from dgemma.verify.difference import NEAR
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
@@ -33,7 +32,7 @@ def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tupl
         raise UsageError(f"--write-golden {path}: its folder does not exist; make it first")
     opened = Bundle.open(bundle)
     runs = golden.read(opened)
-    folder = origin.describe(opened.manifest, checkpoint)["folder"]
+    folder = origin.folder_of(opened.manifest, checkpoint)
     if folder is None:
         raise UsageError("--write-golden: random weights are made by torch alone; give the folder of a checkpoint")
     from dgemma.verify.jax_rung import JaxRung
@@ -51,7 +50,7 @@ def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tupl
     agree = True
     for i, ((seed, other), mine) in enumerate(zip(recorded, written, strict=bool(recorded))):
         if found := difference_of(rung, mine, other, seed):
-            near = found.margin is not None and found.margin <= NEAR[found.rule]
+            near = found.is_near_tie is True
             agree &= near
             kind = "near-tie" if near else "NO near-tie"
             lines.append(f"  run {i}: {found.rule} at canvas {found.canvas} step {found.step}, {kind}")

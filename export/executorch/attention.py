@@ -13,7 +13,7 @@ from dgemma.model.denoiser import KV, Attention
 
 
 class WholeAttention(nn.Module):
-    """Same function as `Attention`, with its submodules."""
+    """Same function as `Attention`, with its submodules: replace its projections and norms before it."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -30,12 +30,3 @@ class WholeAttention(nn.Module):
         q = ops.rotate(self.q_norm(ops.heads(self.q_proj(x), self.heads)), cos, sin)
         seen = [torch.cat([old, new], 1) for old, new in zip(prefix, (keys, values), strict=True)]
         return self.o_proj(ops.attend(q, seen[0], seen[1], bias)), (keys, values)
-
-
-def replace_attention(module: nn.Module) -> None:
-    """Replace every Attention below `module`, in place; after its projections and norms, before it is traced."""
-    for name, child in module.named_children():
-        if isinstance(child, Attention):
-            setattr(module, name, WholeAttention(child))
-        else:
-            replace_attention(child)

@@ -17,18 +17,19 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.executorch.attention import replace_attention
+from dgemma.export.executorch.attention import WholeAttention
 from dgemma.export.executorch.body import Decode, Denoise, Encode
 from dgemma.export.executorch.fast import fast
 from dgemma.export.executorch.gelu import name_gelus
 from dgemma.export.executorch.linear import replace
 from dgemma.export.executorch.loop import ScanGenerate
-from dgemma.export.executorch.norm import replace_norms
+from dgemma.export.executorch.norm import WholeRMSNorm
 from dgemma.export.executorch.once import store_once
+from dgemma.export.executorch.swap import swap
 from dgemma.export.executorch.visitors import our_partitioner
 from dgemma.export.graphs import Shapes, Stack, example, sharing, specs, stack_inputs
 from dgemma.export.trace import trace
-from dgemma.model.denoiser import Denoiser
+from dgemma.model.denoiser import Attention, Denoiser, RMSNorm
 from dgemma.quantize.matrix import QuantizedMatrix
 
 Progress = Callable[[str], None]
@@ -76,8 +77,8 @@ def lower(
     """Write the `.pte`; returns per method the operations delegated and left on the CPU."""
     model = sharing(model)
     replace(model, quantized)
-    replace_norms(model)
-    replace_attention(model)
+    swap(model, RMSNorm, WholeRMSNorm)
+    swap(model, Attention, WholeAttention)
     wanted = specs(model.config, shapes, policy.steps)
     edge: dict[str, Any] = {}
     share = {}

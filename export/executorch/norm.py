@@ -18,12 +18,3 @@ class WholeRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., dim] float32."""
         return ops.rms_norm(x, self.weight, self.eps)
-
-
-def replace_norms(module: nn.Module) -> None:
-    """Replace every RMSNorm below `module`, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, RMSNorm):
-            setattr(module, name, WholeRMSNorm(child))
-        else:
-            replace_norms(child)

@@ -14,13 +14,11 @@ import gc
 import mmap
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dgemma.core.errors import DgemmaWarning
 from dgemma.runtime import cache
 from dgemma.runtime.engines.external import Weight, moved, weights
 
@@ -57,28 +55,13 @@ class Packed:
 
         `save` opens the graph, saves it at a path, and closes it; it raises OSError.
         """
-        if self.sound:
-            return True
-        try:
-            with cache.exclusive(self.place):
-                return self.sound or self._build(save)  # another process may have made it meanwhile
-        except OSError as error:
-            why = error.strerror or error
-            _warn(f"{self.place}: packed weights cannot be kept ({why}); set DGEMMA_CACHE to another folder, or to off")
-            return False
 
-    def _build(self, save: Callable[[Path], None]) -> bool:
-        if self.place.exists():
-            _warn(f"{self.place}: is damaged; packing the weights again")
-        if not cache.room(self.place, GROWTH * self.size):
-            need = GROWTH * self.size / 1e9
-            _warn(f"{self.place}: no room for packed weights (up to {need:.1f} GB); free some, or set DGEMMA_CACHE to a folder")
-            return False
-        with cache.building(self.place) as stage:
+        def make(stage: Path) -> None:
             save(stage / MODEL)
             _check(stage)
             _place(stage, self.place.name, self.base if self.base is not None and cache.sound(self.base) else None)
-        return True
+
+        return cache.keep(self.place, GROWTH * self.size, make, lambda: self.sound)
 
     def open(self, options: Any) -> Any:
         """A session over the entry, which must be sound; None, with a warning, when onnxruntime refuses it."""
@@ -89,7 +72,7 @@ class Packed:
         try:
             return ort.InferenceSession((self.place / MODEL).read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of many kinds
-            _warn(f"{self.place}: was refused ({_line(error)}); taking the bundle's own weights")
+            cache.warn(f"{self.place}: was refused ({_line(error)}); taking the bundle's own weights")
         with suppress(OSError), cache.exclusive(self.place):
             shutil.rmtree(self.place, ignore_errors=True)
         return None
@@ -118,10 +101,6 @@ def save_session(source: Path, out: Path, options: Any) -> None:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, DgemmaWarning, stacklevel=2)
 
 
 def _check(stage: Path) -> None:

@@ -8,15 +8,12 @@ own does it. Once sealed, a file is never written again, for every method was lo
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from dgemma.core.errors import DgemmaWarning
 from dgemma.runtime import cache
 from dgemma.runtime.native.binding import Program
 
@@ -48,27 +45,11 @@ class PackedProgram(Program):
     def _ready(self, library: Path, file: Path, entry: Path, methods: Sequence[str]) -> Path | None:
         """The entry, made if it is not there or not sound; None where that cannot be."""
         if len(str(entry / FILE).encode()) > LONGEST:
-            _warn(f"{entry}: path is too long for packed weights; set DGEMMA_CACHE to a shorter one")
+            cache.warn(f"{entry}: path is too long for packed weights; set DGEMMA_CACHE to a shorter one")
             return None
-        if cache.sound(entry):
-            return entry
-        try:
-            with cache.exclusive(entry):
-                if cache.sound(entry):  # another process made it meanwhile
-                    return entry
-                if entry.exists():
-                    _warn(f"{entry}: is damaged; packing the weights again")
-                    shutil.rmtree(entry)
-                needed = int(GROWTH * file.stat().st_size)
-                if not cache.room(entry, needed):
-                    _warn(f"{entry}: no room for packed weights ({needed / 1e9:.1f} GB); free some, or set DGEMMA_CACHE")
-                    return None
-                with cache.building(entry) as work:
-                    _pack(library, file, work / FILE, methods)
-            return entry
-        except OSError as error:
-            _warn(f"{entry}: packed weights cannot be kept ({error.strerror or error}); set DGEMMA_CACHE elsewhere")
-            return None
+        needed = int(GROWTH * file.stat().st_size)
+        kept = cache.keep(entry, needed, lambda work: _pack(library, file, work / FILE, methods), lambda: cache.sound(entry))
+        return entry if kept else None
 
 
 def _pack(library: Path, file: Path, packed: Path, methods: Sequence[str]) -> None:
@@ -89,10 +70,6 @@ def main(library: str, file: str, packed: str, *methods: str) -> str | None:
     whole = Path(packed).exists() and program.unlock(Path(packed)) > 0
     program.close()
     return None if whole else "XNNPACK could not write them"
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, DgemmaWarning, stacklevel=3)
 
 
 if __name__ == "__main__":

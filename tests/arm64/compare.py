@@ -55,8 +55,7 @@ def compare(
         found["same_tokens"] += bool(np.array_equal(a.tokens, b.tokens))
         difference = first_difference(a, b, sampler, seed=seed, logits=logits)
         if difference is not None:
-            margin = difference.margin
-            explained = margin is not None and margin <= limits[difference.rule]
+            explained = difference.within(limits) is True
             found["differences"].append({"prompt": number, **asdict(difference), "explained": explained})
     return found
 

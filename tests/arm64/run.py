@@ -29,8 +29,8 @@ from dgemma.core.errors import DgemmaError  # noqa: E402
 from dgemma.core.trajectory import Trajectory  # noqa: E402
 from dgemma.runtime import cache  # noqa: E402
 from dgemma.runtime.bundle import Bundle  # noqa: E402
+from dgemma.verify.difference import CLOSE, NEAR  # noqa: E402
 from dgemma.verify.prompts import PROMPTS, read  # noqa: E402
-from dgemma.verify.same_tokens import CLOSE, NEAR  # noqa: E402
 
 CPUS = ("cortex-a53", "cortex-a76", "cortex-a710")  # without dot products, with them, with int8 matrix products
 MAX_NEW_TOKENS = 128

@@ -16,7 +16,8 @@ from dgemma.export.executorch import linear, lower, ops, visitors
 from dgemma.export.executorch.attention import WholeAttention
 from dgemma.export.executorch.fast import fast
 from dgemma.export.executorch.linear import IntegerEmbedding, IntegerExperts, IntegerLinear, replace
-from dgemma.export.executorch.norm import WholeRMSNorm, replace_norms
+from dgemma.export.executorch.norm import WholeRMSNorm
+from dgemma.export.executorch.swap import swap
 from dgemma.export.graphs import sharing
 from dgemma.export.quiet import quiet
 from dgemma.model.denoiser import GatedMLP, RMSNorm
@@ -61,7 +62,7 @@ def test_tanh_gelu_stays_tanh_gelu() -> None:
 def test_norms() -> None:
     model = micro.model()
     plain = copy.deepcopy(model)
-    replace_norms(model)
+    swap(model, RMSNorm, WholeRMSNorm)
     assert not any(isinstance(module, RMSNorm) for module in model.modules())
     x = inputs(1, 5, 32)
     unscaled = RMSNorm(32, 0.1, scale=False)
@@ -78,7 +79,7 @@ def test_norms() -> None:
 def test_attention_is_one_delegate(full: bool) -> None:
     model = micro.model()
     plain = copy.deepcopy(model).layers[int(full)].self_attn
-    replace_norms(model)
+    swap(model, RMSNorm, WholeRMSNorm)
     whole = WholeAttention(model.layers[int(full)].self_attn)
     kv, dim = plain.kv_heads, plain.head_dim
     angle = inputs(7, 1, dim // 2)
