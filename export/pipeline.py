@@ -22,7 +22,9 @@ from dgemma.export.graphs import Shapes, specs
 from dgemma.export.request import ENGINES, Weights, check, read_text, read_weights
 
 # What was tested; a reader with an older engine refuses the bundle.
-LOWEST_VERSIONS = {"onnx": "1.32.0", "executorch": "1.5.1"}
+# Of releases that were tried. onnxruntime 1.23.2 … 1.29.0 give the float tokens of 1.32; integers follow from float sums that
+# 1.32 rounds otherwise, so a quantized bundle's near-ties fall otherwise there (and alike in all of the older ones).
+LOWEST_VERSIONS = {"onnx": "1.23.2", "executorch": "1.5.1"}
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "executorch": ("torch", "torchao", "executorch")}
 Progress = Callable[[str], None]
 
