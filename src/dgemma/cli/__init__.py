@@ -6,7 +6,9 @@ Each module in `COMMANDS` has a function `run` with typer annotations; it return
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -26,7 +28,7 @@ COMMANDS = {
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
 
-OK, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, CHECK_FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,6 +41,8 @@ def dispatch(argv: list[str]) -> int:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this process
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line(warnings.showwarning)
@@ -47,6 +51,11 @@ def dispatch(argv: list[str]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except (OSError, MemoryError) as error:
         return _fail(_reason(error))
+
+
+def _terminated(*_: object) -> None:
+    """A polite kill unwinds, so that half-written folders are removed."""
+    raise SystemExit(TERMINATED)
 
 
 def _dispatch(argv: list[str]) -> int:
