@@ -2,22 +2,22 @@
 
     python -m dgemma.benchmarks.evaluate BUNDLE [--tasks FILE] [--engine E] [--threads N] [--per-task K] [--out FILE]
 
-Exact match compares the text with white space stripped at both ends. Nothing here knows what a task means.
+`dgemma eval` on the tasks of tiny, with those pooled a second time that diffusion solves, and the wrong answers kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.stats import paired_difference, wilson
+from dgemma.benchmarks.eval.figures import ALL, Row, Split, by_task, figures, show, summarize
+from dgemma.benchmarks.eval.formats import OWN, read_task_file
+from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.run import DECODERS, Decoder, Question, answers
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
@@ -26,50 +26,14 @@ from dgemma.core.progress import progress
 TASKS = Path(__file__).with_name("tasks") / "tiny_held_out.jsonl"
 SOLVED = 0.9  # tasks at or above this exact match are pooled a second time
 
-
-class Answer(Protocol):
-    """What evaluation needs of `runtime.Result`."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def tokens(self) -> Sequence[int]: ...
-    @property
-    def steps(self) -> int: ...
-
-
-class Decoder(Protocol):
-    """What evaluation needs of `runtime.Session`; each call starts from an empty prefix."""
-
-    def generate(self, prompt: str, *, max_new_tokens: int, seed: int) -> Answer: ...
-    def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Answer: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One held-out exercise."""
-
-    task: str
-    prompt: str
-    answer: str
+__all__ = ["TASKS", "Item", "evaluate", "read_items", "solved"]
 
 
 def read_items(path: Path, per_task: int | None = None, tasks: Sequence[str] | None = None) -> list[Item]:
     """Items of a JSONL file, in its order, at most `per_task` of each task; raises UsageError naming file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of held-out tasks") from None
     items: list[Item] = []
     counts: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-            item = Item(task=str(values["task"]), prompt=str(values["prompt"]), answer=str(values["answer"]))
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{path}:{number}: is no JSON object with task, prompt and answer; mend the line") from None
+    for item in read_task_file(path, OWN).items:
         if tasks and item.task not in tasks:
             continue
         counts[item.task] = counts.get(item.task, 0) + 1
@@ -77,116 +41,34 @@ def read_items(path: Path, per_task: int | None = None, tasks: Sequence[str] | N
             items.append(item)
     if tasks and (missing := [t for t in tasks if t not in counts]):
         raise UsageError(f"{path}: has no task {missing[0]!r}; leave out --only or name tasks of the file")
-    if not items:
-        raise UsageError(f"{path}: holds no items; give a JSONL file of held-out tasks")
     return items
-
-
-@dataclass
-class Tally:
-    """Counts of one decoder over some items."""
-
-    right: list[bool] = field(default_factory=list)
-    tokens: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-
-    def add(self, other: Tally) -> None:
-        self.right += other.right
-        self.tokens += other.tokens
-        self.steps += other.steps
-        self.seconds += other.seconds
-
-    def figures(self) -> dict[str, Any]:
-        """n, exact match with its 95 % interval, mean steps, tokens per forward (pooled), seconds."""
-        n, right = len(self.right), sum(self.right)
-        low, high = wilson(right, n)
-        return {
-            "n": n,
-            "right": right,
-            "exact": right / n if n else 0.0,
-            "low": low,
-            "high": high,
-            "mean_tokens": self.tokens / n if n else 0.0,
-            "mean_steps": self.steps / n if n else 0.0,
-            "tokens_per_forward": self.tokens / self.steps if self.steps else 0.0,
-            "seconds": self.seconds,
-        }
-
-
-Tallies = dict[str, dict[str, Tally]]  # decoder → task → counts
 
 
 def evaluate(
     session: Decoder, items: Iterable[Item], *, seed: int, max_new_tokens: int, autoregressive: bool
-) -> tuple[Tallies, list[dict[str, Any]]]:
-    """Run every item through the decoders; returns the counts and one row for each wrong answer."""
-    tallies: Tallies = {"diffusion": {}, **({"autoregressive": {}} if autoregressive else {})}
-    wrong: list[dict[str, Any]] = []
-    for item in items:
-        for name, by_task in tallies.items():
-            started = time.perf_counter()
-            if name == "diffusion":
-                result = session.generate(item.prompt, max_new_tokens=max_new_tokens, seed=seed)
-            else:
-                result = session.decode_greedy(item.prompt, max_new_tokens=max_new_tokens)
-            seconds = time.perf_counter() - started
-            right = result.text.strip() == item.answer.strip()
-            one = Tally(right=[right], tokens=len(result.tokens), steps=result.steps, seconds=seconds)
-            by_task.setdefault(item.task, Tally()).add(one)
-            if not right:
-                wrong.append({"decoder": name, **asdict(item), "text": result.text})
-    return tallies, wrong
+) -> tuple[Split, list[dict[str, Any]]]:
+    """Run every item through the decoders; returns the answers and one row for each wrong one."""
+    asked: list[Item] = []
+
+    def questions() -> Iterable[Question]:
+        for index, item in enumerate(items):
+            asked.append(item)
+            yield Question(file=0, index=index, item=item, prompt=item.prompt)
+
+    decoders = DECODERS["both" if autoregressive else "diffusion"]
+    rows: list[Row] = list(answers(session, questions(), decoders, seed=seed, max_new_tokens=max_new_tokens))
+    wrong = [
+        {"decoder": row.decoder, "task": row.task, "prompt": asked[row.index].prompt, "answer": asked[row.index].answer,
+         "text": row.text}
+        for row in rows if not row.right
+    ]  # fmt: skip
+    return by_task(rows), wrong
 
 
-def pooled(by_task: dict[str, Tally], tasks: Iterable[str]) -> Tally:
-    total = Tally()
-    for task in tasks:
-        total.add(by_task[task])
-    return total
-
-
-def summarize(tallies: Tallies) -> dict[str, Any]:
-    """Figures by decoder and task, over all tasks, and over the tasks that diffusion solves; with paired differences."""
-    diffusion = tallies["diffusion"]
-    groups = {
-        "all tasks": list(diffusion),
-        "solved tasks": [t for t, tally in diffusion.items() if tally.figures()["exact"] >= SOLVED],
-    }
-    summary: dict[str, Any] = {"tasks": {}, "pooled": {}, "difference": {}}
-    for task in diffusion:
-        summary["tasks"][task] = {name: by_task[task].figures() for name, by_task in tallies.items()}
-    for group, tasks in groups.items():
-        if not tasks:
-            continue
-        totals = {name: pooled(by_task, tasks) for name, by_task in tallies.items()}
-        summary["pooled"][group] = {"tasks": tasks, **{name: total.figures() for name, total in totals.items()}}
-        if "autoregressive" in totals:
-            values = paired_difference(totals["diffusion"].right, totals["autoregressive"].right)
-            summary["difference"][group] = dict(zip(("exact", "low", "high"), values, strict=True))
-    return summary
-
-
-def show(summary: dict[str, Any]) -> None:
-    def row(label: str, by_decoder: dict[str, Any]) -> list[str]:
-        d = by_decoder["diffusion"]
-        cells = [label, str(d["n"]), f"{d['exact']:.1%}", f"{d['low']:.1%} … {d['high']:.1%}"]
-        cells += [f"{d['mean_tokens']:.1f}", f"{d['mean_steps']:.2f}", f"{d['tokens_per_forward']:.1f}"]
-        if a := by_decoder.get("autoregressive"):
-            cells += [f"{a['exact']:.1%}", f"{a['low']:.1%} … {a['high']:.1%}"]
-        return cells
-
-    header = ["task", "n", "exact", "95 %", "tokens", "steps", "tokens/forward"]
-    if any("autoregressive" in v for v in summary["tasks"].values()):
-        header += ["autoregressive", "95 %"]
-    rows = [row(task, values) for task, values in summary["tasks"].items()]
-    rows += [row(f"{group} ({len(v['tasks'])})", v) for group, v in summary["pooled"].items()]
-    report.table("Held-out exact match", header, rows)
-    for group, d in summary["difference"].items():
-        print(
-            f"{group}: diffusion minus autoregressive {100 * d['exact']:+.1f} points "
-            f"(95 %: {100 * d['low']:+.1f} … {100 * d['high']:+.1f})"
-        )
+def solved(split: Split) -> dict[str, list[str]]:
+    """All tasks, and those that diffusion solves."""
+    good = [task for task, rows in split.items() if figures(rows["diffusion"])["exact"] >= SOLVED]
+    return {ALL: list(split), "solved tasks": good}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -212,12 +94,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     from dgemma.runtime.session import Session
 
     with Session.load(options.bundle, engine=options.engine, threads=options.threads) as session:
-        tallies, wrong = evaluate(
+        split, wrong = evaluate(
             session, progress(items, "evaluate"), seed=options.seed, max_new_tokens=options.max_new_tokens,
             autoregressive=not options.no_autoregressive,
         )  # fmt: skip
-    summary = summarize(tallies)
-    show(summary)
+    summary = summarize(split, solved(split))
+    show("Held-out exact match", summary)
     if options.out:
         settings = {k: getattr(options, k) for k in ("engine", "threads", "seed", "max_new_tokens", "per_task")}
         result = {

@@ -35,7 +35,8 @@ def percent(part: Json) -> str:
 
 def provenance(values: Json) -> str:
     machine, options = values["machine"], values["options"]
-    versions = ", ".join(f"{k} {machine['versions'][k]}" for k in ("python", "onnxruntime", "executorch"))
+    known = machine["versions"]
+    versions = ", ".join(f"{k} {known[k]}" for k in ("python", "java", "onnxruntime", "executorch") if k in known)
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {versions}; "
         f"{options['threads']} threads; {machine['date'][:10]}."

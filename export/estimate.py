@@ -14,20 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from dgemma.core.config import ModelConfig
 from dgemma.core.sampler import EXACT
+from dgemma.core.shapes import Shape, parameter_shapes
 from dgemma.export.graphs import prefix_specs
 from dgemma.export.request import Request, read_text
-from dgemma.model.denoiser import Denoiser
-from dgemma.quantize.recipes import class_of
+from dgemma.quantize.recipes import class_of, file_bytes, stored_bytes
 
 MB = 1e6
 _IMPORTS = 650 * MB  # of torch and both exporters
 _SEARCH = 1.45  # memory of rounding a matrix, in sizes of its float32 form
-_GRAPH = 45_000  # bytes of graphs and padding for each layer
-_EXTREMES = 2  # columns that a `.pte` keeps beside an 8-bit matrix; a 4-bit one has a group more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +34,18 @@ class Estimate:
     engines: Sequence[str]
 
     @cached_property
-    def shapes(self) -> dict[str, torch.Size]:
+    def shapes(self) -> dict[str, Shape]:
         """Every parameter."""
-        with torch.device("meta"):
-            return {name: p.shape for name, p in Denoiser(self.request.config).named_parameters()}
+        return parameter_shapes(self.request.config)
 
     @property
     def parameters(self) -> int:
-        return sum(shape.numel() for shape in self.shapes.values())
-
-    def _stored(self, engine: str, name: str, shape: torch.Size) -> int:
-        """Bytes of one parameter in an engine's file."""
-        bits, group = self.request.recipe.bits_of(name), self.request.recipe.group
-        if bits == 32:
-            return 4 * shape.numel()
-        rows, columns = shape.numel() // shape[-1], shape[-1]
-        if engine == "onnx":  # multipliers of groups are int8
-            return rows * columns * bits // 8 + 4 * rows + (rows * columns // group if bits == 4 else 0)
-        if bits == 8:
-            return rows * (columns + _EXTREMES + 4)
-        return rows * (columns + group) // 2 + 2 * rows * (columns // group + 1)  # scales in bfloat16
+        return sum(map(math.prod, self.shapes.values()))
 
     @property
     def sizes(self) -> dict[str, int]:
         """Engine → bytes of its files."""
-        graphs = _GRAPH * self.request.config.num_layers
-        return {e: graphs + sum(self._stored(e, name, shape) for name, shape in self.shapes.items()) for e in self.engines}
+        return {engine: file_bytes(self.request.recipe, engine, self.request.config) for engine in self.engines}
 
     @property
     def stages(self) -> dict[str, int]:
@@ -71,10 +53,11 @@ class Estimate:
         config, layers = self.request.config, self.request.config.num_layers
         quantizes = self.request.recipe.quantizes
         float_model = 0 if quantizes else 4 * self.parameters
-        table = self._stored("onnx", "embed_tokens.weight", self.shapes["embed_tokens.weight"])
+        name = "embed_tokens.weight"
+        table = stored_bytes(self.request.recipe, "onnx", name, self.shapes[name])
         found = {}
         if quantizes and not self.request.is_quantized:
-            found["quantize"] = _IMPORTS + _SEARCH * 4 * max(shape.numel() for shape in self.shapes.values())
+            found["quantize"] = _IMPORTS + _SEARCH * 4 * max(map(math.prod, self.shapes.values()))
         if "onnx" in self.engines:  # matrices are transposed copies; graphs grow with their layers
             found["onnx"] = _IMPORTS + float_model + self.sizes["onnx"] + (185 + 19 * layers) * MB
         if "executorch" in self.engines:  # copies of the table while constants are collected; caches to trace `generate`
@@ -92,9 +75,10 @@ class Estimate:
     def operations(self) -> dict[str, int]:
         """Operations of one call, a multiply-add being two: a denoising step and a chunk at full context, and one token."""
         config, shapes = self.request.config, self.request.shapes
-        inside = sum(s.numel() for n, s in self.shapes.items() if class_of(n) not in (None, "embedding", "self_conditioning"))
-        conditioning = sum(s.numel() for n, s in self.shapes.items() if class_of(n) == "self_conditioning")
-        table, n = self.shapes["embed_tokens.weight"].numel(), shapes.canvas
+        counts = {name: math.prod(shape) for name, shape in self.shapes.items()}
+        inside = sum(c for n, c in counts.items() if class_of(n) not in (None, "embedding", "self_conditioning"))
+        conditioning = sum(c for n, c in counts.items() if class_of(n) == "self_conditioning")
+        table, n = counts["embed_tokens.weight"], shapes.canvas
         soft = table if self.request.sampler.soft == EXACT else 0
         return {
             "denoise": 2 * n * (inside + conditioning + table + soft) + attention(config, n, shapes.context),

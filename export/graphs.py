@@ -61,12 +61,15 @@ class Stack(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, length: Tensor, is_canvas: Tensor, prefix: list[Tensor]) -> list[Tensor]:
-        """x [1, M, D], length [1], is_canvas bool [1], prefix [1, S, K, d] each → hidden [1, M, D], new keys and values."""
+    def forward(
+        self, x: Tensor, length: Tensor, is_canvas: Tensor, positions: Tensor, settled: Tensor, prefix: list[Tensor]
+    ) -> list[Tensor]:
+        """x [1, M, D], length [1], is_canvas bool [1], positions behind the length [1, M], settled bool [1, E] as in
+        `denoise_masks`, prefix [1, S, K, d] each → hidden [1, M, D], new keys and values."""
         config, rows, slots = self.model.config, x.shape[1], prefix[0].shape[1]
-        causal, canvas = encode_masks(config, rows, slots, length), denoise_masks(config, rows, slots, length)
+        causal, canvas = encode_masks(config, rows, slots, length), denoise_masks(config, rows, slots, length, settled[0])
         sliding, full = (b & is_canvas | a & ~is_canvas for a, b in zip(causal, canvas, strict=True))
-        hidden, new = self.model.stack(x, torch.arange(rows) + length, (sliding, full), pairs(prefix), is_canvas)
+        hidden, new = self.model.stack(x, positions[0] + length, (sliding, full), pairs(prefix), is_canvas)
         return [hidden, *flatten(new)]
 
 
@@ -118,6 +121,23 @@ class Denoise(nn.Module):
         return sample(self.model, self.policy, logits, words, temperature)
 
 
+class DenoiseActive(nn.Module):
+    """One denoising step of the positions that have not settled."""
+
+    def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.model, self.policy = model, policy
+
+    def forward(
+        self, canvas: Tensor, positions: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor,
+        settled: Tensor, prefix: list[Tensor],
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """canvas, positions [1, A], soft [1, A, D], words [2, A], temperature, prefix_length [1], settled bool [1, N] →
+        `denoise`'s outputs for A positions, then their keys and values [1, A, K, d]."""
+        logits, new = self.model.denoise_active(canvas, positions[0], soft, pairs(prefix), prefix_length, settled[0])
+        return (*sample(self.model, self.policy, logits, words, temperature), *flatten(new))
+
+
 def temperatures(policy: SamplerConfig) -> Tensor:
     """[T] float32, first step first; the host loop rounds the same way."""
     return torch.tensor([policy.temperature(r) for r in range(policy.steps, 0, -1)], dtype=torch.float32)
@@ -151,6 +171,7 @@ def stack_inputs(config: ModelConfig) -> list[TensorSpec]:
     return [
         TensorSpec(name="x", dtype="float32", shape=(1, "M", config.hidden_size)),
         TensorSpec(name="length", dtype="int64", shape=(1,)), TensorSpec(name="is_canvas", dtype="bool", shape=(1,)),
+        TensorSpec(name="positions", dtype="int64", shape=(1, "M")), TensorSpec(name="settled", dtype="bool", shape=(1, "E")),
         *prefix_specs(config, "S"),
     ]  # fmt: skip
 
@@ -163,6 +184,13 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
         return TensorSpec(name=name, dtype=dtype, shape=shape)
 
     prefix, new = prefix_specs(config, "S"), prefix_specs(config, "C", "new")
+
+    def sampled(rows: int | str) -> list[TensorSpec]:
+        return [
+            spec("next_canvas", "int64", 1, rows), spec("argmax", "int64", 1, rows), spec("entropy", "float32", 1, rows),
+            spec("accepted", "bool", 1, rows), spec("next_soft", "float32", 1, rows, hidden),
+        ]  # fmt: skip
+
     chunk = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1), spec("count", "int64", 1), *prefix]
     length = [spec("prefix_length", "int64", 1), *prefix]
     return {
@@ -172,10 +200,15 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
                 spec("canvas", "int64", 1, n), spec("soft", "float32", 1, n, hidden), spec("words", "int64", 2, n),
                 spec("temperature", "float32", 1), *length,
             ],
+            sampled(n),
+        ),
+        "denoise_active": (
             [
-                spec("next_canvas", "int64", 1, n), spec("argmax", "int64", 1, n), spec("entropy", "float32", 1, n),
-                spec("accepted", "bool", 1, n), spec("next_soft", "float32", 1, n, hidden),
+                spec("canvas", "int64", 1, "A"), spec("positions", "int64", 1, "A"), spec("soft", "float32", 1, "A", hidden),
+                spec("words", "int64", 2, "A"), spec("temperature", "float32", 1), spec("prefix_length", "int64", 1),
+                spec("settled", "bool", 1, n), *prefix,
             ],
+            [*sampled("A"), *prefix_specs(config, "A", "new")],
         ),
         "generate": (
             [spec("canvas", "int64", 1, n), spec("words", "int64", steps, 2, n), spec("adaptive", "bool", 1), *length],

@@ -11,9 +11,11 @@ from dgemma.export.graphs import Shapes, example
 
 
 def trace(module: nn.Module, inputs: list[TensorSpec], shapes: Shapes) -> ExportedProgram:
-    """Export with example inputs; dimension S spans the context, C the chunk, M and R what is longer, chunk or canvas."""
+    """Export with example inputs; dimension S spans the context, C the chunk, A and E the canvas, M and R what is longer,
+    chunk or canvas."""
     most = max(shapes.chunk, shapes.canvas)
-    ranges = {"S": (1, shapes.context), "C": (1, shapes.chunk), "M": (1, most), "R": (1, most)}
+    lengths = {"S": shapes.context, "C": shapes.chunk, "A": shapes.canvas, "E": shapes.canvas, "M": most, "R": most}
+    ranges = {name: (1, length) for name, length in lengths.items()}
     arguments = example(inputs, {name: max(2, high // 2) for name, (_, high) in ranges.items()})
 
     def dynamic(spec: TensorSpec) -> dict[int, object]:

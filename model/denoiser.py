@@ -308,6 +308,25 @@ class Denoiser(nn.Module):
         x, _ = self.stack(x, torch.arange(n) + length, masks, prefix, "denoise")
         return self.head(x)
 
+    def denoise_active(
+        self, canvas: Tensor, positions: Tensor, soft: Tensor, prefix: list[KV], length: Tensor | int, settled: Tensor
+    ) -> tuple[Tensor, list[KV]]:
+        """`denoise` of the positions that have not settled; with all of them active it is the same.
+
+        Args:
+            canvas: [B, A] ids of the active positions.
+            positions: [A] where they are in the canvas.
+            soft: [B, A, D].
+            prefix: as in `encode`, with the keys/values of the canvas's last passes in slots length … length+N−1.
+            settled: bool [N], canvas positions whose keys/values are to be read from there; active ones are not.
+        Returns:
+            logits [B, A, V] as in `denoise`, and per layer the keys/values of the active positions.
+        """
+        masks = denoise_masks(self.config, canvas.shape[1], prefix[0][0].shape[1], length, settled)
+        x = self.self_conditioning(self.embed(canvas), soft)
+        x, new = self.stack(x, positions + length, masks, prefix, "denoise")
+        return self.head(x), new
+
 
 def encode_masks(config: ModelConfig, n: int, slots: int, length: Tensor | int) -> tuple[Tensor, Tensor]:
     """Visible keys for causal encoding, (sliding, full), each [N, slots+N]: itself and the W−1 before it."""
@@ -320,10 +339,18 @@ def encode_masks(config: ModelConfig, n: int, slots: int, length: Tensor | int) 
     return causal & (key_position > query - config.sliding_window), causal
 
 
-def denoise_masks(config: ModelConfig, n: int, slots: int, length: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Visible keys for denoising, (sliding, full), each [1, slots+N]: sliding layers see the last W−1 prefix tokens."""
+def denoise_masks(
+    config: ModelConfig, n: int, slots: int, length: Tensor | int, settled: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Visible keys for denoising, (sliding, full), each [1, slots+N]: sliding layers see the last W−1 prefix tokens.
+
+    `settled`, bool of any length: slot length+i is visible as well where settled[i] is true.
+    """
     slot = torch.arange(slots)
     canvas = torch.ones(n, dtype=torch.bool)
     filled = slot < length
+    if settled is not None:
+        behind, most = slot - length, settled.shape[-1] - 1
+        filled = filled | (behind >= 0) & (behind <= most) & settled[behind.clamp(0, most)]
     recent = filled & (slot >= length - (config.sliding_window - 1))
     return torch.cat([recent, canvas])[None], torch.cat([filled, canvas])[None]

@@ -64,9 +64,11 @@ def extend(model: Denoiser, prefix: list[KV] | None, tokens: Sequence[int]) -> l
 
 def denoise_canvas(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
-    *, seed: int, index: int, adaptive: bool,
+    *, seed: int, index: int, adaptive: bool, settle: float | None = None,
 ) -> list[int]:  # fmt: skip
     """All denoising steps of canvas number `index`; returns what it commits, the argmax canvas of the last step run."""
+    if settle is not None:
+        return denoise_active(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, settle=settle)
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
     canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))[None]  # [1, N]
@@ -87,10 +89,56 @@ def denoise_canvas(
     return committed
 
 
+def denoise_active(
+    model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
+    *, seed: int, index: int, adaptive: bool, settle: float,
+) -> list[int]:  # fmt: skip
+    """`denoise_canvas` with settling positions: the rule of `runtime/loops.py:Loops.active`, without repair."""
+    config = model.config
+    n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
+    canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))  # [N]
+    soft = torch.zeros(n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
+    argmax, entropy = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
+    accepted, settled = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    caches = _room(model, prefix, n)
+    stop = AdaptiveStop(sampler)
+    for run in range(1, sampler.steps + 1):
+        remaining = sampler.steps - run + 1
+        temperature = float(np.float32(sampler.temperature(remaining)))
+        rows, before = torch.nonzero(~settled).flatten(), canvas.clone()  # [A]
+        logits, new = model.denoise_active(canvas[None, rows], rows, soft[None, rows], caches, length, settled)
+        tempered = logits / temperature
+        words = torch.from_numpy(step_words(seed, index, run, n).astype(np.int64))[None][..., rows]  # [1, 2, A]
+        done = step(tempered, words, sampler.entropy_bound)
+        for pair, fresh in zip(caches, new, strict=True):
+            for cache, values in zip(pair, fresh, strict=True):
+                cache[:, length + rows] = values
+        argmax[rows], entropy[rows], accepted[rows] = done.argmax[0], done.entropy[0], done.accepted[0]
+        canvas[rows], soft[rows] = done.canvas[0], model.soft_embed(tempered, sampler.top_k)[0]
+        settled[rows] = done.entropy[0] < settle
+        canvas = torch.where(settled, argmax, canvas)
+        recorder.add(index, remaining, temperature, before, argmax, entropy, accepted, canvas)
+        if (stop(argmax[None].clone(), entropy[None]) or bool(settled.all())) and adaptive:
+            break
+        if settled.all():
+            settled[:] = False
+    return argmax.tolist()
+
+
+def _room(model: Denoiser, prefix: list[KV] | None, n: int) -> list[KV]:
+    """Copies of a prefix with n free slots behind it."""
+    config, dtype, made = model.config, model.embed_tokens.weight.dtype, list[KV]()
+    for layer in range(config.num_layers):
+        free = torch.zeros(1, n, config.layer_kv_heads(layer), config.layer_head_dim(layer), dtype=dtype)
+        pair = (free, free) if prefix is None else prefix[layer]
+        made.append((torch.cat([pair[0], free], 1), torch.cat([pair[1], free], 1)))
+    return made
+
+
 @torch.no_grad()
 def generate(
     model: Denoiser, sampler: SamplerConfig, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int,
-    adaptive: bool = True,
+    adaptive: bool = True, settle: float | None = None,
 ) -> Generation:  # fmt: skip
     """Generate with eager PyTorch.
 
@@ -100,6 +148,7 @@ def generate(
         seed: 0 … 2⁶⁴−1, makes all randomness.
         max_new_tokens: K; at most ceil(K / N) canvases are denoised.
         adaptive: False always runs all steps.
+        settle: nats; a position whose entropy falls below leaves the forward (None: none does).
     Raises:
         UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
     """
@@ -114,7 +163,9 @@ def generate(
     stop_reason: StopReason = "length"
     while len(committed) < max_new_tokens and stop_reason == "length":
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
-        pending = denoise_canvas(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive)
+        pending = denoise_canvas(
+            model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, settle=settle
+        )
         committed += pending
         index += 1
         if not set(config.eos_token_ids).isdisjoint(committed[:max_new_tokens]):

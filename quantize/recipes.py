@@ -1,22 +1,21 @@
 """Recipes as data: bits, method and rotation per tensor class, checked against what each engine runs before work starts.
 
-A recipe is one of `RECIPES` or a JSON file with the same keys. Nothing here touches weights.
+A recipe is one of `RECIPES` or a JSON file with the same keys. Nothing here touches weights, or needs torch.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
-from dgemma.model.denoiser import Denoiser
+from dgemma.core.shapes import Shape, parameter_shapes
 
 TensorClass = Literal["embedding", "attention", "mlp_up_gate", "mlp_down", "self_conditioning", "router", "experts"]
 CLASSES: tuple[TensorClass, ...] = (
@@ -26,6 +25,8 @@ Method = Literal["nearest", "searched", "gptq"]
 METHODS: tuple[Method, ...] = ("nearest", "searched", "gptq")
 BITS = (4, 8, 32)
 ROUTER_BITS = 8  # at least: a router that errs sends tokens to other experts
+_EXTREMES = 2  # columns that a `.pte` keeps beside an 8-bit matrix; a 4-bit one has a group more
+_GRAPH = 45_000  # bytes of graphs and padding for each layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +188,29 @@ def check_group(name: str, inputs: int, group: int) -> None:
         raise UsageError(f"{name}: groups of {group} do not divide its {inputs} inputs; {cure}")
 
 
-def matrix_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+def matrix_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Shape of every parameter that has a tensor class, by name."""
-    with torch.device("meta"):
-        return {name: p.shape for name, p in Denoiser(config).named_parameters() if class_of(name) is not None}
+    return {name: shape for name, shape in parameter_shapes(config).items() if class_of(name) is not None}
+
+
+def stored_bytes(recipe: Recipe, engine: str, name: str, shape: Shape) -> int:
+    """Bytes of one parameter in an engine's file."""
+    count, bits, group = math.prod(shape), recipe.bits_of(name), recipe.group
+    if bits == 32:
+        return 4 * count
+    columns = shape[-1]
+    rows = count // columns
+    if engine == "onnx":  # multipliers of groups are int8
+        return count * bits // 8 + 4 * rows + (count // group if bits == 4 else 0)
+    if bits == 8:
+        return rows * (columns + _EXTREMES + 4)
+    return rows * (columns + group) // 2 + 2 * rows * (columns // group + 1)  # scales in bfloat16
+
+
+def file_bytes(recipe: Recipe, engine: str, config: ModelConfig) -> int:
+    """Bytes of an engine's files in a bundle: every parameter, and graphs."""
+    stored = sum(stored_bytes(recipe, engine, name, shape) for name, shape in parameter_shapes(config).items())
+    return _GRAPH * config.num_layers + stored
 
 
 def _recipe(name: str, *, four: Iterable[TensorClass] = (), bits: int = 8, **options: Any) -> Recipe:

@@ -300,18 +300,52 @@ def denoise(
         logits float32 [N, V], softcapped, before temperature; tensors by name.
     """
     n = canvas.shape[0]
-    slots = 0 if prefix is None else prefix["full"][0].shape[1]
-    slot, own = jnp.arange(slots, dtype=jnp.int32), jnp.ones(n, jnp.bool_)
-    filled = slot < length
-    recent = filled & (length - slot <= config.sliding_window - 1)  # the last W−1, the same for every position
-    visible = (jnp.concatenate([recent, own])[None], jnp.concatenate([filled, own])[None])
+    visible = _visible(config, jnp.ones(n, jnp.bool_), prefix, length, None)
     embedded = embed(weights, config, canvas)
     x = condition(weights, config, embedded, soft)
     found: Taps = {"embedded": embedded, "conditioned": x}
     positions = length + jnp.arange(n, dtype=jnp.int32)
     x, stacked = stack(weights, config, x, positions, visible, prefix, "denoise", LAYER_TAPS if taps else (), unroll)
-    hidden = rounded(rms_norm(x, config.rms_norm_eps, weights["norm"]), x.dtype)
-    cap = config.final_logit_softcapping
-    logits = cap * jnp.tanh(product("nd,vd->nv", hidden, weights["embed"]) / cap)
+    hidden, logits = _head(weights, config, x)
     found |= (by_layer(config, stacked) if taps else {}) | {"hidden": hidden, "logits": logits}
     return logits, found if taps else {}
+
+
+def denoise_active(
+    weights: Weights, config: ModelConfig, canvas: Array, positions: Array, soft: Array, prefix: Prefix, length: Array,
+    settled: Array,
+) -> tuple[Array, Prefix]:  # fmt: skip
+    """`denoise` of the positions alone that have not settled.
+
+    Args:
+        canvas: int32 [A] ids of the active positions; positions: int32 [A], where they are in the canvas; soft: [A, D].
+        prefix: as in `encode`, with the canvas's last keys and values in slots length … length+N−1.
+        settled: bool [N], canvas positions whose keys and values are read from there. A row of `positions` that has settled
+            is computed and seen by nobody, so that a program of one shape can run every position.
+    Returns:
+        logits float32 [A, V] as in `denoise`; keys and values [layers, A, K, d] of the active positions.
+    """
+    visible = _visible(config, ~settled[positions], prefix, length, settled)
+    x = condition(weights, config, embed(weights, config, canvas), soft)
+    x, stacked = stack(weights, config, x, length + positions, visible, prefix, "denoise", ("k", "v"))
+    return _head(weights, config, x)[1], {kind: (t["k"], t["v"]) for kind, t in stacked.items()}
+
+
+def _visible(
+    config: ModelConfig, own: Array, prefix: Prefix | None, length: Array, settled: Array | None
+) -> tuple[Array, Array]:
+    """(sliding, full) as in `attention`, each [1, S + N], the same for every position of the canvas; own: bool [N]."""
+    slots = 0 if prefix is None else prefix["full"][0].shape[1]
+    slot = jnp.arange(slots, dtype=jnp.int32)
+    filled = slot < length
+    if settled is not None:
+        filled |= jnp.zeros(slots, jnp.bool_).at[length + jnp.arange(settled.shape[0])].set(settled, mode="drop")
+    recent = filled & (length - slot <= config.sliding_window - 1)  # the last W−1 of the prefix
+    return jnp.concatenate([recent, own])[None], jnp.concatenate([filled, own])[None]
+
+
+def _head(weights: Weights, config: ModelConfig, x: Array) -> tuple[Array, Array]:
+    """Last residual [N, D] → hidden after the final norm, and softcapped logits float32 [N, V]."""
+    hidden = rounded(rms_norm(x, config.rms_norm_eps, weights["norm"]), x.dtype)
+    cap = config.final_logit_softcapping
+    return hidden, cap * jnp.tanh(product("nd,vd->nv", hidden, weights["embed"]) / cap)

@@ -64,15 +64,18 @@ def accept(entropy: Array, bound: float) -> Array:
     return jnp.where(ahead, other.astype(jnp.float64), 0.0).sum(1) <= bound
 
 
-def step(tempered: Array, words: Array, bound: float) -> Step:
-    """tempered float32 [N, V], logits over temperature; words uint32 [2, N]: row 0 samples, row 1 renoises."""
+def step(tempered: Array, words: Array, bound: float, running: Array | None = None) -> Step:
+    """tempered float32 [N, V], logits over temperature; words uint32 [2, N]: row 0 samples, row 1 renoises.
+
+    `running`, bool [N]: positions that take part; the others use up none of the bound, and what is said of them is nothing.
+    """
     vocab = tempered.shape[-1]
     shifted = tempered - tempered.max(-1, keepdims=True)
     weights = jnp.exp(shifted)
     total = weights.sum(-1, keepdims=True)
     entropy = -((weights / total) * (shifted - jnp.log(total))).sum(-1)
     sampled = inverse_cdf(weights, uniform_from_word(words[0]))
-    accepted = accept(entropy, bound)
+    accepted = accept(entropy if running is None else jnp.where(running, entropy, jnp.inf), bound)
     canvas = jnp.where(accepted, sampled, token_from_word(words[1], vocab))
     argmax = lax.argmax(tempered, 1, jnp.int32)
     return Step(canvas, argmax, entropy, accepted, entropy.astype(jnp.float64).mean())

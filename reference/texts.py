@@ -50,11 +50,14 @@ class Reference:
     Args:
         weights: tree of `weights.load`, in float32 or bfloat16.
         config, policy: shape and sampler; `policy.steps` is T.
+        settle: nats; a position whose entropy falls below leaves the forward (see `generate.active`). None: none does.
     """
 
-    def __init__(self, weights: Weights, config: ModelConfig, policy: SamplerConfig) -> None:
+    def __init__(
+        self, weights: Weights, config: ModelConfig, policy: SamplerConfig, *, settle: float | None = None
+    ) -> None:
         self.weights, self.config, self.policy = weights, config, policy
-        self._generate = jitted(config, policy)
+        self._generate = jitted(config, policy, settle)
         self._encode = jax.jit(partial(_extend, config=config), donate_argnums=2)
 
     @classmethod

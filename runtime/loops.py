@@ -1,11 +1,13 @@
 """Denoising one canvas: a call of `denoise` per step, or one call of the fused `generate`; both yield the same steps.
+Or a call of `denoise_active` per step, for the positions alone that have not settled.
 
-It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, T steps, D hidden.
+It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, A active
+positions, T steps, D hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +16,13 @@ from dgemma.core.errors import EngineError
 from dgemma.core.noise import token_from_word
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 from dgemma.runtime.noise import canvas_noise
+from dgemma.runtime.prefix import Prefix
 
 
 class Step(NamedTuple):
-    """One denoising step as the engine returned it; arrays are [N]."""
+    """One denoising step as the engine returned it; arrays are [N]. `rows`: positions that went through the stack."""
 
+    rows: int
     remaining: int
     temperature: np.float32
     canvas_in: Array
@@ -47,17 +51,49 @@ class Loops:
         """One `denoise` call per step; the adaptive stop is decided here."""
         canvas, words = self.noise(seed, canvas_index)
         feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft}
-        stable, last = 0, b""
+        stop = self._stop(adaptive)
         for i, temperature in enumerate(self._temperatures):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
             out = self._engine.run("denoise", feeds)
             argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
             canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
-            yield Step(self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
-            current = argmax.tobytes()  # far cheaper to compare than arrays
-            stable, last = stable + 1 if current == last else 0, current
-            if adaptive and self._is_done(stable, entropy):
+            yield Step(self._n, self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
+            if stop(argmax, entropy):
                 return
+
+    def active(
+        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, settle: float, repair: bool = False
+    ) -> Iterator[Step]:
+        """One `denoise_active` call per step. A position settles on its argmax when its entropy falls below `settle` nats:
+        it leaves the forward, and its keys and values stay as they are in the slots behind the prefix.
+
+        The canvas is done when the adaptive stop says so, or all positions have settled; with `repair` they then all run
+        once more, and what changes goes on. Settled positions are told of with what their last step gave.
+        """
+        (canvas, words), n = self.noise(seed, canvas_index), self._n
+        settled, soft = np.zeros((1, n), np.bool_), self._no_soft.copy()
+        argmax, entropy, accepted = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.bool_)
+        feeds = {**prefix.feeds("denoise_active", n), "prefix_length": np.array([prefix.encoded], np.int64), "settled": settled}
+        stop, repairing = self._stop(adaptive), False
+        for i, temperature in enumerate(self._temperatures):
+            rows, before = np.flatnonzero(~settled[0]), canvas[0].copy()
+            feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows]}
+            feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "temperature": temperature}
+            out = self._engine.run("denoise_active", feeds)
+            prefix.place(out, rows)
+            argmax[rows], entropy[rows], accepted[rows] = out["argmax"][0], out["entropy"][0], out["accepted"][0]
+            canvas[:, rows], soft[:, rows] = out["next_canvas"], out["next_soft"]
+            now = rows[out["entropy"][0] < settle]
+            settled[0, now], canvas[0, now] = True, argmax[now]
+            yield Step(
+                len(rows), self._t - i, temperature[0], before, argmax.copy(), entropy.copy(), accepted.copy(), canvas[0].copy()
+            )
+            done = stop(argmax, entropy) or (adaptive and bool(settled.all()))
+            if done and (repairing or not repair):
+                return
+            repairing = done
+            if done or settled.all():  # with a fixed number of steps, what is left of them runs every position again
+                settled[:] = False
 
     def graph(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[Step]:
         """One `generate` call per canvas; its steps are yielded after it has returned."""
@@ -70,9 +106,18 @@ class Loops:
         before = canvas[0]
         for i in range(steps):
             argmax, entropy, accepted = out["argmaxes"][i], out["entropies"][i], out["accepts"][i]
-            yield Step(self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, out["canvases"][i])
+            yield Step(self._n, self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, out["canvases"][i])
             before = out["canvases"][i]
 
-    def _is_done(self, stable: int, entropy: Array) -> bool:
-        sampler = self._sampler
-        return stable >= sampler.stability_threshold and bool(entropy.mean(dtype=np.float64) < sampler.confidence_threshold)
+    def _stop(self, adaptive: bool) -> Callable[[Array, Array], bool]:
+        """The adaptive stop of one canvas: told of each step's argmax and entropy, [N] each, it says whether to end."""
+        sampler, stable, last = self._sampler, 0, b""
+
+        def stop(argmax: Array, entropy: Array) -> bool:
+            nonlocal stable, last
+            current = argmax.tobytes()  # far cheaper to compare than arrays
+            stable, last = stable + 1 if current == last else 0, current
+            confident = stable >= sampler.stability_threshold and entropy.mean(dtype=np.float64) < sampler.confidence_threshold
+            return adaptive and bool(confident)
+
+        return stop

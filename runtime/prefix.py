@@ -51,15 +51,15 @@ class Prefix:
         del self.ids[length:]
         self.encoded = min(self.encoded, length)
 
-    def feeds(self, graph: str) -> Feeds:
-        """The filled slots of every cache, rounded up, or as many as the graph is fixed to.
+    def feeds(self, graph: str, behind: int = 0) -> Feeds:
+        """The filled slots of every cache and `behind` more, rounded up, or as many as the graph is fixed to.
 
         The same dictionary as long as its shapes stay the same.
         """
         if graph not in self._slots:
             self._slots[graph] = input_dim(self._engine, graph, self._caches[0][0], 1)
         low, high = self._slots[graph]
-        slots = min(max(low, -(-max(1, self.encoded) // SLOT_STEP) * SLOT_STEP), high, self.context)
+        slots = min(max(low, -(-max(1, self.encoded + behind) // SLOT_STEP) * SLOT_STEP), high, self.context)
         if slots != self._views.get(graph, (0, {}))[0]:
             self._views[graph] = slots, {name: cache[:, :slots] for name, _, cache in self._caches}
         return self._views[graph][1]
@@ -74,6 +74,12 @@ class Prefix:
             for _, name, cache in self._caches:
                 cache[0, self.encoded : end] = outputs[name][0, :count]
         self.encoded = end
+
+    def place(self, outputs: Feeds, positions: Array) -> None:
+        """Keep keys and values [1, A, K, d] of canvas positions [A] behind the prefix, in slots that do not count as filled."""
+        slots = self.encoded + positions
+        for _, name, cache in self._caches:
+            cache[0, slots] = outputs[name][0]
 
     def encode(self, cancelled: Callable[[], bool], *, keep: int = 0) -> None:
         """Encode pending tokens, but for the last `keep`, in chunks; stops between chunks when cancelled."""

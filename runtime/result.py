@@ -42,6 +42,9 @@ class Result:
         tokens: committed ids up to, without, the first stop token, at most max_new_tokens.
         steps: denoising steps run, over all canvases (calls of `decode` for the autoregressive baseline).
         canvases: canvases committed.
+        passes: positions put through the stack, summed over all denoising steps (or calls of `decode`), and the
+            re-encoding of committed canvases included; prefill and padding are not.
+        prefill_passes: positions that were encoded before the first canvas.
         stop_reason: stop, length, context or cancelled.
         loop: host, graph, or decode.
         trajectory: every step, where `trace` was asked for.
@@ -51,6 +54,8 @@ class Result:
     tokens: tuple[int, ...]
     steps: int
     canvases: int
+    passes: int
+    prefill_passes: int
     stop_reason: StopReason
     engine: str
     loop: str
@@ -62,12 +67,18 @@ class Result:
         """Committed tokens over denoising steps run; 0 when none ran."""
         return len(self.tokens) / self.steps if self.steps else 0.0
 
+    @property
+    def passes_per_token(self) -> float | None:
+        """Passes over committed tokens, None when there are none; about 1 for the autoregressive baseline."""
+        return self.passes / len(self.tokens) if self.tokens else None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types, as `dgemma run --json` prints them."""
         return {
             "text": self.text, "tokens": list(self.tokens), "steps": self.steps, "canvases": self.canvases,
             "tokens_per_forward": self.tokens_per_forward, "stop_reason": self.stop_reason, "engine": self.engine,
-            "loop": self.loop, "timings": asdict(self.timings),
+            "loop": self.loop, "timings": asdict(self.timings), "passes": self.passes,
+            "passes_per_token": self.passes_per_token, "prefill_passes": self.prefill_passes,
         }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ It knows nothing of how a graph is run (engines), of tokenizer formats, or of te
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -31,6 +32,7 @@ from dgemma.runtime.tokenizer import chat_ids, load_tokenizer
 
 Loop = Literal["host", "graph"]
 LOOPS: dict[str, str] = {"host": "denoise", "graph": "generate"}  # loop → the graph that it calls
+ACTIVE = "denoise_active"  # what the host loop calls instead where positions settle
 MAX_NEW_TOKENS = 256
 
 
@@ -43,6 +45,8 @@ class _Progress:
     tokens: list[int] = field(default_factory=list)
     steps: int = 0
     canvases: int = 0
+    passes: int = 0
+    prefill_passes: int = 0
     prefill_s: float = 0.0
     denoise_s: float = 0.0
     commit_s: float = 0.0
@@ -117,6 +121,8 @@ class Session:
         on_step: Callable[[StepEvent], None] | None = None,
         adaptive: bool = True,
         loop: str = "host",
+        settle: float | None = None,
+        repair: bool = False,
         raw: bool = False,
         trace: bool = False,
         continue_: bool = False,
@@ -131,6 +137,9 @@ class Session:
                 raises ends the generation and leaves the prefix as it was before the canvas.
             adaptive: stop a canvas early when it is settled; otherwise always run T steps.
             loop: host (one `denoise` call a step) or graph (one `generate` call a canvas); the tokens are the same.
+            settle: nats; a position whose entropy falls below leaves the forward, and its token stays (see
+                `loops.Loops.active`). None: every position runs in every step.
+            repair: with settle, run all positions once more before a canvas is committed, and go on where they change.
             trace: record every step in `Result.trajectory`.
             continue_: go on from the prefix of earlier generations instead of an empty one.
         Raises:
@@ -141,14 +150,24 @@ class Session:
         if not _is_int(seed):
             raise UsageError(f"seed {seed!r} must be an integer")
         key_from_seed(int(seed))
+        self._check_settle(settle, repair, loop)
+        graph = LOOPS[loop] if settle is None else ACTIVE
         with self._exclusive():
             started, native = time.perf_counter(), self._engine.seconds
             run = self._start(prompt, max_new_tokens, raw, continue_, self.manifest.canvas_length)
-            self._engine.prepare("encode", LOOPS[loop])
+            self._engine.prepare("encode", graph)
             load_s = time.perf_counter() - started
             recorder = TrajectoryRecorder(self.manifest.canvas_length) if trace else None
             prompt_ids = list(self._prefix.ids)
-            reason = self._denoise_all(run, int(seed), adaptive, loop, recorder, on_step)
+
+            def steps(index: int) -> Iterator[Step]:
+                prefix = self._prefix
+                if settle is not None:
+                    return self._loops.active(prefix, int(seed), index, adaptive, settle, repair)
+                denoise = self._loops.host if loop == "host" else self._loops.graph
+                return denoise(prefix.feeds(graph), prefix.encoded, int(seed), index, adaptive)
+
+            reason = self._denoise_all(run, steps, recorder, on_step)
             trajectory = recorder.finish(prompt_ids, run.tokens) if recorder else None
             result = self._result(run, reason, loop, load_s, started, native)
         return replace(result, trajectory=trajectory)
@@ -160,9 +179,8 @@ class Session:
             run = self._start(prompt, max_new_tokens, raw, False, 1)
             self._engine.prepare("encode", "decode")
             load_s = time.perf_counter() - started
+            run.prefill_s, run.prefill_passes = self._encode(keep=1)
             clock = time.perf_counter()
-            self._prefix.encode(self._cancel.is_set, keep=1)
-            run.prefill_s, clock = time.perf_counter() - clock, time.perf_counter()
             reason = self._decode_all(run)
             run.denoise_s = time.perf_counter() - clock
             return self._result(run, reason, "decode", load_s, started, native)
@@ -208,6 +226,18 @@ class Session:
         finally:
             self._busy.release()
 
+    def _check_settle(self, settle: float | None, repair: bool, loop: str) -> None:
+        if settle is None:
+            if repair:
+                raise UsageError("repair runs settled positions again; give settle as well")
+            return
+        if isinstance(settle, bool) or not isinstance(settle, (int, float)) or not 0 < settle < math.inf:
+            raise UsageError(f"settle {settle!r} must be a positive number of nats")
+        if loop != "host":
+            raise UsageError("settle needs loop host: the fused graph runs every position in every step")
+        if ACTIVE not in self.manifest.graphs[self._engine.name]:
+            raise UsageError(f"{self.bundle.path}: was exported without {ACTIVE!r}; export it again, or leave settle out")
+
     def _check_open(self) -> None:
         if self._closed:
             raise SessionBusy("the session is closed; load it again")
@@ -248,27 +278,24 @@ class Session:
         return [int(i) for i in ids]
 
     def _denoise_all(
-        self, run: _Progress, seed: int, adaptive: bool, loop: str, recorder: TrajectoryRecorder | None,
+        self, run: _Progress, denoise: Callable[[int], Iterator[Step]], recorder: TrajectoryRecorder | None,
         on_step: Callable[[StepEvent], None] | None,
     ) -> StopReason:  # fmt: skip
         n = self.manifest.canvas_length
         for index in range(-(-run.most // n)):
             if len(self._prefix.ids) + n > self.manifest.context:
                 return "context"
-            clock = time.perf_counter()
-            self._prefix.encode(self._cancel.is_set)
-            encoded = time.perf_counter()
+            seconds, positions = self._encode()
             if index == 0:
-                run.prefill_s = encoded - clock
+                run.prefill_s, run.prefill_passes = seconds, positions
             else:
-                run.commit_s += encoded - clock
-            denoise = self._loops.host if loop == "host" else self._loops.graph
+                run.commit_s += seconds
+                run.passes += positions
+            clock = time.perf_counter()
             argmax: Array | None = None
             if not self._cancel.is_set():
-                feeds = self._prefix.feeds("denoise" if loop == "host" else "generate")
-                steps = denoise(feeds, self._prefix.encoded, seed, index, adaptive)
-                argmax = self._watch(steps, run, index, recorder, on_step)
-            run.denoise_s += time.perf_counter() - encoded
+                argmax = self._watch(denoise(index), run, index, recorder, on_step)
+            run.denoise_s += time.perf_counter() - clock
             if argmax is None:
                 return "cancelled"
             run.canvases += 1
@@ -277,6 +304,12 @@ class Session:
             if reason is not None:
                 return reason
         return "length"
+
+    def _encode(self, *, keep: int = 0) -> tuple[float, int]:
+        """Encode what the prefix lacks, but for the last `keep` tokens; seconds and positions that it took."""
+        clock, before = time.perf_counter(), self._prefix.encoded
+        self._prefix.encode(self._cancel.is_set, keep=keep)
+        return time.perf_counter() - clock, self._prefix.encoded - before
 
     def _watch(
         self, steps: Iterator[Step], run: _Progress, index: int, recorder: TrajectoryRecorder | None,
@@ -287,6 +320,7 @@ class Session:
         committed = tuple(run.tokens)
         for number, step in enumerate(steps, 1):
             run.steps += 1
+            run.passes += step.rows
             argmax = step.argmax
             if recorder is not None:
                 recorder.add(
@@ -318,6 +352,7 @@ class Session:
             out = engine.run("decode", feeds)
             prefix.store(out, 1)
             run.steps += 1
+            run.passes += 1
             new, reason = run.accept([int(out["next_token"][0])])
             prefix.extend(new)
             if reason is not None:
@@ -333,8 +368,8 @@ class Session:
             total_s=time.perf_counter() - started, engine_s=self._engine.seconds - native,
         )  # fmt: skip
         return Result(
-            text=text, tokens=tuple(run.tokens), steps=run.steps, canvases=run.canvases, stop_reason=reason,
-            engine=self._engine.name, loop=loop, timings=timings,
+            text=text, tokens=tuple(run.tokens), steps=run.steps, canvases=run.canvases, passes=run.passes,
+            prefill_passes=run.prefill_passes, stop_reason=reason, engine=self._engine.name, loop=loop, timings=timings,
         )  # fmt: skip
 
     def visible(self, canvas: Array) -> list[int]:

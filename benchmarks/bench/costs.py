@@ -1,7 +1,8 @@
 """The cost model: operations and bytes of encode, denoise and decode, from the manifest's config and recipe.
 
-Norms, rotations, softmax and the sampler are left out; an activation's bytes too, for caches hold them. N canvas, C tokens
-of a chunk, S prefix, D hidden, F feed-forward width, V vocabulary.
+Operations leave norms, rotations, softmax and the sampler out, which are counted by their values beside; an activation's
+bytes are left out too, for caches hold them. N canvas, C tokens of a chunk, S prefix, D hidden, F feed-forward width, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dgemma.core.config import ModelConfig
+from dgemma.runtime.prefix import SLOT_STEP
 
 FLOAT = 32
 
@@ -30,11 +32,20 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one engine call. `attention` counts scores and weighted values; `cache_bytes` the float32 keys and values read."""
+    """Of one engine call.
+
+    Args:
+        attention: operations of scores and weighted values.
+        cache_bytes: float32 keys and values that are read.
+        functions: values that go through exp or tanh: scores, gates, logits.
+        values: values that norms, residuals and the rounding of a product's inputs write.
+    """
 
     products: dict[str, Product]
     attention: int
     cache_bytes: int
+    functions: int
+    values: int
 
     @property
     def operations(self) -> int:
@@ -55,11 +66,14 @@ class Model:
     Args:
         bits: tensor class → bits, as recipes name the classes; a class that is missing is float32.
         soft: soft embeddings are a product of the whole distribution with the table ("exact"), or gathered rows.
+        as_run: count what today's graphs compute, not what is needed: every layer takes all slots of the prefix, in steps of
+            `SLOT_STEP`, and joins them with the new rows; every expert is computed.
     """
 
     config: ModelConfig
     bits: Mapping[str, int]
     soft: str = "exact"
+    as_run: bool = False
 
     def stack(self, rows: int) -> dict[str, tuple[int, int]]:
         """Tensor class → weights that one row is multiplied with, and weights that `rows` rows read, over all layers."""
@@ -72,8 +86,9 @@ class Model:
         found = {"attention": (attention, attention), "mlp_up_gate": (2 * plane, 2 * plane), "mlp_down": (plane, plane)}
         if c.num_experts and c.top_k_experts and c.moe_intermediate_size:
             router, expert = layers * c.hidden_size * c.num_experts, 3 * layers * c.hidden_size * c.moe_intermediate_size
-            touched = min(c.num_experts, rows * c.top_k_experts)  # at most
-            found |= {"router": (router, router), "experts": (c.top_k_experts * expert, touched * expert)}
+            used = c.num_experts if self.as_run else c.top_k_experts
+            touched = min(c.num_experts, rows * used)  # at most
+            found |= {"router": (router, router), "experts": (used * expert, touched * expert)}
         return found
 
     def _cost(self, rows: int, prefix: int, once: Mapping[str, int], repeats: Mapping[str, int]) -> Cost:
@@ -86,13 +101,28 @@ class Model:
             )
             for name, (weights, read) in used.items()
         }  # fmt: skip
-        attention = cache = 0
+        attention = cache = scores = 0
         c = self.config
+        slots = -(-max(1, prefix) // SLOT_STEP) * SLOT_STEP
         for i in range(c.num_layers):
-            seen = prefix if c.is_full(i) else min(prefix, c.sliding_window - 1)
+            seen = slots if self.as_run else prefix if c.is_full(i) else min(prefix, c.sliding_window - 1)
             attention += 4 * rows * (seen + rows) * c.num_heads * c.layer_head_dim(i)
-            cache += 2 * 4 * seen * c.layer_kv_heads(i) * c.layer_head_dim(i)
-        return Cost(products=products, attention=attention, cache_bytes=cache)
+            cache += 2 * 4 * (seen + (rows if self.as_run else 0)) * c.layer_kv_heads(i) * c.layer_head_dim(i)
+            scores += rows * (seen + rows) * c.num_heads
+        gated = c.num_layers + ("self_conditioning" in once)
+        logits = ("embedding" in once) + ("self_conditioning" in once)  # the softcap's tanh; the sampler's exp
+        functions = scores + rows * (gated * c.intermediate_size + logits * c.vocab_size)
+        return Cost(
+            products=products, attention=attention, cache_bytes=cache, functions=functions, values=self._values(rows)
+        )  # fmt: skip
+
+    def _values(self, rows: int) -> int:
+        """Of four norms and two residual sums a layer; inputs of integer products are written once more."""
+        c = self.config
+        heads = sum(c.num_heads * c.layer_head_dim(i) for i in range(c.num_layers))
+        inputs = c.num_layers * (2 * c.hidden_size + c.intermediate_size) + heads
+        quantized = self.bits.get("attention", FLOAT) < FLOAT
+        return rows * (6 * c.num_layers * c.hidden_size + (inputs if quantized else 0))
 
     def encode(self, tokens: int, prefix: int) -> Cost:
         """Keys and values of `tokens` new prefix tokens. Pairs that causality masks are counted: kernels compute them."""

@@ -72,7 +72,10 @@ def bench(request: Request, say: Say, stage: Say) -> Json:
         engine.close()
     result: Json = {
         "benchmark": "bench", "machine": machine.facts(), "of": of,
-        "bundle": {"digest": bundle.digest, "steps": bundle.manifest.steps, "context": bundle.manifest.context},
+        "bundle": {
+            "digest": bundle.digest, "steps": bundle.manifest.steps, "context": bundle.manifest.context,
+            "model": bundle.manifest.model.to_dict(),
+        },
         "recipe": bundle.manifest.quantization,
         "options": {
             "engine": engine.name, "threads": threads, "seconds": request.effort.seconds, "repeats": request.effort.repeats,

@@ -25,10 +25,16 @@ class Encode(nn.Module):
         super().__init__()
         self.model, self.stack = model, stack
         self.register_buffer("mode", torch.tensor([False]), persistent=False)
+        self.register_buffer("settled", torch.tensor([[False]]), persistent=False)
+
+    def run(self, tokens: Tensor, start: Tensor, prefix: list[Tensor]) -> list[Tensor]:
+        """Hidden states [1, C, D], then new keys and values."""
+        positions = torch.arange(tokens.shape[1])[None]
+        return list(self.stack(self.model.embed(tokens), start, self.mode, positions, self.settled, prefix))
 
     def forward(self, tokens: Tensor, start: Tensor, count: Tensor, prefix: list[Tensor]) -> list[Tensor]:
         """As `graphs.Encode`."""
-        return list(self.stack(self.model.embed(tokens), start, self.mode, prefix)[1:])
+        return self.run(tokens, start, prefix)[1:]
 
 
 class Decode(Encode):
@@ -36,7 +42,7 @@ class Decode(Encode):
 
     def forward(self, tokens: Tensor, start: Tensor, count: Tensor, prefix: list[Tensor]) -> list[Tensor]:
         """As `graphs.Decode`."""
-        hidden, *new = self.stack(self.model.embed(tokens), start, self.mode, prefix)
+        hidden, *new = self.run(tokens, start, prefix)
         last = hidden.index_select(1, count - 1)  # [1, 1, D]
         return [self.model.head(last)[:, 0].argmax(-1), *new]
 
@@ -48,14 +54,34 @@ class Denoise(nn.Module):
         super().__init__()
         self.model, self.stack, self.policy = model, stack, policy
         self.register_buffer("mode", torch.tensor([True]), persistent=False)
+        self.register_buffer("settled", torch.tensor([[False]]), persistent=False)
 
     def forward(
         self, canvas: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor, prefix: list[Tensor]
     ) -> Sampled:
         """As `graphs.Denoise`."""
         x = self.model.self_conditioning(self.model.embed(canvas), soft)
-        hidden = self.stack(x, prefix_length, self.mode, prefix)[0]
+        positions = torch.arange(canvas.shape[1])[None]
+        hidden = self.stack(x, prefix_length, self.mode, positions, self.settled, prefix)[0]
         return sample(self.model, self.policy, self.model.embed_tokens.logits(hidden), words, temperature)
+
+
+class DenoiseActive(nn.Module):
+    """`graphs.DenoiseActive` over a lowered stack."""
+
+    def __init__(self, model: Denoiser, stack: nn.Module, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.model, self.stack, self.policy = model, stack, policy
+        self.register_buffer("mode", torch.tensor([True]), persistent=False)
+
+    def forward(
+        self, canvas: Tensor, positions: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor,
+        settled: Tensor, prefix: list[Tensor],
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """As `graphs.DenoiseActive`."""
+        x = self.model.self_conditioning(self.model.embed(canvas), soft)
+        hidden, *new = self.stack(x, prefix_length, self.mode, positions, settled, prefix)
+        return (*sample(self.model, self.policy, self.model.embed_tokens.logits(hidden), words, temperature), *new)
 
 
 def sample(model: Denoiser, policy: SamplerConfig, products: Tensor, words: Tensor, temperature: Tensor) -> Sampled:

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.executorch.attention import WholeAttention
-from dgemma.export.executorch.body import Decode, Denoise, Encode
+from dgemma.export.executorch.body import Decode, Denoise, DenoiseActive, Encode
 from dgemma.export.executorch.fast import fast
 from dgemma.export.executorch.gelu import name_gelus
 from dgemma.export.executorch.linear import replace
@@ -88,6 +88,7 @@ def lower(
         stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
         methods = {
             "encode": Encode(model, stack), "denoise": Denoise(model, stack, policy), "decode": Decode(model, stack),
+            "denoise_active": DenoiseActive(model, stack, policy),
         }  # fmt: skip
         lowered: dict[str, EdgeProgramManager] = {}
         for name, module in methods.items():

@@ -1,8 +1,8 @@
 """Wiring the pieces: one graph that encodes, decodes and denoises, and the plain denoising step that loops are made of.
 
-The shared graph has the inputs of `encode`, `decode` and `denoise` together. Those that a caller leaves out have
-defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each weight,
-serves all three. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
+The shared graph has the inputs of `encode`, `decode`, `denoise` and `denoise_active` together. Those that a caller leaves
+out have defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each weight,
+serves all of them. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
 """
 
 from __future__ import annotations
@@ -31,12 +31,20 @@ def _kv(specs: Sequence[TensorSpec], stem: str) -> list[str]:
 def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> list[onnx.NodeProto]:
     """`denoise` as plain nodes; specs are its inputs."""
     prefix = {name: name for name in _kv(specs, "prefix")}
+    rows = next(s for s in specs if s.name == "canvas").shape[1]
     wiring.constant("always", np.array([True]))
+    wiring.constant("positions", np.arange(int(rows))[None])
+    wiring.constant("settled", np.array([[False]]))
     return [
         *wiring.piece("embed", {"ids": "canvas"}, {"embedded": "embedded"}),
         *wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "conditioned"}),
         *wiring.piece(
-            "stack", {"x": "conditioned", "length": "prefix_length", "is_canvas": "always", **prefix}, {"hidden": "hidden"}
+            "stack",
+            {
+                "x": "conditioned", "length": "prefix_length", "is_canvas": "always", "positions": "positions",
+                "settled": "settled", **prefix,
+            },
+            {"hidden": "hidden"},
         ),
         *head.walk("hidden", "argmax"),
         *head.decide({name: name for name in SAMPLED}),
@@ -46,8 +54,9 @@ def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> l
 def shared(
     wiring: Wiring, head: Head, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]
 ) -> onnx.GraphProto:
-    """One graph for encode, decode and denoise. `specs` maps these names to inputs and outputs."""
+    """One graph for encode, decode, denoise and denoise_active. `specs` maps these names to inputs and outputs."""
     (chunk, new), (canvas, sampled), (_, decoded) = specs["encode"], specs["denoise"], specs["decode"]
+    active = [s for s in specs["denoise_active"][0] if s.name in ("positions", "settled")]
     soft = next(s for s in canvas if s.name == "soft")
     hidden = int(soft.shape[-1])
     node = helper.make_node
@@ -62,12 +71,18 @@ def shared(
         wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "canvas_x"}),
         [("canvas_x", "float32", rows)],
     )
+    given = branch("given", [node("Identity", ["positions"], ["given_rows"])], [("given_rows", "int64", (1, "M"))])
+    consecutive = branch(
+        "consecutive",
+        [node("Range", ["first", "row_count", "step"], ["range"]), node("Unsqueeze", ["range", "zero"], ["range_rows"])],
+        [("range_rows", "int64", (1, "M"))],
+    )
     plain = branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
     walked = head.walk("rows", "argmax", is_canvas="is_canvas")
-    shapes = {s.name: (s.dtype, s.shape) for s in sampled}
+    of_rows: dict[str, tuple[str, Shape]] = {s.name: (s.dtype, (1, "R", *s.shape[2:])) for s in sampled}
     sample = branch(
         "sample_canvas", head.decide({name: f"canvas_{name}" for name in SAMPLED}),
-        [(f"canvas_{name}", *shapes[name]) for name in SAMPLED],
+        [(f"canvas_{name}", *of_rows[name]) for name in SAMPLED],
     )  # fmt: skip
     for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
         wiring.constant(f"no_{name}", np.zeros(shape, dtype))
@@ -75,7 +90,7 @@ def shared(
     nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
     greedy = branch(
         "greedy", [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
-        [(f"token_{name}", shapes[name][0], (1, "R", hidden) if name == "next_soft" else (1, "R")) for name in SAMPLED],
+        [(f"token_{name}", *of_rows[name]) for name in SAMPLED],
     )  # fmt: skip
     for name, number in (("zero", [0]), ("one", [1]), ("scalar", [])):
         wiring.constant(name, np.array(list(number), np.int64))
@@ -88,10 +103,18 @@ def shared(
         node("Size", ["canvas"], ["canvas_size"]),
         node("Greater", ["canvas_size", "first"], ["is_canvas"]),
         node("Reshape", ["is_canvas", "one"], ["is_canvas_row"]),
+        node("Size", ["ids"], ["row_count"]),
+        node("Size", ["positions"], ["positions_given"]),
+        node("Greater", ["positions_given", "first"], ["has_positions"]),
+        node("If", ["has_positions"], ["row_positions"], then_branch=given, else_branch=consecutive),
         *wiring.piece("embed", {"ids": "ids"}, {"embedded": "embedded"}),
         node("If", ["is_canvas"], ["x"], then_branch=conditioned, else_branch=plain),
         *wiring.piece(
-            "stack", {"x": "x", "length": "length", "is_canvas": "is_canvas_row", **prefix},
+            "stack",
+            {
+                "x": "x", "length": "length", "is_canvas": "is_canvas_row", "positions": "row_positions", "settled": "settled",
+                **prefix,
+            },
             {"hidden": "hidden", **{name: name for name in _kv(new, "new")}},
         ),
         # the rows that the head is wanted for: the whole canvas, or the last token; `words` has as many columns
@@ -108,15 +131,17 @@ def shared(
     ]  # fmt: skip
     for name, default in _defaults(hidden).items():
         wiring.constant(name, default)
-    opened: dict[str, Shape] = {"canvas": (1, "N"), "soft": (1, "N", hidden), "words": (2, "R")}
-    opened |= {s.name: (1, "R", *s.shape[2:]) for s in sampled} | {s.name: (1, "M", *s.shape[2:]) for s in new}
+    opened: dict[str, Shape] = {
+        "canvas": (1, "A"), "positions": (1, "P"), "settled": (1, "E"), "soft": (1, "A", hidden), "words": (2, "R"),
+    }  # fmt: skip
+    opened |= {name: shape for name, (_, shape) in of_rows.items()} | {s.name: (1, "M", *s.shape[2:]) for s in new}
 
     def infos(listed: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
         unique = {s.name: replace(s, shape=opened.get(s.name, s.shape)) for s in listed}
         return [value_info(s) for s in unique.values()]
 
     return helper.make_graph(
-        [*wiring.expansions, *nodes], "shared", infos([*chunk, *canvas]), infos([*sampled, *decoded]),
+        [*wiring.expansions, *nodes], "shared", infos([*chunk, *canvas, *active]), infos([*sampled, *decoded]),
         list(wiring.initializers.values()),
     )  # fmt: skip
 
@@ -125,6 +150,7 @@ def _defaults(hidden: int) -> dict[str, npt.NDArray[Any]]:
     """What an input is when its caller leaves it out: no tokens, no canvas, one row for the head."""
     return {
         "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64), "count": np.ones(1, np.int64),
-        "canvas": np.zeros((1, 0), np.int64), "soft": np.zeros((1, 0, hidden), np.float32),
+        "canvas": np.zeros((1, 0), np.int64), "positions": np.zeros((1, 0), np.int64), "settled": np.zeros((1, 1), np.bool_),
+        "soft": np.zeros((1, 0, hidden), np.float32),
         "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
     }  # fmt: skip

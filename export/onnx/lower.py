@@ -110,7 +110,7 @@ def lower(
     with (folder / FILE).open("wb") as file:
         weights = WeightFile(file)
         stage = ""
-        for name, (module, inputs, outputs) in pieces(model, policy, shapes.canvas).items():
+        for name, (module, inputs, outputs) in pieces(model, policy).items():
             before, stage = stage, name if name in BODY else "head"
             if stage != before:
                 progress(f"onnx: {stage}")

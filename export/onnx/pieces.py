@@ -1,7 +1,7 @@
 """The parts of the denoiser that the ONNX graphs are put together from, each traced once.
 
 `body.py` wires them up, so that one node holds each weight whatever a graph is asked to do. Letters: M rows of tokens or
-canvas, N canvas, R rows for the head, S prefix slots, K kv heads, d head dim, D hidden, V vocabulary.
+canvas, N canvas, A active ones, R rows for the head, S prefix slots, K kv heads, d head dim, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Condition(nn.Module):
 BODY = ("embed", "condition", "stack")  # the other pieces are the head's
 
 
-def pieces(model: Denoiser, policy: SamplerConfig, canvas_length: int) -> Pieces:
+def pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
     """Name → module, inputs and outputs, in the order of computation."""
     config: ModelConfig = model.config
-    hidden, n = config.hidden_size, canvas_length
+    hidden = config.hidden_size
 
     def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, shape=shape)
@@ -53,8 +53,8 @@ def pieces(model: Denoiser, policy: SamplerConfig, canvas_length: int) -> Pieces
         "embed": (Embed(model), [spec("ids", "int64", 1, "M")], [spec("embedded", "float32", 1, "M", hidden)]),
         "condition": (
             Condition(model),
-            [spec("embedded", "float32", 1, n, hidden), spec("soft", "float32", 1, n, hidden)],
-            [spec("conditioned", "float32", 1, n, hidden)],
+            [spec("embedded", "float32", 1, "A", hidden), spec("soft", "float32", 1, "A", hidden)],
+            [spec("conditioned", "float32", 1, "A", hidden)],
         ),
         "stack": (
             Stack(model), stack_inputs(config), [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],

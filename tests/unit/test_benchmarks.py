@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,13 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.bench.effort import Effort
 from dgemma.benchmarks.bench.pairs import GROUPS, Prompt, Sample, paired_runs
 from dgemma.benchmarks.bench.pairs import summarize as summarize_pairs
-from dgemma.benchmarks.evaluate import TASKS, Item, evaluate, read_items, summarize
+from dgemma.benchmarks.eval.figures import summarize
+from dgemma.benchmarks.evaluate import TASKS, Item, evaluate, read_items, solved
 from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.progress import progress
+from dgemma.runtime.result import Result, Timings
 
 # ---- statistics ------------------------------------------------------------------------------------------------------
 
@@ -71,11 +72,12 @@ def test_quartiles_are_inclusive() -> None:
 # ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Answer:
-    text: str
-    tokens: tuple[int, ...]
-    steps: int
+def result(text: str, steps: int) -> Result:
+    timings = Timings(load_s=0.5, prefill_s=0.0, denoise_s=1.0, commit_s=0.0, total_s=1.5, engine_s=1.0)
+    return Result(
+        text=text, tokens=(1, 2, 3, 4), steps=steps, canvases=1, passes=8 * steps, prefill_passes=3, stop_reason="stop",
+        engine="onnx", loop="host", timings=timings,
+    )  # fmt: skip
 
 
 class Table:
@@ -84,11 +86,11 @@ class Table:
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers
 
-    def generate(self, prompt: str, *, max_new_tokens: int, seed: int) -> Answer:
-        return Answer(f" {self.answers[prompt]}" if "easy" in prompt else "no", (1, 2, 3, 4), 2)
+    def generate(self, prompt: str, *, max_new_tokens: int, seed: int) -> Result:
+        return result(f" {self.answers[prompt]}" if "easy" in prompt else "no", 2)
 
-    def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Answer:
-        return Answer(self.answers[prompt], (1, 2, 3, 4), 5)
+    def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Result:
+        return result(self.answers[prompt], 5)
 
 
 ITEMS = [Item(task=task, prompt=f"{task} {i}", answer=f"a{i}") for task in ("easy", "hard") for i in range(5)]
@@ -96,8 +98,8 @@ ITEMS = [Item(task=task, prompt=f"{task} {i}", answer=f"a{i}") for task in ("eas
 
 def test_evaluation_counts_by_task_and_pooled() -> None:
     session = Table({item.prompt: item.answer for item in ITEMS})
-    tallies, wrong = evaluate(session, ITEMS, seed=0, max_new_tokens=8, autoregressive=True)
-    summary = summarize(tallies)
+    split, wrong = evaluate(session, ITEMS, seed=0, max_new_tokens=8, autoregressive=True)
+    summary = summarize(split, solved(split))
     assert summary["tasks"]["easy"]["diffusion"]["exact"] == 1.0
     assert summary["tasks"]["hard"]["diffusion"]["exact"] == 0.0
     assert summary["tasks"]["hard"]["autoregressive"]["exact"] == 1.0
@@ -114,8 +116,8 @@ def test_evaluation_counts_by_task_and_pooled() -> None:
 
 def test_evaluation_without_the_baseline() -> None:
     session = Table({item.prompt: item.answer for item in ITEMS})
-    tallies, _ = evaluate(session, ITEMS, seed=0, max_new_tokens=8, autoregressive=False)
-    summary = summarize(tallies)
+    split, _ = evaluate(session, ITEMS, seed=0, max_new_tokens=8, autoregressive=False)
+    summary = summarize(split, solved(split))
     assert "autoregressive" not in summary["tasks"]["easy"]
     assert summary["difference"] == {}
 

@@ -17,7 +17,8 @@ CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
 
 
 def start(out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dgemma.cli", "export", str(CHECKPOINT), "--engine", "onnx", "--recipe", "w8", "--out", str(out)]
+    options = ["--engine", "onnx", "--recipe", "w8", "--out", str(out)]
+    command = [sys.executable, "-m", "dgemma.cli", "export", str(CHECKPOINT), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "inspect": ("dgemma.cli.inspect", "Check a bundle's files and show what is in it."),
     "verify": ("dgemma.cli.verify", "Compare a bundle with its golden trajectories or with the float model."),
     "bench": ("dgemma.cli.bench", "Measure a bundle: speed, memory and load time, against what the machine can do."),
+    "eval": ("dgemma.cli.eval", "Score a bundle on MMLU, HellaSwag, GSM8K or your own questions, with what answers cost."),
+    "plan": ("dgemma.cli.plan", "Predict size, memory and speed on a device, and recommend a configuration."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }

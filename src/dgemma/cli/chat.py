@@ -10,7 +10,9 @@ from dgemma.cli.run import (
     BundleArgument,
     EngineOption,
     LoopOption,
+    RepairOption,
     SeedOption,
+    SettleOption,
     ThreadsOption,
     TokensOption,
     show,
@@ -30,6 +32,8 @@ def run(
     seed: SeedOption = 0,
     max_new_tokens: TokensOption = 256,
     adaptive: AdaptiveOption = True,
+    settle: SettleOption = None,
+    repair: RepairOption = False,
     threads: ThreadsOption = None,
 ) -> None:
     with Session.load(bundle, engine=engine, threads=threads) as session:
@@ -48,11 +52,14 @@ def run(
             elif line.startswith("/"):
                 print(f"unknown command {line}; {HELP}", file=sys.stderr)
             elif line:
-                result = answer(session, line, max_new_tokens, seed + turn, adaptive, loop)
+                result = answer(session, line, max_new_tokens, seed + turn, adaptive, loop, settle, repair)
                 turn += result is not None
 
 
-def answer(session: Session, line: str, most: int, seed: int, adaptive: bool, loop: str) -> Result | None:
+def answer(
+    session: Session, line: str, most: int, seed: int, adaptive: bool, loop: str, settle: float | None = None,
+    repair: bool = False,
+) -> Result | None:  # fmt: skip
     """One turn; None when there was no room for it or it was taken back, the prefix then being as before."""
     before = len(session.prefix_ids)
     live = sys.stdout.isatty()
@@ -61,8 +68,9 @@ def answer(session: Session, line: str, most: int, seed: int, adaptive: bool, lo
     try:
         with LiveCanvas(session) if live else nullcontext() as view:
             result = session.generate(
-                line, max_new_tokens=most, seed=seed % (1 << 64), adaptive=adaptive, loop=loop, continue_=True, on_step=view
-            )
+                line, max_new_tokens=most, seed=seed % (1 << 64), adaptive=adaptive, loop=loop, settle=settle, repair=repair,
+                continue_=True, on_step=view,
+            )  # fmt: skip
     except PromptTooLong as error:
         print(f"the context is full: {error}", file=sys.stderr)
         print("/reset forgets the conversation and goes on; a shorter message may still fit; /exit ends", file=sys.stderr)

@@ -26,6 +26,11 @@ TokensOption = Annotated[int, typer.Option("--max-new-tokens", metavar="K", help
 AdaptiveOption = Annotated[
     bool, typer.Option("--adaptive/--fixed-steps", help="Stop a canvas once it is settled, or always run all steps.")
 ]
+SettleOption = Annotated[
+    float | None,
+    typer.Option("--settle", metavar="NATS", help="Positions whose entropy falls below leave the forward: less work."),
+]
+RepairOption = Annotated[bool, typer.Option("--repair", help="With --settle: run all positions once more before a commit.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads of the engine.")]
 
 
@@ -38,6 +43,8 @@ def run(
     seed: SeedOption = 0,
     max_new_tokens: TokensOption = 256,
     adaptive: AdaptiveOption = True,
+    settle: SettleOption = None,
+    repair: RepairOption = False,
     threads: ThreadsOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not put the prompt through the chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -54,8 +61,8 @@ def run(
             from dgemma.cli.live import LiveCanvas
         with LiveCanvas(session) if live else nullcontext() as view:
             result = session.generate(
-                given, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, raw=raw,
-                trace=trace is not None, on_step=view,
+                given, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, settle=settle,
+                repair=repair, raw=raw, trace=trace is not None, on_step=view,
             )  # fmt: skip
         if trace is not None and result.trajectory is not None:
             save_trace(result.trajectory, trace)

@@ -1,0 +1,100 @@
+"""Two pictures of a plan: the roofline of the device, and tokens per second against steps a canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgemma.benchmarks.plan.predict import Prediction, Work
+from dgemma.benchmarks.plan.profile import Profile
+from dgemma.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKS = {"denoise": "o", "encode": "s", "decode": "^"}
+
+
+def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction]) -> None:
+    """Write a PNG, or what else the name ends in. Raises UsageError without matplotlib, or when the file cannot be written."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UsageError("--picture needs matplotlib; pip install 'dgemma[bench]'") from None
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12.5, 6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        drawn = _merged(found)
+        colours = _colours(drawn)
+        _roofline(left, profile, drawn, colours)
+        _crossover(right, work, drawn, colours)
+        handles, labels = right.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(f"{profile.name}: prompt {work.prompt}, output {work.output}, predicted")
+        try:
+            figure.savefig(path, dpi=150)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--picture {path}: cannot be written ({error}); give a name that ends in .png") from None
+
+
+def _merged(found: Sequence[Prediction]) -> dict[str, Prediction]:
+    """Label → configuration; those that run the same kernels (onnx multiplies 4 bits out to 8) are drawn once."""
+    same: dict[tuple[str, int, float, float], list[Prediction]] = {}
+    for p in found:
+        same.setdefault((p.engine, p.canvas, p.step, p.token), []).append(p)
+    return {f"{', '.join(p.recipe for p in ps)}: {engine}, {n}": ps[0] for (engine, n, _, _), ps in same.items()}
+
+
+def _colours(names: Iterable[str]) -> dict[str, Any]:
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10"]
+    return {name: palette(i % 10) for i, name in enumerate(names)}
+
+
+def _roofline(axes: Axes, profile: Profile, found: dict[str, Prediction], colours: dict[str, Any]) -> None:
+    """Operations per byte of weights, keys and values, against operations per second; each call at its predicted rate."""
+    widths = [10 ** (x / 20) for x in range(-10, 75)]
+    roofs: dict[float, str] = {}
+    for engine in dict.fromkeys(p.engine for p in found.values()):
+        rates = profile.kernels(engine).products
+        roofs.setdefault(rates.float32, "float32")
+        roofs[rates.int8] = f"{roofs[rates.int8]}, {engine}" if rates.int8 in roofs else f"int8, {engine}"
+    for top, label in roofs.items():
+        axes.plot(widths, [min(top, w * profile.bytes_per_s) / 1e9 for w in widths], color="0.5", linewidth=1)
+        axes.annotate(label, (widths[-1], top / 1e9), ha="right", va="bottom", fontsize=8, color="0.35")
+    for name, p in found.items():
+        for call, cost in p.calls.items():
+            seconds = {"denoise": p.step, "encode": p.encode, "decode": p.token}[call]
+            at = cost.operations / (cost.weight_bytes + cost.cache_bytes)
+            face = "none" if call == "encode" else colours[name]
+            axes.plot(
+                at, cost.operations / seconds / 1e9, MARKS[call], color=colours[name], markerfacecolor=face,
+                markersize=10 if call == "encode" else 6,
+            )  # fmt: skip
+    for call, mark in MARKS.items():
+        axes.plot([], [], mark, color="0.3", markerfacecolor="none" if call == "encode" else "0.3", label=call)
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte of weights, keys and values", ylabel="G operations per s")
+    axes.set_title("Roofline: lines are ceilings, marks are whole calls")
+    axes.legend(loc="lower right", frameon=False)
+
+
+def _crossover(axes: Axes, work: Work, found: dict[str, Prediction], colours: dict[str, Any]) -> None:
+    """Diffusion's tokens per second fall with steps; autoregressive decoding is a level line; a dot where they cross."""
+    few, many = work.steps
+    last = max(1.5 * many, *(min(1.3 * p.break_even, 4 * many) for p in found.values()))
+    steps = [1 + i * (last - 1) / 200 for i in range(201)]
+    for name, p in found.items():
+        slow, fast = (work.output / rate for rate in p.diffusion)
+        each = (slow - fast) / (many - few) if many > few else work.canvases * p.step
+        start = fast - few * each
+        colour = colours[name]
+        axes.plot(steps, [work.output / (start + s * each) for s in steps], color=colour, label=name)
+        axes.axhline(p.autoregressive, color=colour, linestyle="--", linewidth=0.9)
+        if 1 <= p.break_even <= last:
+            axes.plot(p.break_even, p.autoregressive, "o", color=colour, markersize=5)
+    axes.axvspan(few, many, color="0.9", zorder=0)
+    axes.set(yscale="log", xlabel="steps a canvas (grey: the range planned for)", ylabel="tokens per s", xlim=(1, last))
+    axes.set_title("Solid: diffusion; dashed: autoregressive; dot: even")

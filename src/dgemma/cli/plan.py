@@ -1,0 +1,211 @@
+"""`dgemma plan`: what a model will cost on a device, by recipe and engine, and where diffusion overtakes autoregression."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.errors import UsageError
+from dgemma.core.sampler import EXACT, SamplerConfig
+
+if TYPE_CHECKING:
+    from dgemma.benchmarks.plan.predict import Weights
+    from dgemma.benchmarks.plan.profile import Profile
+    from dgemma.core.manifest import Manifest
+    from dgemma.quantize.recipes import Recipe
+
+ENGINES = ("onnx", "executorch")
+DEVICE = "amd-epyc-2-cores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model, how it samples, and its weights by recipe."""
+
+    config: ModelConfig
+    sampler: SamplerConfig
+    engines: tuple[str, ...]
+    weights: tuple[Weights, ...]
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="CKPT|PRESET|BUNDLE", help="Checkpoint folder, bundle, or 2b, 9b, 26b-a4b.")],
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="FILE|NAME",
+            help="Device profile, JSON of dgemma bench, or a shipped name; names are listed for an unknown one.",
+        ),
+    ] = DEVICE,
+    recipe: Annotated[str, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")] = "all",
+    engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
+    prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Tokens of the prompt.")] = 128,
+    output: Annotated[int, typer.Option("--output", metavar="K", help="Tokens of the answer.")] = 512,
+    canvas: Annotated[
+        str | None, typer.Option("--canvas", metavar="N,N", help="Canvas lengths; the model's if not given.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps-per-canvas", metavar="S|S-S", help="Steps a canvas takes; 12-20 if not given.")
+    ] = None,
+    soft: Annotated[str | None, typer.Option("--soft", help="exact or topk:K, as for export.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE.png", help="Roofline and crossover.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> int:
+    from dgemma.benchmarks.plan import show
+    from dgemma.benchmarks.plan.predict import Work, predict, recommend
+
+    subject = _subject(model, recipe)
+    profile = _profile(device, subject.config)
+    sampler = SamplerConfig(soft=soft) if soft is not None else subject.sampler
+    works = [
+        Work(
+            config=subject.config, canvas=n, prompt=prompt, output=output, steps=_steps(steps, subject.sampler.steps),
+            soft=EXACT if sampler.top_k is None else "gathered",
+        )
+        for n in _canvases(canvas, subject.config)
+    ]  # fmt: skip
+    engines = _engines(engine, subject.engines, profile)
+    found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
+    chosen, sentence = recommend(found, profile, works[0])
+    if picture is not None:
+        from dgemma.benchmarks.plan.picture import draw
+
+        draw(picture, profile, works[0], found)
+    if as_json:
+        values = {
+            "model": model, "device": profile.to_dict(), "prompt": prompt, "output": output,
+            "steps_per_canvas": list(works[0].steps), "predictions": [p.to_dict() for p in found],
+            "recommended": chosen and chosen.to_dict(), "sentence": sentence, "left_out": _left_out(subject, recipe),
+        }  # fmt: skip
+        print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+    else:
+        show.plan(profile, works[0], found, sentence, _left_out(subject, recipe))
+    return 0
+
+
+def _left_out(subject: Subject, recipe: str) -> list[str]:
+    """Recipes of `all` whose 4-bit groups do not divide the model's widths."""
+    from dgemma.quantize.recipes import RECIPES
+
+    wanted = RECIPES if recipe == "all" and len(subject.weights) > 1 else ()
+    return [name for name in wanted if name not in {w.recipe for w in subject.weights}]
+
+
+def _subject(model: str, recipe: str) -> Subject:
+    """Raises CheckpointError, BundleError or UsageError."""
+    from dgemma.core.manifest import MANIFEST, read_manifest
+
+    folder = Path(model)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, check_files=False)[0]
+        if recipe not in ("all", manifest.quantization["recipe"]):
+            raise UsageError(
+                f"--recipe {recipe}: {model} is a bundle of {manifest.quantization['recipe']}; name the checkpoint"
+            )
+        return Subject(
+            config=manifest.model, sampler=manifest.sampler, engines=tuple(manifest.engines), weights=(_of_bundle(manifest),)
+        )
+    if model in PRESETS:
+        config, sampler = PRESETS[model], SamplerConfig()
+    else:
+        from dgemma.model.hf_config import read_config
+
+        if not folder.is_dir():
+            raise UsageError(
+                f"{model!r} is neither a folder nor a preset; choose {', '.join(PRESETS)}, a checkpoint or a bundle"
+            )
+        config, sampler = read_config(folder)
+    return Subject(config=config, sampler=sampler, engines=ENGINES, weights=_of_recipes(recipe, config))
+
+
+def _of_bundle(manifest: Manifest) -> Weights:
+    from dgemma.benchmarks.plan.predict import Weights
+
+    files = {e: sum(f.size for n, f in manifest.files.items() if n.startswith(f"{e}/")) for e in manifest.engines}
+    values = manifest.quantization
+    return Weights(recipe=values["recipe"], bits=values.get("bits") or {}, disk_bytes=files)
+
+
+def _of_recipes(name: str, config: ModelConfig) -> tuple[Weights, ...]:
+    from dgemma.benchmarks.plan.predict import Weights
+    from dgemma.quantize.recipes import RECIPES, file_bytes, find
+
+    recipes = [r for r in RECIPES.values() if _suits(r, config)] if name == "all" else [find(name)]
+    for recipe in recipes:
+        recipe.check(ENGINES, config)
+    return tuple(
+        Weights(
+            recipe=r.name, bits={str(c): b for c, b in r.bits.items() if b < 32},
+            disk_bytes={engine: file_bytes(r, engine, config) for engine in ENGINES},
+        )
+        for r in recipes
+    )  # fmt: skip
+
+
+def _suits(recipe: Recipe, config: ModelConfig) -> bool:
+    """Whether 4-bit groups divide the model's widths: `26b-a4b` needs groups of 64, which is a recipe file's matter."""
+    try:
+        recipe.check(ENGINES, config)
+    except UsageError:
+        return False
+    return True
+
+
+def _profile(device: str, config: ModelConfig) -> Profile:
+    from dgemma.benchmarks.plan import fit, profile
+
+    if device in profile.names() or not (Path(device).suffix or Path(device).exists()):
+        return profile.shipped(device)
+    values = profile.read_json(Path(device), "--device")
+    if fit.is_result(values):
+        found = fit.fit([fit.as_result(values, f"--device {device}", [config])])
+        measured, wanted = values["ceilings"]["read_bytes"], fit.count(config)
+        if measured < fit.LARGE and wanted > 4 * measured:
+            raise UsageError(
+                f"--device {device}: measured memory with {measured / 1e6:.1f} MB, which caches hold; bench a bundle of more "
+                f"than {fit.LARGE / 1e6:.0f} MB, or give a profile"
+            )
+        return found
+    return profile.from_dict(values, f"--device {device}")
+
+
+def _engines(option: str, of: tuple[str, ...], profile: Profile) -> tuple[str, ...]:
+    if option not in ("all", *ENGINES):
+        raise UsageError(f"--engine {option!r} is unknown; choose {', '.join(ENGINES)} or all")
+    if option != "all":
+        profile.kernels(option)
+        if option not in of:
+            raise UsageError(f"--engine {option}: the bundle has {', '.join(of)} only")
+        return (option,)
+    if not (both := tuple(e for e in of if e in profile.engines)):
+        raise UsageError(f"--device {profile.name}: has figures of {', '.join(profile.engines)}, the bundle {', '.join(of)}")
+    return both
+
+
+def _steps(text: str | None, most: int) -> tuple[float, float]:
+    """`12-20` or `8`, never more than the T of the model."""
+    from dgemma.benchmarks.plan.predict import REPORTED_STEPS
+
+    if text is None:
+        few, many = REPORTED_STEPS
+    else:
+        try:
+            few, many = (float(part) for part in (text.split("-") if "-" in text else (text, text)))
+        except ValueError:
+            raise UsageError(f"--steps-per-canvas {text!r} must be a number or FEW-MANY, such as 12-20") from None
+    return min(few, most), min(many, most)
+
+
+def _canvases(text: str | None, config: ModelConfig) -> list[int]:
+    if text is None:
+        return [config.canvas_length]
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(f"--canvas {text!r} must be numbers of tokens with commas between, such as 256,64") from None

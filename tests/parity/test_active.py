@@ -1,0 +1,196 @@
+"""Steps of the positions that have not settled, on every rung: eager PyTorch, both engines, and the JAX reference.
+
+What holds them: with all positions active it is `denoise`; settled ones are seen with the keys and values that the caller
+keeps, as a naive twin sees them that takes them for more prefix; and whole generations settle alike everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import micro
+import micro_bundle
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from dgemma.export import graphs
+from dgemma.model import checkpoint
+from dgemma.model.denoiser import KV, Denoiser
+from dgemma.model.generate import generate
+from dgemma.reference import denoiser as jax_denoiser
+from dgemma.reference import weights as jax_weights
+from dgemma.reference.texts import Reference
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import open_engine
+from dgemma.runtime.session import Session
+
+ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
+TOLERANCE = 5e-4  # as in `test_graphs.py`
+SETTLE = 2.5  # nats; peaked random weights settle some positions in each step and not all
+SLOTS, N = 128, micro.N
+ACTIVE = {"some": [0, 3, 4, 9, 15], "one": [7], "all": list(range(N))}
+
+
+@pytest.fixture(scope="module")
+def model() -> Denoiser:
+    return checkpoint.load(micro_bundle.checkpoint()).model
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    opened = open_engine(Bundle.open(micro_bundle.bundle(request.param)), request.param, 1)
+    yield opened
+    opened.close()
+
+
+def case(model: Denoiser, length: int, active: list[int]) -> tuple[list[KV], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Prefix with keys and values of a whole pass behind it, ids and soft embeddings of all positions [N], settled [N]."""
+    caches = micro.prefix(model, length, SLOTS)
+    canvas, _ = micro.noise(3)
+    soft = torch.randn(1, N, model.config.hidden_size, generator=torch.Generator().manual_seed(5))
+    none = torch.zeros(N, dtype=torch.bool)
+    with torch.no_grad():
+        _, new = model.denoise_active(canvas, torch.arange(N), soft, caches, length, none)
+    for pair, rows in zip(caches, new, strict=True):
+        for cache, fresh in zip(pair, rows, strict=True):
+            cache[:, length : length + N] = fresh
+    settled = ~none
+    settled[active] = False
+    return caches, canvas.flip(1), soft, settled
+
+
+def naive(
+    model: Denoiser, caches: list[KV], canvas: torch.Tensor, soft: torch.Tensor, settled: torch.Tensor, length: int
+) -> torch.Tensor:
+    """Logits [1, A, V]: the visible slots are picked out and everything left is seen, with masks made one by one."""
+    active = torch.nonzero(~settled).flatten()
+    kept = [length + i for i in range(N) if settled[i]]
+    prefix = [(k[:, [*range(length), *kept]], v[:, [*range(length), *kept]]) for k, v in caches]
+    recent = [s >= length - (model.config.sliding_window - 1) for s in range(length)]
+    rest = [True] * (len(kept) + len(active))
+    masks = (torch.tensor([[*recent, *rest]]), torch.tensor([[True] * length + rest]))
+    x = model.self_conditioning(model.embed(canvas[:, active]), soft[:, active])
+    return model.head(model.stack(x, active + length, masks, prefix, "denoise")[0])
+
+
+@pytest.mark.parametrize("length", [1, 5, 21, 100])
+@pytest.mark.parametrize("name", ACTIVE)
+def test_settled_positions_are_seen_with_the_keys_that_are_kept(model: Denoiser, length: int, name: str) -> None:
+    caches, canvas, soft, settled = case(model, length, ACTIVE[name])
+    rows = torch.tensor(ACTIVE[name])
+    with torch.no_grad():
+        logits, _ = model.denoise_active(canvas[:, rows], rows, soft[:, rows], caches, length, settled)
+        torch.testing.assert_close(logits, naive(model, caches, canvas, soft, settled, length), atol=1e-4, rtol=0)
+        whole = model.denoise(canvas, soft, caches, length)
+        error = float((logits - whole[:, rows]).abs().max())
+        assert error < 1e-5 if name == "all" else error > 0.1  # the others have changed since, and nobody knows
+
+
+def feeds_of(
+    caches: list[KV], canvas: torch.Tensor, soft: torch.Tensor, settled: torch.Tensor, rows: list[int], length: int
+) -> tuple[list[torch.Tensor], dict[str, npt.NDArray[Any]]]:
+    """Arguments of `graphs.DenoiseActive` but for the prefix, and all of them by name."""
+    words = micro.noise(3)[1][0]
+    tensors = {
+        "canvas": canvas[:, rows], "positions": torch.tensor([rows]), "soft": soft[:, rows], "words": words[:, rows],
+        "temperature": torch.tensor([0.7]), "prefix_length": torch.tensor([length]), "settled": settled[None],
+    }  # fmt: skip
+    feeds = {name: np.ascontiguousarray(t.numpy()) for name, t in tensors.items()}
+    for layer, (keys, values) in enumerate(caches):
+        feeds |= {f"prefix_key_{layer}": keys.numpy(), f"prefix_value_{layer}": values.numpy()}
+    return list(tensors.values()), feeds
+
+
+def error_of(engine: Any, model: Denoiser, length: int, rows: list[int], **other: npt.NDArray[Any]) -> float:
+    """Largest error of floats against eager, infinite when a decision differs; `other` replaces feeds of the engine."""
+    caches, canvas, soft, settled = case(model, length, rows)
+    arguments, feeds = feeds_of(caches, canvas, soft, settled, rows, length)
+    with torch.no_grad():
+        expected = graphs.DenoiseActive(model, micro.POLICY)(*arguments, graphs.flatten(caches))
+    outputs = list(engine.run("denoise_active", feeds | other).values())
+    assert len(outputs) == len(expected)
+    errors = [0.0]
+    for found, wanted in zip(outputs, expected, strict=True):
+        if wanted.dtype == torch.float32:
+            errors.append(float(np.abs(found - wanted.numpy()).max()))
+        elif not np.array_equal(found, wanted.numpy()):
+            return float("inf")
+    return max(errors)
+
+
+@pytest.mark.parametrize("length", [1, 21, 100])
+def test_engines_give_what_eager_gives(engine: Any, model: Denoiser, length: int) -> None:
+    for rows in ACTIVE.values():
+        assert error_of(engine, model, length, rows) < TOLERANCE
+
+
+def test_engines_notice(engine: Any, model: Denoiser) -> None:
+    """The comparison fails when nothing has settled, and when positions are counted from zero."""
+    rows = ACTIVE["some"]
+    assert error_of(engine, model, 21, rows, settled=np.zeros((1, N), np.bool_)) > TOLERANCE
+    assert error_of(engine, model, 21, rows, positions=np.arange(len(rows))[None]) > TOLERANCE
+
+
+def test_the_reference_gives_what_eager_gives(model: Denoiser) -> None:
+    config = model.config
+    weights = jax_weights.load(micro_bundle.checkpoint(), config)
+    for rows in ACTIVE.values():
+        caches, canvas, soft, settled = case(model, 21, rows)
+        with torch.no_grad():
+            logits, new = model.denoise_active(canvas[:, rows], torch.tensor(rows), soft[:, rows], caches, 21, settled)
+        prefix = {}
+        for kind, full in (("sliding", False), ("full", True)):
+            layers = [i for i in range(config.num_layers) if config.is_full(i) == full]
+            prefix[kind] = tuple(jnp.stack([jnp.asarray(caches[i][part][0].numpy()) for i in layers]) for part in (0, 1))
+        found, kept = jax_denoiser.denoise_active(
+            weights, config, jnp.asarray(canvas[0, rows].numpy(), jnp.int32), jnp.asarray(rows, jnp.int32),
+            jnp.asarray(soft[0, rows].numpy()), prefix, jnp.int32(21), jnp.asarray(settled.numpy()),
+        )  # fmt: skip
+        np.testing.assert_allclose(np.asarray(found), logits[0].numpy(), atol=TOLERANCE)
+        np.testing.assert_allclose(np.asarray(kept["full"][0][0]), new[-1][0][0].numpy(), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_the_reference_settles_as_eager_does(model: Denoiser, adaptive: bool) -> None:
+    """A program of one shape, in which settled positions are computed and not seen, makes the same trajectories."""
+    weights = jax_weights.load(micro_bundle.checkpoint(), model.config)
+    reference = Reference(weights, model.config, micro.POLICY, settle=SETTLE)
+    for seed in range(3):
+        ids = micro.prompt(5 + 9 * seed)
+        wanted = generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, settle=SETTLE).trajectory
+        found = reference.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive).trajectory
+        for name in ("step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+        np.testing.assert_allclose(found.entropy, wanted.entropy, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_sessions_settle_as_eager_does(engine_name: str, adaptive: bool, model: Denoiser) -> None:
+    with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
+        for seed in range(3):
+            ids = micro.prompt(5 + 9 * seed)
+            eager = generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, settle=SETTLE)
+            plain = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True)
+            result = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, settle=SETTLE, trace=True)
+            assert result.trajectory is not None and plain.trajectory is not None
+            for name in ("step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens"):
+                np.testing.assert_array_equal(getattr(result.trajectory, name), getattr(eager.trajectory, name), err_msg=name)
+            assert not np.array_equal(result.trajectory.argmax, plain.trajectory.argmax)  # so settling is at work
+            assert result.passes < N * (result.steps + result.canvases)
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_no_settling_is_the_plain_loop(engine_name: str) -> None:
+    """A bound that no entropy reaches gives the trajectories of `denoise`."""
+    with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
+        ids = micro.prompt(30)
+        plain, active = (session.generate(ids, max_new_tokens=40, settle=settle, trace=True) for settle in (None, 1e-30))
+        assert plain.trajectory is not None and active.trajectory is not None
+        for name in ("argmax", "accepted", "canvas_out", "tokens"):
+            np.testing.assert_array_equal(getattr(plain.trajectory, name), getattr(active.trajectory, name), err_msg=name)
+        assert plain.passes == active.passes
