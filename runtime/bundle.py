@@ -29,6 +29,8 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Path of a listed file; raises BundleError when it is empty, a link or outside the bundle."""
         path = inner_path(self.path, name)
+        if name not in self.manifest.files:
+            raise BundleError(f"{path}: is not listed in the manifest; export the bundle again")
         if self.manifest.files[name].size == 0:
             raise BundleError(f"{path}: is empty; export the bundle again")
         return path

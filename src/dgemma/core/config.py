@@ -14,6 +14,7 @@ from dgemma.core.errors import CheckpointError
 LayerType = Literal["sliding_attention", "full_attention"]
 SLIDING: LayerType = "sliding_attention"
 FULL: LayerType = "full_attention"
+MOST_LAYERS = 1024
 
 
 def layer_pattern(num_layers: int) -> tuple[LayerType, ...]:
@@ -51,8 +52,6 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
-        if not self.layer_types:
-            object.__setattr__(self, "layer_types", layer_pattern(self.num_layers))
         for name in (
             "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
             "global_num_kv_heads", "global_head_dim", "sliding_window", "canvas_length", "max_position_embeddings",
@@ -60,6 +59,10 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(f"config value {name}={value!r} must be a positive integer")
+        if self.num_layers > MOST_LAYERS:
+            raise CheckpointError(f"config value num_layers={self.num_layers} must be at most {MOST_LAYERS}")
+        if not self.layer_types:
+            object.__setattr__(self, "layer_types", layer_pattern(self.num_layers))
         if len(self.layer_types) != self.num_layers or set(self.layer_types) - {SLIDING, FULL}:
             raise CheckpointError(f"layer_types must name {self.num_layers} layers as {SLIDING} or {FULL}")
         if self.layer_types[-1] != FULL:

@@ -8,21 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import BundleError, CheckpointError, UsageError
+from dgemma.core.kinds import UnknownKey, WrongKind, read_as
 from dgemma.core.sampler import SamplerConfig
 
 FORMAT_VERSION = 2  # 2: the sampler has `soft`, without which a bundle's is exact
 MANIFEST = "manifest.json"
 UNHASHED = (MANIFEST, "verify.json")
-_MAX_MANIFEST_BYTES = 8 << 20
-
-T = TypeVar("T")
+_MOST_BYTES = 8 << 20
+_MOST_DEPTH = 100  # containers inside one another
+_MOST_VALUES = 1 << 18  # in one manifest, containers included
+_NEVER_IN_NAMES = re.compile(r"[\\:\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class ChatTemplate:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    size: int
+    size: Annotated[int, 64]  # bits
     sha256: str
 
 
@@ -102,47 +105,13 @@ class Manifest:
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: str = MANIFEST) -> Manifest:
         """Inverse of `to_dict` but for the digest; raises BundleError on an unknown, missing or mistyped key."""
+        plain = {k: v for k, v in values.items() if k != "digest"}
         try:
-            plain = {k: v for k, v in values.items() if k != "digest"}
-            _keys(cls, plain, where)
-            chat, tokenizer = plain["chat"], plain["tokenizer"]
-            return cls(
-                **{
-                    **plain,
-                    "model": ModelConfig.from_dict(plain["model"]),
-                    "sampler": SamplerConfig.from_dict(plain["sampler"]),
-                    "tokenizer": tokenizer and _build(TokenizerSpec, tokenizer, where),
-                    "chat": chat and _build(ChatTemplate, {k: tuple(v) for k, v in chat.items()}, where),
-                    "dims": {k: (int(low), int(high)) for k, (low, high) in plain["dims"].items()},
-                    "graphs": {
-                        engine: {name: _graph(graph, where) for name, graph in graphs.items()}
-                        for engine, graphs in plain["graphs"].items()
-                    },
-                    "files": {name: _build(FileEntry, entry, where) for name, entry in plain["files"].items()},
-                }
-            )
-        except (CheckpointError, UsageError, TypeError, ValueError, KeyError, AttributeError) as error:
+            return read_as(cls, plain)
+        except UnknownKey as error:
+            raise BundleError(f"{where}: {error}; this bundle was written by a newer dgemma, or edited") from None
+        except (CheckpointError, UsageError, WrongKind) as error:
             raise BundleError(f"{where}: a value is missing or of the wrong kind ({error}); export the bundle again") from None
-
-
-def _keys(cls: type, values: dict[str, Any], where: str) -> None:
-    names = {f.name for f in fields(cls)}
-    if unknown := sorted(set(values) - names):
-        raise BundleError(f"{where}: unknown key {unknown[0]!r}; this bundle was written by a newer dgemma, or edited")
-
-
-def _build(cls: type[T], values: dict[str, Any], where: str) -> T:
-    _keys(cls, values, where)
-    return cls(**values)
-
-
-def _graph(values: dict[str, Any], where: str) -> GraphSpec:
-    _keys(GraphSpec, values, where)
-
-    def tensors(side: str) -> tuple[TensorSpec, ...]:
-        return tuple(_build(TensorSpec, {**t, "shape": tuple(t["shape"])}, where) for t in values[side])
-
-    return GraphSpec(**{**values, "inputs": tensors("inputs"), "outputs": tensors("outputs")})
 
 
 def canonical(values: dict[str, Any]) -> bytes:
@@ -163,14 +132,14 @@ def sha256_file(path: Path) -> str:
 def inner_path(bundle: Path, name: str) -> Path:
     """A bundle's file by its manifest name; raises BundleError for anything that could leave the folder."""
     pure = PurePosixPath(name)
-    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or _NEVER_IN_NAMES.search(name):
         raise BundleError(f"{MANIFEST}: file name {name!r} leaves the bundle; export the bundle again")
     path = bundle.joinpath(*pure.parts)
     for part in (path, *path.parents):
         if part == bundle:
             break
         if part.is_symlink():
-            raise BundleError(f"{path}: is a link; a bundle holds plain files only")
+            raise BundleError(f"{part}: is a link; a bundle holds plain files only")
     return path
 
 
@@ -199,38 +168,64 @@ def read_manifest(bundle: Path, *, check_files: bool = True) -> tuple[Manifest, 
     Raises:
         BundleError: naming the file and the cure.
     """
+    try:
+        values = _read_json(bundle)
+        path, expected = bundle / MANIFEST, _digest_or_none(values)
+        if expected is None or values.get("digest") != expected:
+            raise BundleError(f"{path}: was changed after export (digest differs); export the bundle again")
+        manifest = Manifest.from_dict(values, where=str(path))
+        for name, entry in manifest.files.items():
+            _check_file(inner_path(bundle, name), entry, check_files)
+    except OSError as error:
+        raise BundleError(
+            f"{bundle}: cannot be read ({error.strerror}); check its permissions, copy the bundle again or export it again"
+        ) from None
+    for engine, graphs in manifest.graphs.items():
+        for graph in graphs.values():
+            if graph.file not in manifest.files:
+                raise BundleError(f"{path}: {engine!r} graph file {graph.file!r} is not listed; export the bundle again")
+    if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
+        raise BundleError(f"{path}: tokenizer {manifest.tokenizer.file!r} is not listed; export the bundle again")
+    return manifest, expected
+
+
+def _read_json(bundle: Path) -> dict[str, Any]:
+    """The manifest's values, of a version that can be read; nothing else about them is checked."""
     path = bundle / MANIFEST
     if not bundle.is_dir():
         raise BundleError(f"{bundle}: no such folder; give the path of a bundle made by `dgemma export`")
     if not path.is_file():
         raise BundleError(f"{bundle}: has no {MANIFEST}, so it is not a bundle; make one with `dgemma export`")
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+    if path.stat().st_size > _MOST_BYTES:
         raise BundleError(f"{path}: is too large for a manifest; export the bundle again")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(values, dict)
         version = values["format_version"]
-        assert isinstance(version, int)
-    except (OSError, ValueError, KeyError, AssertionError, RecursionError):
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1 or not _is_small(values):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise BundleError(f"{path}: is not a manifest; export the bundle again") from None
     if version > FORMAT_VERSION:
         raise BundleError(f"{path}: format version {version} is newer than {FORMAT_VERSION}; upgrade dgemma")
+    assert isinstance(values, dict)  # it has a key
+    return values
+
+
+def _is_small(values: Any) -> bool:
+    """Neither deep nor many: what every reader can take, those on phones included."""
+    level, depth, count = [values], 0, 1
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        level = [v for container in level for v in (container.values() if isinstance(container, dict) else container)]
+        depth, count = depth + 1, count + len(level)
+    return depth <= _MOST_DEPTH and count <= _MOST_VALUES
+
+
+def _digest_or_none(values: dict[str, Any]) -> str | None:
+    """None where the values have no canonical form: NaN, infinity, lone surrogates."""
     try:
-        expected = digest(values)
+        return digest(values)
     except ValueError:
-        expected = ""
-    if values.get("digest") != expected:
-        raise BundleError(f"{path}: was changed after export (digest differs); export the bundle again")
-    manifest = Manifest.from_dict(values, where=str(path))
-    for name, entry in manifest.files.items():
-        _check_file(inner_path(bundle, name), entry, check_files)
-    for engine, graphs in manifest.graphs.items():
-        for graph in graphs.values():
-            if graph.file not in manifest.files:
-                raise BundleError(f"{path}: {engine} graph file {graph.file!r} is not listed; export the bundle again")
-    if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
-        raise BundleError(f"{path}: tokenizer {manifest.tokenizer.file!r} is not listed; export the bundle again")
-    return manifest, expected
+        return None
 
 
 def _check_file(path: Path, entry: FileEntry, hashes: bool) -> None:

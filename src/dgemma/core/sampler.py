@@ -6,6 +6,7 @@ It knows nothing of tensors. The rule itself is in `model/sampler.py` (torch, an
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,7 @@ class SamplerConfig:
             raise UsageError(f"{self.stability_threshold=} must be an integer, 0 or more")
         if not self.confidence_threshold > 0:
             raise UsageError(f"{self.confidence_threshold=} must be positive")
-        count = self.soft.removeprefix(TOP_K)
-        if self.soft != EXACT and not (self.soft != count and count.isdecimal() and 1 <= int(count) <= MOST_K):
+        if self.soft != EXACT and not (re.fullmatch(f"{TOP_K}[1-9][0-9]{{0,3}}", self.soft) and (self.top_k or 0) <= MOST_K):
             raise UsageError(f"{self.soft=} must be {EXACT}, or {TOP_K}K with K between 1 and {MOST_K}")
 
     @property
