@@ -7,12 +7,14 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo test test-slow coverage lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
+.PHONY: help venv demo test test-python java-test apk test-slow coverage lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       export the tiny checkpoint and run prompts on both engines"
-	@echo "make test       the fast test suite (what .ci/run calls)"
+	@echo "make test       the fast test suites, Python's and Java's (what .ci/run calls)"
+	@echo "make test-python, make java-test  one of them; Java's needs JDK 17 and Maven, and the network the first time"
+	@echo "make apk        a signed debug APK of the app and its checks; ONNXRUNTIME_AAR=FILE.aar gives it native code"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make coverage   the fast suite with line coverage of runtime and export"
@@ -43,7 +45,9 @@ $(BUNDLE)/manifest.json: $(CHECKPOINT) | $(STAMP)
 demo: $(STAMP) $(BUNDLE)/manifest.json
 	$(BIN)/python -m dgemma.benchmarks.demo $(BUNDLE)
 
-test: $(STAMP)
+test: java-test test-python
+
+test-python: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --durations=10 --numprocesses=auto --dist=loadfile
 
 test-slow: $(STAMP)
@@ -73,6 +77,19 @@ build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-$*.dgemma --engine all --recipe $*
 
+build/tiny-app.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
+	rm -rf build/tiny-app.dgemma
+	mkdir -p build
+	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-app.dgemma --engine onnx --recipe w8
+
+# `package`, for the command line's jar is what `benchmarks/jvm.py` and `same_tokens.py` run.
+java-test: $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json build/tiny-app.dgemma/manifest.json
+	@command -v mvn > /dev/null || { echo "the Java tests need JDK 17 and Maven; install them, or run make test-python"; exit 1; }
+	MAVEN_OPTS=-Xmx512m mvn -q -B -f android_demo/pom.xml package
+
+apk: build/tiny-app.dgemma/manifest.json
+	$(BIN)/python android_demo/apk/build.py $(if $(ONNXRUNTIME_AAR),--aar $(ONNXRUNTIME_AAR))
+
 verify: $(STAMP) $(BUNDLE)/manifest.json
 	$(BIN)/dgemma verify $(BUNDLE) --checkpoint checkpoints/tiny --golden-only --threads 1
 
@@ -95,6 +112,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 		--out $(RESULTS)/tiny-same-tokens.json
 	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.verify.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done
+	$(BIN)/python -m dgemma.benchmarks.passes build/tiny-w8.dgemma --threads 1 --out $(RESULTS)/tiny-passes.json
 	$(BIN)/python -m dgemma.benchmarks.tables README.md
 
 bench-check: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
@@ -107,4 +125,4 @@ arm64: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	$(BIN)/python tests/arm64/run.py $(BUNDLE) build/tiny-w8.dgemma build/tiny-w4-mixed.dgemma --out $(RESULTS)/tiny-arm64.json
 
 clean:
-	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf android_demo/*/target build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

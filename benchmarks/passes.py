@@ -1,4 +1,4 @@
-"""Less work per canvas: exact match, steps and passes per token of a bundle under sampler options, on the same prompts and noise.
+"""Less work per canvas: exact match, steps and passes per token under sampler options, on the same prompts and noise.
 
     python -m dgemma.benchmarks.passes BUNDLE [--per-task K] [--engine E] [--threads N] [--out FILE]
 

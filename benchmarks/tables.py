@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dgemma.benchmarks.peers import show
+
 RESULTS = Path(__file__).resolve().parent / "results"
 Json = dict[str, Any]
 
@@ -245,10 +247,68 @@ def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
+def passes() -> str:
+    """Less work per canvas: every option by group of prompts."""
+    values = read("tiny-passes.json")
+    own = ("prompts", "option", "n", "exact match", "against stock, points (95 %)", "same tokens", "steps", "passes/token")
+    rows = header(*own, "of stock")
+    for group, options in list(values["groups"].items())[:3]:
+        for name, one in options.items():
+            gap = one["exact_difference"]
+            rows.append(
+                f"| {group} | {name} | {one['n']} | {one['exact']:.1%} | "
+                f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) | {one['equal_tokens']:.1%} | "
+                f"{one['mean_steps']:.2f} | {one['passes_per_token']:.2f} | {one['pass_ratio']['value']:.3f} |"
+            )
+    return "\n".join([*rows, "", f"`{values['recipe']}`, T = {values['sampler']['steps']}, adaptive. {provenance(values)}"])
+
+
+def exports() -> str:
+    """What exports took, and what `--dry-run` had said."""
+    runs = read("export-cost.json")["runs"]
+    rows = header("export", "parameters", "files", "peak memory", "planned", "time")
+    for name, run in runs.items():
+        files = ", ".join(f"{engine} {size / 1e9:.2f} GB" for engine, size in run["engines"].items())
+        rows.append(
+            f"| {name} | {run['parameters'] / 1e9:.2f} B | {files} | {run['peak_bytes'] / 1e9:.1f} GB | "
+            f"{run['planned']['peak_bytes'] / 1e9:.1f} GB | {run['seconds'] / 60:.1f} min |"
+        )
+    return "\n".join(rows)
+
+
+def java() -> str:
+    """The Java runtime against the Python one, on one version of onnxruntime and on the installed one."""
+    values = read("tiny-java.json")
+    rows = header(
+        "bundle", "generations", "canvases", "equal to Python on the same onnxruntime", "largest error of an entropy",
+        "equal to Python on the installed one", "Python against itself on both",
+    )  # fmt: skip
+    for one in values["bundles"]:
+        same, other = one["java_against_python"], one["java_against_installed"]
+        itself = one["python_against_installed"]
+        name = one["bundle"].removesuffix(".dgemma")
+        rows.append(
+            f"| {name} | {one['generations']} | {same['canvases']} | {same['equal']} | {same['entropy_error']:.1g} | "
+            f"{other['equal']} | {itself['equal']} |"
+        )
+    versions = f"onnxruntime {values['onnxruntime_java']} in Java, {values['onnxruntime_installed']} installed"
+    return "\n".join([*rows, "", f"{versions}; {values['machine']['cpu']}; {values['machine']['date'][:10]}."])
+
+
+def peers() -> str:
+    """Other programs on the same dims, a table for each `peers-*.json`."""
+    parts = []
+    for file in sorted(RESULTS.glob("peers-*.json")):
+        values = read(file.name)
+        rows = [f"| {' | '.join(cells)} |" for cells in show.rows(values)]
+        parts.append("\n".join([*header(*show.HEADER), *rows, "", f"{'. '.join(show.notes(values))}. {provenance(values)}"]))
+    return "\n\n".join(parts)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
     "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized, "arm64": arm64, "soft": soft,
-    "full-size": full_size,
+    "full-size": full_size, "passes": passes, "exports": exports, "java": java, "peers": peers,
 }  # fmt: skip
 
 

@@ -107,7 +107,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return str(self._model.decode(ids, skip_special_tokens=False))
 
     def _piece(self, token: int) -> str:
-        return str(self._model.id_to_token(token))
+        piece = self._model.id_to_token(token)  # None where the vocabulary has a gap
+        return REPLACEMENT if piece is None else str(piece)
 
     def _shown(self, token: int) -> str:
         return super()._shown(token).replace("Ġ", " ").replace("Ċ", "\n")  # byte-level vocabularies

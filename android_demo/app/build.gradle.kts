@@ -1,0 +1,45 @@
+plugins {
+    alias(libs.plugins.android.application)
+}
+
+// dgemma export checkpoints/tiny --engine onnx --recipe w8 --out build/tiny-app.dgemma
+val bundle by tasks.registering(Sync::class) {
+    from(rootDir.resolve("../build/tiny-app.dgemma"))
+    into(layout.buildDirectory.dir("bundle/tiny.dgemma"))
+}
+
+android {
+    namespace = "org.dgemma.demo"
+    compileSdk = 35
+
+    defaultConfig {
+        applicationId = "org.dgemma.demo"
+        minSdk = 26
+        targetSdk = 35
+        versionCode = 1
+        versionName = "0.1.0"
+    }
+
+    compileOptions {
+        sourceCompatibility = JavaVersion.VERSION_1_8
+        targetCompatibility = JavaVersion.VERSION_1_8
+    }
+
+    androidResources {
+        noCompress += listOf("bin", "onnx")
+    }
+
+    sourceSets.getByName("main").assets.srcDir(layout.buildDirectory.dir("bundle"))
+}
+
+tasks.named("preBuild") {
+    dependsOn(bundle)
+}
+
+dependencies {
+    implementation(project(":runtime"))
+    implementation(libs.onnxruntime.android)
+    compileOnly(libs.jspecify)
+    // ExecuTorch instead, or as well; its methods have not been tried with this library on a device:
+    // implementation(libs.executorch.android)
+}

@@ -1,0 +1,121 @@
+package org.dgemma.demo;
+
+import java.io.File;
+import org.dgemma.runtime.DgemmaException;
+import org.dgemma.runtime.GenerateOptions;
+import org.dgemma.runtime.GenerationListener;
+import org.dgemma.runtime.Manifest;
+import org.dgemma.runtime.Result;
+import org.dgemma.runtime.Session;
+import org.dgemma.runtime.SessionBusyException;
+import org.dgemma.runtime.SessionOptions;
+import org.dgemma.runtime.StepEvent;
+import org.jspecify.annotations.Nullable;
+
+/** A session of the library. */
+final class SessionModel implements Model {
+    private final Session session;
+    private final Manifest manifest;
+
+    private SessionModel(Session session) {
+        this.session = session;
+        this.manifest = session.bundle().manifest();
+    }
+
+    /** @param cache where packed weights are kept */
+    static Opener opener(File cache) {
+        return folder -> new SessionModel(Session.load(folder, SessionOptions.DEFAULT.cacheFolder(cache)));
+    }
+
+    @Override
+    public String name() {
+        Object name = manifest.provenance.get("name");
+        return name == null ? session.bundle().folder().getName() : name.toString();
+    }
+
+    @Override
+    public String description() {
+        Object recipe = manifest.quantization.get("recipe");
+        String engine = session.engine().equals("onnx") ? "ONNX Runtime" : "ExecuTorch";
+        return (recipe == null ? "" : recipe + " · ") + engine + " " + session.engineVersion();
+    }
+
+    @Override
+    public int canvasLength() {
+        return manifest.canvasLength;
+    }
+
+    @Override
+    public int steps() {
+        return manifest.steps;
+    }
+
+    @Override
+    public int context() {
+        return manifest.context;
+    }
+
+    @Override
+    public void start(String prompt, GenerateOptions options, Listener listener) {
+        session.start(prompt, options, new Relay(listener));
+    }
+
+    @Override
+    public void cancel() {
+        session.cancel();
+    }
+
+    @Override
+    public void close() {
+        session.close();
+    }
+
+    /** Turns events into frames on the session's thread, so that the main thread only draws. */
+    private final class Relay implements GenerationListener {
+        private final Listener listener;
+        private @Nullable Frame last;
+
+        Relay(Listener listener) {
+            this.listener = listener;
+        }
+
+        @Override
+        public void onStep(StepEvent event) {
+            last = Frame.of(
+                    event.canvasIndex, event.step, manifest.steps, event.argmax, event.pieces(), event.entropy,
+                    event.accepted, manifest.model.vocabSize, manifest.model.eosTokenIds, event.text(), last);
+            listener.onFrame(last);
+        }
+
+        @Override
+        public void onDone(Result result) {
+            listener.onDone(summary(result));
+        }
+
+        @Override
+        public void onCancelled(Result result) {
+            listener.onDone(summary(result));
+        }
+
+        @Override
+        public void onFailed(DgemmaException error) {
+            listener.onFailed(error);
+        }
+
+        /** A model that is being put aside does not tell any more, and nobody asks. */
+        private int used() {
+            try {
+                return session.prefixIds().length;
+            } catch (SessionBusyException closed) {
+                return 0;
+            }
+        }
+
+        private Summary summary(Result result) {
+            double seconds = result.timings.prefillS + result.timings.denoiseS + result.timings.commitS;
+            return new Summary(
+                    result.text, result.tokens.length, result.steps, result.stopReason, seconds,
+                    result.tokensPerForward(), used());
+        }
+    }
+}

@@ -1,0 +1,8 @@
+package androidx.test.runner.lifecycle;
+
+import android.app.Activity;
+
+/** As in InstrumentationRegistry: declared for Robolectric. */
+public interface ActivityLifecycleMonitor {
+    Stage getLifecycleStageOf(Activity activity);
+}

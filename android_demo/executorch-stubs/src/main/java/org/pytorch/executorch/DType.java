@@ -1,0 +1,16 @@
+package org.pytorch.executorch;
+
+/** Of the tensors that dgemma uses; the real enum has more. */
+public enum DType {
+    UINT8(0),
+    INT8(1),
+    INT64(4),
+    FLOAT(6),
+    BOOL(11);
+
+    public final int jniCode;
+
+    DType(int jniCode) {
+        this.jniCode = jniCode;
+    }
+}

@@ -1,0 +1,112 @@
+package org.dgemma.jvm;
+
+import java.io.File;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import org.dgemma.runtime.SessionOptions;
+import org.dgemma.runtime.UsageException;
+import org.jspecify.annotations.Nullable;
+
+/** One bundle, options with values, and flags. */
+final class Arguments {
+    final File bundle;
+    private final Map<String, String> values;
+    private final Set<String> flags;
+
+    private Arguments(File bundle, Map<String, String> values, Set<String> flags) {
+        this.bundle = bundle;
+        this.values = values;
+        this.flags = flags;
+    }
+
+    /** Throws UsageException for what is not listed, repeated, or lacks its value. */
+    static Arguments parse(String[] given, List<String> options, List<String> flags) {
+        String bundle = null;
+        Map<String, String> values = new HashMap<>();
+        Set<String> found = new HashSet<>();
+        for (int i = 0; i < given.length; i++) {
+            String word = given[i];
+            if (flags.contains(word)) {
+                found.add(word);
+            } else if (options.contains(word)) {
+                if (i + 1 == given.length) {
+                    throw new UsageException(word + ": needs a value");
+                }
+                if (values.put(word, given[++i]) != null) {
+                    throw new UsageException(word + ": is given twice; give it once");
+                }
+            } else if (word.startsWith("-")) {
+                throw new UsageException("unknown option " + word + "; read --help");
+            } else if (bundle != null) {
+                throw new UsageException("two bundles, " + bundle + " and " + word + "; give one");
+            } else {
+                bundle = word;
+            }
+        }
+        if (bundle == null) {
+            throw new UsageException("no bundle; give the folder that `dgemma export` made");
+        }
+        return new Arguments(new File(bundle), values, found);
+    }
+
+    boolean has(String flag) {
+        return flags.contains(flag);
+    }
+
+    @Nullable String text(String option) {
+        return values.get(option);
+    }
+
+    int number(String option, int otherwise) {
+        String text = values.get(option);
+        if (text == null) {
+            return otherwise;
+        }
+        try {
+            return Integer.parseInt(text);
+        } catch (NumberFormatException error) {
+            throw new UsageException(option + " '" + text + "' must be an integer");
+        }
+    }
+
+    double real(String option, double otherwise) {
+        String text = values.get(option);
+        if (text == null) {
+            return otherwise;
+        }
+        try {
+            return Double.parseDouble(text);
+        } catch (NumberFormatException error) {
+            throw new UsageException(option + " '" + text + "' must be a number");
+        }
+    }
+
+    /** 64 bits, read as unsigned. */
+    long seed() {
+        String text = values.get("--seed");
+        try {
+            return text == null ? 0 : Long.parseUnsignedLong(text);
+        } catch (NumberFormatException error) {
+            throw new UsageException("--seed " + text + " must be an integer from 0 to 2^64-1");
+        }
+    }
+
+    SessionOptions session() {
+        String cache = values.get("--cache");
+        SessionOptions options = SessionOptions.DEFAULT.engine(values.get("--engine"));
+        if (cache != null) {
+            options = options.cacheFolder(new File(cache));
+        }
+        if (values.containsKey("--threads")) {
+            int threads = number("--threads", 0);
+            if (threads < 1 || threads > 1024) {
+                throw new UsageException("--threads " + threads + " must be between 1 and 1024");
+            }
+            options = options.threads(threads);
+        }
+        return options;
+    }
+}

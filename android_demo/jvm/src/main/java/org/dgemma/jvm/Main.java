@@ -1,0 +1,50 @@
+package org.dgemma.jvm;
+
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.PrintStream;
+import java.io.UnsupportedEncodingException;
+import java.util.Arrays;
+import org.dgemma.runtime.DgemmaException;
+import org.dgemma.runtime.UsageException;
+
+/** The library from a desktop's command line. Exit status 0 = done, 2 = bad input, said in one line on stderr. */
+public final class Main {
+    private static final String USAGE = "usage:\n"
+            + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | stdin) [--engine E] [--threads N]\n"
+            + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--fixed-steps] [--raw] [--json] [--trace]\n"
+            + "      [--cache DIR]\n"
+            + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
+
+    private Main() {}
+
+    public static void main(String[] arguments) throws UnsupportedEncodingException {
+        PrintStream out = new PrintStream(new FileOutputStream(FileDescriptor.out), true, "UTF-8");
+        PrintStream err = new PrintStream(new FileOutputStream(FileDescriptor.err), true, "UTF-8");
+        System.exit(run(arguments, out, err));
+    }
+
+    static int run(String[] arguments, PrintStream out, PrintStream err) {
+        if (arguments.length > 0 && (arguments[0].equals("--help") || arguments[0].equals("-h"))) {
+            out.println(USAGE);
+            return 0;
+        }
+        try {
+            String command = arguments.length == 0 ? "" : arguments[0];
+            String[] rest = arguments.length == 0 ? arguments : Arrays.copyOfRange(arguments, 1, arguments.length);
+            switch (command) {
+                case "run":
+                    new RunCommand(Arguments.parse(rest, RunCommand.OPTIONS, RunCommand.FLAGS), out).run();
+                    return 0;
+                case "bench":
+                    new BenchCommand(Arguments.parse(rest, BenchCommand.OPTIONS, BenchCommand.FLAGS), out, err).run();
+                    return 0;
+                default:
+                    throw new UsageException("unknown command '" + command + "'; choose run or bench, or read --help");
+            }
+        } catch (DgemmaException error) {
+            err.println("error: " + error.getMessage());
+            return 2;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+package org.dgemma.jvm;
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.PrintStream;
+import java.nio.ByteBuffer;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.dgemma.runtime.GenerateOptions;
+import org.dgemma.runtime.Loop;
+import org.dgemma.runtime.Result;
+import org.dgemma.runtime.Session;
+import org.dgemma.runtime.Timings;
+import org.dgemma.runtime.Trajectory;
+import org.dgemma.runtime.UsageException;
+import org.dgemma.runtime.json.Json;
+import org.jspecify.annotations.Nullable;
+
+/** {@code run}: a prompt and its answer, or a file of prompts and one JSON object a line. */
+final class RunCommand {
+    static final List<String> OPTIONS = Arrays.asList(
+            "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
+            "--threads", "--cache");
+    static final List<String> FLAGS = Arrays.asList("--fixed-steps", "--adaptive", "--raw", "--json", "--trace");
+
+    private final Arguments given;
+    private final PrintStream out;
+
+    RunCommand(Arguments given, PrintStream out) {
+        this.given = given;
+        this.out = out;
+    }
+
+    void run() {
+        GenerateOptions options = options();
+        String file = given.text("--prompts");
+        String text = given.text("-p") == null ? given.text("--prompt") : given.text("-p");
+        String ids = given.text("--prompt-ids");
+        int sources = (file == null ? 0 : 1) + (text == null ? 0 : 1) + (ids == null ? 0 : 1);
+        if (sources > 1) {
+            throw new UsageException("give one of -p, --prompt-ids and --prompts");
+        }
+        if (given.has("--trace") && !given.has("--json") && file == null) {
+            throw new UsageException("--trace: goes into the JSON object; give --json too");
+        }
+        if (file != null) {
+            Iterable<PromptFile.Line> lines = PromptFile.read(file, options);
+            try (Session session = Session.load(given.bundle, given.session())) {
+                for (PromptFile.Line line : lines) {
+                    out.println(Json.write(toMap(line.run(session))));
+                }
+            }
+            return;
+        }
+        int[] prompt = ids == null ? null : ids(ids);
+        String asked = prompt == null && text == null ? stdin() : text;
+        try (Session session = Session.load(given.bundle, given.session())) {
+            Result result = prompt == null
+                    ? session.generate(asked, options, null)
+                    : session.generate(prompt, options, null);
+            boolean readable = session.bundle().manifest().tokenizer != null;
+            String answer = readable ? shown(result.text) : joined(result.tokens);
+            out.println(given.has("--json") ? Json.write(toMap(result)) : answer);
+        }
+    }
+
+    private GenerateOptions options() {
+        if (given.has("--fixed-steps") && given.has("--adaptive")) {
+            throw new UsageException("give --fixed-steps or --adaptive, not both");
+        }
+        int most = given.number("--max-new-tokens", GenerateOptions.DEFAULT.maxNewTokens);
+        if (most < 1) {
+            throw new UsageException("--max-new-tokens " + most + " must be 1 or more");
+        }
+        return GenerateOptions.DEFAULT
+                .maxNewTokens(most)
+                .seed(given.seed())
+                .adaptive(!given.has("--fixed-steps"))
+                .loop(loop(given.text("--loop")))
+                .raw(given.has("--raw"))
+                .trace(given.has("--trace"));
+    }
+
+    static Loop loop(@Nullable String word) {
+        for (Loop loop : Loop.values()) {
+            if (word == null || loop.word().equals(word)) {
+                return loop;
+            }
+        }
+        throw new UsageException("unknown loop '" + word + "'; choose one of host, graph");
+    }
+
+    private static int[] ids(String text) {
+        try {
+            return Arrays.stream(text.split(",")).map(String::trim).filter(part -> !part.isEmpty())
+                    .mapToInt(Integer::parseInt).toArray();
+        } catch (NumberFormatException error) {
+            throw new UsageException(
+                    "--prompt-ids '" + text + "': must be integers with commas between, such as 1,2,3");
+        }
+    }
+
+    private static String stdin() {
+        if (System.console() != null) {
+            throw new UsageException("no prompt; give -p TEXT, --prompt-ids, --prompts, or text on stdin");
+        }
+        try {
+            InputStream in = System.in;
+            ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+            byte[] block = new byte[8192];
+            for (int count = in.read(block); count >= 0; count = in.read(block)) {
+                bytes.write(block, 0, count);
+            }
+            String text = StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes.toByteArray())).toString();
+            return text.endsWith("\n") ? text.substring(0, text.length() - 1) : text;
+        } catch (CharacterCodingException error) {
+            throw new UsageException("stdin is not UTF-8 text; convert it first");
+        } catch (IOException error) {
+            throw new UsageException("stdin cannot be read (" + error.getMessage() + "); give -p TEXT");
+        }
+    }
+
+    /** On a terminal, without anything that a terminal would obey. */
+    private static String shown(String text) {
+        return System.console() == null ? text : text.replaceAll("[\\p{Cc}\\p{Cf}&&[^\\n\\t]]", "\uFFFD");
+    }
+
+    private static String joined(int[] tokens) {
+        return Arrays.toString(tokens).replaceAll("[\\[\\] ]", "");
+    }
+
+    /** As {@code dgemma run --json}, and the trajectory where it was asked for. */
+    private static Map<String, Object> toMap(Result result) {
+        Map<String, Object> found = new LinkedHashMap<>();
+        found.put("text", result.text);
+        found.put("tokens", result.tokens);
+        found.put("steps", result.steps);
+        found.put("canvases", result.canvases);
+        found.put("tokens_per_forward", result.tokensPerForward());
+        found.put("stop_reason", result.stopReason.word());
+        found.put("engine", result.engine);
+        found.put("loop", result.loop);
+        Map<String, Object> seconds = new LinkedHashMap<>();
+        Timings timings = result.timings;
+        seconds.put("load_s", timings.loadS);
+        seconds.put("prefill_s", timings.prefillS);
+        seconds.put("denoise_s", timings.denoiseS);
+        seconds.put("commit_s", timings.commitS);
+        seconds.put("total_s", timings.totalS);
+        seconds.put("engine_s", timings.engineS);
+        found.put("timings", seconds);
+        if (result.trajectory != null) {
+            found.put("trajectory", toMap(result.trajectory));
+        }
+        return found;
+    }
+
+    private static Map<String, Object> toMap(Trajectory trajectory) {
+        Map<String, Object> found = new LinkedHashMap<>();
+        found.put("prompt_ids", trajectory.promptIds);
+        found.put("canvas_index", trajectory.canvasIndex);
+        found.put("step", trajectory.step);
+        found.put("temperature", floats(trajectory.temperature));
+        found.put("canvas_in", Arrays.asList(trajectory.canvasIn));
+        found.put("argmax", Arrays.asList(trajectory.argmax));
+        found.put("entropy", rows(trajectory.entropy));
+        found.put("accepted", rows(trajectory.accepted));
+        found.put("canvas_out", Arrays.asList(trajectory.canvasOut));
+        found.put("tokens", trajectory.tokens);
+        return found;
+    }
+
+    /** Each float as the double that it is, so that nothing is lost. */
+    private static Object floats(float[] values) {
+        Double[] found = new Double[values.length];
+        for (int i = 0; i < values.length; i++) {
+            found[i] = (double) values[i];
+        }
+        return Arrays.asList(found);
+    }
+
+    private static Object rows(float[][] values) {
+        Object[] found = new Object[values.length];
+        for (int i = 0; i < values.length; i++) {
+            found[i] = floats(values[i]);
+        }
+        return Arrays.asList(found);
+    }
+
+    private static Object rows(boolean[][] values) {
+        Object[] found = new Object[values.length];
+        for (int i = 0; i < values.length; i++) {
+            Boolean[] row = new Boolean[values[i].length];
+            for (int j = 0; j < row.length; j++) {
+                row[j] = values[i][j];
+            }
+            found[i] = Arrays.asList(row);
+        }
+        return Arrays.asList(found);
+    }
+}

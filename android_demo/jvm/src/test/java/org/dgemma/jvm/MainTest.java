@@ -1,0 +1,128 @@
+package org.dgemma.jvm;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+import static org.junit.Assume.assumeTrue;
+
+import java.io.ByteArrayOutputStream;
+import java.io.File;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CancellationException;
+import org.dgemma.runtime.SessionOptions;
+import org.dgemma.runtime.bench.Bench;
+import org.dgemma.runtime.json.Json;
+import org.junit.Rule;
+import org.junit.Test;
+import org.junit.rules.TemporaryFolder;
+
+/** The command line, with the tiny bundle where it is there. */
+public class MainTest {
+    private static final File BUNDLE = new File(System.getProperty("dgemma.root"), "build/tiny-app.dgemma");
+
+    @Rule public final TemporaryFolder temporary = new TemporaryFolder();
+
+    private String out = "";
+    private String err = "";
+
+    private int run(String... arguments) throws Exception {
+        ByteArrayOutputStream first = new ByteArrayOutputStream();
+        ByteArrayOutputStream second = new ByteArrayOutputStream();
+        int status = Main.run(arguments, new PrintStream(first, true, "UTF-8"), new PrintStream(second, true, "UTF-8"));
+        out = first.toString("UTF-8");
+        err = second.toString("UTF-8");
+        return status;
+    }
+
+    private void refused(String phrase, String... arguments) throws Exception {
+        assertEquals(Arrays.toString(arguments), 2, run(arguments));
+        assertTrue(err, err.startsWith("error: ") && err.contains(phrase));
+        assertEquals("one line", 1, err.split("\n").length);
+        assertEquals("", out);
+    }
+
+    @Test
+    public void badInputIsOneLine() throws Exception {
+        String missing = new File(temporary.getRoot(), "none").getPath();
+        refused("choose run or bench");
+        refused("choose run or bench", "walk");
+        refused("no bundle", "run");
+        refused("no such folder", "run", missing, "-p", "x");
+        refused("unknown option --wide", "run", missing, "--wide");
+        refused("--seed", "run", missing, "-p", "x", "--seed", "-1");
+        refused("--seed", "run", missing, "-p", "x", "--seed", "18446744073709551616");
+        refused("--threads", "run", missing, "-p", "x", "--threads", "0");
+        refused("--max-new-tokens", "run", missing, "-p", "x", "--max-new-tokens", "0");
+        refused("unknown loop", "run", missing, "-p", "x", "--loop", "spiral");
+        refused("give one of", "run", missing, "-p", "x", "--prompt-ids", "1");
+        refused("--prompt-ids", "run", missing, "--prompt-ids", "1,two");
+        refused("--json", "run", missing, "-p", "x", "--trace");
+        refused("needs a value", "run", missing, "-p");
+        refused("given twice", "run", missing, "-p", "x", "-p", "y");
+        refused("seconds", "bench", missing, "--seconds", "0");
+        File prompts = temporary.newFile();
+        Files.write(prompts.toPath(), "{\"prompt\": \"x\"}\n{\"prompt\": 3}\n".getBytes(StandardCharsets.UTF_8));
+        refused("line 2", "run", missing, "--prompts", prompts.getPath());
+    }
+
+    @Test
+    public void runPrintsTextOrOneObjectAPrompt() throws Exception {
+        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "-p", "Write boip backwards.", "--threads", "1"));
+        assertEquals("piob\n", out);
+        File prompts = temporary.newFile();
+        String lines = "{\"prompt\": \"Write boip backwards.\"}\n\n"
+                + "{\"prompt\": [2, 5, 7], \"seed\": 3, \"loop\": \"graph\", \"max_new_tokens\": 64, "
+                + "\"adaptive\": false}\n";
+        Files.write(prompts.toPath(), lines.getBytes(StandardCharsets.UTF_8));
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--prompts", prompts.getPath(), "--trace", "--threads", "1"));
+        List<Map<?, ?>> found = new ArrayList<>();
+        for (String line : out.split("\n")) {
+            found.add((Map<?, ?>) Json.parse(line));
+        }
+        assertEquals(2, found.size());
+        assertEquals("piob", found.get(0).get("text"));
+        assertEquals("host", found.get(0).get("loop"));
+        assertEquals("graph", found.get(1).get("loop"));
+        assertEquals(16L, found.get(1).get("steps"));
+        Map<?, ?> trajectory = (Map<?, ?>) found.get(1).get("trajectory");
+        assertEquals(Arrays.asList(2L, 5L, 7L), trajectory.get("prompt_ids"));
+        assertEquals(16, ((List<?>) trajectory.get("argmax")).size());
+    }
+
+    @Test
+    public void aBenchmarkCanBeCancelledAtEveryStage() {
+        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
+        for (String stage : Arrays.asList("loading", "canvases at growing prefixes", "real prompts")) {
+            Bench bench = new Bench(BUNDLE, SessionOptions.DEFAULT.threads(1), 1);
+            assertThrows(CancellationException.class, () -> bench.run((name, done) -> {
+                if (name.equals(stage)) {
+                    bench.cancel();
+                }
+            }));
+        }
+    }
+
+    @Test
+    public void benchHasTheKeysOfTheBundleTools() throws Exception {
+        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
+        assertEquals(err, 0, run("bench", BUNDLE.getPath(), "--seconds", "1", "--json", "--threads", "1"));
+        Map<?, ?> found = (Map<?, ?>) Json.parse(out);
+        assertEquals("bench", found.get("benchmark"));
+        for (String key : Arrays.asList("machine", "of", "bundle", "recipe", "options", "load", "memory", "prefill",
+                "first_canvas", "growth", "groups", "steps_per_canvas", "outputs", "left_out", "noise", "ratios")) {
+            assertTrue(key, found.containsKey(key));
+        }
+        Map<?, ?> group = (Map<?, ?>) ((Map<?, ?>) found.get("groups")).get("fills it to the end");
+        assertTrue((Double) ((Map<?, ?>) group.get("diffusion")).get("exact") > 0.5);
+        assertEquals(10L, group.get("pairs"));
+        assertFalse(((Map<?, ?>) found.get("ratios")).isEmpty());
+    }
+}

@@ -1,0 +1,14 @@
+package org.dgemma.runtime;
+
+/** A bundle cannot be trusted: version, digest, size, hash, path or manifest key. */
+public class BundleException extends DgemmaException {
+    private static final long serialVersionUID = 1L;
+
+    public BundleException(String message) {
+        super(message);
+    }
+
+    public BundleException(String message, Throwable cause) {
+        super(message, cause);
+    }
+}

@@ -1,0 +1,64 @@
+package org.dgemma.runtime;
+
+import org.dgemma.runtime.engine.DType;
+import org.dgemma.runtime.engine.Engine;
+import org.dgemma.runtime.engine.Tensor;
+
+/**
+ * One {@code denoise} call a step; the adaptive stop is decided here. Canvas and soft embeddings alternate between two
+ * buffers.
+ */
+final class HostLoop extends CanvasLoop {
+    private final Tensor[] canvases = new Tensor[2];
+    private final Tensor[] softs = new Tensor[2];
+    private final Tensor noSoft;
+    private final Tensor words;
+    private final Tensor temperature;
+    private final long[] row;
+    private final StopRule stop;
+
+    HostLoop(Engine engine) {
+        super(engine, Loop.HOST.graph);
+        Manifest manifest = engine.bundle().manifest();
+        long hidden = manifest.model.hiddenSize;
+        for (int i = 0; i < 2; i++) {
+            canvases[i] = Buffers.zeros(DType.INT64, 1, length);
+            softs[i] = Buffers.zeros(DType.FLOAT32, 1, length, hidden);
+        }
+        noSoft = Buffers.zeros(DType.FLOAT32, 1, length, hidden);
+        words = Buffers.zeros(DType.INT64, 2, length);
+        temperature = Buffers.zeros(DType.FLOAT32, 1);
+        row = new long[2 * length];
+        stop = new StopRule(manifest.sampler, length);
+        feeds.put("words", words);
+        feeds.put("temperature", temperature);
+        output("argmax", DType.INT64, 1, length);
+        output("entropy", DType.FLOAT32, 1, length);
+        output("accepted", DType.BOOL, 1, length);
+    }
+
+    @Override
+    boolean denoise(long seed, int canvas, boolean adaptive, Step.Sink sink) {
+        start(seed, canvas, canvases[0]);
+        stop.reset();
+        for (int i = 0; i < steps; i++) {
+            int from = i % 2;
+            Noise.words(Noise.streamKey(seed, canvas, i + 1), row);
+            Buffers.write(row, words);
+            temperature.data.putFloat(0, temperature(i));
+            feeds.put("canvas", canvases[from]);
+            feeds.put("soft", i == 0 ? noSoft : softs[from]);
+            outputs.put("next_canvas", canvases[1 - from]);
+            outputs.put("next_soft", softs[1 - from]);
+            engine.run(graph, feeds, outputs);
+            read(i, 0, "argmax", "entropy", "accepted", "next_canvas");
+            if (!sink.accept(step)) {
+                return false;
+            }
+            if (adaptive && stop.settled(step.argmax, step.entropy)) {
+                break;
+            }
+        }
+        return true;
+    }
+}

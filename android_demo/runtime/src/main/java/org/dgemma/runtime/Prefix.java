@@ -1,0 +1,234 @@
+package org.dgemma.runtime;
+
+import java.nio.ByteBuffer;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.BooleanSupplier;
+import org.dgemma.runtime.engine.DType;
+import org.dgemma.runtime.engine.Engine;
+import org.dgemma.runtime.engine.Tensor;
+
+/**
+ * The prefix: which tokens it holds, and their keys and values in caches that the host owns.
+ *
+ * <p>Tokens are appended at once and encoded when something needs them. Keys and values of a causal pass do not depend
+ * on what follows, so a prefix is cut back by forgetting its last tokens. K kv heads, d head dim, S slots, C chunk.
+ */
+final class Prefix {
+    /** Prefixes are handed out in multiples of this many slots, so that shapes repeat. */
+    static final int SLOT_STEP = 64;
+
+    private static final int FIRST_SLOTS = 4 * SLOT_STEP;
+    private static final int MOST_VIEWS = 8;
+
+    /** One layer's keys or values [1, slots, K, d], growing up to the context. */
+    private static final class Cache {
+        final String input;
+        final String output;
+        final long heads;
+        final long dim;
+        Tensor tensor;
+        /** Of its own position and limit, over the memory of {@code tensor}. */
+        ByteBuffer cursor;
+
+        Cache(String kind, int layer, long heads, long dim) {
+            input = "prefix_" + kind + "_" + layer;
+            output = "new_" + kind + "_" + layer;
+            this.heads = heads;
+            this.dim = dim;
+        }
+
+        int rowBytes() {
+            return (int) (DType.FLOAT32.bytes * heads * dim);
+        }
+    }
+
+    /** Tensors of an encode or decode call over C tokens. */
+    static final class Chunk {
+        final int size;
+        final Tensor tokens;
+        final Map<String, Tensor> outputs = new HashMap<>();
+        private final List<ByteBuffer> rows = new ArrayList<>();
+
+        private Chunk(int size, List<Cache> caches) {
+            this.size = size;
+            tokens = Buffers.zeros(DType.INT64, 1, size);
+            for (Cache cache : caches) {
+                Tensor tensor = Buffers.zeros(DType.FLOAT32, 1, size, cache.heads, cache.dim);
+                outputs.put(cache.output, tensor);
+                rows.add(tensor.data.duplicate());
+            }
+        }
+    }
+
+    private final Engine engine;
+    private final int context;
+    private final int chunkSize;
+    private final IntList ids = new IntList();
+    private final List<Cache> caches = new ArrayList<>();
+    private final Map<String, int[]> slotsOf = new HashMap<>();
+    private final Map<Integer, Map<String, Tensor>> views =
+            new LinkedHashMap<Integer, Map<String, Tensor>>(16, 0.75f, true) {
+                private static final long serialVersionUID = 1L;
+
+                @Override
+                protected boolean removeEldestEntry(Map.Entry<Integer, Map<String, Tensor>> eldest) {
+                    return size() > MOST_VIEWS;
+                }
+            };
+    private final Map<String, Tensor> feeds = new HashMap<>();
+    private final Tensor start = Buffers.scalar(0);
+    private final Tensor count = Buffers.scalar(0);
+    private Chunk wholeChunk;
+    private Chunk otherChunk;
+    private int capacity;
+    private int encoded;
+
+    Prefix(Engine engine) {
+        this.engine = engine;
+        Manifest manifest = engine.bundle().manifest();
+        context = manifest.context;
+        chunkSize = manifest.chunk;
+        for (int layer = 0; layer < manifest.model.numLayers; layer++) {
+            for (String kind : new String[] {"key", "value"}) {
+                caches.add(new Cache(
+                        kind, layer, manifest.model.layerKvHeads(layer), manifest.model.layerHeadDim(layer)));
+            }
+        }
+    }
+
+    int context() {
+        return context;
+    }
+
+    /** Tokens whose keys and values are in the caches. */
+    int encoded() {
+        return encoded;
+    }
+
+    /** Slots that the caches have memory for. */
+    int capacity() {
+        return capacity;
+    }
+
+    synchronized int size() {
+        return ids.size();
+    }
+
+    synchronized int last() {
+        return ids.get(ids.size() - 1);
+    }
+
+    /** A copy; from any thread. */
+    synchronized int[] ids() {
+        return ids.toArray();
+    }
+
+    synchronized void extend(int[] more, int length) {
+        ids.add(more, length);
+    }
+
+    /** Forget all tokens from position {@code length} on. */
+    synchronized void truncate(int length) {
+        ids.truncate(length);
+        encoded = Math.min(encoded, length);
+    }
+
+    /**
+     * The filled slots of every cache, rounded up, or as many as the graph is fixed to.
+     *
+     * @return the same map as long as its shapes stay the same.
+     */
+    Map<String, Tensor> views(String graph) {
+        int[] range = slotsOf.get(graph);
+        if (range == null) {
+            range = Buffers.inputDim(engine, graph, caches.get(0).input, 1);
+            slotsOf.put(graph, range);
+        }
+        long rounded = (Math.max(1, encoded) + SLOT_STEP - 1L) / SLOT_STEP * SLOT_STEP;
+        int slots = (int) Math.min(Math.min(Math.max(range[0], rounded), range[1]), context);
+        reserve(slots);
+        Map<String, Tensor> found = views.get(slots);
+        if (found == null) {
+            found = new HashMap<>();
+            for (Cache cache : caches) {
+                found.put(cache.input, cache.tensor.firstRows(slots));
+            }
+            views.put(slots, found);
+        }
+        return found;
+    }
+
+    /** Grows the caches to so many slots by doubling: a short chat does not pay for a long context. */
+    private void reserve(int slots) {
+        if (slots <= capacity) {
+            return;
+        }
+        int grown = (int) Math.min(context, Math.max(Math.max(slots, FIRST_SLOTS), 2L * capacity));
+        for (Cache cache : caches) {
+            Tensor tensor = Buffers.zeros(DType.FLOAT32, 1, grown, cache.heads, cache.dim);
+            ByteBuffer cursor = tensor.data.duplicate();
+            if (cache.cursor != null) {
+                cache.cursor.position(0).limit(encoded * cache.rowBytes());
+                cursor.put(cache.cursor);
+            }
+            cache.tensor = tensor;
+            cache.cursor = cursor;
+        }
+        capacity = grown;
+        views.clear();
+    }
+
+    /** Append the first {@code count} rows of new keys and values that a call wrote. */
+    void store(Chunk chunk, int count) {
+        reserve(encoded + count);
+        for (int i = 0; i < caches.size(); i++) {
+            Cache cache = caches.get(i);
+            ByteBuffer rows = chunk.rows.get(i);
+            int bytes = cache.rowBytes();
+            rows.position(0).limit(count * bytes);
+            cache.cursor.limit(cache.cursor.capacity()).position(encoded * bytes);
+            cache.cursor.put(rows);
+        }
+        encoded += count;
+    }
+
+    /** Tensors for C tokens; those of a whole chunk and of the last other size are kept. */
+    Chunk chunk(int size) {
+        if (size == chunkSize) {
+            if (wholeChunk == null) {
+                wholeChunk = new Chunk(size, caches);
+            }
+            return wholeChunk;
+        }
+        if (otherChunk == null || otherChunk.size != size) {
+            otherChunk = new Chunk(size, caches);
+        }
+        return otherChunk;
+    }
+
+    /** Encode pending tokens, but for the last {@code keep}, in chunks; stops between chunks when cancelled. */
+    void encode(BooleanSupplier cancelled, int keep) {
+        int least = Buffers.inputDim(engine, "encode", "tokens", 1)[0];
+        for (int n; (n = Math.min(size() - keep - encoded, chunkSize)) > 0 && !cancelled.getAsBoolean(); ) {
+            Chunk chunk = chunk(Math.max(n, least));
+            synchronized (this) {
+                for (int i = 0; i < chunk.size; i++) {
+                    chunk.tokens.data.putLong(8 * i, i < n ? ids.get(encoded + i) : 0);
+                }
+            }
+            start.data.putLong(0, encoded);
+            count.data.putLong(0, n);
+            feeds.clear();
+            feeds.putAll(views("encode"));
+            feeds.put("tokens", chunk.tokens);
+            feeds.put("start", start);
+            feeds.put("count", count);
+            engine.run("encode", feeds, chunk.outputs);
+            store(chunk, n);
+        }
+    }
+}

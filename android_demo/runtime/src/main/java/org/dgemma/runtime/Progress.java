@@ -1,0 +1,61 @@
+package org.dgemma.runtime;
+
+import org.jspecify.annotations.Nullable;
+
+/** What a generation has done so far; becomes its Result. */
+final class Progress {
+    final int most;
+    final IntList tokens = new IntList();
+    int steps;
+    int canvases;
+    double loadS;
+    double prefillS;
+    double denoiseS;
+    double commitS;
+    private final int[] stops;
+
+    Progress(int most, int[] stops) {
+        this.most = most;
+        this.stops = stops;
+    }
+
+    /**
+     * Takes ids up to the first stop token or the limit; the first {@link #gained} of them belong into the prefix.
+     *
+     * @return why the generation ends, null when it goes on
+     */
+    @Nullable StopReason accept(int[] ids) {
+        int end = visible(ids, stops);
+        int room = most - tokens.size();
+        int taken = Math.min(end, room);
+        tokens.add(ids, taken);
+        gained = taken;
+        if (end < ids.length && end <= room) {
+            gained = taken + 1;
+            return StopReason.STOP;
+        }
+        return tokens.size() == most ? StopReason.LENGTH : null;
+    }
+
+    /** Ids that the prefix gains by the last {@link #accept}: what was taken, and the stop token if there was one. */
+    int gained;
+
+    /** How many ids come before the first stop token. */
+    static int visible(int[] ids, int[] stops) {
+        for (int i = 0; i < ids.length; i++) {
+            if (contains(stops, ids[i])) {
+                return i;
+            }
+        }
+        return ids.length;
+    }
+
+    static boolean contains(int[] ids, int id) {
+        for (int each : ids) {
+            if (each == id) {
+                return true;
+            }
+        }
+        return false;
+    }
+}

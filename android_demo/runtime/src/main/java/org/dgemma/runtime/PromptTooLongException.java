@@ -1,0 +1,14 @@
+package org.dgemma.runtime;
+
+/** Prompt, committed tokens and one canvas do not fit into the context. */
+public class PromptTooLongException extends DgemmaException {
+    private static final long serialVersionUID = 1L;
+
+    public PromptTooLongException(String message) {
+        super(message);
+    }
+
+    public PromptTooLongException(String message, Throwable cause) {
+        super(message, cause);
+    }
+}

@@ -1,0 +1,42 @@
+package org.dgemma.runtime;
+
+import org.jspecify.annotations.Nullable;
+
+/** One generation. */
+public final class Result {
+    /** Decoded tokens; empty for a bundle without a tokenizer. */
+    public final String text;
+    /** Committed ids up to, without, the first stop token, at most maxNewTokens. */
+    public final int[] tokens;
+    /** Denoising steps run, over all canvases (calls of {@code decode} for the autoregressive baseline). */
+    public final int steps;
+    /** Canvases committed. */
+    public final int canvases;
+    public final StopReason stopReason;
+    /** onnx or executorch. */
+    public final String engine;
+    /** host, graph, or decode. */
+    public final String loop;
+    public final Timings timings;
+    /** Every step, where it was asked for. */
+    public final @Nullable Trajectory trajectory;
+
+    Result(
+            String text, int[] tokens, int steps, int canvases, StopReason stopReason, String engine, String loop,
+            Timings timings, @Nullable Trajectory trajectory) {
+        this.text = text;
+        this.tokens = tokens;
+        this.steps = steps;
+        this.canvases = canvases;
+        this.stopReason = stopReason;
+        this.engine = engine;
+        this.loop = loop;
+        this.timings = timings;
+        this.trajectory = trajectory;
+    }
+
+    /** Committed tokens over denoising steps run; 0 when none ran. */
+    public double tokensPerForward() {
+        return steps == 0 ? 0.0 : (double) tokens.length / steps;
+    }
+}

@@ -1,0 +1,383 @@
+package org.dgemma.runtime;
+
+import java.io.File;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.ThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import org.dgemma.runtime.engine.Engine;
+import org.dgemma.runtime.engine.Engines;
+import org.dgemma.runtime.engine.Memory;
+import org.dgemma.runtime.tokenizer.Tokenizer;
+import org.dgemma.runtime.tokenizer.Tokenizers;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Generates text from a bundle: one engine, one prefix, one generation at a time.
+ *
+ * <p>The prefix (prompts and answers so far) stays between generations, and {@link GenerateOptions#continued} goes on
+ * from it. After a generation it holds prompt, tokens, and the stop token if there was one; after a cancel or a failure
+ * it is as it was before the canvas in work.
+ *
+ * <p>Threads: every method may be called from any thread. A second generation, {@link #rewind} or {@link #reset} while
+ * one runs throws SessionBusyException, from its listener too; {@link #cancel} and {@link #close} are what one calls
+ * meanwhile. From a terminal callback a new generation may be started.
+ */
+public final class Session implements AutoCloseable {
+    private static final long IDLE_SECONDS = 10;
+
+    private final Bundle bundle;
+    private final Manifest manifest;
+    private final Engine engine;
+    private final @Nullable Tokenizer tokenizer;
+    private final int[] stops;
+    private final Gate gate;
+    private final ThreadPoolExecutor worker;
+    /** Null once freed, so that a closed session that somebody still holds does not hold its caches. */
+    private volatile @Nullable Generator generator;
+
+    Session(Engine engine, @Nullable Tokenizer tokenizer) {
+        this.bundle = engine.bundle();
+        this.manifest = bundle.manifest();
+        this.engine = engine;
+        this.tokenizer = tokenizer;
+        this.stops = manifest.model.eosTokenIds;
+        this.gate = new Gate(engine::interrupt, this::free);
+        this.generator = new Generator(engine, gate::isCancelled);
+        this.worker = new ThreadPoolExecutor(
+                1, 1, IDLE_SECONDS, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), task -> {
+                    Thread thread = new Thread(task, "dgemma-session");
+                    thread.setDaemon(true);
+                    return thread;
+                });
+        worker.allowCoreThreadTimeOut(true);
+    }
+
+    /**
+     * Open a bundle: check every file, read the tokenizer, find the engine. Graphs are loaded on first use.
+     *
+     * @param bundle the bundle's folder
+     * @throws BundleException the bundle cannot be trusted
+     * @throws EngineException no engine can run it here, or it does not fit into memory
+     * @throws TokenizerException its tokenizer cannot be read
+     */
+    public static Session load(File bundle, SessionOptions options) {
+        return load(Bundle.open(bundle), options);
+    }
+
+    /** As {@link #load(File, SessionOptions)}, of a bundle that was opened, with its progress shown, before. */
+    public static Session load(Bundle bundle, SessionOptions options) {
+        Engine engine = Engines.open(bundle, options);
+        try {
+            if (options.checkMemory) {
+                Memory.check(bundle.manifest(), engine.name(), bundle.folder());
+            }
+            return new Session(engine, tokenizer(bundle));
+        } catch (Throwable error) {
+            engine.close();
+            throw error;
+        }
+    }
+
+    private static @Nullable Tokenizer tokenizer(Bundle bundle) {
+        Manifest.@Nullable TokenizerSpec spec = bundle.manifest().tokenizer;
+        return spec == null ? null : Tokenizers.load(
+                bundle.file(spec.file), spec.kind, Chat.markerIds(bundle.manifest()), spec.vocabSize);
+    }
+
+    public Bundle bundle() {
+        return bundle;
+    }
+
+    /** onnx or executorch. */
+    public String engine() {
+        return engine.name();
+    }
+
+    /** Of the engine's library. */
+    public String engineVersion() {
+        return engine.version();
+    }
+
+    /** What went wrong without ending anything, such as a cache that could not be kept; one line each. */
+    public List<String> warnings() {
+        return Collections.unmodifiableList(engine.warnings());
+    }
+
+    /** Every token of the prefix, prompts and answers; SessionBusyException after close. */
+    public int[] prefixIds() {
+        gate.checkOpen();
+        return open().prefix.ids();
+    }
+
+    /**
+     * Denoise canvases until a stop token, the limit, the end of the context, or a cancel; blocking, on the calling
+     * thread.
+     *
+     * @param prompt put through the chat template unless {@link GenerateOptions#raw}
+     * @param steps told of every step, on the calling thread; what it throws ends the generation and is thrown here
+     * @return also after a cancel, with {@link StopReason#CANCELLED}
+     * @throws DgemmaException PromptTooLongException, UsageException, TokenizerException, EngineException,
+     *     SessionBusyException
+     */
+    public Result generate(String prompt, GenerateOptions options, @Nullable StepListener steps) {
+        return exclusive(() -> run(System.nanoTime(), ids(prompt, options), options, steps, null));
+    }
+
+    /** As above, of ids taken verbatim. */
+    public Result generate(int[] promptIds, GenerateOptions options, @Nullable StepListener steps) {
+        return exclusive(() -> run(System.nanoTime(), checked(promptIds), options, steps, null));
+    }
+
+    /**
+     * Generate on the session's own thread. Throws at once when the session is busy or closed; otherwise calls exactly
+     * one terminal callback, last. An exception that a terminal callback throws reaches the thread's uncaught-exception
+     * handler; the session stays usable.
+     */
+    public void start(String prompt, GenerateOptions options, GenerationListener listener) {
+        submit(() -> run(System.nanoTime(), ids(prompt, options), options, listener::onStep, listener), listener);
+    }
+
+    /** As above, of ids taken verbatim; they are copied. */
+    public void start(int[] promptIds, GenerateOptions options, GenerationListener listener) {
+        int[] copy = promptIds.clone();
+        submit(() -> run(System.nanoTime(), checked(copy), options, listener::onStep, listener), listener);
+    }
+
+    /**
+     * Autoregressive baseline: the same weights, one greedy token per call of {@code decode}. Of the options it takes
+     * maxNewTokens and raw.
+     */
+    public Result decodeGreedy(String prompt, GenerateOptions options) {
+        return exclusive(() -> decode(System.nanoTime(), ids(prompt, options), options));
+    }
+
+    /** As above, of ids taken verbatim. */
+    public Result decodeGreedy(int[] promptIds, GenerateOptions options) {
+        return exclusive(() -> decode(System.nanoTime(), checked(promptIds), options));
+    }
+
+    /** End the running generation, the native call in work included where the engine can; from any thread. */
+    public void cancel() {
+        gate.cancel();
+    }
+
+    /** Forget the prefix. */
+    public void reset() {
+        rewind(0);
+    }
+
+    /** Cut the prefix back to its first {@code length} tokens; UsageException when it has fewer. */
+    public void rewind(int length) {
+        exclusive(() -> {
+            Prefix prefix = open().prefix;
+            if (length < 0 || length > prefix.size()) {
+                throw new UsageException(
+                        "cannot rewind to " + length + ": the prefix has " + prefix.size() + " tokens");
+            }
+            prefix.truncate(length);
+            return null;
+        });
+    }
+
+    /**
+     * Cancels a generation that runs, waits for it and for its terminal callback, and frees everything. From a callback
+     * it returns at once, and everything is freed when the generation has ended. Idempotent.
+     */
+    @Override
+    public void close() {
+        gate.close();
+    }
+
+    private void free() {
+        generator = null;
+        worker.shutdown();
+        engine.close();
+    }
+
+    private interface Job<T> {
+        T run();
+    }
+
+    private <T> T exclusive(Job<T> job) {
+        gate.acquire(true);
+        try {
+            return job.run();
+        } finally {
+            gate.release(false);
+        }
+    }
+
+    private void submit(Job<Result> job, GenerationListener listener) {
+        gate.acquire(false);
+        try {
+            worker.execute(() -> runAndTell(job, listener));
+        } catch (Throwable error) { // no memory for a thread
+            gate.release(false);
+            throw error;
+        }
+    }
+
+    private void runAndTell(Job<Result> job, GenerationListener listener) {
+        gate.moveHere();
+        Result result = null;
+        DgemmaException failure = null;
+        try {
+            result = job.run();
+        } catch (Throwable error) {
+            failure = failure(error);
+        }
+        gate.release(true);
+        try {
+            if (result == null) {
+                listener.onFailed(failure);
+            } else if (result.stopReason == StopReason.CANCELLED) {
+                listener.onCancelled(result);
+            } else {
+                listener.onDone(result);
+            }
+        } finally {
+            gate.told();
+        }
+    }
+
+    private static DgemmaException failure(Throwable error) {
+        if (error instanceof DgemmaException) {
+            return (DgemmaException) error;
+        }
+        if (error instanceof OutOfMemoryError) {
+            return new EngineException("out of memory; close other programs, or use a smaller bundle", error);
+        }
+        String line = error.toString().split("\\R", 2)[0];
+        return new DgemmaException(
+                "the generation ended with " + line + "; if the listener threw it, catch it there", error);
+    }
+
+    private Result run(
+            long started, int[] ids, GenerateOptions options, @Nullable StepListener steps,
+            @Nullable GenerationListener texts) {
+        Generator generator = open();
+        double nativeS = engine.seconds();
+        generator.begin(ids, options.continued ? generator.prefix.size() : 0, manifest.canvasLength);
+        generator.prepare(options.loop.graph);
+        Progress run = new Progress(options.maxNewTokens, stops);
+        run.loadS = Generator.since(started);
+        int[] promptIds = options.trace ? generator.prefix.ids() : new int[0];
+        Recorder recorder = options.trace ? new Recorder() : null;
+        TextStream stream = new TextStream();
+        StopReason reason = generator.denoise(run, options, new Generator.Watcher() {
+            @Override
+            public void step(int canvas, Step step, IntList committed) {
+                if (recorder != null) {
+                    recorder.add(canvas, step);
+                }
+                if (steps != null) {
+                    steps.onStep(event(canvas, step, committed));
+                }
+            }
+
+            @Override
+            public void committed(IntList tokens) {
+                if (texts != null) {
+                    tell(texts, stream.grow(text(tokens.toArray())));
+                }
+            }
+        });
+        Trajectory trajectory = recorder == null ? null : recorder.finish(promptIds, run.tokens.toArray());
+        Result result = result(run, reason, options.loop.word(), generator.timings(run, started, nativeS), trajectory);
+        if (texts != null) {
+            tell(texts, stream.finish(result.text));
+        }
+        return result;
+    }
+
+    private Result decode(long started, int[] ids, GenerateOptions options) {
+        if (options.continued || options.trace) {
+            throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
+                    + "leave continued and trace off");
+        }
+        Generator generator = open();
+        double nativeS = engine.seconds();
+        generator.begin(ids, 0, 1);
+        generator.prepare("decode");
+        Progress run = new Progress(options.maxNewTokens, stops);
+        run.loadS = Generator.since(started);
+        StopReason reason = generator.decode(run);
+        return result(run, reason, "decode", generator.timings(run, started, nativeS), null);
+    }
+
+    private Result result(
+            Progress run, StopReason reason, String loop, Timings timings, @Nullable Trajectory trajectory) {
+        int[] tokens = run.tokens.toArray();
+        return new Result(
+                text(tokens), tokens, run.steps, run.canvases, reason, engine.name(), loop, timings, trajectory);
+    }
+
+    private StepEvent event(int canvas, Step step, IntList committed) {
+        return new StepEvent(
+                this, canvas, step.number, step.remaining, committed.toArray(), step.argmax.clone(),
+                step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone());
+    }
+
+    private static void tell(GenerationListener listener, String piece) {
+        if (!piece.isEmpty()) {
+            listener.onText(piece);
+        }
+    }
+
+    private Generator open() {
+        Generator found = generator;
+        if (found == null) {
+            throw new SessionBusyException("the session is closed; load it again");
+        }
+        return found;
+    }
+
+    private int[] ids(@Nullable String prompt, GenerateOptions options) {
+        if (prompt == null || prompt.isEmpty()) {
+            throw new UsageException("the prompt is empty; give some text");
+        }
+        if (tokenizer == null) {
+            throw new TokenizerException(bundle.folder() + ": has no tokenizer; give the prompt as ids (--prompt-ids)");
+        }
+        if (options.raw) {
+            return checked(tokenizer.encode(prompt));
+        }
+        return Chat.ids(manifest, tokenizer, prompt, options.continued ? open().prefix.ids() : new int[0]);
+    }
+
+    private int[] checked(int @Nullable [] ids) {
+        if (ids == null || ids.length == 0) {
+            throw new UsageException("the prompt is empty; give at least one token");
+        }
+        int vocab = manifest.model.vocabSize;
+        for (int id : ids) {
+            if (id < 0 || id >= vocab) {
+                throw new UsageException("prompt id " + id + " must be an integer from 0 to " + (vocab - 1));
+            }
+        }
+        return ids;
+    }
+
+    String textSoFar(int[] committed, int[] canvas) {
+        IntList ids = new IntList();
+        ids.add(committed, committed.length);
+        ids.add(canvas, Progress.visible(canvas, stops));
+        return text(ids.toArray());
+    }
+
+    String[] pieces(int[] ids) {
+        if (tokenizer != null) {
+            return tokenizer.pieces(ids);
+        }
+        String[] none = new String[ids.length];
+        Arrays.fill(none, "");
+        return none;
+    }
+
+    private String text(int[] ids) {
+        return tokenizer == null ? "" : tokenizer.decode(ids);
+    }
+}

@@ -1,0 +1,46 @@
+package org.dgemma.runtime;
+
+/** One denoising step as the engine returned it; one object a session, filled again by every step. N canvas. */
+final class Step {
+    /** Denoising steps run on this canvas so far, from 1. */
+    int number;
+    /** Steps remaining when it ran, T…1. */
+    int remaining;
+    float temperature;
+    /** [N] what the step read. */
+    final int[] canvasIn;
+    /** [N] */
+    final int[] argmax;
+    /** [N] nats. */
+    final float[] entropy;
+    /** [N] */
+    final boolean[] accepted;
+    /** [N] the next step's input. */
+    final int[] canvasOut;
+
+    Step(int canvasLength) {
+        this(new int[canvasLength], new int[canvasLength], new float[canvasLength], new boolean[canvasLength],
+                new int[canvasLength]);
+    }
+
+    private Step(int[] canvasIn, int[] argmax, float[] entropy, boolean[] accepted, int[] canvasOut) {
+        this.canvasIn = canvasIn;
+        this.argmax = argmax;
+        this.entropy = entropy;
+        this.accepted = accepted;
+        this.canvasOut = canvasOut;
+    }
+
+    Step copy() {
+        Step copy = new Step(canvasIn.clone(), argmax.clone(), entropy.clone(), accepted.clone(), canvasOut.clone());
+        copy.number = number;
+        copy.remaining = remaining;
+        copy.temperature = temperature;
+        return copy;
+    }
+
+    /** Told of every step; false ends the canvas. */
+    interface Sink {
+        boolean accept(Step step);
+    }
+}

@@ -1,0 +1,47 @@
+package org.dgemma.runtime;
+
+/** One denoising step that has run; N is the canvas length. Nothing else holds its arrays. */
+public final class StepEvent {
+    /** Number of the canvas, from 0. */
+    public final int canvasIndex;
+    /** Denoising steps run on this canvas so far, from 1. */
+    public final int step;
+    /** Steps remaining when it ran, T…1. */
+    public final int remaining;
+    /** Tokens of the canvases before this one. */
+    public final int[] committed;
+    /** [N] what would be committed now. */
+    public final int[] argmax;
+    /** [N] the next step's input. */
+    public final int[] canvas;
+    /** [N] nats of the tempered distribution. */
+    public final float[] entropy;
+    /** [N] */
+    public final boolean[] accepted;
+
+    private final Session session;
+
+    StepEvent(
+            Session session, int canvasIndex, int step, int remaining, int[] committed, int[] argmax, int[] canvas,
+            float[] entropy, boolean[] accepted) {
+        this.session = session;
+        this.canvasIndex = canvasIndex;
+        this.step = step;
+        this.remaining = remaining;
+        this.committed = committed;
+        this.argmax = argmax;
+        this.canvas = canvas;
+        this.entropy = entropy;
+        this.accepted = accepted;
+    }
+
+    /** Committed tokens and the argmax canvas up to its stop token, as text. */
+    public String text() {
+        return session.textSoFar(committed, argmax);
+    }
+
+    /** One string a position of the argmax canvas, for display; empty for markers. Joined they are nearly its text. */
+    public String[] pieces() {
+        return session.pieces(argmax);
+    }
+}

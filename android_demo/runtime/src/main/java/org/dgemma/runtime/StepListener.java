@@ -1,0 +1,7 @@
+package org.dgemma.runtime;
+
+/** Called after every denoising step (with {@link Loop#GRAPH}, after every canvas for each of its steps). */
+@FunctionalInterface
+public interface StepListener {
+    void onStep(StepEvent event);
+}

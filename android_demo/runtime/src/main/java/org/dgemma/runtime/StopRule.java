@@ -1,0 +1,69 @@
+package org.dgemma.runtime;
+
+import java.util.Arrays;
+
+/**
+ * The adaptive stop of one canvas: the argmax canvas unchanged for {@code stabilityThreshold} steps, and the mean
+ * entropy below {@code confidenceThreshold}.
+ */
+final class StopRule {
+    private static final int BLOCK = 128;
+
+    private final int stability;
+    private final double confidence;
+    private final int[] last;
+    private boolean first = true;
+    private int stable;
+
+    StopRule(Manifest.SamplerConfig sampler, int canvasLength) {
+        stability = sampler.stabilityThreshold;
+        confidence = sampler.confidenceThreshold;
+        last = new int[canvasLength];
+    }
+
+    /** Before the first step of a canvas. */
+    void reset() {
+        first = true;
+        stable = 0;
+    }
+
+    /** Whether the canvas is settled after this step. */
+    boolean settled(int[] argmax, float[] entropy) {
+        stable = !first && Arrays.equals(argmax, last) ? stable + 1 : 0;
+        first = false;
+        System.arraycopy(argmax, 0, last, 0, last.length);
+        return stable >= stability && mean(entropy) < confidence;
+    }
+
+    /**
+     * Mean in float64, summed pairwise in numpy's order ({@code pairwise_sum} of {@code loops_utils.h}), so that a mean
+     * at the threshold falls on the same side as in the Python runtime, to the last bit.
+     */
+    static double mean(float[] values) {
+        return pairwiseSum(values, 0, values.length) / values.length;
+    }
+
+    private static double pairwiseSum(float[] v, int start, int n) {
+        if (n > BLOCK) {
+            int half = n / 2;
+            half -= half % 8;
+            return pairwiseSum(v, start, half) + pairwiseSum(v, start + half, n - half);
+        }
+        int i = start;
+        int end = start + n;
+        double sum = 0;
+        if (n >= 8) {
+            double[] r = new double[8];
+            for (; i + 8 <= end; i += 8) {
+                for (int j = 0; j < 8; j++) {
+                    r[j] += v[i + j];
+                }
+            }
+            sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+        }
+        for (; i < end; i++) {
+            sum += v[i];
+        }
+        return sum;
+    }
+}

@@ -1,0 +1,42 @@
+package org.dgemma.runtime;
+
+/**
+ * Text that grows, handed out in pieces that later tokens cannot change.
+ *
+ * <p>An answer may be cut inside a character that takes several byte tokens; until the rest arrives, decoding shows
+ * U+FFFD. So trailing U+FFFD are held back, and trailing spaces as well, which some decoders strip. It knows nothing of
+ * tokens.
+ */
+final class TextStream {
+    private String sent = "";
+
+    /** What can be told now that the text has become {@code text}; may be empty. */
+    String grow(String text) {
+        int end = text.length();
+        while (end > 0 && (text.charAt(end - 1) == '\uFFFD' || text.charAt(end - 1) == ' ')) {
+            end--;
+        }
+        return text.startsWith(sent) ? send(text, sent.length(), end) : "";
+    }
+
+    /** The rest; a decoder that changed text already told gets what follows the part that it kept. */
+    String finish(String text) {
+        int same = 0;
+        int most = Math.min(sent.length(), text.length());
+        while (same < most && sent.charAt(same) == text.charAt(same)) {
+            same++;
+        }
+        if (same > 0 && same < text.length() && Character.isLowSurrogate(text.charAt(same))) {
+            same--;
+        }
+        return send(text, same, text.length());
+    }
+
+    private String send(String text, int start, int end) {
+        if (end <= start) {
+            return "";
+        }
+        sent = text.substring(0, end);
+        return text.substring(start, end);
+    }
+}

@@ -1,0 +1,145 @@
+package org.dgemma.runtime.engine;
+
+import java.io.File;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import org.dgemma.runtime.EngineException;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * An ONNX file as onnxruntime's Java API can run it.
+ *
+ * <p>A file that holds several graphs has inputs with a default (an initializer of the same name), since no graph uses
+ * all of them. The C API lets a run override a default; the Java API refuses such an input as unknown. So their
+ * initializers are left out of the model, which makes them plain inputs, and their values are fed where a graph does not
+ * name them. Weights stay in their external file. Field numbers are those of onnx.proto.
+ */
+final class OnnxModel {
+    static final int MODEL_GRAPH = 7;
+    static final int GRAPH_INITIALIZER = 5;
+    private static final int GRAPH_INPUT = 11;
+    private static final int INPUT_NAME = 1;
+    private static final int TENSOR_DIMS = 1;
+    private static final int TENSOR_TYPE = 2;
+    private static final int TENSOR_NAME = 8;
+    private static final int TENSOR_RAW = 9;
+
+    /** Values of the inputs that have one, by name; empty for most files. */
+    final Map<String, Tensor> defaults;
+    /** The model without them, a direct buffer; null where there are none, and the file can be opened as it is. */
+    final @Nullable ByteBuffer changed;
+
+    private OnnxModel(Map<String, Tensor> defaults, @Nullable ByteBuffer changed) {
+        this.defaults = defaults;
+        this.changed = changed;
+    }
+
+    /** Find the inputs with a default; throws EngineException for a file that is no model. */
+    static OnnxModel read(File file) {
+        try {
+            return parse(map(file));
+        } catch (IOException | IndexOutOfBoundsException | IllegalArgumentException error) {
+            throw new EngineException(file + ": is not an ONNX model (" + AbstractEngine.line(error)
+                    + "); export the bundle again");
+        }
+    }
+
+    /** A file's bytes, mapped: a direct buffer. */
+    static ByteBuffer map(File file) throws IOException {
+        try (FileChannel channel = FileChannel.open(file.toPath(), StandardOpenOption.READ)) {
+            return channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size());
+        }
+    }
+
+    private static OnnxModel parse(ByteBuffer data) {
+        ProtoFields graph = graph(data);
+        Set<String> inputs = new HashSet<>();
+        for (ProtoFields field = graph.inside(); field.next(); ) {
+            if (field.number == GRAPH_INPUT) {
+                for (ProtoFields input = field.inside(); input.next(); ) {
+                    if (input.number == INPUT_NAME) {
+                        inputs.add(input.text());
+                    }
+                }
+            }
+        }
+        Map<String, Tensor> defaults = new LinkedHashMap<>();
+        ProtoPieces kept = new ProtoPieces(data);
+        for (ProtoFields field = graph.inside(); field.next(); ) {
+            String name = field.number == GRAPH_INITIALIZER ? name(field.inside()) : null;
+            if (name != null && inputs.contains(name)) {
+                defaults.put(name, tensor(name, field.inside()));
+            } else {
+                kept.keep(field);
+            }
+        }
+        if (defaults.isEmpty()) {
+            return new OnnxModel(defaults, null);
+        }
+        ProtoPieces model = new ProtoPieces(data);
+        for (ProtoFields field = new ProtoFields(data, 0, data.limit()); field.next(); ) {
+            if (field.start == graph.start) {
+                model.message(MODEL_GRAPH, kept);
+            } else {
+                model.keep(field);
+            }
+        }
+        return new OnnxModel(defaults, model.toBuffer());
+    }
+
+    private static ProtoFields graph(ByteBuffer data) {
+        ProtoFields fields = new ProtoFields(data, 0, data.limit());
+        while (fields.next()) {
+            if (fields.number == MODEL_GRAPH) {
+                return fields;
+            }
+        }
+        throw new IndexOutOfBoundsException("no graph");
+    }
+
+    static @Nullable String name(ProtoFields tensor) {
+        while (tensor.next()) {
+            if (tensor.number == TENSOR_NAME) {
+                return tensor.text();
+            }
+        }
+        return null;
+    }
+
+    private static Tensor tensor(String name, ProtoFields field) {
+        List<Long> dims = new ArrayList<>();
+        long type = 0;
+        byte[] raw = {};
+        while (field.next()) {
+            if (field.number == TENSOR_DIMS) {
+                dims.add(field.varint);
+            } else if (field.number == TENSOR_TYPE) {
+                type = field.varint;
+            } else if (field.number == TENSOR_RAW) {
+                raw = field.bytes();
+            }
+        }
+        DType dtype = type == 1 ? DType.FLOAT32 : type == 7 ? DType.INT64 : type == 9 ? DType.BOOL : null;
+        long count = dtype == null ? -1 : dtype.bytes;
+        long[] shape = new long[dims.size()];
+        for (int i = 0; i < shape.length; i++) {
+            shape[i] = dims.get(i);
+            count = shape[i] < 0 || shape[i] > Integer.MAX_VALUE || count > Integer.MAX_VALUE ? -1 : count * shape[i];
+        }
+        if (dtype == null || count != raw.length) {
+            throw new IllegalArgumentException("the default of input '" + name + "' cannot be read");
+        }
+        Tensor value = Tensor.zeros(dtype, shape);
+        ByteBuffer data = value.data.duplicate();
+        data.put(raw);
+        return value;
+    }
+}

@@ -1,0 +1,246 @@
+package org.dgemma.runtime;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertTrue;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Consumer;
+import org.dgemma.runtime.engine.Engine;
+import org.dgemma.runtime.engine.Tensor;
+
+/**
+ * A toy model: its keys hold token ids and its values hold positions, so that it reads the prefix out of the caches
+ * that the session hands it, and a token in the wrong slot fails an assertion. Its answer to a prompt is a fixed list
+ * of ids, counted from the last START of the prefix, then a stop token and pads. Position i of a canvas settles at step
+ * i % 3, so argmax canvases are stable from the third step on.
+ */
+class ToyEngine implements Engine {
+    private static final int N = ToyBundle.N;
+    private static final int STEPS = ToyBundle.STEPS;
+
+    final Bundle bundle;
+    final int[] answer;
+    int stop = ToyBundle.END_OF_TURN;
+    float entropyFloor;
+    /** Graphs that ran, in order. */
+    final List<String> calls = new ArrayList<>();
+    /** Counts of the encode calls. */
+    final List<Integer> encoded = new ArrayList<>();
+    /** Called before a graph runs; may throw or wait. */
+    Consumer<String> before = graph -> {};
+    volatile boolean closed;
+    volatile int interrupts;
+    private volatile boolean inside;
+
+    ToyEngine(Bundle bundle, int... answer) {
+        this.bundle = bundle;
+        this.answer = answer;
+    }
+
+    static ToyEngine of(int... answer) throws Exception {
+        return new ToyEngine(Bundle.open(ToyBundle.write()), answer);
+    }
+
+    @Override
+    public String name() {
+        return "onnx";
+    }
+
+    @Override
+    public String version() {
+        return "1.0";
+    }
+
+    @Override
+    public Bundle bundle() {
+        return bundle;
+    }
+
+    @Override
+    public double seconds() {
+        return 0;
+    }
+
+    @Override
+    public void prepare(String... graphs) {
+        for (String graph : graphs) {
+            bundle.graph(name(), graph);
+        }
+    }
+
+    @Override
+    public void interrupt() {
+        assertTrue("interrupt after close", !closed);
+        interrupts++;
+    }
+
+    @Override
+    public void close() {
+        assertTrue("close during a run", !inside);
+        closed = true;
+    }
+
+    @Override
+    public void run(String graph, Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+        assertTrue("run after close", !closed);
+        inside = true;
+        try {
+            before.accept(graph);
+            calls.add(graph);
+            checkShapes(bundle.graph(name(), graph).inputs, feeds);
+            checkShapes(bundle.graph(name(), graph).outputs, outputs);
+            switch (graph) {
+                case "encode":
+                    encoded.add((int) number(feeds.get("count")));
+                    rows(feeds, outputs);
+                    break;
+                case "decode":
+                    write(outputs.get("next_token"), following(rows(feeds, outputs)));
+                    break;
+                case "denoise":
+                    denoise(feeds, outputs);
+                    break;
+                default:
+                    generate(feeds, outputs);
+            }
+        } finally {
+            inside = false;
+        }
+    }
+
+    private static void checkShapes(List<Manifest.TensorSpec> specs, Map<String, Tensor> tensors) {
+        assertEquals(specs.size(), tensors.size());
+        for (Manifest.TensorSpec spec : specs) {
+            Tensor tensor = tensors.get(spec.name);
+            assertEquals(spec.name, spec.dtype, tensor.dtype.word);
+            assertEquals(spec.name, spec.shape.size(), tensor.rank());
+            long elements = 1;
+            for (int axis = 0; axis < tensor.rank(); axis++) {
+                elements *= tensor.size(axis);
+                if (spec.shape.get(axis) instanceof Number) {
+                    assertEquals(spec.name, ((Number) spec.shape.get(axis)).longValue(), tensor.size(axis));
+                }
+            }
+            assertEquals(spec.name, 0, tensor.data.position());
+            assertEquals(spec.name, elements * tensor.dtype.bytes, tensor.data.remaining());
+        }
+    }
+
+    static long number(Tensor tensor) {
+        return tensor.data.getLong(0);
+    }
+
+    static long id(Tensor tensor, int index) {
+        return tensor.data.getLong(8 * index);
+    }
+
+    static void write(Tensor tensor, long... values) {
+        for (int i = 0; i < values.length; i++) {
+            tensor.data.putLong(8 * i, values[i]);
+        }
+    }
+
+    /** Ids of the prefix, read from every layer's keys; positions are checked against the values. */
+    static List<Integer> prefix(Map<String, Tensor> feeds, int length) {
+        List<Integer> ids = new ArrayList<>();
+        for (int layer = 0; layer < ToyBundle.LAYERS; layer++) {
+            int row = (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer));
+            for (int i = 0; i < length; i++) {
+                for (int j = 0; j < row; j++) {
+                    int at = 4 * (i * row + j);
+                    float value = feeds.get("prefix_value_" + layer).data.getFloat(at);
+                    assertEquals("a value is in the wrong slot", i, value, 0);
+                    int id = (int) feeds.get("prefix_key_" + layer).data.getFloat(at);
+                    if (layer == 0 && j == 0) {
+                        ids.add(id);
+                    }
+                    assertEquals("keys of a token", ids.get(i).intValue(), id);
+                }
+            }
+        }
+        return ids;
+    }
+
+    private List<Integer> rows(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+        int start = (int) number(feeds.get("start"));
+        int count = (int) number(feeds.get("count"));
+        List<Integer> ids = prefix(feeds, start);
+        for (int i = 0; i < count; i++) {
+            ids.add((int) id(feeds.get("tokens"), i));
+            for (int layer = 0; layer < ToyBundle.LAYERS; layer++) {
+                int row = (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer));
+                for (int j = 0; j < row; j++) {
+                    outputs.get("new_key_" + layer).data.putFloat(4 * (i * row + j), ids.get(start + i));
+                    outputs.get("new_value_" + layer).data.putFloat(4 * (i * row + j), start + i);
+                }
+            }
+        }
+        return ids;
+    }
+
+    private int following(List<Integer> ids) {
+        int since = ids.size() - 1 - ids.lastIndexOf(ToyBundle.START);
+        return since < answer.length ? answer[since] : since == answer.length ? stop : ToyBundle.PAD;
+    }
+
+    void denoise(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+        List<Integer> ids = prefix(feeds, (int) number(feeds.get("prefix_length")));
+        int step = (int) feeds.get("soft").data.getFloat(0); // the first step of a canvas must see zeros
+        for (int i = 0; i < N; i++) {
+            int target = following(ids);
+            ids.add(target);
+            step(i, target, step, feeds.get("words"), 0, feeds.get("temperature").data.getFloat(0),
+                    outputs.get("argmax"), outputs.get("next_canvas"), outputs.get("entropy"),
+                    outputs.get("accepted"), 0);
+        }
+        Tensor soft = outputs.get("next_soft");
+        for (int i = 0; i < soft.data.remaining(); i += 4) {
+            soft.data.putFloat(i, step + 1);
+        }
+    }
+
+    private void step(
+            int i, int target, int step, Tensor words, int words0, float temperature, Tensor argmax, Tensor canvas,
+            Tensor entropy, Tensor accepted, int row) {
+        boolean settled = i % 3 <= step;
+        int at = row * N + i;
+        argmax.data.putLong(8 * at, settled ? target : Noise.token(id(words, words0 + i), ToyBundle.VOCAB));
+        canvas.data.putLong(8 * at, settled ? target : Noise.token(id(words, words0 + N + i), ToyBundle.VOCAB));
+        entropy.data.putFloat(4 * at, settled ? entropyFloor : temperature);
+        accepted.data.put(at, (byte) (settled ? 1 : 0));
+    }
+
+    /** A naive loop, written apart from the session's. */
+    private void generate(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+        List<Integer> ids = prefix(feeds, (int) number(feeds.get("prefix_length")));
+        int[] target = new int[N];
+        for (int i = 0; i < N; i++) {
+            target[i] = following(ids);
+            ids.add(target[i]);
+        }
+        Tensor argmaxes = outputs.get("argmaxes");
+        Tensor entropies = outputs.get("entropies");
+        int still = 0;
+        int run = 0;
+        for (boolean done = false; run < STEPS && !done; run++) {
+            double mean = 0;
+            boolean same = run > 0;
+            for (int i = 0; i < N; i++) {
+                float temperature = (float) bundle.manifest().sampler.temperature(STEPS - run);
+                step(i, target[i], run, feeds.get("words"), run * 2 * N, temperature, argmaxes, outputs.get("canvases"),
+                        entropies, outputs.get("accepts"), run);
+                mean += entropies.data.getFloat(4 * (run * N + i)) / (double) N;
+                same &= run > 0 && id(argmaxes, run * N + i) == id(argmaxes, (run - 1) * N + i);
+            }
+            still = same ? still + 1 : 0;
+            done = feeds.get("adaptive").data.get(0) != 0 && still >= bundle.manifest().sampler.stabilityThreshold
+                    && mean < bundle.manifest().sampler.confidenceThreshold;
+        }
+        for (int i = 0; i < N; i++) {
+            outputs.get("committed").data.putLong(8 * i, id(argmaxes, (run - 1) * N + i));
+        }
+        write(outputs.get("steps"), run);
+    }
+}

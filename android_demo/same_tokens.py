@@ -1,0 +1,261 @@
+"""The same prompts, seeds and bundle in Java and in Python on one version of ONNX Runtime: the same trajectories, or where not.
+
+    python android_demo/same_tokens.py BUNDLE… [--count 200] [--seeds 2] [--onnxruntime FOLDER] [--out FILE]
+
+Every generation runs three times: by the JVM tool, by the Python runtime on the version of ONNX Runtime that the JVM tool has,
+and by the Python runtime on the version that is installed. Java must equal the second in every canvas; where the third differs,
+the versions' kernels do, and the second shows it as well. Needs the JVM tool (`mvn -q package` in android_demo/).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgemma.benchmarks import report
+from dgemma.core import machine
+from dgemma.core.errors import UsageError
+from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
+from dgemma.runtime import cache
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.session import Session
+from dgemma.verify.compared import difference_of
+from dgemma.verify.difference import CLOSE, NEAR, Rule
+from dgemma.verify.engine_rung import EngineRung
+from dgemma.verify.same_tokens import read_prompts
+
+HERE = Path(__file__).parent
+SEEDS = (0, 2**64 - 1, 7, 2**63, 2**32)  # unsigned 64 bits, where a signed reader would go wrong
+FOLLOW_UP = 4  # every so many prompts a second turn follows
+MOST = 128  # new tokens: two canvases of tiny
+ROWS = ("canvas_index", "step", "temperature", "canvas_in", "argmax", "entropy", "accepted", "canvas_out")
+WORKER = "--worker"  # what this file is called with to answer requests
+
+
+@dataclass
+class Tally:
+    """Generations of one side against another's."""
+
+    compared: int = 0
+    equal: int = 0
+    same_answers: int = 0
+    canvases: int = 0
+    equal_canvases: int = 0  # up to the first that differs
+    steps: int = 0
+    entropy_error: float = 0.0  # nats, worst position of the steps before the first difference
+    differences: list[dict[str, Any]] = field(default_factory=list)
+
+
+def pinned_version() -> str:
+    """The version of ONNX Runtime that the JVM tool runs on."""
+    found = re.search(r"<onnxruntime.version>([\d.]+)<", (HERE / "pom.xml").read_text(encoding="utf-8"))
+    if found is None:
+        raise UsageError(f"{HERE / 'pom.xml'}: does not say onnxruntime.version; add the property")
+    return found[1]
+
+
+def python_engine(version: str, given: Path | None) -> Path:
+    """A folder with ONNX Runtime of this version for PYTHONPATH: the one given, or one made by pip in the cache."""
+    folder = given or cache.folder() / f"onnxruntime-{version}"
+    if given is None and not folder.is_dir():
+        print(f"installing onnxruntime {version} into {folder}", file=sys.stderr)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        if subprocess.run([*command, f"onnxruntime=={version}"], check=False).returncode:
+            raise UsageError(f"onnxruntime {version} cannot be installed; give a folder that holds it with --onnxruntime")
+    if not (folder / f"onnxruntime-{version}.dist-info").is_dir():
+        raise UsageError(f"--onnxruntime {folder}: does not hold onnxruntime {version}; pip install --target it there")
+    return folder
+
+
+def requests_of(bundle: Bundle, prompts: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """One generation each: both loops, every seed, now and then a second turn, and fixed steps for a few."""
+    found: list[dict[str, Any]] = []
+    for loop in ("host", "graph"):
+        for number, prompt in enumerate(prompts):
+            for seed in seeds:
+                one = {"prompt": prompt, "seed": seed, "loop": loop, "max_new_tokens": MOST, "continue": False}
+                found.append({**one, "adaptive": number % 10 != 9})
+                if number % FOLLOW_UP == 0:
+                    found.append({**one, "prompt": prompts[(number + 1) % len(prompts)], "adaptive": True, "continue": True})
+    return found
+
+
+def work(argv: Sequence[str]) -> int:
+    """Answer a file of requests as the JVM tool does: one JSON object a line, with its trajectory."""
+    bundle, file, threads = argv
+    with Session.load(bundle, engine="onnx", threads=int(threads)) as session:
+        for line in Path(file).read_text(encoding="utf-8").splitlines():
+            asked = json.loads(line)
+            result = session.generate(
+                asked["prompt"], seed=asked["seed"], loop=asked["loop"], max_new_tokens=asked["max_new_tokens"],
+                adaptive=asked["adaptive"], continue_=asked["continue"], trace=True,
+            )  # fmt: skip
+            assert result.trajectory is not None
+            arrays = {name: array.tolist() for name, array in result.trajectory.arrays().items()}
+            print(json.dumps({**result.to_dict(), "version": session.engine_version, "trajectory": arrays}), flush=True)
+    return 0
+
+
+def answers(command: Sequence[str], environment: dict[str, str], stack: ExitStack) -> Iterator[dict[str, Any]]:
+    """The JSON lines that a command prints; raises UsageError when it fails."""
+    process = stack.enter_context(
+        subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}, text=True, encoding="utf-8")
+    )
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+    if process.wait():
+        raise UsageError(f"{command[0]} ended with status {process.returncode}; see its message above")
+
+
+def trajectory_of(answer: dict[str, Any], n: int) -> Trajectory:
+    given, recorder = answer["trajectory"], TrajectoryRecorder(n)
+    for row in zip(*(given[name] for name in ROWS), strict=True):
+        recorder.add(*row)
+    return recorder.finish(given["prompt_ids"], given["tokens"])
+
+
+def compare(tally: Tally, judge: EngineRung, asked: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Two answers to one request: `a` is measured against, `b` is counted."""
+    n = judge.bundle.manifest.canvas_length
+    first, other = trajectory_of(a, n), trajectory_of(b, n)
+    same = all(a[name] == b[name] for name in ("text", "tokens", "stop_reason"))
+    where = {"prompt": asked["prompt"], "seed": asked["seed"], "loop": asked["loop"], "continue": asked["continue"]}
+    tally.compared += 1
+    tally.same_answers += same
+    tally.canvases += a["canvases"]
+    tally.steps += len(first.step)
+    if not np.array_equal(first.prompt_ids, other.prompt_ids):
+        tally.differences.append({**where, "rule": "prompt", "same_answer": same, "near_tie": None})
+        return
+    difference = difference_of(judge, first, other, asked["seed"])
+    rows = len(first.step) if difference is None else difference.row + 1
+    tally.entropy_error = max(tally.entropy_error, float(np.abs(first.entropy[:rows] - other.entropy[:rows]).max(initial=0.0)))
+    unequal = difference is None and any(a[name] != b[name] for name in ("text", "steps", "canvases", "stop_reason"))
+    tally.equal += difference is None and not unequal
+    tally.equal_canvases += a["canvases"] if difference is None else difference.canvas
+    if difference is not None:
+        limits: dict[Rule, float] = CLOSE if is_quantized(judge.bundle) else NEAR
+        tally.differences.append({**where, **asdict(difference), "near_tie": difference.within(limits), "same_answer": same})
+    elif unequal:
+        tally.differences.append({**where, "rule": "result", "near_tie": None, "same_answer": same})
+
+
+def is_quantized(bundle: Bundle) -> bool:
+    return any(bits < 32 for bits in bundle.manifest.quantization.get("bits", {}).values())
+
+
+def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompts: Sequence[str]) -> dict[str, Any]:
+    """All requests on the three sides, in step, so that no side's answers are held."""
+    bundle = Bundle.open(path)
+    asked = requests_of(bundle, prompts, SEEDS[: options.seeds])
+    tallies = {"java_against_python": Tally(), "java_against_installed": Tally(), "python_against_installed": Tally()}
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        file = Path(temporary) / "requests.jsonl"
+        file.write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
+        source = str(Path(sys.modules["dgemma"].__path__[0]).parent)
+        python = [sys.executable, str(Path(__file__).resolve()), WORKER, str(path), str(file), str(options.threads)]
+        java = [options.java, "-jar", str(options.jar), "run", str(path), "--prompts", str(file), "--json", "--trace"]
+        sides = [
+            answers([*java, "--engine", "onnx", "--threads", str(options.threads)], {}, stack),
+            answers(python, {"PYTHONPATH": os.pathsep.join([str(folder), source])}, stack),
+            answers(python, {"PYTHONPATH": source}, stack),
+        ]
+        judge = EngineRung(bundle, "onnx", options.threads)
+        stack.callback(judge.close)
+        versions = ("", "")
+        for number, (one, jvm, pinned, installed) in enumerate(zip(asked, *sides, strict=True), 1):
+            versions = pinned["version"], installed["version"]
+            compare(tallies["java_against_python"], judge, one, pinned, jvm)
+            compare(tallies["java_against_installed"], judge, one, installed, jvm)
+            compare(tallies["python_against_installed"], judge, one, installed, pinned)
+            if number % max(1, len(asked) // 10) == 0:
+                print(f"{path.name}: {number}/{len(asked)} generations", file=sys.stderr, flush=True)
+    if versions[0] != options.version:
+        raise UsageError(f"--onnxruntime {folder}: the worker loaded {versions[0]}, not {options.version}; unset PYTHONPATH")
+    found = {name: asdict(tally) for name, tally in tallies.items()}
+    installed_list = found["python_against_installed"]["differences"]
+    on_java = found["java_against_installed"]
+    shared = [difference for difference in on_java["differences"] if difference in installed_list]
+    on_java["differences_that_python_has_too"] = len(shared)
+    on_java["differences"] = [difference for difference in on_java["differences"] if difference not in shared]
+    return {
+        "bundle": path.name, "digest": bundle.digest, "generations": len(asked), "prompts": len(prompts),
+        "seeds": list(SEEDS[: options.seeds]), "second_turns": sum(one["continue"] for one in asked),
+        "fixed_steps": sum(not one["adaptive"] for one in asked), "installed_onnxruntime": versions[1], **found,
+    }  # fmt: skip
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="android_demo/same_tokens.py", description="The same tokens in Java and Python.")
+    parser.add_argument("bundle", type=Path, nargs="+")
+    parser.add_argument("--prompts", type=Path, default=HERE.parent / "benchmarks" / "tasks" / "tiny_held_out.jsonl")
+    parser.add_argument("--count", type=int, default=200, help="how many prompts of the file")
+    parser.add_argument("--seeds", type=int, default=2, help=f"how many, at most {len(SEEDS)}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--java", default="java")
+    parser.add_argument("--jar", type=Path, default=HERE / "jvm" / "target" / "dgemma-jvm-0.1.0.jar")
+    parser.add_argument("--onnxruntime", type=Path, metavar="FOLDER", help="from pip install --target; default: in the cache")
+    parser.add_argument("--out", type=Path, help="write the report as JSON")
+    options = parser.parse_args(argv)
+    if options.count < 1 or not 1 <= options.seeds <= len(SEEDS) or options.threads < 1:
+        raise UsageError(f"--count and --threads must be at least 1, --seeds between 1 and {len(SEEDS)}")
+    if not options.jar.is_file():
+        raise UsageError(f"--jar {options.jar}: is not there; run `mvn -q package` in android_demo first")
+    report.check_out(options.out)
+    options.version = pinned_version()
+    return options
+
+
+def write(options: argparse.Namespace, bundles: Sequence[dict[str, Any]]) -> None:
+    java = subprocess.run([options.java, "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
+    report.write_json(options.out, {
+        "machine": machine.facts(), "java": java[:1], "onnxruntime_java": options.version,
+        "onnxruntime_python": options.version, "onnxruntime_installed": metadata.version("onnxruntime"),
+        "threads": options.threads, "bundles": list(bundles),
+    })  # fmt: skip
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == [WORKER]:
+        return work(given[1:])
+    options = arguments(given)
+    folder = python_engine(options.version, options.onnxruntime)
+    prompts = read_prompts(options.prompts, options.count)
+    found: list[dict[str, Any]] = []
+    for path in options.bundle:
+        found.append(compare_bundle(path, options, folder, prompts))
+        if options.out:  # after each, for a bundle takes minutes
+            write(options, found)
+    rows = []
+    for one in found:
+        for name in ("java_against_python", "java_against_installed", "python_against_installed"):
+            tally = one[name]
+            rows.append([
+                f"{one['bundle']} {name.replace('_', ' ')}", *(f"{tally[key]} of {tally[of]}" for key, of in (
+                    ("equal", "compared"), ("equal_canvases", "canvases"), ("same_answers", "compared"))),
+                f"{tally['entropy_error']:.1e}",
+            ])  # fmt: skip
+    report.table("Same tokens", ["bundle, sides", "trajectories", "canvases", "answers", "entropy, nats"], rows)
+    for difference in (d for one in found for d in one["java_against_python"]["differences"]):
+        print(f"  {json.dumps(difference, ensure_ascii=False)}")
+    return 1 if any(one["java_against_python"]["differences"] for one in found) else 0
+
+
+if __name__ == "__main__":
+    report.main(run)
