@@ -47,7 +47,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
     if version is None:
         raise EngineError(f"engine {engine!r} is not installed; pip install 'dgemma[{engine}]'")
     lowest = bundle.manifest.engines.get(engine, "0")
-    if _release(version) < _release(lowest):
+    if release(version) < release(lowest):
         package = ENGINES[engine][0]
         raise EngineError(f"{package} {version} is older than {lowest}, which the bundle needs; pip install -U {package}")
     return engine, version
@@ -61,7 +61,7 @@ def open_engine(bundle: Bundle, engine: str | None, threads: int | None) -> Engi
     return made
 
 
-def _release(version: str) -> tuple[int, ...]:
+def release(version: str) -> tuple[int, ...]:
     """Leading integers of a version: 1.32.0+cpu → (1, 32, 0)."""
     numbers: list[int] = []
     for part in version.split("+")[0].split("."):

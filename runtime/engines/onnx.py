@@ -13,18 +13,21 @@ from dgemma.core.errors import EngineError
 from dgemma.core.manifest import GraphSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import release
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 from dgemma.runtime.engines.packed import Packed, save_session
 
 _FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
 CACHE_FROM = 64 << 20  # bytes of weights; fewer are packed in a tenth of a second
+# Older ones save graphs with branches that they cannot open again, and float weights that they crash on (seen with 1.23.2, 1.29.0).
+CACHE_SINCE = (1, 32)
 _WEIGHTS = "onnx/weights.bin"
 
 
 def kept(bundle: Bundle, version: str) -> dict[str, Packed]:
     """Graph file → its packed weights in the cache, there or not; nothing for bundles whose weights are not worth it."""
     known = bundle.manifest.files.get(_WEIGHTS)
-    if not cache.enabled() or known is None or known.size < CACHE_FROM:
+    if not cache.enabled() or known is None or known.size < CACHE_FROM or release(version) < CACHE_SINCE:
         return {}
     folder, found = cache.entry(bundle.digest, "onnx", version), dict[str, Packed]()
     for file in dict.fromkeys(spec.file for spec in bundle.manifest.graphs["onnx"].values()):

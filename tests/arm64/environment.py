@@ -7,6 +7,7 @@ calls: `apt-get install g++-aarch64-linux-gnu`. On an ARM64 machine nothing is f
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ LIBRARIES = (
     "libc6", "libstdc++6", "libgcc-s1", "zlib1g", "libexpat1", "libssl3", "libbz2-1.0", "liblzma5", "libffi8", "libuuid1",
     "libcrypt1",
 )  # fmt: skip
+JAVA = ("openjdk-17-jre-headless",)  # its own libraries link only to some of those above
 WHEELS = ("numpy", "onnxruntime", "executorch", "sentencepiece", "tokenizers")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 COMPILER = "aarch64-linux-gnu-g++"
@@ -68,11 +70,7 @@ def prepare(work: Path) -> Machine:
     versions = {name: metadata.version(name) for name in WHEELS}
     if platform.machine() in ("aarch64", "arm64"):
         return Machine(emulator=(), python=(sys.executable,), path=(), facts=versions)
-    for tool in ("apt-get", "dpkg"):
-        if shutil.which(tool) is None:
-            raise Missing(f"{tool} is missing; run this on Debian or Ubuntu, or on an ARM64 machine")
-    if not Path(_KEYRING).is_file():
-        raise Missing(f"{_KEYRING} is missing; apt-get install debian-archive-keyring")
+    _check_host()
     qemu = _unpacked(work / "qemu", QEMU_SUITE, _host(), ("qemu-user",), work)
     root = _unpacked(work / "root", SUITE, "arm64", (*PYTHON, *LIBRARIES), work)
     site = _wheels(work / "site", versions)
@@ -82,6 +80,44 @@ def prepare(work: Path) -> Machine:
         emulator=(program, "-L", str(root)), python=(str(root / "usr/bin/python3.11"),), path=(site,),
         facts={**versions, "emulator": version},
     )  # fmt: skip
+
+
+def java(work: Path) -> tuple[list[str], dict[str, str]]:
+    """Emulator and ARM64 Java, the CPU's name to go before the last word, and versions; raises as `prepare`."""
+    if platform.machine() in ("aarch64", "arm64"):
+        raise Missing("this is an ARM64 machine; run the JVM tool on it, and on an x86 machine, and compare its JSON lines")
+    _check_host()
+    program = str(_unpacked(work / "qemu", QEMU_SUITE, _host(), ("qemu-user",), work) / "usr/bin/qemu-aarch64")
+    root = _unpacked(work / "java-root", SUITE, "arm64", (*JAVA, *LIBRARIES), work)
+    home = root / "usr/lib/jvm/java-17-openjdk-arm64"
+    config = home / "lib/jvm.cfg"
+    if not config.exists():  # Debian keeps it, and security settings, in /etc, where its links lead to on this machine
+        for link in [p for p in home.rglob("*") if p.is_symlink() and str(p.readlink()).startswith("/etc/")]:
+            target = root / str(link.readlink()).lstrip("/")
+            link.unlink()
+            if target.is_dir():
+                shutil.copytree(target, link)
+            elif target.exists():
+                shutil.copy(target, link)
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    release = dict(line.split("=", 1) for line in (home / "release").read_text().splitlines())
+    return [program, "-L", str(root), str(home / "bin/java")], {"emulator": version, "java": release["JAVA_VERSION"].strip('"')}
+
+
+def digest(file: Path) -> str:
+    """8 hexadecimal digits of a file's content and of the names and sizes of what is beside it in lib/."""
+    sums = hashlib.sha256(file.read_bytes())
+    for jar in sorted((file.parent / "lib").glob("*.jar")):
+        sums.update(f"{jar.name} {jar.stat().st_size}".encode())
+    return sums.hexdigest()[:8]
+
+
+def _check_host() -> None:
+    for tool in ("apt-get", "dpkg"):
+        if shutil.which(tool) is None:
+            raise Missing(f"{tool} is missing; run this on Debian or Ubuntu, or on an ARM64 machine")
+    if not Path(_KEYRING).is_file():
+        raise Missing(f"{_KEYRING} is missing; apt-get install debian-archive-keyring")
 
 
 def _host() -> str:

@@ -29,8 +29,6 @@ from dgemma.runtime.engines import external, packed
 from dgemma.runtime.engines import onnx as engine_module
 from dgemma.runtime.engines.onnx import OnnxEngine
 
-VERSION = "1.0"
-
 
 @pytest.fixture(scope="module")
 def bundle() -> Path:
@@ -279,6 +277,10 @@ def test_small_bundles_and_off_keep_nothing(bundle: Path, folder: Path, monkeypa
     monkeypatch.setenv("DGEMMA_CACHE", "off")
     answers(bundle)
     assert not folder.exists()
+
+
+def test_an_engine_that_saves_unsoundly_keeps_nothing(bundle: Path) -> None:
+    assert engine_module.kept(Bundle.open(bundle), "1.32.0") and not engine_module.kept(Bundle.open(bundle), "1.29.0")
 
 
 def test_inspect_shows_what_is_kept(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
