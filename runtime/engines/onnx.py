@@ -19,7 +19,7 @@ from dgemma.runtime.engines.packed import Packed, save_session
 
 _FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
 CACHE_FROM = 64 << 20  # bytes of weights; fewer are packed in a tenth of a second
-# Older ones save graphs with branches that they cannot open again, and float weights that they crash on (seen with 1.23.2, 1.29.0).
+# Older ones (1.23.2, 1.29.0) save graphs with branches that they cannot open again, and float weights that they crash on.
 CACHE_SINCE = (1, 32)
 _WEIGHTS = "onnx/weights.bin"
 

@@ -17,7 +17,7 @@ from dgemma.benchmarks.bench import compare
 from dgemma.core.errors import UsageError
 
 RESULTS = Path(tables.__file__).with_name("results")
-JVM = RESULTS / "bench-tiny-w8-jvm.json"
+JVM = RESULTS / "tiny-jvm-bench.json"
 
 ADB = '''#!{python}
 """An adb whose phone is a folder: what it was told goes into log.txt; `am start` leaves what answer.json says."""

@@ -24,7 +24,7 @@ from dgemma.runtime.session import Session
 from dgemma.verify.golden import FILE, prompts
 
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
-GRAPHS = ("encode", "denoise", "generate", "decode")
+GRAPHS = ("encode", "denoise", "denoise_active", "generate", "decode")
 FLOAT_BYTES = 4 * sum(p.numel() for p in micro.model().parameters())
 OVERHEAD = 160_000  # bytes: four graphs without weights, and the gaps between aligned tensors
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(bool)": "bool"}
@@ -37,7 +37,7 @@ def test_manifest(engine: str) -> None:
     assert manifest.model == micro.CONFIG and manifest.sampler == micro.POLICY
     assert (manifest.canvas_length, manifest.steps, manifest.context, manifest.chunk) == (micro.N, micro.T, micro.CONTEXT, 64)
     assert set(manifest.graphs[engine]) == set(GRAPHS)
-    assert manifest.dims == {"S": (1, micro.CONTEXT), "C": (1, 64)}
+    assert manifest.dims == {"S": (1, micro.CONTEXT), "C": (1, 64), "A": (1, micro.N)}
     assert manifest.quantization["recipe"] == "fp32" and manifest.quantization["bits_per_weight"] == 32
     assert {"config.json", "model.safetensors"} <= set(manifest.provenance["files"])
     assert {"torch"} < set(manifest.tools)
