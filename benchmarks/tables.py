@@ -181,26 +181,42 @@ def same_tokens() -> str:
 
 
 def full_size() -> str:
-    """A `2b` step with random weights, its memory and its load; transformers' step of the same shape on the same machine."""
-    bench, other = read("bench-2b-w8-onnx.json"), read("2b-transformers-step.json")
-    at, memory, load = bench["growth"][0], bench["memory"], bench["load"]["warm"]
-    step, token = at["step_ms"], at["token_ms"]
-    anonymous, mapped = (memory["running"][name] / 1e9 for name in ("anonymous", "file"))
-    graphs, both = (load[name]["median"] for name in ("graphs_s", "load_s"))
-    spread = f"[{step['q1'] / 1e3:.2f} … {step['q3'] / 1e3:.2f}]"
+    """Steps of `2b` with random weights, their memory and load; transformers' step of the same shape on the same machine."""
+    names = ("w8-onnx", "w4-mixed-onnx", "w4-mixed-executorch")
+    runs, other = [read(f"bench-2b-{name}.json") for name in names], read("2b-transformers-step.json")
+
+    def row(title: str, cell: Callable[[Json], str]) -> str:
+        return f"| {title} | {' | '.join(cell(run) for run in runs)} |"
+
+    def step(run: Json) -> str:
+        ms = run["growth"][0]["step_ms"]
+        return f"{ms['median'] / 1e3:.2f} s [{ms['q1'] / 1e3:.2f} … {ms['q3'] / 1e3:.2f}]"
+
+    def resident(run: Json) -> str:
+        running = run["memory"]["running"]
+        return f"{running['anonymous'] / 1e9:.2f} + {running['file'] / 1e9:.2f} GB"
+
+    def load(run: Json) -> str:
+        warm = run["load"]["warm"]
+        return f"{warm['graphs_s']['median']:.1f} / {warm['load_s']['median']:.1f} s"
+
+    columns = [f"`{of['recipe']}`, {of['engine']}" for of in (run["of"] for run in runs)]
     rows = [
-        *header("`2b`, canvas 256, prefix 512, 2 threads", "", "of its floor"),
-        f"| a step, `w8`, onnx, `topk:16` | {step['median'] / 1e3:.2f} s {spread} | {at['step_over_floor']:.2f} |",
-        f"| an autoregressive token, same bundle | {token['median']:.0f} ms | {at['token_over_floor']:.2f} |",
-        f"| prefill | {bench['prefill']['tokens_per_s']:.0f} tokens/s | {bench['prefill']['over_floor']:.2f} |",
-        f"| transient memory of a step | {memory['transient_bytes'] / 1e6:.0f} MB | |",
-        f"| resident while running: anonymous + mapped | {anonymous:.2f} + {mapped:.2f} GB | |",
-        f"| second load: graphs / with the check of all files | {graphs:.1f} / {both:.1f} s | |",
-        *(f"| a step in transformers, {name} | {one['median']:.2f} s | |" for name, one in other["step"].items()),
-    ]
-    machine = bench["machine"]
-    facts = f"{machine['cpu']}, {machine['int8']}; onnxruntime {machine['versions']['onnxruntime']}"
-    return "\n".join([*rows, "", f"{facts}, transformers {other['transformers']}; {machine['date'][:10]}."])
+        *header("`2b`, canvas 256, prefix 512, `topk:16`", *columns),
+        row("a step", step),
+        row("of its floor", lambda run: f"{run['growth'][0]['step_over_floor']:.2f}"),
+        row("an autoregressive token, same bundle", lambda run: f"{run['growth'][0]['token_ms']['median']:.0f} ms"),
+        row("prefill", lambda run: f"{run['prefill']['tokens_per_s']:.0f} tokens/s"),
+        row("weights as kernels hold them", lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB"),
+        row("transient memory of a step", lambda run: f"{run['memory']['transient_bytes'] / 1e6:.0f} MB"),
+        row("resident while running: anonymous + mapped", resident),
+        row("second load: graphs / with the check of all files", load),
+    ]  # fmt: skip
+    steps = ", ".join(f"{one['median']:.2f} s in {name}" for name, one in other["step"].items())
+    machine = runs[0]["machine"]
+    facts = f"{machine['cpu']}, {machine['int8']}; onnxruntime {machine['versions']['onnxruntime']}, executorch "
+    facts += f"{machine['versions']['executorch']}; transformers {other['transformers']} takes {steps} a step"
+    return "\n".join([*rows, "", f"{facts}; {machine['date'][:10]}."])
 
 
 def arm64() -> str:
