@@ -65,6 +65,7 @@ lint-ruff: $(STAMP)
 
 lint-mypy: $(STAMP)
 	$(BIN)/python -m mypy
+	MYPYPATH=src:android_demo/apk $(BIN)/python -m mypy --strict --explicit-package-bases android_demo/apk/*.py android_demo/*.py
 
 lint-imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
