@@ -89,7 +89,7 @@ java-test: $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json build/tiny
 	MAVEN_OPTS=-Xmx512m mvn -q -B -f android_demo/pom.xml package
 
 apk: build/tiny-app.dgemma/manifest.json
-	$(BIN)/python android_demo/apk/build.py $(if $(ONNXRUNTIME_AAR),--aar $(ONNXRUNTIME_AAR))
+	$(BIN)/python android_demo/apk/make_apk.py $(if $(ONNXRUNTIME_AAR),--aar $(ONNXRUNTIME_AAR))
 
 verify: $(STAMP) $(BUNDLE)/manifest.json
 	$(BIN)/dgemma verify $(BUNDLE) --checkpoint checkpoints/tiny --golden-only --threads 1

@@ -21,9 +21,8 @@ import alignment  # noqa: E402
 import checks  # noqa: E402
 import classfile  # noqa: E402
 import dex  # noqa: E402
+import make_apk  # noqa: E402
 import tools  # noqa: E402
-
-import build  # noqa: E402
 
 R8 = tools.repository() / "com/android/tools/r8" / tools.versions()["r8"] / f"r8-{tools.versions()['r8']}.jar"
 needs_java = pytest.mark.skipif(not shutil.which("javac"), reason="no javac; install openjdk-17-jdk-headless")
@@ -248,9 +247,9 @@ def test_native_libraries_come_out_of_an_aar(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "onnxruntime-android-1.0.aar"
     with zipfile.ZipFile(path, "w") as aar:
         aar.writestr("jni/arm64-v8a/libonnxruntime.so", b"library")
-    assert build.native_libraries(path, ["arm64-v8a"]) == {"lib/arm64-v8a/libonnxruntime.so": b"library"}
+    assert make_apk.native_libraries(path, ["arm64-v8a"]) == {"lib/arm64-v8a/libonnxruntime.so": b"library"}
     with pytest.raises(tools.ApkError, match="no native libraries of x86_64"):
-        build.native_libraries(path, ["arm64-v8a", "x86_64"])
+        make_apk.native_libraries(path, ["arm64-v8a", "x86_64"])
     monkeypatch.setenv("MAVEN_REPOSITORY", str(tmp_path))
     assert tools.aar(None) is None
     for version in ("1.9.0", "1.27.0"):
@@ -267,10 +266,13 @@ def test_native_libraries_come_out_of_an_aar(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 def test_an_apk_is_built_with_an_aar_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything, with an AAR whose library is a header: what can be tried without a real one."""
-    monkeypatch.setattr(sys, "argv", ["build.py", "--out", str(tmp_path / "x.apk"), "--aar", str(tmp_path / "fake.aar")])
+    monkeypatch.setattr(sys, "argv", ["make_apk.py", "--out", str(tmp_path / "x.apk"), "--aar", str(tmp_path / "fake.aar")])
     try:
         tools.need()
-        build.Build(build.Options(bundle=tmp_path, aar=None, abis=(), out=tmp_path / "y", work=tmp_path, framework=tmp_path))
+        options = make_apk.Options(
+            bundle=tmp_path, aar=None, abis=(), out=tmp_path / "y", work=tmp_path, framework=tmp_path
+        )  # fmt: skip
+        make_apk.Build(options)
     except tools.ApkError as error:
         pytest.skip(str(error))
     java = tools.jar("com.microsoft.onnxruntime", "onnxruntime", tools.versions()["onnxruntime"])
@@ -282,7 +284,7 @@ def test_an_apk_is_built_with_an_aar_and_verified(tmp_path: Path, monkeypatch: p
         aar.write(tmp_path / "classes.jar", "classes.jar")
         for name in ("libonnxruntime.so", "libonnxruntime4j_jni.so"):
             aar.writestr(f"jni/arm64-v8a/{name}", elf((1, 16384)))
-    assert build.main() == 0
+    assert make_apk.main() == 0
     report = json.loads((tmp_path / "x.json").read_text())
     assert report["runs_models"]
     assert set(report["sizes"]["native"]["arm64-v8a"]) == {"libonnxruntime.so", "libonnxruntime4j_jni.so"}

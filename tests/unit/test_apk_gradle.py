@@ -16,8 +16,6 @@ sys.path.insert(0, str(ROOT / "apk"))
 
 import tools  # noqa: E402
 
-import build  # noqa: E402
-
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 
 
@@ -80,12 +78,12 @@ def test_ids_and_levels_are_those_of_the_manifest_and_of_the_apk() -> None:
     script, facts = read("app/build.gradle.kts"), manifest_facts(ROOT / "app/src/main/AndroidManifest.xml")
     assert {name: setting(script, name) for name in facts} == facts
     assert (facts["namespace"], int(facts["minSdk"]), int(facts["targetSdk"])) == (
-        build.PACKAGE, build.MIN_SDK, build.TARGET_SDK,
+        make_apk.PACKAGE, make_apk.MIN_SDK, make_apk.TARGET_SDK,
     )  # fmt: skip
     assert setting(script, "compileSdk") == facts["targetSdk"]
     version = ElementTree.parse(ROOT / "pom.xml").getroot().findtext("{http://maven.apache.org/POM/4.0.0}version")
     assert facts["versionName"] == version
-    assert f'layout.buildDirectory.dir("bundle/{build.ASSET}")' in script
+    assert f'layout.buildDirectory.dir("bundle/{make_apk.ASSET}")' in script
 
 
 @pytest.mark.parametrize("text", ["minSdk = 26\nminSdk = 27\n", "maxSdk = 26\n"])

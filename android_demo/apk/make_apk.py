@@ -1,6 +1,6 @@
 """Makes a signed debug APK of the demo app from the command line, and checks it. `make apk` calls this.
 
-    python android_demo/apk/build.py [--bundle build/tiny-app.dgemma] [--aar FILE.aar] [--abi arm64-v8a …] [--out FILE.apk]
+    python android_demo/apk/make_apk.py [--bundle build/tiny-app.dgemma] [--aar FILE.aar] [--abi arm64-v8a …] [--out FILE.apk]
 
 Native code comes out of an onnxruntime-android AAR: --aar, ONNXRUNTIME_AAR, or the newest in the local Maven repository.
 Without one the APK has none; that is said here and in the report. Exit status 0 = built and checked, 1 = a check does not
@@ -200,7 +200,7 @@ def native_libraries(aar: Path, abis: Iterable[str]) -> dict[str, bytes]:
 
 
 def _options() -> Options:
-    parser = argparse.ArgumentParser(prog="build.py", description="Make and check the demo app's APK.")
+    parser = argparse.ArgumentParser(prog="make_apk.py", description="Make and check the demo app's APK.")
     parser.add_argument("--bundle", type=Path, default=ROOT / "build/tiny-app.dgemma", help="the bundle in the assets")
     parser.add_argument("--aar", default=os.environ.get("ONNXRUNTIME_AAR"), help="an onnxruntime-android AAR")
     parser.add_argument("--abi", action="append", help="arm64-v8a (default), x86_64, …; repeat for several")
