@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "android_demo"
 sys.path.insert(0, str(ROOT / "apk"))
 
+import make_apk  # noqa: E402
 import tools  # noqa: E402
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
