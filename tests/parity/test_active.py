@@ -194,3 +194,18 @@ def test_no_settling_is_the_plain_loop(engine_name: str) -> None:
         for name in ("argmax", "accepted", "canvas_out", "tokens"):
             np.testing.assert_array_equal(getattr(plain.trajectory, name), getattr(active.trajectory, name), err_msg=name)
         assert plain.passes == active.passes
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_repair_runs_every_position_once_more(engine_name: str) -> None:
+    """The last step of a canvas that did not use up its steps is one of all positions."""
+    policy = micro.POLICY
+    with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
+        ids = micro.prompt(5)
+        plain, repaired = (
+            session.generate(ids, max_new_tokens=N, settle=100.0, repair=repair, trace=True) for repair in (False, True)
+        )
+        assert plain.trajectory is not None and repaired.trajectory is not None
+        assert (plain.steps, plain.passes) == (1, N)  # everything settles at once
+        assert (repaired.steps, repaired.passes) == (2, 2 * N) and policy.steps > 2
+        np.testing.assert_array_equal(repaired.trajectory.canvas_in[1], plain.trajectory.argmax[0])

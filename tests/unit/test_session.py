@@ -509,3 +509,19 @@ def test_chat_template_parts_are_all_used(tmp_path: Path) -> None:
         session.generate("hi", continue_=True)
     turn = [12, *hi, 13, START, *SHORT, EOS]
     assert list(session.prefix_ids) == [11, *turn, 14, *turn]
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"settle": 0.01}, "was exported without 'denoise_active'; export it again"),
+        ({"settle": 0.01, "loop": "graph"}, "settle needs loop host"),
+        ({"settle": 0.0}, "must be a positive number of nats"),
+        ({"settle": float("nan")}, "must be a positive number of nats"),
+        ({"settle": True}, "must be a positive number of nats"),
+        ({"repair": True}, "give settle as well"),
+    ],
+)
+def test_settling_that_cannot_be_is_said(tmp_path: Path, options: dict[str, Any], phrase: str) -> None:
+    with fake_session(tmp_path / "b", SHORT) as session, pytest.raises(UsageError, match=phrase):
+        session.generate("hi", **options)
