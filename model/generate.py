@@ -6,7 +6,7 @@ chunks or context limits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +62,14 @@ def extend(model: Denoiser, prefix: list[KV] | None, tokens: Sequence[int]) -> l
     return [(torch.cat([k, nk], 1), torch.cat([v, nv], 1)) for (k, v), (nk, nv) in zip(prefix, new, strict=True)]
 
 
+def _steps(sampler: SamplerConfig, seed: int, index: int, n: int) -> Iterator[tuple[int, float, Tensor]]:
+    """Per denoising step of a canvas: steps remaining, temperature as float32 rounds it, words [1, 2, N]."""
+    for run in range(1, sampler.steps + 1):
+        remaining = sampler.steps - run + 1
+        words = torch.from_numpy(step_words(seed, index, run, n).astype(np.int64))[None]
+        yield remaining, float(np.float32(sampler.temperature(remaining))), words
+
+
 def denoise_canvas(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
     *, seed: int, index: int, adaptive: bool, settle: float | None = None,
@@ -75,11 +83,8 @@ def denoise_canvas(
     soft = torch.zeros(1, n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
     stop = AdaptiveStop(sampler)
     committed: list[int] = []
-    for run in range(1, sampler.steps + 1):
-        remaining = sampler.steps - run + 1
-        temperature = float(np.float32(sampler.temperature(remaining)))
+    for remaining, temperature, words in _steps(sampler, seed, index, n):
         tempered = model.denoise(canvas, soft, prefix, length) / temperature
-        words = torch.from_numpy(step_words(seed, index, run, n).astype(np.int64))[None]  # [1, 2, N]
         done = step(tempered, words, sampler.entropy_bound)
         recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas)
         committed = done.argmax[0].tolist()
@@ -102,14 +107,11 @@ def denoise_active(
     accepted, settled = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
     caches = _room(model, prefix, n)
     stop = AdaptiveStop(sampler)
-    for run in range(1, sampler.steps + 1):
-        remaining = sampler.steps - run + 1
-        temperature = float(np.float32(sampler.temperature(remaining)))
+    for remaining, temperature, words in _steps(sampler, seed, index, n):
         rows, before = torch.nonzero(~settled).flatten(), canvas.clone()  # [A]
         logits, new = model.denoise_active(canvas[None, rows], rows, soft[None, rows], caches, length, settled)
         tempered = logits / temperature
-        words = torch.from_numpy(step_words(seed, index, run, n).astype(np.int64))[None][..., rows]  # [1, 2, A]
-        done = step(tempered, words, sampler.entropy_bound)
+        done = step(tempered, words[..., rows], sampler.entropy_bound)
         for pair, fresh in zip(caches, new, strict=True):
             for cache, values in zip(pair, fresh, strict=True):
                 cache[:, length + rows] = values

@@ -32,6 +32,14 @@ class Canvas(NamedTuple):
     entropies: Array
     accepts: Array
 
+    def followed_by(self, argmax: Array, canvas: Array, entropy: Array, accepted: Array) -> Canvas:
+        """With one step more, all of it [N]."""
+        i = self.steps
+        return Canvas(
+            argmax, i + 1, self.argmaxes.at[i].set(argmax), self.canvases.at[i].set(canvas),
+            self.entropies.at[i].set(entropy), self.accepts.at[i].set(accepted),
+        )  # fmt: skip
+
 
 def temperatures(policy: SamplerConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
     """float32 [T], of the first step run to the last."""
@@ -76,10 +84,7 @@ def generate(
         same = (i > 0) & (done.argmax == record.committed).all()
         unchanged = jnp.where(same, unchanged + 1, 0)
         stopped = (unchanged >= policy.stability_threshold) & (done.mean_entropy < policy.confidence_threshold)
-        record = Canvas(
-            done.argmax, i + 1, record.argmaxes.at[i].set(done.argmax), record.canvases.at[i].set(done.canvas),
-            record.entropies.at[i].set(done.entropy), record.accepts.at[i].set(done.accepted),
-        )  # fmt: skip
+        record = record.followed_by(done.argmax, done.canvas, done.entropy, done.accepted)
         return record, done.canvas, denoiser.soft_embed(weights, config, tempered, policy.top_k), unchanged, stopped
 
     return lax.while_loop(unfinished, body, state)[0]
@@ -125,10 +130,7 @@ def active(
         unchanged = jnp.where((argmax == record.committed).all(), unchanged + 1, 0)
         mean = entropy.astype(jnp.float64).mean()
         confident = (unchanged >= policy.stability_threshold) & (mean < policy.confidence_threshold)
-        record = Canvas(
-            argmax, i + 1, record.argmaxes.at[i].set(argmax), record.canvases.at[i].set(following),
-            record.entropies.at[i].set(entropy), record.accepts.at[i].set(accepted),
-        )  # fmt: skip
+        record = record.followed_by(argmax, following, entropy, accepted)
         everywhere = settled.all()
         return record, following, soft, caches, settled & ~everywhere, entropy, accepted, unchanged, confident | everywhere
 

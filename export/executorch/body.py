@@ -47,25 +47,6 @@ class Decode(Encode):
         return [self.model.head(last)[:, 0].argmax(-1), *new]
 
 
-class Denoise(nn.Module):
-    """`graphs.Denoise` over a lowered stack."""
-
-    def __init__(self, model: Denoiser, stack: nn.Module, policy: SamplerConfig) -> None:
-        super().__init__()
-        self.model, self.stack, self.policy = model, stack, policy
-        self.register_buffer("mode", torch.tensor([True]), persistent=False)
-        self.register_buffer("settled", torch.tensor([[False]]), persistent=False)
-
-    def forward(
-        self, canvas: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor, prefix: list[Tensor]
-    ) -> Sampled:
-        """As `graphs.Denoise`."""
-        x = self.model.self_conditioning(self.model.embed(canvas), soft)
-        positions = torch.arange(canvas.shape[1])[None]
-        hidden = self.stack(x, prefix_length, self.mode, positions, self.settled, prefix)[0]
-        return sample(self.model, self.policy, self.model.embed_tokens.logits(hidden), words, temperature)
-
-
 class DenoiseActive(nn.Module):
     """`graphs.DenoiseActive` over a lowered stack."""
 
@@ -82,6 +63,25 @@ class DenoiseActive(nn.Module):
         x = self.model.self_conditioning(self.model.embed(canvas), soft)
         hidden, *new = self.stack(x, prefix_length, self.mode, positions, settled, prefix)
         return (*sample(self.model, self.policy, self.model.embed_tokens.logits(hidden), words, temperature), *new)
+
+
+class Denoise(DenoiseActive):
+    """`graphs.Denoise` over a lowered stack: every position is active, and its keys and values are nobody's."""
+
+    settled: Tensor
+
+    def __init__(self, model: Denoiser, stack: nn.Module, policy: SamplerConfig) -> None:
+        super().__init__(model, stack, policy)
+        self.register_buffer("settled", torch.tensor([[False]]), persistent=False)
+
+    def forward(  # type: ignore[override]
+        self, canvas: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor, prefix: list[Tensor]
+    ) -> Sampled:
+        """As `graphs.Denoise`."""
+        positions = torch.arange(canvas.shape[1])[None]
+        step = super().forward(canvas, positions, soft, words, temperature, prefix_length, self.settled, prefix)
+        following, argmax, entropy, accepted, soft = step[:5]
+        return following, argmax, entropy, accepted, soft
 
 
 def sample(model: Denoiser, policy: SamplerConfig, products: Tensor, words: Tensor, temperature: Tensor) -> Sampled:

@@ -51,6 +51,29 @@ def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> l
     ]
 
 
+def _branch(name: str, nodes: list[onnx.NodeProto], outputs: list[tuple[str, str, Shape]]) -> onnx.GraphProto:
+    """A branch of an `If`: outputs by name, dtype and shape."""
+    made = [value_info(TensorSpec(name=n, dtype=dtype, shape=shape)) for n, dtype, shape in outputs]
+    return helper.make_graph(nodes, name, [], made)
+
+
+def _positions(ids: str, out: str) -> list[onnx.NodeProto]:
+    """Where each row is behind the length: as given, or one after the other where a caller leaves positions out."""
+    node, shape = helper.make_node, (1, "M")
+    given = _branch("given", [node("Identity", ["positions"], ["given_rows"])], [("given_rows", "int64", shape)])
+    consecutive = _branch(
+        "consecutive",
+        [node("Range", ["first", "row_count", "step"], ["range"]), node("Unsqueeze", ["range", "zero"], ["range_rows"])],
+        [("range_rows", "int64", shape)],
+    )
+    return [
+        node("Size", [ids], ["row_count"]),
+        node("Size", ["positions"], ["positions_given"]),
+        node("Greater", ["positions_given", "first"], ["has_positions"]),
+        node("If", ["has_positions"], [out], then_branch=given, else_branch=consecutive),
+    ]
+
+
 def shared(
     wiring: Wiring, head: Head, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]
 ) -> onnx.GraphProto:
@@ -61,26 +84,16 @@ def shared(
     hidden = int(soft.shape[-1])
     node = helper.make_node
 
-    def branch(name: str, nodes: list[onnx.NodeProto], outputs: list[tuple[str, str, Shape]]) -> onnx.GraphProto:
-        made = [value_info(TensorSpec(name=n, dtype=dtype, shape=shape)) for n, dtype, shape in outputs]
-        return helper.make_graph(nodes, name, [], made)
-
     rows = (1, "M", hidden)
-    conditioned = branch(
+    conditioned = _branch(
         "condition_canvas",
         wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "canvas_x"}),
         [("canvas_x", "float32", rows)],
     )
-    given = branch("given", [node("Identity", ["positions"], ["given_rows"])], [("given_rows", "int64", (1, "M"))])
-    consecutive = branch(
-        "consecutive",
-        [node("Range", ["first", "row_count", "step"], ["range"]), node("Unsqueeze", ["range", "zero"], ["range_rows"])],
-        [("range_rows", "int64", (1, "M"))],
-    )
-    plain = branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
+    plain = _branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
     walked = head.walk("rows", "argmax", is_canvas="is_canvas")
     of_rows: dict[str, tuple[str, Shape]] = {s.name: (s.dtype, (1, "R", *s.shape[2:])) for s in sampled}
-    sample = branch(
+    sample = _branch(
         "sample_canvas", head.decide({name: f"canvas_{name}" for name in SAMPLED}),
         [(f"canvas_{name}", *of_rows[name]) for name in SAMPLED],
     )  # fmt: skip
@@ -88,7 +101,7 @@ def shared(
         wiring.constant(f"no_{name}", np.zeros(shape, dtype))
     wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
     nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
-    greedy = branch(
+    greedy = _branch(
         "greedy", [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
         [(f"token_{name}", *of_rows[name]) for name in SAMPLED],
     )  # fmt: skip
@@ -103,10 +116,7 @@ def shared(
         node("Size", ["canvas"], ["canvas_size"]),
         node("Greater", ["canvas_size", "first"], ["is_canvas"]),
         node("Reshape", ["is_canvas", "one"], ["is_canvas_row"]),
-        node("Size", ["ids"], ["row_count"]),
-        node("Size", ["positions"], ["positions_given"]),
-        node("Greater", ["positions_given", "first"], ["has_positions"]),
-        node("If", ["has_positions"], ["row_positions"], then_branch=given, else_branch=consecutive),
+        *_positions("ids", "row_positions"),
         *wiring.piece("embed", {"ids": "ids"}, {"embedded": "embedded"}),
         node("If", ["is_canvas"], ["x"], then_branch=conditioned, else_branch=plain),
         *wiring.piece(
