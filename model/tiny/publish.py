@@ -1,6 +1,6 @@
 """Turns a training state into the shipped checkpoint: weights, configs, chat template, and the log of the run.
 
-python -m dgemma.model.tiny.publish --work WORK --out checkpoints/tiny
+python -m dgemma.model.tiny.publish --work WORK --out checkpoints/tiny [--stage 2]
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ def load_state(work: Path, tokenizer: Path) -> Denoiser:
     return model.requires_grad_(False).eval()
 
 
-def publish(work: Path, out: Path) -> None:
-    """Write the checkpoint into `out`, which holds tokenizer.model already."""
+def publish(work: Path, out: Path, stage: int) -> None:
+    """Write the checkpoint into `out`, which holds tokenizer.model already, and the log beside those of other stages."""
     checkpoint.save(out, load_state(work, out / "tokenizer.model"), SAMPLER)
     (out / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    (out / "training").mkdir(exist_ok=True)
+    logs = out / "training" / f"stage-{stage}"
+    logs.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "log.jsonl"):
-        shutil.copyfile(work / name, out / "training" / name)
+        shutil.copyfile(work / name, logs / name)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dgemma.model.tiny.publish", description="Publish a training state.")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stage", type=int, default=1)
     options = parser.parse_args()
-    publish(options.work, options.out)
+    publish(options.work, options.out, options.stage)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ Half of the rows learn a first step (pure noise, no self-conditioning), half a l
 a first step runs without gradient, the sampler accepts and renoises, and the loss is taken on what follows. Tasks that
 are solved are drawn less often. A killed run resumes from its last checkpoint.
 
-Run: `python -m dgemma.model.tiny.train --out checkpoints/tiny --minutes 100`
+Some batches see only the first positions of a canvas, and a later step of theirs may have become wider than the one
+before it: what a canvas that starts narrow and grows asks of the model.
+
+Run: `python -m dgemma.model.tiny.train --out checkpoints/tiny --work WORK --minutes 106 --narrow-share 0`, and then
+`python -m dgemma.model.tiny.train --out checkpoints/tiny --work WORK2 --init --minutes 45 --rate 0.5 --decay-from 0.1`
 """
 
 from __future__ import annotations
@@ -25,13 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgemma.core.config import ModelConfig
-from dgemma.model import sampler
+from dgemma.model import checkpoint, sampler
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.tiny import tasks
 from dgemma.model.tiny.muon import Muon
 from dgemma.model.tiny.vocabulary import END_OF_TURN, user_turn
 
-HARD = {"add": 0.25, "sort_numbers": 0.25}  # tasks that a model of this size does not get, however often it sees them
+HARD = {"add": 0.25, "sort_numbers": 0.5}  # tasks that a model of this size does not get, however often it sees them
+WIDTHS = (4, 8, 16, 32)  # of narrow canvases, each as likely
+ASLEEP = 10.0  # seconds; a step that took longer was interrupted by a machine that slept, and that time is not training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,8 @@ class TrainConfig:
     first_step_share: float = 0.5
     pure_noise_share: float = 0.7  # of first-step rows; the others draw t uniformly
     least_task_weight: float = 0.15
+    narrow_share: float = 0.5  # of batches
+    growing_share: float = 0.3  # of batches; the step before has half the width
 
 
 def tiny_config(vocab_size: int, end_of_turn: int) -> ModelConfig:
@@ -148,10 +156,18 @@ def advance(model: Denoiser, logits: Tensor, temperature: Tensor, generator: tor
     return sampler.step(tempered, words, 0.1).canvas, model.soft_embed(tempered)
 
 
+def draw_widths(n: int, train: TrainConfig, generator: torch.Generator) -> tuple[int, int]:
+    """How much of a canvas of n positions this batch sees, and how much of it the step before saw."""
+    narrow, growing = (torch.rand(2, generator=generator) < torch.tensor([train.narrow_share, train.growing_share])).tolist()
+    width = WIDTHS[int(torch.randint(len(WIDTHS), (), generator=generator))] if narrow else n
+    return width, width // 2 if growing else width
+
+
 def loss(model: Denoiser, batch: Batch, train: TrainConfig, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Diffusion loss plus weighted next-token loss, and what the log wants to know."""
     rows, n = batch.canvas.shape
     vocab = model.config.vocab_size
+    width, before = draw_widths(n, train, generator)
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
@@ -167,21 +183,23 @@ def loss(model: Denoiser, batch: Batch, train: TrainConfig, generator: torch.Gen
     order = torch.randperm(rows, generator=generator)
     first = first[order]
     t = torch.where(rand(rows) < train.pure_noise_share, torch.ones(rows), rand(rows))
-    noisy = torch.where(rand(rows, n) < t[:, None], torch.randint(0, vocab, (rows, n), generator=generator), batch.canvas)
-    soft = torch.zeros(rows, n, model.config.hidden_size)
+    canvas = batch.canvas[:, :width]
+    noisy = torch.where(rand(rows, width) < t[:, None], torch.randint(0, vocab, (rows, width), generator=generator), canvas)
+    soft = torch.zeros(rows, width, model.config.hidden_size)
     later = (~first).nonzero().squeeze(1)
     with torch.no_grad():
-        canvas = noisy[later]
         own = [(k[later].detach(), v[later].detach()) for k, v in prefix]
-        logits = denoise_batch(model, canvas, soft[later], own, batch.valid[later])
+        logits = denoise_batch(model, noisy[later, :before], soft[later, :before], own, batch.valid[later])
         temperature = 0.8 - 0.4 * rand(len(later)) * (rand(len(later)) < 0.5)
-        noisy[later], following = advance(model, logits, temperature, generator)
-        soft[later] = following.to(soft.dtype)
+        noisy[later, :before], following = advance(model, logits, temperature, generator)
+        soft[later, :before] = following.to(soft.dtype)
     logits = denoise_batch(model, noisy, soft, prefix, batch.valid)
-    diffusion_loss = F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten())
-    exact = (logits.argmax(-1) == batch.canvas).all(1)
+    diffusion_loss = F.cross_entropy(logits.flatten(0, 1), canvas.flatten())
+    exact = (logits.argmax(-1) == canvas).all(1)
     ar_exact = ((predicted.argmax(-1) == batch.canvas) | (batch.canvas == 0)).all(1)
-    parts = {"diffusion": diffusion_loss.detach(), "ar": ar_loss.detach(), "exact": exact, "ar_exact": ar_exact, "first": first}
+    counted = ~first & (before == n)
+    losses = {"diffusion": diffusion_loss.detach(), "ar": ar_loss.detach()}
+    parts = {**losses, "exact": exact, "ar_exact": ar_exact, "counted": counted}
     return diffusion_loss + train.autoregressive_weight * ar_loss, parts
 
 
@@ -202,17 +220,21 @@ def save(path: Path, state: dict[str, object]) -> None:
     os.replace(temporary, path)
 
 
-def run(out: Path, work: Path, train: TrainConfig) -> None:
+def run(out: Path, work: Path, train: TrainConfig, *, init: bool) -> None:
+    """Train until the time is used up; with `init` from the weights in `out`, else from random ones."""
     torch.manual_seed(train.seed)
     sp = spm.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
     config = tiny_config(sp.vocab_size(), sp.piece_to_id(END_OF_TURN))
     model = Denoiser(config)
-    initialize(model, torch.Generator().manual_seed(train.seed))
+    if init:
+        model.load_state_dict(checkpoint.load(out).model.state_dict())
+    else:
+        initialize(model, torch.Generator().manual_seed(train.seed))
     muon, adam = optimizers(model, train)
     step, used, seen = 0, 0.0, 0
-    solved, checkpoint = None, work / "last.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    solved, last_state = None, work / "last.pt"
+    if last_state.exists():
+        state = torch.load(last_state, weights_only=True)
         model.load_state_dict(state["model"])
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
@@ -239,9 +261,9 @@ def run(out: Path, work: Path, train: TrainConfig) -> None:
             optimizer.zero_grad()
         step, seen = step + 1, seen + batch.prefix.numel() + batch.canvas.numel()
         now = time.monotonic()
-        used, last = used + now - last, now
-        for task, right, first in zip(batch.task, parts["exact"].tolist(), parts["first"].tolist(), strict=True):
-            if not first:
+        used, last = used + min(now - last, ASLEEP), now
+        for task, right, counted in zip(batch.task, parts["exact"].tolist(), parts["counted"].tolist(), strict=True):
+            if counted:
                 data.solved[task] += 0.01 * (right - data.solved[task])
         for key in ("diffusion", "ar"):
             sums[key] += float(parts[key])
@@ -258,7 +280,7 @@ def run(out: Path, work: Path, train: TrainConfig) -> None:
             print(json.dumps(line), flush=True)
             sums, logged = dict.fromkeys(sums, 0.0), used
         if used - saved >= 180 or used >= budget:
-            save(checkpoint, {
+            save(last_state, {
                 "model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step, "used": used,
                 "seen": seen, "solved": data.solved,
             })  # fmt: skip
@@ -273,11 +295,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the training state and log")
     parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
+    parser.add_argument("--init", action="store_true", help="go on from the weights in --out, with fresh optimizers")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    parser.add_argument("--decay-from", type=float, default=TrainConfig.decay_from)
+    parser.add_argument("--narrow-share", type=float, default=TrainConfig.narrow_share)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    run(options.out, options.work, TrainConfig(minutes=options.minutes, seed=options.seed))
+    train = TrainConfig(
+        minutes=options.minutes, seed=options.seed, decay_from=options.decay_from, narrow_share=options.narrow_share,
+        muon_lr=TrainConfig.muon_lr * options.rate, adam_lr=TrainConfig.adam_lr * options.rate,
+    )  # fmt: skip
+    run(options.out, options.work, train, init=options.init)
 
 
 if __name__ == "__main__":
