@@ -8,23 +8,33 @@ from pathlib import Path
 
 from dgemma.core.errors import BundleError
 from dgemma.core.manifest import MANIFEST, GraphSpec, Manifest, inner_path, read_manifest
+from dgemma.runtime.verified import Verifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What a session needs to know of a bundle. Make one with `open`, which checks every file."""
+    """What a session needs to know of a bundle. Make one with `open`, which checks every file.
+
+    Attributes:
+        hashed_bytes: of the files that were hashed when it was opened.
+    """
 
     path: Path
     manifest: Manifest
     digest: str
+    hashed_bytes: int
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read the manifest and check version, digest, sizes and hashes; raises BundleError."""
-        folder = Path(path)
-        manifest, digest = read_manifest(folder)
+    def open(cls, path: str | os.PathLike[str], *, by_record: bool = False) -> Bundle:
+        """Read the manifest and check version, digest, sizes and hashes; raises BundleError.
+
+        Args:
+            by_record: do not hash large files that were hashed before on this machine and did not change (`verified.py`).
+        """
+        folder, verifier = Path(path), Verifier(by_record=by_record)
+        manifest, digest = read_manifest(folder, holds=verifier)
         _check_lengths(manifest, folder)
-        return cls(path=folder, manifest=manifest, digest=digest)
+        return cls(path=folder, manifest=manifest, digest=digest, hashed_bytes=verifier.hashed_bytes)
 
     def file(self, name: str) -> Path:
         """Path of a listed file; raises BundleError when it is empty, a link or outside the bundle."""

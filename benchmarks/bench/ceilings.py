@@ -1,21 +1,26 @@
 """What this machine can do at best, measured in the run that is judged by it: matrix products and memory read.
 
 Products have the bundle's shape [N, D] × [D, F]. The integer ones are onnxruntime's fused operators, on either engine: a
-ceiling belongs to the machine. A best case is the shortest of many calls.
+ceiling belongs to the machine. Beside them stand the rates of the kernels that the bundle's engine runs: onnxruntime's int8
+and float32, or ExecuTorch's, see `xnnpack.py`. A best case is the shortest of many calls.
+
+Not known: attention is counted at the rate of the float32 product, and exact soft embeddings at that of the table's bits.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.benchmarks.bench.costs import Cost
+from dgemma.benchmarks.bench import xnnpack
+from dgemma.benchmarks.bench.costs import FLOAT, Cost
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
 
 PRODUCTS = ("int8", "int4", "float32")
@@ -30,12 +35,16 @@ class Ceilings:
 
     Args:
         read_bytes: size of what was read: that of the weights, so that a small model's caches count.
+        kernels: operations per second by product, of the kernels that the bundle's engine runs.
+        missing_kernels: why a product that the bundle uses has none.
     """
 
     products: dict[str, float]
     bytes_per_s: float
     read_bytes: int
     missing: dict[str, str] = field(default_factory=dict)
+    kernels: dict[str, float] = field(default_factory=dict)
+    missing_kernels: dict[str, str] = field(default_factory=dict)
 
     def rate(self, bits: int) -> float:
         """Operations per second for weights of that many bits: float32, or the faster of the integer products."""
@@ -44,22 +53,48 @@ class Ceilings:
 
     def floor_s(self, cost: Cost) -> float:
         """The least that a call takes when arithmetic and reading overlap: attention is float32, and keys are read too."""
-        arithmetic = sum(p.operations / self.rate(p.bits) for p in cost.products.values())
-        arithmetic += cost.attention / self.products["float32"]
+        return self._floor_s(cost, self.rate)
+
+    def kernel_floor_s(self, cost: Cost) -> float | None:
+        """As `floor_s`, with products as fast as the kernels that run them; None where one of those was not measured."""
+        if not {form(p.bits) for p in cost.products.values()} | {"float32"} <= self.kernels.keys():
+            return None
+        return self._floor_s(cost, lambda bits: self.kernels[form(bits)])
+
+    def _floor_s(self, cost: Cost, rate: Callable[[int], float]) -> float:
+        arithmetic = sum(p.operations / rate(p.bits) for p in cost.products.values()) + cost.attention / rate(FLOAT)
         return max(arithmetic, (cost.weight_bytes + cost.cache_bytes) / self.bytes_per_s)
 
     def best_of(self, other: Ceilings) -> Ceilings:
         """The higher of each of two measurements."""
-        products = {name: max(rate, other.products.get(name, 0.0)) for name, rate in self.products.items()}
-        best = max(self.bytes_per_s, other.bytes_per_s)
-        return Ceilings(products=products, bytes_per_s=best, read_bytes=self.read_bytes, missing=self.missing)
+        return replace(
+            self, products=_highest(self.products, other.products), kernels=_highest(self.kernels, other.kernels),
+            bytes_per_s=max(self.bytes_per_s, other.bytes_per_s),
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def measure(rows: int, inner: int, outer: int, read_bytes: int, threads: int, seconds: float = 0.3) -> Ceilings:
-    """Every ceiling, about `seconds` each."""
+def form(bits: int) -> str:
+    """The product that an engine runs for weights that its kernels hold in so many bits."""
+    return "int4" if bits <= 4 else "int8" if bits <= 8 else "float32"
+
+
+def _highest(rates: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    return {name: max(rate, others.get(name, 0.0)) for name, rate in rates.items()}
+
+
+def measure(
+    rows: int, inner: int, outer: int, read_bytes: int, threads: int, *, engine: str, bits: Collection[int],
+    seconds: float = 0.3,
+) -> Ceilings:  # fmt: skip
+    """Every ceiling, about `seconds` each.
+
+    Args:
+        engine: whose kernels are measured too.
+        bits: of weights as those kernels hold them; float32 is measured in any case.
+    """
     copies = max(1, min(16, _SMALL // (2 * rows * inner * outer)))
     products: dict[str, float] = {}
     missing: dict[str, str] = {}
@@ -77,8 +112,17 @@ def measure(rows: int, inner: int, outer: int, read_bytes: int, threads: int, se
         missing["float32"] = f"{missing['float32']} (measured with numpy instead, on the threads that it takes)"
         a, b = np.ones((rows, inner), np.float32), np.ones((inner, outer), np.float32)
         products["float32"] = 2 * rows * inner * outer / best(lambda: a @ b, seconds)
+    used = [name for name in PRODUCTS if name in {*map(form, bits), "float32"}]
+    if engine == "executorch":
+        kernels, missing_kernels = xnnpack.rates(used, (rows, inner, outer, copies), threads, partial(best, seconds=seconds))
+    else:
+        kernels = {name: products[name] for name in used if name in products}
+        missing_kernels = {name: missing[name] for name in used if name not in products}
     size = max(1 << 20, min(_MOST, read_bytes))
-    return Ceilings(products=products, bytes_per_s=_read(size, threads, seconds), read_bytes=size, missing=missing)
+    return Ceilings(
+        products=products, bytes_per_s=_read(size, threads, seconds), read_bytes=size, missing=missing, kernels=kernels,
+        missing_kernels=missing_kernels,
+    )  # fmt: skip
 
 
 def _nodes(name: str, inner: int, outer: int, copies: int) -> tuple[list[Node], dict[str, npt.NDArray[Any]]]:

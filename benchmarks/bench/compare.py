@@ -35,6 +35,10 @@ def ratios(result: Json) -> dict[str, Json]:
         for figure, times in (("step", step), ("token", token)):
             over = times["least"] / point[f"{figure}_floor_ms"]
             found[f"{figure}, {name} canvas, over its floor"] = ratio(over, "lower", _unsure(times))
+            kernels = point.get(f"{figure}_kernel_floor_ms")  # earlier results have none
+            if kernels and kernels != point[f"{figure}_floor_ms"]:
+                over = times["least"] / kernels
+                found[f"{figure}, {name} canvas, over the floor of its kernels"] = ratio(over, "lower", _unsure(times))
         gain = result["of"]["canvas_length"] * token["least"] / step["least"]
         found[f"{name} canvas: N autoregressive tokens over a step"] = ratio(gain, "higher", _unsure(step) + _unsure(token))
         if points[0] is points[-1]:

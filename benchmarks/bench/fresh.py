@@ -2,9 +2,10 @@
 
     python -m dgemma.benchmarks.bench.fresh BUNDLE ENGINE THREADS PREFIX STEPS      (what `load_times` starts)
 
-Cold means that the kernel was asked to drop the bundle's files, and packed weights that were kept of it, from its page
-cache; Python and the engine's library stay there. Packed weights that were not kept are made in the cold load, where the
-engine keeps any, and found by the warm ones. Loaded are the graphs that `dgemma run` uses: encode and denoise.
+Cold means that no file was recorded as hashed before, and that the kernel was asked to drop the bundle's files, and packed
+weights that were kept of it, from its page cache; Python and the engine's library stay there. Packed weights that were not
+kept are made in the cold load, where the engine keeps any, and found by the warm ones, as records of hashes are. Loaded
+are the graphs that `dgemma run` uses: encode and denoise.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from dgemma.benchmarks.bench import memory
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import read_manifest
-from dgemma.runtime import cache
+from dgemma.runtime import cache, verified
 from dgemma.runtime.memory import prefix_bytes
 
-COLD = "the bundle's files dropped from the page cache; Python and the engine's library not"
+COLD = "every file hashed, none of them in the page cache; Python and the engine's library may be"
 PACKED = {  # by whether packed weights were kept before the cold load, and after it
     (True, True): "kept from an earlier load", (False, True): "made in the cold load", (False, False): "not kept",
 }  # fmt: skip
@@ -35,8 +36,8 @@ _SLOW = 20.0  # seconds: a load that takes longer is measured once warm
 def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> dict[str, Any]:
     """Load, encode `prefix` tokens, run `steps` denoising steps; seconds and bytes as JSON types.
 
-    load_s is check_s (every file's hash) and graphs_s. transient_bytes is the peak of anonymous pages in the steps, beyond
-    those after loading and the prefix's keys and values.
+    load_s is check_s (of all files; hashed_bytes were hashed for it) and graphs_s. transient_bytes is the peak of anonymous
+    pages in the steps, beyond those after loading and the prefix's keys and values.
     """
     read = _read_bytes()
     from dgemma.runtime.bundle import Bundle
@@ -45,7 +46,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
     from dgemma.runtime.prefix import Prefix
 
     before, imported = memory.resident(), time.perf_counter()
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, by_record=True)
     checked = time.perf_counter()
     runner = open_engine(opened, engine, threads)
     runner.prepare("encode", "denoise")
@@ -68,7 +69,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
             found["peak_bytes"] = peak
             # File pages are only gained in a step, so that what they were at the peak is at most what they are now.
             found["transient_bytes"] = max(0, peak - after.file - loaded.anonymous - cache)
-    return {"times": times, "loaded_at": moment, "memory": found}
+    return {"times": times, "loaded_at": moment, "hashed_bytes": opened.hashed_bytes, "memory": found}
 
 
 def filler(vocab_size: int, count: int) -> list[int]:
@@ -121,18 +122,22 @@ def load_times(bundle: Path, engine: str, threads: int, prefix: int, repeats: in
     Raises:
         EngineError: the process failed, with its last line.
     """
-    _, digest = read_manifest(bundle, check_files=False)
+    manifest, digest = read_manifest(bundle, check_files=False)
     cold, kept = None, bool(cache.held(digest))
     if evict(bundle):
+        verified.forget(bundle / name for name in manifest.files)
         first = _child(bundle, engine, threads, prefix, 1)
-        cold = {**first["times"], "read_bytes": first["memory"]["read_bytes"]}
+        cold = {**first["times"], "read_bytes": first["memory"]["read_bytes"], "hashed_bytes": first["hashed_bytes"]}
     packed = PACKED.get((kept, bool(cache.held(digest))), "lost")
     runs = [_child(bundle, engine, threads, prefix, 2)]
     while len(runs) < repeats and runs[0]["times"]["load_s"] < _SLOW / repeats:
         runs.append(_child(bundle, engine, threads, prefix, 2))
     warm = {name: asdict(quartiles([run["times"][name] for run in runs])) for name in runs[0]["times"]}
     means = COLD if cold else "not known on this system"
-    return {"cold_means": means, "packed_weights": packed, "cold": cold, "warm": warm}, runs[-1]["memory"]
+    found: dict[str, Any] = {"cold_means": means, "packed_weights": packed, "cold": cold, "warm": warm}
+    found["warm_hashed_bytes"] = runs[-1]["hashed_bytes"]
+    found["file_bytes"] = sum(entry.size for entry in manifest.files.values())
+    return found, runs[-1]["memory"]
 
 
 if __name__ == "__main__":

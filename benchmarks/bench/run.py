@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def bench(request: Request, say: Say, stage: Say) -> Json:
     """
     old = compare.read(request.compare) if request.compare else None
     stage("checking the bundle")
-    bundle = Bundle.open(request.bundle)
+    bundle = Bundle.open(request.bundle, by_record=True)
     threads = request.threads or machine.usable_cores()
     engine = open_engine(bundle, request.engine, threads)
     memory.check(bundle.manifest, engine.name, request.bundle)
@@ -110,7 +111,11 @@ def _measure(
     load, before = machine.load_average(), noise.calibrate()
     read = calls["decode"].weight_bytes
     shape = (n, manifest.model.hidden_size, manifest.model.intermediate_size)
-    top = ceilings.measure(*shape, read, threads)
+    measure = partial(
+        ceilings.measure, *shape, read, threads, engine=engine.name,
+        bits=sorted({p.bits for call in calls.values() for p in call.products.values()}),
+    )  # fmt: skip
+    top = measure()
     path, path_warning = machine.int8_path(machine.cpu_flags())
     for line in show.cost_model(calls, top, n, planned.prompt, manifest.chunk, path):
         say(line)
@@ -122,7 +127,7 @@ def _measure(
     points = [point.to_dict() for point in found]
     groups = _groups(request, bundle, engine, stage)
     stage("measuring the machine again")
-    top = top.best_of(ceilings.measure(*shape, read, threads))
+    top = top.best_of(measure())
     after = noise.calibrate()
     _judge(points, model, top, n)
     steps = _steps_per_canvas(groups, manifest)
@@ -166,8 +171,10 @@ def _judge(points: list[Json], model: Model, top: ceilings.Ceilings, canvas: int
     """Add floors to points, and how many tokens' time a step takes: more steps a canvas than that, and diffusion loses."""
     for point in points:
         for figure, cost in (("step", model.denoise(canvas, point["prefix"])), ("token", model.decode(point["prefix"]))):
-            floor = 1e3 * top.floor_s(cost)
-            point |= {f"{figure}_floor_ms": floor, f"{figure}_over_floor": point[f"{figure}_ms"]["median"] / floor}
+            median, floors = point[f"{figure}_ms"]["median"], (top.floor_s(cost), top.kernel_floor_s(cost))
+            for name, floor in zip(("floor", "kernel_floor"), floors, strict=True):
+                point[f"{figure}_{name}_ms"] = None if floor is None else 1e3 * floor
+                point[f"{figure}_over_{name}"] = None if floor is None else median / (1e3 * floor)
         point["canvas_tokens_over_step"] = canvas * point["token_ms"]["median"] / point["step_ms"]["median"]
 
 
@@ -181,10 +188,14 @@ def _steps_per_canvas(groups: Json, manifest: Manifest) -> Json:
 
 def _prefill(seconds: list[float], tokens: int, chunk: int, model: Model, top: ceilings.Ceilings) -> Json:
     ms = asdict(quartiles([1e3 * s for s in seconds]))
-    floor = sum(1e3 * top.floor_s(model.encode(min(chunk, tokens - start), start)) for start in range(0, tokens, chunk))
+    calls = [model.encode(min(chunk, tokens - start), start) for start in range(0, tokens, chunk)]
+    floor = sum(1e3 * top.floor_s(call) for call in calls)
+    kernels = [1e3 * least for call in calls if (least := top.kernel_floor_s(call)) is not None]
+    kernel_floor = sum(kernels) if len(kernels) == len(calls) else None
     return {
         "tokens": tokens, "ms": ms, "tokens_per_s": 1e3 * tokens / ms["median"], "floor_ms": floor,
-        "over_floor": ms["median"] / floor,
+        "over_floor": ms["median"] / floor, "kernel_floor_ms": kernel_floor,
+        "over_kernel_floor": kernel_floor and ms["median"] / kernel_floor,
     }  # fmt: skip
 
 

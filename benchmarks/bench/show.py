@@ -23,15 +23,33 @@ def cost_model(calls: Mapping[str, Cost], top: Ceilings, canvas: int, prefix: in
         classes = ", ".join(f"{c} {p.bits}" for c, p in cost.products.items())
         yield (
             f"  {name} ({at}): {_si(cost.operations)}OP, {_si(cost.weight_bytes)}B of weights, {_si(cost.cache_bytes)}B of "
-            f"keys and values, at least {1e3 * top.floor_s(cost):.3f} ms (bits: {classes})"
+            f"keys and values, at least {1e3 * top.floor_s(cost):.3f} ms, with its kernels {_ms(top.kernel_floor_s(cost))} "
+            f"(bits: {classes})"
         )
-    rates = [f"{name} {top.products[name] / 1e9:.0f} GFLOP/s" for name in PRODUCTS if name in top.products]
     read = f"memory read {top.bytes_per_s / 1e9:.1f} GB/s ({_si(top.read_bytes)}B)"
-    yield f"Ceilings: {', '.join(rates)}, {read}; int8 instructions: {path}"
-    for name, why in top.missing.items():
-        yield f"  {name}: not measured, {why}"
+    yield f"Ceilings: {_rates(top.products)}, {read}; int8 instructions: {path}"
+    yield from _missing(top.missing)
+    yield f"Kernels that this bundle runs: {_rates(top.kernels) or NOT_KNOWN}"
+    yield from _missing(top.missing_kernels)
     step, token = (top.floor_s(calls[name]) for name in ("denoise", "decode"))
     yield f"At the floor, a step has to commit {step / token:.1f} tokens to be as fast as autoregressive decoding"
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {rates[name] / 1e9:.0f} GFLOP/s" for name in PRODUCTS if name in rates)
+
+
+def _missing(reasons: Mapping[str, str]) -> Iterator[str]:
+    for name, why in reasons.items():
+        yield f"  {name}: not measured, {why}"
+
+
+def _ms(seconds: float | None) -> str:
+    return NOT_KNOWN if seconds is None else f"{1e3 * seconds:.3f} ms"
+
+
+def _times(ratio: float | None) -> str:
+    return NOT_KNOWN if ratio is None else f"{ratio:.2f}"
 
 
 def _si(value: float) -> str:
@@ -77,6 +95,9 @@ def _load(values: Json) -> None:
         rows.append([label, cold, _q(load["warm"][name], 3)])
     report.table("Load in a fresh process, s (encode and denoise)", ["", "cold", "warm"], rows)
     print(f"cold: {load['cold_means']}; packed weights: {load['packed_weights']}")
+    hashed = [load["cold"] and load["cold"]["hashed_bytes"], load["warm_hashed_bytes"], load["file_bytes"]]
+    cold, warm, total = map(_mb, hashed)
+    print(f"hashed: cold {cold} MB, warm {warm} of {total}; what was recorded as hashed before, and is unchanged, was not")
 
 
 def _memory(memory: Json) -> None:
@@ -94,14 +115,19 @@ def _growth(values: Json) -> None:
     rows = []
     for p in values["growth"]:
         encode = f"{p['encode_ms'] / p['encoded']:.3f}" if p["encoded"] else "-"
-        step, token = ([_q(p[f"{name}_ms"]), f"{p[f'{name}_over_floor']:.2f}"] for name in ("step", "token"))
+        step, token = (
+            [_q(p[f"{name}_ms"]), *(_times(p[f"{name}_over_{floor}"]) for floor in ("floor", "kernel_floor"))]
+            for name in ("step", "token")
+        )
         rows.append([str(p["prefix"]), *step, *token, encode, f"{p['canvas_tokens_over_step']:.1f}"])
-    header = ["prefix", "ms a step", "of floor", "ms a token", "of floor", "encode, ms a token", "N tokens / step"]
-    report.table("A canvas as the prefix grows; times as multiples of their floor", header, rows)
+    floors = ["of floor", "of kernels'"]
+    header = ["prefix", "ms a step", *floors, "ms a token", *floors, "encode, ms a token", "N tokens / step"]
+    title = "A canvas as the prefix grows; times as multiples of their floor, and of the floor of the kernels that run"
+    report.table(title, header, rows)
     prefill = values["prefill"]
     print(
         f"prefill: {prefill['tokens']} tokens in {_q(prefill['ms'])} ms, {prefill['tokens_per_s']:.0f} tokens/s, "
-        f"{prefill['over_floor']:.2f} × its floor"
+        f"{prefill['over_floor']:.2f} × its floor, {_times(prefill['over_kernel_floor'])} × that of its kernels"
     )
     first = values["first_canvas"]
     starts = [f"{first[key]:.2f}" if first[key] else NOT_KNOWN for key in ("warm_start_s", "cold_start_s")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,6 @@ def test_the_cost_model_counts_the_weights_of_the_real_model() -> None:
 
 
 def test_experts_cost_what_is_routed_and_read_what_is_touched() -> None:
-    from dataclasses import replace
-
     config = replace(CONFIG, num_experts=8, top_k_experts=2, moe_intermediate_size=4)
     one, many = (Model(config=config, bits={}).encode(rows, 0).products["experts"] for rows in (1, 100))
     expert = 2 * 3 * 8 * 4  # of both layers
@@ -84,6 +83,28 @@ def test_a_floor_is_arithmetic_or_reading_whichever_takes_longer() -> None:
     assert quick.floor_s(cost) == pytest.approx((cost.operations - cost.attention) / 1e9 + cost.attention / 1e8)
     without = Ceilings(products={"float32": 1e8}, bytes_per_s=1e12, read_bytes=1)
     assert without.floor_s(cost) == pytest.approx(cost.operations / 1e8)
+
+
+def test_the_floor_of_kernels_is_made_of_the_rates_of_those_that_run() -> None:
+    top = Ceilings(
+        products={"int8": 1e9, "int4": 5e8, "float32": 1e8}, bytes_per_s=1e12, read_bytes=1,
+        kernels={"int8": 4e8, "int4": 2e8, "float32": 5e7},
+    )  # fmt: skip
+    cost = Model(config=CONFIG, bits=BITS).denoise(5, 7)
+    four = 2 * 5 * 3 * MLP
+    eight = cost.operations - cost.attention - four
+    assert top.kernel_floor_s(cost) == pytest.approx(four / 2e8 + eight / 4e8 + cost.attention / 5e7)
+    assert top.kernel_floor_s(cost) != pytest.approx(top.floor_s(cost))
+    slow = replace(top, bytes_per_s=1e6)
+    assert slow.kernel_floor_s(cost) == slow.floor_s(cost)  # reading is the same
+    for name in top.kernels:
+        without = replace(top, kernels={k: v for k, v in top.kernels.items() if k != name})
+        assert without.kernel_floor_s(cost) is None
+    assert replace(top, kernels={"int8": 1e9, "float32": 1e8}).kernel_floor_s(
+        Model(config=CONFIG, bits=held_bits({"bits": BITS}, "onnx")).denoise(5, 7)
+    ) == pytest.approx(top.floor_s(cost))  # in onnx everything runs in int8, the fastest product
+    better = top.best_of(replace(top, kernels={"int8": 9e8, "int4": 1e8, "float32": 5e7}))
+    assert better.kernels == {"int8": 9e8, "int4": 2e8, "float32": 5e7}
 
 
 # ---- ceilings --------------------------------------------------------------------------------------------------------
@@ -111,9 +132,11 @@ def test_the_bytes_compute_a_product() -> None:
 
 def test_every_ceiling_is_measured() -> None:
     pytest.importorskip("onnxruntime")
-    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, seconds=0.01)
+    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,), seconds=0.01)
     assert set(top.products) == set(ceilings.PRODUCTS)
     assert not top.missing
+    assert top.kernels == {name: top.products[name] for name in ("int8", "float32")}
+    assert not top.missing_kernels
     assert all(1e6 < rate < 1e15 for rate in top.products.values())
     assert 1e8 < top.bytes_per_s < 1e13
 
@@ -122,10 +145,11 @@ def test_without_onnxruntime_it_is_said_what_is_missing(monkeypatch: pytest.Monk
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, seconds=0.01)
+    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,), seconds=0.01)
     assert set(top.products) == {"float32"}
     assert "dgemma[onnx]" in top.missing["int8"]
     assert "numpy" in top.missing["float32"]
+    assert set(top.missing_kernels) == {"int8"}
 
 
 # ---- machine and memory ----------------------------------------------------------------------------------------------
@@ -257,12 +281,14 @@ def test_loads_are_cold_once_and_warm_until_it_takes_too_long(
 
     def child(*arguments: Any) -> dict[str, Any]:
         calls.append(arguments[-1])
-        return {"times": {"load_s": float(len(calls))}, "memory": {"read_bytes": 5, "number": len(calls)}}
+        memory = {"read_bytes": 5, "number": len(calls)}
+        return {"times": {"load_s": float(len(calls))}, "hashed_bytes": 7 - len(calls), "memory": memory}
 
     monkeypatch.setattr(fresh, "_child", child)
     times, found = fresh.load_times(made, "onnx", 1, 8, 3)
     assert times["packed_weights"] == said
-    assert times["cold"] == {"load_s": 1.0, "read_bytes": 5}
+    assert times["cold"] == {"load_s": 1.0, "read_bytes": 5, "hashed_bytes": 6}
+    assert times["warm_hashed_bytes"] == 3
     assert (times["warm"]["load_s"]["n"], times["warm"]["load_s"]["median"], found["number"]) == (3, 3.0, 4)
     monkeypatch.setattr(fresh, "_SLOW", 1.0)
     monkeypatch.setattr(fresh.cache, "held", lambda _: [])

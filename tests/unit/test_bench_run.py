@@ -15,7 +15,7 @@ from fake_bundle import CONTEXT, STEPS, FakeEngine, N, write_bundle
 
 from dgemma.benchmarks.bench import ceilings, compare, fresh, pairs, run
 from dgemma.cli import dispatch
-from dgemma.runtime import engines, memory
+from dgemma.runtime import engines, memory, verified
 from dgemma.runtime.bundle import Bundle
 
 QUICK = ["--repeats", "2", "--threads", "1", "--engine", "onnx"]
@@ -84,7 +84,7 @@ def test_it_prints_tables_and_ends_with_a_json_line(toy: Path, tmp_path: Path, c
     result = json.loads(lines[-1])
     assert result == json.loads(out.read_text())
     assert lines[0].startswith("Cost model: canvas 16, prefix 32")
-    for part in ("Ceilings: ", "A canvas as the prefix grows", "Resident memory", "Load in a fresh process", "golden prompts"):
+    for part in ("Ceilings: ", "A canvas as the prefix grows", "Resident memory", "hashed: cold", "golden prompts"):
         assert part in printed
     assert "5000 tokens left out: needs a context of 5040" in printed
     assert [o["tokens"] for o in result["outputs"]] == [20, 100]
@@ -96,6 +96,37 @@ def test_it_prints_tables_and_ends_with_a_json_line(toy: Path, tmp_path: Path, c
     assert result["steps_per_canvas"]["value"] < STEPS
     assert set(result["ratios"]) >= {"prefill over its floor", "golden prompts: tokens per forward"}
     assert compare.read(out)["of"]["engine"] == "onnx"
+
+
+def test_a_cold_load_hashes_every_file_and_a_warm_one_goes_by_the_record(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(verified, "RECORD_FROM", 1)
+    monkeypatch.setattr(verified, "SETTLED_NS", -(10**18))  # its files were just written
+    monkeypatch.setattr(fresh, "evict", lambda _: True)
+    for _ in range(2):  # also when there is a record from before
+        load, _ = fresh.load_times(toy, "onnx", 1, 32, 2)
+        assert load["cold"]["hashed_bytes"] == load["file_bytes"] > 0
+        assert load["warm_hashed_bytes"] == 0
+    monkeypatch.setenv("DGEMMA_CACHE", "off")
+    load, _ = fresh.load_times(toy, "onnx", 1, 32, 2)
+    assert load["warm_hashed_bytes"] == load["file_bytes"]
+
+
+def test_both_floors_are_equal_in_onnx(toy: Path, tmp_path: Path, capsys: Any) -> None:
+    assert dispatch(["bench", str(toy), *QUICK, "--outputs", "20"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(printed.strip().splitlines()[-1])
+    assert "Kernels that this bundle runs: float32 " in printed
+    assert all(p["step_floor_ms"] == p["step_kernel_floor_ms"] for p in result["growth"])
+    assert result["prefill"]["over_kernel_floor"] == result["prefill"]["over_floor"]
+    assert not any("kernels" in name for name in result["ratios"])
+    for point in result["growth"]:
+        point["step_kernel_floor_ms"] = 2 * point["step_floor_ms"]
+    slower = compare.ratios(result)
+    over = slower["step, first canvas, over its floor"]["value"]
+    assert slower["step, first canvas, over the floor of its kernels"]["value"] == pytest.approx(over / 2)
 
 
 def test_with_json_nothing_else_is_printed(toy: Path, capsys: Any) -> None:

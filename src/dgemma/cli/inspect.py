@@ -1,4 +1,4 @@
-"""`dgemma inspect`: what a bundle holds, after every file was checked, and what `dgemma verify` last found."""
+"""`dgemma inspect`: what a bundle holds, after every file was hashed, and what `dgemma verify` last found."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -129,6 +129,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_sha256(path: Path, sha256: str) -> bool:
+    return sha256_file(path) == sha256
+
+
 def inner_path(bundle: Path, name: str) -> Path:
     """A bundle's file by its manifest name; raises BundleError for anything that could leave the folder."""
     pure = PurePosixPath(name)
@@ -160,9 +164,14 @@ def list_files(bundle: Path, known: Mapping[str, FileEntry] | None = None) -> di
     return dict(sorted(entries.items()))
 
 
-def read_manifest(bundle: Path, *, check_files: bool = True) -> tuple[Manifest, str]:
+def read_manifest(
+    bundle: Path, *, check_files: bool = True, holds: Callable[[Path, str], bool] = has_sha256
+) -> tuple[Manifest, str]:
     """Read and verify a bundle: version, digest, then size and sha256 of every file.
 
+    Args:
+        check_files: False leaves the hashes out.
+        holds: whether a file has a sha256; what it raises but OSError passes through.
     Returns:
         the manifest and its digest (hex).
     Raises:
@@ -175,7 +184,7 @@ def read_manifest(bundle: Path, *, check_files: bool = True) -> tuple[Manifest, 
             raise BundleError(f"{path}: was changed after export (digest differs); export the bundle again")
         manifest = Manifest.from_dict(values, where=str(path))
         for name, entry in manifest.files.items():
-            _check_file(inner_path(bundle, name), entry, check_files)
+            _check_file(inner_path(bundle, name), entry, holds if check_files else None)
     except OSError as error:
         raise BundleError(
             f"{bundle}: cannot be read ({error.strerror}); check its permissions, copy the bundle again or export it again"
@@ -228,12 +237,12 @@ def _digest_or_none(values: dict[str, Any]) -> str | None:
         return None
 
 
-def _check_file(path: Path, entry: FileEntry, hashes: bool) -> None:
+def _check_file(path: Path, entry: FileEntry, holds: Callable[[Path, str], bool] | None) -> None:
     if not path.is_file():
         raise BundleError(f"{path}: is missing; copy the bundle again or export it again")
     if (size := path.stat().st_size) != entry.size:
         raise BundleError(f"{path}: has {size} bytes instead of {entry.size}; copy the bundle again or export it again")
     if not os.access(path, os.R_OK):
         raise BundleError(f"{path}: cannot be read; check its permissions")
-    if hashes and sha256_file(path) != entry.sha256:
+    if holds and not holds(path, entry.sha256):
         raise BundleError(f"{path}: content differs from the manifest (sha256); copy the bundle again or export it again")
