@@ -98,7 +98,8 @@ class Estimate:
             found += [("onnx: graphs", 3 + 2 * billions), ("onnx", 14)]  # pieces of the head come before the graphs
         if "executorch" in self.engines:
             found += [("executorch: layers", 4 + 1.8 * layers), ("executorch: encode", 3 + 0.4 * layers)]
-            found += [("executorch: denoise", 4 + 0.5 * layers), ("executorch: decode", 3 + 0.3 * layers)]
+            found += [("executorch: denoise", 8 + layers)]  # two methods, of all positions and of some
+            found += [(f"executorch: {name}", 3 + 0.3 * layers) for name in ("decode", "check")]
             found += [("executorch: generate", 5 + 0.3 * layers), ("executorch: write", 3 + 8 * billions)]
         return found
 
@@ -110,7 +111,7 @@ class Estimate:
         took = sum(seconds for _, seconds in self.seconds)
         return [
             f"checkpoint  {checkpoint}: {self.parameters:,} parameters, {request.config.num_layers} layers{kind}",
-            f"graphs      encode, denoise, generate, decode for {', '.join(self.engines)}",
+            f"graphs      encode, denoise, denoise_active, generate, decode, check for {', '.join(self.engines)}",
             f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, "
             f"{request.sampler.steps} steps",
             f"weights     recipe {request.recipe.name}: "

@@ -1,7 +1,8 @@
-"""The four graphs as torch modules: `encode`, `denoise`, `generate` and `decode`, with their names, dtypes and shapes.
+"""The graphs as torch modules, with their names, dtypes and shapes; `generate` is each engine's own loop.
 
 They say what the graphs compute; engines lower them in parts, `Stack` and the head by tiles (`head.py`). Names and meaning are
-the contract of the design. Letters: C chunk, N canvas, S prefix slots, T steps, K kv heads, d head dim, D hidden, V vocabulary.
+the contract of the design. Letters: C chunk, R rows for the head, N canvas, S prefix slots, T steps, K kv heads, d head dim,
+D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -99,6 +100,20 @@ class Decode(nn.Module):
         return [self.model.head(last)[:, 0].argmax(-1), *flatten(new)]
 
 
+class Check(nn.Module):
+    """Greedy next tokens after chosen rows of a causal pass: it checks a draft, and is the draft's `Encode` as well."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, start: Tensor, rows: Tensor, prefix: list[Tensor]) -> list[Tensor]:
+        """As `Encode`, with rows [R] in place of the count: indices of the tokens that next ones are wanted after; next_tokens
+        [1, R] before the keys and values."""
+        hidden, new = self.model.encode(tokens, pairs(prefix), start)
+        return [self.model.head(hidden.index_select(1, rows)).argmax(-1), *flatten(new)]
+
+
 def sample(model: Denoiser, policy: SamplerConfig, logits: Tensor, words: Tensor, temperature: Tensor) -> Sampled:
     """What a step decides: logits [1, N, V], words [2, N], temperature [1] → `denoise`'s outputs in their order."""
     tempered = logits / temperature
@@ -191,7 +206,8 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
             spec("accepted", "bool", 1, rows), spec("next_soft", "float32", 1, rows, hidden),
         ]  # fmt: skip
 
-    chunk = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1), spec("count", "int64", 1), *prefix]
+    tokens = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1)]
+    chunk = [*tokens, spec("count", "int64", 1), *prefix]
     length = [spec("prefix_length", "int64", 1), *prefix]
     return {
         "encode": (chunk, new),
@@ -218,6 +234,7 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
             ],
         ),
         "decode": (chunk, [spec("next_token", "int64", 1), *new]),
+        "check": ([*tokens, spec("rows", "int64", "R"), *prefix], [spec("next_tokens", "int64", 1, "R"), *new]),
     }  # fmt: skip
 
 

@@ -100,7 +100,8 @@ def export_bundle(
             tokenizer=tokenizer, chat=chat,
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
-            dims={"S": (1, shapes.context), "C": (1, shapes.chunk), "A": (1, shapes.canvas)}, graphs=graphs,
+            dims={"S": (1, shapes.context), "C": (1, shapes.chunk), "R": (1, shapes.chunk), "A": (1, shapes.canvas)},
+            graphs=graphs,
             quantization={**quantization, "lowering": reports},
             tools=dict(sorted(tools.items())), provenance=weights.provenance,
         )  # fmt: skip

@@ -286,6 +286,12 @@ def encode(
     return hidden, {kind: (t["k"], t["v"]) for kind, t in stacked.items()}, found if taps else {}
 
 
+def check(weights: Weights, config: ModelConfig, tokens: Array, prefix: Prefix | None, length: Array) -> tuple[Array, Prefix]:
+    """`encode`, and the greedy next token after every row: int32 [N], then keys and values [layers, N, K, d]."""
+    hidden, new, _ = encode(weights, config, tokens, prefix, length)
+    return jnp.argmax(_logits(weights, config, hidden), axis=-1).astype(jnp.int32), new
+
+
 def denoise(
     weights: Weights, config: ModelConfig, canvas: Array, soft: Array, prefix: Prefix | None, length: Array, *,
     taps: bool = False, unroll: bool = False,
@@ -313,19 +319,21 @@ def denoise(
 
 def denoise_active(
     weights: Weights, config: ModelConfig, canvas: Array, positions: Array, soft: Array, prefix: Prefix, length: Array,
-    settled: Array,
+    settled: Array, running: Array | None = None,
 ) -> tuple[Array, Prefix]:  # fmt: skip
     """`denoise` of the positions alone that have not settled.
 
     Args:
         canvas: int32 [A] ids of the active positions; positions: int32 [A], where they are in the canvas; soft: [A, D].
         prefix: as in `encode`, with the canvas's last keys and values in slots length … length+N−1.
-        settled: bool [N], canvas positions whose keys and values are read from there. A row of `positions` that has settled
-            is computed and seen by nobody, so that a program of one shape can run every position.
+        settled: bool [N], canvas positions whose keys and values are read from there.
+        running: bool [A]; rows without it are computed and seen by nobody, so that a program of one shape can run every
+            position. None: all of them are seen.
     Returns:
         logits float32 [A, V] as in `denoise`; keys and values [layers, A, K, d] of the active positions.
     """
-    visible = _visible(config, ~settled[positions], prefix, length, settled)
+    own = jnp.ones(positions.shape[0], jnp.bool_) if running is None else running
+    visible = _visible(config, own, prefix, length, settled)
     x = condition(weights, config, embed(weights, config, canvas), soft)
     x, stacked = stack(weights, config, x, length + positions, visible, prefix, "denoise", ("k", "v"))
     return _head(weights, config, x)[1], {kind: (t["k"], t["v"]) for kind, t in stacked.items()}
@@ -347,5 +355,10 @@ def _visible(
 def _head(weights: Weights, config: ModelConfig, x: Array) -> tuple[Array, Array]:
     """Last residual [N, D] → hidden after the final norm, and softcapped logits float32 [N, V]."""
     hidden = rounded(rms_norm(x, config.rms_norm_eps, weights["norm"]), x.dtype)
+    return hidden, _logits(weights, config, hidden)
+
+
+def _logits(weights: Weights, config: ModelConfig, hidden: Array) -> Array:
+    """Hidden [N, D] after the final norm → softcapped logits float32 [N, V]."""
     cap = config.final_logit_softcapping
-    return hidden, cap * jnp.tanh(product("nd,vd->nv", hidden, weights["embed"]) / cap)
+    return cap * jnp.tanh(product("nd,vd->nv", hidden, weights["embed"]) / cap)

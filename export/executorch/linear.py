@@ -1,6 +1,6 @@
 """Integer products, expert MLPs and the tied table as modules that replace torch's.
 
-A table is stored once: what is looked up, the head's weight and the tiles of the soft embedding have the same bytes, and
+A table is stored once: what is looked up and the tiles of the head and of the soft embedding have the same bytes, and
 `once.py` stores equal bytes once.
 """
 
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from dgemma.export.executorch import ops
 from dgemma.export.executorch.once import Table
 from dgemma.model.denoiser import Experts
+from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.matrix import QuantizedMatrix
 
-TILE = 16_384  # ids of the table that are made float at once
+TILE = 16_384  # ids of the table whose logits are computed at once, a multiple of the sampler's blocks
+SOFT = 4096  # ids of which TILE is a multiple that are made float at once: XNNPACK packs what it multiplies by, so twice
 
 
 def constant(tensor: Tensor) -> nn.Parameter:
@@ -51,13 +53,14 @@ class IntegerLinear(nn.Module):
         return ops.integer_linear(x, self.weight, self.scale, self.group, self.rotation)
 
 
-def tiled(table: Tensor) -> list[Tensor]:
-    return [table[start : start + TILE] for start in range(0, table.shape[0], TILE)]
+def tiled(table: Tensor, size: int) -> list[Tensor]:
+    return [table[start : start + size] for start in range(0, table.shape[0], size)]
 
 
-def _in_tiles(expected: Callable[[Tensor, int], Tensor], weights: Tensor) -> Tensor:
-    first, *others = (expected(part, i) for i, part in enumerate(weights.split(TILE, -1)))
-    return sum(others, first)
+def _in_tiles(product: Callable[[int, Tensor], Tensor], weights: Tensor, first: int) -> Tensor:
+    starts = range(0, weights.shape[-1], SOFT)  # slices, for a split would be no part of XNNPACK's program
+    one, *others = (product((first + start) // SOFT, weights[..., start : start + SOFT]) for start in starts)
+    return sum(others, one)
 
 
 class IntegerEmbedding(IntegerLinear):
@@ -71,10 +74,16 @@ class IntegerEmbedding(IntegerLinear):
         if self.group:
             assert matrix.multipliers is not None
             self.register_parameter("row_scale", constant(matrix.scale.float()))
-            for i, tile in enumerate(tiled(F.pad(matrix.multipliers, (0, 1), value=1))):
+            for i, tile in enumerate(tiled(F.pad(matrix.multipliers, (0, 1), value=1), SOFT)):
                 self.register_parameter(f"multipliers_{i}", constant(tile))
-        for i, tile in enumerate(tiled(self.weight)):
+        for i, tile in enumerate(tiled(self.weight, SOFT)):
+            self.register_parameter(f"soft_{i}", constant(tile))
+        for i, (tile, scale) in enumerate(self._tiles()):
             self.register_parameter(f"tile_{i}", constant(tile))
+            self.register_parameter(f"tile_scale_{i}", constant(scale))
+
+    def _tiles(self) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(tiled(self.weight, TILE), tiled(self.scale, TILE), strict=True))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [1, N] → [1, N, D]."""
@@ -86,30 +95,39 @@ class IntegerEmbedding(IntegerLinear):
         integers = torch.stack([low, high], -1).flatten(-2).unflatten(-1, (-1, self.group))
         return (integers * scales).flatten(-2)[..., : self.hidden]
 
-    def logits(self, x: Tensor) -> Tensor:
-        """x [1, N, D] → [1, N, V]."""
-        return IntegerLinear.forward(self, x)
+    def read(self, x: Tensor) -> Tensor:
+        """x [1, N, D] as products read it: rounded."""
+        integers, inverse = quantize_tokens(x)
+        return integers / inverse
 
-    def expected(self, weights: Tensor, tile: int | None = None) -> Tensor:
-        """Weighted sum of a tile's rows, or of all in tiles: [1, N, ids] → [1, N, D]; float products, for weights are not
+    def product(self, x: Tensor, tile: int) -> Tensor:
+        """x [1, N, D] → logits of a tile's ids, [1, N, t]."""
+        weight, scale = getattr(self, f"tile_{tile}"), getattr(self, f"tile_scale_{tile}")
+        return ops.integer_linear(x, weight, scale, self.group, self.rotation)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x [1, N, D] → [1, N, V], which is held whole."""
+        return torch.cat([self.product(x, i) for i in range(len(self._tiles()))], -1)
+
+    def expected(self, weights: Tensor, first: int = 0) -> Tensor:
+        """Weighted sum of the rows from a tile's first id on: [1, N, ids] → [1, N, D]; float products, for weights are not
         rounded."""
-        if tile is None:
-            return _in_tiles(self.expected, weights)
         scale = self.row_scale if self.group else self.scale
-        scaled = weights * scale[tile * TILE : tile * TILE + weights.shape[-1]]
-        return self._product(tile, scaled)[..., : self.hidden]
+        scaled = weights * scale[first : first + weights.shape[-1]]
+        return _in_tiles(self._product, scaled, first)[..., : self.hidden]
 
     def tables(self, name: str) -> list[Table]:
         """What is stored of this table more than once."""
-        parts = {f"{name}.weight/{self.weight.shape[0]}/{self.group}": (0, self.weight.numel())}
-        width = self.weight.shape[1]
-        parts |= {f"{name}.tile_{i}": (i * TILE * width, t.numel()) for i, t in enumerate(tiled(self.weight))}
-        scales = {f"{name}.weight/scale": (0, self.scale.numel() * self.scale.element_size())}
+        parts, scales, width = {}, {}, self.weight.shape[1]
+        for i, (tile, scale) in enumerate(self._tiles()):
+            parts[f"{name}.tile_{i}/{tile.shape[0]}/{self.group}"] = (i * TILE * width, tile.numel())
+            scales[f"{name}.tile_{i}/scale"] = (i * TILE * scale[0].nbytes, scale.nbytes)
+        parts |= {f"{name}.soft_{i}": (i * SOFT * width, t.numel()) for i, t in enumerate(tiled(self.weight, SOFT))}
         return [Table(tensor=self.weight, parts=parts), Table(tensor=self.scale, parts=scales)]
 
     def _product(self, i: int, weights: Tensor) -> Tensor:
-        """weights [1, N, tile] times the integers of one tile → [1, N, D + padding]; `bmm`, for XNNPACK takes no plain `mm`."""
-        table = ops.to_float(getattr(self, f"tile_{i}"))
+        """weights [1, N, ids] times the integers of `SOFT` ids → [1, N, D + padding]; `bmm`, for XNNPACK takes no `mm`."""
+        table = ops.to_float(getattr(self, f"soft_{i}"))
         rows = table.shape[0]
         if not self.group:
             return torch.bmm(weights, table.view(1, rows, -1))
@@ -134,27 +152,40 @@ class FloatEmbedding(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_parameter("weight", constant(weight))
-        for i, tile in enumerate(tiled(weight)):
-            self.register_parameter(f"tile_{i}", constant(tile[None].clone()))  # loops take no two inputs of one storage
+        for i, tile in enumerate(tiled(weight, SOFT)):
+            self.register_parameter(f"soft_{i}", constant(tile[None].clone()))  # loops take no two inputs of one storage
+        for i, tile in enumerate(tiled(weight, TILE)):
+            self.register_parameter(f"tile_{i}", constant(tile.clone()))  # of a view, XNNPACK's linear writes the whole storage
 
     weight: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.weight)
 
+    def read(self, x: Tensor) -> Tensor:
+        """As `IntegerEmbedding.read`: as it is."""
+        return x
+
+    def product(self, x: Tensor, tile: int) -> Tensor:
+        """As `IntegerEmbedding.product`."""
+        return F.linear(x, getattr(self, f"tile_{tile}"))
+
     def logits(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        """As `IntegerEmbedding.logits`."""
+        return torch.cat([self.product(x, i) for i in range(len(tiled(self.weight, TILE)))], -1)
 
     def tables(self, name: str) -> list[Table]:
-        """What is stored of this table more than once: XNNPACK's own name of the head's weight is its hash."""
-        raw = self.weight.contiguous().numpy().tobytes()
-        return [Table(tensor=self.weight, parts={hashlib.sha256(raw).hexdigest(): (0, len(raw))})]
+        """What is stored of this table more than once: XNNPACK's own name of a tile of the head is its hash."""
+        parts, first = {}, 0
+        for tile in tiled(self.weight, TILE):
+            raw = tile.contiguous().numpy().data
+            parts[hashlib.sha256(raw).hexdigest()] = (first, raw.nbytes)
+            first += raw.nbytes
+        return [Table(tensor=self.weight, parts=parts)]
 
-    def expected(self, weights: Tensor, tile: int | None = None) -> Tensor:
+    def expected(self, weights: Tensor, first: int = 0) -> Tensor:
         """As `IntegerEmbedding.expected`."""
-        if tile is None:
-            return _in_tiles(self.expected, weights)
-        return torch.bmm(weights, getattr(self, f"tile_{tile}"))
+        return _in_tiles(lambda i, part: torch.bmm(part, getattr(self, f"soft_{i}")), weights, first)
 
 
 class IntegerExperts(nn.Module):

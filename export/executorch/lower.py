@@ -1,7 +1,7 @@
-"""From torch modules to one `.pte` with encode, denoise, generate and decode.
+"""From torch modules to one `.pte` with all graphs.
 
 The stack of layers is lowered first, and the methods are written around it: the passes over its many operations run once,
-and so do its programs in the file. Prefix and chunk lengths vary in encode, denoise and decode; `generate` takes the whole
+and so do its programs in the file. Prefix and chunk lengths vary, but not in `generate`: it takes the whole
 context, for a lowered module inside a loop cannot be traced with an open dimension (seen with torch 2.13, executorch 1.5.1).
 """
 
@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.executorch.attention import WholeAttention
-from dgemma.export.executorch.body import Decode, Denoise, DenoiseActive, Encode
+from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
 from dgemma.export.executorch.fast import fast
 from dgemma.export.executorch.gelu import name_gelus
 from dgemma.export.executorch.linear import replace
@@ -87,8 +87,8 @@ def lower(
         body = Stack(model).eval()
         stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
         methods = {
-            "encode": Encode(model, stack), "denoise": Denoise(model, stack, policy), "decode": Decode(model, stack),
-            "denoise_active": DenoiseActive(model, stack, policy),
+            "encode": Encode(model, stack), "denoise": Denoise(model, stack, policy),
+            "denoise_active": DenoiseActive(model, stack, policy), "decode": Decode(model, stack), "check": Check(model, stack),
         }  # fmt: skip
         lowered: dict[str, EdgeProgramManager] = {}
         for name, module in methods.items():

@@ -87,6 +87,17 @@ def _(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("dgemma::sums", mutates_args=())
+def sums(x: Tensor, size: int) -> Tensor:
+    """Sums of every `size` neighbours of the last dimension, a multiple of it: float32 [..., d] → [..., d / size]."""
+    return x.unflatten(-1, (-1, size)).sum(-1)
+
+
+@sums.register_fake
+def _(x: Tensor, size: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // size))
+
+
 @torch.library.custom_op("dgemma::tanh_gelu", mutates_args=())
 def tanh_gelu(x: Tensor) -> Tensor:
     """GELU with the tanh approximation. XNNPACK's is the exact one, and its partitioner takes `approximate="tanh"` for it

@@ -34,7 +34,19 @@ def read_integers(path: Path) -> dict[str, StoredMatrix]:
         name, *form = key.split("/")
         if len(form) == 2:
             found[name] = _matrix(raw, named[f"{name}/scale"], int(form[0]), int(form[1]))
-    return found
+    return _joined(found)
+
+
+def _joined(found: dict[str, StoredMatrix]) -> dict[str, StoredMatrix]:
+    """With the tiles of a table, `embed_tokens.tile_3`, as one matrix, `embed_tokens.weight`."""
+    tiles = {name: name.rpartition(".tile_") for name in found if ".tile_" in name}
+    whole = {name: matrix for name, matrix in found.items() if name not in tiles}
+    for table in {stem for stem, _, _ in tiles.values()}:
+        parts = [found[name] for name in sorted(tiles, key=lambda n: int(tiles[n][2])) if tiles[name][0] == table]
+        whole[f"{table}.weight"] = StoredMatrix(
+            integers=torch.cat([p.integers for p in parts]), scale=torch.cat([p.scale for p in parts]), group=parts[0].group
+        )
+    return whole
 
 
 def _matrix(raw: bytes, scales: bytes, rows: int, group: int) -> StoredMatrix:

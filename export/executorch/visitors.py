@@ -18,7 +18,7 @@ from dgemma.export.executorch.xnnpack import INFERRED, Visitor, partitioner
 from dgemma.quantize.activations import LEAST
 from dgemma.quantize.hadamard import hadamard
 
-OPERATORS = ("integer_linear", "to_float", "rms_norm", "tanh_gelu", "heads", "rotate", "attend")
+OPERATORS = ("integer_linear", "to_float", "rms_norm", "sums", "tanh_gelu", "heads", "rotate", "attend")
 
 
 def our_partitioner() -> XnnpackPartitioner:
@@ -132,6 +132,21 @@ class _RMSNorm(Visitor):
         normed = self.binary(xnn.XNNMultiply, x, inverse, out if weight is None else shape)
         if weight is not None:
             self.binary(xnn.XNNMultiply, normed, weight, out)
+
+
+@register_node_visitor
+class _Sums(Visitor):
+    """Products with one column, as in `_RMSNorm`."""
+
+    target = "dgemma.sums.default"
+
+    def write(self, node: Node, ids: dict[Any, int]) -> None:
+        x, size = self.tensor(node.all_input_nodes[0], ids), int(node.args[1])  # type: ignore[arg-type]
+        *rows, columns = self.dims(x)
+        count = math.prod(rows) * columns // size
+        parts = self.reshape(x, (INFERRED, size), (count, size))
+        added = self.linear(parts, self.constant(torch.ones(1, size)), (count, 1))
+        self.reshape(added, _open(rows, columns // size), self.tensor(node, ids))
 
 
 @register_node_visitor

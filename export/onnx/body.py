@@ -1,8 +1,8 @@
 """Wiring the pieces: one graph that encodes, decodes and denoises, and the plain denoising step that loops are made of.
 
-The shared graph has the inputs of `encode`, `decode`, `denoise` and `denoise_active` together. Those that a caller leaves
-out have defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each weight,
-serves all of them. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
+The shared graph has the inputs of `encode`, `decode`, `check`, `denoise` and `denoise_active` together. Those that a caller
+leaves out have defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each
+weight, serves all of them. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
 """
 
 from __future__ import annotations
@@ -74,11 +74,27 @@ def _positions(ids: str, out: str) -> list[onnx.NodeProto]:
     ]
 
 
+def _wanted(hidden: str, out: str) -> list[onnx.NodeProto]:
+    """The rows that the head is for: a whole canvas, or those given of tokens, where row 0 is the last of `count`: `check`
+    leaves the count at 1, and `decode` the rows at [0]."""
+    node = helper.make_node
+    return [
+        node("Size", ["rows"], ["rows_given"]),
+        node("Max", ["canvas_size", "rows_given"], ["columns"]),
+        node("Range", ["first", "columns", "step"], ["column"]),
+        node("Where", ["is_canvas", "column", "rows"], ["row_behind"]),
+        node("Sub", ["count", "one"], ["last"]),
+        node("Add", ["row_behind", "last"], ["row"]),
+        node("Gather", [hidden, "row"], [out], axis=1),
+    ]
+
+
 def shared(
     wiring: Wiring, head: Head, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]
 ) -> onnx.GraphProto:
-    """One graph for encode, decode, denoise and denoise_active. `specs` maps these names to inputs and outputs."""
+    """One graph for encode, decode, check, denoise and denoise_active. `specs` maps these names to inputs and outputs."""
     (chunk, new), (canvas, sampled), (_, decoded) = specs["encode"], specs["denoise"], specs["decode"]
+    chosen, checked = ([s for s in side if s.name in ("rows", "next_tokens")] for side in specs["check"])
     active = [s for s in specs["denoise_active"][0] if s.name in ("positions", "settled")]
     soft = next(s for s in canvas if s.name == "soft")
     hidden = int(soft.shape[-1])
@@ -91,7 +107,7 @@ def shared(
         [("canvas_x", "float32", rows)],
     )
     plain = _branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
-    walked = head.walk("rows", "argmax", is_canvas="is_canvas")
+    walked = head.walk("wanted", "argmax", is_canvas="is_canvas")
     of_rows: dict[str, tuple[str, Shape]] = {s.name: (s.dtype, (1, "R", *s.shape[2:])) for s in sampled}
     sample = _branch(
         "sample_canvas", head.decide({name: f"canvas_{name}" for name in SAMPLED}),
@@ -105,8 +121,8 @@ def shared(
         "greedy", [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
         [(f"token_{name}", *of_rows[name]) for name in SAMPLED],
     )  # fmt: skip
-    for name, number in (("zero", [0]), ("one", [1]), ("scalar", [])):
-        wiring.constant(name, np.array(list(number), np.int64))
+    for name, number in (("zero", 0), ("one", 1)):
+        wiring.constant(name, np.array([number]))
     wiring.constant("first", np.array(0))
     wiring.constant("step", np.array(1))
     prefix = {name: name for name in _kv(chunk, "prefix")}
@@ -127,22 +143,18 @@ def shared(
             },
             {"hidden": "hidden", **{name: name for name in _kv(new, "new")}},
         ),
-        # the rows that the head is wanted for: the whole canvas, or the last token; `words` has as many columns
-        node("Shape", ["words"], ["columns_row"], start=1, end=2),
-        node("Reshape", ["columns_row", "scalar"], ["columns"]),
-        node("Range", ["first", "columns", "step"], ["column"]),
-        node("Sub", ["count", "one"], ["last"]),
-        node("Add", ["column", "last"], ["row"]),
-        node("Gather", ["hidden", "row"], ["rows"], axis=1),
+        *_wanted("hidden", "wanted"),
         *walked,
         node("If", ["is_canvas"], list(SAMPLED), then_branch=sample, else_branch=greedy),
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
         node("Reshape", ["first_argmax", "one"], ["next_token"]),
+        node("Identity", ["argmax"], ["next_tokens"]),
     ]  # fmt: skip
     for name, default in _defaults(hidden).items():
         wiring.constant(name, default)
-    opened: dict[str, Shape] = {
-        "canvas": (1, "A"), "positions": (1, "P"), "settled": (1, "E"), "soft": (1, "A", hidden), "words": (2, "R"),
+    opened: dict[str, Shape] = {  # letters of their own, for defaults are of other sizes than what a caller gives
+        "canvas": (1, "A"), "positions": (1, "P"), "settled": (1, "E"), "soft": (1, "A", hidden), "words": (2, "W"),
+        "rows": ("L",),
     }  # fmt: skip
     opened |= {name: shape for name, (_, shape) in of_rows.items()} | {s.name: (1, "M", *s.shape[2:]) for s in new}
 
@@ -151,15 +163,16 @@ def shared(
         return [value_info(s) for s in unique.values()]
 
     return helper.make_graph(
-        [*wiring.expansions, *nodes], "shared", infos([*chunk, *canvas, *active]), infos([*sampled, *decoded]),
-        list(wiring.initializers.values()),
+        [*wiring.expansions, *nodes], "shared", infos([*chunk, *chosen, *canvas, *active]),
+        infos([*sampled, *decoded, *checked]), list(wiring.initializers.values()),
     )  # fmt: skip
 
 
 def _defaults(hidden: int) -> dict[str, npt.NDArray[Any]]:
     """What an input is when its caller leaves it out: no tokens, no canvas, one row for the head."""
     return {
-        "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64), "count": np.ones(1, np.int64),
+        "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64),
+        "count": np.ones(1, np.int64), "rows": np.zeros(1, np.int64),
         "canvas": np.zeros((1, 0), np.int64), "positions": np.zeros((1, 0), np.int64), "settled": np.zeros((1, 1), np.bool_),
         "soft": np.zeros((1, 0, hidden), np.float32),
         "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),

@@ -1,7 +1,7 @@
 """From torch modules to ONNX files: trace the pieces, share one external weight file, wire up the graphs.
 
-`shared.onnx` serves encode, decode and denoise; `generate.onnx` is the loop. Initializers keep the names of their
-parameters; those of a page or more are in `weights.bin`, once for both.
+`shared.onnx` serves all graphs but the loop, `generate.onnx`. Initializers keep the names of their parameters; those of a
+page or more are in `weights.bin`, once for both.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from dgemma.runtime.session import Session
 from dgemma.verify.golden import FILE, prompts
 
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
-GRAPHS = ("encode", "denoise", "denoise_active", "generate", "decode")
+GRAPHS = ("encode", "denoise", "denoise_active", "generate", "decode", "check")
 FLOAT_BYTES = 4 * sum(p.numel() for p in micro.model().parameters())
-OVERHEAD = 160_000  # bytes: four graphs without weights, and the gaps between aligned tensors
+OVERHEAD = 160_000  # bytes: the graphs without weights, and the gaps between aligned tensors
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(bool)": "bool"}
 
 
@@ -37,7 +37,7 @@ def test_manifest(engine: str) -> None:
     assert manifest.model == micro.CONFIG and manifest.sampler == micro.POLICY
     assert (manifest.canvas_length, manifest.steps, manifest.context, manifest.chunk) == (micro.N, micro.T, micro.CONTEXT, 64)
     assert set(manifest.graphs[engine]) == set(GRAPHS)
-    assert manifest.dims == {"S": (1, micro.CONTEXT), "C": (1, 64), "A": (1, micro.N)}
+    assert manifest.dims == {"S": (1, micro.CONTEXT), "C": (1, 64), "R": (1, 64), "A": (1, micro.N)}
     assert manifest.quantization["recipe"] == "fp32" and manifest.quantization["bits_per_weight"] == 32
     assert {"config.json", "model.safetensors"} <= set(manifest.provenance["files"])
     assert {"torch"} < set(manifest.tools)
@@ -59,11 +59,11 @@ def test_graphs_are_what_onnxruntime_sees() -> None:
 
 
 def test_one_session_holds_each_weight_in_one_node() -> None:
-    """encode, decode and denoise share a file, and no weight feeds two products: engines pack weights once a node."""
+    """All graphs but the loop share a file, and no weight feeds two products: engines pack weights once a node."""
     bundle = micro_bundle.bundle("onnx", "w8")
     manifest, _ = read_manifest(bundle)
     files = {name: graph.file for name, graph in manifest.graphs["onnx"].items()}
-    assert len({files[name] for name in ("encode", "decode", "denoise")}) == 1
+    assert len({file for name, file in files.items() if name != "generate"}) == 1
 
     def products(graph: onnx.GraphProto) -> list[str]:
         found = [node.input[1] for node in graph.node if node.op_type == "MatMulInteger"]

@@ -30,7 +30,7 @@ from dgemma.runtime.session import Session
 pytestmark = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="builds the library, which takes a C++ compiler"
 )
-GRAPHS = ("encode", "denoise", "decode", "generate")
+GRAPHS = ("encode", "denoise", "decode", "check", "generate")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,13 +47,15 @@ def feeds(bundle: Bundle, graph: str, sizes: dict[str, int], seed: int = 0) -> F
     """Random inputs that a graph takes; open sizes are given."""
     rng, model, found = np.random.default_rng(seed), bundle.manifest.model, {}
     for spec in bundle.graph("executorch", graph).inputs:
-        shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
+        shape = [sizes.get(d, sizes["C"]) if isinstance(d, str) else d for d in spec.shape]
         if spec.name in ("tokens", "canvas"):
             found[spec.name] = rng.integers(0, model.vocab_size, shape)
         elif spec.name == "words":
             found[spec.name] = rng.integers(0, 2**32, shape)
         elif spec.dtype == "float32":
             found[spec.name] = (rng.random(shape) + 0.1).astype(np.float32)
+        elif spec.name == "rows":
+            found[spec.name] = np.arange(sizes["C"])
         else:
             found[spec.name] = np.full(shape, spec.dtype != "bool" and sizes["C"], spec.dtype)
     return found
