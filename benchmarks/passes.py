@@ -2,9 +2,9 @@
 
     python -m dgemma.benchmarks.passes BUNDLE [--per-task K] [--engine E] [--threads N] [--out FILE]
 
-The first option is the stock loop, which the others are compared with. Passes per token is what no machine's noise can move:
-positions put through the stack, commits included and prefill not, over committed tokens. Tokens per second are of one run, the
-options taking turns, prompt by prompt.
+The first option is the stock loop, which the others are compared with; autoregressive decoding of the same bundle comes last.
+Passes per token is what no machine's noise can move: positions put through the stack, commits included and prefill not, over
+committed tokens. Tokens per second are of one run, the options taking turns, prompt by prompt.
 """
 
 from __future__ import annotations
@@ -25,19 +25,25 @@ from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.progress import progress
+from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
-STOCK = "stock"
+STOCK, AUTOREGRESSIVE = "stock", "autoregressive"
 OPTIONS: dict[str, dict[str, Any]] = {
     STOCK: {},
-    "settle 0.001": {"settle": 0.001},
     "settle 0.003": {"settle": 0.003},
     "settle 0.01": {"settle": 0.01},
-    "settle 0.03": {"settle": 0.03},
     "settle 0.01, repair": {"settle": 0.01, "repair": True},
+    "canvas auto": {"canvas": "auto"},
+    "canvas auto, settle 0.0003": {"canvas": "auto", "settle": 0.0003},
+    "canvas auto, settle 0.01": {"canvas": "auto", "settle": 0.01},
+    "canvas auto, repair": {"canvas": "auto", "repair": True},
+    "speculate": {"speculate": True},
+    "speculate, canvas auto": {"speculate": True, "canvas": "auto"},
 }
 EASY_STEPS = 2.05  # mean steps of a task below which the stock loop only confirms its first step
 LONG = 8  # steps of a canvas from which it counts as long
+FULL = 0.9  # share of one canvas that an answer fills, from which it counts as full
 MAX_NEW_TOKENS = 256
 
 
@@ -49,6 +55,7 @@ class Row:
     right: bool
     tokens: tuple[int, ...]
     steps: int
+    canvases: int
     longest: int
     passes: int
     seconds: float
@@ -56,20 +63,23 @@ class Row:
 
 def generations(session: Session, items: Sequence[Item], seed: int) -> dict[str, list[Row]]:
     """Option → one row an item."""
-    rows: dict[str, list[Row]] = {name: [] for name in OPTIONS}
+    rows: dict[str, list[Row]] = {name: [] for name in (*OPTIONS, AUTOREGRESSIVE)}
     for item in progress(items, "passes"):
         for name, options in OPTIONS.items():
             result = session.generate(item.prompt, seed=seed, max_new_tokens=MAX_NEW_TOKENS, trace=True, **options)
             assert result.trajectory is not None
-            timings = result.timings
-            rows[name].append(
-                Row(
-                    task=item.task, right=result.text.strip() == item.answer.strip(), tokens=result.tokens, steps=result.steps,
-                    longest=int(np.bincount(result.trajectory.canvas_index).max()), passes=result.passes,
-                    seconds=timings.prefill_s + timings.denoise_s + timings.commit_s,
-                )
-            )  # fmt: skip
+            rows[name].append(row(item, result, int(np.bincount(result.trajectory.canvas_index).max())))
+        rows[AUTOREGRESSIVE].append(row(item, session.decode_greedy(item.prompt, max_new_tokens=MAX_NEW_TOKENS), 0))
     return rows
+
+
+def row(item: Item, result: Result, longest: int) -> Row:
+    timings = result.timings
+    return Row(
+        task=item.task, right=result.text.strip() == item.answer.strip(), tokens=result.tokens, steps=result.steps,
+        canvases=result.canvases, longest=longest, passes=result.passes,
+        seconds=timings.prefill_s + timings.denoise_s + timings.commit_s,
+    )  # fmt: skip
 
 
 def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
@@ -92,8 +102,9 @@ def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def groups(stock: Sequence[Row]) -> dict[str, list[int]]:
-    """Group → indices of its rows: everything, the tasks that are not easy, what took a long canvas, and every task."""
+def groups(stock: Sequence[Row], canvas: int) -> dict[str, list[int]]:
+    """Group → indices of its rows: everything, the tasks that are not easy, what took a long canvas, what fills one canvas of
+    that many tokens, and every task."""
     tasks = list(dict.fromkeys(row.task for row in stock))
     at = {task: [i for i, row in enumerate(stock) if row.task == task] for task in tasks}
     hard = [task for task in tasks if sum(stock[i].steps for i in at[task]) / len(at[task]) >= EASY_STEPS]
@@ -101,23 +112,23 @@ def groups(stock: Sequence[Row]) -> dict[str, list[int]]:
         "all tasks": list(range(len(stock))),
         "without the easy tasks": sorted(i for task in hard for i in at[task]),
         f"a canvas of {LONG} steps or more": [i for i, row in enumerate(stock) if row.longest >= LONG],
-        **at,
+        "fills a canvas": [i for i, row in enumerate(stock) if row.canvases == 1 and len(row.tokens) >= FULL * canvas],
     }
-    return {name: indices for name, indices in found.items() if indices}
+    return {name: indices for name, indices in (found | at).items() if indices}
 
 
-def summarize(rows: dict[str, list[Row]]) -> dict[str, dict[str, Any]]:
-    """Group → option → figures."""
+def summarize(rows: dict[str, list[Row]], canvas: int) -> dict[str, dict[str, Any]]:
+    """Group → option → figures; canvas: N."""
     stock = rows[STOCK]
     return {
         group: {name: figures([own[i] for i in indices], [stock[i] for i in indices]) for name, own in rows.items()}
-        for group, indices in groups(stock).items()
+        for group, indices in groups(stock, canvas).items()
     }
 
 
 def show(summary: dict[str, dict[str, Any]]) -> None:
     header = ["option", "n", "exact", "difference, points", "equal tokens", "steps", "passes/token", "of stock", "tokens/s"]
-    for group, options in list(summary.items())[:3]:
+    for group, options in list(summary.items())[:4]:
         rows = []
         for name, f in options.items():
             d = f["exact_difference"]
@@ -146,7 +157,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if session.tokenizer is None or manifest.chat is None:
             raise UsageError(f"{options.bundle}: has no chat template, so prompts cannot be asked; export one with a tokenizer")
         rows = generations(session, items, options.seed)
-    summary = summarize(rows)
+    summary = summarize(rows, manifest.canvas_length)
     show(summary)
     result = {
         "benchmark": "passes", "machine": machine.facts(),

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dgemma.benchmarks import projection as projected
+from dgemma.benchmarks import widths
 from dgemma.benchmarks.peers import show
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -267,16 +269,28 @@ def passes() -> str:
     """Less work per canvas: every option by group of prompts."""
     values = read("tiny-passes.json")
     own = ("prompts", "option", "n", "exact match", "against stock, points (95 %)", "same tokens", "steps", "passes/token")
-    rows = header(*own, "of stock")
-    for group, options in list(values["groups"].items())[:3]:
+    rows = header(*own, "of stock", "tokens/s")
+    for group, options in list(values["groups"].items())[:4]:
         for name, one in options.items():
             gap = one["exact_difference"]
             rows.append(
                 f"| {group} | {name} | {one['n']} | {one['exact']:.1%} | "
                 f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) | {one['equal_tokens']:.1%} | "
-                f"{one['mean_steps']:.2f} | {one['passes_per_token']:.2f} | {one['pass_ratio']['value']:.3f} |"
+                f"{one['mean_steps']:.2f} | {one['passes_per_token']:.2f} | {one['pass_ratio']['value']:.3f} | "
+                f"{one['tokens_per_s']:.0f} |"
             )
     return "\n".join([*rows, "", f"`{values['recipe']}`, T = {values['sampler']['steps']}, adaptive. {provenance(values)}"])
+
+
+def passes_by_task() -> str:
+    """Every task: the stock loop, a canvas that starts narrow, the same as a draft, and autoregressive decoding."""
+    groups = read("tiny-passes.json")["groups"]
+    options = ("stock", "canvas auto", "speculate, canvas auto", "autoregressive")
+    rows = header("task", *(f"{name}: exact, passes/token" for name in options))
+    for task in list(groups)[4:]:
+        cells = (f"{groups[task][name]['exact']:.0%}, {groups[task][name]['passes_per_token']:.2f}" for name in options)
+        rows.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def exports() -> str:
@@ -321,10 +335,21 @@ def peers() -> str:
     return "\n\n".join(parts)
 
 
+def projection() -> str:
+    """Costs of `2b` by the number of positions, and what they come to with tiny's schedules."""
+    values = read("2b-projection.json")
+    costs, rates = (
+        "\n".join([*header(*module.HEADER), *(f"| {' | '.join(cells)} |" for cells in module.rows(of))])
+        for module, of in ((widths, values["widths"]), (projected, values))
+    )
+    return f"{costs}\n\n{rates}\n\n{'. '.join(projected.notes(values))}. {provenance(values)}"
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
     "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized, "arm64": arm64, "soft": soft,
-    "full-size": full_size, "passes": passes, "exports": exports, "java": java, "peers": peers,
+    "full-size": full_size, "passes": passes, "passes-by-task": passes_by_task, "exports": exports, "java": java,
+    "peers": peers, "projection": projection,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgemma.core.active import ActiveSet, Work
 from dgemma.core.errors import UsageError
 from dgemma.core.noise import canvas_words, step_words, token_from_word
 from dgemma.core.sampler import SamplerConfig
@@ -26,12 +27,17 @@ StopReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What a generation gave: committed tokens up to the first stop token, and every step on the way there."""
+    """What a generation gave: committed tokens up to the first stop token, and every step on the way there.
+
+    `passes`: positions put through the stack by all steps, by the encoding of canvases that another one follows, and by the
+    checking of drafts.
+    """
 
     tokens: tuple[int, ...]
     stop_reason: StopReason
     steps: int
     canvases: int
+    passes: int
     trajectory: Trajectory
 
 
@@ -72,59 +78,66 @@ def _steps(sampler: SamplerConfig, seed: int, index: int, n: int) -> Iterator[tu
 
 def denoise_canvas(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
-    *, seed: int, index: int, adaptive: bool, settle: float | None = None,
-) -> list[int]:  # fmt: skip
-    """All denoising steps of canvas number `index`; returns what it commits, the argmax canvas of the last step run."""
-    if settle is not None:
-        return denoise_active(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, settle=settle)
+    *, seed: int, index: int, adaptive: bool,
+) -> tuple[list[int], int]:  # fmt: skip
+    """All denoising steps of canvas number `index`: what it commits, the argmax canvas of the last step run; and its passes."""
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
     canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))[None]  # [1, N]
     soft = torch.zeros(1, n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
     stop = AdaptiveStop(sampler)
-    committed: list[int] = []
+    committed, passes = list[int](), 0
     for remaining, temperature, words in _steps(sampler, seed, index, n):
         tempered = model.denoise(canvas, soft, prefix, length) / temperature
         done = step(tempered, words, sampler.entropy_bound)
         recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas)
-        committed = done.argmax[0].tolist()
+        committed, passes = done.argmax[0].tolist(), passes + n
         if stop(done.argmax, done.entropy) and adaptive:
             break
         canvas, soft = done.canvas, model.soft_embed(tempered, sampler.top_k)
-    return committed
+    return committed, passes
 
 
 def denoise_active(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
-    *, seed: int, index: int, adaptive: bool, settle: float,
-) -> list[int]:  # fmt: skip
-    """`denoise_canvas` with settling positions: the rule of `runtime/loops.py:Loops.active`, without repair."""
+    *, seed: int, index: int, adaptive: bool, work: Work, first: int | None = None,
+) -> tuple[list[int], int]:  # fmt: skip
+    """`denoise_canvas` of the positions that `core.active` lets run: what the canvas has grown to, and its passes.
+
+    `first`: the id that the canvas begins with, where that is known already.
+    """
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
     canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))  # [N]
+    if first is not None:
+        canvas[0] = first
     soft = torch.zeros(n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
-    argmax, entropy = torch.zeros(n, dtype=torch.int64), torch.zeros(n)
-    accepted, settled = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
     caches = _room(model, prefix, n)
-    stop = AdaptiveStop(sampler)
+    state, passes = ActiveSet(n, work, sampler, config.eos_token_ids), 0
     for remaining, temperature, words in _steps(sampler, seed, index, n):
-        rows, before = torch.nonzero(~settled).flatten(), canvas.clone()  # [A]
+        active, before = state.begin(), canvas.clone()
+        passes += len(active)
+        rows, settled = torch.from_numpy(active), torch.from_numpy(state.settled.copy())  # [A], [N]
         logits, new = model.denoise_active(canvas[None, rows], rows, soft[None, rows], caches, length, settled)
         tempered = logits / temperature
         done = step(tempered, words[..., rows], sampler.entropy_bound)
         for pair, fresh in zip(caches, new, strict=True):
             for cache, values in zip(pair, fresh, strict=True):
                 cache[:, length + rows] = values
-        argmax[rows], entropy[rows], accepted[rows] = done.argmax[0], done.entropy[0], done.accepted[0]
         canvas[rows], soft[rows] = done.canvas[0], model.soft_embed(tempered, sampler.top_k)[0]
-        settled[rows] = done.entropy[0] < settle
-        canvas = torch.where(settled, argmax, canvas)
+        finished = state.take(active, *(values[0].numpy() for values in (done.argmax, done.entropy, done.accepted)))
+        argmax, entropy, accepted = (torch.from_numpy(a.copy()) for a in (state.argmax, state.entropy, state.accepted))
+        canvas = torch.where(torch.from_numpy(state.settled), argmax, canvas)
         recorder.add(index, remaining, temperature, before, argmax, entropy, accepted, canvas)
-        if (stop(argmax[None].clone(), entropy[None]) or bool(settled.all())) and adaptive:
+        if finished and adaptive:
             break
-        if settled.all():
-            settled[:] = False
-    return argmax.tolist()
+    return state.argmax[: state.width].tolist(), passes
+
+
+def greedy(model: Denoiser, ids: Sequence[int]) -> list[int]:
+    """What greedy decoding says after each of `ids`."""
+    hidden, _ = model.encode(torch.tensor([list(ids)]))
+    return [int(i) for i in model.head(hidden)[0].argmax(-1)]
 
 
 def _room(model: Denoiser, prefix: list[KV] | None, n: int) -> list[KV]:
@@ -140,17 +153,17 @@ def _room(model: Denoiser, prefix: list[KV] | None, n: int) -> list[KV]:
 @torch.no_grad()
 def generate(
     model: Denoiser, sampler: SamplerConfig, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int,
-    adaptive: bool = True, settle: float | None = None,
+    adaptive: bool = True, work: Work | None = None,
 ) -> Generation:  # fmt: skip
     """Generate with eager PyTorch.
 
     Args:
         model: batch size is 1; its config gives canvas length and stop tokens.
-        prompt_ids: taken verbatim; may be empty.
+        prompt_ids: taken verbatim; may be empty, but for drafts.
         seed: 0 … 2⁶⁴−1, makes all randomness.
-        max_new_tokens: K; at most ceil(K / N) canvases are denoised.
+        max_new_tokens: K; the stock loop denoises at most ceil(K / N) canvases.
         adaptive: False always runs all steps.
-        settle: nats; a position whose entropy falls below leaves the forward (None: none does).
+        work: what a canvas leaves out; None is the stock loop.
     Raises:
         UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
     """
@@ -159,23 +172,36 @@ def generate(
         raise UsageError(f"{max_new_tokens=} must be at least 1")
     if outside := [i for i in prompt_ids if not 0 <= i < config.vocab_size]:
         raise UsageError(f"prompt id {outside[0]} is outside the vocabulary of {config.vocab_size}")
-    recorder = TrajectoryRecorder(config.canvas_length)
+    if work is not None and work.speculate and not prompt_ids:
+        raise UsageError("drafts are checked against a prompt; give one id at least")
+    recorder, stops = TrajectoryRecorder(config.canvas_length), set(config.eos_token_ids)
     prefix: list[KV] | None = None
-    pending, committed, index = list(prompt_ids), list[int](), 0
-    stop_reason: StopReason = "length"
-    while len(committed) < max_new_tokens and stop_reason == "length":
+    pending, committed, index, passes = list(prompt_ids), list[int](), 0, 0
+    while len(committed) < max_new_tokens and stops.isdisjoint(committed):
+        speculate = work is not None and work.speculate
+        passes += 0 if index == 0 or speculate else len(pending)
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
-        pending = denoise_canvas(
-            model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, settle=settle
-        )
-        committed += pending
-        index += 1
-        if not set(config.eos_token_ids).isdisjoint(committed[:max_new_tokens]):
-            stop_reason = "stop"
+        if work is None:
+            pending, own = denoise_canvas(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive)
+        else:
+            before = [*prompt_ids, *committed]
+            first = greedy(model, before)[-1] if speculate else None
+            pending, own = denoise_active(
+                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, work=work, first=first
+            )
+            if first is not None:
+                draft = [first, *pending[1:]]
+                draft = draft[: next((i + 1 for i, token in enumerate(draft) if token in stops), len(draft))]
+                said = greedy(model, before + draft)[len(before) - 1 :]
+                pending = draft[: next((i for i, token in enumerate(draft) if token != said[i]), len(draft))]
+                passes += len(draft)
+        committed, index, passes = committed + pending, index + 1, passes + own
     tokens = committed[:max_new_tokens]
+    stop_reason: StopReason = "length" if stops.isdisjoint(tokens) else "stop"
     if stop_reason == "stop":
-        tokens = tokens[: min(i for i, token in enumerate(tokens) if token in config.eos_token_ids)]
+        tokens = tokens[: next(i for i, token in enumerate(tokens) if token in stops)]
     trajectory = recorder.finish(prompt_ids, tokens)
     return Generation(
-        tokens=tuple(tokens), stop_reason=stop_reason, steps=len(recorder.steps), canvases=index, trajectory=trajectory
-    )
+        tokens=tuple(tokens), stop_reason=stop_reason, steps=len(recorder.steps), canvases=index, passes=passes,
+        trajectory=trajectory,
+    )  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
+from dgemma.core.active import Work
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.noise import key_from_seed
@@ -26,7 +27,8 @@ from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
 from dgemma.model.hf_config import read_config
 from dgemma.reference import denoiser
 from dgemma.reference import weights as weight_files
-from dgemma.reference.generate import Canvas, jitted, temperatures
+from dgemma.reference.active import jitted
+from dgemma.reference.generate import Canvas, temperatures
 from dgemma.reference.noise import canvas_noise, token_from_word
 from dgemma.reference.weights import DTYPES, Weights
 
@@ -50,14 +52,13 @@ class Reference:
     Args:
         weights: tree of `weights.load`, in float32 or bfloat16.
         config, policy: shape and sampler; `policy.steps` is T.
-        settle: nats; a position whose entropy falls below leaves the forward (see `generate.active`). None: none does.
+        work: what a canvas leaves out (see `active.py`); None is the stock loop.
     """
 
-    def __init__(
-        self, weights: Weights, config: ModelConfig, policy: SamplerConfig, *, settle: float | None = None
-    ) -> None:
-        self.weights, self.config, self.policy = weights, config, policy
-        self._generate = jitted(config, policy, settle)
+    def __init__(self, weights: Weights, config: ModelConfig, policy: SamplerConfig, *, work: Work | None = None) -> None:
+        self.weights, self.config, self.policy, self.work = weights, config, policy, work
+        self._generate = jitted(config, policy, work)
+        self._check = jax.jit(partial(denoiser.check, config=config))
         self._encode = jax.jit(partial(_extend, config=config), donate_argnums=2)
 
     @classmethod
@@ -82,16 +83,25 @@ class Reference:
         return prefix
 
     def canvas(
-        self, prefix: denoiser.Prefix, length: int, *, seed: int, index: int, adaptive: bool
-    ) -> tuple[npt.NDArray[np.int32], Canvas]:
-        """Denoise canvas number `index`; returns its initial tokens [N] and what `generate` gives, on the host."""
+        self, prefix: denoiser.Prefix, length: int, *, seed: int, index: int, adaptive: bool, begins: int | None = None
+    ) -> tuple[npt.NDArray[np.int32], Canvas, int]:
+        """Denoise canvas number `index`; returns its initial tokens [N], what `generate` gives, on the host, and how many
+        positions the canvas has. `begins`: the id that it begins with, where that is known already."""
         high, low = key_from_seed(seed)
         initial, words = canvas_noise(
             jnp.array([high, low], jnp.uint32), jnp.uint32(index), self.policy.steps, self.config.canvas_length
         )
         first = token_from_word(initial, self.config.vocab_size)
-        done = self._generate(self.weights, first, words, np.bool_(adaptive), prefix, np.int32(length))
-        return np.asarray(first), jax.device_get(done)
+        first = first if begins is None else first.at[0].set(begins)
+        done, width = self._generate(self.weights, first, words, np.bool_(adaptive), prefix, np.int32(length))
+        return np.asarray(first), jax.device_get(done), int(width)
+
+    def greedy(self, ids: Sequence[int]) -> list[int]:
+        """What greedy decoding says after each of `ids`, from one pass over all of them."""
+        padded = np.zeros(-(-len(ids) // BUCKET) * BUCKET, np.int32)  # what follows changes nothing: the pass is causal
+        padded[: len(ids)] = ids
+        said, _ = self._check(self.weights, tokens=padded, prefix=self.empty(BUCKET), length=np.int32(0))
+        return [int(i) for i in said[: len(ids)]]
 
     def generate(
         self, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int, adaptive: bool = True, slots: int = 0
@@ -101,7 +111,7 @@ class Reference:
         Args:
             prompt_ids: taken verbatim; may be empty.
             seed: 0 … 2⁶⁴−1.
-            max_new_tokens: K; at most ceil(K / N) canvases are denoised.
+            max_new_tokens: K; the stock loop denoises at most ceil(K / N) canvases.
             adaptive: False always runs all steps.
             slots: least length of the prefix's caches; texts with equal ones share their compiled functions.
         Raises:
@@ -114,23 +124,29 @@ class Reference:
             raise UsageError(f"prompt id {outside[0]} is outside the vocabulary of {config.vocab_size}")
         recorder = TrajectoryRecorder(n)
         canvases = -(-max_new_tokens // n)
-        prefix = self.empty(max(slots, -(-(len(prompt_ids) + canvases * n + CHUNK) // BUCKET) * BUCKET))
-        pending, length, committed, stopped = list(prompt_ids), 0, list[int](), False
-        while len(committed) < max_new_tokens and not stopped:
+        prefix = self.empty(max(slots, -(-(len(prompt_ids) + canvases * n + max(n, CHUNK)) // BUCKET) * BUCKET))
+        pending, length, index, committed = list(prompt_ids), 0, 0, list[int]()
+        stops, speculate = set(config.eos_token_ids), self.work is not None and self.work.speculate
+        while len(committed) < max_new_tokens and stops.isdisjoint(committed):
             prefix = self.extend(prefix, length, pending)
             length += len(pending)
-            index = len(committed) // n
-            first, done = self.canvas(prefix, length, seed=seed, index=index, adaptive=adaptive)
+            before = [*prompt_ids, *committed]
+            begins = self.greedy(before)[-1] if speculate else None
+            first, done, width = self.canvas(prefix, length, seed=seed, index=index, adaptive=adaptive, begins=begins)
             _record(recorder, self.policy, index, first, done)
-            pending = done.committed.tolist()
-            committed += pending
-            stopped = not set(config.eos_token_ids).isdisjoint(committed[:max_new_tokens])
+            pending = done.committed[:width].tolist()
+            if begins is not None:
+                draft = [begins, *pending[1:]]
+                said = self.greedy(before + draft)[len(before) - 1 :]
+                pending = draft[: next((i for i, token in enumerate(draft) if token != said[i]), len(draft))]
+            committed, index = committed + pending, index + 1
         tokens = committed[:max_new_tokens]
+        stopped = not stops.isdisjoint(tokens)
         if stopped:
-            tokens = tokens[: min(i for i, token in enumerate(tokens) if token in config.eos_token_ids)]
+            tokens = tokens[: next(i for i, token in enumerate(tokens) if token in stops)]
         return Text(
             tokens=tuple(tokens), stop_reason="stop" if stopped else "length", steps=len(recorder.steps),
-            canvases=len(committed) // n, trajectory=recorder.finish(prompt_ids, tokens),
+            canvases=index, trajectory=recorder.finish(prompt_ids, tokens),
         )  # fmt: skip
 
 

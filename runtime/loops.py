@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dgemma.core.active import ActiveSet, Work
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import token_from_word
 from dgemma.runtime.engines.base import Array, Engine, Feeds
@@ -20,9 +21,11 @@ from dgemma.runtime.prefix import Prefix
 
 
 class Step(NamedTuple):
-    """One denoising step as the engine returned it; arrays are [N]. `rows`: positions that went through the stack."""
+    """One denoising step as the engine returned it; arrays are [N]. `rows`: positions that went through the stack, `width`:
+    positions that the canvas has so far."""
 
     rows: int
+    width: int
     remaining: int
     temperature: np.float32
     canvas_in: Array
@@ -39,6 +42,7 @@ class Loops:
         manifest = engine.bundle.manifest
         self._engine, self._sampler = engine, manifest.sampler
         self._n, self._t, self._vocab = manifest.canvas_length, manifest.steps, manifest.model.vocab_size
+        self._stops = manifest.model.eos_token_ids
         self._temperatures = [np.array([manifest.sampler.temperature(r)], np.float32) for r in range(self._t, 0, -1)]
         self._no_soft = np.zeros((1, self._n, manifest.model.hidden_size), np.float32)
 
@@ -57,43 +61,41 @@ class Loops:
             out = self._engine.run("denoise", feeds)
             argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
             canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
-            yield Step(self._n, self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
+            yield Step(self._n, self._n, self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
             if stop(argmax, entropy):
                 return
 
     def active(
-        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, settle: float, repair: bool = False
+        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, work: Work, first: int | None = None
     ) -> Iterator[Step]:
-        """One `denoise_active` call per step. A position settles on its argmax when its entropy falls below `settle` nats:
-        it leaves the forward, and its keys and values stay as they are in the slots behind the prefix.
+        """One `denoise_active` call per step, of the positions that `core.active` lets run; the keys and values of the others
+        stay as their last pass left them, in the slots behind the prefix.
 
-        The canvas is done when the adaptive stop says so, or all positions have settled; with `repair` they then all run
-        once more, and what changes goes on. Settled positions are told of with what their last step gave.
+        Positions that did not run are told of with what their last step gave, and zeros where there was none.
+
+        Args:
+            first: the id that the canvas begins with, where that is known already.
         """
         (canvas, words), n = self.noise(seed, canvas_index), self._n
-        settled, soft = np.zeros((1, n), np.bool_), self._no_soft.copy()
-        argmax, entropy, accepted = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.bool_)
-        feeds = {**prefix.feeds("denoise_active", n), "prefix_length": np.array([prefix.encoded], np.int64), "settled": settled}
-        stop, repairing = self._stop(adaptive), False
+        if first is not None:
+            canvas[0, 0] = first
+        soft = self._no_soft.copy()
+        state = ActiveSet(n, work, self._sampler, self._stops)
+        feeds = {**prefix.feeds("denoise_active", n), "prefix_length": np.array([prefix.encoded], np.int64)}
         for i, temperature in enumerate(self._temperatures):
-            rows, before = np.flatnonzero(~settled[0]), canvas[0].copy()
-            feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows]}
-            feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "temperature": temperature}
+            rows, before = state.begin(), canvas[0].copy()
+            feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows], "temperature": temperature}
+            feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.settled[None]}
             out = self._engine.run("denoise_active", feeds)
             prefix.place(out, rows)
-            argmax[rows], entropy[rows], accepted[rows] = out["argmax"][0], out["entropy"][0], out["accepted"][0]
             canvas[:, rows], soft[:, rows] = out["next_canvas"], out["next_soft"]
-            now = rows[out["entropy"][0] < settle]
-            settled[0, now], canvas[0, now] = True, argmax[now]
-            yield Step(
-                len(rows), self._t - i, temperature[0], before, argmax.copy(), entropy.copy(), accepted.copy(), canvas[0].copy()
-            )
-            done = stop(argmax, entropy) or (adaptive and bool(settled.all()))
-            if done and (repairing or not repair):
+            done = state.take(rows, out["argmax"][0], out["entropy"][0], out["accepted"][0])
+            canvas[0, state.settled] = state.argmax[state.settled]
+            argmax, entropy, accepted = state.argmax.copy(), state.entropy.copy(), state.accepted.copy()
+            left = self._t - i
+            yield Step(len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, canvas[0].copy())
+            if done and adaptive:
                 return
-            repairing = done
-            if done or settled.all():  # with a fixed number of steps, what is left of them runs every position again
-                settled[:] = False
 
     def graph(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[Step]:
         """One `generate` call per canvas; its steps are yielded after it has returned."""
@@ -105,9 +107,9 @@ class Loops:
             raise EngineError(f"graph 'generate' ran {steps} of {self._t} steps and did not commit the last argmax canvas")
         before = canvas[0]
         for i in range(steps):
-            argmax, entropy, accepted = out["argmaxes"][i], out["entropies"][i], out["accepts"][i]
-            yield Step(self._n, self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, out["canvases"][i])
-            before = out["canvases"][i]
+            argmax, entropy, accepted, after = (out[name][i] for name in ("argmaxes", "entropies", "accepts", "canvases"))
+            yield Step(self._n, self._n, self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, after)
+            before = after
 
     def _stop(self, adaptive: bool) -> Callable[[Array, Array], bool]:
         """The adaptive stop of one canvas: told of each step's argmax and entropy, [N] each, it says whether to end."""

@@ -81,11 +81,22 @@ class Prefix:
         for _, name, cache in self._caches:
             cache[0, slots] = outputs[name][0]
 
-    def encode(self, cancelled: Callable[[], bool], *, keep: int = 0) -> None:
-        """Encode pending tokens, but for the last `keep`, in chunks; stops between chunks when cancelled."""
-        least = input_dim(self._engine, "encode", "tokens", 1)[0]
-        while (count := min(len(self.ids) - keep - self.encoded, self._chunk)) > 0 and not cancelled():
+    def encode(self, cancelled: Callable[[], bool], *, keep: int = 0, check: int = 0) -> list[int]:
+        """Encode pending tokens, but for the last `keep`, in chunks; stops between chunks when cancelled.
+
+        Returns what greedy decoding says after each of the last `check` of them.
+        """
+        least, following = input_dim(self._engine, "encode", "tokens", 1)[0], list[int]()
+        end = len(self.ids) - keep
+        while (count := min(end - self.encoded, self._chunk)) > 0 and not cancelled():
             tokens = np.zeros((1, max(count, least)), np.int64)
             tokens[0, :count] = self.ids[self.encoded : self.encoded + count]
-            scalars = {"start": np.array([self.encoded], np.int64), "count": np.array([count], np.int64)}
-            self.store(self._engine.run("encode", {"tokens": tokens, **scalars, **self.feeds("encode")}), count)
+            feeds = {"tokens": tokens, "start": np.array([self.encoded], np.int64)}
+            rows = np.arange(max(0, end - check - self.encoded), count)
+            if rows.size:
+                out = self._engine.run("check", {**feeds, "rows": rows, **self.feeds("check")})
+                following += out["next_tokens"][0].tolist()
+            else:
+                out = self._engine.run("encode", {**feeds, "count": np.array([count], np.int64), **self.feeds("encode")})
+            self.store(out, count)
+        return following

@@ -5,7 +5,6 @@ It knows nothing of how a graph is run (engines), of tokenizer formats, or of te
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Literal, Self
 
 import numpy as np
 
+from dgemma.core.active import Work
 from dgemma.core.errors import PromptTooLong, SessionBusy, TokenizerError, UsageError
 from dgemma.core.noise import key_from_seed
 from dgemma.core.trajectory import TrajectoryRecorder
@@ -32,7 +32,8 @@ from dgemma.runtime.tokenizer import chat_ids, load_tokenizer
 
 Loop = Literal["host", "graph"]
 LOOPS: dict[str, str] = {"host": "denoise", "graph": "generate"}  # loop → the graph that it calls
-ACTIVE = "denoise_active"  # what the host loop calls instead where positions settle
+ACTIVE = "denoise_active"  # what the host loop calls instead where not all positions run
+CHECK = "check"  # what encodes where drafts are checked
 MAX_NEW_TOKENS = 256
 
 
@@ -93,7 +94,7 @@ class Session:
         """
         if threads is not None and not _is_int(threads, 1, 1024):
             raise UsageError(f"threads {threads!r} must be between 1 and 1024")
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, by_record=True)
         opened = open_engine(bundle, engine, threads)
         memory.check(bundle.manifest, opened.name, path)
         return cls(bundle, opened)
@@ -122,7 +123,9 @@ class Session:
         adaptive: bool = True,
         loop: str = "host",
         settle: float | None = None,
+        canvas: int | Literal["auto"] | None = None,
         repair: bool = False,
+        speculate: bool = False,
         raw: bool = False,
         trace: bool = False,
         continue_: bool = False,
@@ -137,9 +140,12 @@ class Session:
                 raises ends the generation and leaves the prefix as it was before the canvas.
             adaptive: stop a canvas early when it is settled; otherwise always run T steps.
             loop: host (one `denoise` call a step) or graph (one `generate` call a canvas); the tokens are the same.
-            settle: nats; a position whose entropy falls below leaves the forward, and its token stays (see
-                `loops.Loops.active`). None: every position runs in every step.
-            repair: with settle, run all positions once more before a canvas is committed, and go on where they change.
+            settle: nats; a position whose entropy falls below leaves the forward, and its token stays. None: every position
+                runs in every step, unless `canvas` or `speculate` is given.
+            canvas: positions of a canvas's first step; it grows until a stop token is seen. auto: a sixteenth.
+            repair: with settle or canvas, run all positions once more before a canvas is committed.
+            speculate: take canvases for drafts, and keep what the causal encoder of the same weights would have said, which it
+                checks in one pass: the text is that of greedy autoregressive decoding. See `core.active.Work` for all four.
             trace: record every step in `Result.trajectory`.
             continue_: go on from the prefix of earlier generations instead of an empty one.
         Raises:
@@ -150,24 +156,26 @@ class Session:
         if not _is_int(seed):
             raise UsageError(f"seed {seed!r} must be an integer")
         key_from_seed(int(seed))
-        self._check_settle(settle, repair, loop)
-        graph = LOOPS[loop] if settle is None else ACTIVE
+        work = Work.of(settle=settle, canvas=canvas, repair=repair, speculate=speculate)
+        if work is not None:
+            self._check_work(work, loop)
+        graph = LOOPS[loop] if work is None else ACTIVE
         with self._exclusive():
             started, native = time.perf_counter(), self._engine.seconds
             run = self._start(prompt, max_new_tokens, raw, continue_, self.manifest.canvas_length)
-            self._engine.prepare("encode", graph)
+            self._engine.prepare("encode", graph, *([CHECK] if speculate else []))
             load_s = time.perf_counter() - started
             recorder = TrajectoryRecorder(self.manifest.canvas_length) if trace else None
             prompt_ids = list(self._prefix.ids)
 
-            def steps(index: int) -> Iterator[Step]:
+            def steps(index: int, first: int | None) -> Iterator[Step]:
                 prefix = self._prefix
-                if settle is not None:
-                    return self._loops.active(prefix, int(seed), index, adaptive, settle, repair)
+                if work is not None:
+                    return self._loops.active(prefix, int(seed), index, adaptive, work, first)
                 denoise = self._loops.host if loop == "host" else self._loops.graph
                 return denoise(prefix.feeds(graph), prefix.encoded, int(seed), index, adaptive)
 
-            reason = self._denoise_all(run, steps, recorder, on_step)
+            reason = self._denoise_all(run, steps, recorder, on_step, speculate)
             trajectory = recorder.finish(prompt_ids, run.tokens) if recorder else None
             result = self._result(run, reason, loop, load_s, started, native)
         return replace(result, trajectory=trajectory)
@@ -179,7 +187,7 @@ class Session:
             run = self._start(prompt, max_new_tokens, raw, False, 1)
             self._engine.prepare("encode", "decode")
             load_s = time.perf_counter() - started
-            run.prefill_s, run.prefill_passes = self._encode(keep=1)
+            self._encode(run, keep=1)
             clock = time.perf_counter()
             reason = self._decode_all(run)
             run.denoise_s = time.perf_counter() - clock
@@ -226,17 +234,15 @@ class Session:
         finally:
             self._busy.release()
 
-    def _check_settle(self, settle: float | None, repair: bool, loop: str) -> None:
-        if settle is None:
-            if repair:
-                raise UsageError("repair runs settled positions again; give settle as well")
-            return
-        if isinstance(settle, bool) or not isinstance(settle, (int, float)) or not 0 < settle < math.inf:
-            raise UsageError(f"settle {settle!r} must be a positive number of nats")
+    def _check_work(self, work: Work, loop: str) -> None:
         if loop != "host":
-            raise UsageError("settle needs loop host: the fused graph runs every position in every step")
-        if ACTIVE not in self.manifest.graphs[self._engine.name]:
-            raise UsageError(f"{self.bundle.path}: was exported without {ACTIVE!r}; export it again, or leave settle out")
+            raise UsageError("settle, canvas and speculate need loop host: the fused graph runs every position in every step")
+        if isinstance(work.start, int) and work.start > self.manifest.canvas_length:
+            raise UsageError(f"canvas {work.start} must be auto, or at most the exported {self.manifest.canvas_length}")
+        for graph in (ACTIVE, CHECK)[: 1 + work.speculate]:
+            if graph not in self.manifest.graphs[self._engine.name]:
+                options = "settle, canvas and speculate"
+                raise UsageError(f"{self.bundle.path}: was exported without {graph!r}; export it again, or leave {options} out")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -278,50 +284,67 @@ class Session:
         return [int(i) for i in ids]
 
     def _denoise_all(
-        self, run: _Progress, denoise: Callable[[int], Iterator[Step]], recorder: TrajectoryRecorder | None,
-        on_step: Callable[[StepEvent], None] | None,
+        self, run: _Progress, denoise: Callable[[int, int | None], Iterator[Step]], recorder: TrajectoryRecorder | None,
+        on_step: Callable[[StepEvent], None] | None, speculate: bool,
     ) -> StopReason:  # fmt: skip
-        n = self.manifest.canvas_length
-        for index in range(-(-run.most // n)):
-            if len(self._prefix.ids) + n > self.manifest.context:
-                return "context"
-            seconds, positions = self._encode()
-            if index == 0:
-                run.prefill_s, run.prefill_passes = seconds, positions
-            else:
-                run.commit_s += seconds
-                run.passes += positions
+        """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
+        n, index, first = self.manifest.canvas_length, 0, None
+        while len(self._prefix.ids) + n <= self.manifest.context:
+            before = len(self._prefix.ids)
+            if following := self._encode(run, check=int(speculate)):
+                first = following[0]
             clock = time.perf_counter()
-            argmax: Array | None = None
+            canvas: list[int] | None = None
             if not self._cancel.is_set():
-                argmax = self._watch(denoise(index), run, index, recorder, on_step)
+                canvas = self._watch(denoise(index, first), run, index, recorder, on_step)
             run.denoise_s += time.perf_counter() - clock
-            if argmax is None:
+            if canvas is not None and first is not None:
+                canvas, first = self._agreed([first, *canvas[1:]], run)
+            if canvas is None:
                 return "cancelled"
-            run.canvases += 1
-            new, reason = run.accept(argmax.tolist())
-            self._prefix.extend(new)
+            run.canvases, index = run.canvases + 1, index + 1
+            new, reason = run.accept(canvas)
+            self._prefix.truncate(before + len(new))
+            self._prefix.extend(new[len(self._prefix.ids) - before :])
             if reason is not None:
                 return reason
-        return "length"
+        return "context"
 
-    def _encode(self, *, keep: int = 0) -> tuple[float, int]:
-        """Encode what the prefix lacks, but for the last `keep` tokens; seconds and positions that it took."""
+    def _encode(self, run: _Progress, *, keep: int = 0, check: int = 0) -> list[int]:
+        """Encode what the prefix lacks, as `Prefix.encode` says."""
         clock, before = time.perf_counter(), self._prefix.encoded
-        self._prefix.encode(self._cancel.is_set, keep=keep)
-        return time.perf_counter() - clock, self._prefix.encoded - before
+        following = self._prefix.encode(self._cancel.is_set, keep=keep, check=check)
+        seconds, positions = time.perf_counter() - clock, self._prefix.encoded - before
+        if run.steps == 0:
+            run.prefill_s, run.prefill_passes = seconds, positions
+        else:
+            run.commit_s, run.passes = run.commit_s + seconds, run.passes + positions
+        return following
+
+    def _agreed(self, draft: list[int], run: _Progress) -> tuple[list[int] | None, int]:
+        """How far greedy decoding says what the draft says, encoded, and what it says next; None when cancelled. The draft's
+        first token came from greedy decoding, so at least that stays."""
+        before, draft = len(self._prefix.ids), self.visible(draft, stop=True)
+        self._prefix.extend(draft)
+        following = self._encode(run, check=len(draft))
+        if len(following) < len(draft):
+            self._prefix.truncate(before)
+            return None, draft[0]
+        same = next((i for i in range(1, len(draft)) if draft[i] != following[i - 1]), len(draft))
+        self._prefix.truncate(before + same)
+        return draft[:same], following[same - 1]
 
     def _watch(
         self, steps: Iterator[Step], run: _Progress, index: int, recorder: TrajectoryRecorder | None,
         on_step: Callable[[StepEvent], None] | None,
-    ) -> Array | None:  # fmt: skip
-        """Run a canvas and tell of its steps; its last argmax [N], or None when it was cancelled."""
-        argmax: Array | None = None
+    ) -> list[int] | None:  # fmt: skip
+        """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""
+        canvas: list[int] | None = None
         committed = tuple(run.tokens)
         for number, step in enumerate(steps, 1):
             run.steps += 1
             run.passes += step.rows
-            argmax = step.argmax
+            canvas = step.argmax[: step.width].tolist()
             if recorder is not None:
                 recorder.add(
                     index, step.remaining, float(step.temperature), step.canvas_in, step.argmax, step.entropy,
@@ -331,12 +354,12 @@ class Session:
                 event = StepEvent(
                     canvas_index=index, step=number, remaining=step.remaining, committed=committed, argmax=step.argmax,
                     canvas=step.canvas_out, entropy=step.entropy, accepted=step.accepted,
-                    text=partial(self._text_so_far, committed, argmax),
+                    text=partial(self._text_so_far, committed, canvas),
                 )  # fmt: skip
                 on_step(event)
             if self._cancel.is_set():
                 return None
-        return argmax
+        return canvas
 
     def _decode_all(self, run: _Progress) -> StopReason:
         """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
@@ -372,12 +395,12 @@ class Session:
             prefill_passes=run.prefill_passes, stop_reason=reason, engine=self._engine.name, loop=loop, timings=timings,
         )  # fmt: skip
 
-    def visible(self, canvas: Array) -> list[int]:
-        """Ids of a canvas [N] before its first stop token."""
-        ids: list[int] = canvas.tolist()
-        return ids[: next((i for i, token in enumerate(ids) if token in self._stops), len(ids))]
+    def visible(self, canvas: Sequence[int] | Array, *, stop: bool = False) -> list[int]:
+        """Ids of a canvas [N] before its first stop token, or with `stop` up to it."""
+        ids = [int(i) for i in canvas]
+        return ids[: next((i + stop for i, token in enumerate(ids) if token in self._stops), len(ids))]
 
-    def _text_so_far(self, committed: Sequence[int], canvas: Array) -> str:
+    def _text_so_far(self, committed: Sequence[int], canvas: Sequence[int]) -> str:
         return self._text([*committed, *self.visible(canvas)])
 
     def _text(self, ids: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.answers import RULES, judge
@@ -17,6 +17,7 @@ from dgemma.benchmarks.eval.formats import TaskFile, read_task_file
 from dgemma.benchmarks.eval.items import Item, compose, examples_for
 from dgemma.benchmarks.eval.journal import Journal, Key, side_file
 from dgemma.core import machine
+from dgemma.core.active import Work
 from dgemma.core.errors import BundleError, PromptTooLong, UsageError
 from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.progress import progress
@@ -30,7 +31,11 @@ DECODERS = {"diffusion": ("diffusion",), "autoregressive": ("autoregressive",), 
 class Decoder(Protocol):
     """What evaluation needs of `runtime.Session`; each call starts from an empty prefix."""
 
-    def generate(self, prompt: str, *, max_new_tokens: int, seed: int) -> Result: ...
+    def generate(
+        self, prompt: str, *, max_new_tokens: int, seed: int, settle: float | None = None,
+        canvas: int | Literal["auto"] | None = None, repair: bool = False, speculate: bool = False,
+    ) -> Result: ...  # fmt: skip
+
     def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Result: ...
 
 
@@ -42,6 +47,7 @@ class Request:
         tasks, shots: files of questions, and files whose first `num_shots` of a question's task are its solved examples.
         limit: at most so many questions of each task.
         seed: of all noise, the same for every question.
+        work: what canvases leave out, where not the stock loop.
         out, resume: where the result goes; the answers are kept beside it, and `resume` goes on from them.
     """
 
@@ -55,6 +61,7 @@ class Request:
     num_shots: int = 5
     max_new_tokens: int = MAX_NEW_TOKENS
     decoder: str = "diffusion"
+    work: Work | None = None
     out: Path | None = None
     resume: bool = False
 
@@ -83,10 +90,13 @@ class Question:
     prompt: str
 
 
-def answer(session: Decoder, question: Question, decoder: str, *, seed: int, max_new_tokens: int) -> Row:
+def answer(
+    session: Decoder, question: Question, decoder: str, *, seed: int, max_new_tokens: int, work: Work | None = None
+) -> Row:
     """Have a question answered by `diffusion` or `autoregressive`, and judge the answer."""
     if decoder == "diffusion":
-        result = session.generate(question.prompt, max_new_tokens=max_new_tokens, seed=seed)
+        options = {} if work is None else work.arguments()
+        result = session.generate(question.prompt, max_new_tokens=max_new_tokens, seed=seed, **options)
     else:
         result = session.decode_greedy(question.prompt, max_new_tokens=max_new_tokens)
     item, verdict = question.item, judge(question.item, result.text)
@@ -100,13 +110,13 @@ def answer(session: Decoder, question: Question, decoder: str, *, seed: int, max
 
 def answers(
     session: Decoder, questions: Iterable[Question], decoders: Sequence[str], *, seed: int, max_new_tokens: int,
-    known: Callable[[Key], bool] = lambda _: False,
+    work: Work | None = None, known: Callable[[Key], bool] = lambda _: False,
 ) -> Iterator[Row]:  # fmt: skip
     """Answers of each question by each decoder in turn, those that are known left out."""
     for question in questions:
         for decoder in decoders:
             if not known((question.file, question.index, decoder)):
-                yield answer(session, question, decoder, seed=seed, max_new_tokens=max_new_tokens)
+                yield answer(session, question, decoder, seed=seed, max_new_tokens=max_new_tokens, work=work)
 
 
 def questions_of(files: Sequence[TaskFile], shots: Sequence[TaskFile], num_shots: int, limit: int | None) -> list[Question]:
@@ -179,7 +189,7 @@ def evaluate_bundle(request: Request, say: Callable[[str], None]) -> dict[str, A
     with Session.load(request.bundle, engine=request.engine, threads=request.threads) as session:
         check_lengths(session, questions, files)
         settings = _settings(request, session, files, shots, questions)
-        options: dict[str, Any] = {"seed": request.seed, "max_new_tokens": request.max_new_tokens}
+        options: dict[str, Any] = {"seed": request.seed, "max_new_tokens": request.max_new_tokens, "work": request.work}
         wanted = [(q.file, q.index, decoder) for q in questions for decoder in decoders]
         kept = nullcontext() if request.out is None else Journal(
             side_file(request.out), settings, wanted, resume=request.resume
@@ -218,6 +228,7 @@ def _settings(
         "seed": request.seed,
         "max_new_tokens": request.max_new_tokens,
         "decoder": request.decoder,
+        "work": None if request.work is None else asdict(request.work),
         "engine": f"{session.engine} {session.engine_version}",
         "threads": request.threads,
         "prompts": hashlib.sha256(asked.encode()).hexdigest(),

@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from dgemma.core.active import Work
 from dgemma.export import graphs
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import KV, Denoiser
-from dgemma.model.generate import generate
+from dgemma.model.generate import Generation, generate
 from dgemma.reference import denoiser as jax_denoiser
 from dgemma.reference import weights as jax_weights
 from dgemma.reference.texts import Reference
@@ -154,34 +155,70 @@ def test_the_reference_gives_what_eager_gives(model: Denoiser) -> None:
         np.testing.assert_allclose(np.asarray(kept["full"][0][0]), new[-1][0][0].numpy(), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_the_reference_settles_as_eager_does(model: Denoiser, adaptive: bool) -> None:
-    """A program of one shape, in which settled positions are computed and not seen, makes the same trajectories."""
+WORKS = {
+    "settle": Work(settle=SETTLE), "repair": Work(settle=SETTLE, repair=True), "narrow": Work(settle=SETTLE, start=2),
+    "grows at once": Work(settle=1e-30, start=N // 2), "draft": Work(settle=SETTLE, start=4, speculate=True),
+}  # fmt: skip
+SAME = ("canvas_index", "step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens")
+works = pytest.mark.parametrize("name", WORKS)
+both_stops = pytest.mark.parametrize("adaptive", [True, False])
+
+
+def eager(model: Denoiser, seed: int, adaptive: bool, work: Work) -> tuple[list[int], Generation]:
+    ids = micro.prompt(5 + 9 * seed)
+    return ids, generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, work=work)
+
+
+@works
+@both_stops
+def test_the_reference_leaves_out_what_eager_does(model: Denoiser, adaptive: bool, name: str) -> None:
+    """A program of one shape, in which what does not run is computed and not seen, makes the same trajectories."""
     weights = jax_weights.load(micro_bundle.checkpoint(), model.config)
-    reference = Reference(weights, model.config, micro.POLICY, settle=SETTLE)
+    reference = Reference(weights, model.config, micro.POLICY, work=WORKS[name])
     for seed in range(3):
-        ids = micro.prompt(5 + 9 * seed)
-        wanted = generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, settle=SETTLE).trajectory
-        found = reference.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive).trajectory
-        for name in ("step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
-        np.testing.assert_allclose(found.entropy, wanted.entropy, atol=TOLERANCE)
+        ids, wanted = eager(model, seed, adaptive, WORKS[name])
+        found = reference.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive)
+        assert (found.canvases, found.stop_reason) == (wanted.canvases, wanted.stop_reason)
+        for field in SAME:
+            np.testing.assert_array_equal(getattr(found.trajectory, field), getattr(wanted.trajectory, field), err_msg=field)
+        np.testing.assert_allclose(found.trajectory.entropy, wanted.trajectory.entropy, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_sessions_settle_as_eager_does(engine_name: str, adaptive: bool, model: Denoiser) -> None:
+@works
+@both_stops
+def test_sessions_leave_out_what_eager_does(engine_name: str, adaptive: bool, name: str, model: Denoiser) -> None:
+    work = WORKS[name]
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
         for seed in range(3):
-            ids = micro.prompt(5 + 9 * seed)
-            eager = generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, settle=SETTLE)
+            ids, wanted = eager(model, seed, adaptive, work)
             plain = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True)
-            result = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, settle=SETTLE, trace=True)
+            result = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True, **work.arguments())
             assert result.trajectory is not None and plain.trajectory is not None
-            for name in ("step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens"):
-                np.testing.assert_array_equal(getattr(result.trajectory, name), getattr(eager.trajectory, name), err_msg=name)
-            assert not np.array_equal(result.trajectory.argmax, plain.trajectory.argmax)  # so settling is at work
-            assert result.passes < N * (result.steps + result.canvases)
+            for field in SAME:
+                np.testing.assert_array_equal(
+                    getattr(result.trajectory, field), getattr(wanted.trajectory, field), err_msg=field
+                )
+            assert (result.passes, result.canvases) == (wanted.passes, wanted.canvases)
+            assert session.prefix_ids[: len(ids)] == tuple(ids) and len(session.prefix_ids) - len(ids) - len(result.tokens) <= 1
+            assert not np.array_equal(result.trajectory.argmax, plain.trajectory.argmax)  # so the option is at work
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+@pytest.mark.parametrize("settle", [0.01, SETTLE, 100.0])
+def test_drafts_end_in_the_text_of_greedy_decoding(engine_name: str, settle: float) -> None:
+    """Whatever the drafts are; and where they agree, in fewer calls."""
+    with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
+        for seed in range(4):
+            ids = micro.prompt(7 + 8 * seed)
+            greedy = session.decode_greedy(ids, max_new_tokens=40)
+            drafted = session.generate(ids, seed=seed, max_new_tokens=40, settle=settle, canvas=4, speculate=True)
+            assert (drafted.tokens, drafted.stop_reason) == (greedy.tokens, greedy.stop_reason)
+            following = session.generate(micro.prompt(3), max_new_tokens=20, continue_=True, canvas=4, speculate=True)
+            session.reset()
+            whole = [*ids, *drafted.tokens, *micro.prompt(3)]
+            if drafted.stop_reason == "length":
+                assert following.tokens == session.decode_greedy(whole, max_new_tokens=20).tokens
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
@@ -198,14 +235,16 @@ def test_no_settling_is_the_plain_loop(engine_name: str) -> None:
 
 @pytest.mark.parametrize("engine_name", ENGINES)
 def test_repair_runs_every_position_once_more(engine_name: str) -> None:
-    """The last step of a canvas that did not use up its steps is one of all positions."""
+    """The last step of a canvas that did not use up its steps is one of all positions, up to a stop token."""
     policy = micro.POLICY
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
-        ids = micro.prompt(5)
-        plain, repaired = (
-            session.generate(ids, max_new_tokens=N, settle=100.0, repair=repair, trace=True) for repair in (False, True)
-        )
-        assert plain.trajectory is not None and repaired.trajectory is not None
-        assert (plain.steps, plain.passes) == (1, N)  # everything settles at once
-        assert (repaired.steps, repaired.passes) == (2, 2 * N) and policy.steps > 2
-        np.testing.assert_array_equal(repaired.trajectory.canvas_in[1], plain.trajectory.argmax[0])
+        for seed in range(3):
+            plain, repaired = (
+                session.generate(micro.prompt(5), seed=seed, max_new_tokens=N, settle=100.0, repair=repair, trace=True)
+                for repair in (False, True)
+            )
+            assert plain.trajectory is not None and repaired.trajectory is not None
+            kept = len(session.visible(plain.trajectory.argmax[0], stop=True))
+            assert (plain.steps, plain.passes) == (1, N)  # everything settles at once
+            assert (repaired.steps, repaired.passes) == (2, N + kept) and policy.steps > 2
+            np.testing.assert_array_equal(repaired.trajectory.canvas_in[1], plain.trajectory.argmax[0])

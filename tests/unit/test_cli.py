@@ -139,6 +139,9 @@ def test_bad_trace_paths_are_refused_before_work(
         (["-p", "x", "--loop", "spiral"], "host, graph"),
         (["-p", "x", "--max-new-tokens", "0"], "max_new_tokens"),
         (["-p", "x", "--threads", "0"], "threads"),
+        (["-p", "x", "--canvas", "wide"], "auto, or a number"),
+        (["-p", "x", "--canvas", "auto"], "without 'denoise_active'"),
+        (["-p", "x", "--repair"], "settle or canvas"),
         (["-p", "x" * 2 * CONTEXT], "--context"),
         (["-p", "x", "--nonsense"], "--nonsense"),
         (["-p", "x", "surplus"], "surplus"),
@@ -323,7 +326,7 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = fake_session(tmp_path / "b", ANSWER)
-    chat_command.answer(session, "hi", 256, 0, True, "host")
+    chat_command.answer(session, "hi", seed=0, max_new_tokens=256)
     before, calls = session.prefix_ids, 0
     denoise = FakeEngine._denoise
 
@@ -335,9 +338,9 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
         return denoise(self, feeds)
 
     monkeypatch.setattr(FakeEngine, "_denoise", interrupt)
-    assert chat_command.answer(session, "more", 256, 1, True, "host") is None
+    assert chat_command.answer(session, "more", seed=1, max_new_tokens=256) is None
     assert session.prefix_ids == before and "taken back" in capsys.readouterr().err
-    assert chat_command.answer(session, "more", 256, 1, True, "host") is not None
+    assert chat_command.answer(session, "more", seed=1, max_new_tokens=256) is not None
     assert fake_engine(session).encoded
 
 

@@ -515,11 +515,16 @@ def test_chat_template_parts_are_all_used(tmp_path: Path) -> None:
     ("options", "phrase"),
     [
         ({"settle": 0.01}, "was exported without 'denoise_active'; export it again"),
-        ({"settle": 0.01, "loop": "graph"}, "settle needs loop host"),
+        ({"settle": 0.01, "loop": "graph"}, "settle, canvas and speculate need loop host"),
         ({"settle": 0.0}, "must be a positive number of nats"),
         ({"settle": float("nan")}, "must be a positive number of nats"),
         ({"settle": True}, "must be a positive number of nats"),
-        ({"repair": True}, "give settle as well"),
+        ({"repair": True}, "give settle or canvas as well"),
+        ({"canvas": 4}, "was exported without 'denoise_active'; export it again, or leave settle, canvas and speculate out"),
+        ({"speculate": True}, "was exported without 'denoise_active'"),
+        ({"canvas": 0}, "canvas 0 must be auto, or a number of positions"),
+        ({"canvas": 4000}, "canvas 4000 must be auto, or at most the"),
+        ({"canvas": "narrow"}, "canvas 'narrow' must be auto"),
     ],
 )
 def test_settling_that_cannot_be_is_said(tmp_path: Path, options: dict[str, Any], phrase: str) -> None:

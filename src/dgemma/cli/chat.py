@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from typing import Any
 
 from dgemma.cli.run import (
     AdaptiveOption,
     BundleArgument,
+    CanvasOption,
     EngineOption,
     LoopOption,
     RepairOption,
     SeedOption,
     SettleOption,
+    SpeculateOption,
     ThreadsOption,
     TokensOption,
+    canvas_start,
     show,
     stats,
 )
@@ -33,9 +37,15 @@ def run(
     max_new_tokens: TokensOption = 256,
     adaptive: AdaptiveOption = True,
     settle: SettleOption = None,
+    canvas: CanvasOption = None,
     repair: RepairOption = False,
+    speculate: SpeculateOption = False,
     threads: ThreadsOption = None,
 ) -> None:
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "adaptive": adaptive, "loop": loop, "settle": settle, "canvas": canvas_start(canvas),
+        "repair": repair, "speculate": speculate,
+    }  # fmt: skip
     with Session.load(bundle, engine=engine, threads=threads) as session:
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")
@@ -52,25 +62,20 @@ def run(
             elif line.startswith("/"):
                 print(f"unknown command {line}; {HELP}", file=sys.stderr)
             elif line:
-                result = answer(session, line, max_new_tokens, seed + turn, adaptive, loop, settle, repair)
+                result = answer(session, line, seed=seed + turn, **options)
                 turn += result is not None
 
 
-def answer(
-    session: Session, line: str, most: int, seed: int, adaptive: bool, loop: str, settle: float | None = None,
-    repair: bool = False,
-) -> Result | None:  # fmt: skip
-    """One turn; None when there was no room for it or it was taken back, the prefix then being as before."""
+def answer(session: Session, line: str, *, seed: int, **options: Any) -> Result | None:
+    """One turn, with options of `Session.generate`; None when there was no room for it or it was taken back, the prefix then
+    being as before."""
     before = len(session.prefix_ids)
     live = sys.stdout.isatty()
     if live:
         from dgemma.cli.live import LiveCanvas
     try:
         with LiveCanvas(session) if live else nullcontext() as view:
-            result = session.generate(
-                line, max_new_tokens=most, seed=seed % (1 << 64), adaptive=adaptive, loop=loop, settle=settle, repair=repair,
-                continue_=True, on_step=view,
-            )  # fmt: skip
+            result = session.generate(line, seed=seed % (1 << 64), continue_=True, on_step=view, **options)
     except PromptTooLong as error:
         print(f"the context is full: {error}", file=sys.stderr)
         print("/reset forgets the conversation and goes on; a shorter message may still fit; /exit ends", file=sys.stderr)
@@ -85,7 +90,7 @@ def answer(
     if result.stop_reason == "context":
         print("the context is full, so the answer ends here; /reset forgets the conversation, /exit ends", file=sys.stderr)
     elif result.stop_reason == "length":
-        print(f"the answer was cut after {most} tokens; see --max-new-tokens", file=sys.stderr)
+        print(f"the answer was cut after {len(result.tokens)} tokens; see --max-new-tokens", file=sys.stderr)
     return result
 
 

@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.run import BundleArgument, EngineOption, SeedOption, ThreadsOption, TokensOption
+from dgemma.cli.run import (
+    BundleArgument,
+    CanvasOption,
+    EngineOption,
+    RepairOption,
+    SeedOption,
+    SettleOption,
+    SpeculateOption,
+    ThreadsOption,
+    TokensOption,
+    canvas_start,
+)
 
 
 def run(
@@ -27,6 +38,10 @@ def run(
     num_shots: Annotated[int, typer.Option("--num-shots", metavar="K", help="The first K examples of a question's task.")] = 5,
     max_new_tokens: TokensOption = 256,
     decoder: Annotated[str, typer.Option("--decoder", help="diffusion, autoregressive, or both on the same.")] = "diffusion",
+    settle: SettleOption = None,
+    canvas: CanvasOption = None,
+    repair: RepairOption = False,
+    speculate: SpeculateOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the result there, each answer beside it as it comes.")
     ] = None,
@@ -36,10 +51,12 @@ def run(
     from dgemma.benchmarks import report
     from dgemma.benchmarks.eval.figures import show
     from dgemma.benchmarks.eval.run import Request, evaluate_bundle
+    from dgemma.core.active import Work
 
     request = Request(
         bundle=bundle, tasks=tuple(task), engine=engine, threads=threads, limit=limit, seed=seed, shots=tuple(shots or ()),
         num_shots=num_shots, max_new_tokens=max_new_tokens, decoder=decoder, out=out, resume=resume,
+        work=Work.of(settle=settle, canvas=canvas_start(canvas), repair=repair, speculate=speculate),
     )  # fmt: skip
     result = evaluate_bundle(request, lambda text: print(text, file=sys.stderr, flush=True))
     if out is not None:

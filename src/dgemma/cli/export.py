@@ -11,7 +11,7 @@ from dgemma.core.progress import stages
 
 # What golden trajectories are written for, where a bundle can be talked to.
 GOLDEN_PROMPTS = [
-    "Reverse the word lamp.",
+    "Reverse the word table.",
     "Write 4271 in words.",
     "Spell the words tiger pilot.",
     "Invite each of Anna Ben Carla to the party in the garden on Monday at 5.",

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,7 +30,15 @@ SettleOption = Annotated[
     float | None,
     typer.Option("--settle", metavar="NATS", help="Positions whose entropy falls below leave the forward: less work."),
 ]
-RepairOption = Annotated[bool, typer.Option("--repair", help="With --settle: run all positions once more before a commit.")]
+CanvasOption = Annotated[
+    str | None, typer.Option("--canvas", metavar="auto|N", help="Positions that a canvas starts with; it grows as it must.")
+]
+RepairOption = Annotated[
+    bool, typer.Option("--repair", help="With --settle or --canvas: run all positions once more before a commit.")
+]
+SpeculateOption = Annotated[
+    bool, typer.Option("--speculate", help="Canvases are drafts, checked in one causal pass: the text of greedy decoding.")
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads of the engine.")]
 
 
@@ -44,7 +52,9 @@ def run(
     max_new_tokens: TokensOption = 256,
     adaptive: AdaptiveOption = True,
     settle: SettleOption = None,
+    canvas: CanvasOption = None,
     repair: RepairOption = False,
+    speculate: SpeculateOption = False,
     threads: ThreadsOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not put the prompt through the chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -62,7 +72,7 @@ def run(
         with LiveCanvas(session) if live else nullcontext() as view:
             result = session.generate(
                 given, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, settle=settle,
-                repair=repair, raw=raw, trace=trace is not None, on_step=view,
+                canvas=canvas_start(canvas), repair=repair, speculate=speculate, raw=raw, trace=trace is not None, on_step=view,
             )  # fmt: skip
         if trace is not None and result.trajectory is not None:
             save_trace(result.trajectory, trace)
@@ -72,6 +82,15 @@ def run(
             show(result.text if session.tokenizer else ",".join(map(str, result.tokens)))
             if live:
                 print(stats(result), file=sys.stderr)
+
+
+def canvas_start(canvas: str | None) -> int | Literal["auto"] | None:
+    """What `--canvas` says; raises UsageError."""
+    if canvas is None or canvas == "auto":
+        return canvas  # type: ignore[return-value]  # narrowed to the literal
+    if not canvas.isdecimal():
+        raise UsageError(f"--canvas {canvas!r}: must be auto, or a number of positions, such as 32")
+    return int(canvas)
 
 
 def show(text: str) -> None:
