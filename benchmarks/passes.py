@@ -31,13 +31,13 @@ from dgemma.runtime.session import Session
 STOCK, AUTOREGRESSIVE = "stock", "autoregressive"
 OPTIONS: dict[str, dict[str, Any]] = {
     STOCK: {},
+    "settle 0.0003": {"settle": 0.0003},
     "settle 0.003": {"settle": 0.003},
     "settle 0.01": {"settle": 0.01},
     "settle 0.01, repair": {"settle": 0.01, "repair": True},
     "canvas auto": {"canvas": "auto"},
-    "canvas auto, settle 0.0003": {"canvas": "auto", "settle": 0.0003},
-    "canvas auto, settle 0.01": {"canvas": "auto", "settle": 0.01},
-    "canvas auto, repair": {"canvas": "auto", "repair": True},
+    "canvas auto, settle 0.003": {"canvas": "auto", "settle": 0.003},
+    "canvas auto, settle 0.01, repair": {"canvas": "auto", "settle": 0.01, "repair": True},
     "speculate": {"speculate": True},
     "speculate, canvas auto": {"speculate": True, "canvas": "auto"},
 }

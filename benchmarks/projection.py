@@ -33,14 +33,13 @@ from dgemma.benchmarks.evaluate import TASKS, read_items
 from dgemma.benchmarks.passes import LONG, STOCK
 from dgemma.benchmarks.peers.catalogue import OURS
 from dgemma.benchmarks.schedules import FILLED, Schedule, record, stretch
-from dgemma.core.active import SETTLE
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
 from dgemma.core.metrics import ratio_of_sums
 from dgemma.runtime.session import Session
 
 Json = dict[str, Any]
-OPTIONS: dict[str, dict[str, Any]] = {STOCK: {}, f"settle {SETTLE}": {"settle": SETTLE}, "canvas auto": {"canvas": "auto"}}
+OPTIONS: dict[str, dict[str, Any]] = {STOCK: {}, "settle 0.01": {"settle": 0.01}, "canvas auto": {"canvas": "auto"}}
 STEPS = (12, 16, 20)  # per canvas, as others report of the released model
 GOAL, YARDSTICK = 1.5, "llama.cpp/q4_0"  # times the autoregressive tokens/s of this peer
 OWN = "own"  # the bundle's own autoregressive decoding

@@ -50,7 +50,7 @@ class ActiveFake(FakeEngine):
         target: list[int] = []
         while len(target) < N:
             target.append(self.following([*ids, *target]))
-        sure = rows % 3 <= feeds["soft"][0, :, 0].astype(int)
+        sure = rows % 2 <= feeds["soft"][0, :, 0].astype(int)
         argmax, canvas = (np.where(sure, np.array(target)[rows], token_from_word(w, VOCAB)) for w in words)
         entropy = np.where(sure, np.float32(self.entropy_floor), feeds["temperature"]).astype(np.float32)
         new = [

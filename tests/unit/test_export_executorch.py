@@ -180,7 +180,7 @@ def test_products_of_one_input_quantize_it_once() -> None:
 @pytest.mark.parametrize("tile", [1024, 128])
 def test_tied_table(group: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, head and soft embedding of one table, whole and in tiles."""
-    monkeypatch.setattr(linear, "TILE", tile)
+    monkeypatch.setattr(linear, "SOFT", tile)
     matrix = four_bits(300, 64, group=group) if group else quantize_rows(inputs(300, 64))
     table = IntegerEmbedding(matrix)
     tokens = torch.tensor([[0, 299, 17, 255]])

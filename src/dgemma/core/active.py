@@ -18,7 +18,7 @@ from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 
 Array = npt.NDArray[Any]
-SETTLE = 0.003  # nats; where a canvas starts narrow and nothing else is asked for
+SETTLE = 0.0003  # nats; where a canvas starts narrow and nothing else is asked for
 DRAFT_SETTLE = 0.3  # nats; where the encoder checks what has settled
 NARROWEST = 16  # a canvas starts with one of so many parts where nothing else is asked for
 
