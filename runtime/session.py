@@ -323,16 +323,17 @@ class Session:
 
     def _agreed(self, draft: list[int], run: _Progress) -> tuple[list[int] | None, int]:
         """How far greedy decoding says what the draft says, encoded, and what it says next; None when cancelled. The draft's
-        first token came from greedy decoding, so at least that stays."""
-        before, draft = len(self._prefix.ids), self.visible(draft, stop=True)
+        first token came from greedy decoding, so at least that stays. After a cancel or a failure the prefix is as before."""
+        before, draft, same = len(self._prefix.ids), self.visible(draft, stop=True), 0
         self._prefix.extend(draft)
-        following = self._encode(run, check=len(draft))
-        if len(following) < len(draft):
-            self._prefix.truncate(before)
-            return None, draft[0]
-        same = next((i for i in range(1, len(draft)) if draft[i] != following[i - 1]), len(draft))
-        self._prefix.truncate(before + same)
-        return draft[:same], following[same - 1]
+        try:
+            following = self._encode(run, check=len(draft))
+            if len(following) < len(draft):
+                return None, draft[0]
+            same = next((i for i in range(1, len(draft)) if draft[i] != following[i - 1]), len(draft))
+            return draft[:same], following[same - 1]
+        finally:
+            self._prefix.truncate(before + same)
 
     def _watch(
         self, steps: Iterator[Step], run: _Progress, index: int, recorder: TrajectoryRecorder | None,

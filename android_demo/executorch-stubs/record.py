@@ -1,9 +1,10 @@
 """Record one generation of a bundle, for the Java engines' tests: every call of the engine, as an .npz.
 
-    python android_demo/executorch-stubs/record.py BUNDLE ENGINE OUT.npz [--prompt TEXT] [--seed S]
+    python android_demo/executorch-stubs/record.py BUNDLE ENGINE OUT.npz [--prompt TEXT] [--seed S] [--draft]
 
 For a fake of ExecuTorch (`executorch`), results are stored whole and inputs as hashes; for comparison with a real engine
-(`onnx`), the steps' canvases alone. Both hold what the host made: prompt, initial canvas, words and temperatures.
+(`onnx`), the steps' canvases alone. Both hold what the host made: prompt, initial canvas, words and temperatures. `--draft`: a
+canvas that starts narrow, and is checked by greedy decoding.
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--prompt", default="Write a short story about a dog.")
     parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--draft", action="store_true")
     options = parser.parse_args()
     with Session.load(options.bundle, engine=options.engine) as session:
         engine = session._engine
-        engine.prepare("encode", "denoise")
+        less = {"canvas": "auto", "speculate": True} if options.draft else {}
+        engine.prepare("encode", *(("denoise_active", "check") if options.draft else ("denoise",)))
         recorder = Recorder(engine, options.engine == "executorch")
         engine.run = recorder  # type: ignore[method-assign]
         n = session.manifest.canvas_length
-        result = session.generate(options.prompt, seed=options.seed, max_new_tokens=n, trace=True)
+        result = session.generate(options.prompt, seed=options.seed, max_new_tokens=n, trace=True, **less)
         assert result.trajectory is not None
         canvas, words = Loops(engine).noise(options.seed, 0)
         steps = len(result.trajectory.step)

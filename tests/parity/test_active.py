@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from dgemma.core.active import Work
+from dgemma.core.errors import EngineError
 from dgemma.export import graphs
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import KV, Denoiser
@@ -219,6 +220,32 @@ def test_drafts_end_in_the_text_of_greedy_decoding(engine_name: str, settle: flo
             whole = [*ids, *drafted.tokens, *micro.prompt(3)]
             if drafted.stop_reason == "length":
                 assert following.tokens == session.decode_greedy(whole, max_new_tokens=20).tokens
+
+
+@pytest.mark.parametrize("how", ["cancel", "failure"])
+def test_a_draft_that_was_not_checked_leaves_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session.load(micro_bundle.bundle("onnx"), engine="onnx", threads=1) as session:
+        ids, run, checks = micro.prompt(7), session._engine.run, 0
+
+        def stop(graph: str, feeds: Any) -> Any:
+            nonlocal checks
+            checks += graph == "check"
+            if graph == "check" and checks == 2:  # the first is of the prompt
+                if how == "failure":
+                    raise EngineError("no")
+                session.cancel()
+            return run(graph, feeds)
+
+        session.generate(ids, max_new_tokens=3, canvas=4, speculate=True)
+        before = session.prefix_ids
+        monkeypatch.setattr(session._engine, "run", stop)
+        if how == "failure":
+            with pytest.raises(EngineError):
+                session.generate(ids, max_new_tokens=40, canvas=4, speculate=True, continue_=True)
+            assert session.prefix_ids == (*before, *ids)
+        else:
+            cut = session.generate(ids, max_new_tokens=40, canvas=4, speculate=True, continue_=True)
+            assert cut.stop_reason == "cancelled" and session.prefix_ids == (*before, *ids, *cut.tokens)
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)

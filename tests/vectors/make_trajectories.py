@@ -9,21 +9,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dgemma.core.active import DRAFT_SETTLE, NARROWEST, SETTLE, Work
 from dgemma.model import checkpoint
-from dgemma.model.generate import generate
+from dgemma.model.generate import Generation, generate
 from dgemma.model.tiny.sweep import prompt_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [
-    ("Reverse the word lamp.", 1),
+    ("Reverse the word extraordinary.", 5),
     ("Write 4271 in words.", 2),
     ("Make a sentence: name Anna, item lamp, colour red, city Oslo.", 3),
     ("Invite each of Anna Ben Carla to the party in the garden on Monday at 5.", 2**63 + 4),
 ]
+WORK_PROMPTS = [PROMPTS[0], ("Write 98765 in words.", 6), PROMPTS[3]]
+WORKS = [
+    Work(settle=0.003), Work(settle=SETTLE, start="auto"), Work(settle=SETTLE, start="auto", repair=True),
+    Work(settle=DRAFT_SETTLE, start="auto", speculate=True),
+]  # fmt: skip
 MAX_NEW_TOKENS = 192
+
+
+def entry(done: Generation, work: Work | None) -> dict[str, Any]:
+    """JSON values of one generation; float32 in as few digits as tell it apart."""
+    t = done.trajectory
+    return {
+        "work": work and work.arguments(), "stop_reason": done.stop_reason, "canvases": done.canvases, "passes": done.passes,
+        "tokens": t.tokens.tolist(), "canvas_index": t.canvas_index.tolist(), "step": t.step.tolist(),
+        "temperature": [float(x) for x in t.temperature], "canvas_in": t.canvas_in.tolist(), "argmax": t.argmax.tolist(),
+        "entropy": [[float(f"{x:.9g}") for x in row] for row in t.entropy], "accepted": t.accepted.astype(int).tolist(),
+        "canvas_out": t.canvas_out.tolist(),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -32,26 +51,25 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = checkpoint.load(ROOT / "checkpoints" / "tiny")
     sp = sentencepiece.SentencePieceProcessor(model_file=str(ROOT / "checkpoints" / "tiny" / "tokenizer.model"))
-    runs = []
-    for text, seed in PROMPTS:
-        done = generate(loaded.model, loaded.sampler, prompt_ids(sp, text), seed=seed, max_new_tokens=MAX_NEW_TOKENS)
-        t = done.trajectory
-        runs.append(
-            {
-                "prompt": text, "prompt_ids": t.prompt_ids.tolist(), "seed": str(seed), "stop_reason": done.stop_reason,
-                "tokens": t.tokens.tolist(), "text": sp.decode(t.tokens.tolist()), "canvas_index": t.canvas_index.tolist(),
-                "step": t.step.tolist(), "temperature": [float(x) for x in t.temperature], "canvas_in": t.canvas_in.tolist(),
-                "argmax": t.argmax.tolist(), "entropy": [[float(f"{x:.9g}") for x in row] for row in t.entropy],
-                "accepted": t.accepted.astype(int).tolist(), "canvas_out": t.canvas_out.tolist(),
-            }
-        )  # fmt: skip
+
+    def run(text: str, seed: int, work: Work | None) -> dict[str, Any]:
+        ids = prompt_ids(sp, text)
+        done = generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=MAX_NEW_TOKENS, work=work)
+        asked = {"prompt": text, "prompt_ids": ids, "seed": str(seed), "text": sp.decode(list(done.tokens))}
+        return asked | entry(done, work)
+
     head = {
         "checkpoint": "checkpoints/tiny", "command": "python tests/vectors/make_trajectories.py", "torch": torch.__version__,
         "max_new_tokens": MAX_NEW_TOKENS, "vocab_size": loaded.config.vocab_size, "canvas_length": loaded.config.canvas_length,
         "eos_token_ids": list(loaded.config.eos_token_ids), "sampler": loaded.sampler.to_dict(),
+        "work_defaults": {"settle": SETTLE, "draft_settle": DRAFT_SETTLE, "narrowest": NARROWEST},
     }  # fmt: skip
-    lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs)
-    text = json.dumps(head, indent=1)[:-2] + ',\n "runs": [\n' + lines + "\n]}\n"
+    lists = {
+        "runs": [run(text, seed, None) for text, seed in PROMPTS],
+        "work_runs": [run(text, seed, work) for text, seed in WORK_PROMPTS for work in WORKS],
+    }
+    lines = {name: ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) for name, runs in lists.items()}
+    text = json.dumps(head, indent=1)[:-2] + "".join(f',\n "{name}": [\n{runs}\n]' for name, runs in lines.items()) + "}\n"
     (Path(__file__).parent / "trajectories.json").write_text(text, encoding="utf-8")
 
 

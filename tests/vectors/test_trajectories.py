@@ -1,19 +1,24 @@
-"""trajectories.json against the contract with numpy alone, and against eager PyTorch with the shipped checkpoint."""
+"""trajectories.json against the contract with numpy alone, and against eager PyTorch and ONNX Runtime with the checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from work_reader import Reader
 
+from dgemma.core.active import DRAFT_SETTLE, NARROWEST, SETTLE, Work
 from dgemma.core.noise import canvas_words, step_words, token_from_word
+from dgemma.runtime.session import Session
 
 Run = dict[str, Any]
 FILE = Path(__file__).parent / "trajectories.json"
+ENTROPY = 2e-4  # nats; kernels sum in other orders
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +27,16 @@ def vectors() -> dict[str, Any]:
     return values
 
 
+@pytest.fixture(scope="module")
+def session(tiny_bundle: Path) -> Iterator[Session]:
+    with Session.load(tiny_bundle, engine="onnx", threads=1) as opened:
+        yield opened
+
+
 def broken_rule(head: dict[str, Any], run: Run) -> str | None:
     """The first rule of the contract that a run does not follow: what a reader in another language can check."""
     n, vocab, sampler = head["canvas_length"], head["vocab_size"], head["sampler"]
-    seed, committed, still = int(run["seed"]), [], 0
+    seed, committed, still = int(run["seed"]), list[int](), 0
     for i, (canvas, remaining) in enumerate(zip(run["canvas_index"], run["step"], strict=True)):
         first = remaining == sampler["steps"]
         number = sampler["steps"] - remaining + 1
@@ -48,6 +59,8 @@ def broken_rule(head: dict[str, Any], run: Run) -> str | None:
         committed += run["argmax"][i] if last else []
     committed = committed[: head["max_new_tokens"]]
     ends = [i for i, token in enumerate(committed) if token in head["eos_token_ids"]]
+    if run["passes"] != n * (len(run["step"]) + run["canvases"] - 1):
+        return "passes"
     return None if run["tokens"] == committed[: ends[0] if ends else None] else "tokens"
 
 
@@ -57,10 +70,12 @@ def test_runs_follow_the_contract(vectors: dict[str, Any]) -> None:
     assert [broken_rule(vectors, run) for run in vectors["runs"]] == [None] * 4
 
 
-@pytest.mark.parametrize("key", ["canvas_in", "canvas_out", "accepted", "argmax", "tokens", "entropy"])
+@pytest.mark.parametrize("key", ["canvas_in", "canvas_out", "accepted", "argmax", "tokens", "entropy", "passes"])
 def test_one_changed_value_is_noticed(vectors: dict[str, Any], key: str) -> None:
     run = copy.deepcopy(vectors["runs"][0])
-    if key == "tokens":
+    if key == "passes":
+        run[key] += 1
+    elif key == "tokens":
         run[key][0] += 1
     elif key == "entropy":
         run[key][-1] = [1.0] * len(run[key][-1])
@@ -70,16 +85,73 @@ def test_one_changed_value_is_noticed(vectors: dict[str, Any], key: str) -> None
     assert broken_rule(vectors, run) is not None
 
 
+def test_the_defaults_are_those_that_other_languages_read(vectors: dict[str, Any]) -> None:
+    assert vectors["work_defaults"] == {"settle": SETTLE, "draft_settle": DRAFT_SETTLE, "narrowest": NARROWEST}
+
+
+def test_runs_that_leave_positions_out_follow_their_rule(vectors: dict[str, Any]) -> None:
+    runs = vectors["work_runs"]
+    assert len(runs) == 12
+    assert [Reader(vectors, run).problem() for run in runs] == [None] * 12
+    assert any(run["work"]["speculate"] and run["canvases"] > 2 for run in runs), "no draft was cut"
+
+
+@pytest.mark.parametrize("key", ["canvas_in", "canvas_out", "accepted", "argmax", "tokens", "entropy", "passes", "settle"])
+def test_one_changed_value_of_them_is_noticed(vectors: dict[str, Any], key: str) -> None:
+    for run in copy.deepcopy(vectors["work_runs"]):
+        if key == "settle":
+            run["work"] = run["work"] | {"settle": 1e-9}
+        elif key == "passes":
+            run[key] += 1
+        elif key == "tokens":
+            run[key][0] += 1
+        elif key == "entropy":
+            run[key][-1] = [1.0] * len(run[key][-1])
+        elif key == "argmax":
+            run[key][-1][1] ^= 1
+        else:
+            run[key][len(run[key]) // 2][0] ^= 1
+        assert Reader(vectors, run).problem() is not None, run["work"]
+
+
+def both(vectors: dict[str, Any]) -> list[tuple[Run, Work | None]]:
+    """All runs, with what each leaves out."""
+    return [(run, Work.of(**run["work"]) if run["work"] else None) for run in [*vectors["runs"], *vectors["work_runs"]]]
+
+
+def check(found: Any, run: Run) -> None:
+    """A generation or a result against a run."""
+    about = f"{run['prompt']} {run['work']}"
+    assert list(found.tokens) == run["tokens"], about
+    assert (found.canvases, found.passes, found.stop_reason) == (run["canvases"], run["passes"], run["stop_reason"]), about
+    for name in ("canvas_index", "step", "canvas_in", "argmax", "accepted", "canvas_out"):
+        np.testing.assert_array_equal(getattr(found.trajectory, name), run[name], err_msg=f"{about} {name}")
+    np.testing.assert_allclose(found.trajectory.entropy, run["entropy"], atol=ENTROPY)
+
+
 def test_eager_replays_them(vectors: dict[str, Any], tiny_checkpoint: Path) -> None:
     from dgemma.model import checkpoint
     from dgemma.model.generate import generate
 
-    loaded = checkpoint.load(tiny_checkpoint)
-    for run in vectors["runs"]:
-        done = generate(
-            loaded.model, loaded.sampler, run["prompt_ids"], seed=int(run["seed"]), max_new_tokens=vectors["max_new_tokens"]
-        )
-        assert list(done.tokens) == run["tokens"], run["prompt"]
-        assert done.trajectory.argmax.tolist() == run["argmax"]
-        assert done.trajectory.accepted.astype(int).tolist() == run["accepted"]
-        np.testing.assert_allclose(done.trajectory.entropy, run["entropy"], atol=2e-4)
+    loaded, most = checkpoint.load(tiny_checkpoint), vectors["max_new_tokens"]
+    for run, work in both(vectors):
+        ids, seed = run["prompt_ids"], int(run["seed"])
+        check(generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=most, work=work), run)
+
+
+def on_engine(session: Session, vectors: dict[str, Any], run: Run, work: Work | None) -> Any:
+    options = work.arguments() if work else {}
+    most = vectors["max_new_tokens"]
+    return session.generate(run["prompt_ids"], seed=int(run["seed"]), max_new_tokens=most, trace=True, **options)
+
+
+def test_onnx_replays_them(vectors: dict[str, Any], session: Session) -> None:
+    for run, work in both(vectors):
+        check(on_engine(session, vectors, run, work), run)
+
+
+def test_other_work_is_noticed(vectors: dict[str, Any], session: Session) -> None:
+    for run, work in both(vectors):
+        other = Work(settle=2.0) if work is None or work.settle < 1 else None
+        with pytest.raises(AssertionError):
+            check(on_engine(session, vectors, run, other), run)

@@ -18,6 +18,7 @@ import org.dgemma.runtime.Session;
 import org.dgemma.runtime.Timings;
 import org.dgemma.runtime.Trajectory;
 import org.dgemma.runtime.UsageException;
+import org.dgemma.runtime.Work;
 import org.dgemma.runtime.json.Json;
 import org.jspecify.annotations.Nullable;
 
@@ -25,8 +26,9 @@ import org.jspecify.annotations.Nullable;
 final class RunCommand {
     static final List<String> OPTIONS = Arrays.asList(
             "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
-            "--threads", "--cache");
-    static final List<String> FLAGS = Arrays.asList("--fixed-steps", "--adaptive", "--raw", "--json", "--trace");
+            "--settle", "--canvas", "--threads", "--cache");
+    static final List<String> FLAGS = Arrays.asList(
+            "--fixed-steps", "--adaptive", "--repair", "--speculate", "--raw", "--json", "--trace");
 
     private final Arguments given;
     private final PrintStream out;
@@ -82,8 +84,24 @@ final class RunCommand {
                 .seed(given.seed())
                 .adaptive(!given.has("--fixed-steps"))
                 .loop(loop(given.text("--loop")))
+                .work(work())
                 .raw(given.has("--raw"))
                 .trace(given.has("--trace"));
+    }
+
+    private Work work() {
+        Work work = Work.ALL.repair(given.has("--repair")).speculate(given.has("--speculate"));
+        if (given.text("--settle") != null) {
+            work = work.settle(given.real("--settle", 0));
+        }
+        String canvas = given.text("--canvas");
+        if (canvas == null) {
+            return work;
+        }
+        if (!canvas.matches("auto|[0-9]{1,9}")) {
+            throw new UsageException("--canvas '" + canvas + "': must be auto, or a number of positions, such as 32");
+        }
+        return canvas.equals("auto") ? work.canvasAuto() : work.canvas(Integer.parseInt(canvas));
     }
 
     static Loop loop(@Nullable String word) {
@@ -154,6 +172,9 @@ final class RunCommand {
         seconds.put("total_s", timings.totalS);
         seconds.put("engine_s", timings.engineS);
         found.put("timings", seconds);
+        found.put("passes", result.passes);
+        found.put("passes_per_token", result.passesPerToken());
+        found.put("prefill_passes", result.prefillPasses);
         if (result.trajectory != null) {
             found.put("trajectory", toMap(result.trajectory));
         }

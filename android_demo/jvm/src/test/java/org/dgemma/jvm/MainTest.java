@@ -66,6 +66,10 @@ public class MainTest {
         refused("--json", "run", missing, "-p", "x", "--trace");
         refused("needs a value", "run", missing, "-p");
         refused("given twice", "run", missing, "-p", "x", "-p", "y");
+        refused("settle 0.0 must be a positive number of nats", "run", missing, "-p", "x", "--settle", "0");
+        refused("--settle 'low' must be a number", "run", missing, "-p", "x", "--settle", "low");
+        refused("--canvas '-4': must be auto, or a number", "run", missing, "-p", "x", "--canvas", "-4");
+        refused("canvas 0 must be auto", "run", missing, "-p", "x", "--canvas", "0");
         refused("seconds", "bench", missing, "--seconds", "0");
         File prompts = temporary.newFile();
         Files.write(prompts.toPath(), "{\"prompt\": \"x\"}\n{\"prompt\": 3}\n".getBytes(StandardCharsets.UTF_8));
@@ -95,6 +99,33 @@ public class MainTest {
         Map<?, ?> trajectory = (Map<?, ?>) found.get(1).get("trajectory");
         assertEquals(Arrays.asList(2L, 5L, 7L), trajectory.get("prompt_ids"));
         assertEquals(16, ((List<?>) trajectory.get("argmax")).size());
+    }
+
+    private Map<?, ?> json(String... more) throws Exception {
+        List<String> all = new ArrayList<>(Arrays.asList(
+                "run", BUNDLE.getPath(), "-p", "Write boip backwards.", "--threads", "1", "--json"));
+        all.addAll(Arrays.asList(more));
+        assertEquals(err, 0, run(all.toArray(new String[0])));
+        return (Map<?, ?>) Json.parse(out);
+    }
+
+    @Test
+    public void runLeavesOutWhatItIsTold() throws Exception {
+        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
+        Map<?, ?> all = json();
+        long passes = (Long) all.get("passes");
+        assertEquals(64 * (Long) all.get("steps"), passes);
+        assertEquals((double) passes / ((List<?>) all.get("tokens")).size(), (Double) all.get("passes_per_token"), 1e-12);
+        assertTrue((Long) all.get("prefill_passes") > 10);
+        for (String[] options : new String[][] {{"--settle", "0.003"}, {"--canvas", "auto"}, {"--canvas", "8", "--repair"},
+                {"--canvas", "auto", "--speculate"}}) {
+            Map<?, ?> less = json(options);
+            assertEquals(Arrays.toString(options), "piob", less.get("text"));
+            assertTrue(Arrays.toString(options), (Long) less.get("passes") < passes);
+        }
+        refused("give settle or canvas as well", "run", BUNDLE.getPath(), "-p", "x", "--repair");
+        refused("need loop host", "run", BUNDLE.getPath(), "-p", "x", "--speculate", "--loop", "graph");
+        refused("canvas 65 must be auto, or at most the exported 64", "run", BUNDLE.getPath(), "-p", "x", "--canvas", "65");
     }
 
     @Test

@@ -8,29 +8,38 @@ import org.dgemma.runtime.engine.Tensor;
 
 /**
  * Denoising one canvas: a call of {@code denoise} a step, or one call of the fused {@code generate}; both give the same
- * steps.
+ * steps. Or a call of {@code denoise_active} a step, for the positions alone that have not settled.
  *
  * <p>It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, T steps, D hidden.
  * Buffers are made once; a step allocates nothing that stays.
  */
 abstract class CanvasLoop {
+    /** No id: what a canvas begins with is not known. */
+    static final int NONE = -1;
+
     final Engine engine;
+    final Prefix prefix;
     final String graph;
     final int length;
     final int steps;
     final Step step;
+    /** [N] the canvas before its first step. */
+    final long[] initial;
     final Map<String, Tensor> feeds = new HashMap<>();
     final Map<String, Tensor> outputs = new HashMap<>();
+    private final int behind;
     private final int vocab;
     private final float[] temperatures;
-    private final long[] initial;
     private final Tensor prefixLength = Buffers.scalar(0);
     private Map<String, Tensor> views;
 
-    CanvasLoop(Engine engine, String graph) {
+    /** @param behind slots that the graph needs behind the prefix */
+    CanvasLoop(Engine engine, Prefix prefix, String graph, int behind) {
         Manifest manifest = engine.bundle().manifest();
         this.engine = engine;
+        this.prefix = prefix;
         this.graph = graph;
+        this.behind = behind;
         length = manifest.canvasLength;
         steps = manifest.steps;
         vocab = manifest.model.vocabSize;
@@ -43,43 +52,47 @@ abstract class CanvasLoop {
         feeds.put("prefix_length", prefixLength);
     }
 
-    static CanvasLoop of(Engine engine, Loop loop) {
-        return loop == Loop.HOST ? new HostLoop(engine) : new GraphLoop(engine);
+    static CanvasLoop of(String graph, Engine engine, Prefix prefix) {
+        return graph.equals(Work.ACTIVE) ? new ActiveLoop(engine, prefix)
+                : graph.equals(Loop.HOST.graph) ? new HostLoop(engine, prefix)
+                : new GraphLoop(engine, prefix);
     }
 
     /**
      * Denoises canvas number {@code canvas} after what the prefix has encoded.
      *
+     * @param first the id that the canvas begins with, NONE where it is not known
      * @return false when the sink ended it; else the last step is what the sink saw last.
      */
-    final boolean run(Prefix prefix, long seed, int canvas, boolean adaptive, Step.Sink sink) {
-        Map<String, Tensor> now = prefix.views(graph);
+    final boolean run(GenerateOptions options, int canvas, int first, Step.Sink sink) {
+        Map<String, Tensor> now = prefix.views(graph, behind);
         if (now != views) {
             feeds.putAll(now);
             views = now;
         }
         prefixLength.data.putLong(0, prefix.encoded());
-        return denoise(seed, canvas, adaptive, sink);
-    }
-
-    abstract boolean denoise(long seed, int canvas, boolean adaptive, Step.Sink sink);
-
-    /** Writes the initial canvas [1, N]. */
-    final void start(long seed, int canvas, Tensor into) {
-        Noise.words(Noise.streamKey(seed, canvas, 0), initial);
+        Noise.words(Noise.streamKey(options.seed, canvas, 0), initial);
         for (int i = 0; i < length; i++) {
-            initial[i] = Noise.token(initial[i], vocab);
+            initial[i] = i == 0 && first != NONE ? first : Noise.token(initial[i], vocab);
             step.canvasOut[i] = (int) initial[i];
         }
-        Buffers.write(initial, into);
+        return denoise(options, canvas, sink);
     }
 
-    /** Fills the step that was run as number i from 0; row {@code row} of the outputs is its own. */
-    final void read(int i, int row, String argmax, String entropy, String accepted, String canvas) {
+    /** All steps of a canvas from {@link #initial} on; false when the sink ended it. */
+    abstract boolean denoise(GenerateOptions options, int canvas, Step.Sink sink);
+
+    /** Begins to fill the step that was run as number i from 0. */
+    final void begin(int i) {
         step.number = i + 1;
         step.remaining = steps - i;
         step.temperature = temperatures[i];
         System.arraycopy(step.canvasOut, 0, step.canvasIn, 0, length);
+    }
+
+    /** Fills the step that was run as number i from 0; row {@code row} of the outputs is its own. */
+    final void read(int i, int row, String argmax, String entropy, String accepted, String canvas) {
+        begin(i);
         Buffers.read(outputs.get(argmax), row, step.argmax);
         Buffers.read(outputs.get(entropy), row, step.entropy);
         Buffers.read(outputs.get(accepted), row, step.accepted);

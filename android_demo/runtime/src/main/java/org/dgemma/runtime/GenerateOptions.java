@@ -2,8 +2,9 @@ package org.dgemma.runtime;
 
 /** How one generation runs. Immutable; start from {@link #DEFAULT} and change what you need. */
 public final class GenerateOptions {
-    /** 256 new tokens, seed 0, adaptive stop, host loop, chat template, an empty prefix. */
-    public static final GenerateOptions DEFAULT = new GenerateOptions(256, 0L, true, Loop.HOST, false, false, false);
+    /** 256 new tokens, seed 0, adaptive stop, host loop over every position, chat template, an empty prefix. */
+    public static final GenerateOptions DEFAULT =
+            new GenerateOptions(256, 0L, true, Loop.HOST, Work.ALL, false, false, false);
 
     public final int maxNewTokens;
     /** Of all noise; its 64 bits are read as unsigned. */
@@ -11,6 +12,8 @@ public final class GenerateOptions {
     /** Stop a canvas early when it is settled; otherwise always run all steps. */
     public final boolean adaptive;
     public final Loop loop;
+    /** What a canvas leaves out. */
+    public final Work work;
     /** Take a text prompt as it is, without the bundle's chat template. */
     public final boolean raw;
     /** Go on from the prefix of earlier generations instead of an empty one. */
@@ -19,11 +22,13 @@ public final class GenerateOptions {
     public final boolean trace;
 
     private GenerateOptions(
-            int maxNewTokens, long seed, boolean adaptive, Loop loop, boolean raw, boolean continued, boolean trace) {
+            int maxNewTokens, long seed, boolean adaptive, Loop loop, Work work, boolean raw, boolean continued,
+            boolean trace) {
         this.maxNewTokens = maxNewTokens;
         this.seed = seed;
         this.adaptive = adaptive;
         this.loop = loop;
+        this.work = work;
         this.raw = raw;
         this.continued = continued;
         this.trace = trace;
@@ -34,33 +39,41 @@ public final class GenerateOptions {
         if (value < 1) {
             throw new UsageException("maxNewTokens " + value + " must be 1 or more");
         }
-        return new GenerateOptions(value, seed, adaptive, loop, raw, continued, trace);
+        return new GenerateOptions(value, seed, adaptive, loop, work, raw, continued, trace);
     }
 
     public GenerateOptions seed(long value) {
-        return new GenerateOptions(maxNewTokens, value, adaptive, loop, raw, continued, trace);
+        return new GenerateOptions(maxNewTokens, value, adaptive, loop, work, raw, continued, trace);
     }
 
     public GenerateOptions adaptive(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, value, loop, raw, continued, trace);
+        return new GenerateOptions(maxNewTokens, seed, value, loop, work, raw, continued, trace);
     }
 
     public GenerateOptions loop(Loop value) {
         if (value == null) {
             throw new UsageException("unknown loop null; choose one of host, graph");
         }
-        return new GenerateOptions(maxNewTokens, seed, adaptive, value, raw, continued, trace);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, value, work, raw, continued, trace);
+    }
+
+    /** The tokens may differ from those of all the work, but for drafts, which are those of greedy decoding. */
+    public GenerateOptions work(Work value) {
+        if (value == null) {
+            throw new UsageException("work null must be Work.ALL, or what is to be left out");
+        }
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, value, raw, continued, trace);
     }
 
     public GenerateOptions raw(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, value, continued, trace);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, work, value, continued, trace);
     }
 
     public GenerateOptions continued(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, raw, value, trace);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, work, raw, value, trace);
     }
 
     public GenerateOptions trace(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, raw, continued, value);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, work, raw, continued, value);
     }
 }

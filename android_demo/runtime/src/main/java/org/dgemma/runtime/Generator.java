@@ -1,12 +1,13 @@
 package org.dgemma.runtime;
 
-import java.util.EnumMap;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Generations over one engine and one prefix, in ids: canvases until a stop token, the limit, the end of the context or
@@ -25,7 +26,7 @@ final class Generator {
     private final Engine engine;
     private final Manifest manifest;
     private final BooleanSupplier cancelled;
-    private final Map<Loop, CanvasLoop> loops = new EnumMap<>(Loop.class);
+    private final Map<String, CanvasLoop> loops = new HashMap<>();
 
     Generator(Engine engine, BooleanSupplier cancelled) {
         this.engine = engine;
@@ -46,91 +47,133 @@ final class Generator {
         prefix.extend(ids, ids.length);
     }
 
-    /** Loads the graphs that a loop calls. */
-    void prepare(String graph) {
-        engine.prepare("encode", graph);
+    /** Loads the graphs that a generation calls beside {@code encode}. */
+    void prepare(String... graphs) {
+        engine.prepare("encode");
+        engine.prepare(graphs);
     }
 
+    /** Canvas after canvas; with drafts, {@code first} is what greedy decoding says next. */
     StopReason denoise(Progress run, GenerateOptions options, Watcher watcher) {
         int n = manifest.canvasLength;
-        int canvases = (run.most - 1) / n + 1;
-        CanvasLoop loop = loops.get(options.loop);
-        if (loop == null) {
-            loop = CanvasLoop.of(engine, options.loop);
-            loops.put(options.loop, loop);
-        }
-        for (int canvas = 0; canvas < canvases; canvas++) {
-            if ((long) prefix.size() + n > manifest.context) {
-                return StopReason.CONTEXT;
+        CanvasLoop loop = loops.computeIfAbsent(
+                options.work.graphs(options.loop)[0], graph -> CanvasLoop.of(graph, engine, prefix));
+        int first = CanvasLoop.NONE;
+        for (int canvas = 0; (long) prefix.size() + n <= manifest.context; canvas++) {
+            int before = prefix.size();
+            int[] following = encode(run, 0, options.work.speculate ? 1 : 0);
+            if (following.length > 0) {
+                first = following[0];
             }
             long started = System.nanoTime();
-            encode(0);
-            double encodeS = since(started);
-            if (canvas == 0) {
-                run.prefillS = encodeS;
-            } else {
-                run.commitS += encodeS;
-            }
-            started = System.nanoTime();
-            boolean done = canvas(loop, run, canvas, options, watcher);
+            int[] ids = canvas(loop, run, canvas, first, options, watcher);
             run.denoiseS += since(started);
-            if (!done) {
+            if (ids != null && first != CanvasLoop.NONE) {
+                ids[0] = first;
+                int[] said = agreed(ids, run);
+                ids = said == null ? null : Arrays.copyOf(said, said.length - 1);
+                first = said == null ? CanvasLoop.NONE : said[said.length - 1];
+            }
+            if (ids == null) {
                 return StopReason.CANCELLED;
             }
             run.canvases++;
-            StopReason reason = run.accept(loop.step.argmax);
-            prefix.extend(loop.step.argmax, run.gained);
+            StopReason reason = run.accept(ids);
+            prefix.truncate(before + run.gained);
+            int held = prefix.size() - before;
+            prefix.extend(Arrays.copyOfRange(ids, held, ids.length), run.gained - held);
             watcher.committed(run.tokens);
             if (reason != null) {
                 return reason;
             }
         }
-        return StopReason.LENGTH;
+        return StopReason.CONTEXT;
     }
 
-    /** False when it was cancelled; the canvas in work is dropped. */
-    private boolean canvas(CanvasLoop loop, Progress run, int canvas, GenerateOptions options, Watcher watcher) {
+    /** The last argmax, as far as the canvas has grown; null when it was cancelled, and the canvas in work is dropped. */
+    private int @Nullable [] canvas(
+            CanvasLoop loop, Progress run, int canvas, int first, GenerateOptions options, Watcher watcher) {
         if (cancelled.getAsBoolean()) {
-            return false;
+            return null;
         }
         try {
-            return loop.run(prefix, options.seed, canvas, options.adaptive, step -> {
+            boolean done = loop.run(options, canvas, first, step -> {
                 run.steps++;
+                run.passes += step.rows;
                 watcher.step(canvas, step, run.tokens);
                 return !cancelled.getAsBoolean();
             });
+            return done ? Arrays.copyOf(loop.step.argmax, loop.step.width) : null;
         } catch (Engine.InterruptedRun error) {
-            return stopped(error);
+            checkCancelled(error);
+            return null;
         }
     }
 
-    /** Encodes what is pending, but for the last {@code keep} tokens, or until a cancel. */
-    private void encode(int keep) {
+    /**
+     * How far greedy decoding says what the draft says, encoded, and behind it what it says next; null when cancelled. The
+     * draft's first id came from greedy decoding, so at least that stays. After a cancel or a failure the prefix is as before.
+     */
+    private int @Nullable [] agreed(int[] draft, Progress run) {
+        int before = prefix.size();
+        int length = Math.min(draft.length, Progress.visible(draft, manifest.model.eosTokenIds) + 1);
+        int same = 0;
         try {
-            prefix.encode(cancelled, keep);
-        } catch (Engine.InterruptedRun error) {
-            stopped(error);
+            prefix.extend(draft, length);
+            int[] following = encode(run, 0, length);
+            if (following.length < length) {
+                return null;
+            }
+            for (same = 1; same < length && draft[same] == following[same - 1]; ) {
+                same++;
+            }
+            int[] said = Arrays.copyOf(draft, same + 1);
+            said[same] = following[same - 1];
+            return said;
+        } finally {
+            prefix.truncate(before + same);
         }
+    }
+
+    /**
+     * Encodes what is pending, but for the last {@code keep} tokens, or until a cancel.
+     *
+     * @return what greedy decoding says after each of the last {@code check} of them; fewer when cancelled
+     */
+    private int[] encode(Progress run, int keep, int check) {
+        long started = System.nanoTime();
+        int before = prefix.encoded();
+        int[] following = new int[0];
+        try {
+            following = prefix.encode(cancelled, keep, check);
+        } catch (Engine.InterruptedRun error) {
+            checkCancelled(error);
+        }
+        if (run.steps == 0) {
+            run.prefillS = since(started);
+            run.prefillPasses = prefix.encoded() - before;
+        } else {
+            run.commitS += since(started);
+            run.passes += prefix.encoded() - before;
+        }
+        return following;
     }
 
     /** An interrupted call is a cancel only when somebody asked for one. */
-    private boolean stopped(Engine.InterruptedRun error) {
+    private void checkCancelled(Engine.InterruptedRun error) {
         if (!cancelled.getAsBoolean()) {
             throw error;
         }
-        return false;
     }
 
     /** Greedy decoding; tensors and maps are reused, so that nearly all time is spent in the engine. */
     StopReason decode(Progress run) {
+        encode(run, 1, 0);
         long started = System.nanoTime();
-        encode(1);
-        run.prefillS = since(started);
-        started = System.nanoTime();
         try {
             return cancelled.getAsBoolean() ? StopReason.CANCELLED : decodeAll(run);
         } catch (Engine.InterruptedRun error) {
-            stopped(error);
+            checkCancelled(error);
             return StopReason.CANCELLED;
         } finally {
             run.denoiseS = since(started);
@@ -153,7 +196,7 @@ final class Generator {
         feeds.put("count", Buffers.scalar(1));
         outputs.put("next_token", next);
         while (!cancelled.getAsBoolean()) {
-            Map<String, Tensor> now = prefix.views("decode");
+            Map<String, Tensor> now = prefix.views("decode", 0);
             if (now != views) {
                 feeds.putAll(now);
                 views = now;
@@ -163,6 +206,7 @@ final class Generator {
             engine.run("decode", feeds, outputs);
             prefix.store(chunk, 1);
             run.steps++;
+            run.passes++;
             token[0] = (int) next.data.getLong(0);
             StopReason reason = run.accept(token);
             prefix.extend(token, run.gained);

@@ -15,8 +15,8 @@ final class GraphLoop extends CanvasLoop {
     private final int[] committed;
     private final int[] last;
 
-    GraphLoop(Engine engine) {
-        super(engine, Loop.GRAPH.graph);
+    GraphLoop(Engine engine, Prefix prefix) {
+        super(engine, prefix, Loop.GRAPH.graph, 0);
         canvas = Buffers.zeros(DType.INT64, 1, length);
         words = Buffers.zeros(DType.INT64, steps, 2, length);
         adaptive = Buffers.zeros(DType.BOOL, 1);
@@ -35,14 +35,14 @@ final class GraphLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(long seed, int number, boolean isAdaptive, Step.Sink sink) {
-        start(seed, number, canvas);
+    boolean denoise(GenerateOptions options, int number, Step.Sink sink) {
+        Buffers.write(initial, canvas);
         LongBuffer all = words.data.asLongBuffer();
         for (int i = 0; i < steps; i++) {
-            Noise.words(Noise.streamKey(seed, number, i + 1), row);
+            Noise.words(Noise.streamKey(options.seed, number, i + 1), row);
             all.put(row);
         }
-        adaptive.data.put(0, (byte) (isAdaptive ? 1 : 0));
+        adaptive.data.put(0, (byte) (options.adaptive ? 1 : 0));
         engine.run(graph, feeds, outputs);
         int run = check(outputs.get("steps").data.getLong(0));
         for (int i = 0; i < run; i++) {

@@ -17,8 +17,8 @@ final class HostLoop extends CanvasLoop {
     private final long[] row;
     private final StopRule stop;
 
-    HostLoop(Engine engine) {
-        super(engine, Loop.HOST.graph);
+    HostLoop(Engine engine, Prefix prefix) {
+        super(engine, prefix, Loop.HOST.graph, 0);
         Manifest manifest = engine.bundle().manifest();
         long hidden = manifest.model.hiddenSize;
         for (int i = 0; i < 2; i++) {
@@ -38,12 +38,12 @@ final class HostLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(long seed, int canvas, boolean adaptive, Step.Sink sink) {
-        start(seed, canvas, canvases[0]);
+    boolean denoise(GenerateOptions options, int canvas, Step.Sink sink) {
+        Buffers.write(initial, canvases[0]);
         stop.reset();
         for (int i = 0; i < steps; i++) {
             int from = i % 2;
-            Noise.words(Noise.streamKey(seed, canvas, i + 1), row);
+            Noise.words(Noise.streamKey(options.seed, canvas, i + 1), row);
             Buffers.write(row, words);
             temperature.data.putFloat(0, temperature(i));
             feeds.put("canvas", canvases[from]);
@@ -55,7 +55,7 @@ final class HostLoop extends CanvasLoop {
             if (!sink.accept(step)) {
                 return false;
             }
-            if (adaptive && stop.settled(step.argmax, step.entropy)) {
+            if (options.adaptive && stop.settled(step.argmax, step.entropy, length)) {
                 break;
             }
         }

@@ -23,6 +23,10 @@ final class IntList {
         size += count;
     }
 
+    void add(int value) {
+        add(new int[] {value}, 1);
+    }
+
     void truncate(int length) {
         size = Math.min(size, length);
     }

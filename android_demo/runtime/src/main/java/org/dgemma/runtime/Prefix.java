@@ -46,7 +46,7 @@ final class Prefix {
         }
     }
 
-    /** Tensors of an encode or decode call over C tokens. */
+    /** Tokens of a call over C of them, and the keys and values that it gives. */
     static final class Chunk {
         final int size;
         final Tensor tokens;
@@ -57,10 +57,22 @@ final class Prefix {
             this.size = size;
             tokens = Buffers.zeros(DType.INT64, 1, size);
             for (Cache cache : caches) {
-                Tensor tensor = Buffers.zeros(DType.FLOAT32, 1, size, cache.heads, cache.dim);
-                outputs.put(cache.output, tensor);
-                rows.add(tensor.data.duplicate());
+                add(cache, Buffers.zeros(DType.FLOAT32, 1, size, cache.heads, cache.dim));
             }
+        }
+
+        /** The beginning of a larger one; it shares the memory. */
+        private Chunk(int size, Chunk larger, List<Cache> caches) {
+            this.size = size;
+            tokens = larger.tokens.firstRows(size);
+            for (Cache cache : caches) {
+                add(cache, larger.outputs.get(cache.output).firstRows(size));
+            }
+        }
+
+        private void add(Cache cache, Tensor tensor) {
+            outputs.put(cache.output, tensor);
+            rows.add(tensor.data.duplicate());
         }
     }
 
@@ -82,8 +94,8 @@ final class Prefix {
     private final Map<String, Tensor> feeds = new HashMap<>();
     private final Tensor start = Buffers.scalar(0);
     private final Tensor count = Buffers.scalar(0);
-    private Chunk wholeChunk;
-    private Chunk otherChunk;
+    private Chunk largest;
+    private Chunk part;
     private int capacity;
     private int encoded;
 
@@ -138,17 +150,17 @@ final class Prefix {
     }
 
     /**
-     * The filled slots of every cache, rounded up, or as many as the graph is fixed to.
+     * The filled slots of every cache and {@code behind} more, rounded up, or as many as the graph is fixed to.
      *
      * @return the same map as long as its shapes stay the same.
      */
-    Map<String, Tensor> views(String graph) {
+    Map<String, Tensor> views(String graph, int behind) {
         int[] range = slotsOf.get(graph);
         if (range == null) {
             range = Buffers.inputDim(engine, graph, caches.get(0).input, 1);
             slotsOf.put(graph, range);
         }
-        long rounded = (Math.max(1, encoded) + SLOT_STEP - 1L) / SLOT_STEP * SLOT_STEP;
+        long rounded = (Math.max(1, encoded + behind) + SLOT_STEP - 1L) / SLOT_STEP * SLOT_STEP;
         int slots = (int) Math.min(Math.min(Math.max(range[0], rounded), range[1]), context);
         reserve(slots);
         Map<String, Tensor> found = views.get(slots);
@@ -196,24 +208,44 @@ final class Prefix {
         encoded += count;
     }
 
-    /** Tensors for C tokens; those of a whole chunk and of the last other size are kept. */
-    Chunk chunk(int size) {
-        if (size == chunkSize) {
-            if (wholeChunk == null) {
-                wholeChunk = new Chunk(size, caches);
+    /**
+     * Keep keys and values that a call wrote of canvas positions [A] behind the prefix, in slots that do not count as filled.
+     */
+    void place(Chunk chunk, int[] positions) {
+        for (int i = 0; i < caches.size(); i++) {
+            ByteBuffer cursor = caches.get(i).cursor;
+            ByteBuffer rows = chunk.rows.get(i);
+            int bytes = caches.get(i).rowBytes();
+            cursor.limit(cursor.capacity());
+            for (int j = 0; j < positions.length; j++) {
+                rows.limit((j + 1) * bytes).position(j * bytes);
+                cursor.position((encoded + positions[j]) * bytes);
+                cursor.put(rows);
             }
-            return wholeChunk;
         }
-        if (otherChunk == null || otherChunk.size != size) {
-            otherChunk = new Chunk(size, caches);
-        }
-        return otherChunk;
     }
 
-    /** Encode pending tokens, but for the last {@code keep}, in chunks; stops between chunks when cancelled. */
-    void encode(BooleanSupplier cancelled, int keep) {
+    /** Room for C tokens or positions; all sizes share the memory of the largest. */
+    Chunk chunk(int size) {
+        if (largest == null || size > largest.size) {
+            largest = new Chunk(size, caches);
+            part = largest;
+        } else if (part.size != size) {
+            part = size == largest.size ? largest : new Chunk(size, largest, caches);
+        }
+        return part;
+    }
+
+    /**
+     * Encode pending tokens, but for the last {@code keep}, in chunks; stops between chunks when cancelled.
+     *
+     * @return what greedy decoding says after each of the last {@code check} of them
+     */
+    int[] encode(BooleanSupplier cancelled, int keep, int check) {
         int least = Buffers.inputDim(engine, "encode", "tokens", 1)[0];
-        for (int n; (n = Math.min(size() - keep - encoded, chunkSize)) > 0 && !cancelled.getAsBoolean(); ) {
+        int end = size() - keep;
+        IntList following = new IntList();
+        for (int n; (n = Math.min(end - encoded, chunkSize)) > 0 && !cancelled.getAsBoolean(); ) {
             Chunk chunk = chunk(Math.max(n, least));
             synchronized (this) {
                 for (int i = 0; i < chunk.size; i++) {
@@ -221,14 +253,37 @@ final class Prefix {
                 }
             }
             start.data.putLong(0, encoded);
-            count.data.putLong(0, n);
+            int from = Math.max(0, end - check - encoded); // the first row that is asked for
             feeds.clear();
-            feeds.putAll(views("encode"));
             feeds.put("tokens", chunk.tokens);
             feeds.put("start", start);
-            feeds.put("count", count);
-            engine.run("encode", feeds, chunk.outputs);
+            if (from < n) {
+                check(chunk, from, n, following);
+            } else {
+                count.data.putLong(0, n);
+                feeds.put("count", count);
+                feeds.putAll(views("encode", 0));
+                engine.run("encode", feeds, chunk.outputs);
+            }
             store(chunk, n);
+        }
+        return following.toArray();
+    }
+
+    /** Encodes as {@code encode} does, and adds what greedy decoding says after rows {@code from} up to {@code end}. */
+    private void check(Chunk chunk, int from, int end, IntList following) {
+        Tensor rows = Buffers.zeros(DType.INT64, end - from);
+        Tensor next = Buffers.zeros(DType.INT64, 1, end - from);
+        for (int i = from; i < end; i++) {
+            rows.data.putLong(8 * (i - from), i);
+        }
+        Map<String, Tensor> outputs = new HashMap<>(chunk.outputs);
+        outputs.put("next_tokens", next);
+        feeds.put("rows", rows);
+        feeds.putAll(views(Work.CHECK, 0));
+        engine.run(Work.CHECK, feeds, outputs);
+        for (int i = 0; i < end - from; i++) {
+            following.add((int) next.data.getLong(8 * i));
         }
     }
 }

@@ -8,6 +8,8 @@ final class Progress {
     final IntList tokens = new IntList();
     int steps;
     int canvases;
+    int passes;
+    int prefillPasses;
     double loadS;
     double prefillS;
     double denoiseS;

@@ -9,7 +9,7 @@ final class Recorder {
     private final List<Step> rows = new ArrayList<>();
 
     void add(int canvas, Step step) {
-        canvases.add(new int[] {canvas}, 1);
+        canvases.add(canvas);
         rows.add(step.copy());
     }
 

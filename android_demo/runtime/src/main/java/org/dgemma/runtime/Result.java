@@ -12,6 +12,13 @@ public final class Result {
     public final int steps;
     /** Canvases committed. */
     public final int canvases;
+    /**
+     * Positions put through the stack, summed over all denoising steps (or calls of {@code decode}), and the encoding of
+     * committed canvases and the checking of drafts included; prefill and padding are not.
+     */
+    public final int passes;
+    /** Positions that were encoded before the first canvas. */
+    public final int prefillPasses;
     public final StopReason stopReason;
     /** onnx or executorch. */
     public final String engine;
@@ -22,12 +29,14 @@ public final class Result {
     public final @Nullable Trajectory trajectory;
 
     Result(
-            String text, int[] tokens, int steps, int canvases, StopReason stopReason, String engine, String loop,
-            Timings timings, @Nullable Trajectory trajectory) {
+            String text, int[] tokens, int steps, int canvases, int passes, int prefillPasses, StopReason stopReason,
+            String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
         this.text = text;
         this.tokens = tokens;
         this.steps = steps;
         this.canvases = canvases;
+        this.passes = passes;
+        this.prefillPasses = prefillPasses;
         this.stopReason = stopReason;
         this.engine = engine;
         this.loop = loop;
@@ -38,5 +47,10 @@ public final class Result {
     /** Committed tokens over denoising steps run; 0 when none ran. */
     public double tokensPerForward() {
         return steps == 0 ? 0.0 : (double) tokens.length / steps;
+    }
+
+    /** Passes over committed tokens, null when there are none; about 1 for the autoregressive baseline. */
+    public @Nullable Double passesPerToken() {
+        return tokens.length == 0 ? null : (double) passes / tokens.length;
     }
 }

@@ -260,8 +260,9 @@ public final class Session implements AutoCloseable {
             @Nullable GenerationListener texts) {
         Generator generator = open();
         double nativeS = engine.seconds();
+        options.work.check(bundle, engine.name(), options.loop);
         generator.begin(ids, options.continued ? generator.prefix.size() : 0, manifest.canvasLength);
-        generator.prepare(options.loop.graph);
+        generator.prepare(options.work.graphs(options.loop));
         Progress run = new Progress(options.maxNewTokens, stops);
         run.loadS = Generator.since(started);
         int[] promptIds = options.trace ? generator.prefix.ids() : new int[0];
@@ -312,13 +313,14 @@ public final class Session implements AutoCloseable {
             Progress run, StopReason reason, String loop, Timings timings, @Nullable Trajectory trajectory) {
         int[] tokens = run.tokens.toArray();
         return new Result(
-                text(tokens), tokens, run.steps, run.canvases, reason, engine.name(), loop, timings, trajectory);
+                text(tokens), tokens, run.steps, run.canvases, run.passes, run.prefillPasses, reason, engine.name(), loop,
+                timings, trajectory);
     }
 
     private StepEvent event(int canvas, Step step, IntList committed) {
         return new StepEvent(
-                this, canvas, step.number, step.remaining, committed.toArray(), step.argmax.clone(),
-                step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone());
+                this, canvas, step.number, step.remaining, committed.toArray(), step.width,
+                step.argmax.clone(), step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone());
     }
 
     private static void tell(GenerationListener listener, String piece) {
@@ -361,10 +363,11 @@ public final class Session implements AutoCloseable {
         return ids;
     }
 
-    String textSoFar(int[] committed, int[] canvas) {
+    /** Of a canvas its first {@code width} positions, up to a stop token. */
+    String textSoFar(int[] committed, int[] canvas, int width) {
         IntList ids = new IntList();
         ids.add(committed, committed.length);
-        ids.add(canvas, Progress.visible(canvas, stops));
+        ids.add(canvas, Math.min(width, Progress.visible(canvas, stops)));
         return text(ids.toArray());
     }
 

@@ -6,6 +6,10 @@ final class Step {
     int number;
     /** Steps remaining when it ran, T…1. */
     int remaining;
+    /** Positions that went through the stack. */
+    int rows;
+    /** Positions that the canvas has so far. */
+    int width;
     float temperature;
     /** [N] what the step read. */
     final int[] canvasIn;
@@ -24,6 +28,8 @@ final class Step {
     }
 
     private Step(int[] canvasIn, int[] argmax, float[] entropy, boolean[] accepted, int[] canvasOut) {
+        rows = canvasIn.length;
+        width = canvasIn.length;
         this.canvasIn = canvasIn;
         this.argmax = argmax;
         this.entropy = entropy;
@@ -35,6 +41,8 @@ final class Step {
         Step copy = new Step(canvasIn.clone(), argmax.clone(), entropy.clone(), accepted.clone(), canvasOut.clone());
         copy.number = number;
         copy.remaining = remaining;
+        copy.rows = rows;
+        copy.width = width;
         copy.temperature = temperature;
         return copy;
     }

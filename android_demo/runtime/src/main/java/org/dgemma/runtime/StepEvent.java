@@ -10,7 +10,9 @@ public final class StepEvent {
     public final int remaining;
     /** Tokens of the canvases before this one. */
     public final int[] committed;
-    /** [N] what would be committed now. */
+    /** Positions that the canvas has so far: N, but where it starts narrow; what lies behind them says nothing. */
+    public final int width;
+    /** [N] what would be committed now, as far as the canvas has grown. */
     public final int[] argmax;
     /** [N] the next step's input. */
     public final int[] canvas;
@@ -22,13 +24,14 @@ public final class StepEvent {
     private final Session session;
 
     StepEvent(
-            Session session, int canvasIndex, int step, int remaining, int[] committed, int[] argmax, int[] canvas,
-            float[] entropy, boolean[] accepted) {
+            Session session, int canvasIndex, int step, int remaining, int[] committed, int width, int[] argmax,
+            int[] canvas, float[] entropy, boolean[] accepted) {
         this.session = session;
         this.canvasIndex = canvasIndex;
         this.step = step;
         this.remaining = remaining;
         this.committed = committed;
+        this.width = width;
         this.argmax = argmax;
         this.canvas = canvas;
         this.entropy = entropy;
@@ -37,7 +40,7 @@ public final class StepEvent {
 
     /** Committed tokens and the argmax canvas up to its stop token, as text. */
     public String text() {
-        return session.textSoFar(committed, argmax);
+        return session.textSoFar(committed, argmax, width);
     }
 
     /** One string a position of the argmax canvas, for display; empty for markers. Joined they are nearly its text. */

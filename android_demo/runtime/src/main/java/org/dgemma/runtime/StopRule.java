@@ -1,7 +1,5 @@
 package org.dgemma.runtime;
 
-import java.util.Arrays;
-
 /**
  * The adaptive stop of one canvas: the argmax canvas unchanged for {@code stabilityThreshold} steps, and the mean
  * entropy below {@code confidenceThreshold}.
@@ -12,7 +10,8 @@ final class StopRule {
     private final int stability;
     private final double confidence;
     private final int[] last;
-    private boolean first = true;
+    /** Positions of the last step, 0 before the first one. */
+    private int lastWidth;
     private int stable;
 
     StopRule(Manifest.SamplerConfig sampler, int canvasLength) {
@@ -23,24 +22,28 @@ final class StopRule {
 
     /** Before the first step of a canvas. */
     void reset() {
-        first = true;
+        lastWidth = 0;
         stable = 0;
     }
 
-    /** Whether the canvas is settled after this step. */
-    boolean settled(int[] argmax, float[] entropy) {
-        stable = !first && Arrays.equals(argmax, last) ? stable + 1 : 0;
-        first = false;
-        System.arraycopy(argmax, 0, last, 0, last.length);
-        return stable >= stability && mean(entropy) < confidence;
+    /** Whether the canvas is settled after this step. It has its first {@code width} positions, the others are certain. */
+    boolean settled(int[] argmax, float[] entropy, int width) {
+        boolean same = width == lastWidth;
+        for (int i = 0; i < width && same; i++) {
+            same = argmax[i] == last[i];
+        }
+        stable = same ? stable + 1 : 0;
+        lastWidth = width;
+        System.arraycopy(argmax, 0, last, 0, width);
+        return stable >= stability && sum(entropy, width) / last.length < confidence;
     }
 
     /**
-     * Mean in float64, summed pairwise in numpy's order ({@code pairwise_sum} of {@code loops_utils.h}), so that a mean
-     * at the threshold falls on the same side as in the Python runtime, to the last bit.
+     * Sum of the first values in float64, pairwise in numpy's order ({@code pairwise_sum} of {@code loops_utils.h}), so that
+     * a mean at the threshold falls on the same side as in the Python runtime, to the last bit.
      */
-    static double mean(float[] values) {
-        return pairwiseSum(values, 0, values.length) / values.length;
+    static double sum(float[] values, int count) {
+        return pairwiseSum(values, 0, count);
     }
 
     private static double pairwiseSum(float[] v, int start, int n) {

@@ -18,7 +18,7 @@ public class OverheadTest {
     private static double[] shares(Session session, GenerateOptions options, StepListener steps) {
         double[] shares = new double[RUNS];
         for (int i = 0; i < RUNS; i++) {
-            Timings t = session.generate("Reverse the word lamp.", options.seed(i), steps).timings;
+            Timings t = session.generate("Reverse the word table.", options.seed(i), steps).timings;
             shares[i] = 1 - t.engineS / (t.totalS - t.loadS);
         }
         Arrays.sort(shares);
@@ -31,7 +31,7 @@ public class OverheadTest {
         try (Session session = Session.load(Repository.bundle("tiny"), one)) {
             GenerateOptions options = GenerateOptions.DEFAULT.adaptive(false).maxNewTokens(64);
             for (int i = 0; i < WARM_UP; i++) { // until the loop is compiled
-                session.generate("Reverse the word lamp.", options, event -> {});
+                session.generate("Reverse the word table.", options, event -> {});
             }
             double[] plain = shares(session, options, null);
             double[] watched = shares(session, options, event -> {});

@@ -192,8 +192,8 @@ public class SessionTest {
         for (int[] each : lengthAndCapacity) {
             int[] ids = SessionTest.range(0, each[0] - prefix.size());
             prefix.extend(ids, ids.length);
-            prefix.encode(() -> false, 0);
-            assertEquals(each[0], ToyEngine.prefix(prefix.views("denoise"), each[0]).size());
+            prefix.encode(() -> false, 0, 0);
+            assertEquals(each[0], ToyEngine.prefix(prefix.views("denoise", 0), each[0]).size());
             assertEquals(each[1], prefix.capacity());
         }
         try (Session session = session(engine)) { // the toy fails when a token is in the wrong slot

@@ -34,7 +34,7 @@ public class StopRuleTest {
         boolean plainSumDiffers = false;
         for (Object[] each : NUMPY) {
             float[] values = values((Integer) each[0]);
-            assertEquals("of " + each[0], (Double) each[1], StopRule.mean(values), 0);
+            assertEquals("of " + each[0], (Double) each[1], StopRule.sum(values, values.length) / values.length, 0);
             double plain = 0;
             for (float value : values) {
                 plain += value;
@@ -52,12 +52,12 @@ public class StopRuleTest {
         float[] sure = {0, 0.009f};
         float[] unsure = {0.005f, 0.0051f};
         int[] canvas = {3, 4};
-        assertFalse("nothing to compare the first step with", rule.settled(canvas, sure));
-        assertFalse("mean is not below the threshold", rule.settled(canvas, unsure));
-        assertTrue(rule.settled(canvas, sure));
-        assertFalse("another canvas", rule.settled(new int[] {3, 5}, sure));
-        assertTrue(rule.settled(new int[] {3, 5}, sure));
+        assertFalse("nothing to compare the first step with", rule.settled(canvas, sure, 2));
+        assertFalse("mean is not below the threshold", rule.settled(canvas, unsure, 2));
+        assertTrue(rule.settled(canvas, sure, 2));
+        assertFalse("another canvas", rule.settled(new int[] {3, 5}, sure, 2));
+        assertTrue(rule.settled(new int[] {3, 5}, sure, 2));
         rule.reset();
-        assertFalse("a new canvas", rule.settled(new int[] {3, 5}, sure));
+        assertFalse("a new canvas", rule.settled(new int[] {3, 5}, sure, 2));
     }
 }

@@ -58,7 +58,7 @@ final class ToyBundle {
         Map<String, Object> manifest = manifest();
         Map<String, Object> files = new LinkedHashMap<>();
         Files.createDirectory(folder.resolve("onnx"));
-        for (String graph : Arrays.asList("encode", "denoise", "generate", "decode")) {
+        for (String graph : Arrays.asList("encode", "denoise", "denoise_active", "generate", "decode", "check")) {
             byte[] content = ("toy graph " + graph).getBytes(StandardCharsets.UTF_8);
             Path file = folder.resolve("onnx/" + graph + ".bin");
             Files.write(file, content);
@@ -91,7 +91,9 @@ final class ToyBundle {
                         "model_suffix", Arrays.asList(START)),
                 "canvas_length", N, "steps", STEPS, "context", CONTEXT, "chunk", CHUNK,
                 "sampler", object("steps", STEPS), "noise", object("rows", STEPS),
-                "dims", object("S", Arrays.asList(1, CONTEXT), "C", Arrays.asList(1, CHUNK)),
+                "dims", object(
+                        "S", Arrays.asList(1, CONTEXT), "C", Arrays.asList(1, CHUNK), "R", Arrays.asList(1, CHUNK),
+                        "A", Arrays.asList(1, N)),
                 "graphs", object("onnx", graphs()), "quantization", object("recipe", "fp32"),
                 "tools", object("dgemma", "0"), "provenance", object("licence", "none"));
     }
@@ -99,24 +101,30 @@ final class ToyBundle {
     private static Map<String, Object> graphs() {
         List<Object> prefix = new ArrayList<>();
         List<Object> fresh = new ArrayList<>();
+        List<Object> active = new ArrayList<>();
         for (int layer = 0; layer < LAYERS; layer++) {
             for (String kind : Arrays.asList("key", "value")) {
                 prefix.add(spec("prefix_" + kind + "_" + layer, "float32", 1, "S", heads(layer), dim(layer)));
                 fresh.add(spec("new_" + kind + "_" + layer, "float32", 1, "C", heads(layer), dim(layer)));
+                active.add(spec("new_" + kind + "_" + layer, "float32", 1, "A", heads(layer), dim(layer)));
             }
         }
         List<Object> tokens = Arrays.asList(
                 spec("tokens", "int64", 1, "C"), spec("start", "int64", 1), spec("count", "int64", 1));
+        List<Object> rows = Arrays.asList(
+                spec("tokens", "int64", 1, "C"), spec("start", "int64", 1), spec("rows", "int64", "R"));
         Object canvas = spec("canvas", "int64", 1, N);
         Object length = spec("prefix_length", "int64", 1);
         return object(
                 "encode", graph("encode", join(tokens, prefix), fresh),
                 "denoise", graph("denoise", join(Arrays.asList(
                         canvas, spec("soft", "float32", 1, N, HIDDEN), spec("words", "int64", 2, N),
-                        spec("temperature", "float32", 1), length), prefix), Arrays.asList(
-                        spec("next_canvas", "int64", 1, N), spec("argmax", "int64", 1, N),
-                        spec("entropy", "float32", 1, N),
-                        spec("accepted", "bool", 1, N), spec("next_soft", "float32", 1, N, HIDDEN))),
+                        spec("temperature", "float32", 1), length), prefix), sampled(N)),
+                "denoise_active", graph("denoise_active", join(Arrays.asList(
+                        spec("canvas", "int64", 1, "A"), spec("positions", "int64", 1, "A"),
+                        spec("soft", "float32", 1, "A", HIDDEN), spec("words", "int64", 2, "A"),
+                        spec("temperature", "float32", 1), length, spec("settled", "bool", 1, N)), prefix),
+                        join(sampled("A"), active)),
                 "generate", graph("generate", join(Arrays.asList(
                         canvas, spec("words", "int64", STEPS, 2, N), spec("adaptive", "bool", 1), length), prefix),
                         Arrays.asList(
@@ -125,7 +133,15 @@ final class ToyBundle {
                         spec("canvases", "int64", STEPS, N), spec("entropies", "float32", STEPS, N),
                         spec("accepts", "bool", STEPS, N))),
                 "decode", graph("decode", join(tokens, prefix),
-                        join(Arrays.asList(spec("next_token", "int64", 1)), fresh)));
+                        join(Arrays.asList(spec("next_token", "int64", 1)), fresh)),
+                "check", graph("check", join(rows, prefix),
+                        join(Arrays.asList(spec("next_tokens", "int64", 1, "R")), fresh)));
+    }
+
+    private static List<Object> sampled(Object rows) {
+        return Arrays.asList(
+                spec("next_canvas", "int64", 1, rows), spec("argmax", "int64", 1, rows), spec("entropy", "float32", 1, rows),
+                spec("accepted", "bool", 1, rows), spec("next_soft", "float32", 1, rows, HIDDEN));
     }
 
     private static Map<String, Object> graph(String name, List<Object> inputs, List<Object> outputs) {

@@ -14,7 +14,7 @@ import org.dgemma.runtime.engine.Tensor;
  * A toy model: its keys hold token ids and its values hold positions, so that it reads the prefix out of the caches
  * that the session hands it, and a token in the wrong slot fails an assertion. Its answer to a prompt is a fixed list
  * of ids, counted from the last START of the prefix, then a stop token and pads. Position i of a canvas settles at step
- * i % 3, so argmax canvases are stable from the third step on.
+ * i % 3, so argmax canvases are stable from the third step on; where positions are left out, by how often it ran itself.
  */
 class ToyEngine implements Engine {
     private static final int N = ToyBundle.N;
@@ -26,8 +26,12 @@ class ToyEngine implements Engine {
     float entropyFloor;
     /** Graphs that ran, in order. */
     final List<String> calls = new ArrayList<>();
-    /** Counts of the encode calls. */
+    /** Counts of the encode and check calls. */
     final List<Integer> encoded = new ArrayList<>();
+    /** Positions of the calls of denoise_active. */
+    final List<List<Integer>> active = new ArrayList<>();
+    /** Call of denoise_active that ran a position last. */
+    private final int[] lastRun = new int[N];
     /** Called before a graph runs; may throw or wait. */
     Consumer<String> before = graph -> {};
     volatile boolean closed;
@@ -94,10 +98,16 @@ class ToyEngine implements Engine {
             switch (graph) {
                 case "encode":
                     encoded.add((int) number(feeds.get("count")));
-                    rows(feeds, outputs);
+                    rows(feeds, outputs, (int) number(feeds.get("count")));
                     break;
                 case "decode":
-                    write(outputs.get("next_token"), following(rows(feeds, outputs)));
+                    write(outputs.get("next_token"), following(rows(feeds, outputs, (int) number(feeds.get("count")))));
+                    break;
+                case "check":
+                    check(feeds, outputs);
+                    break;
+                case "denoise_active":
+                    denoiseActive(feeds, outputs);
                     break;
                 case "denoise":
                     denoise(feeds, outputs);
@@ -163,9 +173,8 @@ class ToyEngine implements Engine {
         return ids;
     }
 
-    private List<Integer> rows(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+    private List<Integer> rows(Map<String, Tensor> feeds, Map<String, Tensor> outputs, int count) {
         int start = (int) number(feeds.get("start"));
-        int count = (int) number(feeds.get("count"));
         List<Integer> ids = prefix(feeds, start);
         for (int i = 0; i < count; i++) {
             ids.add((int) id(feeds.get("tokens"), i));
@@ -178,6 +187,17 @@ class ToyEngine implements Engine {
             }
         }
         return ids;
+    }
+
+    /** What follows every row that is asked for. */
+    private void check(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+        int count = (int) feeds.get("tokens").size(1);
+        encoded.add(count);
+        List<Integer> ids = rows(feeds, outputs, count);
+        for (int i = 0; i < feeds.get("rows").size(0); i++) {
+            int end = ids.size() - count + (int) id(feeds.get("rows"), i) + 1;
+            outputs.get("next_tokens").data.putLong(8 * i, following(ids.subList(0, end)));
+        }
     }
 
     private int following(List<Integer> ids) {
@@ -199,6 +219,55 @@ class ToyEngine implements Engine {
         for (int i = 0; i < soft.data.remaining(); i += 4) {
             soft.data.putFloat(i, step + 1);
         }
+    }
+
+    /** Keys of a canvas position hold its number, values the call; those that have settled must still be there. */
+    void denoiseActive(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
+        int length = (int) number(feeds.get("prefix_length"));
+        List<Integer> ids = prefix(feeds, length);
+        int[] target = new int[N];
+        for (int i = 0; i < N; i++) {
+            target[i] = following(ids);
+            ids.add(target[i]);
+            for (int layer = 0; layer < ToyBundle.LAYERS && feeds.get("settled").data.get(i) != 0; layer++) {
+                int at = 4 * (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer)) * (length + i);
+                assertEquals("keys of a position", -1 - i, feeds.get("prefix_key_" + layer).data.getFloat(at), 0);
+                assertEquals("its last ones", lastRun[i], feeds.get("prefix_value_" + layer).data.getFloat(at), 0);
+            }
+        }
+        int rows = (int) feeds.get("positions").size(1);
+        List<Integer> ran = new ArrayList<>();
+        active.add(ran);
+        for (int i = 0; i < rows; i++) {
+            int position = (int) id(feeds.get("positions"), i);
+            assertTrue("a position that runs has not settled", feeds.get("settled").data.get(position) == 0);
+            ran.add(position);
+            lastRun[position] = active.size();
+            float often = feeds.get("soft").data.getFloat(4 * i * ToyBundle.HIDDEN);
+            boolean sure = position % 3 <= often;
+            put(outputs.get("argmax"), i, sure ? target[position] : noise(feeds, i));
+            put(outputs.get("next_canvas"), i, sure ? target[position] : noise(feeds, rows + i));
+            outputs.get("entropy").data.putFloat(4 * i, sure ? entropyFloor : feeds.get("temperature").data.getFloat(0));
+            outputs.get("accepted").data.put(i, (byte) (sure ? 1 : 0));
+            for (int j = 0; j < ToyBundle.HIDDEN; j++) {
+                outputs.get("next_soft").data.putFloat(4 * (i * ToyBundle.HIDDEN + j), often + 1);
+            }
+            for (int layer = 0; layer < ToyBundle.LAYERS; layer++) {
+                int row = (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer));
+                for (int j = 0; j < row; j++) {
+                    outputs.get("new_key_" + layer).data.putFloat(4 * (i * row + j), -1 - position);
+                    outputs.get("new_value_" + layer).data.putFloat(4 * (i * row + j), active.size());
+                }
+            }
+        }
+    }
+
+    private static int noise(Map<String, Tensor> feeds, int index) {
+        return (int) Noise.token(id(feeds.get("words"), index), ToyBundle.VOCAB);
+    }
+
+    static void put(Tensor tensor, int index, int value) {
+        tensor.data.putLong(8 * index, value);
     }
 
     private void step(

@@ -28,7 +28,7 @@ import org.pytorch.executorch.Module;
  *   <li>Results are copied: they live in the program's memory until its next call.
  *   <li>A call cannot be ended from outside, so {@link #interrupt} waits for it.
  *   <li>The API has no tensors of bool. One that goes in is a subclass of ours, which v1.0.1 does not allow: there only the
- *       host loop runs. One that comes out is read from a private field, which R8 must keep.
+ *       host loop runs, and only over every position. One that comes out is read from a private field, which R8 must keep.
  *   <li>XNNPACK's weight cache is on in the official builds; its file cannot be named through the Java API, which sets
  *       options of type int only. So weights are packed at every load, once for all methods.
  *   <li>The version of the library is not told, so a bundle's lowest version is not checked.

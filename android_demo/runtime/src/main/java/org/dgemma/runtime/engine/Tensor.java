@@ -36,9 +36,17 @@ public final class Tensor {
         }
         long[] part = shape.clone();
         part[1] = rows;
+        return first(part);
+    }
+
+    /** The first elements, as an array of another shape; it shares the memory. */
+    public Tensor first(long... part) {
+        if (elements(part) > elements(shape)) {
+            throw new IllegalArgumentException(Arrays.toString(part) + " of shape " + Arrays.toString(shape));
+        }
         ByteBuffer view = data.duplicate();
         view.clear().limit((int) (dtype.bytes * elements(part)));
-        return new Tensor(dtype, part, view.slice().order(ByteOrder.nativeOrder()));
+        return new Tensor(dtype, part.clone(), view.slice().order(ByteOrder.nativeOrder()));
     }
 
     public long[] shape() {

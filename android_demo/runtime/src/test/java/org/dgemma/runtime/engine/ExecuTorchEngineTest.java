@@ -19,6 +19,7 @@ import java.nio.LongBuffer;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import org.dgemma.runtime.Bundle;
@@ -28,12 +29,13 @@ import org.dgemma.runtime.Manifest.TensorSpec;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.SessionOptions;
+import org.dgemma.runtime.Work;
 import org.junit.After;
 import org.junit.Test;
 import org.pytorch.executorch.EValue;
 import org.pytorch.executorch.Module;
 
-/** The adapter on a player that knows one generation, recorded from ExecuTorch on a desktop by executorch-stubs/record.py. */
+/** The adapter on a player that knows a generation, recorded from ExecuTorch on a desktop by executorch-stubs/record.py. */
 public class ExecuTorchEngineTest {
     private static final SessionOptions OPTIONS = SessionOptions.DEFAULT.engine("executorch").threads(3);
 
@@ -46,8 +48,12 @@ public class ExecuTorchEngineTest {
         boolean bytes;
 
         Recorded(Bundle bundle) throws IOException {
+            this(bundle, "executorch-tiny.npz");
+        }
+
+        Recorded(Bundle bundle, String recording) throws IOException {
             this.bundle = bundle;
-            arrays = Fixtures.recording("executorch-tiny.npz");
+            arrays = Fixtures.recording(recording);
         }
 
         @Override
@@ -57,7 +63,7 @@ public class ExecuTorchEngineTest {
 
         @Override
         public String[] methods() {
-            return new String[] {"encode", "denoise", "generate", "decode"};
+            return new String[] {"encode", "denoise", "denoise_active", "generate", "decode", "check"};
         }
 
         @Override
@@ -73,7 +79,14 @@ public class ExecuTorchEngineTest {
             }
             List<TensorSpec> outputs = bundle.graph("executorch", method).outputs;
             EValue[] results = new EValue[outputs.size()];
-            Map<String, Tensor> shapes = zeros(outputs, dims(64, ints(arrays.get("prompt")).length));
+            Map<String, Integer> dims = new HashMap<>();
+            for (int i = 0; i < inputs.length; i++) {
+                TensorSpec spec = bundle.graph("executorch", method).inputs.get(i);
+                for (int axis = 0; axis < spec.shape.size(); axis++) {
+                    dims.put(String.valueOf(spec.shape.get(axis)), (int) inputs[i].toTensor().shape()[axis]);
+                }
+            }
+            Map<String, Tensor> shapes = zeros(outputs, dims);
             for (int i = 0; i < results.length; i++) {
                 Tensor shape = shapes.get(outputs.get(i).name);
                 results[i] = EValue.from(tensor(shape.dtype, shape.shape(), arrays.get(executed + "." + i)));
@@ -151,6 +164,30 @@ public class ExecuTorchEngineTest {
             calls.addAll(Collections.nCopies(result.steps, "denoise"));
             calls.add("destroy");
             assertEquals(calls, player.calls);
+        }
+    }
+
+    @Test
+    public void aDraftGivesTheTokensOfPython() throws Exception {
+        Recorded player = new Recorded(Bundle.open(bundle("tiny")), "executorch-tiny-draft.npz");
+        Module.player = player;
+        int[] prompt = ints(player.arrays.get("prompt"));
+        GenerateOptions options = GenerateOptions.DEFAULT.seed(2).maxNewTokens(64);
+        Work draft = Work.ALL.canvasAuto().speculate(true);
+        Result result;
+        try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
+            result = session.generate(prompt, options.work(draft), null);
+        }
+        assertArrayEquals(ints(player.arrays.get("tokens")), result.tokens);
+        List<String> calls = new ArrayList<>(Arrays.asList("load true 1 3", "loadMethod encode"));
+        calls.addAll(Arrays.asList("loadMethod denoise_active", "loadMethod check", "check"));
+        calls.addAll(Collections.nCopies(result.steps, "denoise_active"));
+        calls.addAll(Arrays.asList("check", "destroy"));
+        assertEquals(calls, player.calls);
+        Module.player = new Recorded(player.bundle, "executorch-tiny-draft.npz");
+        try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
+            refused(() -> session.generate(prompt, options.work(draft.settle(1e-9)), null),
+                    "executorch unknown failed on graph 'denoise_active': call 2 has other inputs");
         }
     }
 
