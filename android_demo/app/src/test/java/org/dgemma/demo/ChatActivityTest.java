@@ -192,14 +192,20 @@ public final class ChatActivityTest extends AppTest {
         ChatActivity chat = chat().get();
         app.settings().adaptive(false);
         for (int steps = 0; steps < 4; steps++) {
-            int turn = app.holder().turns().size();
-            int wanted = steps;
-            say(chat, "Write to Jonas Maria Felix Leo Tina: picnic, museum, Sunday, 9.");
-            await("so many steps", () -> app.holder().turns().get(turn).frames().size() >= wanted);
-            app.holder().stop();
-            app.holder().stop();
-            awaitAnswer();
-            String stats = text(turn(chat, turn), R.id.turn_stats);
+            String stats = "";
+            for (int tries = 0; tries < 8 && !stats.startsWith("Stopped"); tries++) {
+                if (tries > 0) { // the answer was there before the stop: a fast engine, or a busy machine
+                    chat.findViewById(R.id.new_chat).performClick();
+                }
+                int turn = app.holder().turns().size();
+                int wanted = steps;
+                say(chat, "Write to Jonas Maria Felix Leo Tina: picnic, museum, Sunday, 9.");
+                await("so many steps", () -> app.holder().turns().get(turn).frames().size() >= wanted);
+                app.holder().stop();
+                app.holder().stop();
+                awaitAnswer();
+                stats = text(turn(chat, turn), R.id.turn_stats);
+            }
             assertTrue(stats, stats.startsWith("Stopped"));
         }
         chat.findViewById(R.id.new_chat).performClick();
