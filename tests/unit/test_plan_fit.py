@@ -20,8 +20,8 @@ from dgemma.model.hf_config import read_config
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "checkpoints/tiny"
-RESULTS = {
-    name: ROOT / f"benchmarks/results/bench-{name}.json"
+RESULTS = {  # of one machine on one day, kept for these tests
+    name: ROOT / f"tests/golden/plan/bench-{name}.json"
     for name in ("2b-w8-onnx", "tiny-fp32-onnx", "tiny-w8-onnx", "tiny-fp32-executorch", "tiny-w8-executorch")
 }
 
