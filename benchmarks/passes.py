@@ -61,6 +61,13 @@ class Row:
     seconds: float
 
 
+def check_chat(session: Session) -> None:
+    """Raise UsageError for a bundle that prompts cannot be asked."""
+    if session.tokenizer is None or session.manifest.chat is None:
+        path = session.bundle.path
+        raise UsageError(f"{path}: has no chat template, so prompts cannot be asked; export one with a tokenizer")
+
+
 def generations(session: Session, items: Sequence[Item], seed: int) -> dict[str, list[Row]]:
     """Option → one row an item."""
     rows: dict[str, list[Row]] = {name: [] for name in (*OPTIONS, AUTOREGRESSIVE)}
@@ -154,8 +161,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     items = read_items(options.tasks, options.per_task)
     manifest, digest = read_manifest(options.bundle, check_files=False)  # Session.load checks the files
     with Session.load(options.bundle, engine=options.engine, threads=options.threads) as session:
-        if session.tokenizer is None or manifest.chat is None:
-            raise UsageError(f"{options.bundle}: has no chat template, so prompts cannot be asked; export one with a tokenizer")
+        check_chat(session)
         rows = generations(session, items, options.seed)
     summary = summarize(rows, manifest.canvas_length)
     show(summary)

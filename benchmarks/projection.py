@@ -30,7 +30,7 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks import widths as by_width
 from dgemma.benchmarks.bench import noise
 from dgemma.benchmarks.evaluate import TASKS, read_items
-from dgemma.benchmarks.passes import LONG, STOCK
+from dgemma.benchmarks.passes import LONG, STOCK, check_chat
 from dgemma.benchmarks.peers.catalogue import OURS
 from dgemma.benchmarks.schedules import FILLED, Schedule, record, stretch
 from dgemma.core.errors import UsageError
@@ -299,8 +299,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     items = read_items(options.tasks, options.per_task)
     manifest, digest = read_manifest(options.bundle, check_files=False)  # Session.load checks the files
     with Session.load(options.bundle, engine=options.engine, threads=options.threads) as session:
-        if session.tokenizer is None or manifest.chat is None:
-            raise UsageError(f"{options.bundle}: has no chat template, so prompts cannot be asked; export one with a tokenizer")
+        check_chat(session)
         recorded = record(session, items, OPTIONS, options.seed)
     if not recorded[STOCK]:
         raise UsageError(f"{options.bundle}: filled no canvas to {FILLED:.0%}; raise --per-task, or give longer --tasks")

@@ -40,12 +40,6 @@ class Schedule:
     right: bool
 
 
-def work_of(options: Mapping[str, Any]) -> Work | None:
-    """The policy that `Session.generate` makes of these options; None for the stock loop."""
-    asked = {"settle": None, "canvas": None, "repair": False, "speculate": False, **options}
-    return Work.of(**asked)
-
-
 def replay(
     trajectory: Trajectory, index: int, work: Work | None, sampler: SamplerConfig, stops: Collection[int]
 ) -> tuple[list[int], list[int]]:
@@ -75,7 +69,7 @@ def record(
             assert result.trajectory is not None
             right = result.text.strip() == item.answer.strip()
             for index in range(result.canvases):
-                work, stops = work_of(given), manifest.model.eos_token_ids
+                work, stops = Work.of(**given), manifest.model.eos_token_ids
                 ran, canvas = replay(result.trajectory, index, work, manifest.sampler, stops)
                 if len(session.visible(canvas)) >= FILLED * n:
                     shares = tuple(rows / n for rows in ran)

@@ -7,12 +7,12 @@ positions, T steps, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from dgemma.core.active import ActiveSet, Work
+from dgemma.core.active import ActiveSet, AdaptiveStop, Work
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import token_from_word
 from dgemma.runtime.engines.base import Array, Engine, Feeds
@@ -55,14 +55,14 @@ class Loops:
         """One `denoise` call per step; the adaptive stop is decided here."""
         canvas, words = self.noise(seed, canvas_index)
         feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft}
-        stop = self._stop(adaptive)
+        stop = AdaptiveStop(self._sampler, self._n)
         for i, temperature in enumerate(self._temperatures):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
             out = self._engine.run("denoise", feeds)
             argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
             canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
             yield Step(self._n, self._n, self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
-            if stop(argmax, entropy):
+            if stop(argmax, entropy) and adaptive:
                 return
 
     def active(
@@ -110,16 +110,3 @@ class Loops:
             argmax, entropy, accepted, after = (out[name][i] for name in ("argmaxes", "entropies", "accepts", "canvases"))
             yield Step(self._n, self._n, self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, after)
             before = after
-
-    def _stop(self, adaptive: bool) -> Callable[[Array, Array], bool]:
-        """The adaptive stop of one canvas: told of each step's argmax and entropy, [N] each, it says whether to end."""
-        sampler, stable, last = self._sampler, 0, b""
-
-        def stop(argmax: Array, entropy: Array) -> bool:
-            nonlocal stable, last
-            current = argmax.tobytes()  # far cheaper to compare than arrays
-            stable, last = stable + 1 if current == last else 0, current
-            confident = stable >= sampler.stability_threshold and entropy.mean(dtype=np.float64) < sampler.confidence_threshold
-            return adaptive and bool(confident)
-
-        return stop

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -27,6 +27,7 @@ from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
 from dgemma.runtime.loops import Loops, Step
 from dgemma.runtime.prefix import Prefix, input_dim
+from dgemma.runtime.progress import Progress
 from dgemma.runtime.result import Result, StepEvent, StopReason, Timings
 from dgemma.runtime.tokenizer import chat_ids, load_tokenizer
 
@@ -35,32 +36,6 @@ LOOPS: dict[str, str] = {"host": "denoise", "graph": "generate"}  # loop → the
 ACTIVE = "denoise_active"  # what the host loop calls instead where not all positions run
 CHECK = "check"  # what encodes where drafts are checked
 MAX_NEW_TOKENS = 256
-
-
-@dataclass
-class _Progress:
-    """What a generation has done so far; becomes its Result."""
-
-    most: int
-    stops: frozenset[int]
-    tokens: list[int] = field(default_factory=list)
-    steps: int = 0
-    canvases: int = 0
-    passes: int = 0
-    prefill_passes: int = 0
-    prefill_s: float = 0.0
-    denoise_s: float = 0.0
-    commit_s: float = 0.0
-
-    def accept(self, ids: Sequence[int]) -> tuple[list[int], StopReason | None]:
-        """Take ids up to the first stop token or the limit; what the prefix gains, and why it ends, if it does."""
-        end = None if self.stops.isdisjoint(ids) else next(i for i, token in enumerate(ids) if token in self.stops)
-        room = self.most - len(self.tokens)
-        new = list(ids[: room if end is None else min(end, room)])
-        self.tokens += new
-        if end is not None and end <= room:
-            return [*new, ids[end]], "stop"
-        return new, "length" if len(self.tokens) == self.most else None
 
 
 class Session:
@@ -248,7 +223,7 @@ class Session:
         if self._closed:
             raise SessionBusy("the session is closed; load it again")
 
-    def _start(self, prompt: str | Sequence[int], most: int, raw: bool, continue_: bool, room: int) -> _Progress:
+    def _start(self, prompt: str | Sequence[int], most: int, raw: bool, continue_: bool, room: int) -> Progress:
         """Check the request and put the prompt into the prefix; nothing changes when something is wrong."""
         if not _is_int(most, 1):
             raise UsageError(f"max_new_tokens {most!r} must be an integer, 1 or more")
@@ -263,7 +238,7 @@ class Session:
         if not continue_:
             self._prefix.truncate(0)
         self._prefix.extend(ids)
-        return _Progress(int(most), self._stops)
+        return Progress(int(most), self._stops)
 
     def _prompt_ids(self, prompt: str | Sequence[int], raw: bool, before: Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -284,7 +259,7 @@ class Session:
         return [int(i) for i in ids]
 
     def _denoise_all(
-        self, run: _Progress, denoise: Callable[[int, int | None], Iterator[Step]], recorder: TrajectoryRecorder | None,
+        self, run: Progress, denoise: Callable[[int, int | None], Iterator[Step]], recorder: TrajectoryRecorder | None,
         on_step: Callable[[StepEvent], None] | None, speculate: bool,
     ) -> StopReason:  # fmt: skip
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
@@ -310,7 +285,7 @@ class Session:
                 return reason
         return "context"
 
-    def _encode(self, run: _Progress, *, keep: int = 0, check: int = 0) -> list[int]:
+    def _encode(self, run: Progress, *, keep: int = 0, check: int = 0) -> list[int]:
         """Encode what the prefix lacks, as `Prefix.encode` says."""
         clock, before = time.perf_counter(), self._prefix.encoded
         following = self._prefix.encode(self._cancel.is_set, keep=keep, check=check)
@@ -321,7 +296,7 @@ class Session:
             run.commit_s, run.passes = run.commit_s + seconds, run.passes + positions
         return following
 
-    def _agreed(self, draft: list[int], run: _Progress) -> tuple[list[int] | None, int]:
+    def _agreed(self, draft: list[int], run: Progress) -> tuple[list[int] | None, int]:
         """How far greedy decoding says what the draft says, encoded, and what it says next; None when cancelled. The draft's
         first token came from greedy decoding, so at least that stays. After a cancel or a failure the prefix is as before."""
         before, draft, same = len(self._prefix.ids), self.visible(draft, stop=True), 0
@@ -336,16 +311,16 @@ class Session:
             self._prefix.truncate(before + same)
 
     def _watch(
-        self, steps: Iterator[Step], run: _Progress, index: int, recorder: TrajectoryRecorder | None,
+        self, steps: Iterator[Step], run: Progress, index: int, recorder: TrajectoryRecorder | None,
         on_step: Callable[[StepEvent], None] | None,
     ) -> list[int] | None:  # fmt: skip
         """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""
-        canvas: list[int] | None = None
+        canvas: Array | None = None
         committed = tuple(run.tokens)
         for number, step in enumerate(steps, 1):
             run.steps += 1
             run.passes += step.rows
-            canvas = step.argmax[: step.width].tolist()
+            canvas = step.argmax[: step.width]
             if recorder is not None:
                 recorder.add(
                     index, step.remaining, float(step.temperature), step.canvas_in, step.argmax, step.entropy,
@@ -360,9 +335,9 @@ class Session:
                 on_step(event)
             if self._cancel.is_set():
                 return None
-        return canvas
+        return None if canvas is None else canvas.tolist()
 
-    def _decode_all(self, run: _Progress) -> StopReason:
+    def _decode_all(self, run: Progress) -> StopReason:
         """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
         prefix, engine = self._prefix, self._engine
         tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
@@ -385,7 +360,7 @@ class Session:
                 return "context"
         return "cancelled"
 
-    def _result(self, run: _Progress, reason: StopReason, loop: str, load_s: float, started: float, native: float) -> Result:
+    def _result(self, run: Progress, reason: StopReason, loop: str, load_s: float, started: float, native: float) -> Result:
         text = self._text(run.tokens)
         timings = Timings(
             load_s=load_s, prefill_s=run.prefill_s, denoise_s=run.denoise_s, commit_s=run.commit_s,
@@ -401,7 +376,7 @@ class Session:
         ids = [int(i) for i in canvas]
         return ids[: next((i + stop for i, token in enumerate(ids) if token in self._stops), len(ids))]
 
-    def _text_so_far(self, committed: Sequence[int], canvas: Sequence[int]) -> str:
+    def _text_so_far(self, committed: Sequence[int], canvas: Array) -> str:
         return self._text([*committed, *self.visible(canvas)])
 
     def _text(self, ids: Sequence[int]) -> str:

@@ -51,7 +51,10 @@ class Work:
             raise UsageError(f"canvas {self.start!r} must be auto, or a number of positions, 1 or more")
 
     @classmethod
-    def of(cls, *, settle: float | None, canvas: int | Literal["auto"] | None, repair: bool, speculate: bool) -> Work | None:
+    def of(
+        cls, *, settle: float | None = None, canvas: int | Literal["auto"] | None = None, repair: bool = False,
+        speculate: bool = False,
+    ) -> Work | None:  # fmt: skip
         """From what a user asks for; None where that is the stock loop. Raises UsageError."""
         if settle is None and canvas is None and not speculate:
             if repair:
@@ -70,6 +73,22 @@ class Work:
         return max(1, n // NARROWEST) if self.start == "auto" else min(self.start or n, n)
 
 
+class AdaptiveStop:
+    """The sampler's stop of one canvas of n positions: the argmax has not changed for `stability_threshold` steps, and the mean
+    entropy is low. Positions that a canvas does not have are certain."""
+
+    def __init__(self, sampler: SamplerConfig, n: int) -> None:
+        self._sampler, self._n = sampler, n
+        self._stable, self._last = 0, b""
+
+    def __call__(self, argmax: Array, entropy: Array) -> bool:
+        """What a step gave for the positions that there are, [N] at most; whether to end."""
+        current = argmax.tobytes()  # far cheaper to compare than arrays
+        self._stable, self._last = self._stable + 1 if current == self._last else 0, current
+        mean = entropy.sum(dtype=np.float64) / self._n
+        return self._stable >= self._sampler.stability_threshold and bool(mean < self._sampler.confidence_threshold)
+
+
 class ActiveSet:
     """One canvas on its way. `argmax` int64, `entropy` float32, `accepted` and `settled` bool, all [N]: of a position's last
     step; `width`: how many positions the canvas has so far.
@@ -80,11 +99,11 @@ class ActiveSet:
     """
 
     def __init__(self, n: int, work: Work, sampler: SamplerConfig, stops: Collection[int]) -> None:
-        self.work, self._n, self._sampler, self._stops = work, n, sampler, np.array(sorted(stops), np.int64)
+        self.work, self._n, self._stops = work, n, np.array(sorted(stops), np.int64)
         self.width = work.first_width(n)
         self.argmax, self.entropy = np.zeros(n, np.int64), np.zeros(n, np.float32)
         self.accepted, self.settled = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        self._stable, self._last = 0, b""
+        self._stop = AdaptiveStop(sampler, n)
         self._closed, self._repairing = True, False
 
     def begin(self) -> Array:
@@ -104,16 +123,9 @@ class ActiveSet:
             self.settled[ends[0] + 1 : self.width] = True
             self.width = int(ends[0]) + 1
         self._closed = self.width == self._n or bool(stops.any())
-        still = self._still()
+        still = self._stop(self.argmax[: self.width], self.entropy[: self.width])
         done = self._closed and (still or bool(self.settled[: self.width].all()))
         self._repairing = done and self.work.repair and not self._repairing
         if self._repairing:
             self.settled[: self.width] = True
         return done and not self._repairing
-
-    def _still(self) -> bool:
-        """The adaptive stop's rule; positions that the canvas does not have are certain."""
-        current = self.argmax[: self.width].tobytes()
-        self._stable, self._last = self._stable + 1 if current == self._last else 0, current
-        mean = self.entropy[: self.width].sum(dtype=np.float64) / self._n
-        return self._stable >= self._sampler.stability_threshold and mean < self._sampler.confidence_threshold
