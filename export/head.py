@@ -1,13 +1,14 @@
 """The head without logits of the whole vocabulary: it walks the tied table in tiles of ids and keeps what a step needs.
 
-One pass: every tile's logits give a running maximum, the sums of their weights exp(l − maximum) by blocks of 256 ids, the sum
-of weight times logarithm for the entropy, the likeliest ids, and where the soft embedding is exact, the weighted sum of their
-rows, scaled again whenever the maximum grows (as flash attention does: Dao et al., arXiv 2205.14135). Then each position's
-draw is known to a block, whose logits are multiplied once more. The order of sums is the sampling contract's; weights of
-earlier tiles are rounded once more when the maximum grows, so that draws differ from `model.sampler` in near-ties alone.
+One pass: every tile's logits give a running maximum, the sums of their weights exp(l − maximum) by parts of 16 ids, and of
+those by blocks of 256, the sum of weight times logarithm for the entropy, the likeliest ids, and where the soft embedding is
+exact, the weighted sum of their rows, scaled again whenever the maximum grows (as flash attention does: Dao et al., arXiv
+2205.14135). Then each position's draw is known to a block and a part of it, whose logits are multiplied once more. The order
+of sums is the sampling contract's but for the parts, and weights of earlier tiles are rounded once more when the maximum
+grows; so draws differ from `model.sampler` in near-ties alone.
 
 Engines bring the table (`Table`) and put the modules together. Letters: R rows, t ids of
-a tile, I tiles, J blocks, K likeliest ids kept, D hidden, V vocabulary.
+a tile, I tiles, J blocks, P parts, K likeliest ids kept, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from dgemma.model.denoiser import HIDDEN, Denoiser
 
 TILE = 8192  # ids, a multiple of the blocks: what onnxruntime was fastest with at 262,144 ids of 2,304
 GROUP = 16  # ids whose maximum stands for them
+PART = 16  # ids whose weights are summed first: so few logits of a draw are computed again
 BEFORE = HIDDEN  # the maximum before the first tile
+# Nats below the maximum: weights of 1e-35 add nothing to a sum; for denormal ones Intel's processors take 5 times as long.
+FARTHEST = -80.0
 
 
 class Table(Protocol):
@@ -39,7 +43,7 @@ class Table(Protocol):
     def tile(self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         """Products [1, R, t] of rows and of a tile of what is stored: weight [t, D] or [D, t], scale [t]."""
 
-    def block(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+    def chosen(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
         """Products [1, L] of one row, as `read` gave it without its first dimension, and the ids [L]."""
 
     def expected(self, weights: Tensor, first: Tensor) -> Tensor:
@@ -101,18 +105,18 @@ def measure(
     Returns:
         weights: exp(l − maximum), [1, R, t].
         maximum: of this tile and those before, [1, R, 1].
-        sums: of weights by blocks, [1, R, j].
+        parts, sums: of weights by parts, [1, R, p], and by blocks, [1, R, j].
         moment: sum of weight · (l − maximum), [1, R, 1].
         best, ids: the likeliest, falling, [1, R, K].
     """
     logits = unit * (model.config.final_logit_softcapping / temperature)
     best, ids = likeliest(logits, min(policy.top_k or 1, unit.shape[-1]))
     maximum = torch.maximum(before, best[..., :1])
-    shifted = logits - maximum
+    shifted = (logits - maximum).clamp(min=FARTHEST)
     weights = shifted.exp()
-    sums = sampler.in_blocks(weights).sum(-1)
+    parts = sampler.in_blocks(weights).unflatten(-1, (-1, PART)).sum(-1)  # [1, R, j, 256 / PART]
     moment = sampler.in_blocks(weights * shifted).sum(-1).sum(-1, keepdim=True)
-    return weights, maximum, sums, moment, best, ids + first
+    return weights, maximum, parts.flatten(-2), parts.sum(-1), moment, best, ids + first
 
 
 class Tile(nn.Module):
@@ -132,7 +136,7 @@ class Tile(nn.Module):
         """
         unit = torch.tanh(stored(self.model).tile(read, inverse, weight, scale))
         kept = measure(self.model, self.policy, unit, first, before, temperature)
-        return unit, *kept, kept[3] + kept[2][..., :1]
+        return unit, *kept, kept[4] + kept[3][..., :1]
 
 
 class Absorb(nn.Module):
@@ -147,15 +151,18 @@ class Absorb(nn.Module):
         return total * (before - maximum).exp() + stored(self.model).expected(weights, first)
 
 
+def tile_of_block(spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Numbers of tiles, [J]."""
+    return torch.tensor([i for i, (start, end) in enumerate(spans) for _ in range(-(-(end - start) // sampler.BLOCK))])
+
+
 class Combine(nn.Module):
     """All tiles' figures as those of the whole vocabulary."""
 
     def __init__(self, policy: SamplerConfig, spans: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        blocks = [-(-(end - start) // sampler.BLOCK) for start, end in spans]
-        tile_of_block = [i for i, count in enumerate(blocks) for _ in range(count)]
         self.kept = min(policy.top_k or 1, spans[-1][1])
-        self.register_buffer("tile_of_block", torch.tensor(tile_of_block), persistent=False)
+        self.register_buffer("tile_of_block", tile_of_block(spans), persistent=False)
 
     tile_of_block: Tensor
 
@@ -189,34 +196,59 @@ class Draw(nn.Module):
         return sampler.accept(entropy, self.bound), *sampler.draw_block(sums, sampler.uniforms(words[None, 0]))
 
 
+class Part(nn.Module):
+    """The part of every draw's block."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.register_buffer("tile_of_block", tile_of_block(spans), persistent=False)
+
+    tile_of_block: Tensor
+
+    def forward(self, parts: Tensor, maxima: Tensor, block: Tensor, before: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """parts [1, R, P] and maxima [1, R, I] of all tiles, the rest as `Draw` gave it → the part's first id [1, R], and the
+        weights before it [1, R, 1] float64."""
+        lower = (maxima - maxima[..., -1:]).gather(-1, self.tile_of_block[block][..., None])  # [1, R, 1]
+        in_block = parts.unflatten(-1, (-1, sampler.BLOCK // PART))
+        index = block[..., None, None].expand(*block.shape, 1, in_block.shape[-1])
+        running = (in_block.gather(-2, index).squeeze(-2) * lower.exp()).double().cumsum(-1) + before
+        part = (running <= target[..., None]).long().sum(-1).clamp(max=in_block.shape[-1] - 1)  # [1, R]
+        before = torch.cat([before, running], -1).gather(-1, part[..., None])
+        return block * sampler.BLOCK + part * PART, before
+
+
+def _ids(first: Tensor, vocab_size: int) -> Tensor:
+    """Of a part, and where it goes beyond the vocabulary, the last one again: first [...] → [..., PART]."""
+    return (first[..., None] + torch.arange(PART)).clamp(max=vocab_size - 1)
+
+
 class Position(nn.Module):
-    """What one position looks up in the table: the logits of its block, and where they are wanted, its likeliest rows' mean."""
+    """What one position looks up in the table: the logits of its part, and where they are wanted, its likeliest rows' mean."""
 
     def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
         super().__init__()
         self.model, self.has_soft = model, policy.top_k is not None
 
     def forward(
-        self, read: Tensor, inverse: Tensor, block: Tensor, likeliest: Tensor, probabilities: Tensor
+        self, read: Tensor, inverse: Tensor, first: Tensor, likeliest: Tensor, probabilities: Tensor
     ) -> tuple[Tensor, ...]:
-        """read [D], inverse [1], block [], likeliest ids [K], probabilities [K] → products over the cap [256], soft [D]."""
-        vocab = self.model.config.vocab_size
-        ids = (block * sampler.BLOCK + torch.arange(sampler.BLOCK)).clamp(max=vocab - 1)
-        products = stored(self.model).block(read[None], inverse[None], ids).squeeze(0)
+        """read [D], inverse [1], first id [], likeliest ids [K], probabilities [K] → products over the cap [16], soft [D]."""
+        ids = _ids(first, self.model.config.vocab_size)
+        products = stored(self.model).chosen(read[None], inverse[None], ids).squeeze(0)
         if not self.has_soft:
             return (products,)
         return products, (probabilities[None] @ self.model.embed_tokens(likeliest)).squeeze(0) * self.model.embed_scale
 
 
 class Weigh(nn.Module):
-    """Weights of the blocks that draws fall in, from products of their own."""
+    """Weights of the parts that draws fall in, from products of their own."""
 
     def __init__(self, model: Denoiser) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, products: Tensor, temperature: Tensor, maximum: Tensor) -> Tensor:
-        """products [R, 256] over the cap, temperature [1], maximum [1, R, 1] → [1, R, 256]."""
+        """products [R, 16] over the cap, temperature [1], maximum [1, R, 1] → [1, R, 16]."""
         cap = self.model.config.final_logit_softcapping
         return (torch.tanh(products[None]) * (cap / temperature) - maximum).exp()
 
@@ -224,24 +256,23 @@ class Weigh(nn.Module):
 class Pick(nn.Module):
     """The same from the weights of a vocabulary that is one tile, which are still there."""
 
-    def forward(self, weights: Tensor, block: Tensor) -> Tensor:
-        """weights [1, R, V], block [1, R] → [1, R, 256]."""
-        index = block[..., None, None].expand(*block.shape, 1, sampler.BLOCK)
-        return sampler.in_blocks(weights).gather(-2, index).squeeze(-2)
+    def forward(self, weights: Tensor, first: Tensor) -> Tensor:
+        """weights [1, R, V], first ids [1, R] → [1, R, 16]."""
+        return weights.gather(-1, _ids(first, weights.shape[-1]))
 
 
 class Choose(nn.Module):
-    """The next canvas, from the weights of the blocks that draws fall in."""
+    """The next canvas, from the weights of the parts that draws fall in."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
 
     def forward(
-        self, weights: Tensor, block: Tensor, before: Tensor, target: Tensor, words: Tensor, accepted: Tensor
+        self, weights: Tensor, first: Tensor, before: Tensor, target: Tensor, words: Tensor, accepted: Tensor
     ) -> Tensor:
-        """weights [1, R, 256], accepted [1, R], the rest as `Draw` takes and gives it → [1, R]."""
-        sampled = sampler.draw_id(weights, block, before, target, self.vocab_size)
+        """weights [1, R, 16], first and before as `Part` gave them, the rest as `Draw` takes and gives it → [1, R]."""
+        sampled = sampler.draw_id(weights, first, before, target, self.vocab_size)
         return torch.where(accepted, sampled, sampler.tokens(words[None, 1], self.vocab_size))
 
 

@@ -49,12 +49,19 @@ def draw_block(sums: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return block, F.pad(running, (1, 0)).gather(-1, block[..., None]), target
 
 
-def draw_id(weights: Tensor, block: Tensor, before: Tensor, target: Tensor, vocab_size: int) -> Tensor:
-    """The id inside the block: weights [B, N, 256] float32 of its ids, the rest as `draw_block` gave it → ids [B, N]."""
+def draw_id(weights: Tensor, first: Tensor, before: Tensor, target: Tensor, vocab_size: int) -> Tensor:
+    """The id that a draw falls on, of neighbouring ones.
+
+    Args:
+        weights: of those ids, [B, N, L] float32.
+        first: their first id, [B, N].
+        before, target: as `draw_block` gives them.
+    Returns:
+        ids [B, N].
+    """
     inside = weights.double().cumsum(-1) + before
-    last = (vocab_size - 1 - block * BLOCK).clamp(max=BLOCK - 1)  # the block's last id that exists
-    offset = torch.minimum((inside <= target[..., None]).long().sum(-1), last)
-    return block * BLOCK + offset
+    last = (vocab_size - 1 - first).clamp(max=weights.shape[-1] - 1)  # the last of them that exists
+    return first + torch.minimum((inside <= target[..., None]).long().sum(-1), last)
 
 
 def in_blocks(weights: Tensor) -> Tensor:
@@ -68,7 +75,7 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     padded = in_blocks(weights)
     block, before, target = draw_block(padded.sum(-1), u)
     index = block[..., None, None].expand(*block.shape, 1, BLOCK)
-    return draw_id(padded.gather(-2, index).squeeze(-2), block, before, target, weights.shape[-1])
+    return draw_id(padded.gather(-2, index).squeeze(-2), block * BLOCK, before, target, weights.shape[-1])
 
 
 def accept(entropy: Tensor, bound: float) -> Tensor:

@@ -74,15 +74,15 @@ class Head:
             given |= {"inverse": "head/inverse", "before": before, "temperature": "temperature"}
             given["scale"] = own["scale"] if self.scale else "head/inverse"
             taken = {"done": own["tile_done"] if self.is_exact else own["done"]}
-            kept = {name: own[name] for name in ("unit", "weights", "maximum", "sums", "moment", "best", "ids")}
+            kept = {name: own[name] for name in ("unit", "weights", "maximum", "parts", "sums", "moment", "best", "ids")}
             nodes += wiring.piece(kind, given, kept | taken, f"tile_{i}")
             if self.is_exact:
                 nodes += self._absorb(kind, i, total, before, own, is_canvas)
                 total = own["total"]
             before = own["maximum"]
         joined = {"maxima": "maximum", "tile_sums": "sums", "moments": "moment", "best": "best", "ids": "ids"}
-        for name, part in joined.items():
-            nodes.append(node("Concat", [f"head/{part}_{i}" for i in range(len(spans))], [f"head/{name}"], axis=2))
+        for name, one in (*joined.items(), ("parts", "parts")):
+            nodes.append(node("Concat", [f"head/{one}_{i}" for i in range(len(spans))], [f"head/{name}"], axis=2))
         nodes.append(node("Identity", [before], ["head/maximum"]))
         outputs = {name: f"head/{name}" for name in ("entropy", "sums", "total", "likeliest", "probabilities")}
         if self.is_exact:
@@ -109,18 +109,19 @@ class Head:
         """What a step decides, after `walk`, by the names of `denoise`'s outputs but for the argmax."""
         node, wiring = helper.make_node, self.wiring
         entropy = {"entropy": "head/entropy"}
-        draw = {name: f"head/{name}" for name in ("block", "before_block", "target")}
-        drawn = {"block": draw["block"], "before": draw["before_block"], "target": draw["target"]}
+        drawn = {"block": "head/block", "before": "head/before_block", "target": "head/target"}
         accepted = {"accepted": outputs["accepted"]}
         nodes = wiring.piece("draw", {"words": "words", "sums": "head/sums", **entropy}, {**accepted, **drawn})
+        part = {"first": "head/first", "before_part": "head/before_part"}
+        nodes += wiring.piece("part", {"parts": "head/parts", "maxima": "head/maxima", **drawn}, part)
         if len(tiles(self.vocab_size)) == 1:
-            given = {"tile_weights": "head/weights_0", "block": drawn["block"]}
-            nodes += wiring.piece("pick", given, {"weights": "head/in_block"})
+            given = {"tile_weights": "head/weights_0", "first": part["first"]}
+            nodes += wiring.piece("pick", given, {"weights": "head/in_part"})
         else:
-            nodes += self._positions(drawn["block"])
+            nodes += self._positions(part["first"])
             given = {"products": "head/products", "temperature": "temperature", "maximum": "head/maximum"}
-            nodes += wiring.piece("weigh", given, {"weights": "head/in_block"})
-        given = {"weights": "head/in_block", "words": "words", **drawn, **accepted}
+            nodes += wiring.piece("weigh", given, {"weights": "head/in_part"})
+        given = {"weights": "head/in_part", "words": "words", "target": drawn["target"], **part, **accepted}
         nodes += wiring.piece("choose", given, {"next_canvas": outputs["next_canvas"]})
         soft = {"next_soft": outputs["next_soft"]}
         if self.is_exact:
@@ -131,15 +132,15 @@ class Head:
             nodes.append(node("Unsqueeze", ["head/soft", "head/0"], [outputs["next_soft"]]))
         return [*nodes, node("Identity", ["head/entropy"], [outputs["entropy"]])]
 
-    def _positions(self, block: str) -> Nodes:
-        """What each position looks up, one after the other: a block of rows for all at once is as large as a tile's logits
-        twenty times over, and slower."""
+    def _positions(self, first: str) -> Nodes:
+        """What each position looks up, one after the other: all rows at once, made float, would take as much memory as all
+        else together, and more time."""
         node = helper.make_node
-        scanned = {"read": "head/read_0", "inverse": "head/inverse", "block": block}
+        scanned = {"read": "head/read_0", "inverse": "head/inverse", "first": first}
         if not self.is_exact:
             scanned |= {"likeliest": "head/likeliest", "probabilities": "head/probabilities"}
         kinds = {"read": TensorProto.UINT8 if self.scale else TensorProto.FLOAT}
-        kinds |= dict.fromkeys(("block", "likeliest"), TensorProto.INT64)
+        kinds |= dict.fromkeys(("first", "likeliest"), TensorProto.INT64)
         results = ["products"] if self.is_exact else ["products", "soft"]
         inner = self.wiring.piece(
             "position", {name: f"position/{name}" for name in scanned}, {name: f"position/{name}" for name in results}
@@ -157,8 +158,8 @@ class Head:
 
 
 _TILE = (
-    "read", "weight", "scale", "first", "end", "unit", "weights", "maximum", "sums", "moment", "best", "ids", "tile_done",
-    "done", "total",
+    "read", "weight", "scale", "first", "end", "unit", "weights", "maximum", "parts", "sums", "moment", "best", "ids",
+    "tile_done", "done", "total",
 )  # fmt: skip
 
 

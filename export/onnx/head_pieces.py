@@ -20,7 +20,7 @@ Pieces = dict[str, tuple[nn.Module, list[TensorSpec], list[TensorSpec]]]
 def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
     """The pieces that `head.py` wires up; `tile` and `last_tile` differ by their length."""
     hidden, vocab = model.config.hidden_size, model.config.vocab_size
-    spans = head.tiles(vocab)
+    spans, in_block = head.tiles(vocab), sampler.BLOCK // head.PART
     made: Pieces = {}
 
     def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
@@ -44,7 +44,8 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
             head.Tile(model, policy), [*given, real("before", 1, "R", 1), real("temperature", 1)],
             [
                 real("unit", 1, "R", size), real("weights", 1, "R", size), real("maximum", 1, "R", 1),
-                real("sums", 1, "R", blocks), real("moment", 1, "R", 1), real("best", 1, "R", kept),
+                real("parts", 1, "R", blocks * in_block), real("sums", 1, "R", blocks), real("moment", 1, "R", 1),
+                real("best", 1, "R", kept),
                 spec("ids", "int64", 1, "R", kept), real("done", 1, "R", 1),
             ],
         )  # fmt: skip
@@ -71,23 +72,26 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
          real("probabilities", 1, "R", best)],
     )  # fmt: skip
     made["draw"] = (head.Draw(policy), [words, entropy, sums], [accepted, *draw])
-    in_block, maximum = real("weights", 1, "R", sampler.BLOCK), real("maximum", 1, "R", 1)
+    part = [spec("first", "int64", 1, "R"), spec("before_part", "float64", 1, "R", 1)]
+    given = [real("parts", 1, "R", blocks * in_block), real("maxima", 1, "R", len(spans)), *draw]
+    made["part"] = (head.Part(spans), given, part)
+    weights, maximum = real("weights", 1, "R", head.PART), real("maximum", 1, "R", 1)
     likeliest, probabilities = spec("likeliest", "int64", 1, "R", best), real("probabilities", 1, "R", best)
     if len(spans) == 1:
-        made["pick"] = (head.Pick(), [real("tile_weights", 1, "R", vocab), draw[0]], [in_block])
+        made["pick"] = (head.Pick(), [real("tile_weights", 1, "R", vocab), part[0]], [weights])
         made["mean"] = (head.Likeliest(model), [likeliest, probabilities], [soft])
     else:
         made["position"] = (
             head.Position(model, policy),
             [
-                spec("read", read_dtype, hidden), real("inverse", 1), spec("block", "int64"),
+                spec("read", read_dtype, hidden), real("inverse", 1), spec("first", "int64"),
                 spec("likeliest", "int64", best), real("probabilities", best),
             ],
-            [real("products", sampler.BLOCK), *([] if policy.top_k is None else [real("soft", hidden)])],
+            [real("products", head.PART), *([] if policy.top_k is None else [real("soft", hidden)])],
         )  # fmt: skip
         made["weigh"] = (
-            head.Weigh(model), [real("products", "R", sampler.BLOCK), real("temperature", 1), maximum], [in_block],
+            head.Weigh(model), [real("products", "R", head.PART), real("temperature", 1), maximum], [weights],
         )  # fmt: skip
-    made["choose"] = (head.Choose(vocab), [in_block, *draw, words, accepted], [spec("next_canvas", "int64", 1, "R")])
+    made["choose"] = (head.Choose(vocab), [weights, *part, draw[-1], words, accepted], [spec("next_canvas", "int64", 1, "R")])
     made["soft"] = (head.Soft(model), [real("weighted", 1, "R", hidden), real("total", 1, "R", 1)], [soft])
     return made

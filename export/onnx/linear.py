@@ -2,8 +2,8 @@
 
 Float weights are stored input-major, so that no Transpose is left. Integer products follow the recipe's one set of
 integers, with activations quantized per token: onnxruntime's own dynamic quantization has one scale for a whole tensor,
-and one outlier row would ruin all others. Only standard operators of integer-exact results are used, so that x86 and
-ARM multiply to the same bits.
+and one outlier row would ruin all others. Sums of integers are exact, and MatMulIntegerToFloat, onnxruntime's own operator,
+scales them by output channel while they are in registers; so x86 and ARM multiply to the same bits.
 
 4-bit weights are stored as INT4 with int8 group multipliers; their product, which fits int8, is what is multiplied:
 DequantizeLinear and Cast make it when a session is opened, for onnxruntime's int8 kernel is twice as fast as its int4 one.
@@ -20,13 +20,14 @@ from onnxscript import opset21 as op
 from onnxscript import values
 from torch import Tensor, nn
 
-from dgemma.model.denoiser import Experts
+from dgemma.model.denoiser import Experts, GatedMLP
 from dgemma.quantize.activations import LEAST, SMALLEST, quantize_tokens
 from dgemma.quantize.hadamard import hadamard
 from dgemma.quantize.matrix import QuantizedMatrix
 
 Parameter = OpSchema.FormalParameter
 DOMAIN = "dgemma"  # of the placeholders for expanded 4-bit weights, which `lower` replaces
+MICROSOFT = "com.microsoft"  # of onnxruntime's own operators
 FLOAT_ROWS = 2048  # of the table, made float at once
 _expand_int4 = values.Op(
     values.Opset(DOMAIN, 1), "ExpandInt4",
@@ -34,6 +35,18 @@ _expand_int4 = values.Op(
         "ExpandInt4", DOMAIN, 1,
         inputs=[Parameter("packed", "tensor(uint8)"), Parameter("multipliers", "tensor(int8)")],
         outputs=[Parameter("weight", "tensor(int8)")],
+    ),
+)  # fmt: skip
+
+_multiply = values.Op(
+    values.Opset(MICROSOFT, 1), "MatMulIntegerToFloat",
+    OpSchema(
+        "MatMulIntegerToFloat", MICROSOFT, 1,
+        inputs=[
+            Parameter("x", "tensor(uint8)"), Parameter("weight", "tensor(int8)"), Parameter("x_scale", "tensor(float)"),
+            Parameter("weight_scale", "tensor(float)"), Parameter("x_zero_point", "tensor(uint8)"),
+        ],
+        outputs=[Parameter("product", "tensor(float)")],
     ),
 )  # fmt: skip
 
@@ -51,21 +64,23 @@ def _(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("dgemma::product_int8", mutates_args=())
-def product_int8(x: Tensor, weight: Tensor) -> Tensor:
-    """x uint8 [..., M, in] with zero point 128, weight int8 [..., in, out] → float32 [..., M, out], rounded once."""
-    return ((x.double() - 128) @ weight.double()).float()
+def product_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Sums of integers, each rounded to a float once and then scaled.
+
+    Args:
+        x: uint8 [..., M, in] with zero point 128.
+        weight: int8 [..., in, out].
+        scale: float32 [out] or [..., 1, out].
+    Returns:
+        float32 [..., M, out].
+    """
+    return ((x.double() - 128) @ weight.double()).float() * scale
 
 
 @product_int8.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
+def _(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     shape = [*torch.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), x.shape[-2], weight.shape[-1]]
     return x.new_empty(shape, dtype=torch.float32)
-
-
-def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """x [..., M, in] float32, weight int8 [..., in, out], scale float32 [..., out] → [..., M, out]; the graph's arithmetic."""
-    integers, unit = to_uint8(x)
-    return product_int8(integers, weight) * unit * scale[..., None, :]
 
 
 @torch.library.custom_op("dgemma::expand_int4", mutates_args=())
@@ -88,14 +103,15 @@ def _zero() -> Any:
 
 def _translate_to_uint8(x: Any) -> Any:
     """`quantize_tokens` as ONNX nodes; onnxruntime makes one set of equal nodes for shared inputs."""
-    largest = op.Max(op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1), op.Constant(value_float=SMALLEST))
+    most, least = (reduce(x, op.Constant(value_ints=[-1]), keepdims=1) for reduce in (op.ReduceMax, op.ReduceMin))
+    largest = op.Max(most, op.Neg(least), op.Constant(value_float=SMALLEST))  # magnitudes of all would be stored first
     span = op.Add(largest, op.Mul(largest, op.Constant(value_float=LEAST)))
     inverse = op.Div(op.Constant(value_float=255.0), span)
     return op.QuantizeLinear(op.Mul(x, inverse), op.Constant(value_float=1.0), _zero()), op.Reciprocal(inverse)
 
 
-def _translate_product(x: Any, weight: Any) -> Any:
-    return op.Cast(op.MatMulInteger(x, weight, _zero()), to=1)
+def _translate_product(x: Any, weight: Any, scale: Any) -> Any:
+    return _multiply(x, weight, op.Constant(value_float=1.0), scale, _zero())
 
 
 def _translate_expand(packed: Any, multipliers: Any) -> Any:
@@ -174,9 +190,33 @@ class IntegerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., M, in] → [..., M, out]."""
-        if self.rotation is not None:
-            x = (x.unflatten(-1, (-1, self.rotation)) @ self.hadamard).flatten(-2)
-        return linear_int8(x, self.weight(), self.weight.scale)
+        read, unit = to_uint8(self.rotate(x))
+        return self.product(read) * unit
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """x [..., M, in], as the weight's columns are."""
+        return x if self.rotation is None else (x.unflatten(-1, (-1, self.rotation)) @ self.hadamard).flatten(-2)
+
+    def product(self, read: Tensor) -> Tensor:
+        """Integers uint8 [..., M, in] → [..., M, out], but for the scale of their row."""
+        scale = self.weight.scale
+        return product_int8(read, self.weight(), scale if scale.dim() == 1 else scale[..., None, :])
+
+
+class IntegerMLP(nn.Module):
+    """GeGLU of integer products. The row's scale is left out of `up` and is back in `down`: its input is rounded relative to
+    the row's largest magnitude, so that nothing in between has to know it."""
+
+    def __init__(self, gate: IntegerLinear, up: IntegerLinear, down: IntegerLinear) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., M, D] → [..., M, D]."""
+        read, unit = to_uint8(x)
+        gate = nn.functional.gelu(self.gate_proj.product(read) * unit, approximate="tanh")
+        hidden, own = to_uint8(self.down_proj.rotate(gate * self.up_proj.product(read)))
+        return self.down_proj.product(hidden) * (own * unit)
 
 
 class IntegerExperts(nn.Module):
@@ -225,9 +265,9 @@ class IntegerEmbedding(nn.Module):
         return to_uint8(x)
 
     def tile(self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        return product_int8(read, weight.t() if self.upright else weight) * inverse * scale
+        return product_int8(read, weight.t() if self.upright else weight, scale) * inverse
 
-    def block(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+    def chosen(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
         rows = self._rows(ids)
         return self.tile(read, inverse, rows if self.upright else rows.t(), self.table.scale[ids])
 
@@ -263,7 +303,7 @@ class FloatEmbedding(nn.Module):
     def tile(self, read: Tensor, inverse: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         return read @ weight.t() * inverse
 
-    def block(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+    def chosen(self, read: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
         return self.tile(read, inverse, self(ids), inverse)
 
     def expected(self, weights: Tensor, first: Tensor | int = 0) -> Tensor:
@@ -287,3 +327,6 @@ def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: 
                 setattr(model, name, IntegerExperts(*(quantized[part] for part in stacked)))
         else:
             replace(child, quantized, f"{prefix}{name}.")
+            parts = [part for part in child.children() if isinstance(part, IntegerLinear)]
+            if isinstance(child, GatedMLP) and len(parts) == 3:
+                setattr(model, name, IntegerMLP(*parts))

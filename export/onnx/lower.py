@@ -18,10 +18,10 @@ from onnxscript import optimizer
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.graphs import Shapes, release, sharing, specs
-from dgemma.export.onnx import taps
+from dgemma.export.onnx import softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
 from dgemma.export.onnx.head import Head
-from dgemma.export.onnx.linear import TRANSLATIONS, replace
+from dgemma.export.onnx.linear import MICROSOFT, TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
 from dgemma.export.onnx.pieces import BODY, pieces
 from dgemma.export.onnx.weights import FILE, WeightFile
@@ -41,7 +41,7 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
         traced = trace(module, inputs, shapes)
     program = torch.onnx.export(
         traced, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
-        custom_translation_table=TRANSLATIONS | taps.TRANSLATIONS,
+        custom_translation_table=TRANSLATIONS | softmax.TRANSLATIONS | taps.TRANSLATIONS,
         input_names=[s.name for s in inputs], output_names=[s.name for s in outputs],
     )  # fmt: skip
     assert program is not None
@@ -83,7 +83,8 @@ class _Named(torch.nn.Module):
 
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", OPSET), (MICROSOFT, 1))]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     made.producer_name, made.producer_version = "dgemma", ""
     return made
 

@@ -348,5 +348,5 @@ def test_one_outlier_token_does_not_ruin_the_others() -> None:
 
     step = (x.max() - x.min()) / 255  # what a per-tensor scale does
     per_tensor = ((x / step).round() * step) @ matrix.dequantize().t()
-    assert of_others(onnx_linear.linear_int8(x, matrix.integers.t().contiguous(), matrix.scale)) > 25
+    assert of_others(onnx_linear.IntegerLinear(matrix)(x)) > 25
     assert of_others(per_tensor) < 5

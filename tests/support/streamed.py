@@ -60,16 +60,17 @@ def eager(model: Denoiser, policy: SamplerConfig, hidden: Tensor, words: Tensor,
         total = head.Absorb(model)(total, tile[1], before, tile[2], first)
         before = tile[2]
         found.append(tile)
-    parts = [torch.cat([tile[i] for tile in found], -1) for i in (2, 3, 4, 5, 6)]
-    argmax, entropy, sums, weight_sum, likeliest, probabilities = head.Combine(policy, spans)(*parts)
+    maxima, parts, *joined = (torch.cat([tile[i] for tile in found], -1) for i in (2, 3, 4, 5, 6, 7))
+    argmax, entropy, sums, weight_sum, likeliest, probabilities = head.Combine(policy, spans)(maxima, *joined)
     accepted, *drawn = head.Draw(policy)(words, entropy, sums)
+    first, before_part = head.Part(spans)(parts, maxima, *drawn)
     if len(spans) == 1:
-        inside = head.Pick()(found[0][1], drawn[0])
+        inside = head.Pick()(found[0][1], first)
     else:
         position = head.Position(model, policy)
-        each = zip(read[0], inverse[0], drawn[0][0], likeliest[0], probabilities[0], strict=True)
+        each = zip(read[0], inverse[0], first[0], likeliest[0], probabilities[0], strict=True)
         inside = head.Weigh(model)(torch.stack([position(*one)[0] for one in each]), temperature, before)
-    canvas = head.Choose(model.config.vocab_size)(inside, *drawn, words, accepted)
+    canvas = head.Choose(model.config.vocab_size)(inside, first, before_part, drawn[-1], words, accepted)
     soft = head.Likeliest(model)(likeliest, probabilities) if policy.top_k else head.Soft(model)(total, weight_sum)
     assert table.upright or table.names[0].endswith("int8")
     return canvas, argmax, entropy, accepted, soft
@@ -103,7 +104,8 @@ def session(model: Denoiser, policy: SamplerConfig) -> ort.InferenceSession:
     graph = helper.make_graph(
         [*wiring.expansions, *nodes], "head", [value_info(s) for s in given], out, list(wiring.initializers.values())
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(linear.MICROSOFT, 1)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     return ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -66,7 +66,7 @@ def test_one_session_holds_each_weight_in_one_node() -> None:
     assert len({file for name, file in files.items() if name != "generate"}) == 1
 
     def products(graph: onnx.GraphProto) -> list[str]:
-        found = [node.input[1] for node in graph.node if node.op_type == "MatMulInteger"]
+        found = [node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
         for node in graph.node:
             found += [name for a in node.attribute if a.HasField("g") for name in products(a.g)]
         return found

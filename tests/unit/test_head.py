@@ -80,7 +80,14 @@ def test_parts_of_the_inverse_cdf_are_the_whole() -> None:
     assert blocks.shape == (1, 4, 3, 256) and torch.equal(blocks.flatten(-2)[..., :700], weights)
     block, before, target = sampler.draw_block(blocks.sum(-1), u)
     inside = blocks.gather(-2, block[..., None, None].expand(1, 4, 1, 256)).squeeze(-2)
-    assert torch.equal(sampler.draw_id(inside, block, before, target, 700), sampler.inverse_cdf(weights, u))
+    drawn = sampler.draw_id(inside, block * 256, before, target, 700)
+    assert torch.equal(drawn, sampler.inverse_cdf(weights, u))
+    first, before = head.Part([(0, 700)])(
+        blocks.unflatten(-1, (-1, head.PART)).sum(-1).flatten(-2), torch.zeros(1, 4, 1), block, before, target
+    )
+    inside = head.Pick()(weights, first)
+    assert torch.equal(sampler.draw_id(inside, first, before, target, 700), drawn)
+    assert not torch.equal(sampler.draw_id(inside, first + head.PART, before, target, 700), drawn)
 
 
 def test_topk_is_the_mean_of_the_likeliest_rows() -> None:
