@@ -211,13 +211,18 @@ class Part(nn.Module):
         lower = (maxima - maxima[..., -1:]).gather(-1, self.tile_of_block[block][..., None])  # [1, R, 1]
         in_block = parts.unflatten(-1, (-1, sampler.BLOCK // PART))
         index = block[..., None, None].expand(*block.shape, 1, in_block.shape[-1])
-        running = (in_block.gather(-2, index).squeeze(-2) * lower.exp()).double().cumsum(-1) + before
-        part = (running <= target[..., None]).long().sum(-1).clamp(max=in_block.shape[-1] - 1)  # [1, R]
-        before = torch.cat([before, running], -1).gather(-1, part[..., None])
-        return block * sampler.BLOCK + part * PART, before
+        return part_of(in_block.gather(-2, index).squeeze(-2) * lower.exp(), block, before, target)
 
 
-def _ids(first: Tensor, vocab_size: int) -> Tensor:
+def part_of(parts: Tensor, block: Tensor, before: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the parts of every draw's block, [1, R, 256 / PART], the rest as `Draw` gave it → as `Part`."""
+    running = parts.double().cumsum(-1) + before
+    part = (running <= target[..., None]).long().sum(-1).clamp(max=parts.shape[-1] - 1)  # [1, R]
+    before = torch.cat([before, running], -1).gather(-1, part[..., None])
+    return block * sampler.BLOCK + part * PART, before
+
+
+def ids_of(first: Tensor, vocab_size: int) -> Tensor:
     """Of a part, and where it goes beyond the vocabulary, the last one again: first [...] → [..., PART]."""
     return (first[..., None] + torch.arange(PART)).clamp(max=vocab_size - 1)
 
@@ -233,7 +238,7 @@ class Position(nn.Module):
         self, read: Tensor, inverse: Tensor, first: Tensor, likeliest: Tensor, probabilities: Tensor
     ) -> tuple[Tensor, ...]:
         """read [D], inverse [1], first id [], likeliest ids [K], probabilities [K] → products over the cap [16], soft [D]."""
-        ids = _ids(first, self.model.config.vocab_size)
+        ids = ids_of(first, self.model.config.vocab_size)
         products = stored(self.model).chosen(read[None], inverse[None], ids).squeeze(0)
         if not self.has_soft:
             return (products,)
@@ -258,7 +263,7 @@ class Pick(nn.Module):
 
     def forward(self, weights: Tensor, first: Tensor) -> Tensor:
         """weights [1, R, V], first ids [1, R] → [1, R, 16]."""
-        return weights.gather(-1, _ids(first, weights.shape[-1]))
+        return weights.gather(-1, ids_of(first, weights.shape[-1]))
 
 
 class Choose(nn.Module):

@@ -19,8 +19,7 @@ from dgemma.model.denoiser import Experts
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.matrix import QuantizedMatrix
 
-TILE = 16_384  # ids of the table whose logits are computed at once, a multiple of the sampler's blocks
-SOFT = 4096  # ids of which TILE is a multiple that are made float at once: XNNPACK packs what it multiplies by, so twice
+TILE = 4096  # ids of the table that are multiplied at once, a multiple of the sampler's blocks: few enough to stay in a cache
 
 
 def constant(tensor: Tensor) -> nn.Parameter:
@@ -57,27 +56,27 @@ def tiled(table: Tensor, size: int) -> list[Tensor]:
     return [table[start : start + size] for start in range(0, table.shape[0], size)]
 
 
-def _in_tiles(product: Callable[[int, Tensor], Tensor], weights: Tensor, first: int) -> Tensor:
-    starts = range(0, weights.shape[-1], SOFT)  # slices, for a split would be no part of XNNPACK's program
-    one, *others = (product((first + start) // SOFT, weights[..., start : start + SOFT]) for start in starts)
-    return sum(others, one)
+def _summed(share: Callable[[Tensor, int], Tensor], weights: Tensor) -> Tensor:
+    starts = range(0, weights.shape[-1], TILE)  # slices, for a split would be no part of XNNPACK's program
+    first, *others = (share(weights[..., start : start + TILE], i) for i, start in enumerate(starts))
+    return sum(others, first)
 
 
 class IntegerEmbedding(IntegerLinear):
     """The tied table [V, D]: rows looked up and dequantized, and the head as an integer product."""
 
-    row_scale: Tensor
-
     def __init__(self, matrix: QuantizedMatrix) -> None:
         super().__init__(matrix)
         self.hidden = matrix.integers.shape[1]
+        self.columns = self.hidden + ops.padding(self.group)
         if self.group:
             assert matrix.multipliers is not None
-            self.register_parameter("row_scale", constant(matrix.scale.float()))
-            for i, tile in enumerate(tiled(F.pad(matrix.multipliers, (0, 1), value=1), SOFT)):
-                self.register_parameter(f"multipliers_{i}", constant(tile))
-        for i, tile in enumerate(tiled(self.weight, SOFT)):
-            self.register_parameter(f"soft_{i}", constant(tile))
+            for i, tile in enumerate(tiled(F.pad(matrix.multipliers, (0, 1), value=1), TILE)):
+                self.register_parameter(f"multipliers_{i}", constant(tile[None, ..., None]))
+        for i, tile in enumerate(tiled(self.weight, TILE)):
+            self.register_parameter(f"soft_{i}", constant(tile[None]))
+            row_scale = matrix.scale[i * TILE : (i + 1) * TILE].float().clone()  # loops take no two inputs of one storage
+            self.register_parameter(f"row_scale_{i}", constant(row_scale))
         for i, (tile, scale) in enumerate(self._tiles()):
             self.register_parameter(f"tile_{i}", constant(tile))
             self.register_parameter(f"tile_scale_{i}", constant(scale))
@@ -87,13 +86,17 @@ class IntegerEmbedding(IntegerLinear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [1, N] → [1, N, D]."""
-        rows = F.embedding(tokens, self.weight).float()
+        return self.padded(tokens)[..., : self.hidden]
+
+    def padded(self, tokens: Tensor) -> Tensor:
+        """tokens [1, N] → rows with the columns of zeros that follow them, [1, N, D + padding]."""
+        rows = ops.to_float(F.embedding(tokens, self.weight))
         if not self.group:
-            return rows[..., : self.hidden] * F.embedding(tokens, self.scale[:, None])
+            return rows * F.embedding(tokens, self.scale[:, None])
         low, high = _halves(rows)
         scales = F.embedding(tokens, self.scale).float()[..., None]  # [1, N, groups, 1]
         integers = torch.stack([low, high], -1).flatten(-2).unflatten(-1, (-1, self.group))
-        return (integers * scales).flatten(-2)[..., : self.hidden]
+        return (integers * scales).flatten(-2)
 
     def read(self, x: Tensor) -> Tensor:
         """x [1, N, D] as products read it: rounded."""
@@ -109,12 +112,13 @@ class IntegerEmbedding(IntegerLinear):
         """x [1, N, D] → [1, N, V], which is held whole."""
         return torch.cat([self.product(x, i) for i in range(len(self._tiles()))], -1)
 
-    def expected(self, weights: Tensor, first: int = 0) -> Tensor:
-        """Weighted sum of the rows from a tile's first id on: [1, N, ids] → [1, N, D]; float products, for weights are not
-        rounded."""
-        scale = self.row_scale if self.group else self.scale
-        scaled = weights * scale[first : first + weights.shape[-1]]
-        return _in_tiles(self._product, scaled, first)[..., : self.hidden]
+    def share(self, weights: Tensor, tile: int) -> Tensor:
+        """Weighted sum of a tile's rows, [1, N, t] → [1, N, D + padding]; a float product, for weights are not rounded."""
+        return self._product(tile, weights * getattr(self, f"row_scale_{tile}"))
+
+    def expected(self, weights: Tensor) -> Tensor:
+        """Weighted sum of all rows, [1, N, V] → [1, N, D]."""
+        return _summed(self.share, weights)[..., : self.hidden]
 
     def tables(self, name: str) -> list[Table]:
         """What is stored of this table more than once."""
@@ -122,22 +126,17 @@ class IntegerEmbedding(IntegerLinear):
         for i, (tile, scale) in enumerate(self._tiles()):
             parts[f"{name}.tile_{i}/{tile.shape[0]}/{self.group}"] = (i * TILE * width, tile.numel())
             scales[f"{name}.tile_{i}/scale"] = (i * TILE * scale[0].nbytes, scale.nbytes)
-        parts |= {f"{name}.soft_{i}": (i * SOFT * width, t.numel()) for i, t in enumerate(tiled(self.weight, SOFT))}
+        parts |= {f"{name}.soft_{i}": (i * TILE * width, t.numel()) for i, t in enumerate(tiled(self.weight, TILE))}
         return [Table(tensor=self.weight, parts=parts), Table(tensor=self.scale, parts=scales)]
 
     def _product(self, i: int, weights: Tensor) -> Tensor:
-        """weights [1, N, ids] times the integers of `SOFT` ids → [1, N, D + padding]; `bmm`, for XNNPACK takes no `mm`."""
-        table = ops.to_float(getattr(self, f"soft_{i}"))
-        rows = table.shape[0]
+        """weights [1, N, ids] times a tile's integers → [1, N, D + padding]; `bmm`, for XNNPACK takes no `mm`."""
+        table = ops.to_float(getattr(self, f"soft_{i}"))  # [1, ids, columns or half of them]
         if not self.group:
-            return torch.bmm(weights, table.view(1, rows, -1))
-        multipliers = ops.to_float(getattr(self, f"multipliers_{i}")).view(rows, -1, 1)
-        columns = table.shape[1]
-        halves = [
-            torch.bmm(weights, (half.view(rows, -1, self.group // 2) * multipliers).view(1, rows, columns))
-            for half in _halves(table)
-        ]
-        return torch.stack(halves, -1).view(1, weights.shape[1], 2 * columns)
+            return torch.bmm(weights, table)
+        multipliers = ops.to_float(getattr(self, f"multipliers_{i}"))  # [1, ids, groups, 1]
+        halves = [ops.flat(ops.heads(half, multipliers.shape[2]) * multipliers) for half in _halves(table)]
+        return torch.stack([torch.bmm(weights, half) for half in halves], -1).flatten(-2)
 
 
 def _halves(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,16 +150,18 @@ class FloatEmbedding(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.columns = weight.shape[1]
         self.register_parameter("weight", constant(weight))
-        for i, tile in enumerate(tiled(weight, SOFT)):
-            self.register_parameter(f"soft_{i}", constant(tile[None].clone()))  # loops take no two inputs of one storage
         for i, tile in enumerate(tiled(weight, TILE)):
+            self.register_parameter(f"soft_{i}", constant(tile[None].clone()))  # as above
             self.register_parameter(f"tile_{i}", constant(tile.clone()))  # of a view, XNNPACK's linear writes the whole storage
 
     weight: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.weight)
+
+    padded = forward
 
     def read(self, x: Tensor) -> Tensor:
         """As `IntegerEmbedding.read`: as it is."""
@@ -183,9 +184,13 @@ class FloatEmbedding(nn.Module):
             first += raw.nbytes
         return [Table(tensor=self.weight, parts=parts)]
 
-    def expected(self, weights: Tensor, first: int = 0) -> Tensor:
+    def share(self, weights: Tensor, tile: int) -> Tensor:
+        """As `IntegerEmbedding.share`."""
+        return torch.bmm(weights, getattr(self, f"soft_{tile}"))
+
+    def expected(self, weights: Tensor) -> Tensor:
         """As `IntegerEmbedding.expected`."""
-        return _in_tiles(lambda i, part: torch.bmm(part, getattr(self, f"soft_{i}")), weights, first)
+        return _summed(self.share, weights)
 
 
 class IntegerExperts(nn.Module):

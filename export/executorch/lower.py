@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
+from executorch.exir.passes import MemoryPlanningPass
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -34,6 +35,8 @@ from dgemma.quantize.matrix import QuantizedMatrix
 
 Progress = Callable[[str], None]
 _CONFIG = EdgeCompileConfig(_check_ir_validity=False)
+# Inputs are read where the caller has them: with a place in the arena a prefix would be copied there in every step.
+WRITTEN = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
 PRODUCTS = ("mm", "bmm", "addmm", "linear", "integer_linear", "attend")
 
 
@@ -101,7 +104,7 @@ def lower(
         outer = torch.export.export(looped, example(wanted["generate"][0], {"S": shapes.context}), strict=True)
         edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
         progress("executorch: write")
-        final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(ExecutorchBackendConfig())
+        final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)
         with path.open("wb") as file:
             final.write_to_file(file)
         table: Any = model.embed_tokens  # a FloatEmbedding or an IntegerEmbedding

@@ -18,7 +18,8 @@ from dgemma.export.executorch.xnnpack import INFERRED, Visitor, partitioner
 from dgemma.quantize.activations import LEAST
 from dgemma.quantize.hadamard import hadamard
 
-OPERATORS = ("integer_linear", "to_float", "rms_norm", "sums", "tanh_gelu", "heads", "rotate", "attend")
+COLUMNS = 16  # of a float product: fewer take its kernels as long
+OPERATORS = ("integer_linear", "to_float", "rms_norm", "sums", "largest", "tanh_gelu", "heads", "flat", "rotate", "attend")
 
 
 def our_partitioner() -> XnnpackPartitioner:
@@ -72,12 +73,11 @@ class _IntegerLinear(Visitor):
         *rows, columns = self.dims(x)
         last = len(rows)
         magnitude = self.emit(xnn.XNNAbs, (*rows, columns), input_id=x)
-        vector = next(c for c in (32, 16, 8, 4, 2, 1) if columns % c == 0)
         left = columns
-        for channels in (vector, 1):  # to as many columns as a vector has numbers, then to one
-            if left > channels:
-                magnitude = self.pooled(magnitude, math.prod(rows), left // channels, channels)
-                left = channels
+        for window in ops.windows(columns):
+            left //= window
+            picture = (window, left)
+            magnitude = self.pooled(self.reshape(magnitude, (1, INFERRED, *picture), (1, math.prod(rows), *picture)))
         largest = self.reshape(magnitude, _open(rows, 1), (*rows, 1))
         least = self.binary(xnn.XNNMultiply, largest, self.constant(torch.tensor([-LEAST])), (*rows, 1))
         wide = self.concatenate((x, largest, least), last, (*rows, columns + 2))
@@ -90,27 +90,22 @@ class _IntegerLinear(Visitor):
         rounded = self.value((*rows, columns + pad), xnn.XNNDatatype.xnn_datatype_qdint8, per_row)
         return self.emit(xnn.XNNConvert, rounded, input_id=wide)
 
-    def pooled(self, x: int, rows: int, window: int, channels: int) -> int:
-        """Largest of every `window` columns, `channels` apart: pooling of a picture, which XNNPACK has as NHWC."""
-        picture = self.reshape(x, (1, INFERRED, window, channels), (1, rows, window, channels))
-        none = dict.fromkeys(("padding_top", "padding_right", "padding_bottom", "padding_left"), 0)
-        return self.emit(
-            xnn.XNNMaxPooling2d, (1, rows, 1, channels), input_id=picture, pooling_height=1, pooling_width=window,
-            stride_height=1, stride_width=window, dilation_height=1, dilation_width=1, **none,
-        )  # fmt: skip
-
 
 @register_node_visitor
 class _ToFloat(Visitor):
     target = "dgemma.to_float.default"
 
     def write(self, node: Node, ids: dict[Any, int]) -> None:
-        stored = self.parameter(node.all_input_nodes[0])
+        (source,) = node.all_input_nodes
         types = {torch.int8: xnn.XNNDatatype.xnn_datatype_qint8, torch.uint8: xnn.XNNDatatype.xnn_datatype_quint8}
-        as_it_is = xnn.PerTensorQuant(scale=1.0, zero_point=0)
-        buffer = self.buffer(stored, self.name(node.all_input_nodes[0]))
-        constant = self.value(stored.shape, types[stored.dtype], as_it_is, buffer)
-        self.emit(xnn.XNNConvert, self.tensor(node, ids), input_id=constant)
+        given, as_it_is = source.meta["val"], xnn.PerTensorQuant(scale=1.0, zero_point=0)
+        if source not in ids:
+            if self.is_graph_input(source):
+                ids[source] = self.external(source, types[given.dtype], as_it_is)
+            else:
+                buffer = self.buffer(self.parameter(source), self.name(source))
+                ids[source] = self.value(given.shape, types[given.dtype], as_it_is, buffer)
+        self.emit(xnn.XNNConvert, self.tensor(node, ids), input_id=ids[source])
 
 
 @register_node_visitor
@@ -136,17 +131,31 @@ class _RMSNorm(Visitor):
 
 @register_node_visitor
 class _Sums(Visitor):
-    """Products with one column, as in `_RMSNorm`."""
+    """Products with columns of ones and zeros, up to as many as a kernel computes at once in any case."""
 
     target = "dgemma.sums.default"
 
     def write(self, node: Node, ids: dict[Any, int]) -> None:
         x, size = self.tensor(node.all_input_nodes[0], ids), int(node.args[1])  # type: ignore[arg-type]
-        *rows, columns = self.dims(x)
-        count = math.prod(rows) * columns // size
-        parts = self.reshape(x, (INFERRED, size), (count, size))
-        added = self.linear(parts, self.constant(torch.ones(1, size)), (count, 1))
-        self.reshape(added, _open(rows, columns // size), self.tensor(node, ids))
+        out = self.tensor(node, ids)
+        *rows, width = self.dims(x)
+        if width % size or width > COLUMNS * size:  # a reshape copies, so there is none where it can be helped
+            narrow = COLUMNS * size if width % (COLUMNS * size) == 0 else size
+            x = self.reshape(x, (INFERRED, narrow), (math.prod(rows) * width // narrow, narrow))
+            *rows, width = self.dims(x)
+        ones = torch.eye(width // size).repeat_interleave(size, 1)
+        added = self.linear(x, self.constant(ones), (*rows, width // size))
+        self.reshape(added, (1, INFERRED, self.dims(out)[2]), out)
+
+
+@register_node_visitor
+class _Largest(Visitor):
+    target = "dgemma.largest.default"
+
+    def write(self, node: Node, ids: dict[Any, int]) -> None:
+        x, out = self.tensor(node.all_input_nodes[0], ids), self.tensor(node, ids)
+        columns = self.dims(x)[3]
+        self.reshape(self.pooled(x) if self.dims(x)[2] > 1 else x, (1, INFERRED, columns), out)
 
 
 @register_node_visitor
@@ -177,6 +186,15 @@ class _Heads(Visitor):
     def write(self, node: Node, ids: dict[Any, int]) -> None:
         out = self.tensor(node, ids)
         self.reshape(self.tensor(node.all_input_nodes[0], ids), (1, INFERRED, *self.dims(out)[2:]), out)
+
+
+@register_node_visitor
+class _Flat(Visitor):
+    target = "dgemma.flat.default"
+
+    def write(self, node: Node, ids: dict[Any, int]) -> None:
+        x, out = self.tensor(node.all_input_nodes[0], ids), self.tensor(node, ids)
+        self.reshape(x, (1, INFERRED, self.dims(out)[2]), out)
 
 
 @register_node_visitor

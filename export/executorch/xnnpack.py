@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, get_tensor_value
+from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor, get_shape, get_tensor_value
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+from executorch.backends.xnnpack.partition.config.generic_node_configs import ViewCopyConfig
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType, XNNPartitionerConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as xnn
@@ -45,16 +46,24 @@ class Visitor(NodeVisitor):  # type: ignore[misc]
         return list(get_tensor_value(self.graph.xvalues[x]).dims)
 
     def value(
-        self, dims: Sequence[int], datatype: xnn.XNNDatatype = FP32, quant: xnn.XNNQuantParams | None = None, buffer: int = 0
-    ) -> int:
+        self, dims: Sequence[int], datatype: xnn.XNNDatatype = FP32, quant: xnn.XNNQuantParams | None = None, buffer: int = 0,
+        external: int = NONE, flags: int = 0,
+    ) -> int:  # fmt: skip
         """A new value inside the delegate, constant where there is a buffer."""
         made = xnn.XNNTensorValue(
-            datatype=datatype, num_dims=len(dims), dims=list(dims), external_id=NONE, constant_buffer_idx=buffer, flags=0,
-            id_out=len(self.graph.xvalues),
+            datatype=datatype, num_dims=len(dims), dims=list(dims), external_id=external, constant_buffer_idx=buffer,
+            flags=flags, id_out=len(self.graph.xvalues),
         )  # fmt: skip
         union = made if quant is None else xnn.XNNQuantizedTensorValue(tensor_value=made, quant_params=quant)
         self.graph.xvalues.append(xnn.XValue(xvalue_union=union))
         return made.id_out
+
+    def external(self, node: Node, datatype: xnn.XNNDatatype, quant: xnn.XNNQuantParams) -> int:
+        """A new value that is an input of the delegate, and not float."""
+        known = self.external_ids[node]
+        made = self.value(get_shape(node), datatype, quant, external=known.external_id, flags=known.io_type)
+        self.graph.input_ids.append(made)
+        return made
 
     def parameter(self, node: Node) -> Tensor:
         found = get_param_tensor(self.exported_program, node)
@@ -98,6 +107,15 @@ class Visitor(NodeVisitor):  # type: ignore[misc]
     def linear(self, x: int, weight: int, out: int | Sequence[int]) -> int:
         return self.emit(xnn.XNNFullyConnected, out, input1_id=x, filter_id=weight, bias_id=NONE)
 
+    def pooled(self, x: int) -> int:
+        """Maxima over G of (1, R, G, C), as (1, R, 1, C): pooling of a picture, which XNNPACK has as NHWC."""
+        _, rows, window, channels = self.dims(x)
+        none = dict.fromkeys(("padding_top", "padding_right", "padding_bottom", "padding_left"), 0)
+        return self.emit(
+            xnn.XNNMaxPooling2d, (1, rows, 1, channels), input_id=x, pooling_height=1, pooling_width=window,
+            stride_height=1, stride_width=window, dilation_height=1, dilation_width=1, **none,
+        )  # fmt: skip
+
     def concatenate(self, values: Sequence[int], axis: int, out: int | Sequence[int]) -> int:
         kind = {2: xnn.XNNConcatenate2, 3: xnn.XNNConcatenate3}[len(values)]
         ids = {f"input{i + 1}_id": values[i] if i < len(values) else NONE for i in range(5)}
@@ -118,6 +136,7 @@ class _Config(XNNPartitionerConfig):  # type: ignore[misc]
 
 
 def partitioner(operators: Sequence[str]) -> XnnpackPartitioner:
-    """XNNPACK's own, and the operators of these names."""
+    """XNNPACK's own but views, which cost nothing elsewhere and are copies there, and the operators of these names."""
+    theirs = [config for config in ALL_PARTITIONER_CONFIGS if config is not ViewCopyConfig]
     ours = [type(f"_{name}", (_Config,), {"target_name": f"{name}.default"}) for name in operators]
-    return XnnpackPartitioner([*ALL_PARTITIONER_CONFIGS, *ours])
+    return XnnpackPartitioner([*theirs, *ours])

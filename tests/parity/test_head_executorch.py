@@ -51,8 +51,8 @@ def worst(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "TILE", 512)
-    monkeypatch.setattr(linear, "SOFT", 256)
+    monkeypatch.setattr(linear, "TILE", 256)
+    monkeypatch.setattr(head, "TOGETHER", 2)
 
 
 @pytest.mark.parametrize(("recipe", "vocab", "soft"), CASES)
@@ -104,15 +104,13 @@ def test_the_likeliest_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", [replace(POLICY, soft="topk:1"), replace(POLICY, soft="exact"), None])
 def test_memory_is_that_of_a_few_tiles(policy: SamplerConfig | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Logits of twice the vocabulary take hardly more; without the wait for the tile before, they are all held."""
-    monkeypatch.setattr(linear, "TILE", 1024)
-    monkeypatch.setattr(linear, "SOFT", 512)
+    monkeypatch.setattr(linear, "TILE", 512)
     path = tmp_path / "head.pte"
     planned = {tiles: delegated.write(delegated.model(1024 * tiles, "w8"), policy, path, 64) for tiles in (3, 6)}
     one = 64 * 1024 * 4  # bytes of a tile's logits
     assert planned[6] - planned[3] < one
     assert planned[6] < 6 * one
-    plain = head.unit
-    monkeypatch.setattr(head, "unit", lambda model, rows, tile, done: plain(model, rows, tile, torch.zeros(1, 1, 1)))
+    monkeypatch.setattr(head, "after", lambda rows, done: rows)
     assert delegated.write(delegated.model(1024 * 6, "w8"), policy, path, 64) >= planned[6] + 3 * one
 
 

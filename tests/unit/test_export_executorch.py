@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
+import delegated
 import micro
 import pytest
 import torch
+from executorch.exir import ExecutorchBackendConfig
 from matrices import four_bits, inputs
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx.passes.tools_common import legalize_graph
 
 from dgemma.export.executorch import linear, lower, ops, visitors
 from dgemma.export.executorch.attention import WholeAttention
@@ -24,6 +31,8 @@ from dgemma.model.denoiser import GatedMLP, RMSNorm
 from dgemma.quantize.hadamard import rotate_inputs
 from dgemma.quantize.integers import quantize_rows
 from dgemma.quantize.matrix import QuantizedMatrix
+
+fast_module: Any = import_module("dgemma.export.executorch.fast")
 
 
 def lowered(module: nn.Module, *x: Tensor, rows: bool = False) -> tuple[Callable[..., Tensor], dict[str, int]]:
@@ -176,11 +185,89 @@ def test_products_of_one_input_quantize_it_once() -> None:
     assert worst(run(x), Two()(x)) < 2e-6
 
 
+def test_programs_keep_the_order_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XNNPACK plans its memory in the order of operations: chains that are independent come one after the other."""
+    from executorch.backends.xnnpack import xnnpack_preprocess
+
+    made: list[list[str]] = []
+    plain = xnnpack_preprocess.serialize_xnnpack_binary
+
+    def record(graph: object, data: object) -> bytes:
+        made.append([type(node.xnode_union).__name__ for node in graph.xnodes])  # type: ignore[attr-defined]
+        return plain(graph, data)
+
+    class Chains(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cumsum(x * x, -1)  # a kernel of its own, so that there are three programs
+            x = torch.tanh((x + 1).exp()) + torch.tanh((x + 2).exp()) + torch.tanh((x + 3).exp())
+            return torch.cumsum(x, -1) * 2
+
+    def chains() -> list[str]:
+        made.clear()
+        lowered(Chains(), inputs(1, 4, 8))
+        return max(made, key=len)[:3]
+
+    monkeypatch.setattr(xnnpack_preprocess, "serialize_xnnpack_binary", record)
+    assert chains() == ["XNNAdd", "XNNExp", "XNNTanh"]
+    monkeypatch.setattr(fast_module, "stable_topological_sort", legalize_graph)
+    assert chains() == ["XNNAdd"] * 3, "executorch keeps the order by itself"
+
+
+def test_inputs_have_no_place_in_the_arena(tmp_path: Path) -> None:
+    x = inputs(1, 64, 64)
+    planned = []
+    for config in (lower.WRITTEN, ExecutorchBackendConfig()):
+        with quiet(), fast(), torch.no_grad(), (tmp_path / "f.pte").open("wb") as file:
+            lower.delegate(torch.export.export(nn.Tanh(), (x,))).to_executorch(config).write_to_file(file)
+        planned.append(delegated.arena(tmp_path / "f.pte"))
+    assert planned[1] - planned[0] >= x.nbytes
+
+
+@pytest.mark.parametrize("columns", [1, 2, 34, 2304, 9216, 2 * 17])
+def test_columns_are_pooled_few_at_a_time(columns: int) -> None:
+    windows = ops.windows(columns)
+    assert math.prod(windows) == columns
+    assert max(windows, default=1) <= (ops.POOLED if columns % 17 else 17)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_bytes_looked_up_become_floats_in_xnnpack(rows: int) -> None:
+    class Float(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ops.to_float(x)
+
+    for dtype, low in ((torch.int8, -128), (torch.uint8, 0)):
+        x = torch.arange(low, low + 250).to(dtype).view(1, 5, 50)
+        run, share = lowered(Float(), x, rows=True)
+        assert share["quantization_on_cpu"] == 0
+        assert torch.equal(run(x[:, :rows].contiguous()), x[:, :rows].float())
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 64), (1, 5, 4, 16), (1, 5, 16, 256), (1, 5, 2, 24), (1, 5, 1024)])
+def test_sums_and_maxima(shape: tuple[int, ...]) -> None:
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ops.sums(x, 16)
+
+    class Largest(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ops.largest(x)
+
+    x = inputs(*shape)
+    run, _ = lowered(Sums(), x, rows=True)
+    wanted = x.reshape(1, 5, -1, 16).sum(-1)
+    torch.testing.assert_close(run(x), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(run(x[:, :2].contiguous()), wanted[:, :2], atol=1e-5, rtol=0)
+    if x.ndim == 4:
+        run, _ = lowered(Largest(), x, rows=True)
+        assert torch.equal(run(x), x.amax(2))
+
+
 @pytest.mark.parametrize("group", [0, 32])
 @pytest.mark.parametrize("tile", [1024, 128])
 def test_tied_table(group: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, head and soft embedding of one table, whole and in tiles."""
-    monkeypatch.setattr(linear, "SOFT", tile)
+    monkeypatch.setattr(linear, "TILE", tile)
     matrix = four_bits(300, 64, group=group) if group else quantize_rows(inputs(300, 64))
     table = IntegerEmbedding(matrix)
     tokens = torch.tensor([[0, 299, 17, 255]])
