@@ -39,7 +39,7 @@ class Support:
 
 
 SUPPORT: dict[str, Support] = {
-    "onnx": Support(bits=frozenset(BITS), group_multiple=1, product="MatMulInteger"),
+    "onnx": Support(bits=frozenset(BITS), group_multiple=1, product="MatMulIntegerToFloat"),
     "executorch": Support(bits=frozenset(BITS), group_multiple=32, product="XNNPACK's blockwise int4 linear"),
 }
 

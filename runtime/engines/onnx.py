@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: one inference session per graph file, with weights from the external file beside it.
 
 Where those are large, packed weights are kept on this machine and mapped (`packed.py`); DGEMMA_CACHE=off keeps nothing.
+Integer products are exact on every processor (`exact.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dgemma.core.errors import EngineError
 from dgemma.core.manifest import GraphSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import release
+from dgemma.runtime.engines import exact, release
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 from dgemma.runtime.engines.packed import Packed, save_session
 
@@ -29,7 +30,8 @@ def kept(bundle: Bundle, version: str) -> dict[str, Packed]:
     known = bundle.manifest.files.get(_WEIGHTS)
     if not cache.enabled() or known is None or known.size < CACHE_FROM or release(version) < CACHE_SINCE:
         return {}
-    folder, found = cache.entry(bundle.digest, "onnx", version), dict[str, Packed]()
+    kind = "onnx-unsigned" if exact.saturates() else "onnx"  # not what was kept before products were exact
+    folder, found = cache.entry(bundle.digest, kind, version), dict[str, Packed]()
     for file in dict.fromkeys(spec.file for spec in bundle.manifest.graphs["onnx"].values()):
         first = next(iter(found.values())).place if found else None
         found[file] = Packed(folder / Path(file).stem, first, known.size)
@@ -62,13 +64,13 @@ class OnnxEngine(Engine):
         """A new inference session of one graph file, over packed weights that are kept where that is worth it."""
         import onnxruntime as ort
 
-        source = self.bundle.file(file)
+        path, options = self.bundle.file(file), self.options()
         packed = kept(self.bundle, self.version).get(file)
-        if packed is not None and packed.make(lambda out: save_session(source, out, self.options())):
+        if packed is not None and packed.make(lambda out: save_session(path, out, self.options())):
             session = packed.open(self.options())
             if session is not None:
                 return session
-        return ort.InferenceSession(str(source), self.options(), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(exact.source(path, options), options, providers=["CPUExecutionProvider"])
 
     def _session(self, file: str) -> Any:
         if file not in self._files:

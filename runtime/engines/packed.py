@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.runtime import cache
+from dgemma.runtime.engines import exact
 from dgemma.runtime.engines.external import Weight, moved, weights
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
@@ -90,7 +91,7 @@ def save_session(source: Path, out: Path, options: Any) -> None:
     ):
         options.add_session_config_entry(f"session.{key}", value)
     try:
-        session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(exact.source(source, options), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds; if the graph is to blame, opening the bundle's own will tell
         raise OSError(_line(error)) from None
     del session

@@ -25,7 +25,7 @@ from dgemma.export.quiet import quiet
 from dgemma.quantize.recipes import find
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import external, packed
+from dgemma.runtime.engines import exact, external, packed
 from dgemma.runtime.engines import onnx as engine_module
 from dgemma.runtime.engines.onnx import OnnxEngine
 
@@ -122,6 +122,26 @@ def test_two_graphs_store_what_they_share_once(bundle: Path) -> None:
     pointed = [w for w in external.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
     assert pointed and all(w.file == "shared/weights.bin" for w in pointed), "every packed weight is the other graph's"
     assert sizes["generate"] < sizes["shared"] / 4
+
+
+@pytest.mark.parametrize("recipe", ["w8", "w4"])
+def test_unsigned_weights_are_kept_apart_and_give_the_same_bits(
+    recipe: str, bundle: Path, four_bits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a processor does whose products of signed bytes saturate."""
+    path = bundle if recipe == "w8" else four_bits
+    plain = answers(path)
+    monkeypatch.setattr(exact, "saturates", lambda: False)
+    signed = entries(path)["shared"]
+    monkeypatch.setattr(exact, "saturates", lambda: True)
+    assert answers(path) == plain, "a session that packed and saved"
+    places = entries(path)
+    assert answers(path) == plain, "a session that mapped what was saved"
+    assert places["shared"].parent != signed.parent
+    saved = onnx.load(str(places["shared"] / packed.MODEL), load_external_data=False)
+    assert {t.data_type for t in saved.graph.initializer if t.name.startswith("unsigned/")} == {TensorProto.UINT8}
+    pointed = [w for w in external.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
+    assert pointed and all(w.file == "shared/weights.bin" for w in pointed), "two graphs store what they share once"
 
 
 @pytest.mark.parametrize("name", ["shared", "generate"])

@@ -37,9 +37,9 @@ def cpu_flags() -> frozenset[str]:
 
 
 def int8_path(flags: Collection[str]) -> tuple[str, str | None]:
-    """Which instructions multiply bytes, and a warning where they are slow or not exact.
+    """Which instructions multiply bytes, and a warning where they are slow.
 
-    Without VNNI, x86 adds pairs of byte products in 16 bits, which can saturate (`vpmaddubsw`).
+    Without VNNI, x86's own sum of two byte products saturates (`vpmaddubsw`), so that bytes are widened first (`vpmaddwd`).
     """
     for flag, name in (
         ("amx_int8", "AMX"), ("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"), ("i8mm", "NEON with i8mm"),
@@ -48,7 +48,7 @@ def int8_path(flags: Collection[str]) -> tuple[str, str | None]:
         if flag in flags:
             return name, None
     if "avx2" in flags:
-        return "AVX2 without VNNI", "no VNNI: int8 products take the AVX2 path, which is slower and may saturate"
+        return "AVX2 without VNNI", "no VNNI: int8 products widen bytes to 16 bits, which is exact and slower"
     if "asimd" in flags or "neon" in flags:
         return "NEON without dot product", "no dot product instruction: int8 products take the widening path, which is slower"
     return "not known", None

@@ -38,17 +38,21 @@ final class OnnxEngine extends AbstractEngine {
     private final int threads;
     private final @Nullable File cacheFolder;
     private final long packFrom;
+    private final boolean unsigned;
     private final Map<String, OpenFile> files = new HashMap<>();
     private final Map<String, Graph> graphs = new HashMap<>();
     private final OnnxTensors tensors;
     private final OrtSession.RunOptions runOptions;
 
     OnnxEngine(Bundle bundle, SessionOptions options) {
-        this(bundle, options, PackedWeights.FROM);
+        this(bundle, options, PackedWeights.FROM, false);
     }
 
-    /** @param packFrom bytes of weights from which on packed ones are kept. */
-    OnnxEngine(Bundle bundle, SessionOptions options, long packFrom) {
+    /**
+     * @param packFrom bytes of weights from which on packed ones are kept.
+     * @param unsigned whether integer products have unsigned weights also where they need not, see {@link ExactProducts}.
+     */
+    OnnxEngine(Bundle bundle, SessionOptions options, long packFrom, boolean unsigned) {
         super(Engines.ONNX, OnnxLibrary.version(), bundle);
         this.environment = OnnxLibrary.environment();
         this.threads = options.threads;
@@ -56,6 +60,7 @@ final class OnnxEngine extends AbstractEngine {
         this.packFrom = packFrom;
         this.tensors = new OnnxTensors(environment);
         try {
+            this.unsigned = unsigned || ExactProducts.saturates(environment);
             runOptions = new OrtSession.RunOptions();
             runOptions.setLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL);
         } catch (OrtException error) {
@@ -113,7 +118,7 @@ final class OnnxEngine extends AbstractEngine {
     /** A new inference session of one graph file, over packed weights that are kept where that is worth it. */
     private OpenFile open(String name) throws OrtException {
         File source = bundle.file(name);
-        OnnxModel model = OnnxModel.read(source);
+        OnnxModel model = OnnxModel.read(source, unsigned);
         PackedWeights packed = packed(name);
         if (packed != null && packed.keep(stage -> save(model, source, stage))) {
             try {
@@ -130,7 +135,8 @@ final class OnnxEngine extends AbstractEngine {
         if (cacheFolder == null || known == null || known.size < packFrom) {
             return null;
         }
-        return new PackedWeights(cacheFolder, bundle.digest(), version(), name, known.size, this::warn);
+        String version = version() + (unsigned ? "-unsigned" : "");
+        return new PackedWeights(cacheFolder, bundle.digest(), version, name, known.size, this::warn);
     }
 
     private OpenFile openPacked(OnnxModel model, File saved) throws OrtException {

@@ -27,14 +27,14 @@ final class OnnxModel {
     static final int GRAPH_INITIALIZER = 5;
     private static final int GRAPH_INPUT = 11;
     private static final int INPUT_NAME = 1;
-    private static final int TENSOR_DIMS = 1;
-    private static final int TENSOR_TYPE = 2;
-    private static final int TENSOR_NAME = 8;
-    private static final int TENSOR_RAW = 9;
+    static final int TENSOR_DIMS = 1;
+    static final int TENSOR_TYPE = 2;
+    static final int TENSOR_NAME = 8;
+    static final int TENSOR_RAW = 9;
 
     /** Values of the inputs that have one, by name; empty for most files. */
     final Map<String, Tensor> defaults;
-    /** The model without them, a direct buffer; null where there are none, and the file can be opened as it is. */
+    /** The model to open, a direct buffer; null where the file can be opened as it is. */
     final @Nullable ByteBuffer changed;
 
     private OnnxModel(Map<String, Tensor> defaults, @Nullable ByteBuffer changed) {
@@ -42,10 +42,14 @@ final class OnnxModel {
         this.changed = changed;
     }
 
-    /** Find the inputs with a default; throws EngineException for a file that is no model. */
-    static OnnxModel read(File file) {
+    /**
+     * Find the inputs with a default; throws EngineException for a file that is no model.
+     *
+     * @param unsigned whether integer products are to have unsigned weights, see {@link ExactProducts}.
+     */
+    static OnnxModel read(File file, boolean unsigned) {
         try {
-            return parse(map(file));
+            return parse(map(file), unsigned);
         } catch (IOException | IndexOutOfBoundsException | IllegalArgumentException error) {
             throw new EngineException(file + ": is not an ONNX model (" + AbstractEngine.line(error)
                     + "); export the bundle again");
@@ -59,7 +63,7 @@ final class OnnxModel {
         }
     }
 
-    private static OnnxModel parse(ByteBuffer data) {
+    private static OnnxModel parse(ByteBuffer data, boolean unsigned) {
         ProtoFields graph = graph(data);
         Set<String> inputs = new HashSet<>();
         for (ProtoFields field = graph.inside(); field.next(); ) {
@@ -72,16 +76,21 @@ final class OnnxModel {
             }
         }
         Map<String, Tensor> defaults = new LinkedHashMap<>();
+        ExactProducts products = new ExactProducts(data);
         ProtoPieces kept = new ProtoPieces(data);
         for (ProtoFields field = graph.inside(); field.next(); ) {
             String name = field.number == GRAPH_INITIALIZER ? name(field.inside()) : null;
             if (name != null && inputs.contains(name)) {
                 defaults.put(name, tensor(name, field.inside()));
+            } else if (unsigned) {
+                products.keep(field, kept);
             } else {
                 kept.keep(field);
             }
         }
-        if (defaults.isEmpty()) {
+        if (unsigned) {
+            ExactProducts.finish(kept);
+        } else if (defaults.isEmpty()) {
             return new OnnxModel(defaults, null);
         }
         ProtoPieces model = new ProtoPieces(data);

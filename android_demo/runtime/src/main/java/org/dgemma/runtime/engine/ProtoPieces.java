@@ -37,9 +37,23 @@ final class ProtoPieces {
 
     /** Append a field that holds a string. */
     void text(int number, String value) {
+        bytes(number, value.getBytes(StandardCharsets.UTF_8));
+    }
+
+    /** Append a field that holds bytes. */
+    void bytes(int number, byte[] value) {
         ProtoPieces inner = new ProtoPieces(data);
-        inner.add(ByteBuffer.wrap(value.getBytes(StandardCharsets.UTF_8)));
+        inner.add(ByteBuffer.wrap(value));
         message(number, inner);
+    }
+
+    /** Append a field that holds an integer. */
+    void number(int number, long value) {
+        ByteBuffer field = ByteBuffer.allocate(20);
+        putVarint((long) number << 3, field);
+        putVarint(value, field);
+        field.flip();
+        add(field);
     }
 
     /** A direct buffer; throws IllegalArgumentException above 2 GB, which no message can have. */

@@ -35,7 +35,7 @@ public class PackedWeightsTest {
     @Rule public final TemporaryFolder folder = new TemporaryFolder();
 
     private static OnnxEngine engine(File bundle, File cache) {
-        return new OnnxEngine(Bundle.open(bundle), SessionOptions.DEFAULT.cacheFolder(cache), 1);
+        return new OnnxEngine(Bundle.open(bundle), SessionOptions.DEFAULT.cacheFolder(cache), 1, false);
     }
 
     /** One step of the bundle; its soft embeddings tell integers and kernels apart. */

@@ -1,0 +1,142 @@
+"""Exact integer products, also where onnxruntime's are not.
+
+On x86 without VNNI and AMX, its kernel for unsigned times signed bytes adds pairs of products in 16 bits, which saturate
+(`vpmaddubsw`); the one for unsigned times unsigned bytes adds in 32, exact and slower. There, and only there, a graph is opened
+with 128 added to its signed weights and to their zero points, which leaves sums as they are. Constant weights are changed
+once, when a session opens; what is sliced from the table, whenever it is multiplied.
+
+onnxruntime's own option for this (`session.x64quantprecision`, 1.32) is of no use here. It takes VNNI and AMX away where they
+are (a product of 256×2304×9216 takes 3 and 8 times as long), and it leaves out weights that a loop or a branch has from around
+it, and those that are no constants.
+
+Whether products saturate is found by multiplying: a list of instructions is not to be had on every system, and does not say
+which kernel a library takes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dgemma.runtime.engines.external import _bytes, _field, _fields
+
+# Field numbers of onnx.proto (ONNX 1.23), and its types.
+_MODEL_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_ATTRIBUTE_GRAPHS = (6, 11)
+_UINT8, _INT8, _INT32 = 2, 3, 6
+
+# Operators that multiply unsigned by signed bytes → which input is the zero point of their weight, which is input 1.
+PRODUCTS = {b"MatMulInteger": 3, b"MatMulIntegerToFloat": 5}
+_ZERO = b"unsigned/zero"
+_LENGTH = 64  # of the rows that are multiplied to see
+
+
+@cache
+def saturates() -> bool:
+    """Whether onnxruntime's products of unsigned and signed bytes are wrong here when they are large; takes milliseconds."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(_largest(), options, providers=["CPUExecutionProvider"])
+    return int(session.run(None, {})[0].item()) != 127 * 127 * _LENGTH
+
+
+def source(path: Path, options: Any) -> str | bytes:
+    """What to open with these session options for a graph file: itself, or a model of exact products with the same weights."""
+    if not saturates():
+        return str(path)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.absolute().parent))
+    return unsigned(path.read_bytes())
+
+
+def unsigned(model: bytes) -> bytes:
+    """The serialized model with unsigned weights in its integer products; raises IndexError where it is none."""
+    data, made, out = memoryview(model), Counter[bytes](), bytearray()
+    for number, start, value, end in _fields(data):
+        if number == _MODEL_GRAPH:
+            zero = _field(_GRAPH_INITIALIZER, _tensor(_ZERO, _UINT8, b"\x80"))
+            out += _field(number, _graph(data[value:end], made) + zero)
+        else:
+            out += data[start:end]
+    return bytes(out)
+
+
+def _graph(data: memoryview, made: Counter[bytes]) -> bytes:
+    out = bytearray()
+    for number, start, value, end in _fields(data):
+        out += _node(data[value:end], made) if number == _GRAPH_NODE else data[start:end]
+    return bytes(out)
+
+
+def _node(data: memoryview, made: Counter[bytes]) -> bytes:
+    """The fields of a graph that stand for one of its nodes; `made` counts the products of each weight."""
+    inputs: list[bytes] = []
+    operator, rest, before = b"", bytearray(), b""
+    for number, start, value, end in _fields(data):
+        if number == _NODE_INPUT:
+            inputs.append(bytes(data[value:end]))
+        elif number == _NODE_ATTRIBUTE:
+            rest += _field(number, _attribute(data[value:end], made))
+        else:
+            rest += data[start:end]
+            operator = bytes(data[value:end]) if number == _NODE_OPERATOR else operator
+    if operator in PRODUCTS:
+        weight, zero = inputs[1], PRODUCTS[operator]
+        # Named after its weight, so that graphs with equal weights have equal names for what a cache is to hold once.
+        name = b"unsigned/%d/%s" % (made[weight], weight)
+        made[weight] += 1
+        inputs += [b""] * (zero + 1 - len(inputs))
+        inputs[1], inputs[zero] = name, _ZERO
+        # A cast wraps (ONNX, Cast: high bits are dropped), and the highest bit is 128.
+        before = _operator(b"Cast", [weight], name + b"/wrapped", _integer(b"to", _UINT8))
+        before += _operator(b"BitwiseXor", [name + b"/wrapped", _ZERO], name)
+    return before + _field(_GRAPH_NODE, b"".join(_field(_NODE_INPUT, one) for one in inputs) + rest)
+
+
+def _attribute(data: memoryview, made: Counter[bytes]) -> bytes:
+    out = bytearray()
+    for number, start, value, end in _fields(data):
+        out += _field(number, _graph(data[value:end], made)) if number in _ATTRIBUTE_GRAPHS else data[start:end]
+    return bytes(out)
+
+
+def _largest() -> bytes:
+    """A model without inputs that multiplies the largest bytes, with the zero point that our activations have."""
+    sizes = _number(1, 1), _number(1, _LENGTH)
+    graph = _operator(b"MatMulInteger", [b"x", b"w", b"z"], b"y") + b"".join(
+        _field(_GRAPH_INITIALIZER, one)
+        for one in (
+            _tensor(b"x", _UINT8, b"\xff" * _LENGTH, sizes[0] + sizes[1]),
+            _tensor(b"w", _INT8, b"\x7f" * _LENGTH, sizes[1] + sizes[0]),
+            _tensor(b"z", _UINT8, b"\x80"),
+        )
+    )
+    kind = _field(1, _number(1, _INT32) + _field(2, 2 * _field(1, sizes[0])))  # a tensor [1, 1]
+    graph += _field(2, b"largest") + _field(_GRAPH_OUTPUT, _field(1, b"y") + _field(2, kind))
+    return _number(_MODEL_VERSION, 8) + _field(_MODEL_GRAPH, graph) + _field(_MODEL_OPSET, _field(1, b"") + _number(2, 18))
+
+
+def _operator(operator: bytes, inputs: list[bytes], output: bytes, attribute: bytes = b"") -> bytes:
+    """A node as a field of its graph."""
+    names = b"".join(_field(_NODE_INPUT, one) for one in inputs) + _field(_NODE_OUTPUT, output)
+    return _field(_GRAPH_NODE, names + _field(_NODE_OPERATOR, operator) + attribute)
+
+
+def _integer(name: bytes, value: int) -> bytes:
+    """An integer attribute as a field of its node."""
+    return _field(_NODE_ATTRIBUTE, _field(1, name) + _number(3, value) + _number(20, 2))
+
+
+def _tensor(name: bytes, dtype: int, raw: bytes, sizes: bytes = b"") -> bytes:
+    return sizes + _number(2, dtype) + _field(8, name) + _field(9, raw)
+
+
+def _number(number: int, value: int) -> bytes:
+    """A field that holds an integer."""
+    return _bytes(number << 3) + _bytes(value)
