@@ -15,6 +15,7 @@ import numpy as np
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import TensorSpec
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import exact
 from dgemma.runtime.engines.base import Array, Feeds
 from dgemma.runtime.engines.onnx import OnnxEngine
 
@@ -78,7 +79,8 @@ class LogitsEngine(OnnxEngine):
         options = self.options()
         folder = str(self.bundle.file(file).absolute().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        return ort.InferenceSession(self._model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        model = exact.model(self._model.SerializeToString())
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _logits(graph: Any, cap: float, path: Path) -> list[Any]:

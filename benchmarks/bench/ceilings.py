@@ -22,6 +22,7 @@ import numpy.typing as npt
 from dgemma.benchmarks.bench import xnnpack
 from dgemma.benchmarks.bench.costs import FLOAT, Cost
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
+from dgemma.runtime.engines import exact
 
 PRODUCTS = ("int8", "int4", "float32")
 BLOCK = 128  # weights per scale of the int4 product
@@ -160,9 +161,8 @@ def _onnxruntime(name: str, rows: int, inner: int, outer: int, copies: int, thre
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     shapes = {node.output: (rows, outer) for node in nodes}
-    session = ort.InferenceSession(
-        model(nodes, weights, {"x": (rows, inner)}, shapes), options, providers=["CPUExecutionProvider"]
-    )
+    made = exact.model(model(nodes, weights, {"x": (rows, inner)}, shapes))
+    session = ort.InferenceSession(made, options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).standard_normal((rows, inner), dtype=np.float32)
     run: Callable[[], object] = lambda: session.run(None, {"x": x})  # noqa: E731
     return run

@@ -1,4 +1,4 @@
-"""An ONNX model of a few products as bytes, without the onnx package: protobuf's wire format, and the fields used here.
+"""An ONNX model of a few products as bytes, without the onnx package.
 
 Field numbers are those of onnx.proto (ONNX 1.23): ModelProto, GraphProto, NodeProto, TensorProto, ValueInfoProto.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dgemma.runtime.engines import wire
 
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3}
 _INT_ATTRIBUTE = 2
@@ -28,40 +30,24 @@ class Node:
     attributes: Mapping[str, int] = field(default_factory=dict)
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _number(field_number: int, value: int) -> bytes:
-    return _varint(field_number << 3) + _varint(value)
-
-
-def _bytes(field_number: int, payload: bytes | str) -> bytes:
-    data = payload.encode() if isinstance(payload, str) else payload
-    return _varint(field_number << 3 | 2) + _varint(len(data)) + data
-
-
 def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
-    dims = b"".join(_number(1, size) for size in array.shape)
-    return dims + _number(2, _TYPES[str(array.dtype)]) + _bytes(8, name) + _bytes(9, np.ascontiguousarray(array).tobytes())
+    dims = b"".join(wire.number(1, size) for size in array.shape)
+    raw = np.ascontiguousarray(array).tobytes()
+    return dims + wire.number(2, _TYPES[str(array.dtype)]) + wire.field(8, name) + wire.field(9, raw)
 
 
 def _value(name: str, shape: Sequence[int]) -> bytes:
-    dims = b"".join(_bytes(1, _number(1, size)) for size in shape)
-    return _bytes(1, name) + _bytes(2, _bytes(1, _number(1, _TYPES["float32"]) + _bytes(2, dims)))
+    dims = b"".join(wire.field(1, wire.number(1, size)) for size in shape)
+    return wire.field(1, name) + wire.field(2, wire.field(1, wire.number(1, _TYPES["float32"]) + wire.field(2, dims)))
 
 
 def _node(node: Node) -> bytes:
     attributes = [
-        _bytes(5, _bytes(1, name) + _number(3, value) + _number(20, _INT_ATTRIBUTE)) for name, value in node.attributes.items()
+        wire.field(5, wire.field(1, name) + wire.number(3, value) + wire.number(20, _INT_ATTRIBUTE))
+        for name, value in node.attributes.items()
     ]
-    names = [*(_bytes(1, name) for name in node.inputs), _bytes(2, node.output)]
-    return b"".join([*names, _bytes(4, node.op), *attributes, _bytes(7, node.domain)])
+    names = [*(wire.field(1, name) for name in node.inputs), wire.field(2, node.output)]
+    return b"".join([*names, wire.field(4, node.op), *attributes, wire.field(7, node.domain)])
 
 
 def model(
@@ -70,10 +56,11 @@ def model(
 ) -> bytes:  # fmt: skip
     """A serialized ModelProto; inputs and outputs are float32 of the shapes given, weights float32, int8 or uint8."""
     graph = [
-        *(_bytes(1, _node(node)) for node in nodes), _bytes(2, "products"),
-        *(_bytes(5, _tensor(name, array)) for name, array in weights.items()),
-        *(_bytes(11, _value(name, shape)) for name, shape in inputs.items()),
-        *(_bytes(12, _value(name, shape)) for name, shape in outputs.items()),
+        *(wire.field(1, _node(node)) for node in nodes), wire.field(2, "products"),
+        *(wire.field(5, _tensor(name, array)) for name, array in weights.items()),
+        *(wire.field(11, _value(name, shape)) for name, shape in inputs.items()),
+        *(wire.field(12, _value(name, shape)) for name, shape in outputs.items()),
     ]  # fmt: skip
-    opsets = [_bytes(8, _bytes(1, "") + _number(2, OPSET)), _bytes(8, _bytes(1, "com.microsoft") + _number(2, 1))]
-    return b"".join([_number(1, IR_VERSION), _bytes(7, b"".join(graph)), *opsets])
+    domains = {"": OPSET, "com.microsoft": 1}
+    opsets = [wire.field(8, wire.field(1, domain) + wire.number(2, version)) for domain, version in domains.items()]
+    return b"".join([wire.number(1, IR_VERSION), wire.field(7, b"".join(graph)), *opsets])

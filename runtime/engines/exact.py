@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dgemma.runtime.engines.external import _bytes, _field, _fields
+from dgemma.runtime.engines import wire
 
 # Field numbers of onnx.proto (ONNX 1.23), and its types.
 _MODEL_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
@@ -55,13 +55,18 @@ def source(path: Path, options: Any) -> str | bytes:
     return unsigned(path.read_bytes())
 
 
+def model(serialized: bytes) -> bytes:
+    """The same of a model that is no file."""
+    return unsigned(serialized) if saturates() else serialized
+
+
 def unsigned(model: bytes) -> bytes:
     """The serialized model with unsigned weights in its integer products; raises IndexError where it is none."""
     data, made, out = memoryview(model), Counter[bytes](), bytearray()
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in wire.fields(data):
         if number == _MODEL_GRAPH:
-            zero = _field(_GRAPH_INITIALIZER, _tensor(_ZERO, _UINT8, b"\x80"))
-            out += _field(number, _graph(data[value:end], made) + zero)
+            zero = wire.field(_GRAPH_INITIALIZER, _tensor(_ZERO, _UINT8, b"\x80"))
+            out += wire.field(number, _graph(data[value:end], made) + zero)
         else:
             out += data[start:end]
     return bytes(out)
@@ -69,7 +74,7 @@ def unsigned(model: bytes) -> bytes:
 
 def _graph(data: memoryview, made: Counter[bytes]) -> bytes:
     out = bytearray()
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in wire.fields(data):
         out += _node(data[value:end], made) if number == _GRAPH_NODE else data[start:end]
     return bytes(out)
 
@@ -78,11 +83,11 @@ def _node(data: memoryview, made: Counter[bytes]) -> bytes:
     """The fields of a graph that stand for one of its nodes; `made` counts the products of each weight."""
     inputs: list[bytes] = []
     operator, rest, before = b"", bytearray(), b""
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in wire.fields(data):
         if number == _NODE_INPUT:
             inputs.append(bytes(data[value:end]))
         elif number == _NODE_ATTRIBUTE:
-            rest += _field(number, _attribute(data[value:end], made))
+            rest += wire.field(number, _attribute(data[value:end], made))
         else:
             rest += data[start:end]
             operator = bytes(data[value:end]) if number == _NODE_OPERATOR else operator
@@ -96,47 +101,43 @@ def _node(data: memoryview, made: Counter[bytes]) -> bytes:
         # A cast wraps (ONNX, Cast: high bits are dropped), and the highest bit is 128.
         before = _operator(b"Cast", [weight], name + b"/wrapped", _integer(b"to", _UINT8))
         before += _operator(b"BitwiseXor", [name + b"/wrapped", _ZERO], name)
-    return before + _field(_GRAPH_NODE, b"".join(_field(_NODE_INPUT, one) for one in inputs) + rest)
+    return before + wire.field(_GRAPH_NODE, b"".join(wire.field(_NODE_INPUT, one) for one in inputs) + rest)
 
 
 def _attribute(data: memoryview, made: Counter[bytes]) -> bytes:
     out = bytearray()
-    for number, start, value, end in _fields(data):
-        out += _field(number, _graph(data[value:end], made)) if number in _ATTRIBUTE_GRAPHS else data[start:end]
+    for number, start, value, end in wire.fields(data):
+        out += wire.field(number, _graph(data[value:end], made)) if number in _ATTRIBUTE_GRAPHS else data[start:end]
     return bytes(out)
 
 
 def _largest() -> bytes:
     """A model without inputs that multiplies the largest bytes, with the zero point that our activations have."""
-    sizes = _number(1, 1), _number(1, _LENGTH)
+    sizes = wire.number(1, 1), wire.number(1, _LENGTH)
     graph = _operator(b"MatMulInteger", [b"x", b"w", b"z"], b"y") + b"".join(
-        _field(_GRAPH_INITIALIZER, one)
+        wire.field(_GRAPH_INITIALIZER, one)
         for one in (
             _tensor(b"x", _UINT8, b"\xff" * _LENGTH, sizes[0] + sizes[1]),
             _tensor(b"w", _INT8, b"\x7f" * _LENGTH, sizes[1] + sizes[0]),
             _tensor(b"z", _UINT8, b"\x80"),
         )
     )
-    kind = _field(1, _number(1, _INT32) + _field(2, 2 * _field(1, sizes[0])))  # a tensor [1, 1]
-    graph += _field(2, b"largest") + _field(_GRAPH_OUTPUT, _field(1, b"y") + _field(2, kind))
-    return _number(_MODEL_VERSION, 8) + _field(_MODEL_GRAPH, graph) + _field(_MODEL_OPSET, _field(1, b"") + _number(2, 18))
+    kind = wire.field(1, wire.number(1, _INT32) + wire.field(2, 2 * wire.field(1, sizes[0])))  # a tensor [1, 1]
+    graph += wire.field(2, b"largest") + wire.field(_GRAPH_OUTPUT, wire.field(1, b"y") + wire.field(2, kind))
+    opset = wire.field(1, b"") + wire.number(2, 18)
+    return wire.number(_MODEL_VERSION, 8) + wire.field(_MODEL_GRAPH, graph) + wire.field(_MODEL_OPSET, opset)
 
 
 def _operator(operator: bytes, inputs: list[bytes], output: bytes, attribute: bytes = b"") -> bytes:
     """A node as a field of its graph."""
-    names = b"".join(_field(_NODE_INPUT, one) for one in inputs) + _field(_NODE_OUTPUT, output)
-    return _field(_GRAPH_NODE, names + _field(_NODE_OPERATOR, operator) + attribute)
+    names = b"".join(wire.field(_NODE_INPUT, one) for one in inputs) + wire.field(_NODE_OUTPUT, output)
+    return wire.field(_GRAPH_NODE, names + wire.field(_NODE_OPERATOR, operator) + attribute)
 
 
 def _integer(name: bytes, value: int) -> bytes:
     """An integer attribute as a field of its node."""
-    return _field(_NODE_ATTRIBUTE, _field(1, name) + _number(3, value) + _number(20, 2))
+    return wire.field(_NODE_ATTRIBUTE, wire.field(1, name) + wire.number(3, value) + wire.number(20, 2))
 
 
 def _tensor(name: bytes, dtype: int, raw: bytes, sizes: bytes = b"") -> bytes:
-    return sizes + _number(2, dtype) + _field(8, name) + _field(9, raw)
-
-
-def _number(number: int, value: int) -> bytes:
-    """A field that holds an integer."""
-    return _bytes(number << 3) + _bytes(value)
+    return sizes + wire.number(2, dtype) + wire.field(8, name) + wire.field(9, raw)

@@ -1,15 +1,16 @@
 """Where a saved ONNX file has its weights: external data and packed copies of it, read and moved without the `onnx` package.
 
-A message of protobuf is a row of fields, each a tag, perhaps a length, and bytes; only those on the way to a tensor's external
-data are understood (onnx.proto; packed copies as onnxruntime writes them: `prepacked_0` = `key|offset;length;flag|…`). All
-others are passed through as they are.
+Only the fields on the way to a tensor's external data are understood (onnx.proto; packed copies as onnxruntime writes them:
+`prepacked_0` = `key|offset;length;flag|…`). All others are passed through as they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from dgemma.runtime.engines import wire
 
 # field number → what it holds, for the messages that tensors are in; graphs are in attributes again
 _CHILDREN = {
@@ -60,18 +61,18 @@ def _message(data: memoryview, kind: str, move: Move) -> bytes:
     if kind == "tensor":
         return _tensor(data, move)
     out = bytearray()
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in wire.fields(data):
         child = _CHILDREN[kind].get(number)
-        out += _field(number, _message(data[value:end], child, move)) if child else data[start:end]
+        out += wire.field(number, _message(data[value:end], child, move)) if child else data[start:end]
     return bytes(out)
 
 
 def _tensor(data: memoryview, move: Move) -> bytes:
     entries: dict[str, str] = {}
     name, out = "", bytearray()
-    for number, start, value, end in _fields(data):
+    for number, start, value, end in wire.fields(data):
         if number == _EXTERNAL:
-            part = {n: bytes(data[value:end][v:e]).decode() for n, _, v, e in _fields(data[value:end])}
+            part = {n: bytes(data[value:end][v:e]).decode() for n, _, v, e in wire.fields(data[value:end])}
             entries[part[1]] = part.get(2, "")
             continue
         if number == _NAME:
@@ -79,7 +80,7 @@ def _tensor(data: memoryview, move: Move) -> bytes:
         out += data[start:end]
     if entries:
         for pair in _relocated(name, entries, move).items():
-            out += _field(_EXTERNAL, b"".join(_field(i, text.encode()) for i, text in enumerate(pair, 1)))
+            out += wire.field(_EXTERNAL, b"".join(wire.field(i, text) for i, text in enumerate(pair, 1)))
     return bytes(out)
 
 
@@ -92,50 +93,3 @@ def _relocated(name: str, entries: dict[str, str], move: Move) -> dict[str, str]
     rest = iter(offsets[1:])
     changed = {key: _BLOB.sub(lambda found: f"|{next(rest)};{found[2]}", value) for key, value in packed.items()}
     return {**entries, "location": file, "offset": str(offsets[0]), **changed}
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """Number of each field, and where in `data` the field starts, its value starts, and it ends; raises IndexError."""
-    at = 0
-    while at < len(data):
-        start = at
-        tag, at = _varint(data, at)
-        value = at
-        match tag & 7:
-            case 0:
-                at = _varint(data, at)[1]
-            case 1:
-                at += 8
-            case 2:
-                size, value = _varint(data, at)
-                at = value + size
-            case 5:
-                at += 4
-            case other:
-                raise IndexError(f"wire type {other}")
-        if at > len(data):
-            raise IndexError("a field is cut off")
-        yield tag >> 3, start, value, at
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, least first, and where it ends."""
-    number = shift = 0
-    while True:
-        byte = data[at]
-        number, shift, at = number | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return number, at
-
-
-def _field(number: int, value: bytes) -> bytes:
-    """A field that holds bytes."""
-    return _bytes(number << 3 | 2) + _bytes(len(value)) + value
-
-
-def _bytes(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
