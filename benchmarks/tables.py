@@ -11,10 +11,11 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgemma.benchmarks import full_size as of_2b
 from dgemma.benchmarks import projection as projected
 from dgemma.benchmarks import widths
 from dgemma.benchmarks.peers import show
@@ -182,72 +183,27 @@ def same_tokens() -> str:
     return "\n".join([*rows, "", f"{steps}; {machine['cpu']}; {versions}; {machine['date'][:10]}."])
 
 
+FULL_SIZE = ("w8-onnx", "w4-mixed-onnx", "w4-mixed-executorch")
+
+
 def full_size() -> str:
-    """Steps of `2b` with random weights, their memory and load; transformers' step of the same shape, of its own date."""
-    names = ("w8-onnx", "w4-mixed-onnx", "w4-mixed-executorch")
-    runs, other = [read(f"bench-2b-{name}.json") for name in names], read("2b-transformers-step.json")
-
-    def row(title: str, cell: Callable[[Json], str]) -> str:
-        return f"| {title} | {' | '.join(cell(run) for run in runs)} |"
-
-    def step(run: Json) -> str:
-        ms = run["growth"][0]["step_ms"]
-        return f"{ms['median'] / 1e3:.2f} s [{ms['q1'] / 1e3:.2f} … {ms['q3'] / 1e3:.2f}]"
-
-    def resident(run: Json) -> str:
-        running = run["memory"]["running"]
-        return f"{running['anonymous'] / 1e9:.2f} + {running['file'] / 1e9:.2f} GB"
-
-    def load(run: Json) -> str:
-        warm = run["load"]["warm"]
-        return f"{warm['graphs_s']['median']:.1f} / {warm['load_s']['median']:.1f} s"
-
-    columns = [f"`{of['recipe']}`, {of['engine']}" for of in (run["of"] for run in runs)]
-    rows = [
-        *header("`2b`, canvas 256, prefix 512, `topk:16`", *columns),
-        row("a step", step),
-        row("of the machine's floor", lambda run: f"{run['growth'][0]['step_over_floor']:.2f}"),
-        row("of the floor of the kernels that it runs", lambda run: f"{run['growth'][0]['step_over_kernel_floor']:.2f}"),
-        row("the shortest step, of that floor", lambda run: f"{_shortest(run):.2f}"),
-        row("an autoregressive token, same bundle", lambda run: f"{run['growth'][0]['token_ms']['median']:.0f} ms"),
-        row("prefill", lambda run: f"{run['prefill']['tokens_per_s']:.0f} tokens/s"),
-        row("weights as kernels hold them", lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB"),
-        row("transient memory of a step", lambda run: f"{run['memory']['transient_bytes'] / 1e6:.0f} MB"),
-        row("resident while running: anonymous + mapped", resident),
-        row("second load: graphs / with the check of all files", load),
-    ]  # fmt: skip
-    steps = ", ".join(f"{one['median']:.2f} s in {name}" for name, one in other["step"].items())
-    machine = runs[0]["machine"]
-    facts = f"{machine['cpu']}, {machine['int8']}; onnxruntime {machine['versions']['onnxruntime']}, executorch "
-    facts += f"{machine['versions']['executorch']}; {machine['date'][:10]}"
-    then = f"transformers {other['transformers']} took {steps} a step on {other['machine']['date'][:10]}"
-    return "\n".join([*rows, "", f"{facts}; {then}."])
-
-
-def _shortest(run: Json) -> float:
-    """The best of all steps over the best of all products: what is left where other machines take turns on the processor."""
-    point = run["growth"][0]
-    return float(point["step_ms"]["least"] / point["step_kernel_floor_ms"])
+    runs = [read(f"bench-2b-{name}.json") for name in FULL_SIZE]
+    rows = [*header("`2b`, canvas 256, prefix 512, `topk:16`", *map(of_2b.title, runs)), *_lines(of_2b.costs(runs))]
+    return "\n".join([*rows, "", of_2b.notes(runs[0], read("2b-transformers-step.json"))])
 
 
 def processors() -> str:
-    """Steps of `2b` by the instructions that multiply bytes; others are hidden from the process by `tests/x86/hide.py`."""
-    bundles = ("w8-onnx", "w4-mixed-onnx", "w4-mixed-executorch")
+    def find(name: str) -> Json | None:
+        return read(name) if (RESULTS / name).exists() else None
 
-    def cell(name: str) -> tuple[Json | None, str]:
-        if not (RESULTS / f"bench-2b-{name}.json").exists():
-            return None, "–"
-        run = read(f"bench-2b-{name}.json")
-        point = run["growth"][0]
-        return run, f"{point['step_ms']['median'] / 1e3:.2f} s: {point['step_over_kernel_floor']:.2f}, {_shortest(run):.2f}"
+    kinds = {"": "", "-vnni": "", "-no-vnni": "", "-epyc": ", graphs of before"}  # of a file's name → of a processor's
+    found = [(added, [find(f"bench-2b-{name}{kind}.json") for name in FULL_SIZE]) for kind, added in kinds.items()]
+    titles = (of_2b.title(run) for run in found[0][1] if run)
+    return "\n".join([*header("machine", "int8 products by", *titles), *_lines(of_2b.processors(found))])
 
-    rows = header("machine", "int8 products by", *(f"`{b.rpartition('-')[0]}`, {b.rpartition('-')[2]}" for b in bundles))
-    for kind, title in (("", "{}"), ("-vnni", "{}"), ("-no-vnni", "{}"), ("-epyc", "{}, graphs of before")):
-        cells = [cell(f"{bundle}{kind}") for bundle in bundles]
-        run = next(run for run, _ in cells if run)
-        machine, path = title.format(run["machine"]["cpu"]), run["ceilings"]["int8_path"]
-        rows.append(f"| {machine} | {path} | {' | '.join(text for _, text in cells)} |")
-    return "\n".join(rows)
+
+def _lines(rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def arm64() -> str:
@@ -359,7 +315,7 @@ def peers() -> str:
     parts = []
     for file in sorted(RESULTS.glob("peers-*.json")):
         values = read(file.name)
-        rows = [f"| {' | '.join(cells)} |" for cells in show.rows(values)]
+        rows = _lines(show.rows(values))
         parts.append("\n".join([*header(*show.HEADER), *rows, "", f"{'. '.join(show.notes(values))}. {provenance(values)}"]))
     return "\n\n".join(parts)
 
@@ -368,7 +324,7 @@ def projection() -> str:
     """Costs of `2b` by the number of positions, and what they come to with tiny's schedules."""
     values = read("2b-projection.json")
     costs, rates = (
-        "\n".join([*header(*module.HEADER), *(f"| {' | '.join(cells)} |" for cells in module.rows(of))])
+        "\n".join([*header(*module.HEADER), *_lines(module.rows(of))])
         for module, of in ((widths, values["widths"]), (projected, values))
     )
     return f"{costs}\n\n{rates}\n\n{'. '.join(projected.notes(values))}. {provenance(values)}"

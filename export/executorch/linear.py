@@ -153,7 +153,7 @@ class FloatEmbedding(nn.Module):
         self.columns = weight.shape[1]
         self.register_parameter("weight", constant(weight))
         for i, tile in enumerate(tiled(weight, TILE)):
-            self.register_parameter(f"soft_{i}", constant(tile[None].clone()))  # as above
+            self.register_parameter(f"soft_{i}", constant(tile[None].clone()))  # loops take no two inputs of one storage
             self.register_parameter(f"tile_{i}", constant(tile.clone()))  # of a view, XNNPACK's linear writes the whole storage
 
     weight: Tensor

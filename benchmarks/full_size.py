@@ -1,0 +1,85 @@
+"""What `dgemma bench` found of `2b` with random weights, as rows of two tables: bundles side by side, and processors.
+
+It knows the results' keys, not their files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def title(run: Json) -> str:
+    return f"`{run['of']['recipe']}`, {run['of']['engine']}"
+
+
+def costs(runs: Sequence[Json]) -> list[list[str]]:
+    """A step of each bundle, its memory and load, one column a run."""
+
+    def step(run: Json) -> str:
+        ms = _point(run)["step_ms"]
+        return f"{ms['median'] / 1e3:.2f} s [{ms['q1'] / 1e3:.2f} … {ms['q3'] / 1e3:.2f}]"
+
+    def resident(run: Json) -> str:
+        running = run["memory"]["running"]
+        return f"{running['anonymous'] / 1e9:.2f} + {running['file'] / 1e9:.2f} GB"
+
+    def load(run: Json) -> str:
+        warm = run["load"]["warm"]
+        return f"{warm['graphs_s']['median']:.1f} / {warm['load_s']['median']:.1f} s"
+
+    cells: dict[str, Callable[[Json], str]] = {
+        "a step": step,
+        "of the machine's floor": lambda run: f"{_point(run)['step_over_floor']:.2f}",
+        "of the floor of the kernels that it runs": lambda run: f"{_point(run)['step_over_kernel_floor']:.2f}",
+        "the shortest step, of that floor": lambda run: f"{_shortest(run):.2f}",
+        "an autoregressive token, same bundle": lambda run: f"{_point(run)['token_ms']['median']:.0f} ms",
+        "prefill": lambda run: f"{run['prefill']['tokens_per_s']:.0f} tokens/s",
+        "weights as kernels hold them": lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB",
+        "transient memory of a step": lambda run: f"{run['memory']['transient_bytes'] / 1e6:.0f} MB",
+        "resident while running: anonymous + mapped": resident,
+        "second load: graphs / with the check of all files": load,
+    }
+    return [[name, *(cell(run) for run in runs)] for name, cell in cells.items()]
+
+
+def processors(kinds: Iterable[tuple[str, Sequence[Json | None]]]) -> list[list[str]]:
+    """Steps by the instructions that multiply bytes; others are hidden from the process by `tests/x86/hide.py`.
+
+    Args:
+        kinds: what to add to a processor's name, and its runs, None where a bundle has none, but not for all.
+    """
+
+    def cell(run: Json | None) -> str:
+        if run is None:
+            return "–"
+        point = _point(run)
+        return f"{point['step_ms']['median'] / 1e3:.2f} s: {point['step_over_kernel_floor']:.2f}, {_shortest(run):.2f}"
+
+    rows = []
+    for added, runs in kinds:
+        known = next(run for run in runs if run)
+        rows.append([known["machine"]["cpu"] + added, known["ceilings"]["int8_path"], *map(cell, runs)])
+    return rows
+
+
+def notes(run: Json, other: Json) -> str:
+    """The machine of a run, and transformers' step of the same shape, of its own date."""
+    machine = run["machine"]
+    facts = f"{machine['cpu']}, {machine['int8']}; onnxruntime {machine['versions']['onnxruntime']}, executorch "
+    facts += f"{machine['versions']['executorch']}; {machine['date'][:10]}"
+    steps = ", ".join(f"{one['median']:.2f} s in {name}" for name, one in other["step"].items())
+    return f"{facts}; transformers {other['transformers']} took {steps} a step on {other['machine']['date'][:10]}."
+
+
+def _point(run: Json) -> Json:
+    """Figures at the shortest prefix."""
+    found: Json = run["growth"][0]
+    return found
+
+
+def _shortest(run: Json) -> float:
+    """The best of all steps over the best of all products: what is left where other machines take turns on the processor."""
+    return float(_point(run)["step_ms"]["least"] / _point(run)["step_kernel_floor_ms"])
