@@ -22,6 +22,10 @@ def costs(runs: Sequence[Json]) -> list[list[str]]:
         ms = _point(run)["step_ms"]
         return f"{ms['median'] / 1e3:.2f} s [{ms['q1'] / 1e3:.2f} … {ms['q3'] / 1e3:.2f}]"
 
+    def paced(run: Json) -> str:
+        over = _point(run)["step_over_pace"]
+        return f"{over['median']:.2f} [{over['q1']:.2f} … {over['q3']:.2f}]"
+
     def resident(run: Json) -> str:
         running = run["memory"]["running"]
         return f"{running['anonymous'] / 1e9:.2f} + {running['file'] / 1e9:.2f} GB"
@@ -35,6 +39,7 @@ def costs(runs: Sequence[Json]) -> list[list[str]]:
         "of the machine's floor": lambda run: f"{_point(run)['step_over_floor']:.2f}",
         "of the floor of the kernels that it runs": lambda run: f"{_point(run)['step_over_kernel_floor']:.2f}",
         "the shortest step, of that floor": lambda run: f"{_shortest(run):.2f}",
+        "of that floor at its products' pace before and after": paced,
         "an autoregressive token, same bundle": lambda run: f"{_point(run)['token_ms']['median']:.0f} ms",
         "prefill": lambda run: f"{run['prefill']['tokens_per_s']:.0f} tokens/s",
         "weights as kernels hold them": lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB",

@@ -2,7 +2,7 @@
 
 Products have the bundle's shape [N, D] × [D, F]. The integer ones are onnxruntime's fused operators, on either engine: a
 ceiling belongs to the machine. Beside them stand the rates of the kernels that the bundle's engine runs: onnxruntime's int8
-and float32, or ExecuTorch's, see `xnnpack.py`. A best case is the shortest of many calls.
+and float32, or ExecuTorch's, see `xnnpack.py`. A best case is the shortest of many calls, a pace their median.
 
 Not known: attention is counted at the rate of the float32 product, and exact soft embeddings at that of the table's bits.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dgemma.benchmarks.bench.onnx_bytes import Node, model
 from dgemma.runtime.engines import exact
 
 PRODUCTS = ("int8", "int4", "float32")
+BEST_S = 0.3  # how long a best case is looked for
 BLOCK = 128  # weights per scale of the int4 product
 _SMALL = 200_000_000  # operations: products smaller than that run several to a call, as they do in a model
 _MOST = 256 << 20  # bytes that the memory ceiling is read from, at most
@@ -86,44 +87,58 @@ def _highest(rates: Mapping[str, float], others: Mapping[str, float]) -> dict[st
     return {name: max(rate, others.get(name, 0.0)) for name, rate in rates.items()}
 
 
-def measure(
-    rows: int, inner: int, outer: int, read_bytes: int, threads: int, *, engine: str, bits: Collection[int],
-    seconds: float = 0.3,
-) -> Ceilings:  # fmt: skip
-    """Every ceiling, about `seconds` each.
+class Probe:
+    """Products and memory read at a bundle's shapes: made once, measured as often as wanted."""
 
-    Args:
-        engine: whose kernels are measured too.
-        bits: of weights as those kernels hold them; float32 is measured in any case.
-    """
-    copies = max(1, min(16, _SMALL // (2 * rows * inner * outer)))
-    products: dict[str, float] = {}
-    missing: dict[str, str] = {}
-    for name in PRODUCTS:
-        try:
-            call = _onnxruntime(name, rows, inner, outer, copies, threads)
-        except ModuleNotFoundError:
-            missing[name] = "onnxruntime is not installed; pip install 'dgemma[onnx]'"
-            continue
-        except Exception as error:  # this library's refusals have no common type
-            missing[name] = f"onnxruntime refuses it: {(str(error).splitlines() or ['?'])[0][:120]}"
-            continue
-        products[name] = 2 * rows * inner * outer * copies / best(call, seconds)
-    if "float32" not in products:
-        missing["float32"] = f"{missing['float32']} (measured with numpy instead, on the threads that it takes)"
-        a, b = np.ones((rows, inner), np.float32), np.ones((inner, outer), np.float32)
-        products["float32"] = 2 * rows * inner * outer / best(lambda: a @ b, seconds)
-    used = [name for name in PRODUCTS if name in {*map(form, bits), "float32"}]
-    if engine == "executorch":
-        kernels, missing_kernels = xnnpack.rates(used, (rows, inner, outer, copies), threads, partial(best, seconds=seconds))
-    else:
-        kernels = {name: products[name] for name in used if name in products}
-        missing_kernels = {name: missing[name] for name in used if name not in products}
-    size = max(1 << 20, min(_MOST, read_bytes))
-    return Ceilings(
-        products=products, bytes_per_s=_read(size, threads, seconds), read_bytes=size, missing=missing, kernels=kernels,
-        missing_kernels=missing_kernels,
-    )  # fmt: skip
+    def __init__(
+        self, rows: int, inner: int, outer: int, read_bytes: int, threads: int, *, engine: str, bits: Collection[int]
+    ) -> None:  # fmt: skip
+        """Make the products.
+
+        Args:
+            engine: whose kernels are measured too.
+            bits: of weights as those kernels hold them; float32 is measured in any case.
+        """
+        copies = max(1, min(16, _SMALL // (2 * rows * inner * outer)))
+        shape = (rows, inner, outer, copies)
+        self._threads, self._read_bytes = threads, max(1 << 20, min(_MOST, read_bytes))
+        runs: dict[str, Callable[[], object]] = {}
+        missing: dict[str, str] = {}
+        for name in PRODUCTS:
+            try:
+                runs[name] = _onnxruntime(name, *shape, threads)
+            except ModuleNotFoundError:
+                missing[name] = "onnxruntime is not installed; pip install 'dgemma[onnx]'"
+            except Exception as error:  # this library's refusals have no common type
+                missing[name] = f"onnxruntime refuses it: {(str(error).splitlines() or ['?'])[0][:120]}"
+        if "float32" not in runs:
+            missing["float32"] = f"{missing['float32']} (measured with numpy instead, on the threads that it takes)"
+            a, b = np.ones((rows, inner), np.float32), np.ones((inner, outer), np.float32)
+            runs["float32"] = lambda: [a @ b for _ in range(copies)]
+        used = [name for name in PRODUCTS if name in {*map(form, bits), "float32"}]
+        if engine == "executorch":
+            kernels, self._missing_kernels = xnnpack.products(used, shape, threads)
+        else:
+            kernels = {name: runs[name] for name in used if name in runs}
+            self._missing_kernels = {name: missing[name] for name in used if name not in runs}
+        self._operations = 2 * rows * inner * outer * copies
+        self._products, self._kernels, self._missing = runs, kernels, missing
+
+    def ceilings(self) -> Ceilings:
+        """The best of everything; takes about `BEST_S` each."""
+        own = {name: self._operations / min(_durations(run, BEST_S)) for name, run in self._products.items()}
+        kernels = {
+            name: own[name] if run is self._products.get(name) else self._operations / min(_durations(run, BEST_S))
+            for name, run in self._kernels.items()
+        }
+        return Ceilings(
+            products=own, bytes_per_s=_read(self._read_bytes, self._threads), read_bytes=self._read_bytes,
+            missing=self._missing, kernels=kernels, missing_kernels=self._missing_kernels,
+        )  # fmt: skip
+
+    def pace(self, seconds: float) -> dict[str, float]:
+        """Operations per second of the kernels at this moment: the median of calls, for about so long each."""
+        return {name: self._operations / median(_durations(run, seconds)) for name, run in self._kernels.items()}
 
 
 def _nodes(name: str, inner: int, outer: int, copies: int) -> tuple[list[Node], dict[str, npt.NDArray[Any]]]:
@@ -168,7 +183,7 @@ def _onnxruntime(name: str, rows: int, inner: int, outer: int, copies: int, thre
     return run
 
 
-def _read(size: int, threads: int, seconds: float) -> float:
+def _read(size: int, threads: int) -> float:
     """Bytes per second of a dot product of an array with itself, a slice to each thread; small arrays several times a call."""
     parts = np.array_split(np.ones(size // 4, np.float32), threads)
     times = max(1, _MOST // size // 4)
@@ -178,17 +193,18 @@ def _read(size: int, threads: int, seconds: float) -> float:
             np.dot(part, part)
 
     with ThreadPoolExecutor(threads) as pool:
-        return times * size / best(lambda: list(pool.map(dots, parts)), seconds)
+        return times * size / min(_durations(lambda: list(pool.map(dots, parts)), BEST_S))
 
 
-def best(call: Callable[[], object], seconds: float) -> float:
-    """Least duration of a call, in seconds, repeated for `seconds` and at least twice; the first one is a warm-up."""
+def _durations(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of calls, three at least, for so long; the first one, a warm-up, is not among them."""
     call()
-    least, end = float("inf"), time.perf_counter() + seconds
-    while True:
-        started = time.perf_counter()
+    found: list[float] = []
+    started = end = time.perf_counter()
+    end += seconds
+    while len(found) < 3 or started < end:
         call()
         now = time.perf_counter()
-        least = min(least, now - started)
-        if now >= end:
-            return least
+        found.append(now - started)
+        started = now
+    return found

@@ -39,6 +39,9 @@ def ratios(result: Json) -> dict[str, Json]:
             if kernels and kernels != point[f"{figure}_floor_ms"]:
                 over = times["least"] / kernels
                 found[f"{figure}, {name} canvas, over the floor of its kernels"] = ratio(over, "lower", _unsure(times))
+        if paced := point.get("step_over_pace"):
+            turns = ratio(paced["median"], "lower", 2 * spread(paced) / paced["n"] ** 0.5)
+            found[f"step, {name} canvas, in turn with its products"] = turns
         gain = result["of"]["canvas_length"] * token["least"] / step["least"]
         found[f"{name} canvas: N autoregressive tokens over a step"] = ratio(gain, "higher", _unsure(step) + _unsure(token))
         if points[0] is points[-1]:

@@ -7,9 +7,10 @@ says does not matter, so bundles with random weights can be measured. N canvas, 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,16 @@ from dgemma.runtime.loops import Loops
 from dgemma.runtime.prefix import Prefix, input_dim
 
 STEPS, TOKENS = 4, 8  # of a round: enough of each that the first, which makes noise or feeds, does not weigh
+PACE = 0.03  # how long a product is timed before and after steps, in shares of their time
+Pace = Callable[[float], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The median step of a round, in seconds, and the rates of products in operations per second, before and after it."""
+
+    step: float
+    rates: Mapping[str, float]
 
 
 @dataclass
@@ -32,6 +43,7 @@ class Point:
     encode_s: float
     steps: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Milliseconds; the first of several measurements was a warm-up."""
@@ -45,7 +57,9 @@ class Point:
 class Growth:
     """Measures points of growing prefix on one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pace: Pace = lambda _: {}) -> None:
+        """`pace` gives rates of products, measured for about so many seconds each: a step is judged by its own minute."""
+        self._pace = pace
         self._engine, self._prefix, self._loops = engine, Prefix(engine), Loops(engine)
         self._other = Prefix(engine)  # is filled again and again
         self._manifest = engine.bundle.manifest
@@ -71,7 +85,7 @@ class Growth:
                 if clock.is_over and point.steps:
                     break
                 self._prefix.encoded = point.prefix  # keys and values beyond stay where they are
-                point.steps += self._steps(number, clock)
+                self._turn(point, number, clock)
                 point.tokens += self._tokens(point.prefix, clock)
             if number and clock.is_over:
                 break
@@ -79,6 +93,14 @@ class Growth:
             self._other.extend(ids[: lengths[0]])
             prefills.append(_encode(self._other))
         return prefills[1:], points
+
+    def _turn(self, point: Point, canvas: int, clock: Clock) -> None:
+        seconds = PACE * sum(point.steps[-STEPS:])
+        before = self._pace(seconds)
+        steps = self._steps(canvas, clock)
+        after = self._pace(seconds)
+        point.steps += steps
+        point.turns.append(Turn(median(steps), {name: (rate + after[name]) / 2 for name, rate in before.items()}))
 
     def _steps(self, canvas: int, clock: Clock) -> list[float]:
         """Seconds of a canvas's first steps, fewer when the time is over; the first includes its noise."""

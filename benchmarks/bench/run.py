@@ -1,14 +1,13 @@
 """One run of `dgemma bench`: cost model, ceilings, fresh processes, canvases at growing prefixes, real prompts; a result.
 
 The order is part of it: what may be impossible is found first, ceilings are measured before and after what is judged by
-them, and both decoders always run in turn.
+them, products also between its steps, and both decoders always run in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +110,9 @@ def _measure(
     load, before = machine.load_average(), noise.calibrate()
     read = calls["decode"].weight_bytes
     shape = (n, manifest.model.hidden_size, manifest.model.intermediate_size)
-    measure = partial(
-        ceilings.measure, *shape, read, threads, engine=engine.name,
-        bits=sorted({p.bits for call in calls.values() for p in call.products.values()}),
-    )  # fmt: skip
-    top = measure()
+    bits = {p.bits for call in calls.values() for p in call.products.values()}
+    probe = ceilings.Probe(*shape, read, threads, engine=engine.name, bits=bits)
+    top = probe.ceilings()
     path, path_warning = machine.int8_path(machine.cpu_flags())
     for line in show.cost_model(calls, top, n, planned.prompt, manifest.chunk, path):
         say(line)
@@ -123,13 +120,12 @@ def _measure(
     times, found_memory = fresh.load_times(bundle.path, engine.name, threads, planned.prompt, LOADS)
     stage("canvases at growing prefixes")
     ids = fresh.filler(manifest.model.vocab_size, planned.prefixes[-1])
-    prefill, found = growth.Growth(engine).measure(planned.prefixes, ids, request.effort.share(0.5))
-    points = [point.to_dict() for point in found]
+    prefill, found = growth.Growth(engine, probe.pace).measure(planned.prefixes, ids, request.effort.share(0.5))
     groups = _groups(request, bundle, engine, stage)
     stage("measuring the machine again")
-    top = top.best_of(measure())
+    top = top.best_of(probe.ceilings())
     after = noise.calibrate()
-    _judge(points, model, top, n)
+    points = [_judged(point, model, top, n) for point in found]
     steps = _steps_per_canvas(groups, manifest)
     filled = _prefill(prefill, planned.prompt, manifest.chunk, model, top)
     made = outputs.outputs(planned, points, filled["ms"]["median"], steps["value"])
@@ -167,15 +163,19 @@ def _groups(request: Request, bundle: Bundle, engine: Engine, stage: Say) -> Jso
     return {group: pairs.summarize(done) for group, done in found.items() if done}
 
 
-def _judge(points: list[Json], model: Model, top: ceilings.Ceilings, canvas: int) -> None:
-    """Add floors to points, and how many tokens' time a step takes: more steps a canvas than that, and diffusion loses."""
-    for point in points:
-        for figure, cost in (("step", model.denoise(canvas, point["prefix"])), ("token", model.decode(point["prefix"]))):
-            median, floors = point[f"{figure}_ms"]["median"], (top.floor_s(cost), top.kernel_floor_s(cost))
-            for name, floor in zip(("floor", "kernel_floor"), floors, strict=True):
-                point[f"{figure}_{name}_ms"] = None if floor is None else 1e3 * floor
-                point[f"{figure}_over_{name}"] = None if floor is None else median / (1e3 * floor)
-        point["canvas_tokens_over_step"] = canvas * point["token_ms"]["median"] / point["step_ms"]["median"]
+def _judged(found: growth.Point, model: Model, top: ceilings.Ceilings, canvas: int) -> Json:
+    """A point with its floors, and how many tokens' time a step takes: more steps a canvas than that, and diffusion loses."""
+    point, step = found.to_dict(), model.denoise(canvas, found.prefix)
+    for figure, cost in (("step", step), ("token", model.decode(found.prefix))):
+        middle, floors = point[f"{figure}_ms"]["median"], (top.floor_s(cost), top.kernel_floor_s(cost))
+        for name, floor in zip(("floor", "kernel_floor"), floors, strict=True):
+            point[f"{figure}_{name}_ms"] = None if floor is None else 1e3 * floor
+            point[f"{figure}_over_{name}"] = None if floor is None else middle / (1e3 * floor)
+    turns = found.turns[1:] or found.turns  # the first was a warm-up
+    paced = [turn.step / floor for turn in turns if (floor := replace(top, kernels=dict(turn.rates)).kernel_floor_s(step))]
+    point["step_over_pace"] = asdict(quartiles(paced)) if paced else None
+    point["canvas_tokens_over_step"] = canvas * point["token_ms"]["median"] / point["step_ms"]["median"]
+    return point
 
 
 def _steps_per_canvas(groups: Json, manifest: Manifest) -> Json:

@@ -119,11 +119,13 @@ def _growth(values: Json) -> None:
             [_q(p[f"{name}_ms"]), *(_times(p[f"{name}_over_{floor}"]) for floor in ("floor", "kernel_floor"))]
             for name in ("step", "token")
         )
-        rows.append([str(p["prefix"]), *step, *token, encode, f"{p['canvas_tokens_over_step']:.1f}"])
+        paced = NOT_KNOWN if p["step_over_pace"] is None else _q(p["step_over_pace"])
+        rows.append([str(p["prefix"]), *step, paced, *token, encode, f"{p['canvas_tokens_over_step']:.1f}"])
     floors = ["of floor", "of kernels'"]
-    header = ["prefix", "ms a step", *floors, "ms a token", *floors, "encode, ms a token", "N tokens / step"]
+    header = ["prefix", "ms a step", *floors, "in turn", "ms a token", *floors, "encode, ms a token", "N tokens / step"]
     title = "A canvas as the prefix grows; times as multiples of their floor, and of the floor of the kernels that run"
     report.table(title, header, rows)
+    print("in turn: steps over the same floor, with the median rates of its products just before and after them")
     prefill = values["prefill"]
     print(
         f"prefill: {prefill['tokens']} tokens in {_q(prefill['ms'])} ms, {prefill['tokens_per_s']:.0f} tokens/s, "

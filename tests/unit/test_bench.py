@@ -130,22 +130,39 @@ def test_the_bytes_compute_a_product() -> None:
     assert np.allclose(session.run(None, {"x": x})[0], x @ weight, atol=1e-5)
 
 
-def test_every_ceiling_is_measured() -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "BEST_S", 0.01)
+
+
+def test_every_ceiling_is_measured(quick: None) -> None:
     pytest.importorskip("onnxruntime")
-    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,), seconds=0.01)
+    probe = ceilings.Probe(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,))
+    top = probe.ceilings()
     assert set(top.products) == set(ceilings.PRODUCTS)
     assert not top.missing
     assert top.kernels == {name: top.products[name] for name in ("int8", "float32")}
     assert not top.missing_kernels
     assert all(1e6 < rate < 1e15 for rate in top.products.values())
     assert 1e8 < top.bytes_per_s < 1e13
+    pace = probe.pace(0.01)
+    assert pace.keys() == top.kernels.keys()
+    assert all(rate < 2 * top.kernels[name] for name, rate in pace.items())
 
 
-def test_without_onnxruntime_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pace_is_the_median_and_a_ceiling_the_best(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = ceilings.Probe(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=())
+    monkeypatch.setattr(ceilings, "_durations", lambda *_: [4.0, 1.0, 2.0])
+    operations = 2 * 4 * 128 * 16 * 16
+    assert probe.ceilings().kernels == {"float32": operations}
+    assert probe.pace(0.0) == {"float32": operations / 2}
+
+
+def test_without_onnxruntime_it_is_said_what_is_missing(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,), seconds=0.01)
+    top = ceilings.Probe(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,)).ceilings()
     assert set(top.products) == {"float32"}
     assert "dgemma[onnx]" in top.missing["int8"]
     assert "numpy" in top.missing["float32"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(run, "open_engine", opened)
     monkeypatch.setattr(engines, "open_engine", opened)
     monkeypatch.setattr(fresh, "_child", child)
-    monkeypatch.setattr(ceilings, "measure", partial(ceilings.measure, seconds=0.01))
+    monkeypatch.setattr(ceilings, "BEST_S", 0.01)
     Toy.delay = 0.0
     return bundle(tmp_path / "toy.dgemma")
 
@@ -122,11 +121,33 @@ def test_both_floors_are_equal_in_onnx(toy: Path, tmp_path: Path, capsys: Any) -
     assert all(p["step_floor_ms"] == p["step_kernel_floor_ms"] for p in result["growth"])
     assert result["prefill"]["over_kernel_floor"] == result["prefill"]["over_floor"]
     assert not any("kernels" in name for name in result["ratios"])
+    paced = result["growth"][0]["step_over_pace"]
+    assert paced["n"] == 1  # of two rounds, the first one a warm-up
+    assert result["ratios"]["step, first canvas, in turn with its products"]["value"] == paced["median"]
     for point in result["growth"]:
         point["step_kernel_floor_ms"] = 2 * point["step_floor_ms"]
     slower = compare.ratios(result)
     over = slower["step, first canvas, over its floor"]["value"]
     assert slower["step, first canvas, over the floor of its kernels"]["value"] == pytest.approx(over / 2)
+
+
+def test_a_step_is_judged_by_the_products_of_its_own_minute(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:  # fmt: skip
+    asked: list[float] = []
+
+    def pace(self: ceilings.Probe, seconds: float) -> dict[str, float]:
+        asked.append(seconds)
+        return {"float32": 1e9 if len(asked) % 2 else 3e9}
+
+    monkeypatch.setattr(ceilings.Probe, "pace", pace)
+    assert dispatch(["bench", str(toy), *QUICK, "--outputs", "20"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    point, cost = result["growth"][0], result["costs"]["calls"]["denoise"]
+    floor_ms = 1e3 * cost["operations"] / 2e9  # at the mean of before and after
+    assert point["step_over_pace"]["least"] * floor_ms >= point["step_ms"]["least"] - 1e-9
+    assert point["step_over_pace"]["least"] * floor_ms < 10 * point["step_ms"]["q3"]
+    assert asked[0] == 0 < asked[-1] < 1  # a share of the steps before
 
 
 def test_with_json_nothing_else_is_printed(toy: Path, capsys: Any) -> None:

@@ -15,7 +15,7 @@ from dgemma.benchmarks.bench.ceilings import PRODUCTS
 from dgemma.runtime.native import build
 from dgemma.runtime.native.binding import Program
 
-SHAPE = (4, 128, 16, 16)  # rows, inner, outer, copies; what `ceilings.measure` makes of the first three
+SHAPE = (4, 128, 16, 16)  # rows, inner, outer, copies; what `ceilings.Probe` makes of the first three
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="builds the library, which takes a C++ compiler"
 )
@@ -29,11 +29,6 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("DGEMMA_CACHE", str(folder))
         patch.delenv("DGEMMA_NATIVE", raising=False)
         yield folder
-
-
-def once(call: Callable[[], object]) -> float:
-    call()
-    return 0.5
 
 
 def outputs(file: Path, x: Any) -> list[Any]:
@@ -62,13 +57,13 @@ def test_a_program_multiplies_as_the_exporter_does(form: str) -> None:
 
 
 @needs_compiler
-def test_rates_are_measured_and_programs_made_once(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_run_and_programs_are_made_once(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = cache_folder / f"product-int4-{'x'.join(map(str, SHAPE))}-executorch-1.0-0"
     old.mkdir()
-    xnnpack.rates(("int8", "float32"), SHAPE, 1, once)
+    xnnpack.products(("int8", "float32"), SHAPE, 1)
     monkeypatch.setattr(xnnpack, "_export", lambda *_: pytest.fail("it was made again"))
-    found, missing = xnnpack.rates(("int8", "float32"), SHAPE, 1, once)
-    assert found == dict.fromkeys(("int8", "float32"), 2 * 4 * 128 * 16 * 16 / 0.5)
+    found, missing = xnnpack.products(("int8", "float32"), SHAPE, 1)
+    assert [[y.shape for y in run()] for run in found.values()] == 2 * [SHAPE[3] * [(1, SHAPE[0], 1)]]
     assert not missing
     assert old.is_dir()
     monkeypatch.setattr(xnnpack, "_export", lambda file, *_: file.write_bytes(b"made anew"))
@@ -81,8 +76,9 @@ def test_rates_are_measured_and_programs_made_once(cache_folder: Path, monkeypat
 
 
 @needs_compiler
-def test_ceilings_of_executorch_are_of_what_the_bundle_holds() -> None:
-    top = ceilings.measure(4, 128, 16, 1 << 20, threads=1, engine="executorch", bits=(4, 8), seconds=0.01)
+def test_ceilings_of_executorch_are_of_what_the_bundle_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "BEST_S", 0.01)
+    top = ceilings.Probe(4, 128, 16, 1 << 20, threads=1, engine="executorch", bits=(4, 8)).ceilings()
     assert set(top.kernels) == set(PRODUCTS), top.missing_kernels
     assert all(1e6 < rate < 1e15 for rate in top.kernels.values())
     assert top.kernels != top.products
@@ -106,7 +102,7 @@ def test_a_product_that_cannot_be_made_is_said(
     monkeypatch.setattr(xnnpack, "EXPORTER", "other_exporter")
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "library", lambda found=build.library: library(found, cache_folder))
-    found, missing = xnnpack.rates(("int8",), (4, 130, 16, 1), 1, once)
+    found, missing = xnnpack.products(("int8",), (4, 130, 16, 1), 1)
     assert found == {}
     assert says in missing["int8"]
     left = [p.name for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")]
@@ -123,7 +119,7 @@ def library(found: Callable[[], Path], folder: Path) -> Path:
 def test_without_the_native_library_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DGEMMA_NATIVE", "0")
     monkeypatch.setattr(xnnpack, "_export", lambda *_: pytest.fail("it was made for nothing"))
-    found, missing = xnnpack.rates(("int8", "float32"), SHAPE, 1, once)
+    found, missing = xnnpack.products(("int8", "float32"), SHAPE, 1)
     assert found == {}
     assert missing == dict.fromkeys(("int8", "float32"), "needs the native executorch library: DGEMMA_NATIVE=0")
 
@@ -133,6 +129,6 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "no folder").write_bytes(b"")
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "no folder"))
     monkeypatch.setattr(build, "library", lambda found=build.library: library(found, cache_folder))
-    found, missing = xnnpack.rates(("int8",), SHAPE, 1, once)
+    found, missing = xnnpack.products(("int8",), SHAPE, 1)
     assert found == {}
     assert "cannot be kept" in missing["int8"]
