@@ -217,8 +217,8 @@ def _recipe(name: str, *, four: Iterable[TensorClass] = (), bits: int = 8, **opt
     return Recipe(name=name, bits={**dict.fromkeys(CLASSES, bits), **dict.fromkeys(four, 4)}, **options)
 
 
-_MLPS: tuple[TensorClass, ...] = ("mlp_up_gate", "mlp_down", "experts")
-_ALL: tuple[TensorClass, ...] = (*_MLPS, "attention", "self_conditioning")
+_MLPS: tuple[TensorClass, ...] = ("mlp_up_gate", "mlp_down", "experts", "self_conditioning")
+_ALL: tuple[TensorClass, ...] = (*_MLPS, "attention")
 ROTATION = 128  # of 4-bit recipes; see benchmarks/results/tiny-quantize-ablation.json
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

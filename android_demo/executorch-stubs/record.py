@@ -3,7 +3,9 @@
     python android_demo/executorch-stubs/record.py BUNDLE ENGINE OUT.npz [--prompt TEXT] [--seed S] [--draft]
 
 For a fake of ExecuTorch (`executorch`), results are stored whole and inputs as hashes; for comparison with a real engine
-(`onnx`), the steps' canvases alone. Both hold what the host made: prompt, initial canvas, words and temperatures. `--draft`: a
+(`onnx`), the steps' canvases alone, of a prompt that the model is sure of: where it is not, another processor's rounding leads
+to other tokens ("Write a letter to Felix from Ben: meeting, library, Wednesday, 9, blanket."; the Java engine's version of
+onnxruntime, 1.29.0, on PYTHONPATH). Both hold what the host made: prompt, initial canvas, words and temperatures. `--draft`: a
 canvas that starts narrow, and is checked by greedy decoding.
 """
 

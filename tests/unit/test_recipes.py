@@ -23,7 +23,7 @@ def test_the_built_in_recipes_are_what_they_are_called() -> None:
     assert list(RECIPES) == ["fp32", "w8", "w4-mixed", "w4", "w4-all"]
     four = {name: {c for c in CLASSES if recipe.bits[c] == 4} for name, recipe in RECIPES.items()}
     assert four["fp32"] == four["w8"] == set()
-    assert four["w4-mixed"] == {"mlp_up_gate", "mlp_down", "experts"}
+    assert four["w4-mixed"] == {"mlp_up_gate", "mlp_down", "experts", "self_conditioning"}
     assert four["w4"] == set(CLASSES) - {"embedding", "router"} and four["w4-all"] == set(CLASSES) - {"router"}
     assert not RECIPES["fp32"].quantizes and all(RECIPES[name].quantizes for name in list(RECIPES)[1:])
     assert not any(recipe.needs_calibration for recipe in RECIPES.values())

@@ -74,7 +74,8 @@ public class OnnxEngineTest {
                 GenerateOptions options = GenerateOptions.DEFAULT.seed(3).maxNewTokens(64).trace(true);
                 Result result = session.generate(ints(python.get("prompt")), options, null);
                 assertArrayEquals(name, ints(python.get("tokens")), result.tokens);
-                assertEquals(0.0, entropyDifference(python.get("entropy"), result.trajectory.entropy), 0.0);
+                // 0 on the processor that the recordings were made on; another one's kernels add in another order
+                assertEquals(0.0, entropyDifference(python.get("entropy"), result.trajectory.entropy), 1e-5);
                 // the control: other noise, other entropies
                 Result other = session.generate(ints(python.get("prompt")), options.seed(4), null);
                 assertTrue(entropyDifference(python.get("entropy"), other.trajectory.entropy) > 1e-3);
