@@ -125,8 +125,10 @@ class Estimate:
 
 
 def attention(config: ModelConfig, rows: int, context: int) -> int:
-    """Operations of scores and weighted values of all layers; sliding layers compute what their masks then hide."""
-    return sum(4 * rows * context * config.num_heads * config.layer_head_dim(layer) for layer in range(config.num_layers))
+    """Operations of scores and weighted values of all layers; sliding ones have about a window's slots."""
+    near = min(context, config.sliding_window)
+    heads = [(context if config.is_full(i) else near) * config.layer_head_dim(i) for i in range(config.num_layers)]
+    return 4 * rows * config.num_heads * sum(heads)
 
 
 class TimeLeft:

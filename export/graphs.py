@@ -66,12 +66,21 @@ class Stack(nn.Module):
         self, x: Tensor, length: Tensor, is_canvas: Tensor, positions: Tensor, settled: Tensor, prefix: list[Tensor]
     ) -> list[Tensor]:
         """x [1, M, D], length [1], is_canvas bool [1], positions behind the length [1, M], settled bool [1, E] as in
-        `denoise_masks`, prefix [1, S, K, d] each → hidden [1, M, D], new keys and values."""
-        config, rows, slots = self.model.config, x.shape[1], prefix[0].shape[1]
-        causal, canvas = encode_masks(config, rows, slots, length), denoise_masks(config, rows, slots, length, settled[0])
+        `denoise_masks`, prefix [1, S, K, d] each, of sliding layers [1, L, K, d] → hidden [1, M, D], new keys and values."""
+        config, rows = self.model.config, x.shape[1]
+        local, slots = _slots(config, prefix)
+        causal = encode_masks(config, rows, slots, length, local)
+        canvas = denoise_masks(config, rows, slots, length, settled[0], local)
         sliding, full = (b & is_canvas | a & ~is_canvas for a, b in zip(causal, canvas, strict=True))
         hidden, new = self.model.stack(x, positions[0] + length, (sliding, full), pairs(prefix), is_canvas)
         return [hidden, *flatten(new)]
+
+
+def _slots(config: ModelConfig, prefix: list[Tensor]) -> tuple[int | None, int]:
+    """Slots of sliding layers, None where they have all, and of full ones; all layers are of one kind in some models."""
+    sliding, full = ([2 * i for i in range(config.num_layers) if config.is_full(i) == kind] for kind in (False, True))
+    local = prefix[sliding[0]].shape[1] if sliding and full else None
+    return local, prefix[(full or sliding)[0]].shape[1]
 
 
 class Encode(nn.Module):
@@ -173,10 +182,13 @@ class StopRule(nn.Module):
 
 
 def prefix_specs(config: ModelConfig, slots: int | str, stem: str = "prefix") -> list[TensorSpec]:
-    """Per layer key and value, [1, S, K, d] float32."""
+    """Per layer key and value, [1, S, K, d] float32. Where S is open, sliding layers have the last L of the S slots: all of
+    them, or at least those that are not filled and W−1 before."""
+    local = "L" if slots == "S" and any(map(config.is_full, range(config.num_layers))) else slots
     specs = []
     for layer in range(config.num_layers):
-        shape = (1, slots, config.layer_kv_heads(layer), config.layer_head_dim(layer))
+        own = slots if config.is_full(layer) else local
+        shape = (1, own, config.layer_kv_heads(layer), config.layer_head_dim(layer))
         specs += [TensorSpec(name=f"{stem}_{part}_{layer}", dtype="float32", shape=shape) for part in ("key", "value")]
     return specs
 

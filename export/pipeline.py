@@ -51,7 +51,7 @@ def lower(
     graphs = {}
     for name, (inputs, outputs) in wanted.items():
         if name == "generate":  # its prefix is always the whole context
-            inputs = [replace(t, shape=tuple(shapes.context if d == "S" else d for d in t.shape)) for t in inputs]
+            inputs = [replace(t, shape=tuple(shapes.context if d in ("S", "L") else d for d in t.shape)) for t in inputs]
         graphs[name] = GraphSpec(file="executorch/model.pte", method=name, inputs=tuple(inputs), outputs=tuple(outputs))
     return graphs, {"operations": report}
 
@@ -100,7 +100,10 @@ def export_bundle(
             tokenizer=tokenizer, chat=chat,
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
-            dims={"S": (1, shapes.context), "C": (1, shapes.chunk), "R": (1, shapes.chunk), "A": (1, shapes.canvas)},
+            dims={
+                **dict.fromkeys(("S", "L"), (1, shapes.context)), **dict.fromkeys(("C", "R"), (1, shapes.chunk)),
+                "A": (1, shapes.canvas),
+            },
             graphs=graphs,
             quantization={**quantization, "lowering": reports},
             tools=dict(sorted(tools.items())), provenance=weights.provenance,

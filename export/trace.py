@@ -11,12 +11,14 @@ from dgemma.export.graphs import Shapes, example
 
 
 def trace(module: nn.Module, inputs: list[TensorSpec], shapes: Shapes) -> ExportedProgram:
-    """Export with example inputs; dimension S spans the context, C the chunk, A and E the canvas, M and R what is longer,
+    """Export with example inputs; dimensions S and L span the context, C the chunk, A and E the canvas, M and R what is longer,
     chunk or canvas."""
     most = max(shapes.chunk, shapes.canvas)
-    lengths = {"S": shapes.context, "C": shapes.chunk, "A": shapes.canvas, "E": shapes.canvas, "M": most, "R": most}
+    lengths = {"C": shapes.chunk, "A": shapes.canvas, "E": shapes.canvas, "M": most, "R": most}
+    lengths |= dict.fromkeys(("S", "L"), shapes.context)
     ranges = {name: (1, length) for name, length in lengths.items()}
-    arguments = example(inputs, {name: max(2, high // 2) for name, (_, high) in ranges.items()})
+    sizes = {name: max(2, high // 2) for name, (_, high) in ranges.items()}
+    arguments = example(inputs, sizes | {"L": max(2, shapes.context // 3)})  # of equal sizes the tracer makes one
 
     def dynamic(spec: TensorSpec) -> dict[int, object]:
         open_sizes = {i: ranges[size] for i, size in enumerate(spec.shape) if isinstance(size, str)}

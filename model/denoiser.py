@@ -328,29 +328,45 @@ class Denoiser(nn.Module):
         return self.head(x), new
 
 
-def encode_masks(config: ModelConfig, n: int, slots: int, length: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Visible keys for causal encoding, (sliding, full), each [N, slots+N]: itself and the W−1 before it."""
+def encode_masks(
+    config: ModelConfig, n: int, slots: int, length: Tensor | int, local: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Visible keys for causal encoding, (sliding, full), each [N, slots+N]: itself and the W−1 before it.
+
+    `local`: sliding layers have that many slots alone, the last ones.
+    """
     own = torch.arange(n)
-    slot = torch.arange(slots)
-    key_position = torch.cat([slot, own + length])
-    filled = torch.cat([slot < length, torch.ones(n, dtype=torch.bool)])
     query = (own + length)[:, None]
-    causal = filled & (key_position <= query)
-    return causal & (key_position > query - config.sliding_window), causal
+
+    def causal(slot: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of all keys, and which of them each query may see."""
+        position = torch.cat([slot, own + length])
+        filled = torch.cat([slot < length, torch.ones(n, dtype=torch.bool)])
+        return position, filled & (position <= query)
+
+    position, near = causal(_last_slots(slots, local))
+    return near & (position > query - config.sliding_window), causal(torch.arange(slots))[1]
 
 
 def denoise_masks(
-    config: ModelConfig, n: int, slots: int, length: Tensor | int, settled: Tensor | None = None
+    config: ModelConfig, n: int, slots: int, length: Tensor | int, settled: Tensor | None = None, local: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Visible keys for denoising, (sliding, full), each [1, slots+N]: sliding layers see the last W−1 prefix tokens.
 
-    `settled`, bool of any length: slot length+i is visible as well where settled[i] is true.
+    `settled`, bool of any length: slot length+i is visible as well where settled[i] is true. `local` as in `encode_masks`.
     """
-    slot = torch.arange(slots)
     canvas = torch.ones(n, dtype=torch.bool)
-    filled = slot < length
-    if settled is not None:
+
+    def filled(slot: Tensor) -> Tensor:
+        if settled is None:
+            return slot < length
         behind, most = slot - length, settled.shape[-1] - 1
-        filled = filled | (behind >= 0) & (behind <= most) & settled[behind.clamp(0, most)]
-    recent = filled & (slot >= length - (config.sliding_window - 1))
-    return torch.cat([recent, canvas])[None], torch.cat([filled, canvas])[None]
+        return (slot < length) | (behind >= 0) & (behind <= most) & settled[behind.clamp(0, most)]
+
+    slot = _last_slots(slots, local)
+    recent = filled(slot) & (slot >= length - (config.sliding_window - 1))
+    return torch.cat([recent, canvas])[None], torch.cat([filled(torch.arange(slots)), canvas])[None]
+
+
+def _last_slots(slots: int, local: int | None) -> Tensor:
+    return torch.arange(slots) if local is None else torch.arange(local) + (slots - local)

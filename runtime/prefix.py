@@ -17,6 +17,7 @@ import numpy as np
 from dgemma.core.manifest import Manifest
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 
+LOCAL = "L"  # the dimension of inputs that hold the last slots alone
 SLOT_STEP = 64  # prefixes are handed out in multiples of this many slots, so that shapes repeat
 
 
@@ -49,6 +50,7 @@ class Prefix:
         self.ids: list[int] = []
         self.encoded = 0
         model = manifest.model
+        self._window = model.sliding_window
         self._caches: list[tuple[str, str, Array]] = []  # (prefix input, output of new rows, cache)
         for layer in range(model.num_layers):
             shape = (1, manifest.context, model.layer_kv_heads(layer), model.layer_head_dim(layer))
@@ -56,7 +58,8 @@ class Prefix:
                 self._caches.append((f"prefix_{kind}_{layer}", f"new_{kind}_{layer}", zeros(shape)))
         self._rows = [(name, cache[0]) for _, name, cache in self._caches]
         self._slots: dict[str, tuple[int, int]] = {}  # graph → fewest and most slots that it takes
-        self._views: dict[str, tuple[int, Feeds]] = {}  # graph → slots handed out, and where
+        self._local: dict[str, set[str]] = {}  # graph → its inputs that take the last of the slots alone
+        self._views: dict[str, tuple[tuple[int, int], Feeds]] = {}  # graph → slots handed out, the first local one, and where
 
     def extend(self, ids: Sequence[int]) -> None:
         self.ids.extend(ids)
@@ -69,15 +72,31 @@ class Prefix:
     def feeds(self, graph: str, behind: int = 0) -> Feeds:
         """The filled slots of every cache and `behind` more, rounded up, or as many as the graph is fixed to.
 
-        The same dictionary as long as its shapes stay the same.
+        Sliding layers get those that they see and some before, where the graph has a dimension of its own for them. The same
+        dictionary as long as its slots stay the same.
         """
         if graph not in self._slots:
-            self._slots[graph] = input_dim(self._engine, graph, self._caches[0][0], 1)
-        low, high = self._slots[graph]
+            self._slots[graph], self._local[graph] = self._dims(graph)
+        (low, high), local = self._slots[graph], self._local[graph]
         slots = min(max(low, -(-max(1, self.encoded + behind) // SLOT_STEP) * SLOT_STEP), high, self.context)
-        if slots != self._views.get(graph, (0, {}))[0]:
-            self._views[graph] = slots, {name: cache[:, :slots] for name, _, cache in self._caches}
+        first = max(0, self.encoded - (self._window - 1)) // SLOT_STEP * SLOT_STEP if local else 0
+        if (slots, first) != self._views.get(graph, ((0, 0), {}))[0]:
+            found = {name: cache[:, first if name in local else 0 : slots] for name, _, cache in self._caches}
+            self._views[graph] = (slots, first), found
         return self._views[graph][1]
+
+    def _dims(self, graph: str) -> tuple[tuple[int, int], set[str]]:
+        """Range of the number of slots that a graph takes, and its inputs that have another dimension: `L`, the last slots."""
+        names = [name for name, _, _ in self._caches]
+        shapes = {t.name: t.shape[1] for t in self._engine.bundle.graph(self._engine.name, graph).inputs if t.name in names}
+        local = {name for name in names if shapes[name] == LOCAL}
+        whole = next((name for name in names if name not in local), names[0])
+        return input_dim(self._engine, graph, whole, 1), local
+
+    def rows(self, start: int) -> list[tuple[Array, Array]]:
+        """Per layer the keys and values [·, K, d] of what is encoded from position `start` on."""
+        views = [cache[0, start : self.encoded] for _, _, cache in self._caches]
+        return list(zip(views[::2], views[1::2], strict=True))
 
     def store(self, outputs: Feeds, count: int) -> None:
         """Append `count` rows of new keys and values [1, C, K, d]."""

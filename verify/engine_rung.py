@@ -81,9 +81,7 @@ class EngineRung(Rung):
 
     def prefix(self, start: int) -> list[tuple[Array, Array]]:
         assert self._cache is not None
-        views, end = self._cache.feeds("denoise"), self._cache.encoded
-        layers = range(self.config.num_layers)
-        return [(views[f"prefix_key_{i}"][0, start:end], views[f"prefix_value_{i}"][0, start:end]) for i in layers]
+        return self._cache.rows(start)
 
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         assert self._engine is not None and self._cache is not None

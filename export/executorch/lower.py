@@ -101,7 +101,8 @@ def lower(
         progress("executorch: generate")
         step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
         looped = ScanGenerate(step, policy, model.config.hidden_size)
-        outer = torch.export.export(looped, example(wanted["generate"][0], {"S": shapes.context}), strict=True)
+        given = example(wanted["generate"][0], dict.fromkeys(("S", "L"), shapes.context))
+        outer = torch.export.export(looped, given, strict=True)
         edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
         progress("executorch: write")
         final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)

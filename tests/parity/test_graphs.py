@@ -20,6 +20,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from dgemma.core.config import ModelConfig
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export import graphs
 from dgemma.export.executorch import linear as executorch_linear
@@ -77,6 +78,35 @@ def test_encode_and_decode(engine: Any, model: Denoiser, length: int, count: int
     for expected, array in zip(encoded, outputs.values(), strict=True):
         np.testing.assert_allclose(array, expected.numpy(), atol=TOLERANCE)
     assert engine.run("decode", feeds)["next_token"].tolist() == token.tolist()
+
+
+def last_slots(feeds: Feeds, config: ModelConfig, first: int) -> Feeds:
+    """With the slots from `first` on alone in sliding layers."""
+    sliding = {f"prefix_{kind}_{i}" for i in range(config.num_layers) if not config.is_full(i) for kind in ("key", "value")}
+    return {name: array[:, first:].copy() if name in sliding else array for name, array in feeds.items()}
+
+
+@pytest.mark.parametrize("graph", ["encode", "decode", "denoise"])
+def test_sliding_layers_take_the_slots_that_they_see_alone(engine: Any, model: Denoiser, graph: str) -> None:
+    """100 tokens in 128 slots: with a window of 8 a sliding layer sees the slots from 93 on."""
+    config, length = model.config, 100
+    _, feeds = prefix_feeds(model, length, 128)
+    canvas, words = micro.noise(3)
+    if graph == "denoise":
+        soft = np.zeros((1, micro.N, config.hidden_size), np.float32)
+        feeds |= {"canvas": canvas.numpy(), "soft": soft, "words": words[0].numpy(), "prefix_length": ids(length)}
+        feeds |= {"temperature": np.ones(1, np.float32)}
+    else:
+        feeds |= {"tokens": np.array([micro.prompt(5)], np.int64), "start": ids(length), "count": ids(5)}
+
+    def furthest(first: int) -> float:
+        found = engine.run(graph, last_slots(feeds, config, first))
+        return max(float(np.abs(found[name] - array).max()) for name, array in whole.items() if array.dtype == np.float32)
+
+    whole = engine.run(graph, feeds)
+    for first in (1, 64, 93):
+        assert furthest(first) < TOLERANCE
+    assert furthest(94) > 10 * TOLERANCE  # the control: one slot too few
 
 
 def test_rows_past_the_count_change_nothing(engine: Any, model: Denoiser) -> None:

@@ -16,6 +16,8 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Array, Feeds
 from dgemma.runtime.session import Session
 
+DIMS = {"S": (1, 192), "L": (1, 192), "C": (1, 24), "A": (1, N)}
+
 
 def active_spec(denoise: GraphSpec, encode: GraphSpec) -> GraphSpec:
     """The interface of `denoise_active`, from that of its neighbours."""
@@ -34,7 +36,7 @@ def active_spec(denoise: GraphSpec, encode: GraphSpec) -> GraphSpec:
 def write_active_bundle(path: Path, **changes: Any) -> Path:
     graphs = graph_specs("onnx")
     graphs["denoise_active"] = active_spec(graphs["denoise"], graphs["encode"])
-    return write_bundle(path, graphs={"onnx": graphs}, dims={"S": (1, 192), "C": (1, 24), "A": (1, N)}, **changes)
+    return write_bundle(path, graphs={"onnx": graphs}, dims=DIMS, **changes)
 
 
 class ActiveFake(FakeEngine):

@@ -52,8 +52,9 @@ def graph_specs(suffix: str) -> dict[str, GraphSpec]:
     prefix, new = [], []
     for layer in range(MODEL_CONFIG.num_layers):
         heads, dim = MODEL_CONFIG.layer_kv_heads(layer), MODEL_CONFIG.layer_head_dim(layer)
+        slots = "S" if MODEL_CONFIG.is_full(layer) else "L"
         for kind in ("key", "value"):
-            prefix.append(spec(f"prefix_{kind}_{layer}", "float32", 1, "S", heads, dim))
+            prefix.append(spec(f"prefix_{kind}_{layer}", "float32", 1, slots, heads, dim))
             new.append(spec(f"new_{kind}_{layer}", "float32", 1, "C", heads, dim))
     tokens = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1), spec("count", "int64", 1)]
     length, hidden = spec("prefix_length", "int64", 1), MODEL_CONFIG.hidden_size
@@ -96,8 +97,8 @@ def manifest(engines: Sequence[str] = ("onnx",), **changes: Any) -> Manifest:
             model_prefix=(START_OF_TURN, MODEL, START), model_suffix=(START,),
         ),
         canvas_length=N, steps=STEPS, context=CONTEXT, chunk=CHUNK, sampler=SamplerConfig(steps=STEPS), noise={"rows": STEPS},
-        dims={"S": (1, CONTEXT), "C": (1, CHUNK)}, graphs={e: graph_specs(e) for e in engines}, quantization={"recipe": "fp32"},
-        tools={"dgemma": "0"}, provenance={"licence": "none"},
+        dims={"S": (1, CONTEXT), "L": (1, CONTEXT), "C": (1, CHUNK)}, graphs={e: graph_specs(e) for e in engines},
+        quantization={"recipe": "fp32"}, tools={"dgemma": "0"}, provenance={"licence": "none"},
     )  # fmt: skip
     return replace(plain, **changes)
 
@@ -154,14 +155,17 @@ class FakeEngine(Engine):
     @staticmethod
     def prefix(feeds: Feeds, length: int) -> list[int]:
         """Ids of the prefix, read from every layer's keys; positions are checked against the values."""
-        read = []
+        slots, read = feeds["prefix_key_1"].shape[1], []
         for layer in range(MODEL_CONFIG.num_layers):
-            keys, values = feeds[f"prefix_key_{layer}"][0, :length], feeds[f"prefix_value_{layer}"][0, :length]
-            assert (values == np.arange(length, dtype=np.float32)[:, None, None]).all(), "a value is in the wrong slot"
+            first = slots - feeds[f"prefix_key_{layer}"].shape[1]  # a sliding layer has the last slots
+            assert first <= max(0, length - (MODEL_CONFIG.sliding_window - 1)), "a layer lacks what it sees"
+            keys, values = (feeds[f"prefix_{kind}_{layer}"][0, : length - first] for kind in ("key", "value"))
+            assert (values == np.arange(first, length, dtype=np.float32)[:, None, None]).all(), "a value is in the wrong slot"
             assert (keys == keys[:, :1, :1]).all()
             read.append(keys[:, 0, 0].astype(int).tolist())
-        assert read[0] == read[1]
-        return list(read[0])
+        near, whole = read
+        assert near == whole[length - len(near) :]
+        return list(whole)
 
     def _rows(self, feeds: Feeds) -> tuple[list[int], list[Array]]:
         start, count = int(feeds["start"][0]), int(feeds["count"][0])

@@ -229,7 +229,7 @@ def test_inspect(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     for text in (
         "every file verified",
         "denoise  onnx/denoise.bin",
-        "prefix_key_0 float32[1, S, 2, 2] … 2 layers",
+        "prefix_key_0 float32[1, L, 2, 2] … 2 layers",
         "recipe: fp32",
         "licence: none",
     ):

@@ -24,7 +24,7 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.tokenizer import load_tokenizer
 
 CONTEXT = 600
-ROOM: dict[str, Any] = {"context": CONTEXT, "dims": {"S": (1, CONTEXT), "C": (1, CHUNK)}}
+ROOM: dict[str, Any] = {"context": CONTEXT, "dims": {"S": (1, CONTEXT), "L": (1, CONTEXT), "C": (1, CHUNK)}}
 
 # ---- passes ----------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def test_manifest(engine: str) -> None:
     assert manifest.model == micro.CONFIG and manifest.sampler == micro.POLICY
     assert (manifest.canvas_length, manifest.steps, manifest.context, manifest.chunk) == (micro.N, micro.T, micro.CONTEXT, 64)
     assert set(manifest.graphs[engine]) == set(GRAPHS)
-    assert manifest.dims == {"S": (1, micro.CONTEXT), "C": (1, 64), "R": (1, 64), "A": (1, micro.N)}
+    assert manifest.dims == {"S": (1, micro.CONTEXT), "L": (1, micro.CONTEXT), "C": (1, 64), "R": (1, 64), "A": (1, micro.N)}
     assert manifest.quantization["recipe"] == "fp32" and manifest.quantization["bits_per_weight"] == 32
     assert {"config.json", "model.safetensors"} <= set(manifest.provenance["files"])
     assert {"torch"} < set(manifest.tools)

@@ -47,7 +47,8 @@ def feeds(bundle: Bundle, graph: str, sizes: dict[str, int], seed: int = 0) -> F
     """Random inputs that a graph takes; open sizes are given."""
     rng, model, found = np.random.default_rng(seed), bundle.manifest.model, {}
     for spec in bundle.graph("executorch", graph).inputs:
-        shape = [sizes.get(d, sizes["C"]) if isinstance(d, str) else d for d in spec.shape]
+        local = sizes.get("L", sizes["S"])
+        shape = [{"L": local, **sizes}.get(d, sizes["C"]) if isinstance(d, str) else d for d in spec.shape]
         if spec.name in ("tokens", "canvas"):
             found[spec.name] = rng.integers(0, model.vocab_size, shape)
         elif spec.name == "words":
@@ -83,7 +84,7 @@ def made(recipe: str) -> Bundle:
 def check_bits(bundle: Bundle) -> None:
     native, stock = open_engine(bundle), open_engine(bundle, native=False)
     assert (native.variant, stock.variant) == ("native", "stock binding")
-    for sizes in ({"C": 3, "S": 128}, {"C": 16, "S": 64}, {"C": 1, "S": 1}, {"C": 3, "S": 128}):
+    for sizes in ({"C": 3, "S": 128}, {"C": 16, "S": 64, "L": 9}, {"C": 1, "S": 1}, {"C": 3, "S": 128}):
         found = outputs(native, sizes)
         assert found == outputs(stock, sizes)
         assert found["decode.new_key_0"] != outputs(stock, sizes, seed=1)["decode.new_key_0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fake_bundle import (
     N,
     fake_engine,
     fake_session,
+    graph_specs,
     write_bundle,
 )
 
@@ -43,7 +45,9 @@ from dgemma.core.errors import (
 from dgemma.core.manifest import ChatTemplate
 from dgemma.runtime import engines
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines.base import Feeds
 from dgemma.runtime.noise import canvas_noise
+from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
 
@@ -154,11 +158,29 @@ def test_long_prompts_are_encoded_in_chunks(tmp_path: Path) -> None:
 
 def test_prefixes_are_handed_out_in_multiples_of_64_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = fake_session(tmp_path / "b", SHORT)
-    slots: list[int] = []
+    slots: list[tuple[int, ...]] = []
     run = FakeEngine.run
-    monkeypatch.setattr(FakeEngine, "run", lambda self, g, f: slots.append(f["prefix_key_0"].shape[1]) or run(self, g, f))
+
+    def counted(self: FakeEngine, graph: str, feeds: Feeds) -> Feeds:
+        slots.append(tuple(feeds[f"prefix_key_{layer}"].shape[1] for layer in (1, 0)))
+        return run(self, graph, feeds)
+
+    monkeypatch.setattr(FakeEngine, "run", counted)
     session.generate([*[50] * 99, START])
-    assert sorted(set(slots)) == [64, 128]
+    # the sliding layer sees 7 tokens: from 71 on it needs none of the first 64 slots
+    assert sorted(set(slots)) == [(64, 64), (128, 64)]
+
+
+def test_a_graph_without_a_dimension_for_them_gets_all_slots_in_sliding_layers_too(tmp_path: Path) -> None:
+    graphs = {}
+    for name, graph in graph_specs("onnx").items():
+        inputs = [replace(t, shape=tuple("S" if d == "L" else d for d in t.shape)) for t in graph.inputs]
+        graphs[name] = replace(graph, inputs=tuple(inputs))
+    bundle = Bundle.open(write_bundle(tmp_path / "b", graphs={"onnx": graphs}))
+    prefix = Prefix(FakeEngine(bundle))
+    prefix.extend([50] * 100)
+    prefix.encode(lambda: False)
+    assert {cache.shape[1] for cache in prefix.feeds("denoise").values()} == {128}
 
 
 @both_loops
@@ -432,7 +454,7 @@ def denoise_feeds(slots: int = 64) -> dict[str, Any]:
         ({"canvas": [[0] * N]}, "canvas"),
         ({"canvas": np.zeros((1, N + 1), np.int64)}, "canvas"),
         ({"canvas": np.zeros(N, np.int64)}, "canvas"),
-        ({"prefix_key_1": np.zeros((1, 63, 1, 4), np.float32)}, "prefix_key_1"),
+        ({"prefix_value_1": np.zeros((1, 63, 1, 4), np.float32)}, "prefix_value_1"),
         ({"prefix_key_0": np.zeros((1, 128, 2, 2), np.float32)[:, ::2]}, "contiguous"),
         ({"extra": np.zeros(1)}, "extra"),
     ],
@@ -446,7 +468,7 @@ def test_feeds_are_checked_before_native_code(tmp_path: Path, change: dict[str, 
     assert "denoise" not in engine.calls
     with pytest.raises(EngineError, match="missing"):
         engine.run("denoise", {k: v for k, v in denoise_feeds().items() if k != "soft"})
-    with pytest.raises(EngineError, match="S = 193"):
+    with pytest.raises(EngineError, match="L = 193"):
         engine.run("denoise", denoise_feeds(CONTEXT + 1))
     with pytest.raises(BundleError, match="no onnx graph 'dance'"):
         engine.run("dance", {})

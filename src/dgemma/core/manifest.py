@@ -88,6 +88,8 @@ class Manifest:
     chunk: int
     sampler: SamplerConfig
     noise: dict[str, Any]
+    # By name: S slots of a prefix, L the last of them, which are what sliding layers take (all of the S, or at least those that
+    # are not filled and the window before), C tokens of a chunk, R rows for the head, A active positions.
     dims: dict[str, tuple[int, int]]
     graphs: dict[str, dict[str, GraphSpec]]  # engine → graph name → where and what
     quantization: dict[str, Any]

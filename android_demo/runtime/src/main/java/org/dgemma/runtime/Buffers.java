@@ -60,17 +60,22 @@ final class Buffers {
 
     /** {least, most} of one input's size, from the manifest. */
     static int[] inputDim(Engine engine, String graph, String name, int axis) {
+        Object size = inputSize(engine, graph, name, axis);
+        if (size instanceof Number) {
+            int fixed = ((Number) size).intValue();
+            return new int[] {fixed, fixed};
+        }
+        int[] range = engine.bundle().manifest().dims.get(size);
+        return range == null ? new int[] {1, 1} : range.clone();
+    }
+
+    /** One input's size as the manifest has it: a number, or the name of a dimension. */
+    static Object inputSize(Engine engine, String graph, String name, int axis) {
         Bundle bundle = engine.bundle();
         for (Manifest.TensorSpec spec : bundle.graph(engine.name(), graph).inputs) {
             List<Object> shape = spec.shape;
             if (spec.name.equals(name) && axis < shape.size()) {
-                Object size = shape.get(axis);
-                if (size instanceof Number) {
-                    int fixed = ((Number) size).intValue();
-                    return new int[] {fixed, fixed};
-                }
-                int[] range = bundle.manifest().dims.get(size);
-                return range == null ? new int[] {1, 1} : range.clone();
+                return shape.get(axis);
             }
         }
         throw new BundleException(

@@ -2,10 +2,13 @@ package org.dgemma.runtime;
 
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
@@ -20,6 +23,9 @@ import org.dgemma.runtime.engine.Tensor;
 final class Prefix {
     /** Prefixes are handed out in multiples of this many slots, so that shapes repeat. */
     static final int SLOT_STEP = 64;
+
+    /** The dimension of inputs that hold the last slots alone. */
+    static final String LOCAL = "L";
 
     private static final int FIRST_SLOTS = 4 * SLOT_STEP;
     private static final int MOST_VIEWS = 8;
@@ -44,6 +50,12 @@ final class Prefix {
         int rowBytes() {
             return (int) (DType.FLOAT32.bytes * heads * dim);
         }
+    }
+
+    /** Range of the number of slots that a graph takes, and its inputs that take the last of them alone. */
+    private static final class Slots {
+        int[] range;
+        final Set<String> local = new HashSet<>();
     }
 
     /** Tokens of a call over C of them, and the keys and values that it gives. */
@@ -81,13 +93,15 @@ final class Prefix {
     private final int chunkSize;
     private final IntList ids = new IntList();
     private final List<Cache> caches = new ArrayList<>();
-    private final Map<String, int[]> slotsOf = new HashMap<>();
-    private final Map<Integer, Map<String, Tensor>> views =
-            new LinkedHashMap<Integer, Map<String, Tensor>>(16, 0.75f, true) {
+    private final Map<String, Slots> slotsOf = new HashMap<>();
+    private final int window;
+    /** By the number of slots and the first one of those that are local. */
+    private final Map<List<Integer>, Map<String, Tensor>> views =
+            new LinkedHashMap<List<Integer>, Map<String, Tensor>>(16, 0.75f, true) {
                 private static final long serialVersionUID = 1L;
 
                 @Override
-                protected boolean removeEldestEntry(Map.Entry<Integer, Map<String, Tensor>> eldest) {
+                protected boolean removeEldestEntry(Map.Entry<List<Integer>, Map<String, Tensor>> eldest) {
                     return size() > MOST_VIEWS;
                 }
             };
@@ -104,6 +118,7 @@ final class Prefix {
         Manifest manifest = engine.bundle().manifest();
         context = manifest.context;
         chunkSize = manifest.chunk;
+        window = manifest.model.slidingWindow;
         for (int layer = 0; layer < manifest.model.numLayers; layer++) {
             for (String kind : new String[] {"key", "value"}) {
                 caches.add(new Cache(
@@ -150,26 +165,40 @@ final class Prefix {
     }
 
     /**
-     * The filled slots of every cache and {@code behind} more, rounded up, or as many as the graph is fixed to.
+     * The filled slots of every cache and {@code behind} more, rounded up, or as many as the graph is fixed to. Sliding
+     * layers get those that they see and some before, where the graph has a dimension of its own for them.
      *
-     * @return the same map as long as its shapes stay the same.
+     * @return the same map as long as its slots stay the same.
      */
     Map<String, Tensor> views(String graph, int behind) {
-        int[] range = slotsOf.get(graph);
-        if (range == null) {
-            range = Buffers.inputDim(engine, graph, caches.get(0).input, 1);
-            slotsOf.put(graph, range);
-        }
+        Slots known = slotsOf.computeIfAbsent(graph, this::slots);
         long rounded = (Math.max(1, encoded + behind) + SLOT_STEP - 1L) / SLOT_STEP * SLOT_STEP;
-        int slots = (int) Math.min(Math.min(Math.max(range[0], rounded), range[1]), context);
+        int slots = (int) Math.min(Math.min(Math.max(known.range[0], rounded), known.range[1]), context);
+        int first = known.local.isEmpty() ? 0 : Math.max(0, encoded - (window - 1)) / SLOT_STEP * SLOT_STEP;
         reserve(slots);
-        Map<String, Tensor> found = views.get(slots);
+        List<Integer> key = Arrays.asList(slots, first);
+        Map<String, Tensor> found = views.get(key);
         if (found == null) {
             found = new HashMap<>();
             for (Cache cache : caches) {
-                found.put(cache.input, cache.tensor.firstRows(slots));
+                found.put(cache.input, cache.tensor.rows(known.local.contains(cache.input) ? first : 0, slots));
             }
-            views.put(slots, found);
+            views.put(key, found);
+        }
+        return found;
+    }
+
+    private Slots slots(String graph) {
+        Slots found = new Slots();
+        for (Cache cache : caches) {
+            if (LOCAL.equals(Buffers.inputSize(engine, graph, cache.input, 1))) {
+                found.local.add(cache.input);
+            } else if (found.range == null) {
+                found.range = Buffers.inputDim(engine, graph, cache.input, 1);
+            }
+        }
+        if (found.range == null) {
+            found.range = Buffers.inputDim(engine, graph, caches.get(0).input, 1);
         }
         return found;
     }

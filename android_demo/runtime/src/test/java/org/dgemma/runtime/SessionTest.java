@@ -166,10 +166,12 @@ public class SessionTest {
     @Test
     public void longPromptsAreEncodedInChunksIntoCachesThatGrow() throws Exception {
         TreeSet<Long> slots = new TreeSet<>();
+        TreeSet<Long> local = new TreeSet<>();
         ToyEngine engine = new ToyEngine(Bundle.open(ToyBundle.write()), SHORT) {
             @Override
             public void run(String graph, Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
-                slots.add(feeds.get("prefix_key_0").size(1));
+                slots.add(feeds.get("prefix_key_1").size(1));
+                local.add(feeds.get("prefix_key_0").size(1));
                 super.run(graph, feeds, outputs);
             }
         };
@@ -178,13 +180,15 @@ public class SessionTest {
         assertEquals(Arrays.asList(ToyBundle.CHUNK, ToyBundle.CHUNK, 12), engine.encoded);
         session.generate(prompt(100), options(), null);
         assertEquals(new TreeSet<>(Arrays.asList(64L, 128L)), slots);
+        assertEquals("from 71 tokens on a window of 8 needs none of the first 64", 64L, (long) local.last());
     }
 
     @Test
     public void cachesGrowInStepsAndKeepWhatTheyHold() throws Exception {
         ToyEngine engine = new ToyEngine(Bundle.open(ToyBundle.write(manifest -> {
             manifest.put("context", 1000);
-            manifest.put("dims", ToyBundle.object("S", Arrays.asList(1, 1000), "C", Arrays.asList(1, ToyBundle.CHUNK)));
+            manifest.put("dims", ToyBundle.object(
+                    "S", Arrays.asList(1, 1000), "L", Arrays.asList(1, 1000), "C", Arrays.asList(1, ToyBundle.CHUNK)));
         })), SHORT);
         Prefix prefix = new Prefix(engine);
         assertEquals("nothing is taken before it is needed", 0, prefix.capacity());

@@ -34,6 +34,7 @@ final class ToyBundle {
     static final int END_OF_TURN = 5;
     /** A line break, the template's last id. */
     static final int START = 6;
+    static final int WINDOW = 8;
     static final int USER = 100;
     static final int MODEL = 101;
 
@@ -81,7 +82,7 @@ final class ToyBundle {
                         "vocab_size", VOCAB, "hidden_size", HIDDEN, "intermediate_size", 8, "num_layers", LAYERS,
                         "num_heads", 2, "num_kv_heads", 2, "head_dim", 2,
                         "global_num_kv_heads", 1, "global_head_dim", 4,
-                        "sliding_window", 8, "canvas_length", N, "eos_token_ids", Arrays.asList(EOS, END_OF_TURN),
+                        "sliding_window", WINDOW, "canvas_length", N, "eos_token_ids", Arrays.asList(EOS, END_OF_TURN),
                         "layer_types", Arrays.asList("sliding_attention", "full_attention")),
                 "tokenizer", null,
                 "chat", object(
@@ -92,8 +93,8 @@ final class ToyBundle {
                 "canvas_length", N, "steps", STEPS, "context", CONTEXT, "chunk", CHUNK,
                 "sampler", object("steps", STEPS), "noise", object("rows", STEPS),
                 "dims", object(
-                        "S", Arrays.asList(1, CONTEXT), "C", Arrays.asList(1, CHUNK), "R", Arrays.asList(1, CHUNK),
-                        "A", Arrays.asList(1, N)),
+                        "S", Arrays.asList(1, CONTEXT), "L", Arrays.asList(1, CONTEXT), "C", Arrays.asList(1, CHUNK),
+                        "R", Arrays.asList(1, CHUNK), "A", Arrays.asList(1, N)),
                 "graphs", object("onnx", graphs()), "quantization", object("recipe", "fp32"),
                 "tools", object("dgemma", "0"), "provenance", object("licence", "none"));
     }
@@ -104,7 +105,8 @@ final class ToyBundle {
         List<Object> active = new ArrayList<>();
         for (int layer = 0; layer < LAYERS; layer++) {
             for (String kind : Arrays.asList("key", "value")) {
-                prefix.add(spec("prefix_" + kind + "_" + layer, "float32", 1, "S", heads(layer), dim(layer)));
+                prefix.add(spec("prefix_" + kind + "_" + layer, "float32", 1, layer == 0 ? "L" : "S", heads(layer),
+                        dim(layer)));
                 fresh.add(spec("new_" + kind + "_" + layer, "float32", 1, "C", heads(layer), dim(layer)));
                 active.add(spec("new_" + kind + "_" + layer, "float32", 1, "A", heads(layer), dim(layer)));
             }

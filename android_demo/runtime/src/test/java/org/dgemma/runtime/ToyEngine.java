@@ -155,15 +155,17 @@ class ToyEngine implements Engine {
     /** Ids of the prefix, read from every layer's keys; positions are checked against the values. */
     static List<Integer> prefix(Map<String, Tensor> feeds, int length) {
         List<Integer> ids = new ArrayList<>();
-        for (int layer = 0; layer < ToyBundle.LAYERS; layer++) {
+        for (int layer = ToyBundle.LAYERS - 1; layer >= 0; layer--) { // the last one is full
             int row = (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer));
-            for (int i = 0; i < length; i++) {
+            int first = first(feeds, layer);
+            assertTrue("a layer lacks what it sees", first <= Math.max(0, length - (ToyBundle.WINDOW - 1)));
+            for (int i = first; i < length; i++) {
                 for (int j = 0; j < row; j++) {
-                    int at = 4 * (i * row + j);
+                    int at = 4 * ((i - first) * row + j);
                     float value = feeds.get("prefix_value_" + layer).data.getFloat(at);
                     assertEquals("a value is in the wrong slot", i, value, 0);
                     int id = (int) feeds.get("prefix_key_" + layer).data.getFloat(at);
-                    if (layer == 0 && j == 0) {
+                    if (layer == ToyBundle.LAYERS - 1 && j == 0) {
                         ids.add(id);
                     }
                     assertEquals("keys of a token", ids.get(i).intValue(), id);
@@ -171,6 +173,12 @@ class ToyEngine implements Engine {
             }
         }
         return ids;
+    }
+
+    /** The first slot that a layer has: sliding ones have the last of them. */
+    private static int first(Map<String, Tensor> feeds, int layer) {
+        String whole = "prefix_key_" + (ToyBundle.LAYERS - 1);
+        return (int) (feeds.get(whole).size(1) - feeds.get("prefix_key_" + layer).size(1));
     }
 
     private List<Integer> rows(Map<String, Tensor> feeds, Map<String, Tensor> outputs, int count) {
@@ -230,7 +238,8 @@ class ToyEngine implements Engine {
             target[i] = following(ids);
             ids.add(target[i]);
             for (int layer = 0; layer < ToyBundle.LAYERS && feeds.get("settled").data.get(i) != 0; layer++) {
-                int at = 4 * (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer)) * (length + i);
+                int at = 4 * (int) (ToyBundle.heads(layer) * ToyBundle.dim(layer))
+                        * (length + i - first(feeds, layer));
                 assertEquals("keys of a position", -1 - i, feeds.get("prefix_key_" + layer).data.getFloat(at), 0);
                 assertEquals("its last ones", lastRun[i], feeds.get("prefix_value_" + layer).data.getFloat(at), 0);
             }

@@ -31,12 +31,20 @@ public final class Tensor {
 
     /** The first {@code rows} of axis 1 of a tensor whose axis 0 is 1; it shares the memory. */
     public Tensor firstRows(int rows) {
-        if (shape.length < 2 || shape[0] != 1 || rows < 0 || rows > shape[1]) {
-            throw new IllegalArgumentException(rows + " rows of shape " + Arrays.toString(shape));
+        return rows(0, rows);
+    }
+
+    /** Rows {@code from} up to {@code end} of axis 1 of a tensor whose axis 0 is 1; it shares the memory. */
+    public Tensor rows(int from, int end) {
+        if (shape.length < 2 || shape[0] != 1 || from < 0 || from > end || end > shape[1]) {
+            throw new IllegalArgumentException("rows " + from + " to " + end + " of shape " + Arrays.toString(shape));
         }
         long[] part = shape.clone();
-        part[1] = rows;
-        return first(part);
+        part[1] = end - from;
+        long row = dtype.bytes * elements(shape) / Math.max(1, shape[1]);
+        ByteBuffer view = data.duplicate();
+        view.clear().position((int) (row * from)).limit((int) (row * end));
+        return new Tensor(dtype, part, view.slice().order(ByteOrder.nativeOrder()));
     }
 
     /** The first elements, as an array of another shape; it shares the memory. */

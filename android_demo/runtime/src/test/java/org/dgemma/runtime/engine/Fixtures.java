@@ -92,6 +92,7 @@ final class Fixtures {
     static Map<String, Integer> dims(int s, int c) {
         Map<String, Integer> dims = new HashMap<>();
         dims.put("S", s);
+        dims.put("L", s);
         dims.put("C", c);
         return dims;
     }
