@@ -26,6 +26,10 @@ def costs(runs: Sequence[Json]) -> list[list[str]]:
         over = _point(run)["step_over_pace"]
         return f"{over['median']:.2f} [{over['q1']:.2f} … {over['q3']:.2f}]"
 
+    def grown(run: Json) -> str:
+        last = run["growth"][-1]
+        return f"{last['step_ms']['median'] / 1e3:.2f} s, {last['token_ms']['median']:.0f} ms ({last['prefix']:,})"
+
     def resident(run: Json) -> str:
         running = run["memory"]["running"]
         return f"{running['anonymous'] / 1e9:.2f} + {running['file'] / 1e9:.2f} GB"
@@ -41,6 +45,7 @@ def costs(runs: Sequence[Json]) -> list[list[str]]:
         "the shortest step, of that floor": lambda run: f"{_shortest(run):.2f}",
         "of that floor at its products' pace before and after": paced,
         "an autoregressive token, same bundle": lambda run: f"{_point(run)['token_ms']['median']:.0f} ms",
+        "a step and a token after a long prefix": grown,
         "prefill": lambda run: f"{run['prefill']['tokens_per_s']:.0f} tokens/s",
         "weights as kernels hold them": lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB",
         "transient memory of a step": lambda run: f"{run['memory']['transient_bytes'] / 1e6:.0f} MB",
@@ -50,11 +55,11 @@ def costs(runs: Sequence[Json]) -> list[list[str]]:
     return [[name, *(cell(run) for run in runs)] for name, cell in cells.items()]
 
 
-def processors(kinds: Iterable[tuple[str, Sequence[Json | None]]]) -> list[list[str]]:
+def processors(kinds: Iterable[Sequence[Json | None]]) -> list[list[str]]:
     """Steps by the instructions that multiply bytes; others are hidden from the process by `tests/x86/hide.py`.
 
     Args:
-        kinds: what to add to a processor's name, and its runs, None where a bundle has none, but not for all.
+        kinds: runs on one kind of processor, None where a bundle has none, but not for all.
     """
 
     def cell(run: Json | None) -> str:
@@ -64,19 +69,17 @@ def processors(kinds: Iterable[tuple[str, Sequence[Json | None]]]) -> list[list[
         return f"{point['step_ms']['median'] / 1e3:.2f} s: {point['step_over_kernel_floor']:.2f}, {_shortest(run):.2f}"
 
     rows = []
-    for added, runs in kinds:
+    for runs in kinds:
         known = next(run for run in runs if run)
-        rows.append([known["machine"]["cpu"] + added, known["ceilings"]["int8_path"], *map(cell, runs)])
+        rows.append([known["machine"]["cpu"], known["ceilings"]["int8_path"], *map(cell, runs)])
     return rows
 
 
-def notes(run: Json, other: Json) -> str:
-    """The machine of a run, and transformers' step of the same shape, of its own date."""
+def notes(run: Json) -> str:
+    """The machine of a run."""
     machine = run["machine"]
     facts = f"{machine['cpu']}, {machine['int8']}; onnxruntime {machine['versions']['onnxruntime']}, executorch "
-    facts += f"{machine['versions']['executorch']}; {machine['date'][:10]}"
-    steps = ", ".join(f"{one['median']:.2f} s in {name}" for name, one in other["step"].items())
-    return f"{facts}; transformers {other['transformers']} took {steps} a step on {other['machine']['date'][:10]}."
+    return facts + f"{machine['versions']['executorch']}; {machine['date'][:10]}."
 
 
 def _point(run: Json) -> Json:

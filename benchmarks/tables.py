@@ -189,16 +189,16 @@ FULL_SIZE = ("w8-onnx", "w4-mixed-onnx", "w4-mixed-executorch")
 def full_size() -> str:
     runs = [read(f"bench-2b-{name}.json") for name in FULL_SIZE]
     rows = [*header("`2b`, canvas 256, prefix 512, `topk:16`", *map(of_2b.title, runs)), *_lines(of_2b.costs(runs))]
-    return "\n".join([*rows, "", of_2b.notes(runs[0], read("2b-transformers-step.json"))])
+    return "\n".join([*rows, "", of_2b.notes(runs[0])])
 
 
 def processors() -> str:
     def find(name: str) -> Json | None:
         return read(name) if (RESULTS / name).exists() else None
 
-    kinds = {"": "", "-vnni": "", "-no-vnni": "", "-epyc": ", graphs of before"}  # of a file's name → of a processor's
-    found = [(added, [find(f"bench-2b-{name}{kind}.json") for name in FULL_SIZE]) for kind, added in kinds.items()]
-    titles = (of_2b.title(run) for run in found[0][1] if run)
+    kinds = ("", "-amx", "-vnni", "-no-vnni")  # what a file's name ends in
+    found = [[find(f"bench-2b-{name}{kind}.json") for name in FULL_SIZE] for kind in kinds]
+    titles = (of_2b.title(run) for run in found[0] if run)
     return "\n".join([*header("machine", "int8 products by", *titles), *_lines(of_2b.processors(found))])
 
 

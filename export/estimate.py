@@ -63,7 +63,7 @@ class Estimate:
         if "executorch" in self.engines:  # copies of the table while constants are collected; caches to trace `generate`
             caches = sum(4 * math.prod(map(int, s.shape)) for s in prefix_specs(config, self.request.shapes.context))
             more = (70 + 30 * layers) * MB + 0.8 * caches
-            found["executorch"] = _IMPORTS + float_model + self.sizes["executorch"] + 3 * table + more
+            found["executorch"] = _IMPORTS + float_model + self.sizes["executorch"] + 3.7 * table + more
         return {stage: int(size) for stage, size in found.items()}
 
     @property
@@ -92,15 +92,15 @@ class Estimate:
         layers, billions = self.request.config.num_layers, self.parameters / 1e9
         found = [("load", 3.0)]
         if self.request.recipe.quantizes and not self.request.is_quantized:
-            found.append(("quantize", 24 * billions))
+            found.append(("quantize", 16 * billions))
         if "onnx" in self.engines:
-            found += [("onnx: embed", 3), ("onnx: condition", 2), ("onnx: stack", 3 * layers)]
-            found += [("onnx: graphs", 3 + 2 * billions), ("onnx", 14)]  # pieces of the head come before the graphs
+            found += [("onnx: embed", 3), ("onnx: condition", 2), ("onnx: stack", 5 * layers)]
+            found += [("onnx: graphs", 3 + 2 * billions), ("onnx", 22)]  # pieces of the head come before the graphs
         if "executorch" in self.engines:
             found += [("executorch: layers", 4 + 1.8 * layers), ("executorch: encode", 3 + 0.4 * layers)]
-            found += [("executorch: denoise", 8 + layers)]  # two methods, of all positions and of some
-            found += [(f"executorch: {name}", 3 + 0.3 * layers) for name in ("decode", "check")]
-            found += [("executorch: generate", 5 + 0.3 * layers), ("executorch: write", 3 + 8 * billions)]
+            found += [("executorch: denoise", 20 + 5.3 * layers)]  # two methods, of all positions and of some
+            found += [("executorch: decode", 3 + 0.5 * layers), ("executorch: check", 3 + 0.8 * layers)]
+            found += [("executorch: generate", 5 + 0.9 * layers), ("executorch: write", 3 + 15 * billions)]
         return found
 
     def lines(self, checkpoint: Path | str) -> list[str]:

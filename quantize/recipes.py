@@ -26,7 +26,7 @@ METHODS: tuple[Method, ...] = ("nearest", "searched", "gptq")
 BITS = (4, 8, 32)
 ROUTER_BITS = 8  # at least: a router that errs sends tokens to other experts
 _EXTREMES = 2  # columns that a `.pte` keeps beside an 8-bit matrix; a 4-bit one has a group more
-_GRAPH = 45_000  # bytes of graphs and padding for each layer
+_GRAPH = 70_000  # bytes of graphs and padding for each layer
 
 
 @dataclass(frozen=True, kw_only=True)

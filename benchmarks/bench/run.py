@@ -171,8 +171,8 @@ def _judged(found: growth.Point, model: Model, top: ceilings.Ceilings, canvas: i
         for name, floor in zip(("floor", "kernel_floor"), floors, strict=True):
             point[f"{figure}_{name}_ms"] = None if floor is None else 1e3 * floor
             point[f"{figure}_over_{name}"] = None if floor is None else middle / (1e3 * floor)
-    turns = found.turns[1:] or found.turns  # the first was a warm-up
-    paced = [turn.step / floor for turn in turns if (floor := replace(top, kernels=dict(turn.rates)).kernel_floor_s(step))]
+    floors_s = [replace(top, kernels=dict(turn.rates)).kernel_floor_s(step) for turn in found.turns]
+    paced = [turn.step / floor for turn, floor in zip(found.turns, floors_s, strict=True) if floor]
     point["step_over_pace"] = asdict(quartiles(paced)) if paced else None
     point["canvas_tokens_over_step"] = canvas * point["token_ms"]["median"] / point["step_ms"]["median"]
     return point

@@ -125,7 +125,7 @@ public class OnnxEngineTest {
             Call wide = new Call(bundle, "encode", 64, 65);
             refused(() -> wide.on(engine), "C = 65 is outside 1…64");
             Call none = new Call(bundle, "encode", 0, 8);
-            refused(() -> none.on(engine), "S = 0 is outside 1…");
+            refused(() -> none.on(engine), " = 0 is outside 1…");
             Map<String, Tensor> outputs = new HashMap<>(call.outputs);
             outputs.put("new_key_3", Tensor.zeros(DType.FLOAT32, 1, 7, 2, 32));
             refused(() -> engine.run("encode", call.feeds, outputs), "output 'new_key_3'");
