@@ -29,6 +29,7 @@ class Shapes:
     context: int
 
 
+PREFIX_DIMS = ("S", "L")  # open dimensions that span the context
 Sampled = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # next canvas, argmax, entropy, accepted [1, N], soft [1, N, D]
 
 
@@ -76,11 +77,10 @@ class Stack(nn.Module):
         return [hidden, *flatten(new)]
 
 
-def _slots(config: ModelConfig, prefix: list[Tensor]) -> tuple[int | None, int]:
-    """Slots of sliding layers, None where they have all, and of full ones; all layers are of one kind in some models."""
-    sliding, full = ([2 * i for i in range(config.num_layers) if config.is_full(i) == kind] for kind in (False, True))
-    local = prefix[sliding[0]].shape[1] if sliding and full else None
-    return local, prefix[(full or sliding)[0]].shape[1]
+def _slots(config: ModelConfig, prefix: list[Tensor]) -> tuple[int, int]:
+    """Slots of the first sliding and the first full layer; of any, where a model has layers of one kind alone."""
+    of_kind = {config.is_full(i): prefix[2 * i].shape[1] for i in reversed(range(config.num_layers))}
+    return of_kind.get(False, prefix[0].shape[1]), of_kind.get(True, prefix[0].shape[1])
 
 
 class Encode(nn.Module):

@@ -18,7 +18,7 @@ from dgemma.core.errors import ExportError
 from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.staging import staging
-from dgemma.export.graphs import Shapes, specs
+from dgemma.export.graphs import PREFIX_DIMS, Shapes, specs
 from dgemma.export.request import ENGINES, Weights, check, read_text, read_weights
 
 # What was tested; a reader with an older engine refuses the bundle.
@@ -51,7 +51,7 @@ def lower(
     graphs = {}
     for name, (inputs, outputs) in wanted.items():
         if name == "generate":  # its prefix is always the whole context
-            inputs = [replace(t, shape=tuple(shapes.context if d in ("S", "L") else d for d in t.shape)) for t in inputs]
+            inputs = [replace(t, shape=tuple(shapes.context if d in PREFIX_DIMS else d for d in t.shape)) for t in inputs]
         graphs[name] = GraphSpec(file="executorch/model.pte", method=name, inputs=tuple(inputs), outputs=tuple(outputs))
     return graphs, {"operations": report}
 
@@ -101,7 +101,7 @@ def export_bundle(
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
             dims={
-                **dict.fromkeys(("S", "L"), (1, shapes.context)), **dict.fromkeys(("C", "R"), (1, shapes.chunk)),
+                **dict.fromkeys(PREFIX_DIMS, (1, shapes.context)), **dict.fromkeys(("C", "R"), (1, shapes.chunk)),
                 "A": (1, shapes.canvas),
             },
             graphs=graphs,

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dgemma.core.manifest import TensorSpec
-from dgemma.export.graphs import Shapes, example
+from dgemma.export.graphs import PREFIX_DIMS, Shapes, example
 
 
 def trace(module: nn.Module, inputs: list[TensorSpec], shapes: Shapes) -> ExportedProgram:
     """Export with example inputs; dimensions S and L span the context, C the chunk, A and E the canvas, M and R what is longer,
     chunk or canvas."""
     most = max(shapes.chunk, shapes.canvas)
-    lengths = {"C": shapes.chunk, "A": shapes.canvas, "E": shapes.canvas, "M": most, "R": most}
-    lengths |= dict.fromkeys(("S", "L"), shapes.context)
+    lengths = dict.fromkeys(PREFIX_DIMS, shapes.context)
+    lengths |= {"C": shapes.chunk, "A": shapes.canvas, "E": shapes.canvas, "M": most, "R": most}
     ranges = {name: (1, length) for name, length in lengths.items()}
     sizes = {name: max(2, high // 2) for name, (_, high) in ranges.items()}
     arguments = example(inputs, sizes | {"L": max(2, shapes.context // 3)})  # of equal sizes the tracer makes one

@@ -57,8 +57,7 @@ class Prefix:
             for kind in ("key", "value"):
                 self._caches.append((f"prefix_{kind}_{layer}", f"new_{kind}_{layer}", zeros(shape)))
         self._rows = [(name, cache[0]) for _, name, cache in self._caches]
-        self._slots: dict[str, tuple[int, int]] = {}  # graph → fewest and most slots that it takes
-        self._local: dict[str, set[str]] = {}  # graph → its inputs that take the last of the slots alone
+        self._slots: dict[str, tuple[tuple[int, int], set[str]]] = {}  # graph → what `_dims` finds of it
         self._views: dict[str, tuple[tuple[int, int], Feeds]] = {}  # graph → slots handed out, the first local one, and where
 
     def extend(self, ids: Sequence[int]) -> None:
@@ -76,8 +75,8 @@ class Prefix:
         dictionary as long as its slots stay the same.
         """
         if graph not in self._slots:
-            self._slots[graph], self._local[graph] = self._dims(graph)
-        (low, high), local = self._slots[graph], self._local[graph]
+            self._slots[graph] = self._dims(graph)
+        (low, high), local = self._slots[graph]
         slots = min(max(low, -(-max(1, self.encoded + behind) // SLOT_STEP) * SLOT_STEP), high, self.context)
         first = max(0, self.encoded - (self._window - 1)) // SLOT_STEP * SLOT_STEP if local else 0
         if (slots, first) != self._views.get(graph, ((0, 0), {}))[0]:
@@ -86,7 +85,7 @@ class Prefix:
         return self._views[graph][1]
 
     def _dims(self, graph: str) -> tuple[tuple[int, int], set[str]]:
-        """Range of the number of slots that a graph takes, and its inputs that have another dimension: `L`, the last slots."""
+        """Fewest and most slots that a graph takes, and its inputs that take the last of them alone."""
         names = [name for name, _, _ in self._caches]
         shapes = {t.name: t.shape[1] for t in self._engine.bundle.graph(self._engine.name, graph).inputs if t.name in names}
         local = {name for name in names if shapes[name] == LOCAL}

@@ -106,7 +106,9 @@ class Probe:
         missing: dict[str, str] = {}
         for name in PRODUCTS:
             try:
-                runs[name] = _onnxruntime(name, *shape, threads)
+                run = _onnxruntime(name, *shape, threads)
+                run()  # a kernel that refuses is missing
+                runs[name] = run
             except ModuleNotFoundError:
                 missing[name] = "onnxruntime is not installed; pip install 'dgemma[onnx]'"
             except Exception as error:  # this library's refusals have no common type
@@ -126,10 +128,12 @@ class Probe:
 
     def ceilings(self) -> Ceilings:
         """The best of everything; takes about `BEST_S` each."""
-        own = {name: self._operations / min(_durations(run, BEST_S)) for name, run in self._products.items()}
+        def best(run: Callable[[], object]) -> float:
+            return self._operations / min(_durations(run, BEST_S))
+
+        own = {name: best(run) for name, run in self._products.items()}
         kernels = {
-            name: own[name] if run is self._products.get(name) else self._operations / min(_durations(run, BEST_S))
-            for name, run in self._kernels.items()
+            name: own[name] if run is self._products.get(name) else best(run) for name, run in self._kernels.items()
         }
         return Ceilings(
             products=own, bytes_per_s=_read(self._read_bytes, self._threads), read_bytes=self._read_bytes,
@@ -200,8 +204,8 @@ def _durations(call: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of calls, three at least, for so long; the first one, a warm-up, is not among them."""
     call()
     found: list[float] = []
-    started = end = time.perf_counter()
-    end += seconds
+    started = time.perf_counter()
+    end = started + seconds
     while len(found) < 3 or started < end:
         call()
         now = time.perf_counter()

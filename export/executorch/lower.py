@@ -28,7 +28,7 @@ from dgemma.export.executorch.norm import WholeRMSNorm
 from dgemma.export.executorch.once import store_once
 from dgemma.export.executorch.swap import swap
 from dgemma.export.executorch.visitors import our_partitioner
-from dgemma.export.graphs import Shapes, Stack, example, sharing, specs, stack_inputs
+from dgemma.export.graphs import PREFIX_DIMS, Shapes, Stack, example, sharing, specs, stack_inputs
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Attention, Denoiser, RMSNorm
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -101,7 +101,7 @@ def lower(
         progress("executorch: generate")
         step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
         looped = ScanGenerate(step, policy, model.config.hidden_size)
-        given = example(wanted["generate"][0], dict.fromkeys(("S", "L"), shapes.context))
+        given = example(wanted["generate"][0], dict.fromkeys(PREFIX_DIMS, shapes.context))
         outer = torch.export.export(looped, given, strict=True)
         edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
         progress("executorch: write")

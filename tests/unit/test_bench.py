@@ -158,6 +158,18 @@ def test_a_pace_is_the_median_and_a_ceiling_the_best(quick: None, monkeypatch: p
     assert probe.pace(0.0) == {"float32": operations / 2}
 
 
+def test_a_product_that_is_refused_when_it_runs_is_missing(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ceilings._onnxruntime
+
+    def refused() -> object:
+        raise RuntimeError("no kernel\nwith a long story")
+
+    monkeypatch.setattr(ceilings, "_onnxruntime", lambda name, *shape: refused if name == "int4" else made(name, *shape))
+    top = ceilings.Probe(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(4,)).ceilings()
+    assert top.missing == {"int4": "onnxruntime refuses it: no kernel"} == top.missing_kernels
+    assert set(top.products) == {"int8", "float32"} and set(top.kernels) == {"float32"}
+
+
 def test_without_onnxruntime_it_is_said_what_is_missing(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

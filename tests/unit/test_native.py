@@ -46,9 +46,9 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def feeds(bundle: Bundle, graph: str, sizes: dict[str, int], seed: int = 0) -> Feeds:
     """Random inputs that a graph takes; open sizes are given."""
     rng, model, found = np.random.default_rng(seed), bundle.manifest.model, {}
+    sizes = {"L": sizes["S"], **sizes}
     for spec in bundle.graph("executorch", graph).inputs:
-        local = sizes.get("L", sizes["S"])
-        shape = [{"L": local, **sizes}.get(d, sizes["C"]) if isinstance(d, str) else d for d in spec.shape]
+        shape = [sizes.get(d, sizes["C"]) if isinstance(d, str) else d for d in spec.shape]
         if spec.name in ("tokens", "canvas"):
             found[spec.name] = rng.integers(0, model.vocab_size, shape)
         elif spec.name == "words":
