@@ -23,6 +23,7 @@ from dgemma.quantize.recipes import class_of, file_bytes, stored_bytes
 
 MB = 1e6
 _IMPORTS = 650 * MB  # of torch and both exporters
+_DISK = 200 * MB  # a second: what an ordinary laptop disk keeps up for large files
 _SEARCH = 1.45  # memory of rounding a matrix, in sizes of its float32 form
 
 
@@ -90,17 +91,21 @@ class Estimate:
     def seconds(self) -> list[tuple[str, float]]:
         """Stages in order, by how their names begin, and about how long each takes."""
         layers, billions = self.request.config.num_layers, self.parameters / 1e9
-        found = [("load", 3.0)]
+        written = {engine: size / _DISK for engine, size in self.sizes.items()}
+        read = max(written.values()) if self.request.is_quantized else 2 * self.parameters / _DISK  # checkpoints are bfloat16
+        found = [("load", 3.0 + read)]
         if self.request.recipe.quantizes and not self.request.is_quantized:
             found.append(("quantize", 16 * billions))
         if "onnx" in self.engines:
             found += [("onnx: embed", 3), ("onnx: condition", 2), ("onnx: stack", 5 * layers)]
-            found += [("onnx: graphs", 3 + 2 * billions), ("onnx", 22)]  # pieces of the head come before the graphs
+            found += [("onnx: graphs", 3 + 2 * billions + written["onnx"])]
+            found += [("onnx", 22)]  # pieces of the head come before the graphs
         if "executorch" in self.engines:
             found += [("executorch: layers", 4 + 1.8 * layers), ("executorch: encode", 3 + 0.4 * layers)]
             found += [("executorch: denoise", 20 + 5.3 * layers)]  # two methods, of all positions and of some
             found += [("executorch: decode", 3 + 0.5 * layers), ("executorch: check", 3 + 0.8 * layers)]
-            found += [("executorch: generate", 5 + 0.9 * layers), ("executorch: write", 3 + 15 * billions)]
+            found += [("executorch: generate", 5 + 0.9 * layers)]
+            found += [("executorch: write", 3 + 15 * billions + written["executorch"])]
         return found
 
     def lines(self, checkpoint: Path | str) -> list[str]:
@@ -132,18 +137,26 @@ def attention(config: ModelConfig, rows: int, context: int) -> int:
 
 
 class TimeLeft:
-    """Adds to each stage's name how long the rest will take: the model's proportions at the pace seen so far."""
+    """Adds to each stage's name how long the rest will take: the model's proportions at the pace seen so far.
+
+    The time left never rises. Where the pace seen calls for more than was last shown, the line says so without a figure.
+    """
 
     def __init__(self, estimate: Estimate, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._stages, self._say, self._clock = estimate.seconds, say, clock
         self._total = sum(seconds for _, seconds in self._stages)
         self._start = clock()
+        self._shown = math.inf
 
     def __call__(self, stage: str) -> None:
         done = self.done(stage)
         elapsed = self._clock() - self._start
         pace = max(elapsed / done, 0.2) if done > 0.05 * self._total else 1.0
         left = (self._total - done) * pace
+        if left > self._shown:
+            self._say(f"{stage}, longer than planned")
+            return
+        self._shown = left
         self._say(f"{stage}, about {_time(left)} left" if left >= 1 else stage)
 
     def done(self, stage: str) -> float:

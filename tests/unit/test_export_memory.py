@@ -165,16 +165,37 @@ def test_an_export_holds_its_weights_once(engine: str, tmp_path: Path) -> None:
     assert 0.85 < planned / found < 1.15, (planned, found)
 
 
-def test_time_left_follows_the_pace() -> None:
-    made, said, now = estimate("2b", "w8", random_weights=0), list[str](), [0.0]
+def figures(made: Estimate, slower: float) -> list[str]:
+    """What is said at the start of each stage by a machine that takes `slower` times what is planned."""
+    said, now = list[str](), [0.0]
     left = TimeLeft(made, said.append, lambda: now[0])
-    total = sum(seconds for _, seconds in made.seconds)
-    left("load")
-    half = left.done("executorch: layers")
-    now[0] = 2 * half  # half as fast as the model has it
-    left("executorch: layers")
-    left("golden")
-    assert said[0].startswith("load, about ") and said[2] == "golden"
-    assert said[1] == f"executorch: layers, about {2 * (total - half) / 60:.0f} min left"
+    for name, seconds in made.seconds:
+        left(name)
+        now[0] += slower * seconds
+    return said
+
+
+def shown(line: str) -> float:
+    number, unit = line.split(" about ")[1].split(" ")[:2]
+    return float(number) * (60 if unit == "min" else 1)
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 3.0])
+def test_time_left_never_rises(slower: float) -> None:
+    said = figures(estimate("2b", "w8", random_weights=0), slower)
+    left = [shown(line) for line in said if " about " in line]
+    assert len(left) >= 3 and left == sorted(left, reverse=True)
+    assert any(line.endswith("longer than planned") for line in said) == (slower > 1)
+
+
+def test_time_is_no_less_than_the_files_take_to_read_and_write() -> None:
+    made = estimate("26b-a4b", "fp32", random_weights=0)
+    least = (2 * made.parameters + sum(made.sizes.values())) / 200e6
+    assert sum(seconds for _, seconds in made.seconds) > least
+
+
+def test_time_left_counts_the_parts_of_a_stage() -> None:
+    made = estimate("2b", "w8", random_weights=0)
+    left = TimeLeft(made, [].append, lambda: 0.0)
     parts = [left.done(f"quantize: {n} of 4  x") for n in range(5)]
     assert parts == sorted(parts) and parts[4] - parts[0] == pytest.approx(16 * made.parameters / 1e9)
