@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dgemma.core.config import ModelConfig
+from dgemma.core.errors import ExportError
 from dgemma.core.sampler import EXACT
 from dgemma.core.shapes import Shape, parameter_shapes
 from dgemma.export.graphs import prefix_specs
@@ -107,6 +109,17 @@ class Estimate:
             found += [("executorch: generate", 5 + 0.9 * layers)]
             found += [("executorch: write", 3 + 15 * billions + written["executorch"])]
         return found
+
+    def check_disk(self, out: Path) -> None:
+        """Raises ExportError where the files of the engines cannot fit on the disk of `out`."""
+        if not out.parent.is_dir():
+            return  # the export itself says so
+        needed, free = sum(self.sizes.values()), shutil.disk_usage(out.parent).free
+        if needed > free:
+            raise ExportError(
+                f"--out {out}: the graphs take {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; "
+                "free some space, choose another disk, or a smaller --recipe"
+            )
 
     def lines(self, checkpoint: Path | str) -> list[str]:
         """The plan for people; raises CheckpointError for a tokenizer that does not fit."""

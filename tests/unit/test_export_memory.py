@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import micro
 import pytest
@@ -17,6 +19,7 @@ from torch import nn
 
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
+from dgemma.core.errors import ExportError
 from dgemma.export import graphs, request
 from dgemma.export.estimate import Estimate, TimeLeft
 from dgemma.export.executorch import once
@@ -199,3 +202,16 @@ def test_time_left_counts_the_parts_of_a_stage() -> None:
     left = TimeLeft(made, [].append, lambda: 0.0)
     parts = [left.done(f"quantize: {n} of 4  x") for n in range(5)]
     assert parts == sorted(parts) and parts[4] - parts[0] == pytest.approx(16 * made.parameters / 1e9)
+
+
+def test_an_export_that_cannot_fit_on_the_disk_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = estimate("2b", "w8", random_weights=0)
+    needed = sum(made.sizes.values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    made.check_disk(tmp_path / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(ExportError, match=r"GB free"):
+        made.check_disk(tmp_path / "out")
+    assert not list(tmp_path.iterdir())

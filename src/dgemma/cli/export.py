@@ -53,6 +53,8 @@ def run(
         print("\n".join(estimate.lines(checkpoint)))
         return 0
 
+    estimate.check_disk(out)
+
     def golden(stage: Path) -> None:
         from dgemma.core.manifest import read_manifest
         from dgemma.verify import golden
