@@ -185,8 +185,8 @@ def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | No
     found = read_tokenizer(request.folder) if request.folder else None
     if found is None or request.folder is None:
         return None, None
-    spec, encode, piece = found
+    spec = found.spec
     if spec.vocab_size > request.config.vocab_size:
         where, most = request.folder / spec.file, request.config.vocab_size
         raise CheckpointError(f"{where}: has {spec.vocab_size} pieces but the model {most} ids; copy the right tokenizer")
-    return spec, chat_template(request.folder, request.config, encode, piece)
+    return spec, chat_template(request.folder, request.config, found)

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dgemma.core.errors import TokenizerError, UsageError
-from dgemma.core.manifest import ChatTemplate, Manifest
+from dgemma.core.manifest import TRIMS, ChatTemplate, Manifest
 from dgemma.runtime.bundle import Bundle
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_NO_CHARACTER = "\U0010fffe"  # in no vocabulary
 
 
 class Tokenizer(ABC):
@@ -39,8 +40,17 @@ class Tokenizer(ABC):
         except Exception:  # what the libraries say of it names C++ types
             raise TokenizerError("the text cannot be encoded; give valid Unicode text") from None
 
-    def encode_user(self, text: str) -> list[int]:
-        """Ids of text that somebody typed: markers in it are encoded as the plain characters that they are."""
+    def encode_user(self, text: str, *, before: int | None = None, after: int | None = None) -> list[int]:
+        """Ids of text that somebody typed: markers in it are encoded as the plain characters that they are.
+
+        Args:
+            before: id of the marker that the text follows, whose neighbour it is encoded as.
+            after: the same of the marker that follows the text.
+        """
+        if before is not None or after is not None:
+            ids = self._encode_between(text, *("" if i is None else self._markers.get(i, "") for i in (before, after)))
+            if ids is not None:
+                return ids
         parts = [text]
         for marker in self._markers.values():
             if len(marker) > 1:
@@ -51,15 +61,20 @@ class Tokenizer(ABC):
         ids = [i for character in text for i in self.encode(character)]  # normalization made one from other characters
         return [i for i in ids if i not in self._markers]
 
+    def _encode_between(self, text: str, before: str, after: str) -> list[int] | None:
+        """Ids of the text where its neighbours matter to the format; None where they do not, or where it holds a marker."""
+        return None
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids without markers; incomplete UTF-8 shows as U+FFFD. Raises TokenizerError."""
+        """Text of the ids without markers, and without those past the vocabulary, which models are padded with; incomplete
+        UTF-8 shows as U+FFFD. Raises TokenizerError."""
         try:
-            return self._decode([int(i) for i in ids if int(i) not in self._markers])
+            return self._decode([int(i) for i in ids if int(i) not in self._markers and int(i) < self.vocab_size])
         except Exception as error:
             raise TokenizerError(f"ids cannot be decoded ({_line(error)}); they must lie below {self.vocab_size}") from None
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """One string per id for display, empty for markers; joined they are nearly `decode`."""
+        """One string per id for display, empty for markers, U+FFFD past the vocabulary; joined they are nearly `decode`."""
         return ["" if int(i) in self._markers else self._shown(int(i)) for i in ids]
 
     def _shown(self, token: int) -> str:
@@ -99,9 +114,17 @@ class HuggingFaceTokenizer(Tokenizer):
         size = int(self._model.get_vocab_size(with_added_tokens=True))
         marks = {i for i in markers if i < size and (i in special or _looks_special(self._piece(i)))}
         super().__init__(size, special | marks)
+        self._unknown = self._markers.keys() & self.encode(_NO_CHARACTER)  # what stands for unknown characters forges nothing
 
     def _encode(self, text: str) -> list[int]:
         return list(self._model.encode(text, add_special_tokens=False).ids)
+
+    def _encode_between(self, text: str, before: str, after: str) -> list[int] | None:
+        ids = self.encode(before + text + after)
+        start, end = len(before) > 0, len(ids) - (len(after) > 0)
+        around = [self._markers.get(i) for i in (*ids[:start], *ids[end:])]
+        forged = (self._markers.keys() - self._unknown) & {*ids[start:end], *self.encode(text)}
+        return None if forged or around != [marker for marker in (before, after) if marker] else ids[start:end]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._model.decode(ids, skip_special_tokens=False))
@@ -143,7 +166,11 @@ def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequen
     if before:
         ids = [] if before[-1] in manifest.model.eos_token_ids else [_end_of_turn(manifest, chat)]
         ids += chat.model_suffix
-    return [*ids, *chat.user_prefix, *tokenizer.encode_user(text), *chat.user_suffix, *chat.model_prefix]
+    ids += chat.user_prefix
+    following = [*chat.user_suffix, *chat.model_prefix]
+    content = chat.user_lead + TRIMS[chat.trim](text) + chat.user_tail
+    between = {"before": ids[-1] if ids else before[-1] if before else None, "after": following[0] if following else None}
+    return [*ids, *tokenizer.encode_user(content, **between), *following]
 
 
 def _end_of_turn(manifest: Manifest, chat: ChatTemplate) -> int:

@@ -11,7 +11,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dgemma.core.errors import CheckpointError
+from dgemma.core.manifest import WHITESPACE, ChatTemplate
 from dgemma.export.chat import chat_template, read_tokenizer
+from dgemma.export.template import read_template
 from dgemma.model.tiny.publish import TEMPLATE
 
 CONFIG = replace(micro.CONFIG, eos_token_ids=(1, 5))
@@ -33,8 +35,8 @@ def folder(tmp_path: Path) -> Path:
 def split(folder: Path, template: str) -> list[tuple[int, ...]]:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     found = read_tokenizer(folder)
-    assert found is not None and found[0].kind == "tokenizers" and found[0].vocab_size == len(PIECES) + 94
-    chat = chat_template(folder, CONFIG, found[1], found[2])
+    assert found is not None and found.spec.kind == "tokenizers" and found.spec.vocab_size == len(PIECES) + 94
+    chat = chat_template(folder, CONFIG, found)
     assert chat is not None
     return [chat.start, chat.user_prefix, chat.user_suffix, chat.model_prefix, chat.model_suffix]
 
@@ -43,12 +45,14 @@ def test_tokenizer_json(folder: Path) -> None:
     assert split(folder, TEMPLATE) == [(2,), (4, 7, 6), (5, 6), (4, 8, 6), (6,)]
 
 
-def test_sentencepiece_comes_first(folder: Path, tiny_checkpoint: Path) -> None:
+def test_tokenizer_json_comes_before_sentencepiece(folder: Path, tiny_checkpoint: Path) -> None:
     shutil.copy(tiny_checkpoint / "tokenizer.model", folder)
     found = read_tokenizer(folder)
-    assert found is not None and found[0].kind == "sentencepiece"
-    spec, encode, piece = found
-    assert "".join(map(piece, encode("lamp"))).replace("▁", "") == "lamp" and spec.vocab_size > 256
+    assert found is not None and found.spec.kind == "tokenizers"
+    (folder / "tokenizer.json").unlink()
+    found = read_tokenizer(folder)
+    assert found is not None and found.spec.kind == "sentencepiece" and found.spec.vocab_size > 256
+    assert "".join(map(found.piece, found.encode("lamp"))).replace("▁", "") == "lamp"
 
 
 def test_a_template_without_a_bos_and_one_without_a_stop(folder: Path) -> None:
@@ -58,7 +62,7 @@ def test_a_template_without_a_bos_and_one_without_a_stop(folder: Path) -> None:
 
 def test_no_template_and_no_tokenizer(folder: Path, tmp_path: Path) -> None:
     found = read_tokenizer(folder)
-    assert found is not None and chat_template(folder, CONFIG, found[1], found[2]) is None
+    assert found is not None and chat_template(folder, CONFIG, found) is None
     (tmp_path / "none").mkdir()
     assert read_tokenizer(tmp_path / "none") is None
 
@@ -86,4 +90,59 @@ def test_a_template_that_is_no_text(folder: Path) -> None:
     found = read_tokenizer(folder)
     assert found is not None
     with pytest.raises(CheckpointError, match="cannot be rendered"):
-        chat_template(folder, CONFIG, found[1], found[2])
+        chat_template(folder, CONFIG, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("added_tokens.json", '{"<|new|>": 900}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"900": {"content": "<|new|>"}}}'),
+    ],
+)
+def test_added_tokens_that_the_tokenizer_lacks(name: str, text: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    shutil.copy(tiny_checkpoint / "tokenizer.model", tmp_path)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer.model: lacks the added token '<\|new\|>' \(id 900\); .*save_pretrained"
+    ):
+        read_tokenizer(tmp_path)
+
+
+def test_places_of_a_template(tmp_path: Path) -> None:
+    assert read_template(tmp_path) is None
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "c"}', encoding="utf-8")
+    assert read_template(tmp_path) == (tmp_path / "chat_template.json", "c")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"chat_template": [{"name": "rag", "template": "r"}]}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="none is named default"):
+        read_template(tmp_path)
+    config.write_text('{"chat_template": [{"name": "default", "template": "b"}]}', encoding="utf-8")
+    assert read_template(tmp_path) == (config, "b")
+    (tmp_path / "chat_template.jinja").write_text("a", encoding="utf-8")
+    assert read_template(tmp_path) == (tmp_path / "chat_template.jinja", "a")
+    config.write_text("[", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: is not a JSON object"):
+        read_tokenizer_beside(tmp_path)
+
+
+def read_tokenizer_beside(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(Tokenizer(models.BPE({"a": 0}, [])).to_str(), encoding="utf-8")
+    read_tokenizer(folder)
+
+
+def test_what_trim_takes_away() -> None:
+    assert set(WHITESPACE) == {chr(c) for c in range(0x110000) if chr(c).isspace()}
+
+
+def test_trim_and_text_beside_the_content(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}<start_of_turn>Q: {{ m.content | trim }}!<end_of_turn>{% endfor %}", encoding="utf-8"
+    )
+    found = read_tokenizer(folder)
+    assert found is not None
+    chat = chat_template(folder, CONFIG, found)
+    assert chat == ChatTemplate(
+        start=(), user_prefix=(4,), user_suffix=(5,), model_prefix=(), model_suffix=(),
+        user_lead="Q: ", user_tail="!", trim="both",
+    )  # fmt: skip

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -22,6 +22,17 @@ from dgemma.core.sampler import SamplerConfig
 FORMAT_VERSION = 2  # 2: the sampler has `soft`, without which a bundle's is exact
 MANIFEST = "manifest.json"
 UNHASHED = (MANIFEST, "verify.json")
+# What `trim` takes away: the characters that Python's str.strip does.
+WHITESPACE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+TRIMS: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "both": lambda text: text.strip(WHITESPACE),
+    "start": lambda text: text.lstrip(WHITESPACE),
+    "end": lambda text: text.rstrip(WHITESPACE),
+}
 _MOST_BYTES = 8 << 20
 _MOST_DEPTH = 100  # containers inside one another
 _MOST_VALUES = 1 << 18  # in one manifest, containers included
@@ -58,13 +69,20 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """Ids around the turns of a chat; text between them is encoded on its own, so that it cannot forge a turn."""
+    """Ids around the turns of a chat, and what is done to the text between them, which cannot forge a turn.
+
+    The text is trimmed, and encoded in one piece with `user_lead` before and `user_tail` after it. Fields that hold their
+    default are left out of the manifest, so that bundles without them stay as they were.
+    """
 
     start: tuple[int, ...]
     user_prefix: tuple[int, ...]
     user_suffix: tuple[int, ...]
     model_prefix: tuple[int, ...]
     model_suffix: tuple[int, ...]  # after the stop token of a finished answer
+    user_lead: str = ""
+    user_tail: str = ""
+    trim: str = "none"  # a key of TRIMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +120,9 @@ class Manifest:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         values["model"], values["sampler"] = self.model.to_dict(), self.sampler.to_dict()
         plain = json.loads(json.dumps(values, default=asdict))
+        if self.chat is not None:
+            defaults = {f.name: f.default for f in fields(ChatTemplate) if f.default is not MISSING}
+            plain["chat"] = {k: v for k, v in plain["chat"].items() if k not in defaults or v != defaults[k]}
         return {**plain, "digest": digest(plain)}
 
     @classmethod
@@ -195,6 +216,8 @@ def read_manifest(
         for graph in graphs.values():
             if graph.file not in manifest.files:
                 raise BundleError(f"{path}: {engine!r} graph file {graph.file!r} is not listed; export the bundle again")
+    if manifest.chat and manifest.chat.trim not in TRIMS:
+        raise BundleError(f"{path}: chat.trim {manifest.chat.trim!r} is unknown; upgrade dgemma, or export the bundle again")
     if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
         raise BundleError(f"{path}: tokenizer {manifest.tokenizer.file!r} is not listed; export the bundle again")
     return manifest, expected

@@ -1,0 +1,91 @@
+"""A checkpoint's chat template: where it lies, and the jinja environment that transformers renders it in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dgemma.core.errors import CheckpointError
+
+TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+Render = Callable[..., str]
+
+
+def read_template(folder: Path) -> tuple[Path, str] | None:
+    """File and text of the template, in transformers' order: `chat_template.jinja`, then the tokenizer's configuration, then
+    the older `chat_template.json` of processors. Of several, the one named default. None where there is none."""
+    if (path := folder / TEMPLATE).is_file():
+        try:
+            return path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{path}: cannot be rendered (it is not UTF-8)") from None
+    for name in (TOKENIZER_CONFIG, "chat_template.json"):
+        found = read_json(folder / name).get("chat_template")
+        if isinstance(found, list):
+            found = {t["name"]: t["template"] for t in found if isinstance(t, dict) and {"name", "template"} <= t.keys()}
+        if isinstance(found, dict):
+            if "default" not in found:
+                raise CheckpointError(f"{folder / name}: has several chat templates and none is named default; name one so")
+            found = found["default"]
+        if isinstance(found, str):
+            return folder / name, found
+        if found is not None:
+            raise CheckpointError(f"{folder / name}: chat_template is neither a text nor a list of named texts; correct it")
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file; raises CheckpointError."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: is not a JSON object; copy the file again")
+    return values
+
+
+def compile_template(path: Path, text: str) -> Render:
+    """What renders the template with the variables given as keywords; raises jinja2's TemplateError."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )  # fmt: skip
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def strftime_now(form: str) -> str:
+        raise CheckpointError(f"{path}: writes today's date, which a bundle cannot carry; write a fixed one for strftime_now")
+
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    render: Render = environment.from_string(text).render
+    return render
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:  # fmt: skip
+    """Unlike jinja's own, it escapes nothing for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks what a model is trained on; the text is its body."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
