@@ -17,6 +17,7 @@ from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
 from dgemma.export.chat import chat_template, read_tokenizer
 from dgemma.export.graphs import Shapes
 from dgemma.model import checkpoint as checkpoints
+from dgemma.model import hf_config
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
@@ -178,6 +179,13 @@ def _licensed(folder: Path | None, provenance: dict[str, Any]) -> dict[str, Any]
     licence = next((name for name in LICENSES if (folder / name).is_file()), None)
     lines = (folder / licence).read_text(encoding="utf-8", errors="replace").split("\n") if licence else []
     return {**provenance, "licence": next((line.strip() for line in lines if line.strip()), None)}
+
+
+def notes(request: Request) -> tuple[str, ...]:
+    """What the checkpoint folder lacks and what of it is ignored, one line each; raises CheckpointError."""
+    if request.folder is None:
+        return ()
+    return hf_config.notes(request.folder)
 
 
 def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | None]:

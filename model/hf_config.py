@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 # Left out by a config.json, these head sizes of full layers are implied (`DiffusionGemmaTextConfig.__post_init__`).
 _DEFAULT_GLOBAL_HEAD_DIM = 512
+_DEFAULT_EOS = 1  # of a text config that leaves it out
 
 # Keys of the text config that become ModelConfig fields: (key, field, needed).
 _SHAPES = (
@@ -195,13 +196,15 @@ def _global_heads(text: Json, types: tuple[str, ...], where: str) -> Json:
     }
 
 
-def _eos(path: Path, sources: tuple[tuple[str, Any], ...]) -> tuple[int, ...] | None:
-    """Stop tokens from the first source that names some."""
-    for where, value in sources:
-        if value is not None:
-            ids = value if isinstance(value, list) else [value]
-            return tuple(_integer(i, f"{where}eos_token_id") for i in ids)
-    return None
+def _stop_tokens(path: Path, generation: Json, top: Json, text: Json) -> tuple[tuple[int, ...], str]:
+    """Stop tokens and the place that names them: the first of the three that names any; null and an empty list name none."""
+    places = ((f"{path.with_name(GENERATION)}: ", generation), (f"{path}: ", top), (f"{path}: text_config.", text))
+    for where, values in places:
+        value = values.get("eos_token_id", _DEFAULT_EOS if values is text else None)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if ids:
+            return tuple(_integer(i, f"{where}eos_token_id") for i in ids), where
+    return (), ""
 
 
 def _read_model(path: Path, generation: Json) -> ModelConfig:
@@ -231,10 +234,7 @@ def _read_model(path: Path, generation: Json) -> ModelConfig:
     for key in ("pad_token_id", "bos_token_id"):
         if generation.get(key) is not None:
             fields[key] = _integer(generation[key], folder_generation + key)
-    sources = ((folder_generation, generation), (where, top), (inner, text))
-    eos = _eos(path, tuple((place, values.get("eos_token_id")) for place, values in sources))
-    if eos is not None:
-        fields["eos_token_ids"] = eos
+    fields["eos_token_ids"], _ = _stop_tokens(path, generation, top, text)
     fields |= _rope(text, inner)
     types = _layers(text, inner)
     if types is not None:
@@ -281,6 +281,20 @@ def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
     path = folder / GENERATION
     generation = read_json(path) if path.exists() else {}
     return _read_model(folder / CONFIG, generation), _read_sampler(path, generation)
+
+
+def notes(folder: Path | str) -> tuple[str, ...]:
+    """What the configs of a folder that `read_config` reads leave out, one line each."""
+    path = Path(folder) / GENERATION
+    generation = read_json(path) if path.exists() else {}
+    config = read_json(path.with_name(CONFIG))
+    stops, where = _stop_tokens(path.with_name(CONFIG), generation, config, config["text_config"])
+    found = [] if path.exists() else [f"no {GENERATION}: the sampler has its defaults"]
+    if not stops:
+        found.append(f"no stop token: every answer runs to its full length; name eos_token_id in {GENERATION}")
+    elif not where.startswith(str(path)):
+        found.append(f"{GENERATION} names no stop token: {CONFIG}'s are taken ({', '.join(map(str, stops))})")
+    return tuple(found)
 
 
 def write_config(folder: Path | str, config: ModelConfig, sampler: SamplerConfig, *, dtype: str = "float32") -> None:

@@ -13,7 +13,7 @@ import pytest
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import CheckpointError
 from dgemma.core.sampler import SamplerConfig
-from dgemma.model.hf_config import read_config, write_config
+from dgemma.model.hf_config import notes, read_config, write_config
 
 DENSE = ModelConfig(
     vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=8,
@@ -152,3 +152,38 @@ def test_where_values_come_from(folder: Path) -> None:
         edit_json(folder / "config.json", lambda v, key=key: v["text_config"].pop(key))
     found = read_config(folder)[0]
     assert (found.global_head_dim, found.global_num_kv_heads) == (512, DENSE.num_kv_heads)  # transformers' default
+
+
+NOBODY = "no stop token: every answer runs to its full length; name eos_token_id in generation_config.json"
+ABSENT = object()
+
+
+@pytest.mark.parametrize(
+    ("generation", "top", "text", "stops", "note"),
+    [
+        ([5, 6], 9, 7, (5, 6), None),
+        (5, [], None, (5,), None),
+        ([], 9, 7, (9,), "generation_config.json names no stop token: config.json's are taken (9)"),
+        (None, [], [7, 8], (7, 8), "generation_config.json names no stop token: config.json's are taken (7, 8)"),
+        (ABSENT, ABSENT, ABSENT, (1,), "generation_config.json names no stop token: config.json's are taken (1)"),
+        ([], [], [], (), NOBODY),
+        (None, ABSENT, None, (), NOBODY),
+    ],
+)
+def test_stop_tokens_come_from_the_first_place_that_names_any(
+    folder: Path, generation: Any, top: Any, text: Any, stops: tuple[int, ...], note: str | None
+) -> None:
+    def put(values: Any, value: Any) -> None:
+        values.pop("eos_token_id", None)
+        if value is not ABSENT:
+            values["eos_token_id"] = value
+
+    edit_json(folder / "generation_config.json", lambda v: put(v, generation))
+    edit_json(folder / "config.json", lambda v: (put(v, top), put(v["text_config"], text)))
+    assert read_config(folder)[0].eos_token_ids == stops
+    assert notes(folder) == (() if note is None else (note,))
+
+
+def test_a_folder_without_generation_config_says_so(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    assert notes(folder)[0] == "no generation_config.json: the sampler has its defaults"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dgemma.core.progress import stages
+from dgemma.core.progress import notes, stages
 
 # What golden trajectories are written for, where a bundle can be talked to.
 GOLDEN_PROMPTS = [
@@ -49,6 +49,7 @@ def run(
         "calibration": calibration, "soft": soft,
     }  # fmt: skip
     estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
+    notes(request.notes(estimate.request))
     if dry_run:
         print("\n".join(estimate.lines(checkpoint)))
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -24,6 +24,12 @@ def progress(items: Sequence[T], label: str) -> Iterator[T]:
         yield item
         if i % tenth == 0 or i == len(items):
             print(f"{label}: {i}/{len(items)}", file=sys.stderr, flush=True)
+
+
+def notes(lines: Iterable[str]) -> None:
+    """Print what was left out or ignored to stderr, one line each; the command goes on."""
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
