@@ -73,6 +73,11 @@ TEMPLATES = {
     "{% else %} {{ m.content }}<EOT>{% endif %}{% endfor %}",
     "generation": "{% for m in messages %}<TURN>{{ m.role }}\n{% generation %}{{ m.content }}{% endgeneration %}<EOT>"
     "{% endfor %}{% if add_generation_prompt %}<TURN>assistant\n{% endif %}",
+    "gemma-thought": "{%- macro kept(text) -%}{{- text.split('[/INST]')[-1] | trim -}}{%- endmacro -%}{{- bos_token -}}"
+    "{%- for m in messages -%}{%- set model = m.role == 'assistant' -%}{{- '<TURN>' + ('model' if model else m.role) + '\n' -}}"
+    "{%- set body -%}{%- if model -%}{{- kept(m.content) -}}{%- else -%}{{- m.content | trim -}}{%- endif -%}{%- endset -%}"
+    "{{- body -}}{{- '<EOT>\n' -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<TURN>model\n' -}}"
+    "{%- if not enable_thinking | default(false) -%}{{- '[INST]thought\n[/INST]' -}}{%- endif -%}{%- endif -%}",
     "loop-controls": "{% for m in messages %}{% if m.role == 'tool' %}{% continue %}{% endif %}<TURN>{{ m.content }}<EOT>"
     "{% if loop.index > 99 %}{% break %}{% endif %}{% endfor %}",
 }  # fmt: skip
