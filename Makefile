@@ -83,7 +83,7 @@ build/tiny-app.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-app.dgemma --engine onnx --recipe w8
 
-# `package`, for the command line's jar is what `benchmarks/jvm.py` and `same_tokens.py` run.
+# `package`, for the command line's jar is what `benchmarks/studies/jvm.py` and `android_demo/same_tokens.py` run.
 java-test: $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json build/tiny-app.dgemma/manifest.json
 	@command -v mvn > /dev/null || { echo "the Java tests need JDK 17 and Maven; install them, or run make test-python"; exit 1; }
 	MAVEN_OPTS=-Xmx512m mvn -q -B -f android_demo/pom.xml package
@@ -100,21 +100,21 @@ gate: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 		$(BIN)/dgemma verify build/tiny-$$recipe.dgemma --engine onnx --checkpoint checkpoints/tiny --threads 1 --json \
 			> $(RESULTS)/tiny-verify-$$recipe.json || exit 1; done
 	$(BIN)/dgemma verify $(BUNDLE) --engine onnx --checkpoint checkpoints/tiny --threads 1 --json > $(RESULTS)/tiny-verify-fp32.json
-	$(BIN)/python -m dgemma.benchmarks.sizes $(BUNDLE) $(RECIPES:%=build/tiny-%.dgemma) --out $(RESULTS)/tiny-sizes.json
+	$(BIN)/python -m dgemma.benchmarks.studies.sizes $(BUNDLE) $(RECIPES:%=build/tiny-%.dgemma) --out $(RESULTS)/tiny-sizes.json
 
 bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	mkdir -p $(RESULTS)
-	$(BIN)/python -m dgemma.benchmarks.linear --out $(RESULTS)/linear.json
+	$(BIN)/python -m dgemma.benchmarks.studies.linear --out $(RESULTS)/linear.json
 	for engine in onnx executorch; do \
 		$(BIN)/dgemma bench $(BUNDLE) --engine $$engine --threads 2 --out $(RESULTS)/bench-tiny-fp32-$$engine.json && \
 		$(BIN)/dgemma bench build/tiny-w8.dgemma --engine $$engine --threads 2 --out $(RESULTS)/bench-tiny-w8-$$engine.json || exit 1; done
-	$(BIN)/python -m dgemma.benchmarks.evaluate $(BUNDLE) --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate.json
-	$(BIN)/python -m dgemma.verify.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --count 300 --threads 1 \
+	$(BIN)/python -m dgemma.benchmarks.studies.evaluate $(BUNDLE) --engine onnx --threads 1 --out $(RESULTS)/tiny-evaluate.json
+	$(BIN)/python -m dgemma.benchmarks.studies.same_tokens $(BUNDLE) --checkpoint checkpoints/tiny --count 300 --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens.json
-	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.verify.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
+	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.benchmarks.studies.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done
-	$(BIN)/python -m dgemma.benchmarks.passes build/tiny-w8.dgemma --threads 1 --out $(RESULTS)/tiny-passes.json
-	$(BIN)/python -m dgemma.benchmarks.tables README.md
+	$(BIN)/python -m dgemma.benchmarks.studies.passes build/tiny-w8.dgemma --threads 1 --out $(RESULTS)/tiny-passes.json
+	$(BIN)/python -m dgemma.benchmarks.studies.tables README.md
 
 bench-check: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
 	for engine in onnx executorch; do \

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from dgemma.benchmarks import report
+from dgemma.benchmarks.studies.same_tokens import read_prompts
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
@@ -35,7 +36,6 @@ from dgemma.runtime.session import Session
 from dgemma.verify.compared import difference_of
 from dgemma.verify.difference import CLOSE, NEAR, Rule
 from dgemma.verify.engine_rung import EngineRung
-from dgemma.verify.same_tokens import read_prompts
 
 HERE = Path(__file__).parent
 SEEDS = (0, 2**64 - 1, 7, 2**63, 2**32)  # unsigned 64 bits, where a signed reader would go wrong

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.evaluate import TASKS, Item, read_items
+from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.manifest import read_manifest
 from dgemma.runtime.result import Result, StepEvent

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dgemma.benchmarks.bench.effort import Effort
-from dgemma.benchmarks.evaluate import TASKS, read_items
+from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core.manifest import Manifest
 from dgemma.runtime.result import Result

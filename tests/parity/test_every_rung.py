@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dgemma.verify.same_tokens import compare, read_prompts
+from dgemma.benchmarks.studies.same_tokens import compare, read_prompts
 
 HELD_OUT = Path("benchmarks") / "tasks" / "tiny_held_out.jsonl"
 FLOAT = {"torch", "onnx/host", "onnx/graph", "executorch/host", "executorch/graph"}  # against the reference in float32

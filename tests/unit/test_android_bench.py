@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from fake_bundle import write_bundle
 
-from dgemma.benchmarks import android, android_prompts, jvm, tables
 from dgemma.benchmarks.bench import compare
+from dgemma.benchmarks.studies import android, android_prompts, jvm, tables
 from dgemma.core.errors import UsageError
 
-RESULTS = Path(tables.__file__).with_name("results")
+RESULTS = tables.RESULTS
 JVM = RESULTS / "tiny-jvm-bench.json"
 
 ADB = '''#!{python}

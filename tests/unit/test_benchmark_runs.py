@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fake_bundle import FakeEngine, write_bundle
 
-from dgemma.benchmarks import demo, evaluate, report
+from dgemma.benchmarks import demo, report
 from dgemma.benchmarks.bench.pairs import GROUPS
+from dgemma.benchmarks.studies import evaluate, same_tokens
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
-from dgemma.verify import same_tokens
 
 ANSWER = list(range(200, 240))  # two canvases of 16 and half of a third
 

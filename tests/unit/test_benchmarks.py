@@ -14,8 +14,10 @@ from dgemma.benchmarks.bench.effort import Effort
 from dgemma.benchmarks.bench.pairs import GROUPS, Prompt, Sample, paired_runs
 from dgemma.benchmarks.bench.pairs import summarize as summarize_pairs
 from dgemma.benchmarks.eval.figures import summarize
-from dgemma.benchmarks.evaluate import TASKS, Item, evaluate, read_items, solved
+from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
+from dgemma.benchmarks.studies.evaluate import evaluate, solved
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.progress import progress
@@ -246,7 +248,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_readme_says_what_the_committed_results_say(repo_root: Path) -> None:
-    from dgemma.benchmarks.tables import fill
+    from dgemma.benchmarks.studies.tables import fill
 
     text = (repo_root / "README.md").read_text(encoding="utf-8")
     assert fill(text) == text

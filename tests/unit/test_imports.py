@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def loaded(statement: str, root: Path) -> set[str]:
         "from dgemma import Session, DgemmaError",
         "import dgemma.cli",
         "import dgemma.core.config, dgemma.core.manifest, dgemma.core.noise, dgemma.core.trajectory",
-        "import dgemma.benchmarks.evaluate, dgemma.benchmarks.bench.run, dgemma.benchmarks.demo",
+        "import dgemma.benchmarks.bench.run, dgemma.benchmarks.eval.run, dgemma.benchmarks.plan.predict",
+        "import dgemma.benchmarks.demo",
     ],
 )
 def test_import_loads_nothing_heavy(statement: str, repo_root: Path) -> None:
@@ -53,6 +55,15 @@ def lint(config: Path, root: Path) -> subprocess.CompletedProcess[str]:
 def test_rooms_import_one_way(repo_root: Path) -> None:
     run = lint(repo_root / "pyproject.toml", repo_root)
     assert run.returncode == 0, run.stdout[-2000:]
+
+
+def test_all_of_the_benchmarks_but_the_studies_is_held_to_the_contract(repo_root: Path) -> None:
+    config = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = config["tool"]["importlinter"]["contracts"]
+    (held,) = (c["source_modules"] for c in contracts if c["name"] == "benchmarks stand on runtime")
+    folder = repo_root / "benchmarks"
+    rooms = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
+    assert set(held) == {f"dgemma.benchmarks.{name}" for name in rooms - {"__init__", "studies"}}
 
 
 def test_the_linter_sees_the_rooms_behind_their_links(repo_root: Path, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from fake_bundle import MODEL_CONFIG, write_bundle
 
-from dgemma.benchmarks import tables
-from dgemma.benchmarks.peers import catalogue, gguf, llama, peer, show
-from dgemma.benchmarks.peers import run as running
-from dgemma.benchmarks.peers.__main__ import run
-from dgemma.benchmarks.peers.catalogue import Request
-from dgemma.benchmarks.peers.peer import Peer, Sample
-from dgemma.benchmarks.peers.run import Turns, summarize, take_turns
+from dgemma.benchmarks.studies import tables
+from dgemma.benchmarks.studies.peers import catalogue, gguf, llama, peer, show
+from dgemma.benchmarks.studies.peers import run as running
+from dgemma.benchmarks.studies.peers.__main__ import run
+from dgemma.benchmarks.studies.peers.catalogue import Request
+from dgemma.benchmarks.studies.peers.peer import Peer, Sample
+from dgemma.benchmarks.studies.peers.run import Turns, summarize, take_turns
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import EngineError, UsageError
 
@@ -327,7 +327,7 @@ def test_a_run_from_end_to_end(
 def test_widths_that_do_not_fit_and_a_missing_library_are_reasons(
     programs: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgemma.benchmarks.peers.llama_binding.PACKAGE", "no_such_package")
+    monkeypatch.setattr("dgemma.benchmarks.studies.peers.llama_binding.PACKAGE", "no_such_package")
     bundle = write_bundle(tmp_path / "b.dgemma")
     out = tmp_path / "r.json"
     assert run([str(bundle), "--peers", "llama.cpp/q8_0", "--prefix", "32", "--out", str(out)]) == 0
@@ -341,7 +341,7 @@ def test_widths_that_do_not_fit_and_a_missing_library_are_reasons(
 def test_transformers_runs_the_same_dims_eagerly() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers.models.diffusion_gemma")
-    from dgemma.benchmarks.peers import transformers_step
+    from dgemma.benchmarks.studies.peers import transformers_step
 
     model = transformers_step.build(SHAPE, 16, torch.float32)
     shapes = {name: tuple(p.shape) for name, p in model.state_dict().items()}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgemma.benchmarks.plan import check, fit
+from dgemma.benchmarks.plan import fit
 from dgemma.benchmarks.plan.profile import coefficients
+from dgemma.benchmarks.studies import plan_check
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
 from dgemma.core.errors import UsageError
@@ -70,7 +71,7 @@ def test_runs_that_were_not_fitted_are_predicted(capsys: pytest.CaptureFixture[s
     """w8 on onnx from float32 and another shape; the exit status says whether all were within the goal."""
     out, made = tmp_path / "check.json", tmp_path / "profile.json"
     args = ["--fit", str(RESULTS["2b-w8-onnx"]), str(RESULTS["tiny-fp32-onnx"]), "--checkpoint", str(TINY), "--out", str(out)]
-    status = check.main([*args, "--test", str(RESULTS["tiny-w8-onnx"]), "--write", str(made)])
+    status = plan_check.main([*args, "--test", str(RESULTS["tiny-w8-onnx"]), "--write", str(made)])
     values = json.loads(out.read_text())
     assert values["test"] == ["bench-tiny-w8-onnx.json"] and values["within"] >= 6
     assert status == (0 if values["within"] == len(values["rows"]) else 1)
@@ -84,7 +85,7 @@ def test_a_wrong_model_of_the_machine_does_not_pass() -> None:
     profile = fit.fit(results("2b-w8-onnx", "tiny-fp32-onnx"))
     wrong = replace(profile, bytes_per_s=10 * profile.bytes_per_s)
     tokens = [r["ratio"] for r in fit.ratios(wrong, results("2b-w8-onnx")) if r["figure"] == "token"]
-    assert max(tokens) < 1 / (1 + check.GOAL)
+    assert max(tokens) < 1 / (1 + plan_check.GOAL)
 
 
 def test_a_result_of_bench_is_a_device(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,4 +117,4 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no result of dgemma bench"):
         fit.read_result(tmp_path / "x.json", "--test")
     with pytest.raises(UsageError, match="also under --fit"):
-        check.main(["--fit", "a.json", "--test", "a.json"])
+        plan_check.main(["--fit", "a.json", "--test", "a.json"])

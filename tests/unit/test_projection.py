@@ -14,9 +14,10 @@ from fake_bundle import N, write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma.benchmarks import projection, report, tables, widths
-from dgemma.benchmarks.projection import OWN, STOCK, YARDSTICK, Costs, needed, project
-from dgemma.benchmarks.schedules import Schedule, replay, stretch
+from dgemma.benchmarks import report
+from dgemma.benchmarks.studies import projection, tables, widths
+from dgemma.benchmarks.studies.projection import OWN, STOCK, YARDSTICK, Costs, needed, project
+from dgemma.benchmarks.studies.schedules import Schedule, replay, stretch
 from dgemma.core.active import Work
 from dgemma.core.errors import UsageError
 from dgemma.runtime.bundle import Bundle
@@ -260,9 +261,9 @@ def test_what_cannot_be_projected_is_one_line_and_status_2(files: Files, tmp_pat
         assert len(lines) == 1
         return lines[0]
 
-    assert "is no result of `python -m dgemma.benchmarks.widths`" in refused("--widths", str(tmp_path / "absent.json"))
-    assert "is no result of `python -m dgemma.benchmarks.widths`" in refused("--widths", str(files["peers"]))
-    assert "is no result of `python -m dgemma.benchmarks.peers`" in refused("--peers", str(files["widths"]))
+    assert "is no result of `python -m dgemma.benchmarks.studies.widths`" in refused("--widths", str(tmp_path / "absent.json"))
+    assert "is no result of `python -m dgemma.benchmarks.studies.widths`" in refused("--widths", str(files["peers"]))
+    assert "is no result of `python -m dgemma.benchmarks.studies.peers`" in refused("--peers", str(files["widths"]))
     assert "--steps 0 must be between 1 and 4096" in refused("--steps", "0")
     short = tmp_path / "short.jsonl"
     short.write_text('{"task": "t", "prompt": "p"}\n')

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dgemma.benchmarks.studies.same_tokens import Report, read_prompts
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.noise import step_words, uniform_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
 from dgemma.verify.difference import Difference, accept_margin, first_difference, sample_margin
-from dgemma.verify.same_tokens import Report, read_prompts
 from dgemma.verify.torch_rung import TorchRung
 
 CONFIG = ModelConfig(

@@ -10,8 +10,9 @@ import pytest
 from fake_active import ActiveFake, write_active_bundle
 from fake_bundle import CONTEXT, MODEL_CONFIG, FakeEngine, N, write_bundle
 
-from dgemma.benchmarks import report, widths
+from dgemma.benchmarks import report
 from dgemma.benchmarks.bench.costs import Model
+from dgemma.benchmarks.studies import widths
 from dgemma.core.errors import UsageError
 from dgemma.runtime.bundle import Bundle
 

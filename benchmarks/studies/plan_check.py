@@ -1,6 +1,7 @@
 """How far a profile's predictions are from what `dgemma bench` measured, on results that it was not fitted to.
 
-    python -m dgemma.benchmarks.plan.check --fit BENCH.json … --test BENCH.json … [--checkpoint DIR] [--write PROFILE.json]
+    python -m dgemma.benchmarks.studies.plan_check --fit BENCH.json … --test BENCH.json … [--checkpoint DIR] \
+        [--write PROFILE.json]
 
 Without --test, the results of --fit are compared, which says how well the model can follow, not how well it predicts.
 """
@@ -22,7 +23,7 @@ GOAL = 0.15
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.plan.check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.plan_check", description=__doc__)
     parser.add_argument("--fit", type=Path, nargs="+", required=True, metavar="BENCH.json")
     parser.add_argument("--test", type=Path, nargs="+", default=[], metavar="BENCH.json")
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], help="shapes of results that do not tell theirs")

@@ -1,6 +1,7 @@
 """What a step costs by the number of positions that run, beside a whole step, encoding a canvas, and a token.
 
-    python -m dgemma.benchmarks.widths BUNDLE [--engine E] [--prefix 512] [--widths 256,192,…] [--threads N] [--out FILE]
+    python -m dgemma.benchmarks.studies.widths BUNDLE [--engine E] [--prefix 512] [--widths 256,192,…] [--threads N] \
+        [--out FILE]
 
 Each call is timed with its copies of keys and values, as a session makes it. In `denoise_active` the positions that do not run
 have settled. All of them take turns, once a round, every second round backwards, so that a busy minute slows every one; the
@@ -250,7 +251,9 @@ def notes(values: Json) -> list[str]:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.widths", description="A step's cost by its width.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.widths", description="A step's cost by its width."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--prefix", type=int, default=Request.prefix, help="tokens before the canvas")

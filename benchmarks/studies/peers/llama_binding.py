@@ -1,6 +1,6 @@
 """llama.cpp through its PyPI package `llama-cpp-python`, as a peer's process: tokens, and a prefill of a canvas's length.
 
-    python -m dgemma.benchmarks.peers.llama_binding MODEL.gguf --vocabulary 262144 --canvas 256 --prefix 512
+    python -m dgemma.benchmarks.studies.peers.llama_binding MODEL.gguf --vocabulary 262144 --canvas 256 --prefix 512
 
 The low-level interface is used, so that nothing but llama.cpp's own calls is timed.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench.fresh import filler
-from dgemma.benchmarks.peers.llama import GENERATED
-from dgemma.benchmarks.peers.peer import Sample
+from dgemma.benchmarks.studies.peers.llama import GENERATED
+from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.core.errors import EngineError
 
 PACKAGE, DISTRIBUTION = "llama_cpp", "llama-cpp-python"

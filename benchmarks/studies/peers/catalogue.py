@@ -8,9 +8,9 @@ from functools import partial
 from importlib import util
 from pathlib import Path
 
-from dgemma.benchmarks.peers import gguf, llama, llama_binding, peer
-from dgemma.benchmarks.peers.peer import Peer, Sample
-from dgemma.benchmarks.peers.transformers_step import COMPILED, DTYPES
+from dgemma.benchmarks.studies.peers import gguf, llama, llama_binding, peer
+from dgemma.benchmarks.studies.peers.peer import Peer, Sample
+from dgemma.benchmarks.studies.peers.transformers_step import COMPILED, DTYPES
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import Manifest
 from dgemma.runtime import memory

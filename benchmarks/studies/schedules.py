@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.benchmarks.evaluate import Item
+from dgemma.benchmarks.eval.items import Item
 from dgemma.core.active import ActiveSet, Work
 from dgemma.core.progress import progress
 from dgemma.core.sampler import SamplerConfig

@@ -1,6 +1,6 @@
 """Sizes of bundles, from their manifests: what a device has to store, and what its weights come to.
 
-    python -m dgemma.benchmarks.sizes BUNDLE [BUNDLE …] [--out FILE]
+    python -m dgemma.benchmarks.studies.sizes BUNDLE [BUNDLE …] [--out FILE]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measure(bundle: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.sizes", description="Sizes of bundles.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.sizes", description="Sizes of bundles.")
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)

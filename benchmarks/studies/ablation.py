@@ -2,7 +2,7 @@
 
 Bad recipes are in the table too. Weights are simulated (`simulate.py`) with the integers and the activation rule of engines.
 
-python -m dgemma.quantize.ablation --out benchmarks/results/tiny-quantize-ablation.json
+python -m dgemma.benchmarks.studies.ablation --out benchmarks/results/tiny-quantize-ablation.json
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.quantize.ablation", description="Compare recipes and methods.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.ablation", description="Compare recipes and methods."
+    )
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/tiny"))
     parser.add_argument("--held-out", type=Path, default=Path("benchmarks/tasks/tiny_held_out.jsonl"))
     parser.add_argument("--per-task", type=int, default=36)

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dgemma.benchmarks.bench import noise
-from dgemma.benchmarks.peers.catalogue import OURS, Request, peers
-from dgemma.benchmarks.peers.peer import Peer, Sample
 from dgemma.benchmarks.stats import quartiles
+from dgemma.benchmarks.studies.peers.catalogue import OURS, Request, peers
+from dgemma.benchmarks.studies.peers.peer import Peer, Sample
 from dgemma.core import machine
 from dgemma.core.errors import EngineError, UsageError
 from dgemma.runtime import memory

@@ -1,6 +1,6 @@
 """Less work per canvas: exact match, steps and passes per token under sampler options, on the same prompts and noise.
 
-    python -m dgemma.benchmarks.passes BUNDLE [--per-task K] [--engine E] [--threads N] [--out FILE]
+    python -m dgemma.benchmarks.studies.passes BUNDLE [--per-task K] [--engine E] [--threads N] [--out FILE]
 
 The first option is the stock loop, which the others are compared with; autoregressive decoding of the same bundle comes last.
 Passes per token is what no machine's noise can move: positions put through the stack, commits included and prefill not, over
@@ -19,7 +19,7 @@ import numpy as np
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.items import Item
-from dgemma.benchmarks.evaluate import TASKS, read_items
+from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
@@ -148,7 +148,7 @@ def show(summary: dict[str, dict[str, Any]]) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.passes", description="Less work per canvas.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.passes", description="Less work per canvas.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tasks", type=Path, default=TASKS)
     parser.add_argument("--per-task", type=int, default=40)

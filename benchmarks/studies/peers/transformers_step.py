@@ -1,6 +1,7 @@
 """What one denoising step of a bundle's shape costs in transformers on this CPU, and one token of its causal encoder.
 
-    python -m dgemma.benchmarks.peers.transformers_step BUNDLE [--dtype float32] [--compiled] [--prefix 512] [--repeats 3]
+    python -m dgemma.benchmarks.studies.peers.transformers_step BUNDLE [--dtype float32] [--compiled] [--prefix 512] \
+        [--repeats 3]
 
 Random weights, eager attention, self-conditioning on. transformers builds no dense model: one expert of width 8 stands beside
 each MLP, which costs nothing to speak of. The sampler's own work is not counted, as transformers does it outside of the
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.peers.peer import Sample
+from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import read_manifest

@@ -1,6 +1,6 @@
 """What an export took, against what `--dry-run` said beforehand: seconds, peak of resident memory, and bytes written.
 
-    python -m dgemma.benchmarks.export_cost 2b --recipe w4-mixed --work FOLDER --out FILE [--engine all] [--layers K]
+    python -m dgemma.benchmarks.studies.export_cost 2b --recipe w4-mixed --work FOLDER --out FILE [--engine all] [--layers K]
 
 Each run is a process of its own with random weights. `--layers` cuts a preset to its first K layers, for shapes whose
 weights do not fit here. The bundle is deleted in the end, but with --keep.
@@ -79,7 +79,7 @@ def measure(checkpoint: str, bundle: Path, options: Sequence[str]) -> dict[str, 
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.export_cost", description="What exports take.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.export_cost", description="What exports take.")
     parser.add_argument("preset", help="2b, 9b or 26b-a4b")
     parser.add_argument("--recipe", default="w4-mixed")
     parser.add_argument("--engine", default="all")

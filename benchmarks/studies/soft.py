@@ -1,6 +1,6 @@
 """What an approximate soft embedding costs: exact match, steps and trajectories of the float model under `--soft` policies.
 
-    python -m dgemma.benchmarks.soft CHECKPOINT BUNDLE [--per-task K] [--policies exact,topk:1,…] [--out FILE]
+    python -m dgemma.benchmarks.studies.soft CHECKPOINT BUNDLE [--per-task K] [--policies exact,topk:1,…] [--out FILE]
 
 The float model runs in PyTorch; the bundle, of any recipe, gives tokenizer and chat template alone. All policies get the same
 prompts and noise. Nothing here measures time: what a policy costs in a graph is measured on graphs.
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.evaluate import TASKS, Item, read_items
+from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.progress import progress

@@ -1,6 +1,6 @@
 """Rate of one quantized product in onnxruntime, as the bundles have it, against the library's own fused operators.
 
-    python -m dgemma.benchmarks.linear [--rows 256] [--inner 2304] [--outer 9216] [--threads 2] [--out FILE]
+    python -m dgemma.benchmarks.studies.linear [--rows 256] [--inner 2304] [--outer 9216] [--threads 2] [--out FILE]
 
 The candidates run in turn, so that a busy machine slows all of them. Quantizing activations, and scaling rows where a
 candidate does, is included in every time. The goal is 90 % of DynamicQuantizeMatMul, which has one scale for all tokens.
@@ -96,7 +96,9 @@ def measure(inner: int, outer: int, rows: int, threads: int, repeats: int) -> di
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.linear", description="Rate of one quantized product.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.linear", description="Rate of one quantized product."
+    )
     for name, default in (("rows", 256), ("inner", 2304), ("outer", 9216), ("threads", 2), ("repeats", 30)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path)

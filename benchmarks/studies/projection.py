@@ -1,7 +1,7 @@
 """A projection, not a measurement: tokens/s of a bundle whose weights say nothing, from what its steps cost by their width
 (`widths`) and from the schedules that a trained, smaller model ran (`schedules`).
 
-    python -m dgemma.benchmarks.projection TINY --widths WIDTHS.json [--peers PEERS.json] [--per-task K] [--out FILE]
+    python -m dgemma.benchmarks.studies.projection TINY --widths WIDTHS.json [--peers PEERS.json] [--per-task K] [--out FILE]
 
 Of the canvases that an option filled on TINY, the positions that ran in each step are taken as shares of the canvas and
 stretched to the steps that others report for the released model. Each step is priced between the measured widths, a share
@@ -27,12 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks import widths as by_width
 from dgemma.benchmarks.bench import noise
-from dgemma.benchmarks.evaluate import TASKS, read_items
-from dgemma.benchmarks.passes import LONG, STOCK, check_chat
-from dgemma.benchmarks.peers.catalogue import OURS
-from dgemma.benchmarks.schedules import FILLED, Schedule, record, stretch
+from dgemma.benchmarks.held_out import TASKS, read_items
+from dgemma.benchmarks.studies import widths as by_width
+from dgemma.benchmarks.studies.passes import LONG, STOCK, check_chat
+from dgemma.benchmarks.studies.peers.catalogue import OURS
+from dgemma.benchmarks.studies.schedules import FILLED, Schedule, record, stretch
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
 from dgemma.core.metrics import ratio_of_sums
@@ -184,7 +184,8 @@ def read(option: str, path: Path, benchmark: str) -> Json:
             return values
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"{option} {path}: is no result of `python -m dgemma.benchmarks.{benchmark}`; write one with its --out")
+    study = f"python -m dgemma.benchmarks.studies.{benchmark}"
+    raise UsageError(f"{option} {path}: is no result of `{study}`; write one with its --out")
 
 
 def peer_rates(widths: Json, peers: Json, path: Path) -> tuple[dict[str, float], list[str]]:
@@ -269,10 +270,12 @@ def _best(ratios: Mapping[str, float]) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.projection", description="Costs by width × schedules.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.projection", description="Costs by width × schedules."
+    )
     parser.add_argument("bundle", type=Path, help="of the trained model whose schedules are recorded")
-    parser.add_argument("--widths", type=Path, required=True, help="result of dgemma.benchmarks.widths")
-    parser.add_argument("--peers", type=Path, help="result of dgemma.benchmarks.peers, of the same shape")
+    parser.add_argument("--widths", type=Path, required=True, help="result of dgemma.benchmarks.studies.widths")
+    parser.add_argument("--peers", type=Path, help="result of dgemma.benchmarks.studies.peers, of the same shape")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="per canvas")
     parser.add_argument("--tasks", type=Path, default=TASKS)
     parser.add_argument("--per-task", type=int, default=40)

@@ -1,6 +1,6 @@
 """Writes figures into a README from committed benchmark JSON, between `<!-- NAME -->` and `<!-- /NAME -->`.
 
-    python -m dgemma.benchmarks.tables README.md [--check]
+    python -m dgemma.benchmarks.studies.tables README.md [--check]
 
 `--check` changes nothing and exits with 1 when the README says something else than the JSON.
 """
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgemma.benchmarks import full_size as of_2b
-from dgemma.benchmarks import projection as projected
-from dgemma.benchmarks import widths
-from dgemma.benchmarks.peers import show
+from dgemma.benchmarks.studies import full_size as of_2b
+from dgemma.benchmarks.studies import projection as projected
+from dgemma.benchmarks.studies import widths
+from dgemma.benchmarks.studies.peers import show
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 Json = dict[str, Any]
 
 
@@ -348,7 +348,7 @@ def fill(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.tables", description="Fill the README's tables.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.tables", description="Fill the README's tables.")
     parser.add_argument("readme", type=Path)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
@@ -357,7 +357,7 @@ def main() -> None:
     if not options.check:
         options.readme.write_text(after, encoding="utf-8")
     elif after != before:
-        sys.exit("the tables differ from benchmarks/results; run `python -m dgemma.benchmarks.tables README.md`")
+        sys.exit("the tables differ from benchmarks/results; run `python -m dgemma.benchmarks.studies.tables README.md`")
 
 
 if __name__ == "__main__":

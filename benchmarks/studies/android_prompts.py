@@ -1,6 +1,6 @@
 """Writes the real prompts of `dgemma bench` as the resource that the Java protocol reads.
 
-    python -m dgemma.benchmarks.android_prompts [--check]
+    python -m dgemma.benchmarks.studies.android_prompts [--check]
 
 `--check` changes nothing and exits with 1 when the resource says something else.
 """
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from dgemma.benchmarks.bench.pairs import GROUPS, PER_TASK
-from dgemma.benchmarks.evaluate import TASKS, read_items
+from dgemma.benchmarks.held_out import TASKS, read_items
 
-RESOURCE = Path(__file__).resolve().parents[1] / "android_demo/runtime/src/main/resources/org/dgemma/runtime/bench/prompts.json"
+RESOURCE = Path(__file__).resolve().parents[2] / "android_demo/runtime/src/main/resources/org/dgemma/runtime/bench/prompts.json"
 
 
 def text() -> str:
@@ -28,7 +28,7 @@ def main() -> None:
     if "--check" not in sys.argv[1:]:
         RESOURCE.write_text(text(), encoding="utf-8")
     elif RESOURCE.read_text(encoding="utf-8") != text():
-        sys.exit(f"{RESOURCE.name} differs from the tasks; run `python -m dgemma.benchmarks.android_prompts`")
+        sys.exit(f"{RESOURCE.name} differs from the tasks; run `python -m dgemma.benchmarks.studies.android_prompts`")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The bundle itself, as a peer's process: denoising steps of the host loop, sampler included, and autoregressive tokens.
 
-    python -m dgemma.benchmarks.peers.ours BUNDLE ENGINE --prefix 512 --repeats 3 --threads 2      (what `peers` starts)
+    python -m dgemma.benchmarks.studies.peers.ours BUNDLE ENGINE --prefix 512 --repeats 3 --threads 2      (what `peers` starts)
 
 The last line of output is JSON.
 """
@@ -14,7 +14,7 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.bench.effort import Effort
 from dgemma.benchmarks.bench.fresh import filler
 from dgemma.benchmarks.bench.growth import Growth
-from dgemma.benchmarks.peers.peer import Sample
+from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES, open_engine
 
@@ -33,7 +33,7 @@ def measure(bundle: Path, name: str, prefix: int, repeats: int, threads: int) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.peers.ours", description="A bundle's own steps.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.peers.ours", description="A bundle's own steps.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("engine")
     parser.add_argument("--prefix", type=int, default=512)

@@ -1,6 +1,7 @@
 """A bundle beside transformers and llama.cpp: ms per denoising step and autoregressive tokens/s, in one run.
 
-    python -m dgemma.benchmarks.peers BUNDLE [--peers transformers,llama.cpp] [--llama FOLDER] [--threads 2] [--out FILE]
+    python -m dgemma.benchmarks.studies.peers BUNDLE [--peers transformers,llama.cpp] [--llama FOLDER] [--threads 2] \
+        [--out FILE]
 
 Peers have the dims of the bundle's config and random weights. Each runs in a process of its own, one at a time, in turns. A
 peer that is not there, fails or would not fit into memory is left out, with the reason in the result. `--peers` takes parts
@@ -17,16 +18,17 @@ import sys
 from pathlib import Path
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.peers import show
-from dgemma.benchmarks.peers.catalogue import Request
-from dgemma.benchmarks.peers.run import measure
+from dgemma.benchmarks.studies.peers import show
+from dgemma.benchmarks.studies.peers.catalogue import Request
+from dgemma.benchmarks.studies.peers.run import measure
 from dgemma.core import machine
 from dgemma.core.progress import stages
 
 
 def run(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m dgemma.benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dgemma.benchmarks.studies.peers", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine", help="of the bundle")

@@ -1,6 +1,7 @@
 """The same prompt, seed and bundle on every engine, loop and rung above: the same trajectory, or the reason why not.
 
-    python -m dgemma.verify.same_tokens BUNDLE [--checkpoint CKPT] [--prompts FILE.jsonl] [--count 200] [--seeds 3] [--out FILE]
+    python -m dgemma.benchmarks.studies.same_tokens BUNDLE [--checkpoint CKPT] [--prompts FILE.jsonl] [--count 200] \
+        [--seeds 3] [--out FILE]
 
 Differences are found, measured and counted; see `difference.py`.
 """
@@ -157,7 +158,9 @@ def _progress(done: int, total: int) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.verify.same_tokens", description="Same tokens on every rung.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.same_tokens", description="Same tokens on every rung."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="add eager torch, and margins from its logits")
     parser.add_argument("--prompts", type=Path, default=Path("benchmarks/tasks/tiny_held_out.jsonl"))

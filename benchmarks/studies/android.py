@@ -1,6 +1,6 @@
 """The app's benchmark on a phone: pushes a bundle with adb, runs it without a hand on the screen, pulls and keeps the result.
 
-    python -m dgemma.benchmarks.android BUNDLE [--seconds 60] [--serial S] [--threads N] [--engine E] [--out FILE.json]
+    python -m dgemma.benchmarks.studies.android BUNDLE [--seconds 60] [--serial S] [--threads N] [--engine E] [--out FILE.json]
 
 The app has to be installed (`adb install build/apk/dgemma-demo.apk`, or from Android Studio). The result has the keys of
 `dgemma bench`, so that `dgemma bench --compare` reads it, and `device`. Without --out it goes to
@@ -29,7 +29,7 @@ from dgemma.core.manifest import read_manifest
 
 PACKAGE, ACTIVITY, ACTION = "org.dgemma.demo", ".BenchmarkActivity", "org.dgemma.demo.BENCHMARK"
 FILES = f"/sdcard/Android/data/{PACKAGE}/files"
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 LOADING, POLL = 600.0, 2.0  # seconds: what loading may take beyond the time for measuring; between two looks
 Json = dict[str, Any]
 
@@ -146,7 +146,9 @@ def place(bundle: Path, result: Json) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.android", description="Benchmark a bundle on a phone.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.android", description="Benchmark a bundle on a phone."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=int, default=60, help="time for measuring, loading aside")
     parser.add_argument("--serial", help="which phone, as `adb devices` lists them")

@@ -1,6 +1,6 @@
 """Held-out exact match by task: diffusion and autoregressive decoding of one bundle, on the same prompts.
 
-    python -m dgemma.benchmarks.evaluate BUNDLE [--tasks FILE] [--engine E] [--threads N] [--per-task K] [--out FILE]
+    python -m dgemma.benchmarks.studies.evaluate BUNDLE [--tasks FILE] [--engine E] [--threads N] [--per-task K] [--out FILE]
 
 `dgemma eval` on the tasks of tiny, with those pooled a second time that diffusion solves, and the wrong answers kept.
 """
@@ -15,33 +15,14 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.figures import ALL, Row, Split, by_task, figures, show, summarize
-from dgemma.benchmarks.eval.formats import OWN, read_task_file
 from dgemma.benchmarks.eval.items import Item
 from dgemma.benchmarks.eval.run import DECODERS, Decoder, Question, answers
+from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
-from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
 from dgemma.core.progress import progress
 
-TASKS = Path(__file__).with_name("tasks") / "tiny_held_out.jsonl"
 SOLVED = 0.9  # tasks at or above this exact match are pooled a second time
-
-__all__ = ["TASKS", "Item", "evaluate", "read_items", "solved"]
-
-
-def read_items(path: Path, per_task: int | None = None, tasks: Sequence[str] | None = None) -> list[Item]:
-    """Items of a JSONL file, in its order, at most `per_task` of each task; raises UsageError naming file and line."""
-    items: list[Item] = []
-    counts: dict[str, int] = {}
-    for item in read_task_file(path, OWN).items:
-        if tasks and item.task not in tasks:
-            continue
-        counts[item.task] = counts.get(item.task, 0) + 1
-        if per_task is None or counts[item.task] <= per_task:
-            items.append(item)
-    if tasks and (missing := [t for t in tasks if t not in counts]):
-        raise UsageError(f"{path}: has no task {missing[0]!r}; leave out --only or name tasks of the file")
-    return items
 
 
 def evaluate(
@@ -72,7 +53,9 @@ def solved(split: Split) -> dict[str, list[str]]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.evaluate", description="Held-out exact match by task.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.evaluate", description="Held-out exact match by task."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tasks", type=Path, default=TASKS, help="JSONL lines with task, prompt, answer")
     parser.add_argument("--only", nargs="+", metavar="TASK", help="these tasks of the file")

@@ -1,6 +1,7 @@
 """Tokens per second of the JVM tool and of the Python runtime: one bundle, one version of ONNX Runtime, in turns A B A B.
 
-    python -m dgemma.benchmarks.jvm BUNDLE [--onnxruntime FOLDER] [--rounds 3] [--seconds 15] [--threads N] [--out FILE.json]
+    python -m dgemma.benchmarks.studies.jvm BUNDLE [--onnxruntime FOLDER] [--rounds 3] [--seconds 15] [--threads N] \
+        [--out FILE.json]
 
 Both run the real prompts of `dgemma bench` in a process of their own, again and again. FOLDER is what
 `pip install --target FOLDER onnxruntime==VERSION` made of the version that android_demo/pom.xml names; without it the
@@ -28,7 +29,7 @@ from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 
-JAR = Path(__file__).resolve().parents[1] / "android_demo/jvm/target"
+JAR = Path(__file__).resolve().parents[2] / "android_demo/jvm/target"
 Json = dict[str, Any]
 
 
@@ -97,7 +98,7 @@ def compare(rounds: Sequence[tuple[Json, Json]]) -> Json:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.jvm", description="The JVM beside Python.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.jvm", description="The JVM beside Python.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--onnxruntime", type=Path, help="a folder that pip installed ONNX Runtime into")
     parser.add_argument("--rounds", type=int, default=3)

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dgemma.benchmarks.peers import peer
-from dgemma.benchmarks.peers.peer import Sample
+from dgemma.benchmarks.studies.peers import peer
+from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.core.errors import EngineError, UsageError
 
 BENCH, DIFFUSION = "llama-bench", "llama-diffusion-cli"
