@@ -7,7 +7,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo test test-python java-test apk test-slow coverage lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
+.PHONY: help venv demo test test-python java-test apk test-slow coverage docs lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,11 +16,12 @@ help:
 	@echo "make test-python, make java-test  one of them; Java's needs JDK 17 and Maven, and the network the first time"
 	@echo "make apk        a signed debug APK of the app and its checks; ONNXRUNTIME_AAR=FILE.aar gives it native code"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make docs       the site, strictly, into build/site"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make coverage   the fast suite with line coverage of runtime and export"
 	@echo "make verify     the ladder on tiny: reference, torch, ONNX Runtime, ExecuTorch on the golden prompts"
 	@echo "make gate       many prompts against the float model, every recipe of tiny, JSON into $(RESULTS)"
-	@echo "make bench      quality, speed and sameness of the tiny bundles, JSON into $(RESULTS), tables into the README"
+	@echo "make bench      quality, speed and sameness of the tiny bundles, JSON into $(RESULTS), pages into docs/results"
 	@echo "make bench-check  ratios of the tiny bundles against the committed ones; exit status 1 if one got worse"
 	@echo "make arm64      the same canvases on emulated ARM64 (fetches 150 MB; half an hour)"
 	@echo "make venv       only the virtual environment ($(VENV))"
@@ -57,6 +58,10 @@ coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --cov --cov-report=
 	$(BIN)/python -m coverage report --include="*/runtime/*" --fail-under=90
 	$(BIN)/python -m coverage report --include="*/export/*" --fail-under=90
+
+# mkdocs-material's notice about other generators is no fault of this site.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: lint-ruff lint-mypy lint-imports
 
@@ -114,7 +119,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.benchmarks.studies.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done
 	$(BIN)/python -m dgemma.benchmarks.studies.passes build/tiny-w8.dgemma --threads 1 --out $(RESULTS)/tiny-passes.json
-	$(BIN)/python -m dgemma.benchmarks.studies.tables README.md
+	$(BIN)/python -m dgemma.benchmarks.studies.pages
 
 bench-check: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json
 	for engine in onnx executorch; do \

@@ -1,8 +1,8 @@
 """The graphs as torch modules, with their names, dtypes and shapes; `generate` is each engine's own loop.
 
-They say what the graphs compute; engines lower them in parts, `Stack` and the head by tiles (`head.py`). Names and meaning are
-the contract of the design. Letters: C chunk, R rows for the head, N canvas, S prefix slots, L the last of them, T steps, K kv
-heads, d head dim, D hidden, V vocabulary.
+They say what the graphs compute; engines lower them in parts, `Stack` and the head by tiles (`head.py`). Names and meaning
+are a contract (docs/reference/graphs.md). Letters: C chunk, R rows for the head, N canvas, S prefix slots, L the last of them,
+T steps, K kv heads, d head dim, D hidden, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,17 +1,9 @@
-"""Writes figures into a README from committed benchmark JSON, between `<!-- NAME -->` and `<!-- /NAME -->`.
-
-    python -m dgemma.benchmarks.studies.tables README.md [--check]
-
-`--check` changes nothing and exits with 1 when the README says something else than the JSON.
-"""
+"""Tables in Markdown from committed benchmark JSON; `pages.py` puts them on the pages of docs/results."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +11,7 @@ from dgemma.benchmarks.studies import full_size as of_2b
 from dgemma.benchmarks.studies import projection as projected
 from dgemma.benchmarks.studies import widths
 from dgemma.benchmarks.studies.peers import show
+from dgemma.benchmarks.studies.plan_check import GOAL
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Json = dict[str, Any]
@@ -330,35 +323,37 @@ def projection() -> str:
     return f"{costs}\n\n{rates}\n\n{'. '.join(projected.notes(values))}. {provenance(values)}"
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "quality": quality, "quantization": quantization, "methods": methods, "sizes": sizes, "product": product, "speed": speed,
-    "same-tokens": same_tokens, "same-tokens-quantized": same_tokens_quantized, "arm64": arm64, "soft": soft,
-    "full-size": full_size, "processors": processors, "passes": passes, "passes-by-task": passes_by_task, "exports": exports,
-    "java": java, "peers": peers, "projection": projection,
-}  # fmt: skip
+def tpu() -> str:
+    """What the compiler says of the reference on TPU v4."""
+    rows = header(
+        "program", "chips", "fits", "GiB a chip: arguments + temporaries", "compiled in, host memory", "TFLOP", "floor, ms",
+        "compiler's estimate, ms",
+    )  # fmt: skip
+    files = sorted(RESULTS.glob("tpu-v4-*.json"), key=lambda file: ("26b" in file.name, file.name))
+    runs = [read(file.name) for file in files]
+    for run in runs:
+        memory, compiled, estimate = run["memory"], run["compile"], run["compiler_estimate"]
+        size = f"{memory['arguments'] / 2**30:.2f}" + (f" + {memory['temporaries'] / 2**30:.2f}" if run["fits"] else "")
+        took = run["reason"]
+        if compiled:
+            took = f"{compiled['compile_seconds']:.0f} s, {compiled['peak_host_bytes'] / 2**30:.2f} GiB"
+        rows.append(
+            f"| {run['model']} | {run['chips']} | {'yes' if run['fits'] else 'no'} | {size} | {took} | "
+            f"{run['flops']['total'] / 1e12:.1f} | {1e3 * run['floor']['seconds']:.0f} | "
+            f"{round(1e3 * estimate['seconds']) if estimate else '–'} |"
+        )
+    one = runs[0]
+    shape = f"T = {one['steps']}, canvas {one['canvas']}, prefix {one['prefix']}, {one['dtype']}"
+    return "\n".join([*rows, "", f"{shape}; jax {one['versions']['jax']}, libtpu {one['versions']['libtpu']}."])
 
 
-def fill(text: str) -> str:
-    """The README with every section that it has rewritten."""
-    for name, make in SECTIONS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if match := pattern.search(text):
-            text = f"{text[: match.start()]}{match[1]}{make()}\n{match[2]}{text[match.end() :]}"
-    return text
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.tables", description="Fill the README's tables.")
-    parser.add_argument("readme", type=Path)
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    before = options.readme.read_text(encoding="utf-8")
-    after = fill(before)
-    if not options.check:
-        options.readme.write_text(after, encoding="utf-8")
-    elif after != before:
-        sys.exit("the tables differ from benchmarks/results; run `python -m dgemma.benchmarks.studies.tables README.md`")
-
-
-if __name__ == "__main__":
-    main()
+def plan_check() -> str:
+    """Predictions for results that were not in the fit, by run."""
+    values = read("plan-check.json")
+    rows = header("run", "figures", f"within {GOAL:.0%}", "predicted over measured")
+    for name in values["test"]:
+        ratios = sorted(row["ratio"] for row in values["rows"] if row["run"] == name)
+        near = sum(max(ratio, 1 / ratio) - 1 <= GOAL for ratio in ratios)
+        rows.append(f"| {name.removesuffix('.json')} | {len(ratios)} | {near} | {ratios[0]:.2f} … {ratios[-1]:.2f} |")
+    fitted = ", ".join(name.removesuffix(".json") for name in values["fit"])
+    return "\n".join([*rows, "", f"Fitted to {fitted}."])

@@ -247,10 +247,19 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         report.check_out(tmp_path / "no" / "result.json")
 
 
-def test_the_readme_says_what_the_committed_results_say(repo_root: Path) -> None:
-    from dgemma.benchmarks.studies.tables import fill
+def test_the_pages_of_results_are_what_the_committed_results_render(repo_root: Path) -> None:
+    from dgemma.benchmarks.studies.pages import render
 
-    text = (repo_root / "README.md").read_text(encoding="utf-8")
-    assert fill(text) == text
-    assert fill(text.replace("| reverse | 100", "| reverse | 99")) == text
-    assert "| reverse | 100" in text
+    folder, pages = repo_root / "docs" / "results", render()
+    assert {path.name for path in folder.glob("*.md")} == set(pages)
+    for name, text in pages.items():
+        assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: run `python -m dgemma.benchmarks.studies.pages`"
+    assert "| reverse | 100" in pages["quality.md"]
+
+
+def test_the_readme_has_the_figures_of_the_committed_results(repo_root: Path) -> None:
+    from dgemma.benchmarks.studies import figures
+
+    table = figures.table("docs/results/")
+    assert table in (repo_root / "README.md").read_text(encoding="utf-8")
+    assert table.count("\n") >= 8

@@ -241,12 +241,12 @@ def test_a_goal_that_is_missed_is_said_with_by_how_much(files: Files, capsys: An
     assert "noise: the bundle's own token took 1000 ms beside the peers" in printed
 
 
-def test_the_readme_has_costs_and_projection(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_costs_and_projection(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert projection.run(command(files, "--out", str(tmp_path / "2b-projection.json"))) == 0
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    text = tables.fill("<!-- projection -->\nold\n<!-- /projection -->\n")
+    text = tables.projection()
     assert "| positions | ms [quartiles] |" in text and "| filled (4), canvas auto | 20 |" in text
-    assert "A projection, not a measurement" in text and "old" not in text
+    assert "A projection, not a measurement" in text
     table_lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table_lines} == {len(h) + 1 for h in (widths.HEADER, projection.HEADER)}
 

@@ -1,4 +1,4 @@
-"""A result as rows: of the table that a run prints, and of the README's."""
+"""A result as rows: of the table that a run prints, and of the page of results."""
 
 from __future__ import annotations
 

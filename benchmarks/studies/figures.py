@@ -1,0 +1,63 @@
+"""The few figures that decide, as one table for the README and for the results' first page."""
+
+from __future__ import annotations
+
+from dgemma.benchmarks.studies.tables import Json, header, read
+
+GIGA = 1e9
+
+
+def table(folder: str) -> str:
+    """Question, figure, and the page that has the details; `folder` leads to those pages."""
+    rows = [
+        ("`tiny`: exact match on the tasks it can do, diffusion / autoregressive", _quality(), "quality"),
+        ("`tiny`, `w8`, ONNX: diffusion tokens/s over autoregressive, long answers / short ones", _speed(), "speed"),
+        ("`tiny`: cost of 4-bit MLPs (`w4-mixed`), exact match / steps", _quantization(), "quantization"),
+        ("`tiny`, float32: canvases equal to the JAX reference, ONNX Runtime / ExecuTorch", _same(), "same-tokens"),
+        ("`2b` shape, `w4-mixed`, ExecuTorch, 2 cores: a step of 256 positions / resident memory", _step(), "full-size"),
+        ("`2b` shape: step time of transformers (float32 / bfloat16) over dgemma's", _peers(), "peers"),
+        ("`2b` shape: autoregressive tokens/s over llama.cpp's at 4 bits", _llama(), "peers"),
+    ]
+    return "\n".join([*header("question", "figure", "page"), *(f"| {q} | {f} | [{p}]({folder}{p}.md) |" for q, f, p in rows)])
+
+
+def _quality() -> str:
+    solved = read("tiny-evaluate.json")["pooled"]["solved tasks"]
+    return " / ".join(f"{100 * solved[decoder]['exact']:.1f} %" for decoder in ("diffusion", "autoregressive"))
+
+
+def _speed() -> str:
+    groups = read("bench-tiny-w8-onnx.json")["groups"]
+    return " / ".join(f"{groups[name]['ratio']['median']:.1f} ×" for name in ("fills a canvas", "short"))
+
+
+def _quantization() -> str:
+    free = read("tiny-verify-w4-mixed.json")["float"]["onnx"]["free"]
+    points = 0.0 - 100 * free["exact_match_loss"]["value"]
+    return f"{points:+.1f} points / {100 * (free['step_inflation']['value'] - 1):+.1f} %"
+
+
+def _same() -> str:
+    values = read("tiny-same-tokens.json")
+    rungs = ("onnx/host", "executorch/host")
+    return " / ".join(f"{values['equal_canvases'][rung]} of {values['canvases'][rung]}" for rung in rungs)
+
+
+def _step() -> str:
+    run = read("bench-2b-w4-mixed-executorch.json")
+    resident = sum(run["memory"]["running"].values()) / GIGA
+    return f"{run['growth'][0]['step_ms']['median'] / 1e3:.1f} s / {resident:.1f} GB"
+
+
+def _runs() -> dict[str, Json]:
+    return {run["peer"]: run for run in read("peers-2b-w4-mixed.json")["runs"]}
+
+
+def _peers() -> str:
+    names = ("transformers/eager/float32", "transformers/eager/bfloat16")
+    return " / ".join(f"{_runs()[name]['step_over_ours']['median']:.1f} ×" for name in names)
+
+
+def _llama() -> str:
+    runs = _runs()
+    return f"{runs['dgemma']['tokens_per_s']['median'] / runs['llama.cpp/q4_0']['tokens_per_s']['median']:.1f} ×"
