@@ -16,6 +16,7 @@ class Bundle:
     """What a session needs to know of a bundle. Make one with `open`, which checks every file.
 
     Attributes:
+        path: absolute, for graphs are opened later, and the working directory may change before.
         hashed_bytes: of the files that were hashed when it was opened.
     """
 
@@ -34,7 +35,7 @@ class Bundle:
         folder, verifier = Path(path), Verifier(by_record=by_record)
         manifest, digest = read_manifest(folder, holds=verifier)
         _check_lengths(manifest, folder)
-        return cls(path=folder, manifest=manifest, digest=digest, hashed_bytes=verifier.hashed_bytes)
+        return cls(path=folder.absolute(), manifest=manifest, digest=digest, hashed_bytes=verifier.hashed_bytes)
 
     def file(self, name: str) -> Path:
         """Path of a listed file; raises BundleError when it is empty, a link or outside the bundle."""

@@ -1,4 +1,4 @@
-"""Whether a bundle fits into this machine's free memory: told before graphs are loaded, not by the kernel's killer after.
+"""Whether a bundle fits into this machine's free memory: said before graphs are loaded, not by the OOM killer after.
 
 What is needed is a lower bound from the manifest (weights once, as the engine's kernels hold them), so that nothing that
 runs is refused. It knows nothing of what an engine packs twice. N canvas, D hidden, F feed-forward width, V vocabulary.

@@ -12,6 +12,7 @@ from typing import Any
 from dgemma.core.errors import TokenizerError, UsageError
 from dgemma.core.manifest import TRIMS, ChatTemplate, Manifest
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.signals import raised_in_handler
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NO_CHARACTER = "\U0010fffe"  # in no vocabulary
@@ -37,7 +38,9 @@ class Tokenizer(ABC):
         """Ids of the text, with nothing added; marker strings become markers. Raises TokenizerError."""
         try:
             return self._encode(text)
-        except Exception:  # what the libraries say of it names C++ types
+        except Exception as error:  # what the libraries say of it names C++ types
+            if raised_in_handler(error):
+                raise
             raise TokenizerError("the text cannot be encoded; give valid Unicode text") from None
 
     def encode_user(self, text: str, *, before: int | None = None, after: int | None = None) -> list[int]:
@@ -71,6 +74,8 @@ class Tokenizer(ABC):
         try:
             return self._decode([int(i) for i in ids if int(i) not in self._markers and int(i) < self.vocab_size])
         except Exception as error:
+            if raised_in_handler(error):
+                raise
             raise TokenizerError(f"ids cannot be decoded ({_line(error)}); they must lie below {self.vocab_size}") from None
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -149,6 +154,8 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
     try:
         tokenizer: Tokenizer = kinds[manifest.tokenizer.kind](str(path), _marker_ids(manifest))
     except Exception as error:
+        if raised_in_handler(error):
+            raise
         raise TokenizerError(f"{path}: cannot be read ({_line(error)}); export the bundle again") from None
     if tokenizer.vocab_size != manifest.tokenizer.vocab_size:
         raise TokenizerError(

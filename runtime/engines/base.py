@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dgemma.core.errors import BundleError, EngineError
 from dgemma.core.manifest import GraphSpec
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.signals import raised_in_handler
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
@@ -129,6 +130,8 @@ class Engine(ABC):
         except (EngineError, BundleError):
             raise
         except Exception as error:
+            if raised_in_handler(error):
+                raise
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineError(f"{self.name} {self.version} failed on graph {graph!r}: {lines[0][:300]}") from error
 

@@ -22,6 +22,7 @@ from typing import Any
 from dgemma.runtime import cache
 from dgemma.runtime.engines import exact
 from dgemma.runtime.engines.external import Weight, moved, weights
+from dgemma.runtime.signals import raised_in_handler
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 BASE = "base.json"  # the seal of the entry that a model points into, as it was
@@ -73,6 +74,8 @@ class Packed:
         try:
             return ort.InferenceSession((self.place / MODEL).read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of many kinds
+            if raised_in_handler(error):
+                raise
             cache.warn(f"{self.place}: was refused ({_line(error)}); taking the bundle's own weights")
         with suppress(OSError), cache.exclusive(self.place):
             shutil.rmtree(self.place, ignore_errors=True)
@@ -93,6 +96,8 @@ def save_session(source: Path, out: Path, options: Any) -> None:
     try:
         session = ort.InferenceSession(exact.source(source, options), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds; if the graph is to blame, opening the bundle's own will tell
+        if raised_in_handler(error):
+            raise
         raise OSError(_line(error)) from None
     del session
     gc.collect()  # its weights are not wanted beside the mapped ones

@@ -21,7 +21,7 @@ from rich.console import Console
 from dgemma.cli import COMMANDS, dispatch, main
 from dgemma.cli import chat as chat_command
 from dgemma.cli.live import LiveCanvas
-from dgemma.cli.run import printable
+from dgemma.cli.terminal import printable
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session

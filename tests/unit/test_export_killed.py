@@ -1,4 +1,4 @@
-"""An export that is killed, politely or not, at ten points: nothing that loads is left, and a polite kill leaves nothing."""
+"""An export that is terminated or killed at ten points: nothing that loads is left, and graceful termination leaves nothing at all."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_an_export_that_is_killed_leaves_nothing_that_loads(tmp_path: Path) -> N
         out = folder / "killed.dgemma"
         process = start(out)
         seen = stages(process, 1 + point * (total - 2) // 9)
-        polite = point % 2 == 0
-        process.send_signal(signal.SIGTERM if polite else signal.SIGKILL)
-        assert process.wait() == (143 if polite else -signal.SIGKILL), seen
+        graceful = point % 2 == 0
+        process.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
+        assert process.wait() == (143 if graceful else -signal.SIGKILL), seen
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
         assert not out.exists()
         left = list(folder.iterdir())
-        assert not (polite and left), left
+        assert not (graceful and left), left
         for temporary in left:
             with pytest.raises(BundleError):
                 read_manifest(temporary)

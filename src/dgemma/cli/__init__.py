@@ -5,15 +5,15 @@ Each module in `COMMANDS` has a function `run` with typer annotations; it return
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import wraps
 from importlib import import_module
 from typing import Any
+
+from dgemma.cli.terminal import abandon, prepare_streams
 
 # command → (module, one line of help)
 COMMANDS = {
@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def dispatch(argv: list[str]) -> int:
     """Run one command line and return its exit status; errors are one line on stderr."""
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by whoever started this process
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    prepare_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -51,12 +49,15 @@ def dispatch(argv: list[str]) -> int:
             return _dispatch(argv)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # a reader that has gone, as in `dgemma run … | head -1`, is no error
+        abandon("stdout")
+        return OK
     except (OSError, MemoryError) as error:
         return _fail(_reason(error))
 
 
 def _terminated(*_: object) -> None:
-    """A polite kill unwinds, so that half-written folders are removed."""
+    """SIGTERM unwinds, so that half-written folders are removed: graceful termination."""
     raise SystemExit(TERMINATED)
 
 
@@ -67,8 +68,16 @@ def _dispatch(argv: list[str]) -> int:
         return OK
     name = "version" if name == "--version" else name
     if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+        return _fail(f"unknown command {name!r}{_nearest(name)}; choose one of {', '.join(COMMANDS)}")
     return _invoke(name, rest)
+
+
+def _nearest(name: str) -> str:
+    """The command that was probably meant, in brackets; nothing where none is like it."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), COMMANDS, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def usage() -> str:
@@ -86,14 +95,16 @@ def _invoke(name: str, args: list[str]) -> int:
     try:
         run: Callable[..., Any] = import_module(module).run
         app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-        app.command(name, help=text)(_until_reader_leaves(run))
-        status = typer.main.get_command(app).main(args, prog_name=f"dgemma {name}", standalone_mode=False)
+        app.command(name, help=text)(run)
+        command = typer.main.get_command(app)
+        with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
+            status = command.invoke(context)
+    except typer.Exit as end:  # --help
+        status = end.exit_code
     except DgemmaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _missing(name, error)
-    except typer.Abort:
-        return _fail("interrupted", INTERRUPTED)
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -101,25 +112,8 @@ def _invoke(name: str, args: list[str]) -> int:
         if describe is None:
             raise
         return _fail(f"{describe()} (see dgemma {name} --help)")
-    if status == INTERRUPTED:
-        return _fail("interrupted", INTERRUPTED)
+    sys.stdout.flush()
     return int(status or OK)
-
-
-def _until_reader_leaves(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A reader that has gone, as in `dgemma run … | head -1`, is no error; typer would exit with 1."""
-
-    @wraps(run)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            status = run(*args, **kwargs)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return OK
-        return status
-
-    return wrapper
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> int:
@@ -151,5 +145,8 @@ def _one_line(others: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    try:
+        print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it; the status tells
+        abandon("stderr")
     return status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dgemma.cli.run import BundleArgument, EngineOption, ThreadsOption
+from dgemma.cli.terminal import print_json
 from dgemma.core.errors import UsageError
 
 OK, WORSE = 0, 1
@@ -48,7 +48,7 @@ def run(
         show.result(result)
     if out is not None:
         report.write_json(out, result)
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    print_json(result, allow_nan=False)
     return WORSE if any(row.get("worse") for row in result.get("comparison", {}).get("rows", [])) else OK
 
 

@@ -19,9 +19,9 @@ from dgemma.cli.run import (
     ThreadsOption,
     TokensOption,
     canvas_start,
-    show,
     stats,
 )
+from dgemma.cli.terminal import show
 from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session

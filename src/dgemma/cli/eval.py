@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from dgemma.cli.run import (
     TokensOption,
     canvas_start,
 )
+from dgemma.cli.terminal import print_json
 
 
 def run(
@@ -62,6 +62,6 @@ def run(
     if out is not None:
         report.write_json(out, result)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        print_json(result, allow_nan=False)
     else:
         show("Score, by generation", result)

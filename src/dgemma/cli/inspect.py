@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dgemma.cli.run import BundleArgument
+from dgemma.cli.terminal import print_json
 from dgemma.core.manifest import GraphSpec, TensorSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
@@ -28,7 +29,7 @@ def run(
         if found is not None and found["digest"] != opened.digest:
             more |= {"verify": None, "verify_problem": f"{verdict.FILE} is for digest {found['digest']}"}
         more["executorch_variant"] = executorch.variant()
-        print(json.dumps({**opened.manifest.to_dict(), **more}, ensure_ascii=False))
+        print_json({**opened.manifest.to_dict(), **more})
     else:
         print("\n".join(summary(opened)))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dgemma.cli.run import printable
+from dgemma.cli.terminal import printable
 from dgemma.core.errors import TokenizerError
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dgemma.cli.terminal import print_json
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import EXACT, SamplerConfig
@@ -83,7 +83,7 @@ def run(
             "steps_per_canvas": list(works[0].steps), "predictions": [p.to_dict() for p in found],
             "recommended": chosen and chosen.to_dict(), "sentence": sentence, "left_out": _left_out(subject, recipe),
         }  # fmt: skip
-        print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+        print_json(values, allow_nan=False)
     else:
         show.plan(profile, works[0], found, sentence, _left_out(subject, recipe))
     return 0

@@ -46,6 +46,6 @@ def run(
     if out is not None:
         for path in compiling.write_artifacts(wanted, out, progress):
             progress(f"wrote {path}")
-        (out / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report) if as_json else "\n".join(compiling.describe(report)))
     return OK if report["fits"] else DOES_NOT_FIT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dgemma.cli.terminal import print_json, show
 from dgemma.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(
         if trace is not None and result.trajectory is not None:
             save_trace(result.trajectory, trace)
         if as_json:
-            print(json.dumps(result.to_dict(), ensure_ascii=False))
+            print_json(result.to_dict())
         else:
             show(result.text if session.tokenizer else ",".join(map(str, result.tokens)))
             if live:
@@ -88,19 +88,9 @@ def canvas_start(canvas: str | None) -> int | Literal["auto"] | None:
     """What `--canvas` says; raises UsageError."""
     if canvas is None or canvas == "auto":
         return canvas  # type: ignore[return-value]  # narrowed to the literal
-    if not canvas.isdecimal():
-        raise UsageError(f"--canvas {canvas!r}: must be auto, or a number of positions, such as 32")
+    if not canvas.isdecimal() or len(canvas) > 9:
+        raise UsageError(f"--canvas {canvas[:20]!r}: must be auto, or a number of positions, such as 32")
     return int(canvas)
-
-
-def show(text: str) -> None:
-    """Print an answer; on a terminal, without anything that a terminal would obey."""
-    print(printable(text) if sys.stdout.isatty() else text, flush=True)
-
-
-def printable(text: str) -> str:
-    """Text whose control characters are replaced."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def stats(result: Result) -> str:
@@ -156,12 +146,15 @@ def _prompt(prompt: str | None, prompt_ids: str | None) -> str | list[int]:
         try:
             return [int(part) for part in prompt_ids.split(",") if part.strip()]
         except ValueError:
-            raise UsageError(f"--prompt-ids {prompt_ids!r}: must be integers with commas between, such as 1,2,3") from None
+            raise UsageError(f"--prompt-ids {prompt_ids[:60]!r}: must be integers with commas between, such as 1,2,3") from None
     if prompt is not None:
         return prompt
     if sys.stdin.isatty():
         raise UsageError("no prompt; give -p TEXT, --prompt-ids, or text on stdin")
     try:
-        return sys.stdin.read().removesuffix("\n")
+        text = sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError:
         raise UsageError("stdin is not UTF-8 text; convert it first") from None
+    if not text:
+        raise UsageError("no prompt: stdin is empty; give -p TEXT, --prompt-ids, or text on stdin")
+    return text

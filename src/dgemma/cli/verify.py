@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dgemma.cli.run import BundleArgument, EngineOption, ThreadsOption
+from dgemma.cli.terminal import print_json
 from dgemma.core.errors import UsageError
 from dgemma.core.progress import progress
 from dgemma.verify import verdict
@@ -62,7 +62,7 @@ def run(
     values = verdict.merged(bundle, digest, found)
     passed = all(v["passed"] for section in found.values() for v in section.values())
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+        print_json(values, allow_nan=False)
     else:
         from dgemma.verify.words import describe
 

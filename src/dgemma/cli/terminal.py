@@ -1,0 +1,49 @@
+"""What goes in and out of the process: streams that never fail for their encoding, JSON that survives any, plain text."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from typing import Any
+
+
+def prepare_streams() -> None:
+    """Open the null device for streams that are closed, in the order of their numbers; write what an encoding lacks as escapes;
+    read UTF-8 from a pipe or a file, whatever the locale, without a byte order mark."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+
+
+def print_json(values: object, **options: Any) -> None:
+    """Print one JSON object; in ASCII alone where stdout is not UTF-8."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+    print(json.dumps(values, ensure_ascii=encoding != "utf8", **options), flush=True)
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are replaced."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def show(text: str) -> None:
+    """Print an answer; on a terminal, without anything that a terminal would obey."""
+    print(printable(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def abandon(name: str) -> None:
+    """Send the rest of a stream, stdout or stderr, whose reader has gone to the null device."""
+    stream, null = getattr(sys, name), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, stream.fileno())
+    except (OSError, ValueError, AttributeError):  # not a stream of the process
+        setattr(sys, name, io.StringIO())
+    finally:
+        os.close(null)

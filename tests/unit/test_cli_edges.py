@@ -1,0 +1,199 @@
+"""Edges of the process: encodings, closed streams, readers that leave, signals, and options that nobody means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_bundle import FakeEngine, fake_session, write_bundle
+
+from dgemma.core.errors import EngineError
+from dgemma.runtime.session import Session
+
+TOY = Path(__file__).parents[1] / "support" / "toy_cli.py"
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX shells and signals")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("edges") / "toy.dgemma")
+
+
+@pytest.fixture(scope="module")
+def accents(bundle: Path) -> list[int]:
+    """Ids of a text that ASCII lacks."""
+    tokenizer = Session(*_opened(bundle)).tokenizer
+    assert tokenizer is not None
+    return tokenizer.encode("é€")
+
+
+def _opened(path: Path) -> tuple[Any, Any]:
+    from dgemma.runtime.bundle import Bundle
+
+    opened = Bundle.open(path)
+    return opened, FakeEngine(opened)
+
+
+def shell(script: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of bash in which DGEMMA stands for the toy's command line."""
+    script = script.replace("DGEMMA", f"{sys.executable} {TOY}")
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, timeout=60, env={**os.environ, **env}, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_answer_survives_every_encoding(bundle: Path, accents: list[int], encoding: str) -> None:
+    env = {"PYTHONIOENCODING": encoding, "TOY_ANSWER": ",".join(map(str, accents))}
+    done = shell(f"DGEMMA run {bundle} -p hi --json", **env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout.decode(encoding))["text"] == "é€"
+    done = shell(f"DGEMMA run {bundle} -p hi", **env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(encoding) == "é€\n".encode(encoding, "backslashreplace").decode(encoding)
+
+
+def test_a_path_that_stdout_cannot_spell(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "toy😀.dgemma")
+    done = shell(f"DGEMMA inspect '{path}'", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, b"") and b"toy\\U0001f600.dgemma" in done.stdout
+    done = shell(f"DGEMMA inspect '{path}/none'", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: ") and b"\\U0001f600" in done.stderr
+    done = shell("DGEMMA inspect $'/no\\xff'")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: /no\\udcff") and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_stdin_is_utf8_without_a_byte_order_mark(bundle: Path, locale: str) -> None:
+    """Of PYTHONIOENCODING as well, which is how a locale of Latin-1 is had where none is installed."""
+    env = {"LC_ALL": locale, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    want = shell(f"DGEMMA run {bundle} --trace {bundle.parent}/want.npz -p 'é€'").returncode
+    got = shell(
+        f"printf '\\xef\\xbb\\xbf\\xc3\\xa9\\xe2\\x82\\xac\\n' | DGEMMA run {bundle} --trace {bundle.parent}/got.npz", **env
+    )
+    assert (want, got.returncode) == (0, 0), got.stderr
+    assert (bundle.parent / "want.npz").read_bytes() == (bundle.parent / "got.npz").read_bytes()
+    done = shell(f"printf '\\xe9' | DGEMMA run {bundle}", **env)
+    assert (done.returncode, done.stderr) == (2, b"error: stdin is not UTF-8 text; convert it first\n")
+
+
+# script; exit status; stdout, stderr: exact, or a part where it ends with an ellipsis
+TABLE: list[tuple[str, int, str, str]] = [
+    ("DGEMMA run BUNDLE <&-", 2, "", "error: no prompt: stdin is empty; give -p TEXT, --prompt-ids, or text on stdin\n"),
+    ("DGEMMA run BUNDLE -p hi <&- >/dev/null", 0, "", ""),
+    ("DGEMMA run BUNDLE -p hi <&- >&- 2>&-", 0, "", ""),
+    ("DGEMMA chat BUNDLE <&-", 0, "", ""),
+    ("DGEMMA nonsense 2>&-", 2, "", ""),
+    ("DGEMMA nonsense 2>/dev/full", 2, "", ""),
+    ("DGEMMA -h | true; exit ${PIPESTATUS[0]}", 0, "", ""),
+    ("DGEMMA run -h | true; exit ${PIPESTATUS[0]}", 0, "", ""),
+    ("DGEMMA export -h | head -c 1; exit ${PIPESTATUS[0]}", 0, "U", ""),
+    ("DGEMMA run BUNDLE -p hi | true; exit ${PIPESTATUS[0]}", 0, "", ""),
+    ("DGEMMA inspekt BUNDLE", 2, "", "error: unknown command 'inspekt' (did you mean inspect?); choose one of export, …"),
+    ("DGEMMA ''", 2, "", "error: unknown command ''; choose one of …"),
+    ("TERM=dumb COLUMNS=1 LINES=0 DGEMMA run BUNDLE -p hi >/dev/null", 0, "", ""),
+    ("COLUMNS=1 DGEMMA run -h >/dev/null", 0, "", ""),
+    ("COLUMNS=x DGEMMA run -h >/dev/null", 0, "", ""),
+    ("DGEMMA run BUNDLE -p $'\\xff'", 2, "", "error: the text cannot be encoded; give valid Unicode text\n"),
+    ("DGEMMA run BUNDLE -p hi --canvas 9" + "9" * 5000, 2, "", "error: --canvas …"),
+    ("DGEMMA run BUNDLE -p hi --canvas -1", 2, "", "error: --canvas …"),
+    ("DGEMMA run BUNDLE -p hi --canvas ''", 2, "", "error: --canvas …"),
+    ("DGEMMA run BUNDLE -p hi --settle nan", 2, "", "error: settle nan must be a positive number of nats\n"),
+    ("DGEMMA run BUNDLE -p hi --seed 1e400", 2, "", "error: Invalid value for '--seed'…"),
+    ("DGEMMA run BUNDLE -p hi --seed 18446744073709551616", 2, "", "error: seed…"),
+    ("DGEMMA run BUNDLE -p hi --max-new-tokens -1", 2, "", "error: …"),
+    ("DGEMMA run BUNDLE -p hi --threads 99999999999999999999", 2, "", "error: threads …"),
+    ("DGEMMA run BUNDLE --prompt-ids ','", 2, "", "error: …"),
+    ("DGEMMA run BUNDLE --prompt-ids 9" + "9" * 5000, 2, "", "error: …"),
+    ("DGEMMA run '' -p hi", 2, "", "error: …"),
+    ("DGEMMA run /dev/null -p hi", 2, "", "error: /dev/null…"),
+    ("DGEMMA run BUNDLE -p hi --trace /dev/full", 2, "", "error: --trace /dev/full…"),
+    ("DGEMMA run BUNDLE -p hi --trace ''", 2, "", "error: --trace…"),
+    ("DGEMMA inspect BUNDLE --json >/dev/full", 2, "", "error: No space left on device\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "status", "out", "err"), TABLE, ids=[row[0][:60] for row in TABLE])
+def test_edges_are_one_line_and_a_status(bundle: Path, script: str, status: int, out: str, err: str) -> None:
+    done = shell(script.replace("BUNDLE", str(bundle)))
+    text = done.stderr.decode()
+    assert (done.returncode, done.stdout.decode()) == (status, out), text
+    assert text == err if not err.endswith("…") else text.startswith(err[:-1]) and text.count("\n") == 1, text
+    assert len(text) < 1500
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_a_run(bundle: Path, number: int, status: int) -> None:
+    command = [sys.executable, str(TOY), "run", str(bundle), "-p", "hi"]
+    env = {**os.environ, "TOY_ANSWER": ",".join(["200"] * 100), "TOY_SLEEP": "0.2", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2.5)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (status, "")
+    assert err == ("error: interrupted\n" if number == signal.SIGINT else "")
+
+
+def test_the_working_directory_may_change_before_the_first_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dgemma.runtime.bundle import Bundle
+
+    write_bundle(tmp_path / "toy.dgemma")
+    monkeypatch.chdir(tmp_path)
+    opened = Bundle.open("toy.dgemma")
+    monkeypatch.chdir("/")
+    assert opened.file("onnx/denoise.bin").read_bytes() == b"toy graph denoise"
+
+
+class Timeout(Exception):
+    """What a program's own handler raises."""
+
+
+class Handler:
+    def method(self, *_: object) -> None:
+        raise Timeout("too slow")
+
+    def __call__(self, *_: object) -> None:
+        raise RuntimeError("too slow")
+
+
+def _function(more: str, *_: object) -> None:
+    raise KeyError(more)
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"), [(Handler().method, Timeout), (Handler(), RuntimeError), (partial(_function, "slow"), KeyError)]
+)
+def test_what_a_signal_handler_raises_comes_out_as_itself(
+    tmp_path: Path, handler: Callable[..., None], expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = fake_session(tmp_path / "b", [200] * 40)
+    denoise = FakeEngine._denoise
+
+    def interrupted(self: FakeEngine, feeds: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return denoise(self, feeds)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(FakeEngine, "_denoise", interrupted)
+            with pytest.raises(expected):
+                session.generate([2, 6])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    def fails(self: FakeEngine, feeds: Any) -> Any:
+        raise expected("of the library's own")
+
+    monkeypatch.setattr(FakeEngine, "_denoise", fails)
+    with pytest.raises(EngineError, match="of the library's own"):
+        session.generate([2, 6])
