@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+REVERSED = ("Reverse the word table.", "elbat")
 
-def run(repo_root: Path, name: str, *arguments: str, stdin: str = "") -> str:
-    """What a program prints; it must end with status 0."""
-    command = [sys.executable, str(repo_root / "examples" / name), *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+def run(repo_root: Path, name: str, *arguments: str | Path, status: int = 0) -> str:
+    """What a program prints; it must end with the status."""
+    command = [sys.executable, str(repo_root / "examples" / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    return done.stdout or done.stderr
 
 
 def test_every_example_is_listed_and_tested(repo_root: Path) -> None:
@@ -26,11 +32,92 @@ def test_every_example_is_listed_and_tested(repo_root: Path) -> None:
             assert f'"{path.name}"' in tested, f"{path.name} has no test"
 
 
+def test_the_callback_sees_every_step(repo_root: Path, tiny_bundle: Path) -> None:
+    lines = run(repo_root, "embed_callback.py", tiny_bundle).splitlines()
+    assert lines[-2] == "four thousand two hundred and seventy one"
+    steps = int(lines[-1].split()[0])
+    assert [line.split(":")[0] for line in lines[:steps]] == [f"step {i + 1}" for i in range(steps)]
+    assert len(lines) == steps + 2
+
+
+def test_a_bundle_that_is_not_there_is_one_line(repo_root: Path, tmp_path: Path) -> None:
+    error = run(repo_root, "embed_callback.py", tmp_path / "absent", status=1)
+    assert "no such folder" in error and len(error.splitlines()) == 1
+
+
+def test_turns_are_kept_and_taken_back(repo_root: Path, tiny_bundle: Path) -> None:
+    lines = run(repo_root, "chat_turns.py", tiny_bundle).splitlines()
+    assert lines[:2] == [f"> {REVERSED[0]}", REVERSED[1]] and lines[2] == "> Reverse the word lamp."
+    assert 0 < int(lines[-1].split()[0]) < 100
+
+
+def test_a_cancelled_session_goes_on(repo_root: Path, tiny_bundle: Path) -> None:
+    assert run(repo_root, "cancel.py", tiny_bundle).splitlines() == ["cancelled after 1 step", REVERSED[1]]
+
+
+def test_many_prompts_are_answered_line_by_line(repo_root: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{REVERSED[0]}\n\n{'too long ' * 2000}\n", encoding="utf-8")
+    first, second = map(json.loads, run(repo_root, "many_prompts.py", prompts, tiny_bundle).splitlines())
+    assert (first["prompt"], first["text"]) == REVERSED
+    assert "leave no room" in second["error"]
+
+
+def test_a_job_fails_when_a_bundle_does_not_do_what_it_did(repo_root: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tiny.dgemma")
+    assert run(repo_root, "verify_in_ci.py", bundle).strip().endswith("passed")
+    (bundle / "onnx" / "weights.bin").write_bytes(b"damaged")
+    assert "weights.bin" in run(repo_root, "verify_in_ci.py", bundle, status=2)
+
+
+def test_plans_are_sorted_and_fast_enough(repo_root: Path) -> None:
+    *found, sentence = run(repo_root, "plan_device.py", "2b", "phone-flagship", "5").splitlines()
+    sizes = [float(line.split(": ")[1].split()[0]) for line in found]
+    assert sizes and sizes == sorted(sizes)
+    assert all(float(line.split(", ")[-1].split()[0]) >= 5 for line in found)
+    assert sentence.startswith("Take ")
+    assert len(run(repo_root, "plan_device.py", "2b", "phone-flagship", "1000").splitlines()) == 1
+
+
 def test_the_drawing_shows_every_step_and_fetches_nothing(repo_root: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "canvas.svg"
-    run(repo_root, "draw_canvas.py", str(tiny_bundle), "-p", "How do you say 40228?", "--seed", "1", "--out", str(out))
+    run(repo_root, "draw_canvas.py", tiny_bundle, "-p", "How do you say 40228?", "--seed", "1", "--out", out)
     svg = out.read_text(encoding="utf-8")
     assert "step&#160;&#160;1" in svg and "eight" in svg and "uncertain" in svg
     assert "url(" not in svg.replace("url(#", "")
-    with pytest.raises(AssertionError, match="no such folder"):
-        run(repo_root, "draw_canvas.py", str(tmp_path / "absent"), "-p", "x", "--out", str(out))
+
+
+def test_the_cells_of_the_notebook_draw_the_canvas(
+    repo_root: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPython is no dependency of the tests: what the notebook takes from it is recorded instead."""
+    updates: list[str] = []
+
+    class Handle:
+        def update(self, shown: str) -> None:
+            updates.append(shown)
+
+    display = ModuleType("IPython.display")
+    display.__dict__.update(HTML=str, display=lambda shown, display_id: Handle())
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    notebook = json.loads((repo_root / "examples" / "canvas.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "commit the notebook without outputs"
+            exec("".join(cell["source"]).replace('"build/tiny.dgemma"', repr(str(tiny_bundle))), names)
+    assert names["result"].text == "forty thousand two hundred and twenty eight"
+    assert len(updates) == names["result"].steps == len(names["trajectory"].entropy)
+    assert updates[-1].count("<pre>step") == len(updates) and "rgba(240, 160, 40, 0.00)" in updates[-1]
+
+
+def test_the_java_program_answers_as_python_does(repo_root: Path, tiny_bundle: Path) -> None:
+    jars = repo_root / "android_demo" / "jvm" / "target" / "lib"
+    if shutil.which("java") is None or not jars.is_dir():
+        pytest.skip("needs a JDK and the jars that `make java-test` builds")
+    command = ["java", "-cp", f"{jars}/*", str(repo_root / "examples" / "Ask.java"), str(tiny_bundle), REVERSED[0]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *steps, answer = done.stdout.splitlines()
+    assert answer == REVERSED[1] and steps and all(line.startswith("step") for line in steps)
