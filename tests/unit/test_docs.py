@@ -1,4 +1,4 @@
-"""What the site's strict build does not see: the README, which is read on its own, and facts that pages repeat from the code."""
+"""What the strict build of the site does not see: the README and other pages outside it, and names repeated from the code."""
 
 from __future__ import annotations
 
