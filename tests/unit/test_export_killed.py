@@ -1,4 +1,4 @@
-"""An export that is terminated or killed at ten points: nothing that loads is left, and graceful termination leaves nothing at all."""
+"""An export terminated or killed at ten points: nothing that loads is left, and graceful termination leaves nothing at all."""
 
 from __future__ import annotations
 

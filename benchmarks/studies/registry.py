@@ -1,0 +1,169 @@
+"""Every study: the command that measures it, the results that it writes, and the page that shows them.
+
+A new study is one module and one entry here. Whether a result is of today's bundles is read from the digests in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+CURRENT = ("tiny-sizes.json", "2b-sizes.json")  # list the bundles of today, all recipes
+_MODULE = "python -m dgemma.benchmarks.studies"
+_TO = "benchmarks/results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One study.
+
+    Args:
+        name: what `studies run` takes.
+        commands: lines to run from the checkout, in order; words in capitals are to be filled in.
+        results: patterns of file names below `benchmarks/results`.
+        page: name of its page in `docs/results`.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    results: tuple[str, ...]
+    page: str
+
+    def files(self) -> list[Path]:
+        """The results that are committed, by name."""
+        return sorted(path for pattern in self.results for path in RESULTS.glob(pattern))
+
+    @property
+    def placeholders(self) -> list[str]:
+        """What a user has to put in before the commands can run."""
+        return [word for line in self.commands for word in line.split() if word.isupper() and word.isalpha()]
+
+
+STUDIES = (
+    Study(
+        name="evaluate", page="quality", results=("tiny-evaluate.json",),
+        commands=(f"{_MODULE}.evaluate build/tiny.dgemma --engine onnx --threads 1 --out {_TO}/tiny-evaluate.json",),
+    ),
+    Study(
+        name="gate", page="quantization", commands=("make gate",),
+        results=("tiny-verify-fp32.json", "tiny-verify-w*.json", "tiny-sizes.json"),
+    ),
+    Study(
+        name="ablation", page="quantization", results=("tiny-quantize-ablation.json",),
+        commands=(f"{_MODULE}.ablation --out {_TO}/tiny-quantize-ablation.json",),
+    ),
+    Study(
+        name="sizes", page="quantization", results=("2b-sizes.json",),
+        commands=(f"{_MODULE}.sizes build/2b-w8.dgemma build/2b-w4-mixed.dgemma build/2b-w4.dgemma --out {_TO}/2b-sizes.json",),
+    ),
+    Study(
+        name="linear", page="quantization", results=("linear.json",), commands=(f"{_MODULE}.linear --out {_TO}/linear.json",),
+    ),
+    Study(
+        name="bench", page="speed", results=("bench-tiny-*.json",),
+        commands=tuple(
+            f"dgemma bench build/{bundle}.dgemma --engine {engine} --threads 2 --out {_TO}/bench-tiny-{recipe}-{engine}.json"
+            for engine in ("onnx", "executorch") for bundle, recipe in (("tiny", "fp32"), ("tiny-w8", "w8"))
+        ),
+    ),
+    Study(
+        name="jvm", page="speed", results=("tiny-jvm.json", "tiny-jvm-bench.json"),
+        commands=(f"{_MODULE}.jvm build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-jvm.json",),
+    ),
+    Study(
+        name="full-size", page="full-size", results=("bench-2b-*.json", "2b-one-core.json"),
+        commands=(
+            "dgemma export 2b --random-weights 0 --soft topk:16 --recipe w4-mixed --out build/2b.dgemma",
+            f"dgemma bench build/2b.dgemma --engine onnx --threads 2 --out {_TO}/bench-2b-w4-mixed-onnx.json",
+            f"dgemma bench build/2b.dgemma --engine executorch --threads 2 --out {_TO}/bench-2b-w4-mixed-executorch.json",
+        ),
+    ),
+    Study(
+        name="export-cost", page="full-size", results=("export-cost.json",),
+        commands=(f"{_MODULE}.export_cost 2b --recipe w4-mixed --work FOLDER --out {_TO}/export-cost.json",),
+    ),
+    Study(
+        name="peers", page="peers", results=("peers-*.json",),
+        commands=(f"{_MODULE}.peers build/2b.dgemma --llama FOLDER --out {_TO}/peers-2b-w4-mixed.json",),
+    ),
+    Study(
+        name="same-tokens", page="same-tokens", results=("tiny-same-tokens*.json",),
+        commands=(
+            f"{_MODULE}.same_tokens build/tiny.dgemma --checkpoint checkpoints/tiny --count 300 --threads 1 "
+            f"--out {_TO}/tiny-same-tokens.json",
+            *(
+                f"{_MODULE}.same_tokens build/tiny-{recipe}.dgemma --threads 1 --out {_TO}/tiny-same-tokens-{recipe}.json"
+                for recipe in ("w8", "w4-mixed")
+            ),
+        ),
+    ),
+    Study(
+        name="java", page="same-tokens", results=("tiny-java.json",),
+        commands=(
+            "python android_demo/same_tokens.py build/tiny.dgemma build/tiny-w8.dgemma build/tiny-w4-mixed.dgemma "
+            f"--count 200 --seeds 2 --out {_TO}/tiny-java.json",
+        ),
+    ),
+    Study(
+        name="arm64", page="same-tokens", results=("tiny-arm64.json", "tiny-arm64-java.json"), commands=("make arm64",),
+    ),
+    Study(
+        name="reference", page="tpu", results=("tpu-v4-*.json", "tiny-verify-tpu.json"),
+        commands=("dgemma reference compile 2b --steps 16 --canvas 256 --context 1280 --json",),
+    ),
+    Study(
+        name="passes", page="less-work", results=("tiny-passes.json",),
+        commands=(f"{_MODULE}.passes build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-passes.json",),
+    ),
+    Study(
+        name="projection", page="projection", results=("2b-projection.json",),
+        commands=(
+            f"{_MODULE}.widths build/2b.dgemma --threads 2 --out build/widths.json",
+            f"{_MODULE}.projection build/tiny.dgemma --widths build/widths.json --peers {_TO}/peers-2b-w4-mixed.json "
+            f"--out {_TO}/2b-projection.json",
+        ),
+    ),
+    Study(
+        name="soft", page="soft", results=("tiny-soft.json",),
+        commands=(f"{_MODULE}.soft checkpoints/tiny build/tiny.dgemma --out {_TO}/tiny-soft.json",),
+    ),
+    Study(
+        name="plan-check", page="plan", results=("plan-check.json",),
+        commands=(
+            f"{_MODULE}.plan_check --fit RESULTS --test RESULTS --checkpoint checkpoints/tiny --out {_TO}/plan-check.json",
+        ),
+    ),
+)  # fmt: skip
+
+
+def find(name: str) -> Study | None:
+    return next((study for study in STUDIES if study.name == name), None)
+
+
+def of_page(page: str) -> list[Study]:
+    return [study for study in STUDIES if study.page == page]
+
+
+def current() -> set[str]:
+    """Digests of today's bundles."""
+    return {row["digest"] for name in CURRENT for row in json.loads((RESULTS / name).read_text(encoding="utf-8"))["bundles"]}
+
+
+def is_older(path: Path, digests: set[str]) -> bool:
+    """Whether a result names a bundle that is none of `digests`; False where it names none."""
+    return any(digest not in digests for digest in _digests(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def _digests(values: Any) -> Iterator[str]:
+    if isinstance(values, dict):
+        if isinstance(found := values.get("digest"), str):
+            yield found
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            yield from _digests(value)
