@@ -121,6 +121,7 @@ Median step, followed by that step and the shortest one as multiples of the floo
 noisy: its products changed by a factor of two from one minute to the next.""",
             table=tables.processors,
         ),
+        Section(heading="On one core", before="The other core was busy.", table=tables.one_core),
         Section(
             heading="Export",
             before="""

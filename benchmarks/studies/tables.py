@@ -185,6 +185,11 @@ def full_size() -> str:
     return "\n".join([*rows, "", of_2b.notes(runs[0])])
 
 
+def one_core() -> str:
+    run = read("2b-one-core.json")
+    return "\n".join([*header("`2b`, one thread", of_2b.title(run)), *_lines(of_2b.costs([run])), "", of_2b.notes(run)])
+
+
 def processors() -> str:
     def find(name: str) -> Json | None:
         return read(name) if (RESULTS / name).exists() else None
