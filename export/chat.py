@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError
-from dgemma.core.manifest import TRIMS, ChatTemplate, TokenizerSpec
-from dgemma.export.template import TOKENIZER_CONFIG, compile_template, read_json, read_template
+from dgemma.core.manifest import TRIMS, ChatTemplate
+from dgemma.export.template import compile_template, read_template, special_settings
+from dgemma.export.tokenizer import CheckpointTokenizer, either
 
 _MARK = "90817263540"  # digits: no filter changes them
 # Each shows some change of the text: of white space at an end, of case, of line ends, of escapes, of a cut.
@@ -20,81 +18,6 @@ _PROBES = (
     f"{_WHITE}x{_WHITE}", "hello wOrld", "HELLO", "<b>&'\"\\", "a\r\nb\n\n\nc\t d  e", "</think>x", "{{ x }}", "ß ŉ é e\u0301",
     "\u200bx\u200b", "x\n", "\nx", " x", "x ", " \n", "a" * 3000,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointTokenizer:
-    """What splitting a template needs of a tokenizer; `frozen` are the texts that always become one token."""
-
-    spec: TokenizerSpec
-    encode: Callable[[str], list[int]]
-    piece: Callable[[int], str]
-    markers: dict[str, int]
-    frozen: tuple[str, ...]
-
-
-def read_tokenizer(folder: Path) -> CheckpointTokenizer | None:
-    """The checkpoint's tokenizer, as transformers chooses: `tokenizer.json`, then SentencePiece; None where it has neither."""
-    if (path := folder / "tokenizer.json").is_file():
-        found = _tokenizers(path)
-    elif (path := folder / "tokenizer.model").is_file():
-        found = _sentencepiece(path)
-    else:
-        return None
-    decoder = read_json(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")
-    added = decoder if isinstance(decoder, dict) and decoder else None
-    if added is not None:
-        names = {str(t.get("content")) if isinstance(t, dict) else str(t): str(i) for i, t in added.items()}
-    else:
-        names = {name: str(i) for name, i in read_json(folder / "added_tokens.json").items()}
-    for name, token in names.items():
-        if not token.isdigit() or int(token) >= found.spec.vocab_size or found.piece(int(token)) != name:
-            raise CheckpointError(
-                f"{path}: lacks the added token {name!r} (id {token}); save it again with transformers' save_pretrained"
-            )
-    return found
-
-
-def _tokenizers(path: Path) -> CheckpointTokenizer:
-    import tokenizers
-
-    try:
-        fast: Any = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise CheckpointError(f"{path}: is not a tokenizer file ({error})".splitlines()[0]) from None
-    fast.no_padding()
-    fast.no_truncation()
-    added = fast.get_added_tokens_decoder()
-    return CheckpointTokenizer(
-        spec=TokenizerSpec(file=path.name, kind="tokenizers", vocab_size=int(fast.get_vocab_size(with_added_tokens=True))),
-        encode=lambda text: list(fast.encode(text, add_special_tokens=False).ids),
-        piece=lambda token: str(fast.id_to_token(token)),
-        markers={t.content: i for i, t in added.items() if t.special or _looks_special(t.content)},
-        frozen=tuple(t.content for t in added.values() if not (t.lstrip or t.rstrip or t.single_word or t.normalized)),
-    )
-
-
-def _sentencepiece(path: Path) -> CheckpointTokenizer:
-    import sentencepiece
-
-    try:
-        model: Any = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except Exception as error:
-        raise CheckpointError(f"{path}: is not a SentencePiece model ({error})".splitlines()[0]) from None
-    size = int(model.vocab_size())
-    pieces = {str(model.id_to_piece(i)): i for i in range(size)}
-    markers = {p: i for p, i in pieces.items() if model.is_control(i) or (_looks_special(p) and not model.is_unknown(i))}
-    pattern = _either(markers)
-
-    def encode(text: str) -> list[int]:
-        parts = pattern.split(text) if pattern else [text]
-        return [i for part in parts for i in ([markers[part]] if part in markers else model.encode(part))]
-
-    newline = [p for p in pieces if p.strip("\n") == ""]  # a piece only where the trainer was told of it: text is split there
-    return CheckpointTokenizer(
-        spec=TokenizerSpec(file=path.name, kind="sentencepiece", vocab_size=size),
-        encode=encode, piece=lambda token: str(model.id_to_piece(token)), markers=markers, frozen=(*markers, *newline),
-    )  # fmt: skip
 
 
 def chat_template(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> ChatTemplate | None:
@@ -135,7 +58,7 @@ def _as_ids(
     path: Path, config: ModelConfig, tokenizer: CheckpointTokenizer, texts: tuple[str, str, str, str], trim: str
 ) -> ChatTemplate:
     first, between, suffix, opened = texts
-    pattern = _either(tokenizer.markers)
+    pattern = either(tokenizer.markers)
 
     def opening(text: str) -> tuple[list[int], str]:
         """Ids up to the last place where tokens cannot join, and the text after it."""
@@ -180,10 +103,12 @@ def _trim(path: Path, show: Callable[[str], str], before: str, after: str) -> st
 
 def _special_tokens(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> dict[str, str]:
     """The names of special tokens that a template can use, with their texts."""
-    given = read_json(folder / "special_tokens_map.json") | read_json(folder / TOKENIZER_CONFIG)
-    ids = {"bos_token": config.bos_token_id, "eos_token": config.eos_token_ids[0], "pad_token": config.pad_token_id}
+    given = special_settings(folder)
+    ids = {"bos_token": config.bos_token_id, "pad_token": config.pad_token_id}
+    if config.eos_token_ids:
+        ids["eos_token"] = config.eos_token_ids[0]
     texts = {name: tokenizer.piece(i) for name, i in ids.items() if i < tokenizer.spec.vocab_size}
-    for name in (*ids, "unk_token", "mask_token"):
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token"):
         value = given.get(name)
         text = value.get("content") if isinstance(value, dict) else value
         if isinstance(text, str):
@@ -196,12 +121,3 @@ def _is_closed(text: str, frozen: tuple[str, ...]) -> bool:
     if not any(text.endswith(token) for token in frozen):
         return False
     return not any(text.endswith(token[:n]) for token in frozen for n in range(1, len(token)))
-
-
-def _either(texts: dict[str, int]) -> re.Pattern[str] | None:
-    """Any of the texts, the longest first; it keeps them when it splits."""
-    return re.compile(f"({'|'.join(map(re.escape, sorted(texts, key=len, reverse=True)))})") if texts else None
-
-
-def _looks_special(piece: str) -> bool:
-    return len(piece) > 2 and piece[0] == "<" and piece[-1] == ">" and not piece.startswith("<0x")

@@ -86,8 +86,8 @@ def export_bundle(
         say("load")
         scratch = stage / "quantized"
         weights = read_weights(request, scratch, say)
-        if tokenizer and request.folder:
-            shutil.copyfile(request.folder / tokenizer.file, stage / tokenizer.file)
+        if tokenizer:
+            tokenizer.save(stage)
         graphs, reports = {}, {}
         for engine in engines:
             graphs[engine], reports[engine] = lower(engine, weights, sampler, shapes, stage, say)
@@ -97,7 +97,7 @@ def export_bundle(
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
         manifest = Manifest(
             engines={engine: LOWEST_VERSIONS[engine] for engine in engines}, model=request.config,
-            tokenizer=tokenizer, chat=chat,
+            tokenizer=tokenizer.spec if tokenizer else None, chat=chat,
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
             dims={

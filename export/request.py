@@ -12,10 +12,11 @@ from typing import Any
 
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
-from dgemma.core.manifest import ChatTemplate, TokenizerSpec
+from dgemma.core.manifest import ChatTemplate
 from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
-from dgemma.export.chat import chat_template, read_tokenizer
+from dgemma.export.chat import chat_template
 from dgemma.export.graphs import Shapes
+from dgemma.export.tokenizer import CheckpointTokenizer, read_tokenizer
 from dgemma.model import checkpoint as checkpoints
 from dgemma.model import hf_config
 from dgemma.model.denoiser import Denoiser
@@ -185,16 +186,16 @@ def notes(request: Request) -> tuple[str, ...]:
     """What the checkpoint folder lacks and what of it is ignored, one line each; raises CheckpointError."""
     if request.folder is None:
         return ()
-    return hf_config.notes(request.folder)
+    tokenizer = read_tokenizer(request.folder)
+    return hf_config.notes(request.folder) + ((tokenizer.note,) if tokenizer and tokenizer.note else ())
 
 
-def read_text(request: Request) -> tuple[TokenizerSpec | None, ChatTemplate | None]:
+def read_text(request: Request) -> tuple[CheckpointTokenizer | None, ChatTemplate | None]:
     """Tokenizer and chat template of the checkpoint, where it has them; raises CheckpointError."""
     found = read_tokenizer(request.folder) if request.folder else None
     if found is None or request.folder is None:
         return None, None
-    spec = found.spec
-    if spec.vocab_size > request.config.vocab_size:
-        where, most = request.folder / spec.file, request.config.vocab_size
-        raise CheckpointError(f"{where}: has {spec.vocab_size} pieces but the model {most} ids; copy the right tokenizer")
-    return spec, chat_template(request.folder, request.config, found)
+    size, most = found.spec.vocab_size, request.config.vocab_size
+    if size > most:
+        raise CheckpointError(f"{found.source}: has {size} pieces but the model {most} ids; copy the right tokenizer")
+    return found, chat_template(request.folder, request.config, found)

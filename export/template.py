@@ -55,6 +55,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def special_settings(folder: Path) -> dict[str, Any]:
+    """The tokenizer's configuration; the older `special_tokens_map.json` comes first, unless the configuration lists tokens."""
+    settings = read_json(folder / TOKENIZER_CONFIG)
+    if "added_tokens_decoder" in settings:
+        return settings
+    return settings | read_json(folder / "special_tokens_map.json")
+
+
 def compile_template(path: Path, text: str) -> Render:
     """What renders the template with the variables given as keywords; raises jinja2's TemplateError."""
     environment = ImmutableSandboxedEnvironment(

@@ -171,7 +171,7 @@ def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequen
     chat = manifest.chat
     ids: list[int] = [*chat.start]
     if before:
-        ids = [] if before[-1] in manifest.model.eos_token_ids else [_end_of_turn(manifest, chat)]
+        ids = [] if before[-1] in manifest.model.eos_token_ids else _end_of_turn(manifest, chat)
         ids += chat.model_suffix
     ids += chat.user_prefix
     following = [*chat.user_suffix, *chat.model_prefix]
@@ -180,10 +180,10 @@ def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequen
     return [*ids, *tokenizer.encode_user(content, **between), *following]
 
 
-def _end_of_turn(manifest: Manifest, chat: ChatTemplate) -> int:
-    """The stop token that ends a user's turn ends an answer as well."""
+def _end_of_turn(manifest: Manifest, chat: ChatTemplate) -> list[int]:
+    """The stop token that ends a user's turn ends an answer as well; none where the model has none."""
     stops = manifest.model.eos_token_ids
-    return next((i for i in chat.user_suffix if i in stops), stops[0])
+    return [next((i for i in chat.user_suffix if i in stops), stops[0])] if stops else []
 
 
 def _marker_ids(manifest: Manifest) -> set[int]:

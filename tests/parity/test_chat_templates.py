@@ -15,7 +15,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from dgemma.core.errors import CheckpointError
-from dgemma.export.chat import chat_template, read_tokenizer
+from dgemma.export.chat import chat_template
+from dgemma.export.tokenizer import read_tokenizer
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer, _marker_ids, chat_ids
 
 transformers = pytest.importorskip("transformers")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import micro
 import pytest
@@ -12,9 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dgemma.core.errors import CheckpointError
 from dgemma.core.manifest import WHITESPACE, ChatTemplate
-from dgemma.export.chat import chat_template, read_tokenizer
+from dgemma.export.chat import chat_template
 from dgemma.export.template import read_template
+from dgemma.export.tokenizer import read_tokenizer
 from dgemma.model.tiny.publish import TEMPLATE
+from dgemma.runtime.tokenizer import HuggingFaceTokenizer, chat_ids
 
 CONFIG = replace(micro.CONFIG, eos_token_ids=(1, 5))
 PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "\n", "user", "model"]
@@ -29,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(PIECES)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}', encoding="utf-8")
     return tmp_path
 
 
@@ -146,3 +151,16 @@ def test_trim_and_text_beside_the_content(folder: Path) -> None:
         start=(), user_prefix=(4,), user_suffix=(5,), model_prefix=(), model_suffix=(),
         user_lead="Q: ", user_tail="!", trim="both",
     )  # fmt: skip
+
+
+def test_a_model_without_a_stop_token(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    found = read_tokenizer(folder)
+    assert found is not None
+    model = replace(CONFIG, eos_token_ids=())
+    chat = chat_template(folder, model, found)
+    assert chat is not None and chat.user_suffix == (5, 6) and chat.model_suffix == (5, 6)
+    manifest: Any = SimpleNamespace(model=model, chat=chat)
+    tokenizer = HuggingFaceTokenizer(str(folder / "tokenizer.json"), [2, 4, 5])
+    first = chat_ids(manifest, tokenizer, "x", [])
+    assert chat_ids(manifest, tokenizer, "x", [*first, 7]) == [5, 6, *first[1:]]  # the template's own end of a turn
