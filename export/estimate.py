@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 from dgemma.core.config import ModelConfig
-from dgemma.core.errors import ExportError
 from dgemma.core.sampler import EXACT
 from dgemma.core.shapes import Shape, parameter_shapes
 from dgemma.export.graphs import prefix_specs
@@ -49,6 +47,14 @@ class Estimate:
     def sizes(self) -> dict[str, int]:
         """Engine → bytes of its files."""
         return {engine: file_bytes(self.request.recipe, engine, self.request.config) for engine in self.engines}
+
+    @property
+    def disk(self) -> int:
+        """Most bytes of files that lie there at once: the engines', and while they are made, the quantized weights too and a
+        `.pte` twice, for it is rewritten."""
+        again = self.sizes.get("executorch", 0)
+        makes_store = self.request.recipe.quantizes and not self.request.is_quantized
+        return sum(self.sizes.values()) + again + (max(self.sizes.values()) if makes_store else 0)
 
     @property
     def stages(self) -> dict[str, int]:
@@ -109,17 +115,6 @@ class Estimate:
             found += [("executorch: generate", 5 + 0.9 * layers)]
             found += [("executorch: write", 3 + 15 * billions + written["executorch"])]
         return found
-
-    def check_disk(self, out: Path) -> None:
-        """Raises ExportError where the files of the engines cannot fit on the disk of `out`."""
-        if not out.parent.is_dir():
-            return  # the export itself says so
-        needed, free = sum(self.sizes.values()), shutil.disk_usage(out.parent).free
-        if needed > free:
-            raise ExportError(
-                f"--out {out}: the graphs take {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; "
-                "free some space, choose another disk, or a smaller --recipe"
-            )
 
     def lines(self, checkpoint: Path | str) -> list[str]:
         """The plan for people; raises CheckpointError for a tokenizer that does not fit."""

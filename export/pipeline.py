@@ -18,6 +18,8 @@ from dgemma.core.errors import ExportError
 from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.staging import staging
+from dgemma.export import room
+from dgemma.export.estimate import Estimate
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, specs
 from dgemma.export.request import ENGINES, Weights, check, read_text, read_weights
 
@@ -80,6 +82,7 @@ def export_bundle(
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent}: no such folder to write into; make it first")
     request = check(checkpoint, engines=engines, **options)
+    room.check(Estimate(request=request, engines=engines), out)
     tokenizer, chat = read_text(request)
     sampler, shapes = request.sampler, request.shapes
     with staging(out, ExportError, "export") as stage:

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import Manifest
+from dgemma.core.memory import SWITCH, available, is_checked
 
-SWITCH = "DGEMMA_CHECK_MEMORY"  # 0: load whatever is free
 _TILE = 16_384  # ids of the vocabulary whose logits are held together, at most
-_MEMINFO = Path("/proc/meminfo")
-_CGROUPS = (  # limit, usage, and the name of the page cache in the statistics beside them
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +48,10 @@ def need(manifest: Manifest, engine: str) -> Need:
     return Need(weights=weights, prefix=prefix_bytes(manifest, length), transient=4 * activations)
 
 
-def available() -> int | None:
-    """Bytes that can be had without swapping, the container's limit included; None where the system does not tell."""
-    found = []
-    try:
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
-        found.append(int(lines["MemAvailable"].split()[0]) << 10)
-    except (OSError, ValueError, KeyError, IndexError):
-        pass
-    for folder, limit, usage, cache in _CGROUPS:
-        try:
-            most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-            found.append(max(0, most - used + int(stat.get(cache, 0))))  # the page cache gives way
-        except (OSError, ValueError):  # no limit reads "max"
-            continue
-    return min(found) if found else None
-
-
 def check(manifest: Manifest, engine: str, where: str | os.PathLike[str]) -> None:
     """Raise EngineError when the bundle cannot fit, naming what is needed, what is free and what would fit."""
     free = available()
-    if free is None or os.environ.get(SWITCH) == "0":
+    if free is None or not is_checked():
         return
     least = need(manifest, engine)
     if least.total <= free:

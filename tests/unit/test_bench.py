@@ -17,6 +17,7 @@ from dgemma.benchmarks.bench.costs import Model, held_bits
 from dgemma.benchmarks.bench.effort import Effort
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
 from dgemma.core import machine
+from dgemma.core import memory as free_memory
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import EngineError, UsageError
 from dgemma.runtime import memory as need_of_memory
@@ -267,13 +268,13 @@ def test_available_memory_minds_the_container(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable:   4096 kB\n")
     for name, text in {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 1\nfile 500000\n"}.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(need_of_memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(need_of_memory, "_CGROUPS", ((tmp_path, "memory.max", "memory.current", "file"),))
-    assert need_of_memory.available() == 1_000_000
+    monkeypatch.setattr(free_memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(free_memory, "_CGROUPS", ((tmp_path, "memory.max", "memory.current", "file"),))
+    assert free_memory.available() == 1_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert need_of_memory.available() == 4096 << 10
+    assert free_memory.available() == 4096 << 10
     (tmp_path / "meminfo").unlink()
-    assert need_of_memory.available() is None
+    assert free_memory.available() is None
 
 
 def test_a_fresh_process_that_fails_is_told() -> None:

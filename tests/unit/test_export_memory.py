@@ -20,7 +20,7 @@ from torch import nn
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
 from dgemma.core.errors import ExportError
-from dgemma.export import graphs, request
+from dgemma.export import graphs, pipeline, request, room
 from dgemma.export.estimate import Estimate, TimeLeft
 from dgemma.export.executorch import once
 from dgemma.export.executorch.fast import fast
@@ -204,14 +204,46 @@ def test_time_left_counts_the_parts_of_a_stage() -> None:
     assert parts == sorted(parts) and parts[4] - parts[0] == pytest.approx(16 * made.parameters / 1e9)
 
 
-def test_an_export_that_cannot_fit_on_the_disk_is_refused_before_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_that_does_not_fit_is_refused_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk by what lies there at once: files, the .pte once more, and quantized weights. Callers in Python are told too."""
     made = estimate("2b", "w8", random_weights=0)
-    needed = sum(made.sizes.values())
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
-    made.check_disk(tmp_path / "out")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
-    with pytest.raises(ExportError, match=r"GB free"):
-        made.check_disk(tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+    needed = made.sizes["onnx"] + 2 * made.sizes["executorch"] + max(made.sizes.values())
+    monkeypatch.setattr(pipeline, "read_weights", lambda *_: pytest.fail("weights were read"))
+
+    def reason(disk: int, memory: int | None) -> str:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=disk))
+        monkeypatch.setattr(room, "available", lambda: memory)
+        with pytest.raises(ExportError) as error:
+            pipeline.export_bundle("2b", tmp_path / "out", recipe="w8", random_weights=0)
+        assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+        return str(error.value)
+
+    assert "of disk" in reason(needed - 1, None)
+    assert "of memory" in (said := reason(needed, made.peak - 1)) and "DGEMMA_CHECK_MEMORY=0" in said
+    smaller = min(made.stages, key=made.stages.__getitem__)
+    assert f"--engine {smaller} alone fits" in reason(needed, max(made.stages["quantize"], made.stages[smaller]))
+    assert "alone fits" not in reason(needed, 1)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ExportError, match="exists already"):
+        pipeline.export_bundle("2b", tmp_path / "there", recipe="w8", random_weights=0)
+    monkeypatch.setenv("DGEMMA_CHECK_MEMORY", "0")
+    room.check(made, tmp_path / "out")
+    monkeypatch.delenv("DGEMMA_CHECK_MEMORY")
+    monkeypatch.setattr(room, "available", lambda: made.peak)
+    room.check(made, tmp_path / "out")
+
+
+def test_a_dry_run_says_whether_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["export", "2b", "--random-weights", "0", "--recipe", "w8", "--out", str(tmp_path / "b"), "--dry-run"]
+    for disk, memory, says in (
+        (10**12, 10**12, ("disk suffices", "memory suffices")),
+        (0, 10**9, ("of disk at most and 0.0 GB", "and 1.0 GB is free")),
+        (10**12, None, ("disk suffices", "free memory is not known")),
+    ):  # fmt: skip
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, disk=disk: SimpleNamespace(free=disk))
+        monkeypatch.setattr(room, "available", lambda memory=memory: memory)
+        assert dispatch(args) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in says), out

@@ -15,6 +15,7 @@ from dgemma.benchmarks.studies.peers.catalogue import OURS, Request, peers
 from dgemma.benchmarks.studies.peers.peer import Peer, Sample
 from dgemma.core import machine
 from dgemma.core.errors import EngineError, UsageError
+from dgemma.core.memory import available
 from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose
@@ -94,7 +95,7 @@ def take_turns(every: Sequence[Turns], rounds: int, stage: Callable[[str], None]
 
 
 def short_of_memory(peer: Peer) -> str | None:
-    free = memory.available()
+    free = available()
     if free is None or peer.need <= free:
         return None
     return f"it needs about {peer.need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB is free; close other programs"

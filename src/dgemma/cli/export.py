@@ -38,7 +38,7 @@ def run(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
-    from dgemma.export import pipeline, request
+    from dgemma.export import pipeline, request, room
     from dgemma.export.estimate import Estimate, TimeLeft
     from dgemma.export.quiet import quiet
     from dgemma.quantize.store import is_store
@@ -51,10 +51,8 @@ def run(
     estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
     notes(request.notes(estimate.request))
     if dry_run:
-        print("\n".join(estimate.lines(checkpoint)))
+        print("\n".join([*estimate.lines(checkpoint), *room.lines(estimate, out)]))
         return 0
-
-    estimate.check_disk(out)
 
     def golden(stage: Path) -> None:
         from dgemma.core.manifest import read_manifest

@@ -1,0 +1,57 @@
+"""Whether an export fits on this machine: told before any work starts, not by a full disk or the kernel's killer after."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from dgemma.core.errors import ExportError
+from dgemma.core.memory import SWITCH, available, is_checked
+from dgemma.export.estimate import Estimate
+
+
+def check(estimate: Estimate, out: Path) -> None:
+    """Raises ExportError where the export takes more disk or memory than there is free; the folder of `out` exists."""
+    for reason in (_disk(estimate, out), _memory(estimate)):
+        if reason:
+            raise ExportError(f"--out {out}: {reason}")
+
+
+def lines(estimate: Estimate, out: Path) -> list[str]:
+    """The same in words, for a plan."""
+    free = _free_memory()
+    memory = _memory(estimate) or ("memory suffices" if free is not None else "free memory is not known")
+    return [f"room        {_disk(estimate, out) or 'disk suffices'}", f"            {memory}"]
+
+
+def _disk(estimate: Estimate, out: Path) -> str | None:
+    """What is wrong."""
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        return f"{folder} does not exist; make it first"
+    needed, free = estimate.disk, shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return (
+        f"writing takes {needed / 1e9:.1f} GB of disk at most and {free / 1e9:.1f} GB is free; free some space, choose another "
+        "disk, or a smaller --recipe"
+    )
+
+
+def _free_memory() -> int | None:
+    return available() if is_checked() else None
+
+
+def _memory(estimate: Estimate) -> str | None:
+    """What is wrong."""
+    free = _free_memory()
+    if free is None or estimate.peak <= free:
+        return None
+    parts = ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in estimate.stages.items())
+    before = estimate.stages.get("quantize", 0)
+    fits = [engine for engine in estimate.engines if max(before, estimate.stages[engine]) <= free]
+    alone = f"--engine {fits[0]} alone fits; " if fits else ""
+    return (
+        f"the export takes about {estimate.peak / 1e9:.1f} GB of memory ({parts}) and {free / 1e9:.1f} GB is free; {alone}"
+        f"close other programs, choose a smaller --recipe or another machine, or set {SWITCH}=0 to try anyway"
+    )
