@@ -15,6 +15,7 @@ import numpy as np
 from dgemma.core.active import ActiveSet, AdaptiveStop, Work
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import token_from_word
+from dgemma.runtime import finite
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
@@ -58,12 +59,18 @@ class Loops:
         stop = AdaptiveStop(self._sampler, self._n)
         for i, temperature in enumerate(self._temperatures):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
-            out = self._engine.run("denoise", feeds)
+            out = finite.run(self._engine, "denoise", feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
             canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
             yield Step(self._n, self._n, self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
             if stop(argmax, entropy) and adaptive:
                 return
+
+    def probe(self, prefix: Feeds, length: int, place: str) -> None:
+        """One step on the prefix; raises EngineError when its output is NaN."""
+        canvas, words = self.noise(0, 0)
+        feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft, "canvas": canvas}
+        finite.run(self._engine, "denoise", {**feeds, "words": words[0], "temperature": self._temperatures[0]}, place)
 
     def active(
         self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, work: Work, first: int | None = None
@@ -86,7 +93,7 @@ class Loops:
             rows, before = state.begin(), canvas[0].copy()
             feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows], "temperature": temperature}
             feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.settled[None]}
-            out = self._engine.run("denoise_active", feeds)
+            out = finite.run(self._engine, "denoise_active", feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
             canvas[:, rows], soft[:, rows] = out["next_canvas"], out["next_soft"]
             done = state.take(rows, out["argmax"][0], out["entropy"][0], out["accepted"][0])
@@ -101,12 +108,14 @@ class Loops:
         """One `generate` call per canvas; its steps are yielded after it has returned."""
         canvas, words = self.noise(seed, canvas_index)
         scalars = {"prefix_length": np.array([length], np.int64), "adaptive": np.array([adaptive], np.bool_)}
-        out = self._engine.run("generate", {**prefix, **scalars, "canvas": canvas, "words": words})
+        feeds = {**prefix, **scalars, "canvas": canvas, "words": words}
+        out = finite.run(self._engine, "generate", feeds, f"a step of canvas {canvas_index + 1}")
         steps = int(out["steps"][0])
         if not 1 <= steps <= self._t or not np.array_equal(out["committed"][0], out["argmaxes"][steps - 1]):
             raise EngineError(f"graph 'generate' ran {steps} of {self._t} steps and did not commit the last argmax canvas")
         before = canvas[0]
         for i in range(steps):
+            finite.check(self._engine, out["entropies"][i], f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, accepted, after = (out[name][i] for name in ("argmaxes", "entropies", "accepts", "canvases"))
             yield Step(self._n, self._n, self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, after)
             before = after

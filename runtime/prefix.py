@@ -15,6 +15,7 @@ from contextlib import suppress
 import numpy as np
 
 from dgemma.core.manifest import Manifest
+from dgemma.runtime import finite
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 
 LOCAL = "L"  # the dimension of inputs that hold the last slots alone
@@ -56,6 +57,7 @@ class Prefix:
             shape = (1, manifest.context, model.layer_kv_heads(layer), model.layer_head_dim(layer))
             for kind in ("key", "value"):
                 self._caches.append((f"prefix_{kind}_{layer}", f"new_{kind}_{layer}", zeros(shape)))
+        self._last = self._caches[-1][1]  # NaN that arose in any layer before shows there
         self._rows = [(name, cache[0]) for _, name, cache in self._caches]
         self._slots: dict[str, tuple[tuple[int, int], set[str]]] = {}  # graph → what `_dims` finds of it
         self._views: dict[str, tuple[tuple[int, int], Feeds]] = {}  # graph → slots handed out, the first local one, and where
@@ -131,5 +133,7 @@ class Prefix:
                 following += out["next_tokens"][0].tolist()
             else:
                 out = self._engine.run("encode", {**feeds, "count": np.array([count], np.int64), **self.feeds("encode")})
+            where = f"the encoding of positions {self.encoded} to {self.encoded + count - 1}"
+            finite.check(self._engine, out[self._last][0, :count], where)
             self.store(out, count)
         return following

@@ -341,7 +341,7 @@ class Session:
         """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
         prefix, engine = self._prefix, self._engine
         tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
-        start, views = np.zeros(1, np.int64), prefix.feeds("decode")
+        start, views, probed = np.zeros(1, np.int64), prefix.feeds("decode"), False
         feeds = {**views, "tokens": tokens, "start": start, "count": np.ones(1, np.int64)}
         while not self._cancel.is_set():
             if prefix.feeds("decode") is not views:
@@ -352,7 +352,11 @@ class Session:
             prefix.store(out, 1)
             run.steps += 1
             run.passes += 1
-            new, reason = run.accept([int(out["next_token"][0])])
+            token = int(out["next_token"][0])
+            if token == 0 and not probed:  # the argmax of nothing but NaN; `decode` tells no more
+                probed = True
+                self._loops.probe(prefix.feeds("denoise"), prefix.encoded, f"token {run.steps}")
+            new, reason = run.accept([token])
             prefix.extend(new)
             if reason is not None:
                 return reason

@@ -19,6 +19,10 @@ Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
 
 
+class IndexOutOfBounds(EngineError):
+    """A graph looked up an index that its table does not have."""
+
+
 class _Signature:
     """A graph's inputs and outputs, compiled for checks that cost microseconds."""
 

@@ -15,13 +15,14 @@ from dgemma.core.manifest import GraphSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import exact, release
-from dgemma.runtime.engines.base import Array, Engine, Feeds
+from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.engines.packed import Packed, save_session
 
 _FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
 CACHE_FROM = 64 << 20  # bytes of weights; fewer are packed in a tenth of a second
 # Older ones (1.23.2, 1.29.0) save graphs with branches that they cannot open again, and float weights that they crash on.
 CACHE_SINCE = (1, 32)
+_OUT_OF_BOUNDS = "indices element out of data bounds"  # what its Gather says
 _WEIGHTS = "onnx/weights.bin"
 
 
@@ -87,7 +88,12 @@ class OnnxEngine(Engine):
 
     def _call(self, graph: str, feeds: Feeds) -> Sequence[Array]:
         session, outputs = self._runs[graph]
-        arrays: Sequence[Array] = session.run(outputs, feeds)
+        try:
+            arrays: Sequence[Array] = session.run(outputs, feeds)
+        except Exception as error:
+            if _OUT_OF_BOUNDS in str(error):
+                raise IndexOutOfBounds(f"onnx {self.version} looked up an index out of bounds in graph {graph!r}") from error
+            raise
         return arrays
 
     def close(self) -> None:
