@@ -212,7 +212,7 @@ def fake(name: str, log: list[str], samples: list[Sample | str], need: int = 0) 
 
 
 def test_peers_take_turns_and_a_failing_one_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgemma.benchmarks.peers.run.available", lambda: 1_000_000_000)
+    monkeypatch.setattr(running, "available", lambda: 1_000_000_000)
     log: list[str] = []
     sample = Sample(version="1", step_s=[1.0])
     every = [fake("dgemma", log, [sample] * 3), fake("a", log, [sample, "it broke"]), fake("big", log, [], need=12 * 10**9)]
