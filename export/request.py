@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
@@ -80,7 +80,7 @@ def check(
             raise UsageError(NO_WEIGHTS.format(checkpoint))
         config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
     elif not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
+        raise no_checkpoint(folder)
     else:
         config, sampler = checkpoints.read_config(folder)
     chosen = _recipe(folder, recipe, random_weights, calibration)

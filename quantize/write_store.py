@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import digest, sha256_file
 from dgemma.core.sampler import SamplerConfig
@@ -96,7 +96,7 @@ def _request(
     folder = Path(checkpoint)
     if not folder.is_dir():
         if str(checkpoint) not in PRESETS:
-            raise CheckpointError(f"{checkpoint}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
+            raise no_checkpoint(checkpoint)
         if random_seed is None:
             raise UsageError(f"{checkpoint!r} is a shape without weights; add --random-weights SEED or give a folder")
         return PRESETS[str(checkpoint)], SamplerConfig(), None

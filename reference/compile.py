@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dgemma.core.config import PRESETS, ModelConfig
-from dgemma.core.errors import CheckpointError, UsageError
+from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
+from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model.hf_config import read_config
 from dgemma.reference import cost, has_tpu, hlo, sharding, texts, tpu
@@ -80,7 +80,7 @@ def request(
     tpu.parse(topology)
     folder = None if target in PRESETS else Path(target)
     if folder is not None and not folder.is_dir():
-        raise CheckpointError(f"{target}: is neither a checkpoint folder nor a preset ({', '.join(PRESETS)})")
+        raise no_checkpoint(target)
     config, policy = (PRESETS[target], SamplerConfig()) if folder is None else read_config(folder)
     for option, value in (("--canvas", canvas), ("--context", context)):
         if value is not None and value < 1:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from dgemma.core.errors import EngineError, UsageError
+from dgemma.core.install import pip_install
 from dgemma.reference import has_tpu
 
 TOPOLOGY = re.compile(r"v4:([1-9]\d?)x([1-9]\d?)x([1-9]\d?)")
@@ -54,7 +55,7 @@ def devices(topology: str) -> list[Any]:
             )
         return list(found[:count])
     if find_spec("libtpu") is None:
-        raise EngineError("compiling for TPU needs package 'libtpu'; pip install 'dgemma[reference]'")
+        raise EngineError(f"compiling for TPU needs package 'libtpu'; {pip_install('reference')}")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dgemma.core.errors import BundleError
 from dgemma.core.manifest import MANIFEST, GraphSpec, Manifest, inner_path, read_manifest
+from dgemma.core.shipped import bundle_path
 from dgemma.runtime.verified import Verifier
 
 
@@ -32,7 +33,7 @@ class Bundle:
         Args:
             by_record: do not hash large files that were hashed before on this machine and did not change (`verified.py`).
         """
-        folder, verifier = Path(path), Verifier(by_record=by_record)
+        folder, verifier = bundle_path(path), Verifier(by_record=by_record)
         manifest, digest = read_manifest(folder, holds=verifier)
         _check_lengths(manifest, folder)
         return cls(path=folder.absolute(), manifest=manifest, digest=digest, hashed_bytes=verifier.hashed_bytes)

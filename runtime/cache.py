@@ -29,21 +29,30 @@ _TRAITS = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CP
 
 
 def enabled() -> bool:
-    """False when DGEMMA_CACHE=off: nothing is to be read from or written to the cache."""
-    return os.environ.get("DGEMMA_CACHE", "").lower() != "off"
+    """False when DGEMMA_CACHE=off, or no folder is known: nothing is to be read from or written to the cache."""
+    return os.environ.get("DGEMMA_CACHE", "").lower() != "off" and _place() is not None
 
 
 def folder() -> Path:
     """DGEMMA_CACHE, else the platform's usual place for caches; it may not exist yet. Ask `enabled` first."""
-    if (named := os.environ.get("DGEMMA_CACHE")) and enabled():
+    place = _place()
+    assert place is not None, "no folder for caches is known"
+    return place
+
+
+def _place() -> Path | None:
+    """None where neither the environment nor the user's record tells, as for a service's user without a home."""
+    if (named := os.environ.get("DGEMMA_CACHE")) and named.lower() != "off":
         return Path(named).absolute()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "dgemma"
+    usual = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    variable, inside = usual.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    if base := os.environ.get(variable):
+        return Path(base) / "dgemma"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / inside / "dgemma" if home.name else None  # an empty HOME reads as /
 
 
 def entry(digest: str, engine: str, version: str) -> Path:

@@ -61,7 +61,7 @@ class Session:
         """Open a bundle: check every file, read the tokenizer, find the engine. Graphs are loaded on first use.
 
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder, or the name of a shipped bundle: tiny.
             engine: onnx or executorch; None takes the first of them that is in the bundle and installed.
             threads: for the engine; None leaves it to the engine.
         Raises:

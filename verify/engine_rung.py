@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dgemma.core.errors import EngineError
+from dgemma.core.install import pip_install
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose, open_engine
@@ -109,6 +110,6 @@ def open_forced(
     try:
         return LogitsEngine(bundle, version=version, threads=threads, taps=taps), None
     except ModuleNotFoundError:
-        return open_engine(bundle, name, threads), "logits need the onnx package; pip install 'dgemma[export]'"
+        return open_engine(bundle, name, threads), f"logits need the onnx package; {pip_install('export')}"
     except EngineError as error:
         return open_engine(bundle, name, threads), str(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgemma.core.errors import UsageError
+from dgemma.core.install import pip_install
 from dgemma.verify import verdict
 from dgemma.verify.words import LADDER_HEADER, ladder_rows, ladder_verdict, number, verdict_lines
 
@@ -37,7 +38,7 @@ footer { margin-top: 2.5rem; color: #666; font-size: .85rem; overflow-wrap: anyw
 def check_folder(folder: Path) -> None:
     """Raises UsageError, before any work, when the report could not be written there, or drawn at all."""
     if util.find_spec("matplotlib") is None:
-        raise UsageError("--report needs package 'matplotlib'; pip install 'dgemma[bench]'")
+        raise UsageError(f"--report needs package 'matplotlib'; {pip_install('bench')}")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--report {folder}: is a file; name a folder")
     if not folder.absolute().parent.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import util
 
+from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES, installed_version
 from dgemma.verify import origin, tolerance
@@ -55,7 +56,7 @@ def rungs_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], thr
                 same = tolerance.of_bits(least)
     for engine in engines:
         if installed_version(ENGINES[engine][0]) is None:
-            missing[engine] = f"not installed; pip install 'dgemma[{engine}]'"
+            missing[engine] = f"not installed; {pip_install(engine)}"
         else:
             add(EngineRung(bundle, engine, threads), same)
     return rungs, tolerances, missing
@@ -69,7 +70,7 @@ def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tup
     for dtype, limit in (("bfloat16", tolerance.BFLOAT16), ("float32", tolerance.BFLOAT16)):
         name = f"reference {dtype}"
         if util.find_spec("jax") is None:
-            missing[name] = "jax is not installed; pip install 'dgemma[reference]'"
+            missing[name] = f"jax is not installed; {pip_install('reference')}"
         elif folder is None:
             missing[name] = "random weights are made by torch alone"
         else:
@@ -77,7 +78,7 @@ def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tup
 
             found.append((JaxRung(folder, dtype, bundle.manifest), limit))
     if util.find_spec("torch") is None:
-        missing["torch"] = "torch is not installed; pip install 'dgemma[export]'"
+        missing["torch"] = f"torch is not installed; {pip_install('export')}"
         return found, missing
     import torch
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import dgemma
 from dgemma.core.errors import UsageError
+from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.verify import golden, origin
 from dgemma.verify.compared import difference_of
@@ -27,7 +28,7 @@ def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tupl
         BundleError, CheckpointError: those cannot be used.
     """
     if util.find_spec("jax") is None:
-        raise UsageError("--write-golden needs package 'jax'; pip install 'dgemma[reference]'")
+        raise UsageError(f"--write-golden needs package 'jax'; {pip_install('reference')}")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--write-golden {path}: its folder does not exist; make it first")
     opened = Bundle.open(bundle)

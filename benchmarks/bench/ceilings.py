@@ -22,6 +22,7 @@ import numpy.typing as npt
 from dgemma.benchmarks.bench import xnnpack
 from dgemma.benchmarks.bench.costs import FLOAT, Cost
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
+from dgemma.core.install import pip_install
 from dgemma.runtime.engines import exact
 
 PRODUCTS = ("int8", "int4", "float32")
@@ -110,7 +111,7 @@ class Probe:
                 run()  # a kernel that refuses is missing
                 runs[name] = run
             except ModuleNotFoundError:
-                missing[name] = "onnxruntime is not installed; pip install 'dgemma[onnx]'"
+                missing[name] = f"onnxruntime is not installed; {pip_install('onnx')}"
             except Exception as error:  # this library's refusals have no common type
                 missing[name] = f"onnxruntime refuses it: {(str(error).splitlines() or ['?'])[0][:120]}"
         if "float32" not in runs:

@@ -20,6 +20,7 @@ import numpy as np
 
 import dgemma
 from dgemma.core.errors import EngineError
+from dgemma.core.install import pip_install
 from dgemma.runtime import cache
 from dgemma.runtime.native import build
 from dgemma.runtime.native.binding import Program
@@ -79,5 +80,5 @@ def _export(file: Path, form: str, shape: Shape) -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         if last.startswith("ModuleNotFoundError"):
-            raise EngineError("needs dgemma[export]; pip install 'dgemma[export]'")
+            raise EngineError(f"needs the export extra; {pip_install('export')}")
         raise EngineError(f"its program cannot be made: {last[:200]}")

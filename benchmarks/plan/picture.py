@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dgemma.benchmarks.plan.predict import Prediction, Work
 from dgemma.benchmarks.plan.profile import Profile
 from dgemma.core.errors import UsageError
+from dgemma.core.install import pip_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction]) 
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise UsageError("--picture needs matplotlib; pip install 'dgemma[bench]'") from None
+        raise UsageError(f"--picture needs matplotlib; {pip_install('bench')}") from None
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12.5, 6), layout="constrained")
         left, right = figure.subplots(1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module, metadata, util
 
 from dgemma.core.errors import EngineError
+from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Engine
 
@@ -36,7 +37,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
         for name in inside:
             if installed_version(ENGINES[name][0]):
                 return choose(bundle, name)
-        extras = " or ".join(f"pip install 'dgemma[{name}]'" for name in inside) or "export it again"
+        extras = " or ".join(pip_install(name) for name in inside) or "export it again"
         raise EngineError(f"no engine of {bundle.path} is installed; {extras}")
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
@@ -45,7 +46,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
         raise EngineError(f"{bundle.path}: was exported without engine {engine!r} (it holds: {held}); choose one it holds")
     version = installed_version(ENGINES[engine][0])
     if version is None:
-        raise EngineError(f"engine {engine!r} is not installed; pip install 'dgemma[{engine}]'")
+        raise EngineError(f"engine {engine!r} is not installed; {pip_install(engine)}")
     lowest = bundle.manifest.engines.get(engine, "0")
     if release(version) < release(lowest):
         package = ENGINES[engine][0]

@@ -20,6 +20,7 @@ from dgemma.core import machine
 from dgemma.core import memory as free_memory
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import EngineError, UsageError
+from dgemma.core.install import pip_install
 from dgemma.runtime import memory as need_of_memory
 
 CONFIG = ModelConfig(
@@ -177,7 +178,7 @@ def test_without_onnxruntime_it_is_said_what_is_missing(quick: None, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     top = ceilings.Probe(4, 128, 16, 1 << 20, threads=1, engine="onnx", bits=(8,)).ceilings()
     assert set(top.products) == {"float32"}
-    assert "dgemma[onnx]" in top.missing["int8"]
+    assert pip_install("onnx") in top.missing["int8"]
     assert "numpy" in top.missing["float32"]
     assert set(top.missing_kernels) == {"int8"}
 

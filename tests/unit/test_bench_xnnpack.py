@@ -12,6 +12,7 @@ import pytest
 
 from dgemma.benchmarks.bench import ceilings, xnnpack
 from dgemma.benchmarks.bench.ceilings import PRODUCTS
+from dgemma.core.install import pip_install
 from dgemma.runtime.native import build
 from dgemma.runtime.native.binding import Program
 
@@ -88,7 +89,7 @@ def test_ceilings_of_executorch_are_of_what_the_bundle_holds(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("import no_such_package", "needs dgemma[export]; pip install 'dgemma[export]'"),
+        ("import no_such_package", f"needs the export extra; {pip_install('export')}"),
         ("raise AssertionError('groups of 128 do not divide 130 inputs')", "groups of 128 do not divide 130"),
         ("raise SystemExit(3)", "exit status 3"),
         ("import sys; open(sys.argv[1], 'w').write('no program')", "executorch cannot load"),

@@ -35,6 +35,22 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert not cache.enabled()
 
 
+@pytest.mark.parametrize("home", ["", None])
+def test_without_a_home_nothing_is_kept(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a service's user: an empty HOME, or none and no record of the user."""
+
+    def no_record(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DGEMMA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    if home is None:
+        monkeypatch.setattr(Path, "expanduser", no_record)
+    assert not cache.enabled() and cache.held("ab" * 32) == []
+
+
 def test_an_entry_is_for_one_bundle_engine_version_and_processor(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {
         cache.entry("cd" * 32, "onnx", "1.2.3"),

@@ -22,6 +22,7 @@ from dgemma.cli import COMMANDS, dispatch, main
 from dgemma.cli import chat as chat_command
 from dgemma.cli.live import LiveCanvas
 from dgemma.cli.terminal import printable
+from dgemma.core.install import pip_install
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
@@ -212,7 +213,7 @@ def test_command_status_and_missing_packages(capsys: pytest.CaptureFixture[str],
     install(check_failed)
     assert dispatch(["export"]) == 1
     for run, status, says in (
-        (missing, 2, "dgemma[export]"),
+        (missing, 2, pip_install("export")),
         (interrupted, 130, "interrupted"),
         (two_lines, 2, "disk is full"),
     ):

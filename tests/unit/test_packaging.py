@@ -61,6 +61,12 @@ def test_the_base_install_is_light(project: dict[str, Any]) -> None:
     assert not [name for name in ("torch", "onnx", "executorch", "transformers", "jax", "matplotlib") if name in base]
 
 
+def test_the_shipped_bundle_is_package_data(project: dict[str, Any], repo_root: Path) -> None:
+    folder = repo_root / "src" / "dgemma"
+    data = {p for pattern in project["tool"]["setuptools"]["package-data"]["dgemma"] for p in folder.glob(pattern)}
+    assert {p for p in (folder / "bundles").rglob("*") if p.is_file()} <= data
+
+
 def copy_sources(root: Path, to: Path) -> Path:
     """What a wheel is built from, elsewhere: building in place leaves a build/ whose stale files get into later wheels."""
     for name in ("pyproject.toml", "README.md", "LICENSE", "src", *ROOMS):
@@ -109,6 +115,12 @@ def test_wheel_with_onnx_alone_runs_a_bundle(wheel: Path, tiny_bundle: Path, tmp
     run(bin_ / "python", "-m", "pip", "install", "--quiet", f"{wheel}[onnx]", cwd=tmp_path)
     probe = "import importlib.util as u; print(*[m for m in ('torch', 'onnx', 'executorch', 'transformers') if u.find_spec(m)])"
     assert run(bin_ / "python", "-c", probe, cwd=tmp_path).split() == []
+    unwritable = {"HOME": str(tmp_path / "no-such-home"), "PATH": "/usr/bin:/bin"}
+    command = [str(bin_ / "dgemma"), "run", "tiny", "-p", "Reverse the word table."]
+    subprocess.run(["chmod", "-R", "a-w", tmp_path / "venv"], check=True)
+    first = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=unwritable)
+    subprocess.run(["chmod", "-R", "u+w", tmp_path / "venv"], check=True)
+    assert (first.returncode, first.stdout) == (0, "elbat\n"), first.stderr
     prompt = "Reverse the word banana."
     answer = json.loads(run(bin_ / "dgemma", "run", tiny_bundle, "-p", prompt, "--engine", "onnx", "--json", cwd=tmp_path))
     assert answer["engine"] == "onnx"

@@ -117,11 +117,13 @@ def _invoke(name: str, args: list[str]) -> int:
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> int:
+    from dgemma.core.install import pip_install
+
     package = (error.name or "").split(".")[0]
     if package == "dgemma":
         raise error
     extra = "export" if name in ("export", "quantize", "verify") else "onnx"
-    return _fail(f"`dgemma {name}` needs package {package!r}; pip install 'dgemma[{extra}]'")
+    return _fail(f"`dgemma {name}` needs package {package!r}; {pip_install(extra)}")
 
 
 def _reason(error: BaseException) -> str:

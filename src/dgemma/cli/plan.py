@@ -12,6 +12,7 @@ from dgemma.cli.terminal import print_json
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import EXACT, SamplerConfig
+from dgemma.core.shipped import bundle_path
 
 if TYPE_CHECKING:
     from dgemma.benchmarks.plan.predict import Weights
@@ -101,7 +102,7 @@ def _subject(model: str, recipe: str) -> Subject:
     """Raises CheckpointError, BundleError or UsageError."""
     from dgemma.core.manifest import MANIFEST, read_manifest
 
-    folder = Path(model)
+    folder = bundle_path(model)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder, check_files=False)[0]
         if recipe not in ("all", manifest.quantization["recipe"]):

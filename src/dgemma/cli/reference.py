@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from dgemma.core.errors import EngineError, UsageError
+from dgemma.core.install import pip_install
 
 OK, DOES_NOT_FIT = 0, 1
 REPORT = "report.json"
@@ -31,9 +32,9 @@ def run(
         raise UsageError(f"`dgemma reference {action}` is unknown; choose compile")
     for package in ("jax", "safetensors"):
         if find_spec(package) is None:
-            raise EngineError(f"`dgemma reference` needs package {package!r}; pip install 'dgemma[reference]'")
+            raise EngineError(f"`dgemma reference` needs package {package!r}; {pip_install('reference')}")
     if out is not None and find_spec("flatbuffers") is None:
-        raise EngineError("--out needs package 'flatbuffers'; pip install 'dgemma[reference]'")
+        raise EngineError(f"--out needs package 'flatbuffers'; {pip_install('reference')}")
     from dgemma.reference import compile as compiling
 
     start = time.monotonic()

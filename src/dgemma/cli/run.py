@@ -13,12 +13,19 @@ import typer
 
 from dgemma.cli.terminal import print_json, show
 from dgemma.core.errors import UsageError
+from dgemma.core.shipped import bundle_path
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
     from dgemma.runtime.result import Result
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder made by `dgemma export`.", show_default=False)]
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="A folder made by `dgemma export`, or tiny, which is shipped.", show_default=False,
+        parser=bundle_path,
+    ),
+]  # fmt: skip
 EngineOption = Annotated[str | None, typer.Option("--engine", help="onnx or executorch; else the first that is installed.")]
 LoopOption = Annotated[str, typer.Option("--loop", help="host: a call per step; graph: a call per canvas.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all noise, 0 to 2^64-1.")]

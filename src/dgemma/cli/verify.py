@@ -11,7 +11,9 @@ import typer
 from dgemma.cli.run import BundleArgument, EngineOption, ThreadsOption
 from dgemma.cli.terminal import print_json
 from dgemma.core.errors import UsageError
+from dgemma.core.install import pip_install
 from dgemma.core.progress import progress
+from dgemma.core.shipped import is_shipped
 from dgemma.verify import verdict
 
 OK, MISSED, NOT_KEPT = 0, 1, 2
@@ -87,7 +89,7 @@ def _check_options(
         from importlib.util import find_spec
 
         if find_spec("jax") is None:
-            raise UsageError("--reference tpu needs package 'jax'; pip install 'dgemma[reference]'")
+            raise UsageError(f"--reference tpu needs package 'jax'; {pip_install('reference')}")
     if compare and report is None:
         raise UsageError("--compare is for the report; give --report DIR as well")
 
@@ -156,6 +158,8 @@ def _draw(report: Path, bundle: Path, values: dict[str, Any], others: dict[str, 
 
 def _keep(bundle: Path, values: dict[str, Any], status: int) -> int:
     """Write verify.json; where that cannot be, say so: a miss is still a miss, and a pass that is not kept is an error."""
+    if is_shipped(bundle):  # part of the installed package, which is not ours to write
+        return status
     try:
         verdict.write(bundle, values)
     except UsageError as error:

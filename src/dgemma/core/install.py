@@ -1,0 +1,41 @@
+"""How this package's extras are installed here. It is on no package index yet, so a bare `dgemma[EXTRA]` would name nothing,
+or a stranger's package: cures name the checkout, or the wheel that this copy came from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+PUBLISHED = False  # once an index serves dgemma: True
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs an extra, such as onnx: the cure of a message that something is not installed."""
+    return f"pip install {shlex.quote(f'{_source()}[{extra}]')}"
+
+
+def _source() -> str:
+    """What to name before the brackets: the checkout, the file that was installed, or that file by its usual name."""
+    if PUBLISHED:
+        return "dgemma"
+    checkout = Path(__file__).resolve().parents[3]
+    if (checkout / "pyproject.toml").is_file():  # src/dgemma/core of it
+        return str(checkout)
+    return _installed_from()
+
+
+def _installed_from() -> str:
+    """The folder or file that pip was given, if it noted one (PEP 610) and it is still there; else the wheel's usual name."""
+    try:
+        found = metadata.distribution("dgemma")
+    except metadata.PackageNotFoundError:  # copied there by hand
+        return "dgemma.whl"
+    try:
+        url = urlsplit(json.loads(found.read_text("direct_url.json") or "{}").get("url", ""))
+    except ValueError:
+        url = urlsplit("")
+    path = unquote(url.path)
+    return path if url.scheme == "file" and Path(path).exists() else f"dgemma-{found.version}-py3-none-any.whl"

@@ -1,0 +1,20 @@
+"""Bundles that come with the package, by name: `tiny` wherever a bundle is expected. They are read, never written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "bundles"
+NAMES = ("tiny",)
+
+
+def bundle_path(named: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle: that of a shipped one for its name, unless the working directory has a folder of that name."""
+    path = Path(named)
+    return FOLDER / f"{path}.dgemma" if str(named) in NAMES and not path.is_dir() else path
+
+
+def is_shipped(bundle: Path) -> bool:
+    """Whether a bundle belongs to the installed package."""
+    return bundle.resolve().parent == FOLDER
