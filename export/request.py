@@ -79,7 +79,7 @@ def check(
         if random_weights is None:
             raise UsageError(NO_WEIGHTS.format(checkpoint))
         config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
-    elif not folder.is_dir():
+    elif not folder.is_dir() and not folder.is_file():
         raise no_checkpoint(folder)
     else:
         config, sampler = checkpoints.read_config(folder)
@@ -186,8 +186,9 @@ def notes(request: Request) -> tuple[str, ...]:
     """What the checkpoint folder lacks and what of it is ignored, one line each; raises CheckpointError."""
     if request.folder is None:
         return ()
+    weights = () if request.is_quantized or request.random_weights is not None else checkpoints.notes(request.folder)
     tokenizer = read_tokenizer(request.folder)
-    return hf_config.notes(request.folder) + ((tokenizer.note,) if tokenizer and tokenizer.note else ())
+    return (*weights, *hf_config.notes(request.folder), *((tokenizer.note,) if tokenizer and tokenizer.note else ()))
 
 
 def read_text(request: Request) -> tuple[CheckpointTokenizer | None, ChatTemplate | None]:

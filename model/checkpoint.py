@@ -1,9 +1,8 @@
 """Checkpoints in the Hugging Face layout: `.safetensors` to a `Denoiser` and back, and random weights for presets.
 
 Weights are memory-mapped: parameters are views of the files wherever the dtype already fits. Shared text weights are
-under `model.decoder.`; the encoder has only its layer scalars. transformers ties everything else and writes it once, so
-a second copy under `model.encoder.language_model.` or `lm_head.` is a surplus tensor, which is an error. The vision
-tensors of released checkpoints are skipped by name and counted. Configs are read by `hf_config.py`.
+under `model.decoder.`; the encoder has only its layer scalars. Which files and names are meant is in `weight_files.py`;
+here tied copies are held to be equal to the last bit. Configs are read by `hf_config.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,35 +25,41 @@ from dgemma.core.errors import CheckpointError
 from dgemma.core.manifest import sha256_file
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model.denoiser import Denoiser, rope_frequencies
-from dgemma.model.hf_config import CONFIG, GENERATION, read_config, read_json, write_config
+from dgemma.model.hf_config import CONFIG, GENERATION, read_config, write_config
+from dgemma.model.weight_files import DECODER, ENCODER, WEIGHTS, Stored, StoredTensors, differs, find_tensors
 
 __all__ = [
-    "Checkpoint", "MappedWeights", "RandomWeights", "assemble", "load", "random_weights", "read_config", "save", "tensor_names",
-    "write_config",
+    "Checkpoint", "MappedWeights", "RandomWeights", "assemble", "load", "notes", "random_weights", "read_config", "save",
+    "tensor_names", "write_config",
 ]  # fmt: skip
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_DECODER, _ENCODER = "model.decoder.", "model.encoder.language_model."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A loaded checkpoint; `model` is in eval mode without gradients, `skipped` counts vision tensors."""
+    """A loaded checkpoint; `model` is in eval mode without gradients."""
 
     folder: Path
     config: ModelConfig
     sampler: SamplerConfig
     model: Denoiser
-    skipped: int
-    weight_files: tuple[str, ...]
+    stored: StoredTensors
+
+    @property
+    def skipped(self) -> int:
+        """Vision tensors."""
+        return self.stored.vision
 
     def files(self) -> dict[str, str]:
         """sha256 of every file that this checkpoint was read from, by name; reads them once more."""
-        names = [CONFIG, GENERATION, INDEX, *self.weight_files]
-        return {name: sha256_file(self.folder / name) for name in sorted(names) if (self.folder / name).is_file()}
+        return _hashes(self.stored)
+
+
+def _hashes(found: StoredTensors) -> dict[str, str]:
+    index = [found.sources.index] if found.sources.index else []
+    names = sorted({CONFIG, GENERATION, *index, *found.sources.files})
+    return {name: sha256_file(found.folder / name) for name in names if (found.folder / name).is_file()}
 
 
 def tensor_names(model: Denoiser) -> dict[str, str]:
@@ -62,11 +68,11 @@ def tensor_names(model: Denoiser) -> dict[str, str]:
     for name in model.state_dict():
         stem, _, last = name.rpartition(".")
         if last == "encode_scalar":
-            names[f"{_ENCODER}{stem}.layer_scalar"] = name
+            names[f"{ENCODER}{stem}.layer_scalar"] = name
         elif last == "denoise_scalar":
-            names[f"{_DECODER}{stem}.layer_scalar"] = name
+            names[f"{DECODER}{stem}.layer_scalar"] = name
         else:
-            names[_DECODER + name] = name
+            names[DECODER + name] = name
     return names
 
 
@@ -82,41 +88,31 @@ def _finish(model: Denoiser) -> Denoiser:
     return model.requires_grad_(False).eval()
 
 
-def _weight_files(folder: Path) -> dict[str, set[str] | None]:
-    """Weight file name → the tensors that the index promises in it, or None where there is no index."""
-    index = folder / INDEX
-    if not index.exists():
-        if not (folder / WEIGHTS).is_file():
-            raise CheckpointError(f"{folder}: has neither {WEIGHTS} nor {INDEX}; copy the checkpoint again")
-        return {WEIGHTS: None}
-    mapping = read_json(index).get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise CheckpointError(f"{index}: has no weight_map; copy the checkpoint again")
-    files: dict[str, set[str] | None] = {}
-    for tensor, name in mapping.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: tensor {tensor} is in {name!r}, which is no .safetensors file of this folder")
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{index}: names {name} for tensor {tensor}, which is missing; copy the checkpoint again")
-        promised = files.setdefault(name, set())
-        assert promised is not None
-        promised.add(tensor)
-    return files
-
-
-def _tensors(path: Path, promised: set[str] | None) -> Iterator[tuple[str, Tensor]]:
-    """All text tensors of one file as views of its mapping, and the names alone (meta tensors) of vision tensors."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A mapped weight file; what cannot be read of it is a CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
-            held = set(file.keys())
-            if promised is not None and held != promised:
-                tensor = sorted(held ^ promised)[0]
-                raise CheckpointError(f"{path}: tensor {tensor} is in the file or in {INDEX}, but not in both")
-            for name in sorted(held):
-                yield name, torch.empty(0, device="meta") if name.startswith(VISION) else file.get_tensor(name)
+            yield file
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: is damaged or truncated ({reason}); copy the checkpoint again") from None
+
+
+def _mapped(folder: Path, stored: Stored) -> Tensor:
+    """A view of the tensor's file; the mapping ends with the view."""
+    with _opened(folder / stored.file) as file:
+        tensor: Tensor = file.get_tensor(stored.name)
+    return tensor
+
+
+def _check_copies(found: StoredTensors, name: str) -> None:
+    """Hold that tied copies have the very bits of their tensor; one pair is mapped at a time."""
+    for copy in found.copies.get(name, ()):
+        first, second = _mapped(found.folder, found.tensors[name]), _mapped(found.folder, copy)
+        same = (first.dtype, first.shape) == (second.dtype, second.shape)
+        if not same or not torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8)):
+            raise differs(found.folder, found.tensors[name], copy)
 
 
 def _check(path: Path, name: str, tensor: Tensor, shape: torch.Size) -> None:
@@ -147,26 +143,22 @@ def load(folder: Path | str, *, dtype: torch.dtype = torch.float32) -> Checkpoin
     config, sampler = read_config(folder)
     model = _meta_model(config)
     names, expected = tensor_names(model), model.state_dict()
+    found = find_tensors(folder, set(names))
+    by_file: dict[str, list[str]] = {}
+    for name, stored in sorted(found.tensors.items()):
+        by_file.setdefault(stored.file, []).append(name)
     state: dict[str, Tensor] = {}
-    skipped = 0
-    files = _weight_files(folder)
-    for file, promised in sorted(files.items()):
-        for name, tensor in _tensors(folder / file, promised):
-            if name.startswith(VISION):
-                skipped += 1
-            elif (own := names.get(name)) is None:
-                raise CheckpointError(f"{folder / file}: tensor {name} is surplus; {CONFIG} describes no such tensor")
-            elif own in state:
-                raise CheckpointError(f"{folder / file}: tensor {name} is in another file as well; copy the checkpoint again")
-            else:
-                _check(folder / file, name, tensor, expected[own].shape)
-                state[own] = tensor.to(dtype)
-    if missing := sorted(name for name, own in names.items() if own not in state):
-        raise CheckpointError(f"{folder / min(files)}: tensor {missing[0]} is missing ({len(missing)} in all); see {CONFIG}")
+    for file_name, held in by_file.items():
+        path = folder / file_name
+        with _opened(path) as file:
+            for name in held:
+                tensor = file.get_tensor(found.tensors[name].name)
+                _check(path, found.tensors[name].name, tensor, expected[names[name]].shape)
+                state[names[name]] = tensor.to(dtype)
+    for name in found.copies:
+        _check_copies(found, name)
     model.load_state_dict(state, assign=True)
-    return Checkpoint(
-        folder=folder, config=config, sampler=sampler, model=_finish(model), skipped=skipped, weight_files=tuple(sorted(files))
-    )
+    return Checkpoint(folder=folder, config=config, sampler=sampler, model=_finish(model), stored=found)
 
 
 def save(folder: Path | str, model: Denoiser, sampler: SamplerConfig, *, dtype: torch.dtype = torch.float32) -> None:
@@ -250,27 +242,13 @@ class MappedWeights(Mapping[str, Tensor]):
         model = _meta_model(self.config)
         self.names = {own: name for name, own in tensor_names(model).items()}
         self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        self.files: dict[str, str] = {}  # tensor in the checkpoint → file
-        known = set(self.names.values())
-        for file, promised in sorted(_weight_files(self.folder).items()):
-            for name in _names(self.folder / file, promised):
-                if name in self.files:
-                    raise CheckpointError(f"{self.folder / file}: tensor {name} is in another file as well; copy it again")
-                if name not in known and not name.startswith(VISION):
-                    raise CheckpointError(f"{self.folder / file}: tensor {name} is surplus; {CONFIG} describes no such tensor")
-                self.files[name] = file
-        if missing := sorted(known - set(self.files)):
-            raise CheckpointError(f"{self.folder}: tensor {missing[0]} is missing ({len(missing)} in all); see {CONFIG}")
+        self.stored = find_tensors(self.folder, set(self.names.values()))
 
     def __getitem__(self, name: str) -> Tensor:
-        stored = self.names[name]
-        path = self.folder / self.files[stored]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(stored)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: is damaged ({str(error).splitlines()[0]}); copy the checkpoint again") from None
-        _check(path, stored, tensor, self.shapes[name])
+        stored = self.stored.tensors[self.names[name]]
+        tensor = _mapped(self.folder, stored)
+        _check(self.folder / stored.file, stored.name, tensor, self.shapes[name])
+        _check_copies(self.stored, self.names[name])
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -282,22 +260,15 @@ class MappedWeights(Mapping[str, Tensor]):
     @property
     def skipped(self) -> int:
         """Vision tensors."""
-        return sum(name.startswith(VISION) for name in self.files)
+        return self.stored.vision
 
     def sources(self) -> dict[str, str]:
         """sha256 of every file that this reads, by name."""
-        names = {CONFIG, GENERATION, INDEX, *self.files.values()}
-        return {name: sha256_file(self.folder / name) for name in sorted(names) if (self.folder / name).is_file()}
+        return _hashes(self.stored)
 
 
-def _names(path: Path, promised: set[str] | None) -> list[str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            held = sorted(file.keys())
-    except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: is damaged or truncated ({reason}); copy the checkpoint again") from None
-    if promised is not None and set(held) != promised:
-        tensor = sorted(set(held) ^ promised)[0]
-        raise CheckpointError(f"{path}: tensor {tensor} is in the file or in {INDEX}, but not in both")
-    return held
+def notes(folder: Path | str) -> tuple[str, ...]:
+    """What of a folder's weights is left out or ignored, one line each, from names alone; raises CheckpointError as `load`."""
+    folder = Path(folder)
+    config, _ = read_config(folder)
+    return find_tensors(folder, set(tensor_names(_meta_model(config)))).notes()

@@ -19,6 +19,7 @@ from dgemma.core.sampler import SamplerConfig
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+ADAPTER = "adapter_config.json"
 
 Json = dict[str, Any]
 
@@ -63,6 +64,7 @@ _TEXT_OWN = {
     "enable_moe_block", "final_logit_softcapping", "eos_token_id",
 }  # fmt: skip
 _TOP_OWN = {
+    "transformers_weights",
     "text_config", "vision_config", "canvas_length", "boi_token_id", "eoi_token_id", "image_token_id", "eos_token_id",
 }  # fmt: skip
 _GENERATION_FIELDS = (
@@ -276,8 +278,15 @@ def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
         CheckpointError: one line that names the file and the key.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: is a file, not a checkpoint folder; unpack an archive and give the folder")
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give a checkpoint folder in the Hugging Face layout")
+    if (folder / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{folder / ADAPTER}: is of an adapter, which transformers would load on top; merge it into the model "
+            "(PEFT's `merge_and_unload`, then `save_pretrained`), or move its files away"
+        )
     path = folder / GENERATION
     generation = read_json(path) if path.exists() else {}
     return _read_model(folder / CONFIG, generation), _read_sampler(path, generation)

@@ -94,7 +94,7 @@ def _request(
     if prompts is not None and not recipe.takes_calibration:
         raise UsageError(f"--calibration {prompts}: recipe {recipe.name!r} has no use for it; leave it out")
     folder = Path(checkpoint)
-    if not folder.is_dir():
+    if not folder.exists():
         if str(checkpoint) not in PRESETS:
             raise no_checkpoint(checkpoint)
         if random_seed is None:

@@ -3,14 +3,13 @@
     {"embed": [V, D], "norm": [D], "self_conditioning": {…}, "sliding": {name: [layers, …]}, "full": {name: [layers, …]}}
 
 Matrices keep the layout of the files, [out, in]. `shapes` gives the tree without weights, which is all that compilation
-needs. Only `hf_config.py`, the reader of configs, is shared with the PyTorch model.
+needs. Only the readers of configs and of names (`hf_config.py`, `weight_files.py`) are shared with the PyTorch model.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,11 @@ from safetensors import SafetensorError, safe_open
 
 from dgemma.core.config import FULL, SLIDING, ModelConfig
 from dgemma.core.errors import CheckpointError
+from dgemma.model.weight_files import DECODER, ENCODER, Stored, differs, find_tensors
 
 Weights = dict[str, Any]
 Named = dict[str, tuple[str, tuple[int, ...]]]  # own name → name in the file behind the layer's, shape
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-DECODER, ENCODER = "model.decoder.", "model.encoder.language_model."
-VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _READABLE = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 KINDS = {"sliding": SLIDING, "full": FULL}
@@ -127,14 +124,19 @@ def load(folder: Path | str, config: ModelConfig, dtype: str = "float32", *, sha
         CheckpointError: one line naming file and tensor.
     """
     folder, names = Path(folder), file_names(config)
-    where = _locate(folder, set(names))
+    found = find_tensors(folder, set(names))
+    where = found.tensors
     tree = shapes(config, dtype)
     stacks: dict[tuple[str, ...], list[str]] = {}
     for name, (path, _, _) in sorted(names.items(), key=lambda item: item[1][1] or 0):
         stacks.setdefault(path, []).append(name)
     with _Files(folder) as files:
         for path, members in stacks.items():
-            arrays = [files.tensor(where[name], name, names[name][2]) for name in members]
+            arrays = [files.tensor(where[name], names[name][2]) for name in members]
+            for name, array in zip(members, arrays, strict=True):
+                for copy in found.copies.get(name, ()):
+                    if files.tensor(copy, array.shape).tobytes() != array.tobytes():
+                        raise differs(folder, where[name], copy)
             stacked = names[members[0]][1] is not None
             host = np.stack(arrays) if stacked else arrays[0]
             place = None if sharding is None else _get(sharding, path)
@@ -172,32 +174,6 @@ def _get(tree: Weights, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _locate(folder: Path, wanted: set[str]) -> dict[str, str]:
-    """Tensor name → file name; every wanted tensor is somewhere once and nothing else but vision is."""
-    index = folder / INDEX
-    files = [WEIGHTS]
-    if index.is_file():
-        try:
-            files = sorted({Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CheckpointError(f"{index}: has no weight_map; copy the checkpoint again") from None
-    where: dict[str, str] = {}
-    with _Files(folder) as opened:
-        for file in files:
-            for name in opened.names(file):
-                if name in where:
-                    raise CheckpointError(
-                        f"{folder / file}: tensor {name} is in {where[name]} as well; copy the checkpoint again"
-                    )
-                if name in wanted:
-                    where[name] = file
-                elif not name.startswith(VISION):
-                    raise CheckpointError(f"{folder / file}: tensor {name} is surplus; config.json describes no such tensor")
-    if missing := sorted(wanted - set(where)):
-        raise CheckpointError(f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all); see config.json")
-    return where
-
-
 class _Files:
     """Open `.safetensors` of a folder, mapped; errors name the file."""
 
@@ -214,8 +190,6 @@ class _Files:
     def _open(self, file: str) -> Any:
         if file not in self.opened:
             path = self.folder / file
-            if not path.is_file():
-                raise CheckpointError(f"{path}: is missing; copy the checkpoint again")
             try:
                 self.opened[file] = safe_open(path, framework="numpy")
             except (SafetensorError, OSError) as error:
@@ -223,12 +197,9 @@ class _Files:
                 raise CheckpointError(f"{path}: is damaged or truncated ({reason}); copy the checkpoint again") from None
         return self.opened[file]
 
-    def names(self, file: str) -> Iterator[str]:
-        return iter(self._open(file).keys())
-
-    def tensor(self, file: str, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = self._open(file).get_tensor(name)
-        path = self.folder / file
+    def tensor(self, stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        name, path = stored.name, self.folder / stored.file
+        array: npt.NDArray[Any] = self._open(stored.file).get_tensor(name)
         if array.shape != shape:
             raise CheckpointError(
                 f"{path}: tensor {name} has shape {list(array.shape)} instead of {list(shape)}; see config.json"

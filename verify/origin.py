@@ -84,7 +84,7 @@ def folder_of(manifest: Manifest, given: str) -> Path | None:
     if "random_weights" in manifest.provenance and given == manifest.provenance.get("shape_of"):
         return None
     folder = Path(given)
-    if not folder.is_dir():
+    if not folder.exists():
         raise CheckpointError(f"{given}: no such folder; give the folder of the checkpoint that the bundle was made from")
     if (folder / QUANTIZED).exists():
         raise CheckpointError(f"{folder}: is a quantized checkpoint ({QUANTIZED}); give the float checkpoint it was made from")

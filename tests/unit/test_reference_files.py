@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dgemma.core.config import PRESETS
 from dgemma.core.errors import CheckpointError, UsageError
+from dgemma.model import weight_files
 from dgemma.model.hf_config import read_config
 from dgemma.reference import hlo, tpu, weights
 from dgemma.reference.denoiser import runs
@@ -55,6 +56,10 @@ def damaged(folder: Path, how: str) -> None:
         tensors[name] = tensors[name].double()
     elif how == "NaN":
         tensors[name][0, 0] = float("nan")
+    elif how == "differing copy":
+        tensors["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"] + 1
+    elif how == "equal copy":
+        tensors["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"].clone()
     elif how == "vision":
         tensors["model.encoder.vision_tower.x"] = torch.zeros(2)
     save_file(tensors, folder / FILE)
@@ -64,7 +69,7 @@ def damaged(folder: Path, how: str) -> None:
         (folder / FILE).unlink()
 
 
-@pytest.mark.parametrize("how", ["missing", "surplus", "shape", "dtype", "NaN", "truncated", "absent"])
+@pytest.mark.parametrize("how", ["missing", "surplus", "shape", "dtype", "NaN", "differing copy", "truncated", "absent"])
 def test_a_damaged_checkpoint_is_said_in_one_line(folder: Path, how: str) -> None:
     damaged(folder, how)
     with pytest.raises(CheckpointError) as caught:
@@ -72,8 +77,9 @@ def test_a_damaged_checkpoint_is_said_in_one_line(folder: Path, how: str) -> Non
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_vision_tensors_are_skipped(folder: Path) -> None:
-    damaged(folder, "vision")
+@pytest.mark.parametrize("how", ["vision", "equal copy"])
+def test_vision_tensors_and_tied_copies_are_skipped(folder: Path, how: str) -> None:
+    damaged(folder, how)
     weights.load(folder, read_config(folder)[0])
 
 
@@ -84,7 +90,7 @@ def test_shards_are_read_by_their_index(folder: Path) -> None:
         save_file(half, folder / name)
     (folder / FILE).unlink()
     index = {tensor: name for name, half in halves.items() for tensor in half}
-    (folder / weights.INDEX).write_text(json.dumps({"weight_map": index}))
+    (folder / weight_files.INDEX).write_text(json.dumps({"weight_map": index}))
     config, _ = read_config(folder)
     np.testing.assert_array_equal(weights.load(folder, config)["norm"], tensors["model.decoder.norm.weight"])
 
