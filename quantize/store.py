@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
-from dgemma.core.manifest import digest, sha256_file
+from dgemma.core.manifest import digest, is_hub_link, sha256_file
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model.checkpoint import assemble, read_config
 from dgemma.model.denoiser import Denoiser
@@ -142,8 +142,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _check_file(folder: Path, name: str, entry: dict[str, Any], hashes: bool) -> None:
     path = folder / name
-    if Path(name).name != name or path.is_symlink():
-        raise CheckpointError(f"{folder / DESCRIPTION}: file {name!r} is no plain file of this folder; {AGAIN}")
+    if Path(name).name != name or (path.is_symlink() and not is_hub_link(folder, path)):
+        raise CheckpointError(f"{folder / DESCRIPTION}: file {name!r} is no plain file of this folder; copy it with cp -rL")
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; copy the checkpoint again, or {AGAIN}")
     if (size := path.stat().st_size) != entry["size"]:

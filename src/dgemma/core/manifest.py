@@ -157,7 +157,10 @@ def has_sha256(path: Path, sha256: str) -> bool:
 
 
 def inner_path(bundle: Path, name: str) -> Path:
-    """A bundle's file by its manifest name; raises BundleError for anything that could leave the folder."""
+    """A bundle's file by its manifest name; raises BundleError for anything that could leave the folder.
+
+    Links are refused, with one exception: a file may be a link where a hub's cache made it (see `is_hub_link`).
+    """
     pure = PurePosixPath(name)
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or _NEVER_IN_NAMES.search(name):
         raise BundleError(f"{MANIFEST}: file name {name!r} leaves the bundle; export the bundle again")
@@ -165,9 +168,24 @@ def inner_path(bundle: Path, name: str) -> Path:
     for part in (path, *path.parents):
         if part == bundle:
             break
-        if part.is_symlink():
-            raise BundleError(f"{part}: is a link; a bundle holds plain files only")
+        if part.is_symlink() and not (part is path and is_hub_link(bundle, part)):
+            raise BundleError(f"{part}: is a link; a bundle holds plain files only, so copy it with cp -rL")
     return path
+
+
+def is_hub_link(folder: Path, link: Path) -> bool:
+    """Whether a link of a folder stays inside the layout of a hub's cache.
+
+    That layout is `models--OWNER--NAME/snapshots/REVISION/…`, whose files are links into `models--OWNER--NAME/blobs/`; it may
+    begin with `datasets--` or `spaces--` too. With all links resolved, the folder must lie in or be `ROOT/snapshots/REVISION`,
+    and the file must lie directly in `ROOT/blobs`, of the same ROOT, the nearest above the folder with such a name.
+    """
+    place, target = folder.resolve(), link.resolve()
+    root = next((p for p in place.parents if p.name.startswith(("models--", "datasets--", "spaces--"))), None)
+    if root is None:
+        return False
+    inside = place.relative_to(root).parts
+    return len(inside) >= 2 and inside[0] == "snapshots" and target.parent == root / "blobs" and target.is_file()
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> str:
@@ -226,6 +244,8 @@ def read_manifest(
 def _read_json(bundle: Path) -> dict[str, Any]:
     """The manifest's values, of a version that can be read; nothing else about them is checked."""
     path = bundle / MANIFEST
+    if bundle.is_file():
+        raise BundleError(f"{bundle}: is a file, not a bundle made by `dgemma export`; unpack an archive and give the folder")
     if not bundle.is_dir():
         raise BundleError(f"{bundle}: no such folder; give the path of a bundle made by `dgemma export`")
     if not path.is_file():
