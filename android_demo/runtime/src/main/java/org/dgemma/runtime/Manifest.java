@@ -279,14 +279,20 @@ public final class Manifest {
         }
     }
 
-    /** Ids around the turns of a chat; text between them is encoded on its own, so that it cannot forge a turn. */
+    /**
+     * Ids around the turns of a chat, and what is done to the text between them, which cannot forge a turn. The text is
+     * trimmed, and encoded in one piece with {@code user_lead} before and {@code user_tail} after it.
+     */
     public static final class ChatTemplate {
         static final Kind<ChatTemplate> KIND = Kind.object(ChatTemplate::new,
-                "start", "user_prefix", "user_suffix", "model_prefix", "model_suffix");
+                "start", "user_prefix", "user_suffix", "model_prefix", "model_suffix", "user_lead", "user_tail", "trim");
 
         public final int[] start, userPrefix, userSuffix, modelPrefix;
         /** After the stop token of a finished answer. */
         public final int[] modelSuffix;
+        public final String userLead, userTail;
+        /** none, both, start or end. */
+        public final String trim;
 
         private ChatTemplate(Fields fields) {
             start = fields.get("start", Kind.INTEGERS);
@@ -294,6 +300,9 @@ public final class Manifest {
             userSuffix = fields.get("user_suffix", Kind.INTEGERS);
             modelPrefix = fields.get("model_prefix", Kind.INTEGERS);
             modelSuffix = fields.get("model_suffix", Kind.INTEGERS);
+            userLead = fields.get("user_lead", Kind.TEXT, "");
+            userTail = fields.get("user_tail", Kind.TEXT, "");
+            trim = fields.get("trim", Kind.TEXT, "none");
         }
     }
 

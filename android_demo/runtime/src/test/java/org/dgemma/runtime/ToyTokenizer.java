@@ -23,7 +23,7 @@ final class ToyTokenizer implements Tokenizer {
     }
 
     @Override
-    public int[] encodeUser(String text) {
+    public int[] encodeUser(String text, int before, int after) {
         return encode(text);
     }
 

@@ -1,7 +1,10 @@
 package org.dgemma.runtime.tokenizer;
 
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import org.dgemma.runtime.TokenizerException;
@@ -9,10 +12,14 @@ import org.jspecify.annotations.Nullable;
 
 /** `tokenizer.json` of huggingface/tokenizers, without the special tokens that its post-processor would add. */
 final class HuggingFaceTokenizer extends MarkedTokenizer {
+    private static final String NO_CHARACTER = "\uDBFF\uDFFE"; // U+10FFFE, in no vocabulary
+
     private final HfModel model;
     private final HfAddedTokens added;
     private final @Nullable HfPreTokenizer preTokenizer;
     private final @Nullable HfDecoder decoder;
+    /** Markers but for those that stand for unknown characters, which forge nothing. */
+    private final Set<Integer> forgeable;
 
     private HuggingFaceTokenizer(HfFile file, HfAddedTokens added, int size, SortedMap<Integer, String> markers) {
         super(size, markers);
@@ -20,6 +27,11 @@ final class HuggingFaceTokenizer extends MarkedTokenizer {
         this.added = added;
         this.preTokenizer = file.preTokenizer;
         this.decoder = file.decoder;
+        Set<Integer> found = new HashSet<>(markers.keySet());
+        for (int id : encode(NO_CHARACTER)) {
+            found.remove(id);
+        }
+        this.forgeable = found;
     }
 
     /** Special tokens become markers, and those of `markerIds`, the manifest's, that look special. */
@@ -65,6 +77,23 @@ final class HuggingFaceTokenizer extends MarkedTokenizer {
             }
         }
         return ids.toArray();
+    }
+
+    @Override
+    int @Nullable [] encodeBetween(String text, String before, String after) {
+        int[] ids = encode(before + text + after);
+        int start = before.isEmpty() ? 0 : 1;
+        int end = ids.length - (after.isEmpty() ? 0 : 1);
+        if (end < start || start > 0 && !before.equals(markers.get(ids[0]))
+                || end < ids.length && !after.equals(markers.get(ids[end]))) {
+            return null;
+        }
+        int[] between = Arrays.copyOfRange(ids, start, end);
+        return isForged(between) || isForged(encode(text)) ? null : between;
+    }
+
+    private boolean isForged(int[] ids) {
+        return Arrays.stream(ids).anyMatch(forgeable::contains);
     }
 
     @Override

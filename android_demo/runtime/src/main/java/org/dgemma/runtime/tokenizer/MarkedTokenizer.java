@@ -5,11 +5,12 @@ import java.util.Collections;
 import java.util.List;
 import java.util.SortedMap;
 import org.dgemma.runtime.TokenizerException;
+import org.jspecify.annotations.Nullable;
 
 /** What both formats share: markers, which a user cannot type and nobody sees. */
 abstract class MarkedTokenizer implements Tokenizer {
+    final SortedMap<Integer, String> markers;
     private final int vocabSize;
-    private final SortedMap<Integer, String> markers;
 
     /** `markers` are ids and their strings. */
     MarkedTokenizer(int vocabSize, SortedMap<Integer, String> markers) {
@@ -29,7 +30,13 @@ abstract class MarkedTokenizer implements Tokenizer {
     }
 
     @Override
-    public final int[] encodeUser(String text) {
+    public final int[] encodeUser(String text, int before, int after) {
+        if (before != NONE || after != NONE) {
+            int[] between = encodeBetween(text, markers.getOrDefault(before, ""), markers.getOrDefault(after, ""));
+            if (between != null) {
+                return between;
+            }
+        }
         List<String> parts = Collections.singletonList(text);
         for (String marker : markers.values()) {
             if (marker.codePointCount(0, marker.length()) > 1) {
@@ -47,11 +54,16 @@ abstract class MarkedTokenizer implements Tokenizer {
         return marked ? encodeCharacters(text) : ids.toArray();
     }
 
+    /** Ids of text between two markers; null where they do not matter to the format, or where the text holds a marker. */
+    int @Nullable [] encodeBetween(String text, String before, String after) {
+        return null;
+    }
+
     @Override
     public final String decode(int[] ids) {
         Ints shown = new Ints(ids.length);
         for (int id : ids) {
-            if (!markers.containsKey(id)) {
+            if (id < vocabSize && !markers.containsKey(id)) {
                 shown.add(id);
             }
         }

@@ -2,6 +2,9 @@ package org.dgemma.runtime.tokenizer;
 
 /** Text and ids. Implementations are immutable and safe for use by several threads. */
 public interface Tokenizer {
+    /** Stands for no id. */
+    int NONE = -1;
+
     /** Pieces, added ones included. */
     int vocabSize();
 
@@ -9,9 +12,22 @@ public interface Tokenizer {
     int[] encode(String text);
 
     /** Ids of text that somebody typed: markers in it are encoded as the plain characters that they are. */
-    int[] encodeUser(String text);
+    default int[] encodeUser(String text) {
+        return encodeUser(text, NONE, NONE);
+    }
 
-    /** Text of the ids without markers; incomplete UTF-8 shows as U+FFFD. */
+    /**
+     * As above, of text between markers, whose neighbour it is encoded as where that matters to the format.
+     *
+     * @param before id that the text follows, or {@link #NONE}
+     * @param after id that follows the text, or {@link #NONE}
+     */
+    int[] encodeUser(String text, int before, int after);
+
+    /**
+     * Text of the ids without markers, and without those past the vocabulary, which models are padded with; incomplete UTF-8
+     * shows as U+FFFD.
+     */
     String decode(int[] ids);
 
     /** One string an id for display, empty for markers; joined they are nearly {@link #decode}. */

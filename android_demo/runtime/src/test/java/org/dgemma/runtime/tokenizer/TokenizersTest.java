@@ -55,8 +55,7 @@ public class TokenizersTest {
 
     @Test
     public void idsOutOfRange() throws IOException {
-        refuses("ids cannot be decoded (piece id is out of range.); they must lie below 618",
-                () -> tiny().decode(new int[] {1_000_000}));
+        assertEquals("", tiny().decode(new int[] {618, 1_000_000}));
         refuses("ids cannot be decoded (piece id is out of range.); they must lie below 618",
                 () -> tiny().decode(new int[] {-1}));
         assertEquals("", json(MODEL).decode(new int[] {1_000_000}));
