@@ -32,7 +32,7 @@ PER_TASK, SEED = 12, 0  # of the tiny model's committed prompts
 def read_prompts(path: Path | str, vocab_size: int) -> list[list[int]]:
     """Prompt ids of a calibration file; raises UsageError naming file and line when it is empty or wrong."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--calibration {path}: cannot be read ({str(error).splitlines()[0]}); give {FORM}") from None
     prompts = []
@@ -41,9 +41,9 @@ def read_prompts(path: Path | str, vocab_size: int) -> list[list[int]]:
             continue
         try:
             ids = json.loads(line)["prompt_ids"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError(f"--calibration {path}: line {number} has no prompt_ids; give {FORM}") from None
-        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
             raise UsageError(f"--calibration {path}: line {number} must list ids below {vocab_size}; give {FORM}")
         prompts.append(ids)
     if not prompts:

@@ -258,7 +258,7 @@ def find(name: str) -> Recipe:
     if not name.endswith(".json"):
         raise UsageError(f"--recipe {name!r} is unknown; choose {names()}, or a file NAME.json")
     try:
-        values = json.loads(Path(name).read_text(encoding="utf-8"))
+        values = json.loads(Path(name).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"--recipe {name}: cannot be read as JSON ({str(error).splitlines()[0]}); correct the file") from None
     if not isinstance(values, dict):

@@ -47,6 +47,8 @@ class Result:
         prefill_passes: positions that were encoded before the first canvas.
         stop_reason: stop, length, context or cancelled.
         loop: host, graph, or decode.
+        pads: how many padding tokens `tokens` ends with where no stop token was given. Rates do not count them, and the prefix
+            does not hold them.
         trajectory: every step, where `trace` was asked for.
     """
 
@@ -60,17 +62,23 @@ class Result:
     engine: str
     loop: str
     timings: Timings
+    pads: int = 0
     trajectory: Trajectory | None = None
 
     @property
+    def count(self) -> int:
+        """Committed tokens without the padding at the end."""
+        return len(self.tokens) - self.pads
+
+    @property
     def tokens_per_forward(self) -> float:
-        """Committed tokens over denoising steps run; 0 when none ran."""
-        return len(self.tokens) / self.steps if self.steps else 0.0
+        """Committed tokens, `pads` aside, over denoising steps run; 0 when none ran."""
+        return self.count / self.steps if self.steps else 0.0
 
     @property
     def passes_per_token(self) -> float | None:
-        """Passes over committed tokens, None when there are none; about 1 for the autoregressive baseline."""
-        return self.passes / len(self.tokens) if self.tokens else None
+        """Passes over committed tokens, `pads` aside; None when there are none; about 1 for the autoregressive baseline."""
+        return self.passes / self.count if self.count else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, as `dgemma run --json` prints them."""

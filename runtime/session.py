@@ -20,6 +20,7 @@ import numpy as np
 from dgemma.core.active import Work
 from dgemma.core.errors import PromptTooLong, SessionBusy, TokenizerError, UsageError
 from dgemma.core.noise import key_from_seed
+from dgemma.core.plural import counted
 from dgemma.core.trajectory import TrajectoryRecorder
 from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
@@ -42,7 +43,7 @@ class Session:
     """Generates text from a bundle. Use `Session.load`; not for use by several threads at once, but for `cancel`.
 
     The prefix (prompts and answers so far) stays between generations, and `continue_=True` goes on from it. After a
-    generation it holds prompt, tokens, and the stop token if there was one.
+    generation it holds prompt, tokens, and the stop token if there was one; if not, tokens without padding at their end.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
@@ -230,9 +231,9 @@ class Session:
         kept = self._prefix.ids if continue_ else []
         ids = self._prompt_ids(prompt, raw, kept)
         if len(kept) + len(ids) + room > self.manifest.context:
-            before = f"{len(kept)} tokens so far and a" if kept else "a"
+            before = f" after {counted(len(kept), 'token')} of conversation" if kept else ""
             raise PromptTooLong(
-                f"{before} prompt of {len(ids)} tokens leave no room for {room} more in the context of "
+                f"a prompt of {counted(len(ids), 'token')}{before} leaves no room for {room} more in the context of "
                 f"{self.manifest.context}; shorten the prompt, or export with a larger --context"
             )
         if not continue_:
@@ -365,7 +366,11 @@ class Session:
         return "cancelled"
 
     def _result(self, run: Progress, reason: StopReason, loop: str, load_s: float, started: float, native: float) -> Result:
-        text = self._text(run.tokens)
+        text, pads = self._text(run.tokens), 0
+        if reason != "stop":  # a model without a stop token ends its answer with padding
+            pad = self.manifest.model.pad_token_id
+            pads = next((i for i, token in enumerate(reversed(run.tokens)) if token != pad), len(run.tokens))
+            self._prefix.truncate(len(self._prefix.ids) - pads)
         timings = Timings(
             load_s=load_s, prefill_s=run.prefill_s, denoise_s=run.denoise_s, commit_s=run.commit_s,
             total_s=time.perf_counter() - started, engine_s=self._engine.seconds - native,
@@ -373,6 +378,7 @@ class Session:
         return Result(
             text=text, tokens=tuple(run.tokens), steps=run.steps, canvases=run.canvases, passes=run.passes,
             prefill_passes=run.prefill_passes, stop_reason=reason, engine=self._engine.name, loop=loop, timings=timings,
+            pads=pads,
         )  # fmt: skip
 
     def visible(self, canvas: Sequence[int] | Array, *, stop: bool = False) -> list[int]:

@@ -29,7 +29,7 @@ def read(path: Path, count: int = COUNT) -> list[Item]:
         UsageError: naming file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({_reason(error)}); give a JSONL file with prompts") from None
     by_task: dict[str, list[Item]] = {}
@@ -58,10 +58,12 @@ def _item(line: str, where: str) -> Item:
     try:
         values = json.loads(line)
         prompt, task, answer = values["prompt"], values.get("task", "prompts"), values.get("answer")
-        if not isinstance(prompt, str) or not prompt or not isinstance(task, str) or not isinstance(answer, (str, type(None))):
+        if not isinstance(prompt, str) or not prompt.strip():
             raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{where}: is no JSON object with a prompt; mend the line") from None
+        if not isinstance(task, str) or not isinstance(answer, (str, type(None))):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UsageError(f"{where}: is not a JSON object whose prompt, task and answer are text; correct the line") from None
     return Item(task=task, prompt=prompt, answer=answer)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dgemma.core.plural import counted
 from dgemma.verify.gate import Check
 from dgemma.verify.prompts import COUNT
 
@@ -111,7 +112,7 @@ def _float(engine: str, values: Mapping[str, Any]) -> list[str]:
     if values["prompts"]["file"] and values["prompts"]["count"] < COUNT:
         lines.append(f"  a quick look: the limits are meant for {COUNT} prompts")
     if free["left_out"]:
-        lines.append(f"  {free['left_out']} prompts were left out: they leave no room for a canvas")
+        lines.append(f"  left out, as no room remains for a canvas: {counted(free['left_out'], 'prompt')}")
     lines += ["free-running", *_free(free), "teacher-forced", *_forced(forced)]
     return lines
 

@@ -66,7 +66,7 @@ def read(path: Path) -> Json:
     """An earlier result: a file of --out, or what --json printed. Raises UsageError when it is not one."""
     cure = "give a file that `dgemma bench --out` wrote"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--compare {path}: cannot be read ({getattr(error, 'strerror', 'not UTF-8')}); {cure}") from None
     try:

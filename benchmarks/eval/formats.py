@@ -86,15 +86,15 @@ def _gsm8k(line: dict[str, Any]) -> Item:
     solution = _text(line, "answer")
     number = last_line_number(solution)
     if number is None:
-        raise _Bad("its answer does not end with a line '#### N'; mend the line, or use task, prompt and answer")
+        raise _Bad("its answer does not end with a line '#### N'; correct the line, or use task, prompt and answer")
     return Item(task="gsm8k", prompt=_text(line, "question"), answer=number, rule="number", solution=solution)
 
 
 def _own(line: dict[str, Any]) -> Item:
-    try:
-        return Item(task=str(line["task"]), prompt=str(line["prompt"]), answer=str(line["answer"]))
-    except KeyError:
-        raise _Bad("is no JSON object with task, prompt and answer; mend the line") from None
+    answer = line.get("answer")
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise _Bad("has no text or number under 'answer'; correct the line")
+    return Item(task=_text(line, "task"), prompt=_text(line, "prompt", strip=False), answer=str(answer))
 
 
 OWN = Format(name="own", keys=frozenset({"task", "prompt"}), instruction="", layout="{prompt}", item=_own)
@@ -163,18 +163,18 @@ def _lines(text: str, stem: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield start, _csv_row(row, SPLIT.sub("", stem), start)
             start = rows.line_num + 1
     except csv.Error as error:
-        raise _Bad(f"is no CSV ({error}); mend the line", start) from None
+        raise _Bad(f"is not CSV ({error}); correct the line", start) from None
 
 
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except ValueError:
-        raise _Bad("is no JSON; one object must stand on each line", number) from None
+        raise _Bad("is not JSON; each line must be one object", number) from None
     except RecursionError:
-        raise _Bad("is nested too deeply; mend the line", number) from None
+        raise _Bad("is nested too deeply; correct the line", number) from None
     if not isinstance(values, dict):
-        raise _Bad("is no JSON object; mend the line", number)
+        raise _Bad("is not a JSON object; correct the line", number)
     return values
 
 
@@ -182,7 +182,7 @@ def _csv_row(row: list[str], subject: str, number: int) -> dict[str, Any]:
     if len(row) != CSV_COLUMNS:
         raise _Bad(f"has {len(row)} columns, not question, four choices and a letter{KNOWN}", number)
     if row[-1].strip() not in map(letter, range(CSV_COLUMNS - 2)):
-        raise _Bad(f"its last column is {_short(row[-1])}, not a letter from A to D; leave out a header, mend the line", number)
+        raise _Bad(f"its last column is {_short(row[-1])}, not a letter from A to D; correct it, or leave out a header", number)
     return {"question": row[0], "choices": row[1:-1], "answer": row[-1].strip(), "subject": subject}
 
 
@@ -203,17 +203,17 @@ def _choice(task: str, question: str, choices: list[str], index: object, key: st
     return Item(task=task, prompt=prompt, answer=right, rule="letter", choices=len(choices), solution=f"Answer: {right}")
 
 
-def _text(line: dict[str, Any], key: str, *, empty: bool = False) -> str:
+def _text(line: dict[str, Any], key: str, *, empty: bool = False, strip: bool = True) -> str:
     value = line.get(key)
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise _Bad(f"has no text under {key!r}; mend the line")
-    return value.strip()
+        raise _Bad(f"has no text under {key!r}; correct the line")
+    return value.strip() if strip else value
 
 
 def _texts(line: dict[str, Any], key: str) -> list[str]:
     values = line.get(key)
     if not isinstance(values, list) or not 2 <= len(values) <= MOST_CHOICES or not all(isinstance(v, str) for v in values):
-        raise _Bad(f"{key!r} must be a list of 2 to {MOST_CHOICES} texts; mend the line")
+        raise _Bad(f"{key!r} must be a list of 2 to {MOST_CHOICES} texts; correct the line")
     return [value.strip() for value in values]
 
 

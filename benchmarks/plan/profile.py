@@ -189,7 +189,7 @@ def from_dict(values: Any, where: str) -> Profile:
 def read_json(path: Path, option: str) -> Any:
     """Raises UsageError that names the option and the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise UsageError(

@@ -253,6 +253,23 @@ def test_a_terminal_sees_the_canvas_resolve(
     assert "20 tokens in 8 steps" in capsys.readouterr().err
 
 
+def test_an_answer_that_is_empty_says_so(
+    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy["answer"] = [0] * 40
+    assert dispatch(["run", bundle, "-p", "hi", "--max-new-tokens", "16"]) == 0
+    assert capsys.readouterr() == ("\n", "the answer is empty: the model gave only padding\n")
+    toy["answer"] = []
+    assert dispatch(["run", bundle, "-p", "hi"]) == 0
+    assert capsys.readouterr() == ("\n", "the answer is empty: the model ended it at once\n")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    toy["answer"] = [200, *[0] * 40]
+    assert dispatch(["run", bundle, "-p", "hi", "--max-new-tokens", "16"]) == 0
+    assert " 1 token in " in capsys.readouterr().err
+
+
 def test_live_view_styles(tmp_path: Path) -> None:
     session = fake_session(tmp_path / "b", [200, 201, 202])
     events: list[StepEvent] = []

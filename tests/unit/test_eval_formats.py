@@ -101,7 +101,7 @@ def test_a_bad_mmlu_line_is_named(tmp_path: Path, line: dict[str, Any], says: st
         ({**GSM8K, "answer": "#### 7\nor 8"}, "'#### N'"),
         ({"prompt": "p", "answer": "a"}, "of no known format, its keys are 'prompt', 'answer'"),
         ({}, "of no known format, its keys are none"),
-        ([], "is no JSON object"),
+        ([], "is not a JSON object"),
     ],
 )
 def test_a_bad_first_line_is_named(tmp_path: Path, line: Any, says: str) -> None:
@@ -118,8 +118,8 @@ def test_a_bad_first_line_is_named(tmp_path: Path, line: Any, says: str) -> None
         (b"PAR1\xff\xfe\x00", "is not UTF-8 text"),
         (b"question,A,B,C,D,answer\n", ":1: its last column is 'answer'"),
         (b"plain text\n", ":1: has 1 columns"),
-        (b'"open,a,b,c,d,A\n', ":1: is no CSV"),
-        (b'{"question": \n', ":1: is no JSON"),
+        (b'"open,a,b,c,d,A\n', ":1: is not CSV"),
+        (b'{"question": \n', ":1: is not JSON"),
         (b"[" * 100_000, ":1: is nested too deeply"),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, says:
 def test_absent_files_and_files_of_another_format_than_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_task_file(tmp_path / "absent.jsonl")
-    with pytest.raises(UsageError, match=r"m.jsonl:1: is no JSON object with task, prompt and answer"):
+    with pytest.raises(UsageError, match=r"m.jsonl:1: has no text under 'task'"):
         read_task_file(write(tmp_path / "m.jsonl", MMLU), OWN)
 
 
@@ -145,3 +145,21 @@ def test_prompts_are_instruction_examples_and_question() -> None:
     assert [e.prompt for e in examples] == ["q0", "q2"]  # never the question itself, never another task
     assert compose(pool[2], "Do it.", examples) == "Do it.\n\nq0\nAnswer: 0\n\nq2\nAnswer: 2\n\nq1"
     assert compose(pool[2], "") == "q1"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": None}, {"prompt": 3}, {"prompt": ["a"]}, {"prompt": ""}, {"prompt": " "}, {"task": None}, {"task": ""},
+        {"answer": None}, {"answer": []}, {"answer": {}}, {"answer": True},
+    ],
+)  # fmt: skip
+def test_own_questions_are_text(tmp_path: Path, values: dict[str, object]) -> None:
+    """Nothing asks `None`: a value that is not text is refused with its line, and a number may be an answer."""
+    path, right = tmp_path / "own.jsonl", {"task": "t", "prompt": " what? ", "answer": 4}
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(right).encode() + b"\n" + json.dumps({**right, **values}).encode() + b"\n")
+    with pytest.raises(UsageError, match=rf"own.jsonl:2: has no text .*'{next(iter(values))}'; correct the line"):
+        read_task_file(path)
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(right).encode())
+    (item,) = read_task_file(path).items
+    assert (item.prompt, item.answer) == (" what? ", "4")

@@ -60,7 +60,7 @@ def test_many_prompts_are_answered_line_by_line(repo_root: Path, tiny_bundle: Pa
     prompts.write_text(f"{REVERSED[0]}\n\n{'too long ' * 2000}\n", encoding="utf-8")
     first, second = map(json.loads, run(repo_root, "many_prompts.py", prompts, tiny_bundle).splitlines())
     assert (first["prompt"], first["text"]) == REVERSED
-    assert "leave no room" in second["error"]
+    assert "leaves no room" in second["error"]
 
 
 def test_a_job_fails_when_a_bundle_does_not_do_what_it_did(repo_root: Path, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Outputs that are not numbers: one typed error that names the step, in every loop and decoder; no other failure becomes one."""
+"""Outputs that are not numbers: one typed error that names the step, in every loop and decoder; other failures stay."""
 
 from __future__ import annotations
 

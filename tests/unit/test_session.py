@@ -18,6 +18,7 @@ from fake_bundle import (
     END_OF_TURN,
     EOS,
     MODEL,
+    PAD,
     START,
     START_OF_TURN,
     STEPS,
@@ -552,3 +553,18 @@ def test_chat_template_parts_are_all_used(tmp_path: Path) -> None:
 def test_settling_that_cannot_be_is_said(tmp_path: Path, options: dict[str, Any], phrase: str) -> None:
     with fake_session(tmp_path / "b", SHORT) as session, pytest.raises(UsageError, match=phrase):
         session.generate("hi", **options)
+
+
+@pytest.mark.parametrize("loop", ["host", "graph"])
+def test_padding_in_place_of_a_stop_token_is_no_answer(tmp_path: Path, loop: str) -> None:
+    session = fake_session(tmp_path / "b", [200, PAD, 201, *[PAD] * 200])
+    result = session.generate(PROMPT, max_new_tokens=2 * N, loop=loop)
+    assert result.tokens == (200, PAD, 201, *[PAD] * (2 * N - 3)) and result.stop_reason == "length"
+    assert (result.pads, result.count) == (2 * N - 3, 3)
+    assert result.tokens_per_forward == 3 / result.steps and result.passes_per_token == result.passes / 3
+    assert session.prefix_ids == (*PROMPT, 200, PAD, 201)
+    assert session.generate([7], max_new_tokens=4, loop=loop, continue_=True).stop_reason == "length"  # from there on
+    greedy = session.decode_greedy(PROMPT, max_new_tokens=8)
+    assert (greedy.pads, session.prefix_ids) == (5, (*PROMPT, 200, PAD, 201))
+    stopped = fake_session(tmp_path / "c", [200, PAD]).generate(PROMPT)
+    assert (stopped.tokens, stopped.pads, stopped.stop_reason) == ((200, PAD), 0, "stop")

@@ -23,6 +23,7 @@ from dgemma.cli.run import (
 )
 from dgemma.cli.terminal import show
 from dgemma.core.errors import PromptTooLong, UsageError
+from dgemma.core.plural import counted
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
@@ -89,8 +90,8 @@ def answer(session: Session, line: str, *, seed: int, **options: Any) -> Result 
         print(stats(result), file=sys.stderr)
     if result.stop_reason == "context":
         print("the context is full, so the answer ends here; /reset forgets the conversation, /exit ends", file=sys.stderr)
-    elif result.stop_reason == "length":
-        print(f"the answer was cut after {len(result.tokens)} tokens; see --max-new-tokens", file=sys.stderr)
+    elif result.stop_reason == "length" and not result.pads:
+        print(f"the answer was cut after {counted(result.count, 'token')}; see --max-new-tokens", file=sys.stderr)
     return result
 
 

@@ -13,6 +13,7 @@ import typer
 
 from dgemma.cli.terminal import print_json, show
 from dgemma.core.errors import UsageError
+from dgemma.core.plural import counted
 from dgemma.core.shipped import bundle_path
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def run(
             print_json(result.to_dict())
         else:
             show(result.text if session.tokenizer else ",".join(map(str, result.tokens)))
+            if result.count == 0:
+                why = "the model gave only padding" if result.pads else "the model ended it at once"
+                print(f"the answer is empty: {why}", file=sys.stderr)
             if live:
                 print(stats(result), file=sys.stderr)
 
@@ -105,8 +109,8 @@ def stats(result: Result) -> str:
     timings = result.timings
     busy = timings.prefill_s + timings.denoise_s + timings.commit_s
     return (
-        f"[{result.engine}, {result.loop}] {len(result.tokens)} tokens in {result.steps} steps, "
-        f"{result.tokens_per_forward:.1f} tokens/forward, {len(result.tokens) / max(busy, 1e-9):.0f} tokens/s, "
+        f"[{result.engine}, {result.loop}] {counted(result.count, 'token')} in {counted(result.steps, 'step')}, "
+        f"{result.tokens_per_forward:.1f} tokens/forward, {result.count / max(busy, 1e-9):.0f} tokens/s, "
         f"stop: {result.stop_reason}"
     )
 
