@@ -2,16 +2,21 @@
 PYTHON3 ?= python3.11
 VENV := $(or $(DGEMMA_VENV),.venv)
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.dgemma-installed
+# What is installed, each on top of the one before: for running a bundle, for exporting one, for the tests.
+RUNS := $(VENV)/.dgemma-onnx
+EXPORTS := $(VENV)/.dgemma-export
+STAMP := $(VENV)/.dgemma-dev
+SHIPPED := src/dgemma/bundles/tiny.dgemma
 BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo test test-python java-test apk test-slow coverage docs lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
+.PHONY: help venv demo first-text tiny-bundle test test-python java-test apk test-slow coverage docs lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       export the tiny checkpoint and run prompts on both engines"
+	@echo "make demo       a first text from the shipped bundle; then export tiny and run prompts on both engines"
+	@echo "make first-text only the first text, from the shipped bundle: a small environment, without torch"
 	@echo "make test       the fast test suites, Python's and Java's (what .ci/run calls)"
 	@echo "make test-python, make java-test  one of them; Java's needs JDK 17 and Maven, and the network the first time"
 	@echo "make apk        a signed debug APK of the app and its checks; ONNXRUNTIME_AAR=FILE.aar gives it native code"
@@ -25,31 +30,49 @@ help:
 	@echo "make bench-check  ratios of the tiny bundles against the committed ones; exit status 1 if one got worse"
 	@echo "make arm64      the same canvases on emulated ARM64 (fetches 150 MB; half an hour)"
 	@echo "make venv       only the virtual environment ($(VENV))"
+	@echo "make tiny-bundle  export the shipped bundle again ($(SHIPPED))"
 
 # An editable install belongs to one checkout: another one that shares the environment has to install itself.
-ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
-.PHONY: $(STAMP)
+ifneq ($(shell cat $(RUNS) 2>/dev/null),$(CURDIR))
+.PHONY: $(RUNS)
 endif
 
-$(STAMP): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON3) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+# On Linux x86-64, torch comes from PyPI with 2.7 GB of CUDA libraries. They cannot be left out: libtorch_cuda links them, and
+# without them `import torch` fails. Nor does PyPI have a build of torch for the CPU alone.
+$(EXPORTS): $(RUNS)
+$(STAMP): $(EXPORTS)
+$(RUNS) $(EXPORTS) $(STAMP): $(VENV)/.dgemma-%: pyproject.toml tools/install.py
+	@$(PYTHON3) tools/install.py $(VENV) $*
 	@printf '%s\n' "$(CURDIR)" > $@
 
 venv: $(STAMP)
 
-$(BUNDLE)/manifest.json: $(CHECKPOINT) | $(STAMP)
+first-text: $(RUNS)
+	$(BIN)/dgemma run tiny -p "Reverse the word table."
+
+$(BUNDLE)/manifest.json: $(CHECKPOINT) | $(EXPORTS)
 	rm -rf $(BUNDLE)
 	mkdir -p $(dir $(BUNDLE))
 	$(BIN)/dgemma export checkpoints/tiny --out $(BUNDLE) --engine all
 
-demo: $(STAMP) $(BUNDLE)/manifest.json
+# The first text comes before the packages that only exporting needs, whatever make's -j says.
+demo: first-text
+	@$(MAKE) --no-print-directory $(BUNDLE)/manifest.json
 	$(BIN)/python -m dgemma.benchmarks.demo $(BUNDLE)
+
+# Renamed into place, so that a failed export leaves the old one. Tests hold that this changes nothing but versions and
+# last bits of trajectories until the checkpoint or the exporter changes.
+tiny-bundle: $(EXPORTS)
+	rm -rf build/shipped.dgemma
+	mkdir -p build
+	$(BIN)/dgemma export checkpoints/tiny --out build/shipped.dgemma --engine onnx --recipe w8
+	rm -rf $(SHIPPED)
+	mv build/shipped.dgemma $(SHIPPED)
 
 test: java-test test-python
 
-test-python: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --durations=10 --numprocesses=auto --dist=loadfile
+test-python: $(STAMP) build/tiny-app.dgemma/manifest.json
+	OMP_NUM_THREADS=1 DGEMMA_TINY_APP=build/tiny-app.dgemma $(BIN)/python -m pytest -m "not slow" --durations=10 --numprocesses=auto --dist=loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -83,7 +106,8 @@ build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-$*.dgemma --engine all --recipe $*
 
-build/tiny-app.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
+# What the shipped bundle is held to, so it has to be of today's exporter.
+build/tiny-app.dgemma/manifest.json: $(CHECKPOINT) $(wildcard src/dgemma/core/*.py model/*.py quantize/*.py export/*.py export/*/*.py) | $(STAMP)
 	rm -rf build/tiny-app.dgemma
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-app.dgemma --engine onnx --recipe w8

@@ -14,17 +14,12 @@ PUBLISHED = False  # once an index serves dgemma: True
 
 def pip_install(extra: str) -> str:
     """The command that installs an extra, such as onnx: the cure of a message that something is not installed."""
-    return f"pip install {shlex.quote(f'{_source()}[{extra}]')}"
-
-
-def _source() -> str:
-    """What to name before the brackets: the checkout, the file that was installed, or that file by its usual name."""
     if PUBLISHED:
-        return "dgemma"
+        return f"pip install 'dgemma[{extra}]'"
     checkout = Path(__file__).resolve().parents[3]
-    if (checkout / "pyproject.toml").is_file():  # src/dgemma/core of it
-        return str(checkout)
-    return _installed_from()
+    if (checkout / "pyproject.toml").is_file():  # this file is in its src/dgemma/core
+        return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"pip install {shlex.quote(f'{_installed_from()}[{extra}]')}"
 
 
 def _installed_from() -> str:
