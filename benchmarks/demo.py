@@ -11,13 +11,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.items import Item
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.manifest import read_manifest
+from dgemma.core.shipped import bundle_path
 from dgemma.runtime.result import Result, StepEvent
 from dgemma.runtime.session import Session
 
@@ -80,7 +80,7 @@ def demonstrate(sessions: dict[str, Session], item: Item, seed: int, max_new_tok
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.demo", description="Prompts on every engine.")
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=bundle_path)
     parser.add_argument("--engine", nargs="+", help="default: every engine of the bundle")
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--seed", type=int, default=0)

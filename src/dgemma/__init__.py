@@ -5,6 +5,7 @@ Attributes are loaded on first use, so that `import dgemma` costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from dgemma.core.errors import UsageError as UsageError
     from dgemma.runtime.result import Result as Result
     from dgemma.runtime.session import Session as Session
+
+# onnxruntime's wheels report usage over the network and write a device's id below the home folder, from their import on, unless
+# this is set before. Who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

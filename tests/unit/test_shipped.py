@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,17 @@ def test_it_runs_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "elbat\n"
     with Session.load("tiny", threads=1) as session:
         assert session.generate("Reverse the word table.").text == "elbat"
+
+
+def test_a_run_writes_nothing_below_home_but_our_cache(tmp_path: Path) -> None:
+    """Nor does the engine, whose telemetry is off: it would write its device id from the import on."""
+    kept = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
+    env = {**{k: v for k, v in os.environ.items() if k in kept}, "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "dgemma.cli", "run", "tiny", "-p", "Reverse the word table."]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "elbat\n"), done.stderr
+    files = [p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()]
+    assert [p for p in files if p.parts[:2] != (".cache", "dgemma")] == []
 
 
 def test_inspect_and_plan_take_its_name(capsys: pytest.CaptureFixture[str]) -> None:
