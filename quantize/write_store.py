@@ -33,8 +33,8 @@ from dgemma.quantize.store import DESCRIPTION, FORMAT, SHARD_INDEX, is_store
 
 CONFIGS = ("config.json", "generation_config.json")
 COPIED = (
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "LICENSE",
-    "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt",
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt",
 )  # fmt: skip
 Progress = Callable[[str], None]
 

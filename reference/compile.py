@@ -79,7 +79,7 @@ def request(
     """
     tpu.parse(topology)
     folder = None if target in PRESETS else Path(target)
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not folder.exists():
         raise no_checkpoint(target)
     config, policy = (PRESETS[target], SamplerConfig()) if folder is None else read_config(folder)
     for option, value in (("--canvas", canvas), ("--context", context)):

@@ -26,6 +26,7 @@ from dgemma.model.weight_files import INDEX, WEIGHTS
 Edit = Callable[[Path], object]
 EMBEDDING, HEAD = "model.decoder.embed_tokens.weight", "lm_head.weight"
 SAMPLER = ("t_min", "t_max", "stability_threshold", "confidence_threshold")
+TEXT_Q = r".*decoder\.layers\.\d+\.self_attn\.q_proj"
 GLOBAL = {"global_head_dim": 32, "num_global_key_value_heads": 1}
 DECODER, ENCODER = "model.decoder.", "model.encoder.language_model."
 
@@ -118,8 +119,11 @@ def leftovers(sharded: Path, pattern: str) -> Edit:
 def merged(folder: Path) -> None:
     peft = pytest.importorskip("peft")
     model = Hf.from_pretrained(folder)
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    before = model.model.decoder.layers[0].self_attn.q_proj.weight.detach().clone()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=TEXT_Q, init_lora_weights=False))
     adapted.merge_and_unload().save_pretrained(folder)
+    changed = load_file(folder / WEIGHTS)[f"{DECODER}layers.0.self_attn.q_proj.weight"]
+    assert not torch.equal(changed, before)
 
 
 FORMS: dict[str, Edit] = {

@@ -84,6 +84,25 @@ def test_a_preset_needs_random_weights(place: Path, capsys: pytest.CaptureFixtur
     fails(capsys, place, "--out", place / "b", says="config.json")
 
 
+def test_an_archive_is_no_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "a.zip").write_bytes(b"PK")
+    fails(capsys, place / "a.zip", "--out", place / "b", says="is a file, not a checkpoint folder; unpack an archive")
+    assert dispatch(["quantize", str(place / "a.zip"), "--recipe", "w8", "--out", str(place / "b")]) == 2
+    assert "is a file, not a checkpoint folder; unpack an archive" in capsys.readouterr().err
+
+
+def test_what_is_ignored_is_said_once_on_stderr(checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(checkpoint, place / "ckpt"))
+    (folder / "model.safetensors.index.json").write_text("{}")
+    wanted = "note: weights: model.safetensors; ignored: model.safetensors.index.json"
+    for command in (["export", "--dry-run"], ["quantize", "--recipe", "w8"]):
+        assert dispatch([*command, str(folder), "--out", str(place / "b")]) == 0
+        out, err = capsys.readouterr()
+        assert "note:" not in out and err.splitlines().count(wanted) == 1, err
+    assert dispatch(["export", "--dry-run", str(place / "b"), "--out", str(place / "c")]) == 0
+    assert "ignored" not in capsys.readouterr().err  # of the quantized checkpoint nothing is
+
+
 def test_a_group_that_does_not_divide(checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, checkpoint, "--out", place / "b", "--recipe", "w4-mixed", says="set the recipe's `group` to 16 or 32")
 

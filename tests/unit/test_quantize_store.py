@@ -299,3 +299,13 @@ def test_gptq_needs_a_calibration_file_that_holds_prompts(source: Path) -> None:
     named = replace(recipe, methods={**recipe.methods, "mlp_up_gate": "searched"})
     write_store(source, source.parent / "named", named, prompts=prompts)
     assert torch.equal(open_store(source.parent / "named").matrices[other].integers, plain[other].integers)
+
+
+def test_all_that_text_needs_is_copied(source: Path) -> None:
+    """Every file that the tokenizer and the chat template are read from."""
+    stems = ("added_tokens", "chat_template", "tokenizer_config", "special_tokens_map")
+    names = [*(f"{stem}.json" for stem in stems), "chat_template.jinja"]
+    for name in names:
+        (source / name).write_text("{}")
+    write_store(source, source.parent / "store", RECIPE)
+    assert all((source.parent / "store" / name).read_text() == "{}" for name in names)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dgemma.core.progress import stages
+from dgemma.core.progress import notes, stages
 
 
 def run(
@@ -21,9 +21,14 @@ def run(
     ] = None,
     random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
 ) -> int:
+    from dgemma.model import checkpoint as checkpoints
+    from dgemma.model import hf_config
     from dgemma.quantize.recipes import find
+    from dgemma.quantize.store import is_store
     from dgemma.quantize.write_store import write_store
 
+    if random_weights is None and Path(checkpoint).is_dir() and not is_store(checkpoint):
+        notes((*checkpoints.notes(checkpoint), *hf_config.notes(checkpoint)))
     with stages() as say:
         made = write_store(checkpoint, out, find(recipe), random_seed=random_weights, prompts=calibration, progress=say)
     size = sum(entry["size"] for entry in made["files"].values())
