@@ -72,6 +72,7 @@ abstract class CanvasLoop {
         }
         prefixLength.data.putLong(0, prefix.encoded());
         Noise.words(Noise.streamKey(options.seed, canvas, 0), initial);
+        step.number = 0;
         for (int i = 0; i < length; i++) {
             initial[i] = i == 0 && first != NONE ? first : Noise.token(initial[i], vocab);
             step.canvasOut[i] = (int) initial[i];

@@ -33,6 +33,7 @@ final class Generator {
         this.cancelled = cancelled;
         manifest = engine.bundle().manifest();
         prefix = new Prefix(engine);
+        engine.stopWhen(cancelled);
     }
 
     /** Throws PromptTooLongException when prompt and {@code room} more do not fit behind {@code kept} tokens. */
@@ -98,6 +99,7 @@ final class Generator {
         }
         try {
             boolean done = loop.run(options, canvas, first, step -> {
+                Numbers.check(engine, step.entropy, "step " + step.number + " of canvas " + (canvas + 1));
                 run.steps++;
                 run.passes += step.rows;
                 watcher.step(canvas, step, run.tokens);
@@ -107,6 +109,13 @@ final class Generator {
         } catch (Engine.InterruptedRun error) {
             checkCancelled(error);
             return null;
+        } catch (EngineException error) {
+            // An id that no sum of probabilities reaches comes of NaN; the next lookup in the same call refuses it.
+            if (String.valueOf(error.getMessage()).contains("indices element out of data bounds")) {
+                String which = loop.graph.equals(Loop.GRAPH.graph) ? "a step" : "step " + (loop.step.number + 1);
+                throw Numbers.error(engine, which + " of canvas " + (canvas + 1), error);
+            }
+            throw error;
         }
     }
 
@@ -188,6 +197,7 @@ final class Generator {
         Map<String, Tensor> outputs = new HashMap<>(chunk.outputs);
         Map<String, Tensor> views = null;
         int[] token = new int[1];
+        boolean looked = false;
         for (int i = 0; i < chunk.size; i++) {
             chunk.tokens.data.putLong(8 * i, 0);
         }
@@ -208,6 +218,10 @@ final class Generator {
             run.steps++;
             run.passes++;
             token[0] = (int) next.data.getLong(0);
+            if (token[0] == 0 && !looked) {
+                look(run.steps);
+                looked = true;
+            }
             StopReason reason = run.accept(token);
             prefix.extend(token, run.gained);
             if (reason != null) {
@@ -218,6 +232,14 @@ final class Generator {
             }
         }
         return StopReason.CANCELLED;
+    }
+
+    /** The graph gives ids alone, and 0 for NaN: the first 0 is worth one denoising step, which tells the two apart. */
+    private void look(int token) {
+        CanvasLoop.of(Loop.HOST.graph, engine, prefix).run(GenerateOptions.DEFAULT, 0, CanvasLoop.NONE, step -> {
+            Numbers.check(engine, step.entropy, "token " + token);
+            return false;
+        });
     }
 
     Timings timings(Progress run, long started, double nativeS) {

@@ -1,6 +1,8 @@
 package org.dgemma.runtime;
 
 import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.FloatBuffer;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
@@ -294,9 +296,24 @@ final class Prefix {
                 feeds.putAll(views("encode", 0));
                 engine.run("encode", feeds, chunk.outputs);
             }
+            checkNumbers(chunk, n);
             store(chunk, n);
         }
         return following.toArray();
+    }
+
+    /** What is not a number in any layer is none in the values of the last one. */
+    private void checkNumbers(Chunk chunk, int n) {
+        ByteBuffer rows = chunk.rows.get(chunk.rows.size() - 1);
+        rows.clear();
+        FloatBuffer values = rows.slice().order(ByteOrder.nativeOrder()).asFloatBuffer();
+        values.limit(n * caches.get(caches.size() - 1).rowBytes() / DType.FLOAT32.bytes);
+        String where = "the encoding of positions " + encoded + " to " + (encoded + n - 1);
+        while (values.hasRemaining()) {
+            if (Float.isNaN(values.get())) {
+                throw Numbers.error(engine, where, null);
+            }
+        }
     }
 
     /** Encodes as {@code encode} does, and adds what greedy decoding says after rows {@code from} up to {@code end}. */

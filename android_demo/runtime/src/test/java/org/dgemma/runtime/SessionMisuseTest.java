@@ -64,6 +64,22 @@ public class SessionMisuseTest {
     }
 
     @Test
+    public void theEngineAsksForTheCancelOfTheGenerationThatRuns() throws Exception {
+        ToyEngine engine = ToyEngine.of(SHORT);
+        List<Boolean> asked = new ArrayList<>();
+        try (Session session = session(engine)) {
+            engine.before = graph -> {
+                asked.add(engine.cancelled.getAsBoolean());
+                session.cancel();
+                asked.add(engine.cancelled.getAsBoolean());
+            };
+            assertEquals(StopReason.CANCELLED, session.generate(PROMPT, options(), null).stopReason);
+            assertEquals(StopReason.CANCELLED, session.generate(PROMPT, options(), null).stopReason);
+        }
+        assertEquals(Arrays.asList(false, true, false, true), asked);
+    }
+
+    @Test
     public void cancelWhileALongPromptIsEncoded() throws Exception {
         for (boolean greedy : new boolean[] {false, true}) {
             for (boolean interrupted : new boolean[] {false, true}) {

@@ -6,6 +6,7 @@ import static org.junit.Assert.assertTrue;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
@@ -36,6 +37,8 @@ class ToyEngine implements Engine {
     Consumer<String> before = graph -> {};
     volatile boolean closed;
     volatile int interrupts;
+    /** What the session would have asked right before a native call. */
+    BooleanSupplier cancelled = () -> false;
     private volatile boolean inside;
 
     ToyEngine(Bundle bundle, int... answer) {
@@ -72,6 +75,11 @@ class ToyEngine implements Engine {
         for (String graph : graphs) {
             bundle.graph(name(), graph);
         }
+    }
+
+    @Override
+    public void stopWhen(BooleanSupplier asked) {
+        cancelled = asked;
     }
 
     @Override

@@ -5,6 +5,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.BundleException;
 import org.dgemma.runtime.EngineException;
@@ -27,6 +28,7 @@ abstract class AbstractEngine implements Engine {
     private boolean interrupted;
     private boolean closed;
     private volatile double seconds;
+    private volatile BooleanSupplier cancelled = () -> false;
 
     AbstractEngine(String name, String version, Bundle bundle) {
         this.name = name;
@@ -109,7 +111,7 @@ abstract class AbstractEngine implements Engine {
                     wasInterrupted = interrupted;
                 }
                 if (wasInterrupted) {
-                    throw new InterruptedRun("graph '" + graph + "' was interrupted");
+                    throw interruptedRun(graph);
                 }
                 throw failed(graph, error);
             } finally {
@@ -121,6 +123,11 @@ abstract class AbstractEngine implements Engine {
         } finally {
             use.unlock();
         }
+    }
+
+    @Override
+    public final void stopWhen(BooleanSupplier asked) {
+        cancelled = asked;
     }
 
     @Override
@@ -182,8 +189,15 @@ abstract class AbstractEngine implements Engine {
                 }
             }
             interrupted = false;
+            if (cancelled.getAsBoolean()) {
+                throw interruptedRun(graph);
+            }
             running = true;
         }
+    }
+
+    private static InterruptedRun interruptedRun(String graph) {
+        return new InterruptedRun("graph '" + graph + "' was interrupted");
     }
 
     private void checkOpen() {

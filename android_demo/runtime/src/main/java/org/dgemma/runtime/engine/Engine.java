@@ -3,6 +3,7 @@ package org.dgemma.runtime.engine;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
 
@@ -35,6 +36,12 @@ public interface Engine extends AutoCloseable {
      * @throws InterruptedRun when {@link #interrupt} ended it.
      */
     void run(String graph, Map<String, Tensor> feeds, Map<String, Tensor> outputs);
+
+    /**
+     * What to ask right before every native call: true ends it with {@link InterruptedRun} before it starts. An {@link
+     * #interrupt} that comes after the asking ends the call itself, so a cancel that sets the answer first is never lost.
+     */
+    default void stopWhen(BooleanSupplier cancelled) {}
 
     /** End the native call that runs now, if the library can; the next one runs as usual. From any thread. */
     void interrupt();
