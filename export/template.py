@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -16,30 +16,62 @@ from dgemma.core.errors import CheckpointError
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+NAMED = "additional_chat_templates"
+# Where a template can lie, the first one wins: the order in which transformers' tokenizers read the first three. The other two
+# are those of its processors, which would take them before the first three; they count where a tokenizer has no template.
+PLACES = (f"{NAMED}/default.jinja", TEMPLATE, TOKENIZER_CONFIG, "processor_config.json", "chat_template.json")
 Render = Callable[..., str]
 
 
 def read_template(folder: Path) -> tuple[Path, str] | None:
-    """File and text of the template, in transformers' order: `chat_template.jinja`, then the tokenizer's configuration, then
-    the older `chat_template.json` of processors. Of several, the one named default. None where there is none."""
-    if (path := folder / TEMPLATE).is_file():
-        try:
-            return path, path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise CheckpointError(f"{path}: cannot be rendered (it is not UTF-8)") from None
-    for name in (TOKENIZER_CONFIG, "chat_template.json"):
-        found = read_json(folder / name).get("chat_template")
-        if isinstance(found, list):
-            found = {t["name"]: t["template"] for t in found if isinstance(t, dict) and {"name", "template"} <= t.keys()}
-        if isinstance(found, dict):
-            if "default" not in found:
-                raise CheckpointError(f"{folder / name}: has several chat templates and none is named default; name one so")
-            found = found["default"]
-        if isinstance(found, str):
-            return folder / name, found
+    """File and text of the first of PLACES that exists; of several templates, the one named default. None where there is none.
+
+    Raises CheckpointError where only templates of other names exist, as transformers then does.
+    """
+    for name in PLACES:
+        path = folder / name
+        if path.suffix == ".json":
+            found = _named_default(path, read_json(path).get("chat_template"))
+        else:
+            found = _text(path) if path.is_file() else None
+            if found is None and name == TEMPLATE and any((folder / NAMED).glob("*.jinja")):
+                _refuse_other_names(folder / NAMED)
         if found is not None:
-            raise CheckpointError(f"{folder / name}: chat_template is neither a text nor a list of named texts; correct it")
+            return path, found
     return None
+
+
+def other_template(folder: Path) -> Path | None:
+    """The file that transformers' processors take a template of, where that is another text than a tokenizer's."""
+    found = read_template(folder)
+    for name in PLACES[3:] if found else ():
+        other = _named_default(folder / name, read_json(folder / name).get("chat_template"))
+        if other is not None:
+            return folder / name if found and found[1] != other else None
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: cannot be rendered (it is not UTF-8)") from None
+
+
+def _named_default(path: Path, found: Any) -> str | None:
+    if isinstance(found, list):
+        found = {t["name"]: t["template"] for t in found if isinstance(t, dict) and {"name", "template"} <= t.keys()}
+    if isinstance(found, dict):
+        if "default" not in found:
+            _refuse_other_names(path)
+        found = found["default"]
+    if found is not None and not isinstance(found, str):
+        raise CheckpointError(f"{path}: chat_template is neither a text nor a list of named texts; correct it")
+    return found
+
+
+def _refuse_other_names(path: Path) -> NoReturn:
+    raise CheckpointError(f"{path}: has several chat templates and none is named default; name one so")
 
 
 def read_json(path: Path) -> dict[str, Any]:

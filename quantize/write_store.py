@@ -34,8 +34,10 @@ from dgemma.quantize.store import DESCRIPTION, FORMAT, SHARD_INDEX, is_store
 CONFIGS = ("config.json", "generation_config.json")
 COPIED = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt",
+    "chat_template.jinja", "chat_template.json", "processor_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
+    "NOTICE.txt",
 )  # fmt: skip
+TEMPLATES = "additional_chat_templates"
 Progress = Callable[[str], None]
 
 
@@ -202,3 +204,6 @@ def _copy(folder: Path | None, stage: Path, config: ModelConfig, sampler: Sample
     for name in (*CONFIGS, *COPIED):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, stage / name)
+    for path in (folder / TEMPLATES).glob("*.jinja"):
+        (stage / TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(path, stage / TEMPLATES / path.name)

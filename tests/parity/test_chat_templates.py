@@ -109,6 +109,13 @@ def _folder(folder: Path, kind: str, template: str, where: str = "jinja") -> Pat
         (folder / "chat_template.jinja").write_bytes(template.encode())
     elif where == "config":
         settings["chat_template"] = template
+    elif where.startswith("additional"):
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+        (folder / "chat_template.jinja").write_bytes(template.encode())
+        if where == "additional-default":
+            (folder / "chat_template.jinja").rename(folder / "additional_chat_templates" / "default.jinja")
+            (folder / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
     elif where == "both":
         (folder / "chat_template.jinja").write_bytes(template.encode())
         settings["chat_template"] = "{{ messages[0].content }}"
@@ -155,7 +162,7 @@ def test_ids_are_those_of_transformers(kind: str, name: str, tmp_path: Path) -> 
     _check(_folder(tmp_path, kind, TEMPLATES[name]))
 
 
-@pytest.mark.parametrize("where", ["config", "both", "named"])
+@pytest.mark.parametrize("where", ["config", "both", "named", "additional", "additional-default"])
 def test_places_of_a_template(where: str, tmp_path: Path) -> None:
     _check(_folder(tmp_path, "gemma", TEMPLATES["gemma-trim"], where))
 

@@ -118,14 +118,24 @@ def test_places_of_a_template(tmp_path: Path) -> None:
     assert read_template(tmp_path) is None
     (tmp_path / "chat_template.json").write_text('{"chat_template": "c"}', encoding="utf-8")
     assert read_template(tmp_path) == (tmp_path / "chat_template.json", "c")
+    processor = tmp_path / "processor_config.json"
+    processor.write_text('{"chat_template": "p"}', encoding="utf-8")
+    assert read_template(tmp_path) == (processor, "p")
     config = tmp_path / "tokenizer_config.json"
     config.write_text('{"chat_template": [{"name": "rag", "template": "r"}]}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="none is named default"):
         read_template(tmp_path)
     config.write_text('{"chat_template": [{"name": "default", "template": "b"}]}', encoding="utf-8")
     assert read_template(tmp_path) == (config, "b")
+    named = tmp_path / "additional_chat_templates"
+    named.mkdir()
+    (named / "rag.jinja").write_text("r", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"additional_chat_templates: has several .* none is named default"):
+        read_template(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("a", encoding="utf-8")
     assert read_template(tmp_path) == (tmp_path / "chat_template.jinja", "a")
+    (named / "default.jinja").write_text("d", encoding="utf-8")
+    assert read_template(tmp_path) == (named / "default.jinja", "d")
     config.write_text("[", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer_config.json: is not a JSON object"):
         read_tokenizer_beside(tmp_path)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from dgemma.cli import dispatch
 from dgemma.core.errors import CheckpointError, DgemmaError, UsageError
 from dgemma.core.manifest import digest
+from dgemma.export.template import PLACES
 from dgemma.model import checkpoint
 from dgemma.quantize import write_store as writing
 from dgemma.quantize.integers import quantize
@@ -57,6 +58,15 @@ def assert_same(folder: Path, model: Any, recipe: Recipe) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in opened.floats.items())
     assert opened.description["bits_per_weight"] == bits_per_weight(model, want)
     assert opened.description["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_every_file_that_text_is_read_from_is_copied(source: Path) -> None:
+    (source / "added_tokens.json").write_text("{}")
+    (source / "additional_chat_templates").mkdir()
+    for place in PLACES:
+        (source / place).write_text("{}")
+    write_store(source, source.parent / "s", RECIPE)
+    assert all((source.parent / "s" / name).read_text() == "{}" for name in ("tokenizer.json", "added_tokens.json", *PLACES))
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, replace(find("w4-all"), group=16), find("w8"), find("fp32")])
