@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError
 from dgemma.core.manifest import TRIMS, ChatTemplate
-from dgemma.export.template import compile_template, read_template, special_settings
+from dgemma.export.template import compile_template, other_template, read_template, special_settings
 from dgemma.export.tokenizer import CheckpointTokenizer, either
 
 _MARK = "90817263540"  # digits: no filter changes them
@@ -20,8 +21,44 @@ _PROBES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """A template's text before, between and after contents: of the first user's turn, of an answer and the next, of a turn
+    without and with the opening of an answer."""
+
+    path: Path
+    first: str
+    between: str
+    suffix: str
+    opened: str
+    trim: str
+
+
 def chat_template(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> ChatTemplate | None:
-    """Render two turns around sentinels and cut the text at them; None where the checkpoint has no template."""
+    """Render turns around sentinels and cut the text at them; None where the checkpoint has no template."""
+    split = _split(folder, config, tokenizer)
+    return None if split is None else _as_ids(config, tokenizer, split)
+
+
+def notes(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer | None) -> tuple[str, ...]:
+    """What of the folder's text a bundle lacks or reads otherwise, one line each; raises CheckpointError."""
+    if tokenizer is None:
+        return ()
+    found = [tokenizer.note] if tokenizer.note else []
+    size = tokenizer.spec.vocab_size
+    if size < config.vocab_size:
+        found.append(f"{tokenizer.source.name}: ids {size} to {config.vocab_size - 1} of the model have no text")
+    split = _split(folder, config, tokenizer)
+    if split is None:
+        found.append("no chat template: prompts need --raw, and there is no `dgemma chat`")
+    elif config.eos_token_ids and not set(tokenizer.encode(split.between)) & set(config.eos_token_ids):
+        found.append(f"{split.path.name}: no stop token ends an answer, so the model may not end its own")
+    if (other := other_template(folder)) and split:
+        found.append(f"{other.name}: its chat template, which transformers' processors take, is ignored for {split.path.name}")
+    return tuple(found)
+
+
+def _split(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> _Split | None:
     found = read_template(folder)
     if found is None:
         return None
@@ -29,6 +66,7 @@ def chat_template(folder: Path, config: ModelConfig, tokenizer: CheckpointTokeni
     from jinja2 import TemplateError
 
     special = _special_tokens(folder, config, tokenizer)
+    marks = [f"{_MARK}{i}{_MARK}" for i in range(3)]
     try:
         render = compile_template(path, text)
 
@@ -38,26 +76,28 @@ def chat_template(folder: Path, config: ModelConfig, tokenizer: CheckpointTokeni
             return render(messages=messages, add_generation_prompt=prompt, tools=None, documents=None, **special)
 
         def cut(count: int, *, prompt: bool) -> list[str]:
-            parts = show([f"{_MARK}{i}{_MARK}" for i in range(count)], prompt=prompt).split(_MARK)[::2]
+            parts = show(marks[:count], prompt=prompt).split(_MARK)[::2]
             if len(parts) != count + 1:
                 raise CheckpointError(f"{path}: does not show every message once; only a plain chat template can be used")
             return parts
 
         first, suffix = cut(1, prompt=False)
         _, opened = cut(1, prompt=True)
-        between, last = cut(3, prompt=True)[2:]
+        before, answer, between, last = cut(3, prompt=True)
         if not opened.startswith(suffix) or last != opened:
             raise CheckpointError(f"{path}: the generation prompt changes the turn before it; this template cannot be split")
-        trim = _trim(path, lambda text: show([text], prompt=True), first, opened)
+        trim = _trim(
+            path,
+            (lambda text: show([text], prompt=True), first, opened),
+            (lambda text: show([*marks[:2], text], prompt=True), before + marks[0] + answer + marks[1] + between, opened),
+        )
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be rendered ({(str(error).splitlines() or [''])[0]})") from None
-    return _as_ids(path, config, tokenizer, (first, between, suffix, opened), trim)
+    return _Split(path=path, first=first, between=between, suffix=suffix, opened=opened, trim=trim)
 
 
-def _as_ids(
-    path: Path, config: ModelConfig, tokenizer: CheckpointTokenizer, texts: tuple[str, str, str, str], trim: str
-) -> ChatTemplate:
-    first, between, suffix, opened = texts
+def _as_ids(config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split) -> ChatTemplate:
+    opened = split.opened
     pattern = either(tokenizer.markers)
 
     def opening(text: str) -> tuple[list[int], str]:
@@ -66,16 +106,16 @@ def _as_ids(
         at = len(text) if _is_closed(text, tokenizer.frozen) else (end or [0])[0]
         return tokenizer.encode(text[:at]), text[at:]
 
-    ids, lead = opening(first)
-    later, later_lead = opening(between)
+    ids, lead = opening(split.first)
+    later, later_lead = opening(split.between)
     stop = next((i + 1 for i, token in enumerate(later) if token in config.eos_token_ids), 0)
     if lead != later_lead:
-        raise CheckpointError(f"{path}: the second user turn opens unlike the first; this template cannot be split")
+        raise CheckpointError(f"{split.path}: the second user turn opens unlike the first; this template cannot be split")
     most = min(len(ids) - (ids[:1] == [config.bos_token_id]), len(later) - stop)
     same = next((n for n in range(most) if ids[-n - 1] != later[-n - 1]), max(most, 0))
     found = pattern.search(opened) if pattern else None
     at = found.start() if found else len(opened)
-    turn = max(at, len(suffix))
+    turn = max(at, len(split.suffix))
     end_of_user, start_of_model = tokenizer.encode(opened[at:turn]), tokenizer.encode(opened[turn:])
     whole = tokenizer.encode(opened[at:])
     if [*end_of_user, *start_of_model] != whole:
@@ -83,21 +123,25 @@ def _as_ids(
     return ChatTemplate(
         start=tuple(ids[: len(ids) - same]), user_prefix=tuple(ids[len(ids) - same :]), user_suffix=tuple(end_of_user),
         model_prefix=tuple(start_of_model), model_suffix=tuple(later[stop : len(later) - same]),
-        user_lead=lead, user_tail=opened[:at], trim=trim,
+        user_lead=lead, user_tail=opened[:at], trim=split.trim,
     )  # fmt: skip
 
 
-def _trim(path: Path, show: Callable[[str], str], before: str, after: str) -> str:
-    """Which end of the user's text the template trims; raises CheckpointError where it changes the text otherwise."""
+def _trim(path: Path, *turns: tuple[Callable[[str], str], str, str]) -> str:
+    """Which end of a user's text the template trims, in every turn alike; raises CheckpointError where it changes it otherwise.
+
+    A turn is what renders a conversation with a text in it, and what that gives before and after the text.
+    """
     left = dict(TRIMS)
     for probe in _PROBES:
-        shown = show(probe)
-        left = {name: trim for name, trim in left.items() if before + trim(probe) + after == shown}
-        if not left:
-            text = shown.removeprefix(before).removesuffix(after)[:40]
-            raise CheckpointError(
-                f"{path}: changes the user's text in a way that a bundle cannot carry (it gives {text!r} for {probe[:40]!r})"
-            )
+        for show, before, after in turns:
+            shown = show(probe)
+            left = {name: trim for name, trim in left.items() if before + trim(probe) + after == shown}
+            if not left:
+                given, text = probe[:40], shown.removeprefix(before).removesuffix(after)[:40]
+                raise CheckpointError(
+                    f"{path}: changes the user's text in a way that a bundle cannot carry (it gives {text!r} for {given!r})"
+                )
     return next(iter(left))
 
 

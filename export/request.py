@@ -14,7 +14,7 @@ from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
-from dgemma.export.chat import chat_template
+from dgemma.export import chat
 from dgemma.export.graphs import Shapes
 from dgemma.export.tokenizer import CheckpointTokenizer, read_tokenizer
 from dgemma.model import checkpoint as checkpoints
@@ -187,8 +187,8 @@ def notes(request: Request) -> tuple[str, ...]:
     if request.folder is None:
         return ()
     weights = () if request.is_quantized or request.random_weights is not None else checkpoints.notes(request.folder)
-    tokenizer = read_tokenizer(request.folder)
-    return (*weights, *hf_config.notes(request.folder), *((tokenizer.note,) if tokenizer and tokenizer.note else ()))
+    text = chat.notes(request.folder, request.config, read_text(request)[0])
+    return (*weights, *hf_config.notes(request.folder), *text)
 
 
 def read_text(request: Request) -> tuple[CheckpointTokenizer | None, ChatTemplate | None]:
@@ -199,4 +199,4 @@ def read_text(request: Request) -> tuple[CheckpointTokenizer | None, ChatTemplat
     size, most = found.spec.vocab_size, request.config.vocab_size
     if size > most:
         raise CheckpointError(f"{found.source}: has {size} pieces but the model {most} ids; copy the right tokenizer")
-    return found, chat_template(request.folder, request.config, found)
+    return found, chat.chat_template(request.folder, request.config, found)

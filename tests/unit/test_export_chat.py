@@ -12,9 +12,10 @@ import micro
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError
 from dgemma.core.manifest import WHITESPACE, ChatTemplate
-from dgemma.export.chat import chat_template
+from dgemma.export.chat import chat_template, notes
 from dgemma.export.template import read_template
 from dgemma.export.tokenizer import read_tokenizer
 from dgemma.model.tiny.publish import TEMPLATE
@@ -174,3 +175,31 @@ def test_a_model_without_a_stop_token(folder: Path) -> None:
     tokenizer = HuggingFaceTokenizer(str(folder / "tokenizer.json"), [2, 4, 5])
     first = chat_ids(manifest, tokenizer, "x", [])
     assert chat_ids(manifest, tokenizer, "x", [*first, 7]) == [5, 6, *first[1:]]  # the template's own end of a turn
+
+
+def test_another_trim_in_later_turns(folder: Path) -> None:
+    later = "{% for m in messages %}<start_of_turn>{{ m.content | trim if loop.first else m.content }}<end_of_turn>{% endfor %}"
+    with pytest.raises(CheckpointError, match="changes the user's text in a way that a bundle cannot carry"):
+        split(folder, later)
+    assert split(folder, later.replace("if loop.first else m.content", "if true else 1"))[1] == (4,)
+
+
+def test_notes(folder: Path, tmp_path: Path) -> None:
+    def said(config: ModelConfig = CONFIG) -> tuple[str, ...]:
+        return notes(folder, config, read_tokenizer(folder))
+
+    exact = replace(CONFIG, vocab_size=len(PIECES) + 94)
+    assert said(exact) == ("no chat template: prompts need --raw, and there is no `dgemma chat`",)
+    template = folder / "chat_template.jinja"
+    template.write_text(TEMPLATE, encoding="utf-8")
+    assert said(exact) == ()
+    assert said() == ("tokenizer.json: ids 103 to 299 of the model have no text",)
+    template.write_text(TEMPLATE.replace("<end_of_turn>", ""), encoding="utf-8")
+    without = "chat_template.jinja: no stop token ends an answer, so the model may not end its own"
+    assert said(exact) == (without,)
+    assert said(replace(exact, eos_token_ids=())) == ()  # the model's own configs say that
+    (folder / "chat_template.json").write_text('{"chat_template": "other"}', encoding="utf-8")
+    ignored = "chat_template.json: its chat template, which transformers' processors take, is ignored for chat_template.jinja"
+    assert said(exact) == (without, ignored)
+    (folder / "tokenizer.json").unlink()
+    assert said() == ()
