@@ -8,6 +8,11 @@ public final class Result {
     public final String text;
     /** Committed ids up to, without, the first stop token, at most maxNewTokens. */
     public final int[] tokens;
+    /**
+     * How many padding tokens {@link #tokens} ends with where no stop token was given. Rates do not count them, and the
+     * prefix does not hold them.
+     */
+    public final int pads;
     /** Denoising steps run, over all canvases (calls of {@code decode} for the autoregressive baseline). */
     public final int steps;
     /** Canvases committed. */
@@ -29,10 +34,11 @@ public final class Result {
     public final @Nullable Trajectory trajectory;
 
     Result(
-            String text, int[] tokens, int steps, int canvases, int passes, int prefillPasses, StopReason stopReason,
+            String text, int[] tokens, int pads, int steps, int canvases, int passes, int prefillPasses, StopReason stopReason,
             String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
         this.text = text;
         this.tokens = tokens;
+        this.pads = pads;
         this.steps = steps;
         this.canvases = canvases;
         this.passes = passes;
@@ -44,13 +50,18 @@ public final class Result {
         this.trajectory = trajectory;
     }
 
-    /** Committed tokens over denoising steps run; 0 when none ran. */
-    public double tokensPerForward() {
-        return steps == 0 ? 0.0 : (double) tokens.length / steps;
+    /** Committed tokens without the padding at their end. */
+    public int count() {
+        return tokens.length - pads;
     }
 
-    /** Passes over committed tokens, null when there are none; about 1 for the autoregressive baseline. */
+    /** {@link #count} over denoising steps run; 0 when none ran. */
+    public double tokensPerForward() {
+        return steps == 0 ? 0.0 : (double) count() / steps;
+    }
+
+    /** Passes over {@link #count}, null when there are none; about 1 for the autoregressive baseline. */
     public @Nullable Double passesPerToken() {
-        return tokens.length == 0 ? null : (double) passes / tokens.length;
+        return count() == 0 ? null : (double) passes / count();
     }
 }

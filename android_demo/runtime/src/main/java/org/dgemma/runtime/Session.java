@@ -312,9 +312,20 @@ public final class Session implements AutoCloseable {
     private Result result(
             Progress run, StopReason reason, String loop, Timings timings, @Nullable Trajectory trajectory) {
         int[] tokens = run.tokens.toArray();
+        int pads = reason == StopReason.STOP ? 0 : padding(tokens); // a model without a stop token ends with padding
+        Prefix prefix = open().prefix;
+        prefix.truncate(prefix.size() - pads);
         return new Result(
-                text(tokens), tokens, run.steps, run.canvases, run.passes, run.prefillPasses, reason, engine.name(), loop,
+                text(tokens), tokens, pads, run.steps, run.canvases, run.passes, run.prefillPasses, reason, engine.name(), loop,
                 timings, trajectory);
+    }
+
+    private int padding(int[] tokens) {
+        int end = tokens.length;
+        while (end > 0 && tokens[end - 1] == engine.bundle().manifest().model.padTokenId) {
+            end--;
+        }
+        return tokens.length - end;
     }
 
     private StepEvent event(int canvas, Step step, IntList committed) {

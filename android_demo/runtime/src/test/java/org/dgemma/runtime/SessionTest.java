@@ -317,4 +317,28 @@ public class SessionTest {
             assertEquals(StopReason.CANCELLED, session.decodeGreedy(AGAIN, options()).stopReason);
         }
     }
+
+    @Test
+    public void paddingInPlaceOfAStopTokenIsNoAnswer() throws Exception {
+        ToyEngine engine = ToyEngine.of(200, ToyBundle.PAD, 201);
+        engine.stop = ToyBundle.PAD;
+        try (Session session = session(engine)) {
+            Result result = session.generate(PROMPT, options().maxNewTokens(2 * N), null);
+            assertEquals(StopReason.LENGTH, result.stopReason);
+            assertEquals(2 * N, result.tokens.length);
+            assertEquals(2 * N - 3, result.pads);
+            assertEquals(3.0 / result.steps, result.tokensPerForward(), 0);
+            assertEquals(result.passes / 3.0, result.passesPerToken(), 0);
+            int[] held = join(PROMPT, new int[] {200, ToyBundle.PAD, 201});
+            assertArrayEquals(held, session.prefixIds());
+            assertEquals(5, session.decodeGreedy(PROMPT, options().maxNewTokens(8)).pads);
+            assertArrayEquals(held, session.prefixIds());
+        }
+        try (Session session = session(ToyEngine.of(200, ToyBundle.PAD))) {
+            Result stopped = session.generate(PROMPT, options(), null);
+            assertEquals(StopReason.STOP, stopped.stopReason);
+            assertEquals(0, stopped.pads);
+            assertArrayEquals(new int[] {200, ToyBundle.PAD}, stopped.tokens);
+        }
+    }
 }

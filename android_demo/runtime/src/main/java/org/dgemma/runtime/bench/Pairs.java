@@ -39,7 +39,7 @@ final class Pairs {
         }
 
         double tokens() {
-            return result.tokens.length;
+            return result.count();
         }
 
         double steps() {
