@@ -105,9 +105,9 @@ class Estimate:
         if self.request.recipe.quantizes and not self.request.is_quantized:
             found.append(("quantize", 16 * billions))
         if "onnx" in self.engines:
-            found += [("onnx: embed", 3), ("onnx: condition", 2), ("onnx: stack", 5 * layers)]
+            found += [("onnx: embed", 3), ("onnx: condition", 1), ("onnx: stack", 5 * layers)]
             found += [("onnx: graphs", 3 + 2 * billions + written["onnx"])]
-            found += [("onnx", 22)]  # pieces of the head come before the graphs
+            found += [("onnx", 12)]  # pieces of the head come before the graphs
         if "executorch" in self.engines:
             found += [("executorch: layers", 4 + 1.8 * layers), ("executorch: encode", 3 + 0.4 * layers)]
             found += [("executorch: denoise", 20 + 5.3 * layers)]  # two methods, of all positions and of some

@@ -79,7 +79,8 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
     likeliest, probabilities = spec("likeliest", "int64", 1, "R", best), real("probabilities", 1, "R", best)
     if len(spans) == 1:
         made["pick"] = (head.Pick(), [real("tile_weights", 1, "R", vocab), part[0]], [weights])
-        made["mean"] = (head.Likeliest(model), [likeliest, probabilities], [soft])
+        if policy.top_k is not None:
+            made["mean"] = (head.Likeliest(model), [likeliest, probabilities], [soft])
     else:
         made["position"] = (
             head.Position(model, policy),
@@ -93,5 +94,6 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
             head.Weigh(model), [real("products", "R", head.PART), real("temperature", 1), maximum], [weights],
         )  # fmt: skip
     made["choose"] = (head.Choose(vocab), [weights, *part, draw[-1], words, accepted], [spec("next_canvas", "int64", 1, "R")])
-    made["soft"] = (head.Soft(model), [real("weighted", 1, "R", hidden), real("total", 1, "R", 1)], [soft])
+    if policy.top_k is None:
+        made["soft"] = (head.Soft(model), [real("weighted", 1, "R", hidden), real("total", 1, "R", 1)], [soft])
     return made

@@ -20,6 +20,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.export.graphs import Shapes, release, sharing, specs
 from dgemma.export.onnx import softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
+from dgemma.export.onnx.fast import fast
 from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.linear import MICROSOFT, TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
@@ -108,16 +109,19 @@ def lower(
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, onnx.ModelProto] = {}
-    with (folder / FILE).open("wb") as file:
+    with (folder / FILE).open("wb") as file, fast():
         weights = WeightFile(file)
-        stage = ""
+        stage, made = "", dict[tuple[object, ...], onnx.ModelProto]()
         for name, (module, inputs, outputs) in pieces(model, policy).items():
             before, stage = stage, name if name in BODY else "head"
             if stage != before:
                 progress(f"onnx: {stage}")
-            part = convert(module.eval(), inputs, outputs, shapes)
-            weights.externalize(part)
-            parts[name] = ir.to_proto(part)
+            same = (type(module), *inputs, *outputs)  # the last tile, for one, is often as long as the others
+            if same not in made:
+                part = convert(module.eval(), inputs, outputs, shapes)
+                weights.externalize(part)
+                made[same] = ir.to_proto(part)
+            parts[name] = made[same]
     progress("onnx: graphs")
     denoise = wanted["denoise"][0]
     wiring = Wiring(parts)

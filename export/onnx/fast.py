@@ -1,0 +1,34 @@
+"""Makes torch's exporter keep what each of its many calls would make again.
+
+Seen with torch 2.13: every call parses the sources of all of torchlib's functions, which takes as long as a small piece does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.onnx._internal.exporter import _registration
+
+
+@contextmanager
+def fast() -> Iterator[None]:
+    """Torchlib's functions are registered once for each opset, while it lasts."""
+    kind: Any = _registration.ONNXRegistry
+    original, build = kind.__dict__["from_torchlib"], kind.from_torchlib
+    made: dict[int, Any] = {}
+
+    def kept(opset_version: int) -> Any:
+        if opset_version not in made:
+            made[opset_version] = build(opset_version)
+        registry = kind()
+        registry._opset_version = opset_version
+        registry.functions = {target: [*found] for target, found in made[opset_version].functions.items()}  # callers add to it
+        return registry
+
+    kind.from_torchlib = staticmethod(kept)
+    try:
+        yield
+    finally:
+        kind.from_torchlib = original
