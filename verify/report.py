@@ -52,7 +52,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_others(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Comparisons of other bundles by label, from their `verify.json`; raises UsageError naming the file."""
+    """Comparisons of other bundles by label, from what verify kept of them; raises UsageError naming the file."""
     others: dict[str, dict[str, Any]] = {}
     for path in paths:
         values, problem = verdict.read(path) if path.is_dir() else verdict.read_file(path)

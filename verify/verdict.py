@@ -1,4 +1,5 @@
-"""`verify.json`: what verify found about the bundle that it lies in, for the manifest digest that it names.
+"""What verify found about a bundle, for the manifest digest that the file names. It lies beside the bundle, which is shipped
+as it was exported; in the bundle, as `verify.json`, it is read where there is none beside it.
 
 It is outside the hashes, so readers take nothing in it for granted. Standard library only.
 """
@@ -23,9 +24,16 @@ SECTIONS = ("ladder", "float")  # the golden prompts by rung; the float model on
 _MAX_BYTES = 8 << 20
 
 
+def place(bundle: Path) -> Path:
+    """Where verify writes: NAME.dgemma.verify.json beside NAME.dgemma."""
+    folder = bundle.resolve()
+    return folder.with_name(f"{folder.name}.{FILE}")
+
+
 def read(bundle: Path) -> tuple[dict[str, Any] | None, str | None]:
     """The bundle's values, or None; and what is wrong with the file, if it is there and cannot be used."""
-    return read_file(bundle / FILE)
+    beside = place(bundle)
+    return read_file(beside if beside.exists() or beside.is_symlink() else bundle / FILE)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -81,14 +89,15 @@ def merged(bundle: Path, digest: str, found: dict[str, dict[str, dict[str, Any]]
 
 def write(bundle: Path, values: dict[str, Any]) -> None:
     """Write beside the file and rename; raises UsageError naming it when that cannot be."""
-    path = bundle / FILE
-    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    path = place(bundle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"{path}: cannot be written ({reason}); the verdict is not kept, make the bundle writable") from None
+        cure = "make the folder that holds the bundle writable"
+        raise UsageError(f"{path}: cannot be written ({reason}), so the verdict is not kept; {cure}") from None
     finally:
         with contextlib.suppress(OSError):  # a folder that takes no new files holds none of ours
             temporary.unlink(missing_ok=True)
@@ -97,7 +106,7 @@ def write(bundle: Path, values: dict[str, Any]) -> None:
 def lines(values: dict[str, Any], digest: str) -> list[str]:
     """A few lines for people; a verdict for another digest is said to be so, and nothing else of it is shown."""
     if values["digest"] != digest:
-        return [f"verdict       none: {FILE} is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
+        return [f"verdict       none: what is kept is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
     shown = [f"verdict       {'passed' if values['passed'] else 'FAILED'}"]
     for section in SECTIONS:
         for engine, found in values.get(section, {}).items():

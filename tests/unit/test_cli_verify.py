@@ -1,4 +1,4 @@
-"""`dgemma verify`: exit status, verdict and verify.json over toy and micro bundles; and every refusal is one line."""
+"""`dgemma verify`: exit status, the verdict that is kept, over toy and micro bundles; and every refusal is one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def relist(path: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def micro_copy(tmp_path: Path) -> Iterator[Path]:
-    """The float micro bundle, whose verify.json may be written."""
+    """The float micro bundle, to keep a verdict beside."""
     yield Path(shutil.copytree(micro_bundle.bundle("onnx"), tmp_path / "micro.dgemma"))
 
 
@@ -90,7 +90,7 @@ def test_json_is_what_the_file_says(bundle: Path, capsys: pytest.CaptureFixture[
     assert dispatch(["verify", str(bundle), "--json"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    assert json.loads(out) == json.loads((bundle / verdict.FILE).read_text())
+    assert json.loads(out) == json.loads(verdict.place(bundle).read_text())
 
 
 def test_inspect_says_what_a_verdict_is_worth(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_inspect_says_what_a_verdict_is_worth(bundle: Path, capsys: pytest.Captu
     assert dispatch(["inspect", str(bundle), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["verify"] is None and "is for digest" in values["verify_problem"]
-    (bundle / verdict.FILE).write_bytes(b"\x00")
+    verdict.place(bundle).write_bytes(b"\x00")
     assert "is damaged" in shown()
     assert dispatch(["run", str(bundle), "-p", "x"]) == 0  # a damaged verdict hinders nobody
     capsys.readouterr()
@@ -117,7 +117,7 @@ def test_inspect_says_what_a_verdict_is_worth(bundle: Path, capsys: pytest.Captu
 def test_a_verdict_that_cannot_be_kept_is_still_given(
     bundle: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bundle / verdict.FILE).mkdir()
+    verdict.place(bundle).mkdir()
     assert dispatch(["verify", str(bundle)]) == 2
     out, err = capsys.readouterr()
     assert "PASSED" in out
@@ -146,7 +146,7 @@ def test_options_that_cannot_be_meant(
     bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, args: list[str], says: tuple[str, ...]
 ) -> None:
     refused(capsys, [str(bundle), *(a.replace("{tmp}", str(tmp_path)) for a in args)], *says)
-    assert not (bundle / verdict.FILE).exists()
+    assert not verdict.place(bundle).exists()
 
 
 def test_bundles_without_golden_trajectories(

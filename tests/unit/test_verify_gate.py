@@ -1,4 +1,4 @@
-"""Limits, checks, and verify.json: what passes, what misses, and what readers make of a damaged file."""
+"""Limits, checks, and the verdict that is kept: what passes, what misses, and what readers make of a damaged file."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path
         "format": 1, "digest": "cd" * 32, "passed": True, "ladder": values(),
     }  # fmt: skip
     assert "for another bundle" in verdict.lines(found, "cd" * 32)[0] and len(verdict.lines(found, "cd" * 32)) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["verify.json"]
+    assert list(tmp_path.iterdir()) == [] and verdict.place(tmp_path).name == f"{tmp_path.name}.verify.json"  # beside it
+    assert not list(tmp_path.parent.glob(".*verify.json*"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_said_to_be_so(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / verdict.FILE).write_bytes(content)
+    verdict.place(tmp_path).write_bytes(content)
     found, problem = verdict.read(tmp_path)
     assert found is None and problem is not None and "damaged" in problem and "\n" not in problem
     verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))  # and replaced by the next verdict
@@ -109,21 +110,21 @@ def test_a_damaged_file_is_said_to_be_so(tmp_path: Path, content: bytes) -> None
 
 def test_odd_but_well_formed_values_do_not_trip_readers(tmp_path: Path) -> None:
     for section in ({"passed": True}, {"passed": True, "checks": 3}, {"passed": True, "checks": [None, {}], "prompts": []}):
-        (tmp_path / verdict.FILE).write_text(
+        verdict.place(tmp_path).write_text(
             json.dumps({"format": 1, "digest": DIGEST, "passed": True, "ladder": {"onnx": section}})
         )
         found, _ = verdict.read(tmp_path)
         assert found is not None and verdict.lines(found, DIGEST)
-    (tmp_path / verdict.FILE).write_text(json.dumps({"format": 2}))
+    verdict.place(tmp_path).write_text(json.dumps({"format": 2}))
     assert "newer" in str(verdict.read(tmp_path)[1])
 
 
 def test_links_and_folders_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text(json.dumps({"format": 1, "digest": DIGEST, "passed": True}))
-    (tmp_path / verdict.FILE).symlink_to(tmp_path / "elsewhere")
+    verdict.place(tmp_path).symlink_to(tmp_path / "elsewhere")
     assert verdict.read(tmp_path)[0] is None
-    (tmp_path / verdict.FILE).unlink()
-    (tmp_path / verdict.FILE).mkdir()
+    verdict.place(tmp_path).unlink()
+    verdict.place(tmp_path).mkdir()
     assert verdict.read(tmp_path)[0] is None
     with pytest.raises(UsageError, match=r"verify\.json: cannot be written"):
         verdict.write(tmp_path, {})
@@ -131,7 +132,7 @@ def test_links_and_folders_are_not_read(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))
-    before = (tmp_path / verdict.FILE).read_bytes()
+    before = verdict.place(tmp_path).read_bytes()
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -139,7 +140,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UsageError, match="No space left"):
         verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values(False)}))
-    assert (tmp_path / verdict.FILE).read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert verdict.place(tmp_path).read_bytes() == before and list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.parent.glob(".*verify.json*"))
+
+
+def test_a_verdict_inside_a_bundle_is_read_where_none_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tmp_path / "b.dgemma"
+    bundle.mkdir()
+    old = verdict.merged(bundle, DIGEST, {"ladder": values()})
+    (bundle / verdict.FILE).write_text(json.dumps(old))
+    monkeypatch.chdir(bundle)
+    assert verdict.read(Path(".")) == verdict.read(bundle) == (old, None)
+    new = verdict.merged(bundle, DIGEST, {"ladder": values(False)})
+    verdict.write(Path("."), new)
+    assert verdict.read(bundle) == (new, None) and json.loads((tmp_path / "b.dgemma.verify.json").read_text()) == new
 
 
 def test_the_committed_prompts_are_even_over_the_tasks() -> None:

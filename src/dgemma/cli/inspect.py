@@ -27,7 +27,7 @@ def run(
         kept = [{"path": str(path), "bytes": size, "sound": sound} for path, size, sound in cache.held(opened.digest)]
         more = {"verified": True, "total_bytes": total, "cache": kept, "verify": found, "verify_problem": problem}
         if found is not None and found["digest"] != opened.digest:
-            more |= {"verify": None, "verify_problem": f"{verdict.FILE} is for digest {found['digest']}"}
+            more |= {"verify": None, "verify_problem": f"what `dgemma verify` kept is for digest {found['digest']}"}
         more["executorch_variant"] = executorch.variant()
         print_json({**opened.manifest.to_dict(), **more})
     else:

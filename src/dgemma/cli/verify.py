@@ -32,11 +32,11 @@ def run(
         Path | None, typer.Option("--write-golden", metavar="FILE", help="Write the reference's trajectories, and stop.")
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Draw the figures, as PNG and HTML.")] = None,
-    compare: Annotated[list[Path] | None, typer.Option("--compare", help="Another bundle's verify.json to draw too.")] = None,
+    compare: Annotated[list[Path] | None, typer.Option("--compare", help="Another verified bundle, drawn too.")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="JSONL with prompt, task, answer.")] = None,
     count: Annotated[int | None, typer.Option("--count", help="How many prompts, evenly over the tasks.")] = None,
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what verify.json says.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what is kept beside the bundle.")] = False,
 ) -> int:
     with_checkpoint = {
         "--prompts": prompts, "--count": count, "--golden-only": golden_only or None, "--write-golden": write_golden,
@@ -151,13 +151,13 @@ def _draw(report: Path, bundle: Path, values: dict[str, Any], others: dict[str, 
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError):  # figures kept from before, in a file that was edited
-        raise UsageError(f"{bundle / verdict.FILE}: is damaged; give --checkpoint to compare anew") from None
+        raise UsageError(f"{verdict.place(bundle)}: is damaged; give --checkpoint to compare anew") from None
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
 
 
 def _keep(bundle: Path, values: dict[str, Any], status: int) -> int:
-    """Write verify.json; where that cannot be, say so: a miss is still a miss, and a pass that is not kept is an error."""
+    """Keep the verdict; where that cannot be, say so: a miss is still a miss, and a pass that is not kept is an error."""
     if is_shipped(bundle):  # part of the installed package, which is not ours to write
         return status
     try:
