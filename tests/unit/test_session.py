@@ -487,7 +487,7 @@ def test_engines_are_chosen_and_never_replaced(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(EngineError, match=says):
             engines.choose(bundle, name)
     installed["onnxruntime"] = None
-    with pytest.raises(EngineError, match=r"'onnx' is not installed; pip install '.*\[onnx\]'"):
+    with pytest.raises(EngineError, match=r"'onnx' is not installed; pip install .*\[onnx\]'"):
         engines.choose(both, "onnx")
     assert engines.choose(both, None)[0] == "executorch"
     installed["executorch"] = "0.9.9"
