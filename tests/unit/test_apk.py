@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import packages
 import pytest
 
 APK = Path(__file__).resolve().parents[2] / "android_demo" / "apk"
@@ -22,11 +23,15 @@ import checks  # noqa: E402
 import classfile  # noqa: E402
 import dex  # noqa: E402
 import make_apk  # noqa: E402
+
 import tools  # noqa: E402
 
 R8 = tools.repository() / "com/android/tools/r8" / tools.versions()["r8"] / f"r8-{tools.versions()['r8']}.jar"
-needs_java = pytest.mark.skipif(not shutil.which("javac"), reason="no javac; install openjdk-17-jdk-headless")
-needs_d8 = pytest.mark.skipif(not (shutil.which("javac") and R8.is_file()), reason="no javac or no R8 jar; run `make apk` once")
+JDK = packages.missing(packages.JAVA[:1])
+needs_java = pytest.mark.skipif(
+    bool(JDK) and not packages.in_ci(), reason=f"left out: Java ({packages.install(packages.JAVA[:1])})"
+)
+needs_r8 = pytest.mark.skipif(not R8.is_file(), reason="no R8 jar; run `make apk` once")
 
 SCREEN = "package android.app; public class Screen { public void show() {} }"
 FRAMEWORK = {"android/app/Screen.java": SCREEN.replace("{}", "{} public void glow() {}")}
@@ -88,7 +93,8 @@ def inputs(made: dict[str, Any], **changes: Any) -> checks.Inputs:
     return checks.Inputs(**{**values, **changes})
 
 
-@needs_d8
+@needs_java
+@needs_r8
 def test_a_dex_file_tells_what_it_defines_and_names(made: dict[str, Any]) -> None:
     ours = made["files"][0]
     declared = ours.classes["org/dgemma/runtime/engine/ExecuTorchEngine"]
@@ -104,7 +110,8 @@ def test_a_dex_file_tells_what_it_defines_and_names(made: dict[str, Any]) -> Non
         dex.parse(b"PK")
 
 
-@needs_d8
+@needs_java
+@needs_r8
 def test_every_reference_is_declared_somewhere(made: dict[str, Any], tmp_path: Path) -> None:
     files = made["files"]
     assert checks.references(files, inputs(made)) == []
@@ -123,7 +130,8 @@ def test_every_reference_is_declared_somewhere(made: dict[str, Any], tmp_path: P
     assert found == ["no class java/lang/Record", "no method java/lang/String.isBlank()Z"]
 
 
-@needs_d8
+@needs_java
+@needs_r8
 def test_what_is_newer_than_the_oldest_android_needs_a_guard(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     new, old = classfile.Jar(made["new"]), classfile.Jar(made["old"])
     calls = dex.Dex(
@@ -136,7 +144,8 @@ def test_what_is_newer_than_the_oldest_android_needs_a_guard(made: dict[str, Any
     assert checks.newer_than([calls], old, new) == []
 
 
-@needs_d8
+@needs_java
+@needs_r8
 def test_methods_of_the_engine_exist_in_its_jar(made: dict[str, Any], tmp_path: Path) -> None:
     assert checks.engine_methods(made["files"], inputs(made)) == []
     text = ENGINE["ai/onnxruntime/Run.java"].replace("int go(int n)", "int go(long n)").replace("return n", "return (int) n")
@@ -144,7 +153,8 @@ def test_methods_of_the_engine_exist_in_its_jar(made: dict[str, Any], tmp_path: 
     assert checks.engine_methods(made["files"], inputs(made, engine=other)) == ["no method ai/onnxruntime/Run.go(I)I"]
 
 
-@needs_d8
+@needs_java
+@needs_r8
 def test_the_adapter_is_packed_and_the_declarations_are_not(made: dict[str, Any]) -> None:
     ours, engine = made["files"]
     assert checks.adapter([ours]) == []
