@@ -11,7 +11,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-slow coverage docs lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
+.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test       the fast test suites, Python's and Java's (what .ci/run calls)"
 	@echo "make test-python, make java-test  one of them; Java's takes openjdk-17-jdk-headless, maven, aapt, android-framework-res"
 	@echo "make apk        a signed debug APK of the app and its checks; ONNXRUNTIME_AAR=FILE.aar gives it native code"
+	@echo "make test-touched  the slow tests that the last commit touches, or all since DGEMMA_CI_BASE; at most 15 minutes"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make docs       the site, strictly, into build/site"
 	@echo "make lint       ruff, mypy, import-linter"
@@ -76,6 +77,9 @@ java-test: PARTS := java
 # Parts of Java whose tools are missing are left out; with CI=true that is a failure.
 test test-python java-test: $(STAMP) build/tiny-app.dgemma/manifest.json
 	DGEMMA_TINY_APP=build/tiny-app.dgemma $(BIN)/python tests/run.py $(PARTS)
+
+test-touched: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/touched.py
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
