@@ -21,10 +21,18 @@ public final class Main {
     public static void main(String[] arguments) throws UnsupportedEncodingException {
         PrintStream out = new PrintStream(new FileOutputStream(FileDescriptor.out), true, "UTF-8");
         PrintStream err = new PrintStream(new FileOutputStream(FileDescriptor.err), true, "UTF-8");
-        System.exit(run(arguments, out, err));
+        System.exit(run(arguments, System.getProperty("sun.jnu.encoding", "UTF-8"), out, err));
     }
 
-    static int run(String[] arguments, PrintStream out, PrintStream err) {
+    /** @param encoding what Java decoded the arguments with: characters that it lacks have become U+FFFD */
+    static int run(String[] arguments, String encoding, PrintStream out, PrintStream err) {
+        for (String argument : arguments) {
+            if (argument.indexOf('\uFFFD') >= 0 && !encoding.equalsIgnoreCase("UTF-8")) {
+                err.println("error: an argument is not " + encoding
+                        + " text; set LC_ALL=C.UTF-8, or give the prompt on stdin or with --prompts");
+                return 2;
+            }
+        }
         if (arguments.length > 0 && (arguments[0].equals("--help") || arguments[0].equals("-h"))) {
             out.println(USAGE);
             return 0;

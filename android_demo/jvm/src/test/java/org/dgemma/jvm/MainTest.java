@@ -33,9 +33,14 @@ public class MainTest {
     private String err = "";
 
     private int run(String... arguments) throws Exception {
+        return runIn("UTF-8", arguments);
+    }
+
+    private int runIn(String encoding, String... arguments) throws Exception {
         ByteArrayOutputStream first = new ByteArrayOutputStream();
         ByteArrayOutputStream second = new ByteArrayOutputStream();
-        int status = Main.run(arguments, new PrintStream(first, true, "UTF-8"), new PrintStream(second, true, "UTF-8"));
+        int status = Main.run(
+                arguments, encoding, new PrintStream(first, true, "UTF-8"), new PrintStream(second, true, "UTF-8"));
         out = first.toString("UTF-8");
         err = second.toString("UTF-8");
         return status;
@@ -74,6 +79,14 @@ public class MainTest {
         File prompts = temporary.newFile();
         Files.write(prompts.toPath(), "{\"prompt\": \"x\"}\n{\"prompt\": 3}\n".getBytes(StandardCharsets.UTF_8));
         refused("line 2", "run", missing, "--prompts", prompts.getPath());
+    }
+
+    @Test
+    public void anArgumentThatTheLocaleLostIsRefused() throws Exception {
+        assertEquals(2, runIn("ANSI_X3.4-1968", "run", "none", "-p", "gr\uFFFD\uFFFDe"));
+        assertEquals("error: an argument is not ANSI_X3.4-1968 text; set LC_ALL=C.UTF-8, or give the prompt on stdin or with "
+                + "--prompts\n", err);
+        refused("no such folder", "run", "none", "-p", "a \uFFFD that was typed");
     }
 
     @Test
