@@ -132,6 +132,18 @@ def test_sentencepiece_alone_stays_as_it_is(tmp_path: Path) -> None:
     assert found is not None and found.spec.kind == "sentencepiece" and found.spec.vocab_size == SIZE and found.rebuilt is None
 
 
+def test_what_differs_where_there_is_sentencepiece_alone(tmp_path: Path) -> None:
+    """SentencePiece reads it as the model was trained. transformers never finds the trainer's own symbols that begin with a
+    space, and adds `<bos>`, `<eos>` and `<mask>` past the vocabulary, where a padded model has rows."""
+    folder = _sentencepiece(tmp_path, None)
+    found, theirs = read_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    assert found is not None
+    differ = [text for text in TEXTS if found.encode(text) != list(theirs.encode(text, add_special_tokens=False))]
+    assert differ == ["word " * 50, "<eos>a<bos>", "Reverse the word table.", "4271 and 3,5"]
+    assert found.encode("Reverse the word")[1:] == [7, 79]  # `▁the` and `▁word`
+    assert (len(theirs), found.spec.vocab_size) == (SIZE + 3, SIZE)
+
+
 def _json(folder: Path, kind: str, settings: dict[str, Any] | None) -> Path:
     (folder / "tokenizer.json").write_bytes(gzip.decompress((FILES / f"hf-{kind}.json.gz").read_bytes()))
     return _folder(folder, settings)
