@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share. The bundle is exported once a session, and only when a test asks for it."""
+"""Fixtures that several folders of tests share. A bundle is exported once a run, when a test asks for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import shared
 from hypothesis import settings
 
 # Before any import of torch and transformers: threads that wait for each other make tiny shapes slower, most of all on a
@@ -22,6 +23,12 @@ settings.register_profile("dgemma", deadline=None, derandomize=True, max_example
 settings.load_profile("dgemma")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where the workers of this run keep what they export."""
+    shared.begin(request.session, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +47,7 @@ def tiny_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def tiny_bundle(request: pytest.FixtureRequest) -> Path:
     """A float32 bundle of the tiny checkpoint with both engines; read-only by convention: copy it to damage it.
 
     DGEMMA_TINY_BUNDLE names one that was exported before.
@@ -54,7 +61,11 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
     from dgemma.verify import golden
 
     checkpoint: Path = request.getfixturevalue("tiny_checkpoint")
-    out = tmp_path_factory.mktemp("bundle") / "tiny.dgemma"
-    return export_bundle(
-        checkpoint, out, engines=("onnx", "executorch"), finish=lambda stage: golden.write(stage, checkpoint, GOLDEN_PROMPTS)
-    )
+
+    def export(out: Path) -> Path:
+        def finish(stage: Path) -> None:
+            golden.write(stage, checkpoint, GOLDEN_PROMPTS)
+
+        return export_bundle(checkpoint, out, engines=("onnx", "executorch"), finish=finish)
+
+    return shared.bundle("tiny", export)

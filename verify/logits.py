@@ -15,9 +15,9 @@ import numpy as np
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import TensorSpec
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import exact
 from dgemma.runtime.engines.base import Array, Feeds
 from dgemma.runtime.engines.onnx import OnnxEngine
+from dgemma.runtime.engines.sessions import open_session
 
 NAME = "logits"  # softcapped, before temperature; graphs of format 1 hold the value, others in tiles that go as they come
 _UNIT = "head/unit_"  # tile I of tanh(logits / cap), [1, R, t]
@@ -74,13 +74,10 @@ class LogitsEngine(OnnxEngine):
         """As the engine does, but for the graph with outputs more, whose weights stay where they are."""
         if file != self.bundle.graph("onnx", GRAPH).file:
             return super().open(file)
-        import onnxruntime as ort
-
         options = self.options()
         folder = str(self.bundle.file(file).absolute().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        model = exact.model(self._model.SerializeToString())
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return open_session(self._model.SerializeToString(), options)
 
 
 def _logits(graph: Any, cap: float, path: Path) -> list[Any]:

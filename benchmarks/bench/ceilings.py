@@ -23,7 +23,7 @@ from dgemma.benchmarks.bench import xnnpack
 from dgemma.benchmarks.bench.costs import FLOAT, Cost
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
 from dgemma.core.install import pip_install
-from dgemma.runtime.engines import exact
+from dgemma.runtime.engines.sessions import open_session, session_options
 
 PRODUCTS = ("int8", "int4", "float32")
 BEST_S = 0.3  # how long a best case is looked for
@@ -175,14 +175,9 @@ def _nodes(name: str, inner: int, outer: int, copies: int) -> tuple[list[Node], 
 
 def _onnxruntime(name: str, rows: int, inner: int, outer: int, copies: int, threads: int) -> Callable[[], object]:
     """A call that runs the products once; quantizing activations is part of it."""
-    import onnxruntime as ort
-
     nodes, weights = _nodes(name, inner, outer, copies)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
     shapes = {node.output: (rows, outer) for node in nodes}
-    made = exact.model(model(nodes, weights, {"x": (rows, inner)}, shapes))
-    session = ort.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    session = open_session(model(nodes, weights, {"x": (rows, inner)}, shapes), session_options(threads))
     x = np.random.default_rng(1).standard_normal((rows, inner), dtype=np.float32)
     run: Callable[[], object] = lambda: session.run(None, {"x": x})  # noqa: E731
     return run

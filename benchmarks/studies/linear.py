@@ -30,16 +30,16 @@ from dgemma.export.graphs import Shapes
 from dgemma.export.onnx.linear import InputMajorLinear, IntegerLinear
 from dgemma.export.onnx.lower import module_graph
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.runtime.engines.sessions import open_session, session_options
 
 GOAL = 0.9
 REFERENCE = "DynamicQuantizeMatMul"
 
 
 def session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    options = session_options(threads)
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(model.SerializeToString(), options)
 
 
 def stock(weight: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> onnx.ModelProto:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.runtime.engines import wire
+from dgemma.runtime.engines.sessions import open_as_it_is, session_options
 
 # Field numbers of onnx.proto (ONNX 1.23), and its types.
 _MODEL_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
@@ -38,12 +39,7 @@ _LENGTH = 64  # of the rows that are multiplied to see
 @cache
 def saturates() -> bool:
     """Whether onnxruntime's products of unsigned and signed bytes are wrong here when they are large; takes milliseconds."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(_largest(), options, providers=["CPUExecutionProvider"])
+    session = open_as_it_is(_largest(), session_options(threads=1))
     return int(session.run(None, {})[0].item()) != 127 * 127 * _LENGTH
 
 

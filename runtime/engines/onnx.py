@@ -17,8 +17,8 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import exact, release
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.engines.packed import Packed, save_session
+from dgemma.runtime.engines.sessions import open_session, session_options
 
-_FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
 CACHE_FROM = 64 << 20  # bytes of weights; fewer are packed in a tenth of a second
 # Older ones (1.23.2, 1.29.0) save graphs with branches that they cannot open again, and float weights that they crash on.
 CACHE_SINCE = (1, 32)
@@ -49,29 +49,22 @@ class OnnxEngine(Engine):
 
     def options(self) -> Any:
         """Session options of all graphs."""
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = _FATAL
+        options = session_options(self.threads)
         # Every file has a thread pool; one that spins on after its run takes the cores from the next one's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # Folds DequantizeLinear of constants: int8 weights are made of stored int4 once, when a session opens.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
         return options
 
     def open(self, file: str) -> Any:
         """A new inference session of one graph file, over packed weights that are kept where that is worth it."""
-        import onnxruntime as ort
-
-        path, options = self.bundle.file(file), self.options()
+        path = self.bundle.file(file)
         packed = kept(self.bundle, self.version).get(file)
         if packed is not None and packed.make(lambda out: save_session(path, out, self.options())):
             session = packed.open(self.options())
             if session is not None:
                 return session
-        return ort.InferenceSession(exact.source(path, options), options, providers=["CPUExecutionProvider"])
+        return open_session(path, self.options())
 
     def _session(self, file: str) -> Any:
         if file not in self._files:

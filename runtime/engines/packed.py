@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.runtime import cache
-from dgemma.runtime.engines import exact
 from dgemma.runtime.engines.external import Weight, moved, weights
+from dgemma.runtime.engines.sessions import open_as_it_is, open_session
 from dgemma.runtime.signals import raised_in_handler
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
@@ -72,7 +72,7 @@ class Packed:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # done before it was saved
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.place.parent))
         try:
-            return ort.InferenceSession((self.place / MODEL).read_bytes(), options, providers=["CPUExecutionProvider"])
+            return open_as_it_is((self.place / MODEL).read_bytes(), options)
         except Exception as error:  # of many kinds
             if raised_in_handler(error):
                 raise
@@ -84,8 +84,6 @@ class Packed:
 
 def save_session(source: Path, out: Path, options: Any) -> None:
     """Open a graph file with these session options, save what onnxruntime makes of it, and close it; raises OSError."""
-    import onnxruntime as ort
-
     options.optimized_model_filepath = str(out)
     for key, value in (
         ("save_external_prepacked_constant_initializers", "1"),
@@ -94,7 +92,7 @@ def save_session(source: Path, out: Path, options: Any) -> None:
     ):
         options.add_session_config_entry(f"session.{key}", value)
     try:
-        session = ort.InferenceSession(exact.source(source, options), options, providers=["CPUExecutionProvider"])
+        session = open_session(source, options)
     except Exception as error:  # of many kinds; if the graph is to blame, opening the bundle's own will tell
         if raised_in_handler(error):
             raise

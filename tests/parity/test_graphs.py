@@ -15,7 +15,6 @@ import micro
 import micro_bundle
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -34,6 +33,7 @@ from dgemma.quantize.integers import quantize, quantize_rows
 from dgemma.quantize.recipes import find
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
+from dgemma.runtime.engines.sessions import open_session
 from dgemma.runtime.session import Session
 
 # Lowering the micro model takes ONNX 20 s and ExecuTorch 80 s of one core.
@@ -293,7 +293,7 @@ def test_the_onnx_loop_stops_by_the_rule(stability: int, argmaxes: str, milli: t
     wiring.constant("thousandth", np.array([1e-3], np.float32))
     graph = loop(scripted_step(), wiring, soft, policy, inputs, wanted[1])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = ort.InferenceSession(made.SerializeToString())
+    session = open_session(made.SerializeToString())
     words = np.array([[[int(a)] * 2, [e] * 2] for a, e in zip(argmaxes, milli, strict=True)], np.int64)
     feeds = {"canvas": np.array([[3, 0]], np.int64), "words": words, "prefix_length": ids(0)}
     names = [spec.name for spec in wanted[1]]

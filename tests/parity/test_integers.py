@@ -21,6 +21,7 @@ from dgemma.quantize.integers import quantize
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.recipes import RECIPES, Recipe
 from dgemma.quantize.simulate import simulate
+from dgemma.runtime.engines.sessions import open_session, session_options
 
 SHAPES = graphs.Shapes(canvas=micro.N, chunk=64, context=micro.CONTEXT)
 FOUR = replace(RECIPES["w4-all"], name="micro", group=16, rotation=16)
@@ -64,10 +65,9 @@ def test_a_step_follows_its_integers(lowered: tuple[ModelConfig, Recipe, Any, di
     replace_for_onnx(own, quantized)
     sessions = []
     for fold in ("0", "1"):
-        options = ort.SessionOptions()
+        options = session_options()
         options.add_session_config_entry("session.disable_quant_qdq", fold)
-        options.log_severity_level = 4
-        sessions.append(ort.InferenceSession(str(folder / "shared.onnx"), options, providers=["CPUExecutionProvider"]))
+        sessions.append(open_session(folder / "shared.onnx", options))
     flat = graphs.flatten(micro.prefix(model, 21, 64))
     names = [spec.name for spec in graphs.prefix_specs(config, "S")]
     ratios = []

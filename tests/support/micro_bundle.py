@@ -1,4 +1,4 @@
-"""Bundles of the micro model, one engine and recipe each, exported once a session.
+"""Bundles of the micro model, one engine and recipe each, exported once a run.
 
 DGEMMA_MICRO_BUNDLES names a folder of bundles ENGINE-RECIPE.dgemma that were exported before.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import micro
+import shared
 
 from dgemma.export.pipeline import export_bundle
 from dgemma.export.quiet import quiet
@@ -27,7 +28,10 @@ def checkpoint(experts: bool = False) -> Path:
 
 def export(engine: str, recipe: str = "fp32", experts: bool = False) -> Path:
     """A fresh bundle, golden trajectories included."""
-    out = Path(mkdtemp(dir=_ROOT.name)) / f"{engine}-{recipe}.dgemma"
+    return _export(Path(mkdtemp(dir=_ROOT.name)) / f"{engine}-{recipe}.dgemma", engine, recipe, experts)
+
+
+def _export(out: Path, engine: str, recipe: str, experts: bool = False) -> Path:
     folder = checkpoint(experts)
 
     def finish(stage: Path) -> None:
@@ -41,4 +45,4 @@ def export(engine: str, recipe: str = "fp32", experts: bool = False) -> Path:
 def bundle(engine: str, recipe: str = "fp32") -> Path:
     if given := os.environ.get("DGEMMA_MICRO_BUNDLES"):
         return Path(given).resolve() / f"{engine}-{recipe}.dgemma"
-    return export(engine, recipe)
+    return shared.bundle(f"micro-{engine}-{recipe}", lambda out: _export(out, engine, recipe))

@@ -25,6 +25,7 @@ from dgemma.export.quiet import quiet
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.recipes import find
+from dgemma.runtime.engines.sessions import open_session, session_options
 
 N = micro.N
 Decided = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # next canvas, argmax, entropy, accepted, soft
@@ -106,9 +107,7 @@ def session(model: Denoiser, policy: SamplerConfig) -> ort.InferenceSession:
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(linear.MICROSOFT, 1)]
     made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(made.SerializeToString(), session_options(threads=1))
 
 
 OUTPUTS = ("next_canvas", "argmax", "entropy", "accepted", "next_soft")

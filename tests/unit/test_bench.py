@@ -22,6 +22,7 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.install import pip_install
 from dgemma.runtime import memory as need_of_memory
+from dgemma.runtime.engines.sessions import open_session
 
 CONFIG = ModelConfig(
     vocab_size=10, hidden_size=8, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
@@ -124,11 +125,11 @@ def test_the_bytes_are_a_model_that_onnx_accepts(name: str) -> None:
 
 
 def test_the_bytes_compute_a_product() -> None:
-    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal((3, 5)).astype(np.float32), rng.standard_normal((5, 300)).astype(np.float32)
     node = Node(op="MatMul", inputs=["x", "w"], output="y")
-    session = ort.InferenceSession(model([node], {"w": weight}, {"x": x.shape}, {"y": (3, 300)}))
+    session = open_session(model([node], {"w": weight}, {"x": x.shape}, {"y": (3, 300)}))
     assert np.allclose(session.run(None, {"x": x})[0], x @ weight, atol=1e-5)
 
 

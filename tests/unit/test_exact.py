@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dgemma.runtime.engines import exact
+from dgemma.runtime.engines.sessions import open_as_it_is, session_options
 
 Array = npt.NDArray[Any]
 Value = onnx.ValueInfoProto
@@ -83,9 +84,7 @@ def expected() -> dict[str, Array]:
 
 
 def results(serialized: bytes) -> dict[str, Array]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+    session = open_as_it_is(serialized, session_options(threads=1))
     feeds = {"x": X, "choice": np.array(True), "first": np.array([FIRST])}
     return dict(zip(expected(), session.run(list(expected()), feeds), strict=True))
 
@@ -143,3 +142,12 @@ def test_what_is_tried_is_a_model_of_the_largest_products() -> None:
     x, w, z = (numpy_helper.to_array(tensor).astype(np.int64) for tensor in tried.graph.initializer)
     assert ((x - z) @ w).item() == 127 * 127 * x.size
     assert np.iinfo(np.int16).max < 255 * 127 * 2
+
+
+def test_nothing_but_the_engine_opens_a_session_of_its_own(repo_root: Path) -> None:
+    """A bare session saturates where there is no VNNI, and nobody notices on a machine that has it."""
+    call = "InferenceSession" + "("
+    rooms = ("benchmarks", "export", "model", "quantize", "reference", "runtime", "verify", "src/dgemma/core", "src/dgemma/cli")
+    folders = (*rooms, "tests", "examples", "android_demo")
+    found = [path for folder in folders for path in (repo_root / folder).rglob("*.py") if call in path.read_text("utf-8")]
+    assert found == [repo_root / "runtime/engines/sessions.py"]

@@ -13,13 +13,13 @@ import micro
 import micro_bundle
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from dgemma.core.manifest import FORMAT_VERSION, read_manifest
 from dgemma.core.trajectory import Trajectory
 from dgemma.export.onnx import weights
 from dgemma.export.quiet import quiet
+from dgemma.runtime.engines.sessions import open_session
 from dgemma.runtime.session import Session
 from dgemma.verify.golden import FILE, prompts
 
@@ -47,7 +47,7 @@ def test_graphs_are_what_onnxruntime_sees() -> None:
     bundle = micro_bundle.bundle("onnx")
     manifest, _ = read_manifest(bundle)
     for graph in manifest.graphs["onnx"].values():
-        session = ort.InferenceSession(str(bundle / graph.file), providers=["CPUExecutionProvider"])
+        session = open_session(bundle / graph.file)
         needed, optional = session.get_inputs(), session.get_overridable_initializers()
         assert {t.name for t in needed} <= {s.name for s in graph.inputs}  # what else there is has a default
         for specs, held in ((graph.inputs, [*needed, *optional]), (graph.outputs, session.get_outputs())):
@@ -152,7 +152,7 @@ def test_the_command_line_prints_stages_and_nothing_else(tmp_path: Path, repo_ro
     arguments = ["export", str(micro_bundle.checkpoint()), "--out", str(out), "--engine", "onnx", "--context", "32"]
     environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
     done = subprocess.run([sys.executable, "-m", "dgemma.cli", *arguments], env=environment, capture_output=True, text=True)
-    stages = [line.split(" s  ", 1)[-1].split(", about ")[0] for line in done.stderr.splitlines()]
+    stages = [line.split(" s  ", 1)[-1].split(", ")[0] for line in done.stderr.splitlines()]
     pieces = ("embed", "condition", "stack", "head", "graphs")
     assert stages == ["load", *(f"onnx: {piece}" for piece in pieces), "golden"]
     assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
