@@ -100,6 +100,10 @@ public final class Bundle {
     }
 
     private static Map<String, @Nullable Object> readManifest(File folder, File path) {
+        if (folder.isFile()) {
+            throw new BundleException(
+                    folder + ": is a file, not a bundle made by `dgemma export`; unpack an archive and give the folder");
+        }
         if (!folder.isDirectory()) {
             throw new BundleException(
                     folder + ": no such folder; give the path of a bundle made by `dgemma export`");
@@ -160,30 +164,35 @@ public final class Bundle {
         }
     }
 
-    /** A bundle's file by its manifest name; refuses anything that could leave the folder. */
+    /**
+     * A bundle's file by its manifest name; refuses anything that could leave the folder. Links are refused, with one
+     * exception: a file may be a link where a hub's cache made it.
+     */
     private static File innerPath(File folder, String name) {
         boolean escapes = name.startsWith("/") || name.indexOf('\\') >= 0 || name.indexOf(':') >= 0
                 || name.chars().anyMatch(c -> c < ' ' || c == 127);
         File path = folder;
+        File link = null;
         for (String part : name.split("/")) {
             escapes |= part.equals("..");
             if (!escapes && !part.isEmpty() && !part.equals(".")) {
                 path = new File(path, part);
-                refuseLink(path, name);
+                link = link == null && isLink(path, name) ? path : link;
             }
         }
         if (escapes || path == folder) {
             throw new BundleException(
                     MANIFEST + ": file name " + Place.quoted(name) + " leaves the bundle; export the bundle again");
         }
+        if (link != null && !(link == path && HubCache.holds(folder, path))) {
+            throw new BundleException(link + ": is a link; a bundle holds plain files only, so copy it with cp -rL");
+        }
         return path;
     }
 
-    private static void refuseLink(File path, String name) {
+    private static boolean isLink(File path, String name) {
         try {
-            if (Files.isSymbolicLink(path.toPath())) {
-                throw new BundleException(path + ": is a link; a bundle holds plain files only");
-            }
+            return Files.isSymbolicLink(path.toPath());
         } catch (InvalidPathException error) {
             throw new BundleException(MANIFEST + ": file name " + Place.quoted(name)
                     + " is none on this device; export the bundle again", error);

@@ -36,7 +36,8 @@ public class ChatVectorsTest {
             for (Object turn : (List<?>) held.get("turns")) {
                 List<?> row = (List<?>) turn;
                 int[] ids = Chat.ids(manifest, tokenizer, (String) row.get(0), ints(row.get(1)));
-                assertEquals(held.get("file") + " " + held.get("chat") + " " + row, row.get(2).toString(), Arrays.toString(ids));
+                String which = held.get("file") + " " + held.get("chat") + " " + row;
+                assertEquals(which, row.get(2).toString(), Arrays.toString(ids));
                 turns++;
             }
         }

@@ -11,6 +11,7 @@ import ai.onnxruntime.TensorInfo;
 import java.io.File;
 import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.nio.file.Files;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -59,6 +60,11 @@ final class OnnxEngine extends AbstractEngine {
         this.cacheFolder = options.cacheFolder;
         this.packFrom = packFrom;
         this.tensors = new OnnxTensors(environment);
+        File weights = new File(bundle.folder(), WEIGHTS);
+        if (Files.isSymbolicLink(weights.toPath())) { // it refuses weights that leave the folder of their graph
+            throw new EngineException(
+                    weights + ": is a link, and onnxruntime takes plain files only, so copy the bundle with cp -rL");
+        }
         try {
             this.unsigned = unsigned || ExactProducts.saturates(environment);
             runOptions = new OrtSession.RunOptions();
