@@ -8,7 +8,7 @@ import threading
 
 from dgemma import Session
 
-BUNDLE = sys.argv[1] if len(sys.argv) > 1 else "build/tiny.dgemma"
+BUNDLE = sys.argv[1] if len(sys.argv) > 1 else "tiny"
 PROMPT = "Write to Jonas Maria Felix Leo Tina: picnic, museum, Sunday, 9."
 
 with Session.load(BUNDLE) as session:

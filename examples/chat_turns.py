@@ -9,7 +9,7 @@ import sys
 
 from dgemma import PromptTooLong, Session
 
-BUNDLE = sys.argv[1] if len(sys.argv) > 1 else "build/tiny.dgemma"
+BUNDLE = sys.argv[1] if len(sys.argv) > 1 else "tiny"
 
 with Session.load(BUNDLE) as session:
     for turn, message in enumerate(["Reverse the word table.", "Reverse the word lamp."]):

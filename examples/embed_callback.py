@@ -8,7 +8,7 @@ import sys
 from dgemma import DgemmaError, Session
 from dgemma.runtime.result import StepEvent
 
-BUNDLE = sys.argv[1] if len(sys.argv) > 1 else "build/tiny.dgemma"
+BUNDLE = sys.argv[1] if len(sys.argv) > 1 else "tiny"
 
 
 def on_step(event: StepEvent) -> None:

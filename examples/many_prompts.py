@@ -10,7 +10,7 @@ from pathlib import Path
 from dgemma import DgemmaError, Session
 
 PROMPTS = Path(sys.argv[1])
-BUNDLE = sys.argv[2] if len(sys.argv) > 2 else "build/tiny.dgemma"
+BUNDLE = sys.argv[2] if len(sys.argv) > 2 else "tiny"
 
 with Session.load(BUNDLE) as session:  # once: loading takes longer than answering
     for number, line in enumerate(PROMPTS.read_text(encoding="utf-8").splitlines()):

@@ -106,7 +106,7 @@ def test_the_cells_of_the_notebook_draw_the_canvas(
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert not cell["outputs"], "commit the notebook without outputs"
-            exec("".join(cell["source"]).replace('"build/tiny.dgemma"', repr(str(tiny_bundle))), names)
+            exec("".join(cell["source"]).replace('"tiny"', repr(str(tiny_bundle))), names)
     assert names["result"].text == "forty thousand two hundred and twenty eight"
     assert len(updates) == names["result"].steps == len(names["trajectory"].entropy)
     assert updates[-1].count("<pre>step") == len(updates) and "rgba(240, 160, 40, 0.00)" in updates[-1]
