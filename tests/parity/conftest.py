@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import checkpoints as hf
 import pytest
 import torch
-
-import checkpoints as hf
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoints as hf
 import pytest
 import torch
 from torch import Tensor, nn
 
-import checkpoints as hf
 from dgemma.model.checkpoint import load
 from dgemma.model.denoiser import KV, Denoiser, rope_frequencies
 

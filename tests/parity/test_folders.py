@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import hf_generation, hf_model
 from safetensors.torch import load_file, save_file, save_model
 from transformers.models.diffusion_gemma.modeling_diffusion_gemma import DiffusionGemmaForBlockDiffusion as Hf
 
-from checkpoints import hf_generation, hf_model
 from dgemma.core.errors import CheckpointError
 from dgemma.model.checkpoint import MappedWeights, load, notes, tensor_names
 from dgemma.model.weight_files import INDEX, WEIGHTS

@@ -13,12 +13,12 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import checkpoints as hf
 import numpy as np
 import pytest
 import torch
 from replay import hf_replay
 
-import checkpoints as hf
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
 from dgemma.model import generate as eager

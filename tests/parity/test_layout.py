@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import checkpoints as hf
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import DiffusionGemmaGenerationConfig
 from transformers.models.diffusion_gemma.modeling_diffusion_gemma import DiffusionGemmaForBlockDiffusion
 
-import checkpoints as hf
 from dgemma.core.errors import CheckpointError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model.checkpoint import load, random_weights, read_config, save

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import checkpoints as hf
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-import checkpoints as hf
 from dgemma.core.config import ModelConfig
 from dgemma.model.hf_config import read_config
 from dgemma.reference import denoiser, weights

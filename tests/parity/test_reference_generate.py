@@ -12,13 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import checkpoints as hf
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from replay import hf_replay
 from sentencepiece import SentencePieceProcessor
 
-import checkpoints as hf
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory

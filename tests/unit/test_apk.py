@@ -23,7 +23,6 @@ import checks  # noqa: E402
 import classfile  # noqa: E402
 import dex  # noqa: E402
 import make_apk  # noqa: E402
-
 import tools  # noqa: E402
 
 R8 = tools.repository() / "com/android/tools/r8" / tools.versions()["r8"] / f"r8-{tools.versions()['r8']}.jar"

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,15 +234,27 @@ def test_interrupted_in_the_middle(checkpoint: Path, place: Path, repo_root: Pat
     assert not list(place.iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a small disk")
-def test_full_disk(checkpoint: Path, place: Path, repo_root: Path) -> None:
+@pytest.fixture
+def small_disk(place: Path) -> Iterator[Path]:
+    """64 kB, which no export fits on."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("this machine lets nobody mount")
-    try:
-        done = subprocess.run(command(checkpoint, place / "b"), env=environment(repo_root), capture_output=True, text=True)
-        lines = [line for line in done.stderr.splitlines() if " s  " not in line]
-        assert done.returncode == 2 and lines == [f"error: {place / 'b'}: the disk is full; free space and export again"]
-        assert not list(place.iterdir())
-    finally:
-        subprocess.run(["umount", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("known", [True, False])
+def test_full_disk(known: bool, checkpoint: Path, small_disk: Path, repo_root: Path) -> None:
+    """Refused before work starts; and where the room went only after that was checked, one line and nothing left."""
+    out = small_disk / "b"
+    program, *arguments = command(checkpoint, out)
+    if not known:
+        code = "from dgemma.export import room; room.check = lambda *_: None; from dgemma.cli import main; main()"
+        arguments = ["-c", code, *arguments[2:]]
+    done = subprocess.run([program, *arguments], env=environment(repo_root), capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if " s  " not in line]
+    told = f"error: --out {out}: writing takes " if known else f"error: {out}: the disk is full; free space and export again"
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith(told), done.stderr
+    assert not list(small_disk.iterdir())
