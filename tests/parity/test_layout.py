@@ -21,8 +21,8 @@ def test_save_pretrained_is_read(tmp_path: Path, shards: str) -> None:
     model = hf.hf_model(experts=4)
     hf.save(model, tmp_path, shards=shards)
     found = load(tmp_path)
-    assert (len(found.weight_files) > 1) == (shards == "60KB")
-    names = {name for file in found.weight_files for name in load_file(tmp_path / file)}
+    assert (len(found.stored.sources.files) > 1) == (shards == "60KB")
+    names = {name for file in found.stored.sources.files for name in load_file(tmp_path / file)}
     assert found.skipped == sum("vision" in name for name in names) > 10
     assert len(names) == found.skipped + len(found.model.state_dict())
     text = model.config.text_config
