@@ -32,7 +32,6 @@ from dgemma.core.config import ModelConfig
 from dgemma.model import checkpoint, sampler
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.tiny import tasks
-from dgemma.model.tiny.muon import Muon
 from dgemma.model.tiny.vocabulary import END_OF_TURN, user_turn
 
 HARD = {"add": 0.25, "sort_numbers": 0.5}  # tasks that a model of this size does not get, however often it sees them
@@ -203,10 +202,12 @@ def loss(model: Denoiser, batch: Batch, train: TrainConfig, generator: torch.Gen
     return diffusion_loss + train.autoregressive_weight * ar_loss, parts
 
 
-def optimizers(model: Denoiser, train: TrainConfig) -> tuple[Muon, torch.optim.AdamW]:
+def optimizers(model: Denoiser, train: TrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon with Nesterov momentum for the matrices of the layers, AdamW for norms and the embedding; no weight decay."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith("embed_tokens")]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or n.startswith("embed_tokens")]
-    return Muon(matrices, lr=train.muon_lr), torch.optim.AdamW(rest, lr=train.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    muon = torch.optim.Muon(matrices, lr=train.muon_lr, momentum=0.95, weight_decay=0.0)
+    return muon, torch.optim.AdamW(rest, lr=train.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def learning_rate(progress: float, step: int, train: TrainConfig) -> float:
