@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgemma.core.active import ActiveSet, Work
+from dgemma.core.compute_policy import ActiveSet, ComputePolicy
 from dgemma.core.errors import UsageError
 from dgemma.core.noise import canvas_words, step_words, token_from_word
 from dgemma.core.sampler import SamplerConfig
@@ -100,9 +100,9 @@ def denoise_canvas(
 
 def denoise_active(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
-    *, seed: int, index: int, adaptive: bool, work: Work, first: int | None = None,
+    *, seed: int, index: int, adaptive: bool, compute: ComputePolicy, first: int | None = None,
 ) -> tuple[list[int], int]:  # fmt: skip
-    """`denoise_canvas` of the positions that `core.active` lets run: what the canvas has grown to, and its passes.
+    """`denoise_canvas` of the positions that `core.compute_policy` lets run: what the canvas has grown to, and its passes.
 
     `first`: the id that the canvas begins with, where that is known already.
     """
@@ -113,7 +113,7 @@ def denoise_active(
         canvas[0] = first
     soft = torch.zeros(n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
     caches = _room(model, prefix, n)
-    state, passes = ActiveSet(n, work, sampler, config.eos_token_ids), 0
+    state, passes = ActiveSet(n, compute, sampler, config.eos_token_ids), 0
     for remaining, temperature, words in _steps(sampler, seed, index, n):
         active, before = state.begin(), canvas.clone()
         passes += len(active)
@@ -153,7 +153,7 @@ def _room(model: Denoiser, prefix: list[KV] | None, n: int) -> list[KV]:
 @torch.no_grad()
 def generate(
     model: Denoiser, sampler: SamplerConfig, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int,
-    adaptive: bool = True, work: Work | None = None,
+    adaptive: bool = True, compute: ComputePolicy | None = None,
 ) -> Generation:  # fmt: skip
     """Generate with eager PyTorch.
 
@@ -163,7 +163,7 @@ def generate(
         seed: 0 … 2⁶⁴−1, makes all randomness.
         max_new_tokens: K; the stock loop denoises at most ceil(K / N) canvases.
         adaptive: False always runs all steps.
-        work: what a canvas leaves out; None is the stock loop.
+        compute: what a canvas leaves out; None is the stock loop.
     Raises:
         UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
     """
@@ -172,22 +172,22 @@ def generate(
         raise UsageError(f"{max_new_tokens=} must be at least 1")
     if outside := [i for i in prompt_ids if not 0 <= i < config.vocab_size]:
         raise UsageError(f"prompt id {outside[0]} is outside the vocabulary of {config.vocab_size}")
-    if work is not None and work.speculate and not prompt_ids:
+    if compute is not None and compute.speculate and not prompt_ids:
         raise UsageError("drafts are checked against a prompt; give one id at least")
     recorder, stops = TrajectoryRecorder(config.canvas_length), set(config.eos_token_ids)
     prefix: list[KV] | None = None
     pending, committed, index, passes = list(prompt_ids), list[int](), 0, 0
     while len(committed) < max_new_tokens and stops.isdisjoint(committed):
-        speculate = work is not None and work.speculate
+        speculate = compute is not None and compute.speculate
         passes += 0 if index == 0 or speculate else len(pending)
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
-        if work is None:
+        if compute is None:
             pending, own = denoise_canvas(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive)
         else:
             before = [*prompt_ids, *committed]
             first = greedy(model, before)[-1] if speculate else None
             pending, own = denoise_active(
-                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, work=work, first=first
+                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, compute=compute, first=first
             )
             if first is not None:
                 draft = [first, *pending[1:]]

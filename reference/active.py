@@ -1,4 +1,4 @@
-"""Denoising one canvas with less work: the rule of `core/active.py` once more, as one program of one shape.
+"""Denoising one canvas with less work: the rule of `core/compute_policy.py` once more, as one program of one shape.
 
 All N positions are computed in every step. Those that would not run are seen by nobody, or with the keys and values of their
 last pass, and decide nothing any more.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.config import ModelConfig
 from dgemma.core.sampler import SamplerConfig
 from dgemma.reference import denoiser, sampler
@@ -39,8 +39,8 @@ class State(NamedTuple):
 
 
 def active(
-    weights: Weights, config: ModelConfig, policy: SamplerConfig, work: Work, canvas: Array, words: Array, adaptive: Array,
-    prefix: denoiser.Prefix, length: Array,
+    weights: Weights, config: ModelConfig, policy: SamplerConfig, compute: ComputePolicy, canvas: Array, words: Array,
+    adaptive: Array, prefix: denoiser.Prefix, length: Array,
 ) -> tuple[Canvas, Array]:  # fmt: skip
     """Denoise one canvas; arguments as in `generate.generate`. Also how many positions the canvas has in the end, int32 []."""
     steps, n = policy.steps, canvas.shape[0]
@@ -48,7 +48,7 @@ def active(
     stop_ids, none = jnp.array(sorted(config.eos_token_ids), jnp.int32), jnp.zeros(n, jnp.bool_)
     no, zero = jnp.bool_(False), jnp.int32(0)
     start = State(
-        record=Canvas.empty(jnp.zeros(n, jnp.int32), steps), width=jnp.int32(work.first_width(n)), canvas=canvas,
+        record=Canvas.empty(jnp.zeros(n, jnp.int32), steps), width=jnp.int32(compute.first_width(n)), canvas=canvas,
         soft=jnp.zeros((n, config.hidden_size), weights["embed"].dtype), caches=prefix, settled=none,
         entropy=jnp.zeros(n, jnp.float32), accepted=none, unchanged=zero, compared=zero, closed=jnp.bool_(True), repairing=no,
         done=no,
@@ -78,7 +78,7 @@ def active(
 
         last = state.record.committed
         argmax, entropy = of_running(step.argmax, last), of_running(step.entropy, state.entropy)
-        settled = of_running(step.entropy < work.settle, settled)
+        settled = of_running(step.entropy < compute.settle, settled)
         stops = jnp.isin(argmax, stop_ids) & within
         ends = stops & settled
         end = jnp.where(ends.any(), jnp.argmax(ends), n)
@@ -92,7 +92,7 @@ def active(
         mean = jnp.where(within, entropy.astype(jnp.float64), 0.0).sum() / n
         still = (unchanged >= policy.stability_threshold) & (mean < policy.confidence_threshold)
         done = closed & (still | (settled | ~within).all())
-        again = done & ~state.repairing if work.repair else jnp.bool_(False)
+        again = done & ~state.repairing if compute.repair else jnp.bool_(False)
         settled |= within & again
 
         canvas = jnp.where(settled, argmax, of_running(step.canvas, state.canvas))
@@ -108,15 +108,15 @@ def active(
     return state.record, state.width
 
 
-def jitted(config: ModelConfig, policy: SamplerConfig, work: Work | None) -> Any:
-    """`active`, or the stock loop where there is no `work`: a function of (weights, canvas, words, adaptive, prefix, length),
-    compiled on the first call for each shape."""
+def jitted(config: ModelConfig, policy: SamplerConfig, compute: ComputePolicy | None) -> Any:
+    """`active`, or the stock loop without `compute`: a function of (weights, canvas, words, adaptive, prefix, length), compiled
+    on the first call for each shape."""
 
     def run(
         weights: Weights, canvas: Array, words: Array, adaptive: Array, prefix: denoiser.Prefix, length: Array
     ) -> tuple[Canvas, Array]:
-        if work is not None:
-            return active(weights, config, policy, work, canvas, words, adaptive, prefix, length)
+        if compute is not None:
+            return active(weights, config, policy, compute, canvas, words, adaptive, prefix, length)
         stock = generate(weights, config, policy, canvas, words, adaptive, prefix, length)
         return stock, jnp.int32(canvas.shape[0])
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.noise import key_from_seed
@@ -52,12 +52,14 @@ class Reference:
     Args:
         weights: tree of `weights.load`, in float32 or bfloat16.
         config, policy: shape and sampler; `policy.steps` is T.
-        work: what a canvas leaves out (see `active.py`); None is the stock loop.
+        compute: what a canvas leaves out (see `active.py`); None is the stock loop.
     """
 
-    def __init__(self, weights: Weights, config: ModelConfig, policy: SamplerConfig, *, work: Work | None = None) -> None:
-        self.weights, self.config, self.policy, self.work = weights, config, policy, work
-        self._generate = jitted(config, policy, work)
+    def __init__(
+        self, weights: Weights, config: ModelConfig, policy: SamplerConfig, *, compute: ComputePolicy | None = None
+    ) -> None:
+        self.weights, self.config, self.policy, self.compute = weights, config, policy, compute
+        self._generate = jitted(config, policy, compute)
         self._check = jax.jit(partial(denoiser.check, config=config))
         self._encode = jax.jit(partial(_extend, config=config), donate_argnums=2)
 
@@ -126,7 +128,7 @@ class Reference:
         canvases = -(-max_new_tokens // n)
         prefix = self.empty(max(slots, -(-(len(prompt_ids) + canvases * n + max(n, CHUNK)) // BUCKET) * BUCKET))
         pending, length, index, committed = list(prompt_ids), 0, 0, list[int]()
-        stops, speculate = set(config.eos_token_ids), self.work is not None and self.work.speculate
+        stops, speculate = set(config.eos_token_ids), self.compute is not None and self.compute.speculate
         while len(committed) < max_new_tokens and stops.isdisjoint(committed):
             prefix = self.extend(prefix, length, pending)
             length += len(pending)

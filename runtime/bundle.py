@@ -9,7 +9,7 @@ from pathlib import Path
 from dgemma.core.errors import BundleError
 from dgemma.core.manifest import MANIFEST, GraphSpec, Manifest, inner_path, read_manifest
 from dgemma.core.shipped import bundle_path
-from dgemma.runtime.verified import Verifier
+from dgemma.runtime.hash_records import Verifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Bundle:
         """Read the manifest and check version, digest, sizes and hashes; raises BundleError.
 
         Args:
-            by_record: do not hash large files that were hashed before on this machine and did not change (`verified.py`).
+            by_record: do not hash large files that were hashed before on this machine and did not change (`hash_records.py`).
         """
         folder, verifier = bundle_path(path), Verifier(by_record=by_record)
         manifest, digest = read_manifest(folder, holds=verifier)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dgemma.core.active import ActiveSet, AdaptiveStop, Work
+from dgemma.core.compute_policy import ActiveSet, AdaptiveStop, ComputePolicy
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import token_from_word
 from dgemma.runtime import finite
@@ -21,7 +21,7 @@ from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
 
 
-class Step(NamedTuple):
+class DenoisingStep(NamedTuple):
     """One denoising step as the engine returned it; arrays are [N]. `rows`: positions that went through the stack, `width`:
     positions that the canvas has so far."""
 
@@ -52,7 +52,7 @@ class Loops:
         initial, words = canvas_noise(seed, canvas, self._t, self._n)
         return token_from_word(initial, self._vocab)[None], words.astype(np.int64)
 
-    def host(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[Step]:
+    def host(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
         """One `denoise` call per step; the adaptive stop is decided here."""
         canvas, words = self.noise(seed, canvas_index)
         feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft}
@@ -62,7 +62,8 @@ class Loops:
             out = finite.run(self._engine, "denoise", feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
             canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
-            yield Step(self._n, self._n, self._t - i, temperature[0], before, argmax, entropy, out["accepted"][0], canvas[0])
+            accepted, left = out["accepted"][0], self._t - i
+            yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, canvas[0])
             if stop(argmax, entropy) and adaptive:
                 return
 
@@ -73,10 +74,10 @@ class Loops:
         finite.run(self._engine, "denoise", {**feeds, "words": words[0], "temperature": self._temperatures[0]}, place)
 
     def active(
-        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, work: Work, first: int | None = None
-    ) -> Iterator[Step]:
-        """One `denoise_active` call per step, of the positions that `core.active` lets run; the keys and values of the others
-        stay as their last pass left them, in the slots behind the prefix.
+        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, compute: ComputePolicy, first: int | None = None
+    ) -> Iterator[DenoisingStep]:
+        """One `denoise_active` call per step, of the positions that `core.compute_policy` lets run; the keys and values of the
+        others stay as their last forward left them, in the slots behind the prefix.
 
         Positions that did not run are told of with what their last step gave, and zeros where there was none.
 
@@ -87,7 +88,7 @@ class Loops:
         if first is not None:
             canvas[0, 0] = first
         soft = self._no_soft.copy()
-        state = ActiveSet(n, work, self._sampler, self._stops)
+        state = ActiveSet(n, compute, self._sampler, self._stops)
         feeds = {**prefix.feeds("denoise_active", n), "prefix_length": np.array([prefix.encoded], np.int64)}
         for i, temperature in enumerate(self._temperatures):
             rows, before = state.begin(), canvas[0].copy()
@@ -100,11 +101,12 @@ class Loops:
             canvas[0, state.settled] = state.argmax[state.settled]
             argmax, entropy, accepted = state.argmax.copy(), state.entropy.copy(), state.accepted.copy()
             left = self._t - i
-            yield Step(len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, canvas[0].copy())
+            after = canvas[0].copy()
+            yield DenoisingStep(len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, after)
             if done and adaptive:
                 return
 
-    def graph(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[Step]:
+    def graph(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
         """One `generate` call per canvas; its steps are yielded after it has returned."""
         canvas, words = self.noise(seed, canvas_index)
         scalars = {"prefix_length": np.array([length], np.int64), "adaptive": np.array([adaptive], np.bool_)}
@@ -117,5 +119,6 @@ class Loops:
         for i in range(steps):
             finite.check(self._engine, out["entropies"][i], f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, accepted, after = (out[name][i] for name in ("argmaxes", "entropies", "accepts", "canvases"))
-            yield Step(self._n, self._n, self._t - i, self._temperatures[i][0], before, argmax, entropy, accepted, after)
+            temperature, left = self._temperatures[i][0], self._t - i
+            yield DenoisingStep(self._n, self._n, left, temperature, before, argmax, entropy, accepted, after)
             before = after

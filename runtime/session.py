@@ -17,7 +17,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import PromptTooLong, SessionBusy, TokenizerError, UsageError
 from dgemma.core.noise import key_from_seed
 from dgemma.core.plural import counted
@@ -26,7 +26,7 @@ from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
-from dgemma.runtime.loops import Loops, Step
+from dgemma.runtime.loops import DenoisingStep, Loops
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress
 from dgemma.runtime.result import Result, StepEvent, StopReason, Timings
@@ -121,7 +121,7 @@ class Session:
             canvas: positions of a canvas's first step; it grows until a stop token is seen. auto: a sixteenth.
             repair: with settle or canvas, run all positions once more before a canvas is committed.
             speculate: take canvases for drafts, and keep what the causal encoder of the same weights would have said, which it
-                checks in one pass: the text is that of greedy autoregressive decoding. See `core.active.Work` for all four.
+                checks in one pass: the text is that of greedy autoregressive decoding. `ComputePolicy` has more on all four.
             trace: record every step in `Result.trajectory`.
             continue_: go on from the prefix of earlier generations instead of an empty one.
         Raises:
@@ -132,10 +132,10 @@ class Session:
         if not _is_int(seed):
             raise UsageError(f"seed {seed!r} must be an integer")
         key_from_seed(int(seed))
-        work = Work.of(settle=settle, canvas=canvas, repair=repair, speculate=speculate)
-        if work is not None:
-            self._check_work(work, loop)
-        graph = LOOPS[loop] if work is None else ACTIVE
+        compute = ComputePolicy.of(settle=settle, canvas=canvas, repair=repair, speculate=speculate)
+        if compute is not None:
+            self._check_compute(compute, loop)
+        graph = LOOPS[loop] if compute is None else ACTIVE
         with self._exclusive():
             started, native = time.perf_counter(), self._engine.seconds
             run = self._start(prompt, max_new_tokens, raw, continue_, self.manifest.canvas_length)
@@ -144,10 +144,10 @@ class Session:
             recorder = TrajectoryRecorder(self.manifest.canvas_length) if trace else None
             prompt_ids = list(self._prefix.ids)
 
-            def steps(index: int, first: int | None) -> Iterator[Step]:
+            def steps(index: int, first: int | None) -> Iterator[DenoisingStep]:
                 prefix = self._prefix
-                if work is not None:
-                    return self._loops.active(prefix, int(seed), index, adaptive, work, first)
+                if compute is not None:
+                    return self._loops.active(prefix, int(seed), index, adaptive, compute, first)
                 denoise = self._loops.host if loop == "host" else self._loops.graph
                 return denoise(prefix.feeds(graph), prefix.encoded, int(seed), index, adaptive)
 
@@ -210,12 +210,12 @@ class Session:
         finally:
             self._busy.release()
 
-    def _check_work(self, work: Work, loop: str) -> None:
+    def _check_compute(self, compute: ComputePolicy, loop: str) -> None:
         if loop != "host":
             raise UsageError("settle, canvas and speculate need loop host: the fused graph runs every position in every step")
-        if isinstance(work.start, int) and work.start > self.manifest.canvas_length:
-            raise UsageError(f"canvas {work.start} must be auto, or at most the exported {self.manifest.canvas_length}")
-        for graph in (ACTIVE, CHECK)[: 1 + work.speculate]:
+        if isinstance(compute.start, int) and compute.start > self.manifest.canvas_length:
+            raise UsageError(f"canvas {compute.start} must be auto, or at most the exported {self.manifest.canvas_length}")
+        for graph in (ACTIVE, CHECK)[: 1 + compute.speculate]:
             if graph not in self.manifest.graphs[self._engine.name]:
                 options = "settle, canvas and speculate"
                 raise UsageError(f"{self.bundle.path}: was exported without {graph!r}; export it again, or leave {options} out")
@@ -260,7 +260,7 @@ class Session:
         return [int(i) for i in ids]
 
     def _denoise_all(
-        self, run: Progress, denoise: Callable[[int, int | None], Iterator[Step]], recorder: TrajectoryRecorder | None,
+        self, run: Progress, denoise: Callable[[int, int | None], Iterator[DenoisingStep]], recorder: TrajectoryRecorder | None,
         on_step: Callable[[StepEvent], None] | None, speculate: bool,
     ) -> StopReason:  # fmt: skip
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
@@ -312,7 +312,7 @@ class Session:
             self._prefix.truncate(before + same)
 
     def _watch(
-        self, steps: Iterator[Step], run: Progress, index: int, recorder: TrajectoryRecorder | None,
+        self, steps: Iterator[DenoisingStep], run: Progress, index: int, recorder: TrajectoryRecorder | None,
         on_step: Callable[[StepEvent], None] | None,
     ) -> list[int] | None:  # fmt: skip
         """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""

@@ -23,7 +23,7 @@ from dgemma.benchmarks.bench import memory
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import read_manifest
-from dgemma.runtime import cache, verified
+from dgemma.runtime import cache, hash_records
 from dgemma.runtime.memory import prefix_bytes
 
 COLD = "every file hashed, none of them in the page cache; Python and the engine's library may be"
@@ -125,7 +125,7 @@ def load_times(bundle: Path, engine: str, threads: int, prefix: int, repeats: in
     manifest, digest = read_manifest(bundle, check_files=False)
     cold, kept = None, bool(cache.held(digest))
     if evict(bundle):
-        verified.forget(bundle / name for name in manifest.files)
+        hash_records.forget(bundle / name for name in manifest.files)
         first = _child(bundle, engine, threads, prefix, 1)
         cold = {**first["times"], "read_bytes": first["memory"]["read_bytes"], "hashed_bytes": first["hashed_bytes"]}
     packed = PACKED.get((kept, bool(cache.held(digest))), "lost")

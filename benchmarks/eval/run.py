@@ -17,7 +17,7 @@ from dgemma.benchmarks.eval.formats import TaskFile, read_task_file
 from dgemma.benchmarks.eval.items import Item, compose, examples_for
 from dgemma.benchmarks.eval.journal import Journal, Key, side_file
 from dgemma.core import machine
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import BundleError, PromptTooLong, UsageError
 from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.progress import progress
@@ -47,7 +47,7 @@ class Request:
         tasks, shots: files of questions, and files whose first `num_shots` of a question's task are its solved examples.
         limit: at most so many questions of each task.
         seed: of all noise, the same for every question.
-        work: what canvases leave out, where not the stock loop.
+        compute: what canvases leave out, where not the stock loop.
         out, resume: where the result goes; the answers are kept beside it, and `resume` goes on from them.
     """
 
@@ -61,7 +61,7 @@ class Request:
     num_shots: int = 5
     max_new_tokens: int = MAX_NEW_TOKENS
     decoder: str = "diffusion"
-    work: Work | None = None
+    compute: ComputePolicy | None = None
     out: Path | None = None
     resume: bool = False
 
@@ -91,11 +91,11 @@ class Question:
 
 
 def answer(
-    session: Decoder, question: Question, decoder: str, *, seed: int, max_new_tokens: int, work: Work | None = None
+    session: Decoder, question: Question, decoder: str, *, seed: int, max_new_tokens: int, compute: ComputePolicy | None = None
 ) -> Row:
     """Have a question answered by `diffusion` or `autoregressive`, and judge the answer."""
     if decoder == "diffusion":
-        options = {} if work is None else work.arguments()
+        options = {} if compute is None else compute.arguments()
         result = session.generate(question.prompt, max_new_tokens=max_new_tokens, seed=seed, **options)
     else:
         result = session.decode_greedy(question.prompt, max_new_tokens=max_new_tokens)
@@ -110,13 +110,13 @@ def answer(
 
 def answers(
     session: Decoder, questions: Iterable[Question], decoders: Sequence[str], *, seed: int, max_new_tokens: int,
-    work: Work | None = None, known: Callable[[Key], bool] = lambda _: False,
+    compute: ComputePolicy | None = None, known: Callable[[Key], bool] = lambda _: False,
 ) -> Iterator[Row]:  # fmt: skip
     """Answers of each question by each decoder in turn, those that are known left out."""
     for question in questions:
         for decoder in decoders:
             if not known((question.file, question.index, decoder)):
-                yield answer(session, question, decoder, seed=seed, max_new_tokens=max_new_tokens, work=work)
+                yield answer(session, question, decoder, seed=seed, max_new_tokens=max_new_tokens, compute=compute)
 
 
 def questions_of(files: Sequence[TaskFile], shots: Sequence[TaskFile], num_shots: int, limit: int | None) -> list[Question]:
@@ -189,7 +189,7 @@ def evaluate_bundle(request: Request, say: Callable[[str], None]) -> dict[str, A
     with Session.load(request.bundle, engine=request.engine, threads=request.threads) as session:
         check_lengths(session, questions, files)
         settings = _settings(request, session, files, shots, questions)
-        options: dict[str, Any] = {"seed": request.seed, "max_new_tokens": request.max_new_tokens, "work": request.work}
+        options: dict[str, Any] = {"seed": request.seed, "max_new_tokens": request.max_new_tokens, "compute": request.compute}
         wanted = [(q.file, q.index, decoder) for q in questions for decoder in decoders]
         kept = nullcontext() if request.out is None else Journal(
             side_file(request.out), settings, wanted, resume=request.resume
@@ -228,7 +228,7 @@ def _settings(
         "seed": request.seed,
         "max_new_tokens": request.max_new_tokens,
         "decoder": request.decoder,
-        "work": None if request.work is None else asdict(request.work),
+        "work": None if request.compute is None else asdict(request.compute),
         "engine": f"{session.engine} {session.engine_version}",
         "threads": request.threads,
         "prompts": hashlib.sha256(asked.encode()).hexdigest(),

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from dgemma.benchmarks.bench.ceilings import Ceilings
 from dgemma.benchmarks.bench.costs import Cost
 from dgemma.core.errors import UsageError
-from dgemma.core.kinds import UnknownKey, WrongKind, read_as
+from dgemma.core.schema import UnknownKey, WrongKind, read_as
 
 DEVICES = Path(__file__).parents[1] / "devices"
 SOURCED = ("products", "bytes_per_s", "memory_bytes", "kernels")

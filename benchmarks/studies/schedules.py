@@ -1,7 +1,7 @@
 """How many positions ran in each step of canvases that a bundle really denoised, and the same schedule over more steps.
 
-A trajectory does not say which positions ran, but what each step gave does: the rule that chose them (`core.active`) is run
-once more over it. N canvas, M steps as recorded, K steps as wanted.
+A trajectory does not say which positions ran, but what each step gave does: the rule that chose them (`core.compute_policy`)
+is run once more over it. N canvas, M steps as recorded, K steps as wanted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dgemma.benchmarks.eval.items import Item
-from dgemma.core.active import ActiveSet, Work
+from dgemma.core.compute_policy import ActiveSet, ComputePolicy
 from dgemma.core.progress import progress
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
@@ -41,14 +41,14 @@ class Schedule:
 
 
 def replay(
-    trajectory: Trajectory, index: int, work: Work | None, sampler: SamplerConfig, stops: Collection[int]
+    trajectory: Trajectory, index: int, compute: ComputePolicy | None, sampler: SamplerConfig, stops: Collection[int]
 ) -> tuple[list[int], list[int]]:
     """Positions that ran in each step of canvas `index`, and what was committed of it, as far as it had grown."""
     steps = np.flatnonzero(trajectory.canvas_index == index)
     n = trajectory.argmax.shape[1]
-    if work is None:
+    if compute is None:
         return [n] * len(steps), trajectory.argmax[steps[-1]].tolist()
-    state, ran = ActiveSet(n, work, sampler, stops), list[int]()
+    state, ran = ActiveSet(n, compute, sampler, stops), list[int]()
     for step in steps:
         rows = state.begin()
         ran.append(len(rows))
@@ -69,8 +69,8 @@ def record(
             assert result.trajectory is not None
             right = result.text.strip() == item.answer.strip()
             for index in range(result.canvases):
-                work, stops = Work.of(**given), manifest.model.eos_token_ids
-                ran, canvas = replay(result.trajectory, index, work, manifest.sampler, stops)
+                compute, stops = ComputePolicy.of(**given), manifest.model.eos_token_ids
+                ran, canvas = replay(result.trajectory, index, compute, manifest.sampler, stops)
                 if len(session.visible(canvas)) >= FILLED * n:
                     shares = tuple(rows / n for rows in ran)
                     found[name].append(Schedule(prompt=number, index=index, shares=shares, right=right))

@@ -18,7 +18,7 @@ from typing import Any
 import sentencepiece as spm
 import torch
 
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.progress import progress
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model import checkpoint
@@ -43,7 +43,7 @@ class Cooling(SamplerConfig):
 
 
 SHIPPED = replace(BASE, confidence_threshold=0.1)
-POLICIES: dict[str, tuple[SamplerConfig, Work | None]] = {
+POLICIES: dict[str, tuple[SamplerConfig, ComputePolicy | None]] = {
     **{f"T={t}": (replace(BASE, steps=t), None) for t in (4, 8, 16)},
     **{f"T=16 bound={b}": (replace(BASE, entropy_bound=b), None) for b in (0.03, 0.3, 1.0)},
     **{f"T=16 confidence={c}": (replace(BASE, confidence_threshold=c), None) for c in (0.02, 0.05, 0.1, 0.2, 0.5)},
@@ -52,11 +52,13 @@ POLICIES: dict[str, tuple[SamplerConfig, Work | None]] = {
        for c in (0.005, 0.02, 0.1)},
     **{f"T=16 confidence=0.1 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), None)
        for k in (1, 2, 4, 8)},
-    **{f"T={t} settle={s}": (replace(SHIPPED, steps=t), Work(settle=s)) for t in (4, 8, 16) for s in (0.003, 0.01, 0.03)},
-    **{f"T=16 settle=0.01 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), Work(settle=0.01))
+    **{f"T={t} settle={s}": (replace(SHIPPED, steps=t), ComputePolicy(settle=s))
+       for t in (4, 8, 16) for s in (0.003, 0.01, 0.03)},
+    **{f"T=16 settle=0.01 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), ComputePolicy(settle=0.01))
        for k in (1, 2, 4)},
-    **{f"T=16 settle={s} start={n}": (SHIPPED, Work(settle=s, start=n)) for s in (0.003, 0.01, 0.03) for n in (4, 8, 16, 32)},
-    **{f"T=16 draft settle={s} start={n}": (SHIPPED, Work(settle=s, start=n, speculate=True))
+    **{f"T=16 settle={s} start={n}": (SHIPPED, ComputePolicy(settle=s, start=n))
+       for s in (0.003, 0.01, 0.03) for n in (4, 8, 16, 32)},
+    **{f"T=16 draft settle={s} start={n}": (SHIPPED, ComputePolicy(settle=s, start=n, speculate=True))
        for s in (0.03, 0.1, 0.3, 1.0) for n in (8, 64)},
 }  # fmt: skip
 
@@ -66,18 +68,18 @@ def prompt_ids(sp: Any, prompt: str) -> list[int]:
     return [2, *sp.encode(user_turn(prompt))]
 
 
-def measure(model: Denoiser, sp: Any, policy: SamplerConfig, work: Work | None, per_task: int) -> dict[str, Any]:
+def measure(model: Denoiser, sp: Any, policy: SamplerConfig, compute: ComputePolicy | None, per_task: int) -> dict[str, Any]:
     """Pooled and per-task exact match, mean steps, and passes per token: of denoising, and of checking drafts."""
     right: dict[str, int] = dict.fromkeys(tasks.TASKS, 0)
     steps = canvases = passes = tokens = 0
     examples = tasks.held_out(per_task, SEED)
     for i, example in enumerate(examples):
-        done = generate(model, policy, prompt_ids(sp, example.prompt), seed=i, max_new_tokens=256, work=work)
+        done = generate(model, policy, prompt_ids(sp, example.prompt), seed=i, max_new_tokens=256, compute=compute)
         right[example.task] += sp.decode(list(done.tokens)) == example.answer
         steps, canvases = steps + done.steps, canvases + done.canvases
         passes, tokens = passes + done.passes, tokens + len(done.tokens)
     return {
-        "policy": asdict(policy), "work": None if work is None else asdict(work), "prompts": len(examples),
+        "policy": asdict(policy), "work": None if compute is None else asdict(compute), "prompts": len(examples),
         "exact": round(sum(right.values()) / len(examples), 4), "steps_per_canvas": round(steps / canvases, 3),
         "passes_per_token": round(passes / tokens, 3), "exact_by_task": {t: round(n / per_task, 3) for t, n in right.items()},
     }  # fmt: skip
@@ -93,8 +95,8 @@ def main() -> None:
     model = checkpoint.load(options.checkpoint).model
     sp: Any = spm.SentencePieceProcessor(model_file=str(options.checkpoint / "tokenizer.model"))
     results = {}
-    for name, (policy, work) in progress(list(POLICIES.items()), "policies"):
-        one = results[name] = measure(model, sp, policy, work, options.per_task)
+    for name, (policy, compute) in progress(list(POLICIES.items()), "policies"):
+        one = results[name] = measure(model, sp, policy, compute, options.per_task)
         found = f"steps {one['steps_per_canvas']:.2f}  passes/token {one['passes_per_token']:.2f}"
         print(f"{name:36} exact {one['exact']:.3f}  {found}", file=sys.stderr)
     options.out.write_text(json.dumps({"seed": SEED, "per_task": options.per_task, "results": results}, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: one inference session per graph file, with weights from the external file beside it.
 
 Where those are large, packed weights are kept on this machine and mapped (`packed.py`); DGEMMA_CACHE=off keeps nothing.
-Integer products are exact on every processor (`exact.py`).
+Integer products are exact on every processor (`exact_products.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dgemma.core.errors import EngineError
 from dgemma.core.manifest import GraphSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import exact, release
+from dgemma.runtime.engines import exact_products, release
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.engines.packed import Packed, save_session
 from dgemma.runtime.engines.sessions import open_session, session_options
@@ -31,7 +31,7 @@ def kept(bundle: Bundle, version: str) -> dict[str, Packed]:
     known = bundle.manifest.files.get(_WEIGHTS)
     if not cache.enabled() or known is None or known.size < CACHE_FROM or release(version) < CACHE_SINCE:
         return {}
-    kind = "onnx-unsigned" if exact.saturates() else "onnx"  # not what was kept before products were exact
+    kind = "onnx-unsigned" if exact_products.saturates() else "onnx"  # not what was kept before products were exact
     folder, found = cache.entry(bundle.digest, kind, version), dict[str, Packed]()
     for file in dict.fromkeys(spec.file for spec in bundle.manifest.graphs["onnx"].values()):
         first = next(iter(found.values())).place if found else None

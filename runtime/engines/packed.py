@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.runtime import cache
-from dgemma.runtime.engines.external import Weight, moved, weights
+from dgemma.runtime.engines.external_data import Weight, moved, weights
 from dgemma.runtime.engines.sessions import open_as_it_is, open_session
 from dgemma.runtime.signals import raised_in_handler
 

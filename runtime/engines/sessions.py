@@ -1,6 +1,6 @@
 """The one place that opens ONNX Runtime sessions: on the CPU, with exact integer products on every processor.
 
-A bare `InferenceSession` would saturate products on x86 without VNNI (`exact.py`), so nothing else opens one.
+A bare `InferenceSession` would saturate products on x86 without VNNI (`exact_products.py`), so nothing else opens one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def open_session(model: Path | bytes, options: Any = None) -> Any:
 
     Raises what onnxruntime raises.
     """
-    from dgemma.runtime.engines import exact
+    from dgemma.runtime.engines import exact_products
 
     options = session_options() if options is None else options
-    return open_as_it_is(exact.source(model, options) if isinstance(model, Path) else exact.model(model), options)
+    exact = exact_products.source(model, options) if isinstance(model, Path) else exact_products.model(model)
+    return open_as_it_is(exact, options)
 
 
 def open_as_it_is(model: str | bytes, options: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import EngineError
 from dgemma.export import graphs
 from dgemma.model import checkpoint
@@ -156,18 +156,19 @@ def test_the_reference_gives_what_eager_gives(model: Denoiser) -> None:
         np.testing.assert_allclose(np.asarray(kept["full"][0][0]), new[-1][0][0].numpy(), atol=TOLERANCE)
 
 
-WORKS = {
-    "settle": Work(settle=SETTLE), "repair": Work(settle=SETTLE, repair=True), "narrow": Work(settle=SETTLE, start=2),
-    "grows at once": Work(settle=1e-30, start=N // 2), "draft": Work(settle=SETTLE, start=4, speculate=True),
+POLICIES = {
+    "settle": ComputePolicy(settle=SETTLE), "repair": ComputePolicy(settle=SETTLE, repair=True),
+    "narrow": ComputePolicy(settle=SETTLE, start=2),
+    "grows at once": ComputePolicy(settle=1e-30, start=N // 2), "draft": ComputePolicy(settle=SETTLE, start=4, speculate=True),
 }  # fmt: skip
 SAME = ("canvas_index", "step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens")
-works = pytest.mark.parametrize("name", WORKS)
+works = pytest.mark.parametrize("name", POLICIES)
 both_stops = pytest.mark.parametrize("adaptive", [True, False])
 
 
-def eager(model: Denoiser, seed: int, adaptive: bool, work: Work) -> tuple[list[int], Generation]:
+def eager(model: Denoiser, seed: int, adaptive: bool, compute: ComputePolicy) -> tuple[list[int], Generation]:
     ids = micro.prompt(5 + 9 * seed)
-    return ids, generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, work=work)
+    return ids, generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, compute=compute)
 
 
 @works
@@ -175,9 +176,9 @@ def eager(model: Denoiser, seed: int, adaptive: bool, work: Work) -> tuple[list[
 def test_the_reference_leaves_out_what_eager_does(model: Denoiser, adaptive: bool, name: str) -> None:
     """A program of one shape, in which what does not run is computed and not seen, makes the same trajectories."""
     weights = jax_weights.load(micro_bundle.checkpoint(), model.config)
-    reference = Reference(weights, model.config, micro.POLICY, work=WORKS[name])
+    reference = Reference(weights, model.config, micro.POLICY, compute=POLICIES[name])
     for seed in range(3):
-        ids, wanted = eager(model, seed, adaptive, WORKS[name])
+        ids, wanted = eager(model, seed, adaptive, POLICIES[name])
         found = reference.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive)
         assert (found.canvases, found.stop_reason) == (wanted.canvases, wanted.stop_reason)
         for field in SAME:
@@ -189,12 +190,12 @@ def test_the_reference_leaves_out_what_eager_does(model: Denoiser, adaptive: boo
 @works
 @both_stops
 def test_sessions_leave_out_what_eager_does(engine_name: str, adaptive: bool, name: str, model: Denoiser) -> None:
-    work = WORKS[name]
+    compute = POLICIES[name]
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
         for seed in range(3):
-            ids, wanted = eager(model, seed, adaptive, work)
+            ids, wanted = eager(model, seed, adaptive, compute)
             plain = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True)
-            result = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True, **work.arguments())
+            result = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True, **compute.arguments())
             assert result.trajectory is not None and plain.trajectory is not None
             for field in SAME:
                 np.testing.assert_array_equal(

@@ -1,7 +1,7 @@
 """An example reader of the `work_runs` of trajectories.json: which positions run, and what follows from it, in sets and lists.
 
-It is written apart from `dgemma.core.active`, and takes nothing from the package but the noise. What the causal encoder says
-of a draft is not recorded; it wrote `tokens`, so drafts are held to them.
+It is written apart from `dgemma.core.compute_policy`, and takes nothing from the package but the noise. What the causal encoder
+says of a draft is not recorded; it wrote `tokens`, so drafts are held to them.
 """
 
 from __future__ import annotations

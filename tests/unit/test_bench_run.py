@@ -14,7 +14,7 @@ from fake_bundle import CONTEXT, STEPS, FakeEngine, N, write_bundle
 
 from dgemma.benchmarks.bench import ceilings, compare, fresh, pairs, run
 from dgemma.cli import dispatch
-from dgemma.runtime import engines, memory, verified
+from dgemma.runtime import engines, hash_records, memory
 from dgemma.runtime.bundle import Bundle
 
 QUICK = ["--repeats", "2", "--threads", "1", "--engine", "onnx"]
@@ -101,8 +101,8 @@ def test_a_cold_load_hashes_every_file_and_a_warm_one_goes_by_the_record(
     toy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(verified, "RECORD_FROM", 1)
-    monkeypatch.setattr(verified, "SETTLED_NS", -(10**18))  # its files were just written
+    monkeypatch.setattr(hash_records, "RECORD_FROM", 1)
+    monkeypatch.setattr(hash_records, "SETTLED_NS", -(10**18))  # its files were just written
     monkeypatch.setattr(fresh, "evict", lambda _: True)
     for _ in range(2):  # also when there is a record from before
         load, _ = fresh.load_times(toy, "onnx", 1, 32, 2)

@@ -25,7 +25,7 @@ from dgemma.export.quiet import quiet
 from dgemma.quantize.recipes import find
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import exact, external, packed
+from dgemma.runtime.engines import exact_products, external_data, packed
 from dgemma.runtime.engines import onnx as engine_module
 from dgemma.runtime.engines.onnx import OnnxEngine
 
@@ -106,7 +106,7 @@ def test_one_bit_of_a_packed_copy_that_samples_miss_is_seen_by_the_engine(bundle
     """It packs again and compares."""
     plain = answers(bundle)
     place = entries(bundle)["shared"]
-    weight = next(w for w in external.weights((place / packed.MODEL).read_bytes()) if w.keys)
+    weight = next(w for w in external_data.weights((place / packed.MODEL).read_bytes()) if w.keys)
     _flip(place / packed.WEIGHTS, weight.regions[1][0])
     cache.seal(place)
     with pytest.warns(DgemmaWarning, match="was refused"):
@@ -119,7 +119,7 @@ def test_two_graphs_store_what_they_share_once(bundle: Path) -> None:
     answers(bundle)
     places = entries(bundle)
     sizes = {name: (place / packed.WEIGHTS).stat().st_size for name, place in places.items()}
-    pointed = [w for w in external.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
+    pointed = [w for w in external_data.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
     assert pointed and all(w.file == "shared/weights.bin" for w in pointed), "every packed weight is the other graph's"
     assert sizes["generate"] < sizes["shared"] / 4
 
@@ -131,16 +131,16 @@ def test_unsigned_weights_are_kept_apart_and_give_the_same_bits(
     """What a processor does whose products of signed bytes saturate."""
     path = bundle if recipe == "w8" else four_bits
     plain = answers(path)
-    monkeypatch.setattr(exact, "saturates", lambda: False)
+    monkeypatch.setattr(exact_products, "saturates", lambda: False)
     signed = entries(path)["shared"]
-    monkeypatch.setattr(exact, "saturates", lambda: True)
+    monkeypatch.setattr(exact_products, "saturates", lambda: True)
     assert answers(path) == plain, "a session that packed and saved"
     places = entries(path)
     assert answers(path) == plain, "a session that mapped what was saved"
     assert places["shared"].parent != signed.parent
     saved = onnx.load(str(places["shared"] / packed.MODEL), load_external_data=False)
     assert {t.data_type for t in saved.graph.initializer if t.name.startswith("unsigned/")} == {TensorProto.UINT8}
-    pointed = [w for w in external.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
+    pointed = [w for w in external_data.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
     assert pointed and all(w.file == "shared/weights.bin" for w in pointed), "two graphs store what they share once"
 
 
@@ -338,22 +338,22 @@ def test_external_data_moves_and_all_else_stays() -> None:
     kept = helper.make_tensor("b", TensorProto.FLOAT, [2], [1.0, 2.0])
     outside = _outside("a", 100, 5, prepacked_0="Kernel+12|10;20;0|40;50;0")
     model = helper.make_model(helper.make_graph([body], "g", [], [], [outside, kept]))
-    found = external.weights(model.SerializeToString())
+    found = external_data.weights(model.SerializeToString())
     assert {(w.name, w.regions, w.keys) for w in found} == {
         ("c", ((300, 7),), ()), ("a", ((100, 5), (10, 20), (40, 50)), ("Kernel+12",)),
     }  # fmt: skip
     far = 1 << 40
-    bytes_ = external.moved(model.SerializeToString(), lambda w: ("new", [at + far for at, _ in w.regions]))
+    bytes_ = external_data.moved(model.SerializeToString(), lambda w: ("new", [at + far for at, _ in w.regions]))
     moved = onnx.ModelProto.FromString(bytes_)
     data = {e.key: e.value for e in moved.graph.initializer[0].external_data}
     assert data == {
         "location": "new", "offset": str(far + 100), "length": "5",
         "prepacked_0": f"Kernel+12|{far + 10};20;0|{far + 40};50;0",
     }  # fmt: skip
-    back = external.moved(bytes_, lambda w: ("old", [at - far for at, _ in w.regions]))
+    back = external_data.moved(bytes_, lambda w: ("old", [at - far for at, _ in w.regions]))
     assert onnx.ModelProto.FromString(back) == model
     with pytest.raises(ValueError, match="not a model"):
-        external.weights(b"\x3a\xff\x01 nonsense")
+        external_data.weights(b"\x3a\xff\x01 nonsense")
 
 
 def _outside(name: str, offset: int, length: int, **more: str) -> onnx.TensorProto:

@@ -18,7 +18,7 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.studies import projection, tables, widths
 from dgemma.benchmarks.studies.projection import OWN, STOCK, YARDSTICK, Costs, needed, project
 from dgemma.benchmarks.studies.schedules import Schedule, replay, stretch
-from dgemma.core.active import Work
+from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import UsageError
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
@@ -151,12 +151,12 @@ def test_a_replay_finds_the_rows_that_ran(session: Session, options: dict[str, A
     result = session.generate([2, 4, 100, 5, 6], trace=True, **options)
     assert result.trajectory is not None and result.canvases == 3
     sampler, stops = session.manifest.sampler, session.manifest.model.eos_token_ids
-    found = [replay(result.trajectory, i, Work.of(**options), sampler, stops) for i in range(3)]
+    found = [replay(result.trajectory, i, ComputePolicy.of(**options), sampler, stops) for i in range(3)]
     assert [rows for rows, _ in found] == ran
     assert [session.visible(canvas) for _, canvas in found] == [ANSWER[:16], ANSWER[16:32], ANSWER[32:]]
     assert sum(map(sum, ran)) + 2 * N == result.passes  # two canvases were encoded
     if options.get("settle"):
-        other, _ = replay(result.trajectory, 0, Work.of(canvas=2), sampler, stops)
+        other, _ = replay(result.trajectory, 0, ComputePolicy.of(canvas=2), sampler, stops)
         assert other != ran[0]
 
 
@@ -304,6 +304,6 @@ def test_tiny_on_a_real_engine(tiny_bundle: Path, tmp_path: Path) -> None:
         result = session.generate("Spell: cat", settle=0.01, trace=True)
         assert result.trajectory is not None
         sampler, stops = session.manifest.sampler, session.manifest.model.eos_token_ids
-        work, canvases = Work.of(settle=0.01), range(result.canvases)
-        ran = [sum(replay(result.trajectory, i, work, sampler, stops)[0]) for i in canvases]
+        compute, canvases = ComputePolicy.of(settle=0.01), range(result.canvases)
+        ran = [sum(replay(result.trajectory, i, compute, sampler, stops)[0]) for i in canvases]
         assert sum(ran) + (result.canvases - 1) * session.manifest.canvas_length == result.passes

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dgemma.core.active import DRAFT_SETTLE, NARROWEST, SETTLE, Work
+from dgemma.core.compute_policy import DRAFT_SETTLE, NARROWEST, SETTLE, ComputePolicy
 from dgemma.model import checkpoint
 from dgemma.model.generate import Generation, generate
 from dgemma.model.tiny.sweep import prompt_ids
@@ -26,18 +26,19 @@ PROMPTS = [
     ("Invite each of Anna Ben Carla to the party in the garden on Monday at 5.", 2**63 + 4),
 ]
 WORK_PROMPTS = [PROMPTS[0], ("Write 98765 in words.", 6), PROMPTS[3]]
-WORKS = [
-    Work(settle=0.003), Work(settle=SETTLE, start="auto"), Work(settle=SETTLE, start="auto", repair=True),
-    Work(settle=DRAFT_SETTLE, start="auto", speculate=True),
+POLICIES = [
+    ComputePolicy(settle=0.003), ComputePolicy(settle=SETTLE, start="auto"),
+    ComputePolicy(settle=SETTLE, start="auto", repair=True), ComputePolicy(settle=DRAFT_SETTLE, start="auto", speculate=True),
 ]  # fmt: skip
 MAX_NEW_TOKENS = 192
 
 
-def entry(done: Generation, work: Work | None) -> dict[str, Any]:
+def entry(done: Generation, compute: ComputePolicy | None) -> dict[str, Any]:
     """JSON values of one generation; float32 in as few digits as tell it apart."""
     t = done.trajectory
     return {
-        "work": work and work.arguments(), "stop_reason": done.stop_reason, "canvases": done.canvases, "passes": done.passes,
+        "work": compute and compute.arguments(), "stop_reason": done.stop_reason,
+        "canvases": done.canvases, "passes": done.passes,
         "tokens": t.tokens.tolist(), "canvas_index": t.canvas_index.tolist(), "step": t.step.tolist(),
         "temperature": [float(x) for x in t.temperature], "canvas_in": t.canvas_in.tolist(), "argmax": t.argmax.tolist(),
         "entropy": [[float(f"{x:.9g}") for x in row] for row in t.entropy], "accepted": t.accepted.astype(int).tolist(),
@@ -52,11 +53,11 @@ def main() -> None:
     loaded = checkpoint.load(ROOT / "checkpoints" / "tiny")
     sp = sentencepiece.SentencePieceProcessor(model_file=str(ROOT / "checkpoints" / "tiny" / "tokenizer.model"))
 
-    def run(text: str, seed: int, work: Work | None) -> dict[str, Any]:
+    def run(text: str, seed: int, compute: ComputePolicy | None) -> dict[str, Any]:
         ids = prompt_ids(sp, text)
-        done = generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=MAX_NEW_TOKENS, work=work)
+        done = generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=MAX_NEW_TOKENS, compute=compute)
         asked = {"prompt": text, "prompt_ids": ids, "seed": str(seed), "text": sp.decode(list(done.tokens))}
-        return asked | entry(done, work)
+        return asked | entry(done, compute)
 
     head = {
         "checkpoint": "checkpoints/tiny", "command": "python tests/vectors/make_trajectories.py", "torch": torch.__version__,
@@ -66,7 +67,7 @@ def main() -> None:
     }  # fmt: skip
     lists = {
         "runs": [run(text, seed, None) for text, seed in PROMPTS],
-        "work_runs": [run(text, seed, work) for text, seed in WORK_PROMPTS for work in WORKS],
+        "work_runs": [run(text, seed, compute) for text, seed in WORK_PROMPTS for compute in POLICIES],
     }
     lines = {name: ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) for name, runs in lists.items()}
     text = json.dumps(head, indent=1)[:-2] + "".join(f',\n "{name}": [\n{runs}\n]' for name, runs in lines.items()) + "}\n"

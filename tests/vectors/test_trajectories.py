@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from work_reader import Reader
 
-from dgemma.core.active import DRAFT_SETTLE, NARROWEST, SETTLE, Work
+from dgemma.core.compute_policy import DRAFT_SETTLE, NARROWEST, SETTLE, ComputePolicy
 from dgemma.core.noise import canvas_words, step_words, token_from_word
 from dgemma.runtime.session import Session
 
@@ -114,9 +114,10 @@ def test_one_changed_value_of_them_is_noticed(vectors: dict[str, Any], key: str)
         assert Reader(vectors, run).problem() is not None, run["work"]
 
 
-def both(vectors: dict[str, Any]) -> list[tuple[Run, Work | None]]:
+def both(vectors: dict[str, Any]) -> list[tuple[Run, ComputePolicy | None]]:
     """All runs, with what each leaves out."""
-    return [(run, Work.of(**run["work"]) if run["work"] else None) for run in [*vectors["runs"], *vectors["work_runs"]]]
+    runs = [*vectors["runs"], *vectors["work_runs"]]
+    return [(run, ComputePolicy.of(**run["work"]) if run["work"] else None) for run in runs]
 
 
 def check(found: Any, run: Run) -> None:
@@ -134,24 +135,24 @@ def test_eager_replays_them(vectors: dict[str, Any], tiny_checkpoint: Path) -> N
     from dgemma.model.generate import generate
 
     loaded, most = checkpoint.load(tiny_checkpoint), vectors["max_new_tokens"]
-    for run, work in both(vectors):
+    for run, compute in both(vectors):
         ids, seed = run["prompt_ids"], int(run["seed"])
-        check(generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=most, work=work), run)
+        check(generate(loaded.model, loaded.sampler, ids, seed=seed, max_new_tokens=most, compute=compute), run)
 
 
-def on_engine(session: Session, vectors: dict[str, Any], run: Run, work: Work | None) -> Any:
-    options = work.arguments() if work else {}
+def on_engine(session: Session, vectors: dict[str, Any], run: Run, compute: ComputePolicy | None) -> Any:
+    options = compute.arguments() if compute else {}
     most = vectors["max_new_tokens"]
     return session.generate(run["prompt_ids"], seed=int(run["seed"]), max_new_tokens=most, trace=True, **options)
 
 
 def test_onnx_replays_them(vectors: dict[str, Any], session: Session) -> None:
-    for run, work in both(vectors):
-        check(on_engine(session, vectors, run, work), run)
+    for run, compute in both(vectors):
+        check(on_engine(session, vectors, run, compute), run)
 
 
 def test_other_work_is_noticed(vectors: dict[str, Any], session: Session) -> None:
-    for run, work in both(vectors):
-        other = Work(settle=2.0) if work is None or work.settle < 1 else None
+    for run, compute in both(vectors):
+        other = ComputePolicy(settle=2.0) if compute is None or compute.settle < 1 else None
         with pytest.raises(AssertionError):
             check(on_engine(session, vectors, run, other), run)

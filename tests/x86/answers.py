@@ -13,7 +13,7 @@ import sys
 
 from dgemma import Session
 from dgemma.core import machine
-from dgemma.runtime.engines import exact
+from dgemma.runtime.engines import exact_products
 
 PROMPT, TOKENS = [5, 6, 7], 40
 
@@ -31,8 +31,8 @@ def answers(path: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    saturates = exact.saturates()
+    saturates = exact_products.saturates()
     if "--inexact" in sys.argv:
-        exact.saturates = lambda: False
+        exact_products.saturates = lambda: False
     int8 = machine.int8_path(machine.cpu_flags())[0]
     print(json.dumps({"saturates": saturates, "int8": int8, "answers": answers(sys.argv[1])}))

@@ -69,9 +69,9 @@ def test_the_processor_is_another_one_to_the_cache(hidden: dict[str, str]) -> No
 def test_threads_and_forks_lack_the_instructions_too(fork: str, hidden: dict[str, str]) -> None:
     thread = (
         "import os, sys, threading\n"
-        "from dgemma.runtime.engines import exact\n"
+        "from dgemma.runtime.engines import exact_products\n"
         f"{fork}\n"
-        "thread = threading.Thread(target=lambda: print(exact.saturates()))\n"
+        "thread = threading.Thread(target=lambda: print(exact_products.saturates()))\n"
         "thread.start(), thread.join()\n"
     )
     assert run(None, "-c", thread).stdout == "False\n"

@@ -51,12 +51,12 @@ def run(
     from dgemma.benchmarks import report
     from dgemma.benchmarks.eval.figures import show
     from dgemma.benchmarks.eval.run import Request, evaluate_bundle
-    from dgemma.core.active import Work
+    from dgemma.core.compute_policy import ComputePolicy
 
     request = Request(
         bundle=bundle, tasks=tuple(task), engine=engine, threads=threads, limit=limit, seed=seed, shots=tuple(shots or ()),
         num_shots=num_shots, max_new_tokens=max_new_tokens, decoder=decoder, out=out, resume=resume,
-        work=Work.of(settle=settle, canvas=canvas_start(canvas), repair=repair, speculate=speculate),
+        compute=ComputePolicy.of(settle=settle, canvas=canvas_start(canvas), repair=repair, speculate=speculate),
     )  # fmt: skip
     result = evaluate_bundle(request, lambda text: print(text, file=sys.stderr, flush=True))
     if out is not None:

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import BundleError, CheckpointError, UsageError
-from dgemma.core.kinds import UnknownKey, WrongKind, read_as
 from dgemma.core.sampler import SamplerConfig
+from dgemma.core.schema import UnknownKey, WrongKind, read_as
 
 FORMAT_VERSION = 2  # 2: the sampler has `soft`, without which a bundle's is exact
 MANIFEST = "manifest.json"

@@ -20,7 +20,7 @@ import org.jspecify.annotations.Nullable;
  * <p>On x86 without VNNI and AMX, its kernel for unsigned times signed bytes adds pairs of products in 16 bits, which
  * saturate ({@code vpmaddubsw}); the one for unsigned times unsigned bytes adds in 32, exact and slower. There, and only
  * there, a graph is opened with 128 added to its signed weights and to their zero points, which leaves sums as they are.
- * The Python runtime's {@code exact.py} does the same and says what is wrong with onnxruntime's own option for this. Field
+ * The Python runtime's {@code exact_products.py} does the same and says what is wrong with onnxruntime's own option for this. Field
  * numbers are those of onnx.proto.
  */
 final class ExactProducts {

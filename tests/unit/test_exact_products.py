@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dgemma.runtime.engines import exact
+from dgemma.runtime.engines import exact_products
 from dgemma.runtime.engines.sessions import open_as_it_is, session_options
 
 Array = npt.NDArray[Any]
@@ -98,27 +98,27 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def test_unsigned_weights_give_the_true_sums() -> None:
-    for name, found in results(exact.unsigned(model())).items():
+    for name, found in results(exact_products.unsigned(model())).items():
         assert np.array_equal(found, expected()[name]), name
 
 
 def test_signed_weights_do_where_products_do_not_saturate() -> None:
     """What `saturates` says is so: of a graph's products, not only of the one that it tries."""
     same = [np.array_equal(found, expected()[name]) for name, found in results(model()).items()]
-    assert not any(same) if exact.saturates() else all(same)
+    assert not any(same) if exact_products.saturates() else all(same)
 
 
 def test_every_product_is_changed_and_nothing_else() -> None:
-    before, after = onnx.load_from_string(model()), onnx.load_from_string(exact.unsigned(model()))
+    before, after = onnx.load_from_string(model()), onnx.load_from_string(exact_products.unsigned(model()))
     onnx.checker.check_model(after)
     made = {output: node for node in nodes(after.graph) for output in node.output}
-    products = [node for node in nodes(after.graph) if node.op_type.encode() in exact.PRODUCTS]
+    products = [node for node in nodes(after.graph) if node.op_type.encode() in exact_products.PRODUCTS]
     assert len(products) == 7
     for node in products:
         turned = made[node.input[1]]
         assert turned.op_type == "BitwiseXor" and made[turned.input[0]].op_type == "Cast"
         assert made[turned.input[0]].input[0] in {*WEIGHTS, "columns"}
-        assert node.input[exact.PRODUCTS[node.op_type.encode()]] == turned.input[1]
+        assert node.input[exact_products.PRODUCTS[node.op_type.encode()]] == turned.input[1]
     counts = Counter(node.op_type for node in nodes(before.graph)) + Counter({"Cast": 7, "BitwiseXor": 7})
     assert Counter(node.op_type for node in nodes(after.graph)) == counts
     *kept, zero = after.graph.initializer
@@ -131,13 +131,13 @@ def test_a_model_without_integer_products_keeps_its_nodes() -> None:
         [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])],
     )  # fmt: skip
     plain = helper.make_model(graph)
-    assert onnx.load_from_string(exact.unsigned(plain.SerializeToString())).graph.node == plain.graph.node
+    assert onnx.load_from_string(exact_products.unsigned(plain.SerializeToString())).graph.node == plain.graph.node
     with pytest.raises(IndexError):
-        exact.unsigned(plain.SerializeToString()[:-1])
+        exact_products.unsigned(plain.SerializeToString()[:-1])
 
 
 def test_what_is_tried_is_a_model_of_the_largest_products() -> None:
-    tried = onnx.load_from_string(exact._largest())
+    tried = onnx.load_from_string(exact_products._largest())
     onnx.checker.check_model(tried)
     x, w, z = (numpy_helper.to_array(tensor).astype(np.int64) for tensor in tried.graph.initializer)
     assert ((x - z) @ w).item() == 127 * 127 * x.size

@@ -24,7 +24,7 @@ NARROWEST = 16  # a canvas starts with one of so many parts where nothing else i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ComputePolicy:
     """How much of a canvas is computed.
 
     Args:
@@ -54,7 +54,7 @@ class Work:
     def of(
         cls, *, settle: float | None = None, canvas: int | Literal["auto"] | None = None, repair: bool = False,
         speculate: bool = False,
-    ) -> Work | None:  # fmt: skip
+    ) -> ComputePolicy | None:  # fmt: skip
         """From what a user asks for; None where that is the stock loop. Raises UsageError."""
         if settle is None and canvas is None and not speculate:
             if repair:
@@ -98,9 +98,9 @@ class ActiveSet:
     leaves at once.
     """
 
-    def __init__(self, n: int, work: Work, sampler: SamplerConfig, stops: Collection[int]) -> None:
-        self.work, self._n, self._stops = work, n, np.array(sorted(stops), np.int64)
-        self.width = work.first_width(n)
+    def __init__(self, n: int, compute: ComputePolicy, sampler: SamplerConfig, stops: Collection[int]) -> None:
+        self.compute, self._n, self._stops = compute, n, np.array(sorted(stops), np.int64)
+        self.width = compute.first_width(n)
         self.argmax, self.entropy = np.zeros(n, np.int64), np.zeros(n, np.float32)
         self.accepted, self.settled = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
         self._stop = AdaptiveStop(sampler, n)
@@ -117,7 +117,7 @@ class ActiveSet:
     def take(self, rows: Array, argmax: Array, entropy: Array, accepted: Array) -> bool:
         """What a step gave for its rows, [A] each; whether the canvas is done."""
         self.argmax[rows], self.entropy[rows], self.accepted[rows] = argmax, entropy, accepted
-        self.settled[rows] = entropy < self.work.settle
+        self.settled[rows] = entropy < self.compute.settle
         stops = np.isin(self.argmax[: self.width], self._stops)
         if (ends := np.flatnonzero(stops & self.settled[: self.width])).size:
             self.settled[ends[0] + 1 : self.width] = True
@@ -125,7 +125,7 @@ class ActiveSet:
         self._closed = self.width == self._n or bool(stops.any())
         still = self._stop(self.argmax[: self.width], self.entropy[: self.width])
         done = self._closed and (still or bool(self.settled[: self.width].all()))
-        self._repairing = done and self.work.repair and not self._repairing
+        self._repairing = done and self.compute.repair and not self._repairing
         if self._repairing:
             self.settled[: self.width] = True
         return done and not self._repairing

@@ -18,10 +18,10 @@ from fake_bundle import write_bundle
 from dgemma.cli import dispatch
 from dgemma.core.errors import BundleError, DgemmaWarning
 from dgemma.core.manifest import sha256_file
-from dgemma.runtime import verified
+from dgemma.runtime import hash_records
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.hash_records import Verifier
 from dgemma.runtime.session import Session
-from dgemma.runtime.verified import Verifier
 
 DATA = bytes(range(256)) * 40
 TICK_S = 0.03  # longer than a file system's clock takes to tick here
@@ -31,8 +31,8 @@ TICK_S = 0.03  # longer than a file system's clock takes to tick here
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of records; files of any size have them, and all were written ten seconds ago."""
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(verified, "RECORD_FROM", 1)
-    monkeypatch.setattr(verified, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 10_000_000_000))
+    monkeypatch.setattr(hash_records, "RECORD_FROM", 1)
+    monkeypatch.setattr(hash_records, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 10_000_000_000))
     return tmp_path / "cache" / "verified"
 
 
@@ -52,7 +52,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return sha256_file(path)
 
-    monkeypatch.setattr(verified, "sha256_file", counted)
+    monkeypatch.setattr(hash_records, "sha256_file", counted)
     return names
 
 
@@ -113,8 +113,8 @@ def test_less_in_a_record_would_miss_it(
     file: Path, change: Callable[[Path], None], of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control of the test above: size alone, or size and time of the last write, whatever the inode."""
-    monkeypatch.setattr(verified, "_place", lambda found: file.with_name("record"))
-    monkeypatch.setattr(verified, "_line", lambda found, sha256: f"{found.st_size} {of and getattr(found, of)} {sha256}")
+    monkeypatch.setattr(hash_records, "_place", lambda found: file.with_name("record"))
+    monkeypatch.setattr(hash_records, "_line", lambda found, sha256: f"{found.st_size} {of and getattr(found, of)} {sha256}")
     sha256 = sha256_file(file)
     assert holds(file, sha256) == (True, True)
     time.sleep(TICK_S)
@@ -122,12 +122,12 @@ def test_less_in_a_record_would_miss_it(
     assert holds(file, sha256) == (True, False)
 
 
-@pytest.mark.parametrize("margin", [verified.SETTLED_NS, -(10**18)])
+@pytest.mark.parametrize("margin", [hash_records.SETTLED_NS, -(10**18)])
 def test_a_file_that_was_just_written_is_not_recorded(file: Path, margin: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that does not tick between two writes; without the margin the second of them goes unseen."""
-    monkeypatch.setattr(verified, "time", time)
-    monkeypatch.setattr(verified, "SETTLED_NS", margin)
-    monkeypatch.setattr(verified, "_line", lambda found, sha256: f"{found.st_size} {sha256}")
+    monkeypatch.setattr(hash_records, "time", time)
+    monkeypatch.setattr(hash_records, "SETTLED_NS", margin)
+    monkeypatch.setattr(hash_records, "_line", lambda found, sha256: f"{found.st_size} {sha256}")
     sha256 = sha256_file(file)
     assert holds(file, sha256) == (True, True)
     flip(file)
@@ -150,7 +150,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_recorded(
         flip(path)
         return found
 
-    monkeypatch.setattr(verified, "sha256_file", slow)
+    monkeypatch.setattr(hash_records, "sha256_file", slow)
     assert holds(file, sha256) == (True, True)  # it was so when it was read
     assert not folder.exists()
     monkeypatch.undo()
@@ -194,7 +194,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(file: Path, folder: Path, at: st
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr({"mkstemp": verified.tempfile, "replace": verified.os}[at], at, full)
+    monkeypatch.setattr({"mkstemp": hash_records.tempfile, "replace": hash_records.os}[at], at, full)
     with pytest.warns(DgemmaWarning, match="No space left"):
         assert holds(file, sha256_file(file)) == (True, True)
     assert not list(folder.iterdir())
@@ -212,13 +212,13 @@ def test_switched_off_nothing_is_read_or_written(file: Path, folder: Path, monke
 
 
 def test_small_files_are_always_hashed(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verified, "RECORD_FROM", len(DATA) + 1)
+    monkeypatch.setattr(hash_records, "RECORD_FROM", len(DATA) + 1)
     assert [holds(file, sha256_file(file)) for _ in range(2)] == [(True, True)] * 2
     assert not folder.exists()
 
 
 def test_without_a_time_of_change_everything_is_hashed(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verified, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(hash_records, "sys", SimpleNamespace(platform="win32"))
     assert [holds(file, sha256_file(file)) for _ in range(2)] == [(True, True)] * 2
     assert not folder.exists()
 
@@ -260,7 +260,7 @@ def test_a_session_goes_by_the_record_and_inspect_does_not(tmp_path: Path, hashe
     assert dispatch(["inspect", str(bundle)]) == 0
     assert len(hashed) == files
     assert Bundle.open(bundle).hashed_bytes == size
-    verified.forget(bundle / name for name in first.manifest.files)
+    hash_records.forget(bundle / name for name in first.manifest.files)
     assert Bundle.open(bundle, by_record=True).hashed_bytes == size
 
 
@@ -270,7 +270,7 @@ def test_damage_without_a_trace_is_for_inspect_to_find(tmp_path: Path, folder: P
     name, entry = next((n, e) for n, e in Bundle.open(bundle).manifest.files.items() if n.startswith("onnx/"))
     flip(bundle / name)
     found = (bundle / name).stat()
-    (folder / f"{found.st_dev:x}-{found.st_ino:x}").write_text(verified._line(found, entry.sha256))
+    (folder / f"{found.st_dev:x}-{found.st_ino:x}").write_text(hash_records._line(found, entry.sha256))
     assert Bundle.open(bundle, by_record=True).hashed_bytes == 0
     assert dispatch(["inspect", str(bundle)]) == 2
     assert "content differs from the manifest (sha256)" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgemma.core.active import SETTLE, ActiveSet, Work
+from dgemma.core.compute_policy import SETTLE, ActiveSet, ComputePolicy
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 
@@ -16,9 +16,9 @@ SURE, OPEN = 0.001, 3.0  # entropies below and above the bound
 POLICY = SamplerConfig(steps=8, confidence_threshold=0.3)
 
 
-def run(work: Work, *steps: dict[int, tuple[int, float]]) -> tuple[ActiveSet, list[list[int]], list[bool]]:
+def run(compute: ComputePolicy, *steps: dict[int, tuple[int, float]]) -> tuple[ActiveSet, list[list[int]], list[bool]]:
     """Steps give ids and entropies by position, (7, OPEN) where they say nothing; rows that ran, and what `take` said."""
-    state, ran, done = ActiveSet(N, work, POLICY, (STOP, 5)), [], []
+    state, ran, done = ActiveSet(N, compute, POLICY, (STOP, 5)), [], []
     for gives in steps:
         rows = state.begin()
         ran.append(rows.tolist())
@@ -32,14 +32,14 @@ def sure(*positions: int, id_: int = 7) -> dict[int, tuple[int, float]]:
 
 
 def test_settled_positions_leave_and_their_ids_stay() -> None:
-    state, ran, done = run(Work(settle=0.01), sure(0, 2, 3), sure(1, 4, 5, 6), sure(7, id_=9))
+    state, ran, done = run(ComputePolicy(settle=0.01), sure(0, 2, 3), sure(1, 4, 5, 6), sure(7, id_=9))
     assert ran == [list(range(8)), [1, 4, 5, 6, 7], [7]]
     assert done == [False, False, True]
     assert state.argmax.tolist() == [7] * 7 + [9]
 
 
 def test_a_canvas_grows_until_it_is_whole() -> None:
-    state, ran, done = run(Work(settle=0.01, start=2), sure(0, 1), sure(2), sure(3, 4, 5, 6, 7))
+    state, ran, done = run(ComputePolicy(settle=0.01, start=2), sure(0, 1), sure(2), sure(3, 4, 5, 6, 7))
     assert ran == [[0, 1], [2, 3], [3, 4, 5, 6, 7]]
     assert done == [False, False, True]
     assert state.width == N
@@ -48,65 +48,65 @@ def test_a_canvas_grows_until_it_is_whole() -> None:
 @pytest.mark.parametrize("entropy", [SURE, OPEN])
 def test_a_stop_token_ends_the_growing_and_what_follows_it_leaves_once_it_has_settled(entropy: float) -> None:
     steps = [sure(0) | {1: (STOP, entropy)}, sure(1, id_=STOP)][: 1 if entropy == SURE else 2]
-    state, ran, done = run(Work(settle=0.01, start=4), *steps)
+    state, ran, done = run(ComputePolicy(settle=0.01, start=4), *steps)
     assert ran == [[0, 1, 2, 3], [1, 2, 3]][: len(steps)]
     assert done[-1] and state.width == 2 and state.argmax[:2].tolist() == [7, STOP]
 
 
 def test_a_stop_token_that_was_not_one_lets_it_grow() -> None:
-    _, ran, done = run(Work(settle=0.01, start=2), {1: (5, OPEN)}, {}, {})
+    _, ran, done = run(ComputePolicy(settle=0.01, start=2), {1: (5, OPEN)}, {}, {})
     assert ran == [[0, 1], [0, 1], [0, 1, 2, 3]]
     assert not any(done)
 
 
 def test_the_adaptive_stop_holds_for_the_positions_that_there_are() -> None:
     near = dict.fromkeys(range(N), (7, 0.2))
-    assert run(Work(settle=0.01), near, near)[2] == [False, True]
-    assert run(Work(settle=0.01), near, near | {0: (8, 0.2)})[2] == [False, False]  # it changed
-    assert run(Work(settle=0.01), near, near | {0: (7, OPEN)})[2] == [False, False]  # it is unsure on the whole
-    assert run(Work(settle=0.01, start=4), near, near, near)[2] == [False, False, True]  # not before it has grown
+    assert run(ComputePolicy(settle=0.01), near, near)[2] == [False, True]
+    assert run(ComputePolicy(settle=0.01), near, near | {0: (8, 0.2)})[2] == [False, False]  # it changed
+    assert run(ComputePolicy(settle=0.01), near, near | {0: (7, OPEN)})[2] == [False, False]  # it is unsure on the whole
+    assert run(ComputePolicy(settle=0.01, start=4), near, near, near)[2] == [False, False, True]  # not before it has grown
     ended = {0: (7, 0.9), 1: (STOP, SURE)}
-    assert run(Work(settle=0.01), ended, ended)[2] == [False, True]  # what is not there any more is certain: 0.9 / 8
+    assert run(ComputePolicy(settle=0.01), ended, ended)[2] == [False, True]  # what is not there any more is certain: 0.9 / 8
     unsure = {0: (7, OPEN), 1: (STOP, SURE)}
-    assert run(Work(settle=0.01), unsure, unsure)[2] == [False, False]
+    assert run(ComputePolicy(settle=0.01), unsure, unsure)[2] == [False, False]
 
 
 def test_repair_runs_everything_once_more_and_goes_on_where_that_changes() -> None:
-    work, everything = Work(settle=0.01, repair=True), list(range(N))
-    assert run(work, sure(*everything), sure(*everything))[1:] == ([everything, everything], [False, True])
-    _, ran, done = run(work, sure(*everything), sure(*everything[1:]), sure(0), sure(*everything))
+    compute, everything = ComputePolicy(settle=0.01, repair=True), list(range(N))
+    assert run(compute, sure(*everything), sure(*everything))[1:] == ([everything, everything], [False, True])
+    _, ran, done = run(compute, sure(*everything), sure(*everything[1:]), sure(0), sure(*everything))
     assert ran == [everything, everything, [0], everything]
     assert done == [False, False, False, True]
 
 
 def test_steps_that_are_left_run_every_position_again() -> None:
-    _, ran, done = run(Work(settle=0.01), sure(*range(N)), {})
+    _, ran, done = run(ComputePolicy(settle=0.01), sure(*range(N)), {})
     assert ran == [list(range(N))] * 2
     assert done[0]
 
 
 @pytest.mark.parametrize(
-    ("asked", "work"),
+    ("asked", "compute"),
     [
         ({}, None),
-        ({"settle": 0.02}, Work(settle=0.02)),
-        ({"canvas": "auto"}, Work(settle=SETTLE, start="auto")),
-        ({"canvas": 4, "settle": 0.5, "repair": True}, Work(settle=0.5, start=4, repair=True)),
+        ({"settle": 0.02}, ComputePolicy(settle=0.02)),
+        ({"canvas": "auto"}, ComputePolicy(settle=SETTLE, start="auto")),
+        ({"canvas": 4, "settle": 0.5, "repair": True}, ComputePolicy(settle=0.5, start=4, repair=True)),
     ],
 )
-def test_what_is_asked_for(asked: dict[str, Any], work: Work | None) -> None:
-    assert Work.of(**{"settle": None, "canvas": None, "repair": False, "speculate": False} | asked) == work
+def test_what_is_asked_for(asked: dict[str, Any], compute: ComputePolicy | None) -> None:
+    assert ComputePolicy.of(**{"settle": None, "canvas": None, "repair": False, "speculate": False} | asked) == compute
 
 
 @pytest.mark.parametrize(("start", "width"), [("auto", 4), (None, 64), (8, 8), (64, 64)])
 def test_the_first_width(start: Any, width: int) -> None:
-    assert Work(settle=0.1, start=start).first_width(64) == width
-    assert Work(settle=0.1, start="auto").first_width(3) == 1
+    assert ComputePolicy(settle=0.1, start=start).first_width(64) == width
+    assert ComputePolicy(settle=0.1, start="auto").first_width(3) == 1
 
 
 def test_drafts_settle_sooner() -> None:
-    work = Work.of(settle=None, canvas=None, repair=False, speculate=True)
-    assert work is not None and work.settle > SETTLE and work.start is None
+    compute = ComputePolicy.of(settle=None, canvas=None, repair=False, speculate=True)
+    assert compute is not None and compute.settle > SETTLE and compute.start is None
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_drafts_settle_sooner() -> None:
 )
 def test_work_that_cannot_be_is_said(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="must be"):
-        Work(**wrong)
+        ComputePolicy(**wrong)
