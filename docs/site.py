@@ -17,21 +17,21 @@ from mkdocs.structure.pages import Page
 from dgemma.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURES = {
-    "results": (ROOT / "benchmarks" / "results", ("tiny-accuracy.png", "tiny-ladder.png")),
-    "guides": (ROOT / "android_demo" / "screenshots", ("denoising.png", "finished.png", "benchmark.png")),
-}
+# Pictures of other folders, with the step out of docs/ that a link in the repository needs and the site has not.
+_OUTSIDE = re.compile(r"\.\./((?:\.\./)*)((?:benchmarks|android_demo)/[\w/-]+\.png)")
+_COMMANDS = "<!-- commands -->"
 EXIT_STATUS = """\
 Exit status: 0 done and true; 1 a check did not hold; 2 bad input, in one line on stderr that names the file or option and the
 cure; 130 interrupted; 143 terminated."""
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    files.append(File.generated(config, "reference/cli.md", content=command_line()))
-    for folder, (source, names) in PICTURES.items():
-        for name in names:
-            files.append(File.generated(config, f"{folder}/{name}", abs_src_path=str(source / name)))
-    return files
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Pages are written for a reader of the repository; the site has pictures beside them and the commands in their place."""
+    for _, name in _OUTSIDE.findall(markdown):
+        if (ROOT / name).is_file() and not files.get_file_from_path(name):
+            files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    found = _OUTSIDE.sub(r"\1\2", markdown)
+    return found.replace(_COMMANDS, command_line()) if _COMMANDS in found else found
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -43,12 +43,12 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 def command_line() -> str:
     """Every command with its arguments and options, as the program declares them."""
-    parts = ["# Command line", "Generated from the program.", EXIT_STATUS]
+    parts = [EXIT_STATUS]
     for name, (module, text) in COMMANDS.items():
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name, help=text)(import_module(module).run)
         parts += list(_command(name, text, typer.main.get_command(app)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _command(name: str, text: str, command: Any) -> Iterator[str]:

@@ -78,7 +78,7 @@ CKPT`; its limits are in `verify/gate.py`. See [how quantization works](../how-i
         Section(
             heading="The gate",
             table=tables.quantization,
-            after="![Exact match against steps, by recipe](tiny-accuracy.png)",
+            after="![Exact match against steps, by recipe](../../benchmarks/results/tiny-accuracy.png)",
         ),
         Section(
             heading="Every rounding method",
@@ -174,7 +174,7 @@ SAME_TOKENS = Page(
 All randomness is an input made from one seed, and the order of the sampler's sums is fixed. The same seed, prompt and
 bundle therefore give the same trajectory on every engine, up to floating-point near-ties. These tables count how often.
 
-![Every rung of the ladder against the one above](tiny-ladder.png)""",
+![Every rung of the ladder against the one above](../../benchmarks/results/tiny-ladder.png)""",
     sections=(
         Section(
             heading="Float bundles",
