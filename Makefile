@@ -89,9 +89,9 @@ coverage: $(STAMP)
 	$(BIN)/python -m coverage report --include="*/runtime/*" --fail-under=90
 	$(BIN)/python -m coverage report --include="*/export/*" --fail-under=90
 
-# mkdocs-material's notice about other generators is no fault of this site.
+# mkdocs-material's notice about other generators is no fault of this site. With --quiet, mkdocs counts no warning as an error.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: lint-ruff lint-mypy lint-imports
 
