@@ -15,4 +15,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "dgemma-android"
-include(":executorch-stubs", ":runtime", ":app")
+include(":executorch-stubs", ":tokenizers", ":runtime", ":app")

@@ -94,10 +94,12 @@ class Build:
         """Class files of library and app; of the ExecuTorch declarations too, which are not packed."""
         engine = self.engine_classes()
         stubs = self._javac("stubs", [ANDROID_DEMO / "executorch-stubs/src/main/java"], [self.jspecify])
-        runtime = self._javac("runtime", [ANDROID_DEMO / "runtime/src/main/java"], [stubs, engine, self.jspecify])
+        tokenizers = self._javac("tokenizers", [ANDROID_DEMO / "tokenizers/src/main/java"], [self.jspecify])
+        sources = [ANDROID_DEMO / "runtime/src/main/java"]
+        runtime = self._javac("runtime", sources, [tokenizers, stubs, engine, self.jspecify])
         sources = [ANDROID_DEMO / "app/src/main/java", self.work / "gen"]
-        app = self._javac("app", sources, [runtime, engine, self.android, self.jspecify])
-        return [runtime, app]
+        app = self._javac("app", sources, [tokenizers, runtime, engine, self.android, self.jspecify])
+        return [tokenizers, runtime, app]
 
     def _javac(self, name: str, sources: Iterable[Path], classpath: Iterable[Path]) -> Path:
         out = self.work / "classes" / name
@@ -170,8 +172,9 @@ class Build:
         ])  # fmt: skip
 
     def _library(self) -> Path:
-        """The library as a jar of its own, as Maven makes it."""
-        path, folders = self.work / "dgemma-runtime.jar", (self.work / "classes/runtime", RESOURCES)
+        """What an app takes of the library, Maven's two jars in one."""
+        folders = (self.work / "classes/tokenizers", self.work / "classes/runtime", RESOURCES)
+        path = self.work / "dgemma-library.jar"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
             for folder in folders:
                 for file in sorted(p for p in folder.rglob("*") if p.is_file()):

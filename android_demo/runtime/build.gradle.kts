@@ -9,6 +9,7 @@ java {
 
 // The host brings the engine; tests run under Maven.
 dependencies {
+    api(project(":tokenizers"))
     compileOnly(libs.onnxruntime)
     compileOnly(project(":executorch-stubs"))
     compileOnly(libs.jspecify)

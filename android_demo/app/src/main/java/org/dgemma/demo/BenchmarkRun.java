@@ -5,8 +5,8 @@ import android.os.Looper;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.CancellationException;
+import org.dgemma.format.Json;
 import org.dgemma.runtime.bench.Bench;
-import org.dgemma.runtime.json.Json;
 import org.jspecify.annotations.Nullable;
 
 /** One benchmark, which goes on when activities go. Made and watched on the main thread. */

@@ -9,10 +9,10 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 import java.util.Map;
+import org.dgemma.DgemmaException;
+import org.dgemma.format.Json;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.BundleException;
-import org.dgemma.runtime.DgemmaException;
-import org.dgemma.runtime.json.Json;
 import org.jspecify.annotations.Nullable;
 
 /**

@@ -17,9 +17,9 @@ import java.io.OutputStream;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CancellationException;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.BundleException;
-import org.dgemma.runtime.DgemmaException;
 import org.jspecify.annotations.Nullable;
 
 /**

@@ -1,7 +1,7 @@
 package org.dgemma.demo;
 
 import java.io.File;
-import org.dgemma.runtime.DgemmaException;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.StopReason;

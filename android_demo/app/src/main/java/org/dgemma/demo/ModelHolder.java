@@ -11,7 +11,7 @@ import java.util.List;
 import java.util.Set;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
-import org.dgemma.runtime.DgemmaException;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.StopReason;

@@ -1,10 +1,10 @@
 package org.dgemma.demo;
 
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.BundleException;
-import org.dgemma.runtime.DgemmaException;
 import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.PromptTooLongException;
-import org.dgemma.runtime.TokenizerException;
+import org.dgemma.tokenizer.TokenizerException;
 import org.jspecify.annotations.Nullable;
 
 /** What went wrong, as the error panel shows it. */

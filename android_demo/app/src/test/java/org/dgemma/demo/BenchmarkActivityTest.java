@@ -16,7 +16,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.util.Map;
-import org.dgemma.runtime.json.Json;
+import org.dgemma.format.Json;
 import org.junit.Before;
 import org.junit.Test;
 import org.robolectric.Robolectric;

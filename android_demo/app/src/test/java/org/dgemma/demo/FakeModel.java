@@ -3,6 +3,7 @@ package org.dgemma.demo;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.StopReason;
 
@@ -86,7 +87,7 @@ final class FakeModel implements Model {
         AppTest.idle();
     }
 
-    void fail(org.dgemma.runtime.DgemmaException error) {
+    void fail(org.dgemma.DgemmaException error) {
         Listener told = listener;
         listener = null;
         told.onFailed(error);

@@ -7,7 +7,7 @@ import java.io.File;
 import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.util.concurrent.CountDownLatch;
-import org.dgemma.runtime.DgemmaException;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.GenerateOptions;
 import org.junit.After;
 import org.junit.Before;

@@ -5,8 +5,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import org.dgemma.format.Json;
 import org.dgemma.runtime.bench.Bench;
-import org.dgemma.runtime.json.Json;
 
 /** {@code bench}: the protocol of the library; progress on stderr, a summary or one JSON object on stdout. */
 final class BenchCommand {

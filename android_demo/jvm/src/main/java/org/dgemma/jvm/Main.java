@@ -5,7 +5,7 @@ import java.io.FileOutputStream;
 import java.io.PrintStream;
 import java.io.UnsupportedEncodingException;
 import java.util.Arrays;
-import org.dgemma.runtime.DgemmaException;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.UsageException;
 
 /** The library from a desktop's command line. Exit status 0 = done, 2 = bad input, said in one line on stderr. */

@@ -7,12 +7,12 @@ import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.format.Json;
+import org.dgemma.format.JsonException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.UsageException;
-import org.dgemma.runtime.json.Json;
-import org.dgemma.runtime.json.JsonException;
 import org.jspecify.annotations.Nullable;
 
 /**

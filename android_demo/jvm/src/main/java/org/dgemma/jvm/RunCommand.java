@@ -11,6 +11,7 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.format.Json;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Loop;
 import org.dgemma.runtime.Result;
@@ -19,7 +20,6 @@ import org.dgemma.runtime.Timings;
 import org.dgemma.runtime.Trajectory;
 import org.dgemma.runtime.UsageException;
 import org.dgemma.runtime.Work;
-import org.dgemma.runtime.json.Json;
 import org.jspecify.annotations.Nullable;
 
 /** {@code run}: a prompt and its answer, or a file of prompts and one JSON object a line. */

@@ -12,8 +12,8 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.LinkedHashMap;
 import java.util.Map;
-import org.dgemma.runtime.json.Json;
-import org.dgemma.runtime.json.JsonException;
+import org.dgemma.format.Json;
+import org.dgemma.format.JsonException;
 import org.jspecify.annotations.Nullable;
 
 /** A bundle that was verified: its folder, its manifest, its digest. Nothing here opens a graph. */

@@ -3,7 +3,7 @@ package org.dgemma.runtime;
 import java.util.Arrays;
 import java.util.List;
 import java.util.TreeSet;
-import org.dgemma.runtime.tokenizer.Tokenizer;
+import org.dgemma.tokenizer.Tokenizer;
 import org.jspecify.annotations.Nullable;
 
 /** The chat template around user text, and which ids are its markers. What a user types never becomes one. */

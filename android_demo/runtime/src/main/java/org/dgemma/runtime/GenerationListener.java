@@ -1,5 +1,7 @@
 package org.dgemma.runtime;
 
+import org.dgemma.DgemmaException;
+
 /**
  * Told of a generation that {@link Session#start} runs. Calls come from the session's thread, one after another.
  *

@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
-import org.dgemma.runtime.json.Json;
+import org.dgemma.format.Json;
 import org.jspecify.annotations.Nullable;
 
 /**

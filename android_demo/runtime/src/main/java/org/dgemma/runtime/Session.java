@@ -7,11 +7,13 @@ import java.util.List;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Engines;
 import org.dgemma.runtime.engine.Memory;
-import org.dgemma.runtime.tokenizer.Tokenizer;
-import org.dgemma.runtime.tokenizer.Tokenizers;
+import org.dgemma.tokenizer.Tokenizer;
+import org.dgemma.tokenizer.TokenizerException;
+import org.dgemma.tokenizer.Tokenizers;
 import org.jspecify.annotations.Nullable;
 
 /**

@@ -1,5 +1,7 @@
 package org.dgemma.runtime;
 
+import org.dgemma.DgemmaException;
+
 /** A session was asked for a second generation, or used after close. */
 public class SessionBusyException extends DgemmaException {
     private static final long serialVersionUID = 1L;

@@ -2,7 +2,7 @@ package org.dgemma.runtime;
 
 import java.util.Collections;
 import java.util.Map;
-import org.dgemma.runtime.json.Json;
+import org.dgemma.format.Json;
 
 /**
  * How much of a canvas is computed. Immutable; start from {@link #ALL} and change what you need.

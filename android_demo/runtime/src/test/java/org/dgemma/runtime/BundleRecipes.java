@@ -13,7 +13,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
-import org.dgemma.runtime.json.Json;
+import org.dgemma.format.Json;
 
 /** Bundles made from the recipes of {@code tests/bundles/recipes.json}; its README says what the operations do. */
 final class BundleRecipes {

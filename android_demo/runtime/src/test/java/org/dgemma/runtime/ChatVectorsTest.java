@@ -13,8 +13,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.zip.GZIPInputStream;
-import org.dgemma.runtime.tokenizer.Tokenizer;
-import org.dgemma.runtime.tokenizer.Tokenizers;
+import org.dgemma.tokenizer.Tokenizer;
+import org.dgemma.tokenizer.Tokenizers;
 import org.junit.Test;
 
 /** The ids that the Python runtime appends for a user's turn, for chat templates of every kind. */

@@ -7,7 +7,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.util.Map;
-import org.dgemma.runtime.json.Json;
+import org.dgemma.format.Json;
 
 /** Files of the repository that tests read; the property dgemma.root names it. */
 final class Repository {

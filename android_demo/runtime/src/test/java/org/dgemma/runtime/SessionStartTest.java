@@ -16,6 +16,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.locks.LockSupport;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.engine.Engine;
 import org.junit.Test;
 

@@ -12,6 +12,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.DgemmaException;
 import org.junit.Before;
 import org.junit.Rule;
 import org.junit.Test;

@@ -14,7 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
-import org.dgemma.runtime.json.Json;
+import org.dgemma.format.Json;
 
 /**
  * A valid bundle of a toy model (see {@link ToyEngine}) without a tokenizer, as tests/support/fake_bundle.py makes one.

@@ -1,7 +1,7 @@
 package org.dgemma.runtime;
 
 import java.nio.charset.StandardCharsets;
-import org.dgemma.runtime.tokenizer.Tokenizer;
+import org.dgemma.tokenizer.Tokenizer;
 
 /** Bytes of UTF-8 as ids from 100; all other ids are markers without text. */
 final class ToyTokenizer implements Tokenizer {

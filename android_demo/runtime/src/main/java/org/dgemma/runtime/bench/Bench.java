@@ -7,6 +7,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CancellationException;
+import org.dgemma.DgemmaException;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Manifest;
@@ -66,9 +67,9 @@ public final class Bench {
     /**
      * Measure.
      *
-     * @return JSON values, for {@link org.dgemma.runtime.json.Json#write}; the caller may add {@code device}
+     * @return JSON values, for {@link org.dgemma.format.Json#write}; the caller may add {@code device}
      * @throws CancellationException after {@link #cancel}
-     * @throws org.dgemma.runtime.DgemmaException what loading or generating throws
+     * @throws org.dgemma.DgemmaException what loading or generating throws
      */
     public Map<String, Object> run(Progress progress) {
         Map<String, Object> result = new LinkedHashMap<>();

@@ -8,8 +8,8 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.format.Json;
 import org.dgemma.runtime.Manifest;
-import org.dgemma.runtime.json.Json;
 
 /** Groups of real prompts that suit a bundle: the shipped model's held-out tasks; for other models none. */
 final class Prompts {

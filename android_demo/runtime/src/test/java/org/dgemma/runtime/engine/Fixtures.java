@@ -22,10 +22,10 @@ import java.util.function.Consumer;
 import java.util.stream.Stream;
 import java.util.zip.ZipEntry;
 import java.util.zip.ZipInputStream;
+import org.dgemma.format.Json;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.Manifest.TensorSpec;
-import org.dgemma.runtime.json.Json;
 
 /** Bundles, tensors and recordings that the engines' tests share. */
 final class Fixtures {

@@ -1,0 +1,76 @@
+package org.dgemma.format;
+
+import java.nio.ByteBuffer;
+import java.nio.CharBuffer;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.StandardCharsets;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * JSON as the Python runtime reads and writes it.
+ *
+ * <p>Values are Map (in the order of the text), List, String, Long, BigInteger (beyond 64 bits), Double, Boolean and null.
+ * Writing also takes any Iterable, Number and CharSequence, and int[].
+ */
+public final class Json {
+    /** Containers inside one another at most. */
+    public static final int MOST_DEPTH = 100;
+    /** Values in one text at most, containers included: it bounds what a small text can take of memory. */
+    public static final int MOST_VALUES = 1 << 18;
+    /** Digits of an integer at most, as in CPython. */
+    public static final int MOST_DIGITS = 4300;
+    /** Bytes or characters of a text at most. */
+    public static final int MOST_LENGTH = 8 << 20;
+
+    private Json() {}
+
+    /**
+     * The value of a text, as Python's {@code json.loads} gives it: NaN, Infinity and lone surrogates are taken, of equal keys
+     * the last one wins.
+     *
+     * @throws JsonException where the text is no JSON, or exceeds the limits above
+     */
+    public static @Nullable Object parse(String text) {
+        return new JsonReader(text).document();
+    }
+
+    /** The value of a UTF-8 text without a byte order mark; see {@link #parse(String)}. */
+    public static @Nullable Object parse(byte[] text) {
+        if (text.length > MOST_LENGTH) {
+            throw new JsonException("more than " + MOST_LENGTH + " bytes", -1);
+        }
+        try {
+            return parse(StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(text)).toString());
+        } catch (CharacterCodingException error) {
+            throw new JsonException("not UTF-8", -1);
+        }
+    }
+
+    /** Equals Python's {@code json.dumps(value)}, but for NaN and Infinity, which are refused. */
+    public static String write(@Nullable Object value) {
+        return new JsonWriter(false).document(value);
+    }
+
+    /**
+     * The UTF-8 bytes that digests are made of: {@code json.dumps(value, sort_keys=True, separators=(",", ":"),
+     * ensure_ascii=False, allow_nan=False).encode()}. Keys are sorted by code point.
+     *
+     * @throws JsonException for NaN, Infinity and lone surrogates
+     */
+    public static byte[] canonical(@Nullable Object value) {
+        try {
+            ByteBuffer bytes = StandardCharsets.UTF_8.newEncoder()
+                    .encode(CharBuffer.wrap(new JsonWriter(true).document(value)));
+            byte[] exact = new byte[bytes.remaining()];
+            bytes.get(exact);
+            return exact;
+        } catch (CharacterCodingException error) {
+            throw new JsonException("a lone surrogate has no UTF-8", -1);
+        }
+    }
+
+    /** The shortest decimal that reads back as {@code value}, in Python's notation: 0.1, 1e-06, 1e+16, 30.0, nan, inf. */
+    public static String repr(double value) {
+        return FloatRepr.of(value);
+    }
+}
