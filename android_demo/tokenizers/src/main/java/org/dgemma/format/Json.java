@@ -19,31 +19,30 @@ public final class Json {
     public static final int MOST_VALUES = 1 << 18;
     /** Digits of an integer at most, as in CPython. */
     public static final int MOST_DIGITS = 4300;
-    /** Bytes or characters of a text at most. */
+    /** Bytes of a text at most. */
     public static final int MOST_LENGTH = 8 << 20;
 
     private Json() {}
 
     /**
-     * The value of a text, as Python's {@code json.loads} gives it: NaN, Infinity and lone surrogates are taken, of equal keys
-     * the last one wins.
+     * The value of a UTF-8 text without a byte order mark, as Python's {@code json.loads} gives it: NaN, Infinity and escaped
+     * lone surrogates are taken, of equal keys the last one wins.
      *
      * @throws JsonException where the text is no JSON, or exceeds the limits above
      */
-    public static @Nullable Object parse(String text) {
-        return new JsonReader(text).document();
-    }
-
-    /** The value of a UTF-8 text without a byte order mark; see {@link #parse(String)}. */
     public static @Nullable Object parse(byte[] text) {
         if (text.length > MOST_LENGTH) {
             throw new JsonException("more than " + MOST_LENGTH + " bytes", -1);
         }
-        try {
-            return parse(StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(text)).toString());
-        } catch (CharacterCodingException error) {
-            throw new JsonException("not UTF-8", -1);
-        }
+        JsonReader reader = new JsonReader(text);
+        Object value = reader.tree();
+        reader.end();
+        return value;
+    }
+
+    /** The value of a text; see {@link #parse(byte[])}. A lone surrogate that is not escaped is a JsonException. */
+    public static @Nullable Object parse(String text) {
+        return parse(utf8(text));
     }
 
     /** Equals Python's {@code json.dumps(value)}, but for NaN and Infinity, which are refused. */
@@ -58,9 +57,12 @@ public final class Json {
      * @throws JsonException for NaN, Infinity and lone surrogates
      */
     public static byte[] canonical(@Nullable Object value) {
+        return utf8(new JsonWriter(true).document(value));
+    }
+
+    private static byte[] utf8(String text) {
         try {
-            ByteBuffer bytes = StandardCharsets.UTF_8.newEncoder()
-                    .encode(CharBuffer.wrap(new JsonWriter(true).document(value)));
+            ByteBuffer bytes = StandardCharsets.UTF_8.newEncoder().encode(CharBuffer.wrap(text));
             byte[] exact = new byte[bytes.remaining()];
             bytes.get(exact);
             return exact;

@@ -7,11 +7,11 @@ public final class JsonException extends RuntimeException {
     private final int position;
 
     JsonException(String message, int position) {
-        super(position < 0 ? message : message + " at character " + position);
+        super(position < 0 ? message : message + " at byte " + position);
         this.position = position;
     }
 
-    /** Index of the offending UTF-16 unit in the text, counted from 0; -1 where no text was read. */
+    /** Index of the offending byte in the text, counted from 0; -1 where no text was read. */
     public int position() {
         return position;
     }

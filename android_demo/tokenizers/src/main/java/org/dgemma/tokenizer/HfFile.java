@@ -3,6 +3,8 @@ package org.dgemma.tokenizer;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import org.dgemma.format.JsonException;
+import org.dgemma.format.JsonReader;
 import org.jspecify.annotations.Nullable;
 
 /** Reads a `tokenizer.json` in one pass; vocabulary and merges go straight into packed arrays. */
@@ -13,7 +15,7 @@ final class HfFile {
     @Nullable HfDecoder decoder;
     final HfModel model;
 
-    private final JsonPull json;
+    private final JsonReader json;
     private final int fileBytes;
 
     // The model's settings, in whatever order they come.
@@ -25,13 +27,17 @@ final class HfFile {
     private int unknownId = -1;
 
     HfFile(byte[] file) {
-        json = new JsonPull(file);
+        json = new JsonReader(file);
         fileBytes = file.length;
-        json.open('{');
-        for (boolean first = true; json.more('}', first); first = false) {
-            readTop(json.key());
+        try {
+            json.open('{');
+            for (boolean first = true; json.more('}', first); first = false) {
+                readTop(json.key());
+            }
+            json.end();
+        } catch (JsonException error) {
+            throw new TokenizerException("it is not a tokenizer.json, or is damaged: " + error.getMessage(), error);
         }
-        json.end();
         model = model();
     }
 
@@ -65,7 +71,7 @@ final class HfFile {
                 }
                 break;
             default:
-                json.skip(); // truncation, padding and the post-processor add nothing here
+                json.tree(); // truncation, padding and the post-processor add nothing here
         }
     }
 
@@ -116,7 +122,7 @@ final class HfFile {
                 long number = id instanceof Long ? (Long) id : -1;
                 unknownId = number < Integer.MAX_VALUE ? (int) number : -1;
                 if (id != null && unknownId < 0) {
-                    throw json.wrong();
+                    throw wrong();
                 }
                 break;
             case "fuse_unk":
@@ -139,14 +145,18 @@ final class HfFile {
                 }
                 break;
             default:
-                json.skip();
+                json.tree();
         }
+    }
+
+    private TokenizerException wrong() {
+        return new TokenizerException("it is not a tokenizer.json, or is damaged before byte " + json.position());
     }
 
     private boolean isTrue() {
         Object value = json.tree();
         if (value != null && !(value instanceof Boolean)) {
-            throw json.wrong();
+            throw wrong();
         }
         return Boolean.TRUE.equals(value);
     }
@@ -154,13 +164,10 @@ final class HfFile {
     private void readVocabulary() {
         HfVocabulary read = new HfVocabulary(fileBytes / 8);
         json.open('{');
-        Bytes token = new Bytes(64);
         for (boolean first = true; json.more('}', first); first = false) {
-            Bytes key = json.stringBytes();
-            token.size = 0;
-            token.add(key.values, 0, key.size);
-            json.colon();
-            read.put(token, json.natural());
+            json.bytes();
+            json.open(':');
+            read.put(json.held(), json.from(), json.to(), json.natural());
         }
         read.close();
         vocabulary = read;
@@ -174,12 +181,13 @@ final class HfFile {
         json.open('[');
         for (boolean first = true; json.more(']', first); first = false) {
             json.open('[');
-            read.put(json.stringBytes(), size);
+            json.bytes();
+            read.put(json.held(), json.from(), json.to(), size);
             json.open(',');
             if (size == list.length) {
                 list = Arrays.copyOf(list, size * 2);
             }
-            list[size++] = json.number();
+            list[size++] = json.number().doubleValue();
             json.open(']');
         }
         read.close();
@@ -194,33 +202,35 @@ final class HfFile {
         for (boolean first = true; json.more(']', first); first = false) {
             if (json.peek() == '[') {
                 json.open('[');
-                Bytes left = json.stringBytes();
-                read.add(left.values, 0, left.size);
+                json.bytes();
+                read.add(json.held(), json.from(), json.to());
                 json.open(',');
-                Bytes right = json.stringBytes();
-                read.add(right.values, 0, right.size);
+                json.bytes();
+                read.add(json.held(), json.from(), json.to());
                 json.open(']');
             } else {
-                readLegacyMerge(json.stringBytes(), read);
+                json.bytes();
+                readLegacyMerge(read);
             }
         }
         merges = read;
     }
 
-    private void readLegacyMerge(Bytes line, PackedStrings read) {
-        String text = Utf8.lossy(line.values, 0, line.size);
+    private void readLegacyMerge(PackedStrings read) {
+        byte[] line = json.held();
+        String text = Utf8.lossy(line, json.from(), json.to());
         if (text.startsWith("#version")) {
             return;
         }
-        int space = 0;
-        while (space < line.size && line.values[space] != ' ') {
+        int space = json.from();
+        while (space < json.to() && line[space] != ' ') {
             space++;
         }
-        if (space == line.size || text.indexOf(' ') != text.lastIndexOf(' ')) {
+        if (space == json.to() || text.indexOf(' ') != text.lastIndexOf(' ')) {
             throw new TokenizerException("merge " + read.size() / 2 + " has not two parts");
         }
-        read.add(line.values, 0, space);
-        read.add(line.values, space + 1, line.size);
+        read.add(line, json.from(), space);
+        read.add(line, space + 1, json.to());
     }
 
     private HfModel model() {

@@ -20,12 +20,12 @@ final class HfVocabulary {
     }
 
     /** The last id of a token wins. */
-    void put(Bytes token, int id) {
-        int slot = index.find(token.values, 0, token.size);
+    void put(byte[] text, int from, int to, int id) {
+        int slot = index.find(text, from, to);
         if (slot >= 0) {
             ids.set(slot, id);
         } else {
-            index.putIfAbsent(strings.add(token.values, 0, token.size));
+            index.putIfAbsent(strings.add(text, from, to));
             ids.add(id);
         }
         highest = Math.max(highest, id);

@@ -1,6 +1,9 @@
 package org.dgemma.tokenizer;
 
+import java.nio.ByteBuffer;
 import java.util.Arrays;
+import org.dgemma.format.ProtoException;
+import org.dgemma.format.ProtoReader;
 import org.jspecify.annotations.Nullable;
 
 /** What a SentencePiece `.model` holds: a protocol buffer, sentencepiece_model.proto of google/sentencepiece. */
@@ -36,24 +39,10 @@ final class SentencePieceModel {
 
     SentencePieceModel(byte[] file) {
         pieces = new PackedStrings(1024, file.length / 3);
-        ProtoReader fields = new ProtoReader(file, 0, file.length);
-        for (int field = fields.next(); field != 0; field = fields.next()) {
-            switch (field) {
-                case 1:
-                    readPiece(fields.message());
-                    break;
-                case 2:
-                    readTrainer(fields.message());
-                    break;
-                case 3:
-                    readNormalizer(fields.message(), normalizer);
-                    break;
-                case 5:
-                    readNormalizer(fields.message(), denormalizer);
-                    break;
-                default:
-                    break; // self-test and extensions
-            }
+        try {
+            read(new ProtoReader(ByteBuffer.wrap(file)), file);
+        } catch (ProtoException error) {
+            throw new TokenizerException("it is not a SentencePiece model, or is damaged: " + error.getMessage(), error);
         }
         scores = Arrays.copyOf(scores, pieces.size());
         types = Arrays.copyOf(types, pieces.size());
@@ -96,15 +85,37 @@ final class SentencePieceModel {
         return symbol >= 0 ? -pieces.length(symbol) : Utf8.step(text, from, to);
     }
 
-    private void readPiece(ProtoReader fields) {
+    private void read(ProtoReader fields, byte[] file) {
+        while (fields.next()) {
+            switch (fields.number()) {
+                case 1:
+                    readPiece(fields.message(), file);
+                    break;
+                case 2:
+                    readTrainer(fields.message());
+                    break;
+                case 3:
+                    readNormalizer(fields.message(), normalizer);
+                    break;
+                case 5:
+                    readNormalizer(fields.message(), denormalizer);
+                    break;
+                default:
+                    break; // self-test and extensions
+            }
+        }
+    }
+
+    private void readPiece(ProtoReader fields, byte[] file) {
         int from = 0;
         int to = 0;
         float score = 0;
         int type = NORMAL;
-        for (int field = fields.next(); field != 0; field = fields.next()) {
+        while (fields.next()) {
+            int field = fields.number();
             if (field == 1) {
-                from = fields.dataStart();
-                to = fields.dataEnd();
+                from = fields.value();
+                to = fields.end();
             } else if (field == 2) {
                 score = fields.float32();
             } else if (field == 3) {
@@ -112,7 +123,7 @@ final class SentencePieceModel {
                 type = value >= NORMAL && value <= BYTE ? (int) value : type;
             }
         }
-        int id = pieces.add(fields.bytes, from, to);
+        int id = pieces.add(file, from, to);
         if (id == scores.length) {
             scores = Arrays.copyOf(scores, id * 2);
             types = Arrays.copyOf(types, id * 2);
@@ -122,7 +133,8 @@ final class SentencePieceModel {
     }
 
     private void readTrainer(ProtoReader fields) {
-        for (int field = fields.next(); field != 0; field = fields.next()) {
+        while (fields.next()) {
+            int field = fields.number();
             if (field == 3) {
                 long value = fields.integer();
                 modelType = value >= UNIGRAM && value <= CHAR ? (int) value : modelType;
@@ -131,15 +143,16 @@ final class SentencePieceModel {
             } else if (field == 35) {
                 byteFallback = fields.bool();
             } else if (field == 44) {
-                unknownSurface = fields.data();
+                unknownSurface = fields.bytes();
             }
         }
     }
 
     private static void readNormalizer(ProtoReader fields, SentencePieceNormalizer normalizer) {
-        for (int field = fields.next(); field != 0; field = fields.next()) {
+        while (fields.next()) {
+            int field = fields.number();
             if (field == 2) {
-                byte[] blob = fields.data();
+                byte[] blob = fields.bytes();
                 normalizer.charsMap = blob.length == 0 ? null : new CharsMap(blob);
             } else if (field == 3) {
                 normalizer.addDummyPrefix = fields.bool();

@@ -66,7 +66,7 @@ public class JsonTest {
     public void anErrorNamesItsPlace() {
         JsonException error = assertThrows(JsonException.class, () -> Json.parse("[1, 2, x]"));
         assertEquals(7, error.position());
-        assertEquals("no value at character 7", error.getMessage());
+        assertEquals("no value at byte 7", error.getMessage());
     }
 
     @Test
@@ -77,7 +77,7 @@ public class JsonTest {
         String many = "0" + String.join("", Collections.nCopies(Json.MOST_VALUES - 2, ",0"));
         assertEquals(Json.MOST_VALUES - 1, ((List<?>) Json.parse("[" + many + "]")).size());
         says("more than 262144 values", "[" + many + ",0]");
-        says("more than 8388608 characters", String.join("", Collections.nCopies(Json.MOST_LENGTH + 1, " ")));
+        says("more than 8388608 bytes", String.join("", Collections.nCopies(Json.MOST_LENGTH + 1, " ")));
         assertThrows(JsonException.class, () -> Json.parse(new byte[Json.MOST_LENGTH + 1]));
     }
 

@@ -75,9 +75,7 @@ public class SegmenterTest {
             tokens.add(pair[0] + pair[1]);
         }
         for (String token : tokens) {
-            Bytes bytes = new Bytes(8);
-            bytes.add(Utf8.encode(token));
-            vocabulary.put(bytes, tokens.indexOf(token));
+            vocabulary.put(Utf8.encode(token), 0, token.length(), tokens.indexOf(token));
         }
         vocabulary.close();
         HfBpe bpe = new HfBpe(vocabulary, pairs, new HfBpe.Options());

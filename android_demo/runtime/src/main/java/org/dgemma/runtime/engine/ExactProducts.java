@@ -12,6 +12,7 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.format.ProtoReader;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -71,22 +72,22 @@ final class ExactProducts {
     }
 
     /** Append a field of a graph: a node with unsigned weights where it is an integer product, anything else as it is. */
-    void keep(ProtoFields field, ProtoPieces graph) {
-        if (field.number != GRAPH_NODE) {
+    void keep(ProtoReader field, ProtoPieces graph) {
+        if (field.number() != GRAPH_NODE) {
             graph.keep(field);
             return;
         }
         List<String> inputs = new ArrayList<>();
         String operator = "";
         ProtoPieces node = new ProtoPieces(data);
-        for (ProtoFields part = field.inside(); part.next(); ) {
-            if (part.number == NODE_INPUT) {
+        for (ProtoReader part = field.message(); part.next(); ) {
+            if (part.number() == NODE_INPUT) {
                 inputs.add(part.text());
-            } else if (part.number == NODE_ATTRIBUTE) {
-                node.message(NODE_ATTRIBUTE, attribute(part.inside()));
+            } else if (part.number() == NODE_ATTRIBUTE) {
+                node.message(NODE_ATTRIBUTE, attribute(part.message()));
             } else {
                 node.keep(part);
-                operator = part.number == NODE_OPERATOR ? part.text() : operator;
+                operator = part.number() == NODE_OPERATOR ? part.text() : operator;
             }
         }
         int zero = zeroPoint(operator);
@@ -121,15 +122,15 @@ final class ExactProducts {
         graph.message(OnnxModel.GRAPH_INITIALIZER, tensor(ZERO, UINT8, (byte) 128, 1));
     }
 
-    private ProtoPieces attribute(ProtoFields attribute) {
+    private ProtoPieces attribute(ProtoReader attribute) {
         ProtoPieces out = new ProtoPieces(data);
         while (attribute.next()) {
-            if (attribute.number == ATTRIBUTE_GRAPH || attribute.number == ATTRIBUTE_GRAPHS) {
+            if (attribute.number() == ATTRIBUTE_GRAPH || attribute.number() == ATTRIBUTE_GRAPHS) {
                 ProtoPieces inner = new ProtoPieces(data);
-                for (ProtoFields field = attribute.inside(); field.next(); ) {
+                for (ProtoReader field = attribute.message(); field.next(); ) {
                     keep(field, inner);
                 }
-                out.message(attribute.number, inner);
+                out.message(attribute.number(), inner);
             } else {
                 out.keep(attribute);
             }

@@ -11,6 +11,8 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import org.dgemma.format.ProtoException;
+import org.dgemma.format.ProtoReader;
 import org.dgemma.runtime.EngineException;
 import org.jspecify.annotations.Nullable;
 
@@ -50,7 +52,7 @@ final class OnnxModel {
     static OnnxModel read(File file, boolean unsigned) {
         try {
             return parse(map(file), unsigned);
-        } catch (IOException | IndexOutOfBoundsException | IllegalArgumentException error) {
+        } catch (IOException | ProtoException | IllegalArgumentException error) {
             throw new EngineException(file + ": is not an ONNX model (" + AbstractEngine.line(error)
                     + "); export the bundle again");
         }
@@ -64,12 +66,12 @@ final class OnnxModel {
     }
 
     private static OnnxModel parse(ByteBuffer data, boolean unsigned) {
-        ProtoFields graph = graph(data);
+        ProtoReader graph = graph(data);
         Set<String> inputs = new HashSet<>();
-        for (ProtoFields field = graph.inside(); field.next(); ) {
-            if (field.number == GRAPH_INPUT) {
-                for (ProtoFields input = field.inside(); input.next(); ) {
-                    if (input.number == INPUT_NAME) {
+        for (ProtoReader field = graph.message(); field.next(); ) {
+            if (field.number() == GRAPH_INPUT) {
+                for (ProtoReader input = field.message(); input.next(); ) {
+                    if (input.number() == INPUT_NAME) {
                         inputs.add(input.text());
                     }
                 }
@@ -78,10 +80,10 @@ final class OnnxModel {
         Map<String, Tensor> defaults = new LinkedHashMap<>();
         ExactProducts products = new ExactProducts(data);
         ProtoPieces kept = new ProtoPieces(data);
-        for (ProtoFields field = graph.inside(); field.next(); ) {
-            String name = field.number == GRAPH_INITIALIZER ? name(field.inside()) : null;
+        for (ProtoReader field = graph.message(); field.next(); ) {
+            String name = field.number() == GRAPH_INITIALIZER ? name(field.message()) : null;
             if (name != null && inputs.contains(name)) {
-                defaults.put(name, tensor(name, field.inside()));
+                defaults.put(name, tensor(name, field.message()));
             } else if (unsigned) {
                 products.keep(field, kept);
             } else {
@@ -94,8 +96,8 @@ final class OnnxModel {
             return new OnnxModel(defaults, null);
         }
         ProtoPieces model = new ProtoPieces(data);
-        for (ProtoFields field = new ProtoFields(data, 0, data.limit()); field.next(); ) {
-            if (field.start == graph.start) {
+        for (ProtoReader field = new ProtoReader(data); field.next(); ) {
+            if (field.start() == graph.start()) {
                 model.message(MODEL_GRAPH, kept);
             } else {
                 model.keep(field);
@@ -104,35 +106,35 @@ final class OnnxModel {
         return new OnnxModel(defaults, model.toBuffer());
     }
 
-    private static ProtoFields graph(ByteBuffer data) {
-        ProtoFields fields = new ProtoFields(data, 0, data.limit());
+    private static ProtoReader graph(ByteBuffer data) {
+        ProtoReader fields = new ProtoReader(data);
         while (fields.next()) {
-            if (fields.number == MODEL_GRAPH) {
+            if (fields.number() == MODEL_GRAPH) {
                 return fields;
             }
         }
-        throw new IndexOutOfBoundsException("no graph");
+        throw new IllegalArgumentException("no graph");
     }
 
-    static @Nullable String name(ProtoFields tensor) {
+    static @Nullable String name(ProtoReader tensor) {
         while (tensor.next()) {
-            if (tensor.number == TENSOR_NAME) {
+            if (tensor.number() == TENSOR_NAME) {
                 return tensor.text();
             }
         }
         return null;
     }
 
-    private static Tensor tensor(String name, ProtoFields field) {
+    private static Tensor tensor(String name, ProtoReader field) {
         List<Long> dims = new ArrayList<>();
         long type = 0;
         byte[] raw = {};
         while (field.next()) {
-            if (field.number == TENSOR_DIMS) {
-                dims.add(field.varint);
-            } else if (field.number == TENSOR_TYPE) {
-                type = field.varint;
-            } else if (field.number == TENSOR_RAW) {
+            if (field.number() == TENSOR_DIMS) {
+                dims.add(field.integer());
+            } else if (field.number() == TENSOR_TYPE) {
+                type = field.integer();
+            } else if (field.number() == TENSOR_RAW) {
                 raw = field.bytes();
             }
         }

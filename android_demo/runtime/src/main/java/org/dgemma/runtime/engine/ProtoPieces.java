@@ -6,6 +6,7 @@ import java.nio.channels.WritableByteChannel;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
+import org.dgemma.format.ProtoReader;
 
 /** A protobuf message put together of pieces of another one, which are not copied until it is written. */
 final class ProtoPieces {
@@ -18,9 +19,9 @@ final class ProtoPieces {
     }
 
     /** Append a field as it is. */
-    void keep(ProtoFields field) {
+    void keep(ProtoReader field) {
         ByteBuffer part = data.duplicate();
-        part.position(field.start).limit(field.end);
+        part.position(field.start()).limit(field.end());
         add(part);
     }
 

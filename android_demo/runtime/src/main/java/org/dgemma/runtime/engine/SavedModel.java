@@ -12,6 +12,8 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import org.dgemma.format.ProtoException;
+import org.dgemma.format.ProtoReader;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -61,7 +63,7 @@ final class SavedModel {
                 FileChannel out = create(newModel)) {
             ByteBuffer data = OnnxModel.map(model);
             new SavedModel(data, from, to).rewritten().writeTo(out);
-        } catch (IndexOutOfBoundsException | IllegalArgumentException error) {
+        } catch (ProtoException | IllegalArgumentException error) {
             throw new IOException(model + ": is not an ONNX model", error);
         }
         Files.move(newModel.toPath(), model.toPath(), StandardCopyOption.REPLACE_EXISTING);
@@ -74,9 +76,9 @@ final class SavedModel {
 
     private ProtoPieces rewritten() throws IOException {
         ProtoPieces out = new ProtoPieces(model);
-        for (ProtoFields field = new ProtoFields(model, 0, model.limit()); field.next(); ) {
-            if (field.number == OnnxModel.MODEL_GRAPH) {
-                out.message(field.number, graph(field));
+        for (ProtoReader field = new ProtoReader(model); field.next(); ) {
+            if (field.number() == OnnxModel.MODEL_GRAPH) {
+                out.message(field.number(), graph(field));
             } else {
                 out.keep(field);
             }
@@ -84,37 +86,37 @@ final class SavedModel {
         return out;
     }
 
-    private ProtoPieces graph(ProtoFields graph) throws IOException {
+    private ProtoPieces graph(ProtoReader graph) throws IOException {
         Map<String, Integer> last = new HashMap<>();
-        for (ProtoFields field = graph.inside(); field.next(); ) {
-            if (field.number == OnnxModel.GRAPH_INITIALIZER) {
-                last.put(OnnxModel.name(field.inside()), field.start);
+        for (ProtoReader field = graph.message(); field.next(); ) {
+            if (field.number() == OnnxModel.GRAPH_INITIALIZER) {
+                last.put(OnnxModel.name(field.message()), field.start());
             }
         }
         ProtoPieces out = new ProtoPieces(model);
-        for (ProtoFields field = graph.inside(); field.next(); ) {
-            if (field.number == GRAPH_NODE) {
-                out.message(field.number, node(field));
-            } else if (field.number != OnnxModel.GRAPH_INITIALIZER) {
+        for (ProtoReader field = graph.message(); field.next(); ) {
+            if (field.number() == GRAPH_NODE) {
+                out.message(field.number(), node(field));
+            } else if (field.number() != OnnxModel.GRAPH_INITIALIZER) {
                 out.keep(field);
-            } else if (last.get(OnnxModel.name(field.inside())) == field.start) {
-                out.message(field.number, tensor(field));
+            } else if (last.get(OnnxModel.name(field.message())) == field.start()) {
+                out.message(field.number(), tensor(field));
             }
         }
         return out;
     }
 
-    private ProtoPieces node(ProtoFields node) throws IOException {
+    private ProtoPieces node(ProtoReader node) throws IOException {
         ProtoPieces out = new ProtoPieces(model);
-        for (ProtoFields field = node.inside(); field.next(); ) {
-            if (field.number != NODE_ATTRIBUTE) {
+        for (ProtoReader field = node.message(); field.next(); ) {
+            if (field.number() != NODE_ATTRIBUTE) {
                 out.keep(field);
                 continue;
             }
             ProtoPieces attribute = new ProtoPieces(model);
-            for (ProtoFields part = field.inside(); part.next(); ) {
-                if (part.number == ATTRIBUTE_GRAPH || part.number == ATTRIBUTE_GRAPHS) {
-                    attribute.message(part.number, graph(part));
+            for (ProtoReader part = field.message(); part.next(); ) {
+                if (part.number() == ATTRIBUTE_GRAPH || part.number() == ATTRIBUTE_GRAPHS) {
+                    attribute.message(part.number(), graph(part));
                 } else {
                     attribute.keep(part);
                 }
@@ -124,15 +126,15 @@ final class SavedModel {
         return out;
     }
 
-    private ProtoPieces tensor(ProtoFields tensor) throws IOException {
+    private ProtoPieces tensor(ProtoReader tensor) throws IOException {
         ProtoPieces out = new ProtoPieces(model);
         Map<String, String> entries = new LinkedHashMap<>();
-        for (ProtoFields field = tensor.inside(); field.next(); ) {
-            if (field.number == TENSOR_EXTERNAL) {
+        for (ProtoReader field = tensor.message(); field.next(); ) {
+            if (field.number() == TENSOR_EXTERNAL) {
                 String[] pair = {"", ""};
-                for (ProtoFields entry = field.inside(); entry.next(); ) {
-                    if (entry.number == 1 || entry.number == 2) {
-                        pair[entry.number - 1] = entry.text();
+                for (ProtoReader entry = field.message(); entry.next(); ) {
+                    if (entry.number() == 1 || entry.number() == 2) {
+                        pair[entry.number() - 1] = entry.text();
                     }
                 }
                 entries.put(pair[0], pair[1]);
