@@ -18,7 +18,7 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.sampler import EXACT
 from dgemma.core.shapes import Shape, parameter_shapes
 from dgemma.export.graphs import prefix_specs
-from dgemma.export.request import Request, read_text
+from dgemma.export.request import ExportRequest, read_text
 from dgemma.quantize.recipes import class_of, file_bytes, stored_bytes
 
 MB = 1e6
@@ -31,7 +31,7 @@ _SEARCH = 1.45  # memory of rounding a matrix, in sizes of its float32 form
 class Estimate:
     """Of one request and its engines."""
 
-    request: Request
+    request: ExportRequest
     engines: Sequence[str]
 
     @cached_property

@@ -32,7 +32,7 @@ NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ExportRequest:
     """A checked request; `folder` is None for a preset."""
 
     folder: Path | None
@@ -72,7 +72,7 @@ def check(
     checkpoint: Path | str, *, engines: Sequence[str], recipe: str | None = None, steps: int | None = None,
     canvas: int | None = None, context: int | None = None, random_weights: int | None = None, calibration: Path | None = None,
     soft: str | None = None,
-) -> Request:  # fmt: skip
+) -> ExportRequest:  # fmt: skip
     """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
     folder = None if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir() else Path(checkpoint)
     if folder is None:
@@ -97,7 +97,7 @@ def check(
     for engine in engines:
         engines_of(engine)
     chosen.check(engines, config)
-    return Request(
+    return ExportRequest(
         folder=folder, config=config, sampler=sampler, recipe=chosen, shapes=lengths(config, canvas, context),
         random_weights=random_weights, calibration=calibration,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Sha
     return Shapes(canvas=canvas, chunk=min(256, max(64, canvas), context), context=context)
 
 
-def read_weights(request: Request, scratch: Path, progress: Callable[[str], None]) -> Weights:
+def read_weights(request: ExportRequest, scratch: Path, progress: Callable[[str], None]) -> Weights:
     """The weights; where the recipe quantizes, a quantized checkpoint is made at `scratch`, the caller's to remove."""
     if request.is_quantized or request.recipe.quantizes:
         folder = request.folder if request.is_quantized else scratch
@@ -163,7 +163,7 @@ def _preset(config: ModelConfig) -> str:
     return next(name for name, other in PRESETS.items() if other is config)
 
 
-def _float_weights(request: Request) -> tuple[Denoiser, dict[str, Any]]:
+def _float_weights(request: ExportRequest) -> tuple[Denoiser, dict[str, Any]]:
     folder, seed = request.folder, request.random_weights
     if seed is not None:
         shape = _preset(request.config) if folder is None else folder.resolve().name
@@ -182,7 +182,7 @@ def _licensed(folder: Path | None, provenance: dict[str, Any]) -> dict[str, Any]
     return {**provenance, "licence": next((line.strip() for line in lines if line.strip()), None)}
 
 
-def notes(request: Request) -> tuple[str, ...]:
+def notes(request: ExportRequest) -> tuple[str, ...]:
     """What the checkpoint folder lacks and what of it is ignored, one line each; raises CheckpointError."""
     if request.folder is None:
         return ()
@@ -191,7 +191,7 @@ def notes(request: Request) -> tuple[str, ...]:
     return (*weights, *hf_config.notes(request.folder), *text)
 
 
-def read_text(request: Request) -> tuple[CheckpointTokenizer | None, ChatTemplate | None]:
+def read_text(request: ExportRequest) -> tuple[CheckpointTokenizer | None, ChatTemplate | None]:
     """Tokenizer and chat template of the checkpoint, where it has them; raises CheckpointError."""
     found = read_tokenizer(request.folder) if request.folder else None
     if found is None or request.folder is None:

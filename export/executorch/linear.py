@@ -1,7 +1,7 @@
 """Integer products, expert MLPs and the tied table as modules that replace torch's.
 
 A table is stored once: what is looked up and the tiles of the head and of the soft embedding have the same bytes, and
-`once.py` stores equal bytes once.
+`dedup_constants.py` stores equal bytes once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgemma.export.executorch import ops
-from dgemma.export.executorch.once import Table
+from dgemma.export.executorch.dedup_constants import Table
 from dgemma.model.denoiser import Experts
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.matrix import QuantizedMatrix

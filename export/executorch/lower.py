@@ -18,15 +18,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.executorch.attention import WholeAttention
 from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
-from dgemma.export.executorch.fast import fast
-from dgemma.export.executorch.gelu import name_gelus
+from dgemma.export.executorch.dedup_constants import dedup_constants
+from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.linear import replace
 from dgemma.export.executorch.loop import ScanGenerate
-from dgemma.export.executorch.norm import WholeRMSNorm
-from dgemma.export.executorch.once import store_once
-from dgemma.export.executorch.swap import swap
+from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_gelus, replace_modules
 from dgemma.export.executorch.visitors import our_partitioner
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, Stack, example, sharing, specs, stack_inputs
 from dgemma.export.trace import trace
@@ -59,7 +56,7 @@ def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
 
 def delegate(program: ExportedProgram, name: str = "forward") -> EdgeProgramManager:
     """Edge dialect with everything in XNNPACK that it takes."""
-    written = {name: name_gelus(program)}
+    written = {name: replace_gelus(program)}
     return to_edge_transform_and_lower(written, partitioner=[our_partitioner()], compile_config=_CONFIG)
 
 
@@ -80,12 +77,12 @@ def lower(
     """Write the `.pte`; returns per method the operations delegated and left on the CPU."""
     model = sharing(model)
     replace(model, quantized)
-    swap(model, RMSNorm, WholeRMSNorm)
-    swap(model, Attention, WholeAttention)
+    replace_modules(model, RMSNorm, WholeRMSNorm)
+    replace_modules(model, Attention, WholeAttention)
     wanted = specs(model.config, shapes, policy.steps)
     edge: dict[str, Any] = {}
     share = {}
-    with fast(), torch.no_grad():
+    with patched_exir(), torch.no_grad():
         progress("executorch: layers")
         body = Stack(model).eval()
         stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
@@ -109,5 +106,5 @@ def lower(
         with path.open("wb") as file:
             final.write_to_file(file)
         table: Any = model.embed_tokens  # a FloatEmbedding or an IntegerEmbedding
-        store_once(path, table.tables("embed_tokens"))
+        dedup_constants(path, table.tables("embed_tokens"))
     return share

@@ -16,7 +16,7 @@ from executorch.exir import ExecutorchBackendConfig
 from torch import Tensor, nn
 
 from dgemma.core.manifest import TensorSpec
-from dgemma.export.executorch.fast import fast
+from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.linear import IntegerLinear
 from dgemma.export.executorch.lower import delegate
 from dgemma.export.graphs import Shapes
@@ -55,7 +55,7 @@ def write(file: Path, form: str, rows: int, inner: int, outer: int, copies: int)
     """Lower and write a program with one method, `forward`: x [1, M, inner] float32, M up to `rows` → as `Products`."""
     x = TensorSpec(name="x", dtype="float32", shape=(1, "M", inner))
     module, shapes = Products(form, inner, outer, copies).eval(), Shapes(canvas=rows, chunk=rows, context=rows)
-    with fast(), torch.no_grad():
+    with patched_exir(), torch.no_grad():
         program = delegate(trace(module, [x], shapes)).to_executorch(ExecutorchBackendConfig())
     with file.open("wb") as out:
         program.write_to_file(out)

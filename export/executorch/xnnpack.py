@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from dgemma.export.executorch.held import HeldData
+from dgemma.export.executorch.zero_copy import ZeroCopyData
 
 INFERRED = 0  # in shapes given to XNNPACK
 NONE = XNN_INVALID_VALUE_ID
@@ -77,7 +77,7 @@ class Visitor(NodeVisitor):  # type: ignore[misc]
 
     def buffer(self, tensor: Tensor, key: str | None = None) -> int:
         """Store a constant's bytes under a key or their hash; returns the buffer's index in the graph."""
-        data = HeldData(tensor)
+        data = ZeroCopyData(tensor)
         key = key or data.sha256().hex()
         self.graph.constant_data.append(xnn.ConstantDataOffset(offset=UINT64_MAX, size=len(data), named_key=key))
         self._named_data_store.add_named_data(key, data, alignment=CONSTANT_TENSOR_ALIGNMENT)

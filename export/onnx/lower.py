@@ -20,11 +20,11 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.export.graphs import Shapes, release, sharing, specs
 from dgemma.export.onnx import softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
-from dgemma.export.onnx.fast import fast
 from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.linear import MICROSOFT, TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
 from dgemma.export.onnx.pieces import BODY, pieces
+from dgemma.export.onnx.registry_cache import cached_registry
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.onnx.wiring import WEIGHT, Wiring, value_info
 from dgemma.export.trace import trace
@@ -109,7 +109,7 @@ def lower(
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, onnx.ModelProto] = {}
-    with (folder / FILE).open("wb") as file, fast():
+    with (folder / FILE).open("wb") as file, cached_registry():
         weights = WeightFile(file)
         stage, made = "", dict[tuple[object, ...], onnx.ModelProto]()
         for name, (module, inputs, outputs) in pieces(model, policy).items():

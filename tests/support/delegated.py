@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.executorch import head, linear, lower
-from dgemma.export.executorch.fast import fast
-from dgemma.export.executorch.once import store_once
+from dgemma.export.executorch.dedup_constants import dedup_constants
+from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.pte import Layout
 from dgemma.export.graphs import sharing
 from dgemma.export.quiet import quiet
@@ -51,12 +51,12 @@ def write(made: Denoiser, policy: SamplerConfig | None, path: Path, rows: int = 
     """Lower the head of a model, for up to so many rows; returns the bytes of its arena."""
     given = (torch.zeros(1, rows, made.config.hidden_size), torch.zeros(2, rows, dtype=torch.int64), torch.ones(1))
     count = torch.export.Dim("R", min=2, max=rows)
-    with quiet(), fast(), torch.no_grad(), path.open("wb") as file:
+    with quiet(), patched_exir(), torch.no_grad(), path.open("wb") as file:
         program = torch.export.export(
             Head(made, policy).eval(), given, dynamic_shapes=({1: count}, {1: count}, {}), strict=False
         )
         lower.delegate(program).to_executorch().write_to_file(file)
-    store_once(path, made.embed_tokens.tables("embed_tokens"))  # type: ignore[operator]
+    dedup_constants(path, made.embed_tokens.tables("embed_tokens"))  # type: ignore[operator]
     return arena(path)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import delegated
 import micro
@@ -19,12 +17,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx.passes.tools_common import legalize_graph
 
-from dgemma.export.executorch import linear, lower, ops, visitors
-from dgemma.export.executorch.attention import WholeAttention
-from dgemma.export.executorch.fast import fast
+from dgemma.export.executorch import exir_patches, linear, lower, ops, visitors
+from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.linear import IntegerEmbedding, IntegerExperts, IntegerLinear, replace
-from dgemma.export.executorch.norm import WholeRMSNorm
-from dgemma.export.executorch.swap import swap
+from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_modules
 from dgemma.export.graphs import sharing
 from dgemma.export.quiet import quiet
 from dgemma.model.denoiser import GatedMLP, RMSNorm
@@ -32,15 +28,13 @@ from dgemma.quantize.hadamard import rotate_inputs
 from dgemma.quantize.integers import quantize_rows
 from dgemma.quantize.matrix import QuantizedMatrix
 
-fast_module: Any = import_module("dgemma.export.executorch.fast")
-
 
 def lowered(module: nn.Module, *x: Tensor, rows: bool = False) -> tuple[Callable[..., Tensor], dict[str, int]]:
     """The module in ExecuTorch, dimension 1 of the first input open with `rows`, and the share that XNNPACK takes."""
     from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer
 
     shapes = ({1: Dim.DYNAMIC(min=1, max=x[0].shape[1])}, *({} for _ in x[1:])) if rows else None
-    with quiet(), fast(), torch.no_grad():
+    with quiet(), patched_exir(), torch.no_grad():
         edge = lower.delegate(torch.export.export(module.eval(), x, dynamic_shapes=shapes, strict=False))
         buffer = edge.to_executorch().buffer  # must outlive the module
         loaded = _load_for_executorch_from_buffer(buffer)
@@ -71,7 +65,7 @@ def test_tanh_gelu_stays_tanh_gelu() -> None:
 def test_norms() -> None:
     model = micro.model()
     plain = copy.deepcopy(model)
-    swap(model, RMSNorm, WholeRMSNorm)
+    replace_modules(model, RMSNorm, WholeRMSNorm)
     assert not any(isinstance(module, RMSNorm) for module in model.modules())
     x = inputs(1, 5, 32)
     unscaled = RMSNorm(32, 0.1, scale=False)
@@ -88,7 +82,7 @@ def test_norms() -> None:
 def test_attention_is_one_delegate(full: bool) -> None:
     model = micro.model()
     plain = copy.deepcopy(model).layers[int(full)].self_attn
-    swap(model, RMSNorm, WholeRMSNorm)
+    replace_modules(model, RMSNorm, WholeRMSNorm)
     whole = WholeAttention(model.layers[int(full)].self_attn)
     kv, dim = plain.kv_heads, plain.head_dim
     angle = inputs(7, 1, dim // 2)
@@ -209,7 +203,7 @@ def test_programs_keep_the_order_of_the_graph(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(xnnpack_preprocess, "serialize_xnnpack_binary", record)
     assert chains() == ["XNNAdd", "XNNExp", "XNNTanh"]
-    monkeypatch.setattr(fast_module, "stable_topological_sort", legalize_graph)
+    monkeypatch.setattr(exir_patches, "stable_topological_sort", legalize_graph)
     assert chains() == ["XNNAdd"] * 3, "executorch keeps the order by itself"
 
 
@@ -217,7 +211,7 @@ def test_inputs_have_no_place_in_the_arena(tmp_path: Path) -> None:
     x = inputs(1, 64, 64)
     planned = []
     for config in (lower.WRITTEN, ExecutorchBackendConfig()):
-        with quiet(), fast(), torch.no_grad(), (tmp_path / "f.pte").open("wb") as file:
+        with quiet(), patched_exir(), torch.no_grad(), (tmp_path / "f.pte").open("wb") as file:
             lower.delegate(torch.export.export(nn.Tanh(), (x,))).to_executorch(config).write_to_file(file)
         planned.append(delegated.arena(tmp_path / "f.pte"))
     assert planned[1] - planned[0] >= x.nbytes

@@ -12,9 +12,9 @@ from matrices import four_bits, inputs
 from torch import Tensor, nn
 
 from dgemma.export.executorch import lower
-from dgemma.export.executorch.fast import fast
+from dgemma.export.executorch.dedup_constants import Table, dedup_constants
+from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.linear import FloatEmbedding, IntegerEmbedding
-from dgemma.export.executorch.once import Table, store_once
 from dgemma.export.executorch.pte import Layout
 from dgemma.export.executorch.read import read_integers
 from dgemma.export.graphs import Shapes
@@ -38,7 +38,7 @@ class Tied(nn.Module):
 def write(table: nn.Module, path: Path) -> tuple[Tensor, Tensor]:
     """Lower `Tied` to a file; returns the inputs."""
     given = torch.tensor([[5, 0, 299]]), inputs(1, 2, 64)
-    with quiet(), fast(), torch.no_grad(), path.open("wb") as file:
+    with quiet(), patched_exir(), torch.no_grad(), path.open("wb") as file:
         lower.delegate(torch.export.export(Tied(table), given)).to_executorch().write_to_file(file)
     return given
 
@@ -57,8 +57,8 @@ def test_a_table_is_stored_once(kind: str, tmp_path: Path) -> None:
     given = write(table, path)
     before, size = run(path, given), path.stat().st_size
     wrong = [Table(tensor=t.tensor + 1, parts=t.parts) for t in table.tables("embed_tokens")]
-    assert store_once(path, wrong) == 0, "bytes that differ were taken for the same"
-    saved = store_once(path, table.tables("embed_tokens"))
+    assert dedup_constants(path, wrong) == 0, "bytes that differ were taken for the same"
+    saved = dedup_constants(path, table.tables("embed_tokens"))
     assert path.stat().st_size == size - saved
     rows = table.tables("embed_tokens")[0].tensor
     assert saved >= rows.numel() * rows.element_size()

@@ -22,9 +22,9 @@ from dgemma.core.config import PRESETS
 from dgemma.core.errors import ExportError
 from dgemma.export import graphs, pipeline, request, room
 from dgemma.export.estimate import Estimate, TimeLeft
-from dgemma.export.executorch import once
-from dgemma.export.executorch.fast import fast
-from dgemma.export.executorch.held import HeldData
+from dgemma.export.executorch import dedup_constants
+from dgemma.export.executorch.exir_patches import patched_exir
+from dgemma.export.executorch.zero_copy import ZeroCopyData
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.recipes import class_of
 
@@ -37,14 +37,14 @@ def estimate(checkpoint: str, recipe: str, *engines: str, **options: int) -> Est
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_held_data_are_the_bytes_of_a_tensor_and_no_copy(dtype: torch.dtype) -> None:
+def test_zero_copy_data_are_the_bytes_of_a_tensor_and_no_copy(dtype: torch.dtype) -> None:
     tensor = (inputs(7, 64) * 9).to(dtype)
-    data = HeldData(nn.Parameter(tensor, requires_grad=False))
+    data = ZeroCopyData(nn.Parameter(tensor, requires_grad=False))
     raw = bytes(tensor.untyped_storage())
     out = io.BytesIO()
     data.write_to_file(out)
     assert len(data) == len(raw) and out.getvalue() == data.to_bytes() == raw and data.prefix(5) == raw[:5]
-    assert data.sha256() == HeldData(tensor.clone()).sha256() != HeldData(tensor.flip(0)).sha256()
+    assert data.sha256() == ZeroCopyData(tensor.clone()).sha256() != ZeroCopyData(tensor.flip(0)).sha256()
     tensor[0, 0] += 1
     assert data.to_bytes() != raw and copy.deepcopy(data) is data
 
@@ -54,7 +54,7 @@ def test_programs_are_copied_without_their_constants() -> None:
     weight, small, moving = nn.Parameter(inputs(64, 64), requires_grad=False), torch.zeros(3), nn.Parameter(inputs(64, 64))
     for _ in range(2):
         assert copy.deepcopy(weight) is not weight
-        with fast():
+        with patched_exir():
             copied = copy.deepcopy({"w": weight, "s": small, "m": moving})
         assert copied["w"] is weight and copied["s"] is not small and copied["m"] is not moving
         assert torch.equal(copied["m"], moving)
@@ -74,12 +74,12 @@ def test_pieces_of_any_size_rewrite_the_same_file(tmp_path: Path, monkeypatch: p
     path = tmp_path / "f"
     path.write_bytes(data := bytes(range(256)) * 5)
     for size in (1, 7, 256, 5000):
-        monkeypatch.setattr(once, "CHUNK", size)
+        monkeypatch.setattr(dedup_constants, "CHUNK", size)
         with path.open("rb") as file:
-            assert b"".join(chunk for _, chunk in once._chunks(file, 100, 900)) == data[100:1000]
-            assert once._equal(file, 100, memoryview(data)[100:1000])
-            assert not once._equal(file, 101, memoryview(data)[100:1000])
-            assert not once._equal(file, 1000, memoryview(data)[: len(data) - 1000 + 1]), "the file ends before"
+            assert b"".join(chunk for _, chunk in dedup_constants._chunks(file, 100, 900)) == data[100:1000]
+            assert dedup_constants._equal(file, 100, memoryview(data)[100:1000])
+            assert not dedup_constants._equal(file, 101, memoryview(data)[100:1000])
+            assert not dedup_constants._equal(file, 1000, memoryview(data)[: len(data) - 1000 + 1]), "the file ends before"
 
 
 @pytest.mark.slow

@@ -29,9 +29,9 @@ class Table:
     parts: dict[str, tuple[int, int]]
 
 
-def store_once(path: Path, tables: Sequence[Table]) -> int:
+def dedup_constants(path: Path, tables: Sequence[Table]) -> int:
     """Rewrite the file; returns the bytes saved. What does not repeat a table byte for byte is left alone."""
-    rewritten = path.with_suffix(".once")
+    rewritten = path.with_suffix(".dedup")
     with path.open("rb") as file:
         layout = Layout.read(file)
         spans, base = layout.spans, layout.base

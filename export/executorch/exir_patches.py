@@ -77,7 +77,7 @@ def _kept(deepcopy: Any) -> Any:
 
 
 @contextmanager
-def fast() -> Iterator[None]:
+def patched_exir() -> Iterator[None]:
     """Nodes without histories, delegates known by their shapes and constants that are not copied, while it lasts."""
     source: Any = traceback.NodeSource
     patched: Any = import_module("torch._higher_order_ops.executorch_call_delegate")

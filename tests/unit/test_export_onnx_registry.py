@@ -12,14 +12,14 @@ from torch.onnx._internal.exporter import _registration
 from dgemma.core.sampler import EXACT, SamplerConfig
 from dgemma.export import head
 from dgemma.export.onnx import linear
-from dgemma.export.onnx.fast import fast
 from dgemma.export.onnx.head_pieces import head_pieces
+from dgemma.export.onnx.registry_cache import cached_registry
 
 
 def test_functions_are_registered_once_and_callers_do_not_share_what_they_add() -> None:
     kind = _registration.ONNXRegistry
     original = kind.__dict__["from_torchlib"]
-    with fast():
+    with cached_registry():
         first, second = (kind().from_torchlib(opset_version=21) for _ in range(2))
         target = torch.ops.aten.relu.default
         known = second.get_decomps(target)

@@ -15,7 +15,7 @@ from executorch.exir._serialize._cord import FileBackedData
 from torch import Tensor
 
 
-class HeldData(FileBackedData):  # type: ignore[misc]
+class ZeroCopyData(FileBackedData):  # type: ignore[misc]
     """The bytes of a tensor, which must not change until they are written."""
 
     def __init__(self, tensor: Tensor) -> None:

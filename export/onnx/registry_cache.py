@@ -13,7 +13,7 @@ from torch.onnx._internal.exporter import _registration
 
 
 @contextmanager
-def fast() -> Iterator[None]:
+def cached_registry() -> Iterator[None]:
     """Torchlib's functions are registered once for each opset, while it lasts."""
     kind: Any = _registration.ONNXRegistry
     original, build = kind.__dict__["from_torchlib"], kind.from_torchlib
