@@ -11,7 +11,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs lint lint-ruff lint-mypy lint-imports verify gate bench bench-check arm64 clean
+.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs lint lint-ruff lint-mypy lint-imports links verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
@@ -88,6 +88,12 @@ coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --cov --cov-report=
 	$(BIN)/python -m coverage report --include="*/runtime/*" --fail-under=90
 	$(BIN)/python -m coverage report --include="*/export/*" --fail-under=90
+
+# What walks src/ instead of importing from it. On Windows git writes links as text files unless it is told otherwise.
+lint-mypy lint-imports docs: | links
+links:
+	@test -d src/dgemma/model || { echo "src/dgemma/model is a text file in place of a link; \
+	give: git config core.symlinks true && git checkout src/dgemma" >&2; exit 2; }
 
 # mkdocs-material's notice about other generators is no fault of this site. With --quiet, mkdocs counts no warning as an error.
 docs: $(STAMP)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 # this is set before. Who wants that sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+# Where git wrote the links to the rooms as text files, as it does on Windows, rooms are found where they lie: in the checkout.
+if os.path.isfile(os.path.join(__path__[0], "model")):
+    __path__.append(os.path.dirname(os.path.dirname(__path__[0])))
+
 __version__ = "0.1.0"
 
 _ERRORS = (
