@@ -75,8 +75,8 @@ test-python: PARTS := python
 java-test: PARTS := java
 
 # Parts of Java whose tools are missing are left out; with CI=true that is a failure.
-test test-python java-test: $(STAMP) build/tiny-app.dgemma/manifest.json
-	DGEMMA_TINY_APP=build/tiny-app.dgemma $(BIN)/python tests/run.py $(PARTS)
+test test-python java-test: $(STAMP)
+	$(BIN)/python tests/run.py $(PARTS)
 
 test-touched: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/touched.py
@@ -119,16 +119,10 @@ build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-$*.dgemma --engine all --recipe $*
 
-# What the shipped bundle is held to, so it has to be of today's exporter.
-build/tiny-app.dgemma/manifest.json: $(CHECKPOINT) $(wildcard src/dgemma/core/*.py model/*.py quantize/*.py export/*.py export/*/*.py) | $(STAMP)
-	rm -rf build/tiny-app.dgemma
-	mkdir -p build
-	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-app.dgemma --engine onnx --recipe w8
+# What Java's tests read besides the shipped bundle; tests/run.py asks for it where there is a JDK and Maven.
+java-bundles: $(BUNDLE)/manifest.json
 
-# What Java's tests read; tests/run.py asks for them where there is a JDK and Maven.
-java-bundles: $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json build/tiny-app.dgemma/manifest.json
-
-apk: build/tiny-app.dgemma/manifest.json
+apk: $(STAMP)
 	$(BIN)/python android_demo/apk/make_apk.py $(if $(ONNXRUNTIME_AAR),--aar $(ONNXRUNTIME_AAR))
 
 verify: $(STAMP) $(BUNDLE)/manifest.json

@@ -1,6 +1,6 @@
 """Makes a signed debug APK of the demo app from the command line, and checks it. `make apk` calls this.
 
-    python android_demo/apk/make_apk.py [--bundle build/tiny-app.dgemma] [--aar FILE.aar] [--abi arm64-v8a …] [--out FILE.apk]
+    python android_demo/apk/make_apk.py [--bundle FOLDER] [--aar FILE.aar] [--abi arm64-v8a …] [--out FILE.apk]
 
 Native code comes out of an onnxruntime-android AAR: --aar, ONNXRUNTIME_AAR, or the newest in the local Maven repository.
 Without one the APK has none; that is said here and in the report. Exit status 0 = built and checked, 1 = a check does not
@@ -27,6 +27,7 @@ from tools import ANDROID_DEMO, ApkError, run
 
 MIN_SDK, TARGET_SDK, PACKAGE = 26, 35, "org.dgemma.demo"
 ROOT = ANDROID_DEMO.parent
+SHIPPED = ROOT / "src/dgemma/bundles/tiny.dgemma"
 RESOURCES = ANDROID_DEMO / "runtime/src/main/resources"
 ASSET = "tiny.dgemma"
 MAPPED = (".bin", ".onnx")  # stay uncompressed, so that they are read without a second copy
@@ -204,7 +205,7 @@ def native_libraries(aar: Path, abis: Iterable[str]) -> dict[str, bytes]:
 
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="make_apk.py", description="Make and check the demo app's APK.")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "build/tiny-app.dgemma", help="the bundle in the assets")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED, help="the bundle in the assets, the shipped one by default")
     parser.add_argument("--aar", default=os.environ.get("ONNXRUNTIME_AAR"), help="an onnxruntime-android AAR")
     parser.add_argument("--abi", action="append", help="arm64-v8a (default), x86_64, …; repeat for several")
     parser.add_argument("--out", type=Path, default=ROOT / "build/apk/dgemma-demo.apk")
@@ -212,8 +213,7 @@ def _options() -> Options:
     given = parser.parse_args()
     if not (given.bundle / "manifest.json").is_file():
         raise ApkError(
-            f"--bundle {given.bundle}: no bundle there; make it: dgemma export checkpoints/tiny --engine onnx --recipe w8 "
-            f"--out {given.bundle}"
+            f"--bundle {given.bundle}: no bundle there; make it: dgemma export CKPT --engine onnx --recipe w8 --out {given.bundle}"
         )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     return Options(

@@ -2,9 +2,9 @@ plugins {
     alias(libs.plugins.android.application)
 }
 
-// dgemma export checkpoints/tiny --engine onnx --recipe w8 --out build/tiny-app.dgemma
+// The bundle that the Python package ships.
 val bundle by tasks.registering(Sync::class) {
-    from(rootDir.resolve("../build/tiny-app.dgemma"))
+    from(rootDir.resolve("../src/dgemma/bundles/tiny.dgemma"))
     into(layout.buildDirectory.dir("bundle/tiny.dgemma"))
 }
 

@@ -106,9 +106,7 @@ def described(bundle: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of today; DGEMMA_TINY_APP names one that `make` has just made."""
-    if given := os.environ.get("DGEMMA_TINY_APP"):
-        return Path(given).resolve()
+    """The export of today."""
     return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("app") / "tiny.dgemma", engines=("onnx",), recipe="w8")
 
 

@@ -27,6 +27,8 @@ import org.robolectric.android.controller.ActivityController;
 @RunWith(RobolectricTestRunner.class)
 public abstract class AppTest {
     static final File ROOT = new File(System.getProperty("dgemma.root"));
+    /** The bundle in the app's assets. */
+    static final File SHIPPED = new File(ROOT, "src/dgemma/bundles/tiny.dgemma");
     static final File FLOAT = new File(ROOT, "build/tiny.dgemma");
 
     private static final int MOST_BYTES = 150_000;
@@ -49,15 +51,6 @@ public abstract class AppTest {
         Thread waiter = new Thread(() -> {});
         app.holder().afterwards(waiter::start);
         await("the model is closed", () -> waiter.getState() == Thread.State.TERMINATED);
-    }
-
-    /** Tests on the real library need the bundle that the app ships. */
-    static void needBundle() {
-        File bundle = new File(ROOT, "build/tiny-app.dgemma");
-        Assume.assumeTrue(
-                "SKIPPED: no build/tiny-app.dgemma; dgemma export checkpoints/tiny --engine onnx --recipe w8 --out "
-                        + "build/tiny-app.dgemma",
-                bundle.isDirectory());
     }
 
     static void needFloatBundle() {

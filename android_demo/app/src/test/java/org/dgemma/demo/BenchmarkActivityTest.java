@@ -26,7 +26,6 @@ import org.robolectric.android.controller.ActivityController;
 public final class BenchmarkActivityTest extends AppTest {
     @Before
     public void need() {
-        needBundle();
     }
 
     private static Map<?, ?> map(Object value, String key) {

@@ -97,8 +97,7 @@ public final class BundlesActivityTest extends AppTest {
 
     @Test
     public void aDamagedBundleIsRefusedAndLeavesNothing() throws IOException {
-        needBundle();
-        File damaged = copyOf(new File(ROOT, "build/tiny-app.dgemma"), "damaged.dgemma");
+        File damaged = copyOf(SHIPPED, "damaged.dgemma");
         try (RandomAccessFile file = new RandomAccessFile(new File(damaged, "onnx/weights.bin"), "rw")) {
             file.seek(1000);
             int was = file.read();
@@ -111,7 +110,7 @@ public final class BundlesActivityTest extends AppTest {
         String line = text(screen, R.id.error_text);
         assertTrue(line, line.contains("weights.bin") && !line.contains(app.getFilesDir().getPath()));
         assertEquals(0, added().length);
-        File whole = copyOf(new File(ROOT, "build/tiny-app.dgemma"), "whole.dgemma");
+        File whole = copyOf(SHIPPED, "whole.dgemma");
         BundleCopy next = pick(whole);
         await("it has ended", next::ended);
         assertNull("the same without the damage is taken", next.problem());
@@ -136,7 +135,6 @@ public final class BundlesActivityTest extends AppTest {
 
     @Test
     public void theBuiltInBundleIsUnpackedOnceAndAgainWhenDamaged() throws IOException {
-        needBundle();
         File parent = app.bundles().builtInFolder();
         File folder = BuiltIn.unpack(app.getAssets(), parent);
         assertNotNull(folder);
@@ -155,8 +153,7 @@ public final class BundlesActivityTest extends AppTest {
 
     @Test
     public void aPushedBundleIsListedAndPutFirst() throws IOException {
-        needBundle();
-        copyTo(new File(ROOT, "build/tiny-app.dgemma"), new File(app.bundles().pushedFolder(), "mine.dgemma"));
+        copyTo(SHIPPED, new File(app.bundles().pushedFolder(), "mine.dgemma"));
         Bundles.Entry entry = app.bundles().named("mine");
         assertEquals(Bundles.Origin.PUSHED, entry.origin);
         open();

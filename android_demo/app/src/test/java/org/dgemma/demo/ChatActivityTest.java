@@ -25,7 +25,6 @@ import org.robolectric.util.ReflectionHelpers.ClassParameter;
 public final class ChatActivityTest extends AppTest {
     @Before
     public void need() {
-        needBundle();
     }
 
     @Test

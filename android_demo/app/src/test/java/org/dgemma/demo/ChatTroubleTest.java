@@ -155,7 +155,6 @@ public final class ChatTroubleTest extends AppTest {
 
     @Test
     public void aBrokenBundleIsReadAndAnotherOneChosen() throws IOException {
-        needBundle();
         ChatActivity chat = chat().get();
         File broken = new File(app.bundles().addedFolder(), "broken.dgemma");
         assertTrue(broken.mkdirs());

@@ -24,7 +24,6 @@ public final class ScreenshotsTest extends AppTest {
 
     @Before
     public void need() {
-        needBundle();
     }
 
     @After
@@ -155,7 +154,7 @@ public final class ScreenshotsTest extends AppTest {
     public void brokenBundle() throws IOException {
         ChatActivity chat = chat().get();
         File damaged = new File(app.bundles().addedFolder(), "damaged.dgemma");
-        BundlesActivityTest.copyTo(new File(ROOT, "build/tiny-app.dgemma"), damaged);
+        BundlesActivityTest.copyTo(SHIPPED, damaged);
         try (RandomAccessFile file = new RandomAccessFile(new File(damaged, "onnx/weights.bin"), "rw")) {
             file.setLength(4096);
         }

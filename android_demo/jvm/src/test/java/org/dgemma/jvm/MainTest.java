@@ -4,7 +4,6 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
-import static org.junit.Assume.assumeTrue;
 
 import java.io.ByteArrayOutputStream;
 import java.io.File;
@@ -23,9 +22,9 @@ import org.junit.Rule;
 import org.junit.Test;
 import org.junit.rules.TemporaryFolder;
 
-/** The command line, with the tiny bundle where it is there. */
+/** The command line, on the bundle that the Python package ships. */
 public class MainTest {
-    private static final File BUNDLE = new File(System.getProperty("dgemma.root"), "build/tiny-app.dgemma");
+    private static final File BUNDLE = new File(System.getProperty("dgemma.root"), "src/dgemma/bundles/tiny.dgemma");
 
     @Rule public final TemporaryFolder temporary = new TemporaryFolder();
 
@@ -91,7 +90,6 @@ public class MainTest {
 
     @Test
     public void runPrintsTextOrOneObjectAPrompt() throws Exception {
-        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
         assertEquals(err, 0, run("run", BUNDLE.getPath(), "-p", "Write boip backwards.", "--threads", "1"));
         assertEquals("piob\n", out);
         File prompts = temporary.newFile();
@@ -124,7 +122,6 @@ public class MainTest {
 
     @Test
     public void runLeavesOutWhatItIsTold() throws Exception {
-        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
         Map<?, ?> all = json();
         long passes = (Long) all.get("passes");
         assertEquals(64 * (Long) all.get("steps"), passes);
@@ -143,7 +140,6 @@ public class MainTest {
 
     @Test
     public void aBenchmarkCanBeCancelledAtEveryStage() {
-        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
         for (String stage : Arrays.asList("loading", "canvases at growing prefixes", "real prompts")) {
             Bench bench = new Bench(BUNDLE, SessionOptions.DEFAULT.threads(1), 1);
             assertThrows(CancellationException.class, () -> bench.run((name, done) -> {
@@ -156,7 +152,6 @@ public class MainTest {
 
     @Test
     public void benchHasTheKeysOfTheBundleTools() throws Exception {
-        assumeTrue("no " + BUNDLE, BUNDLE.isDirectory());
         assertEquals(err, 0, run("bench", BUNDLE.getPath(), "--seconds", "1", "--json", "--threads", "1"));
         Map<?, ?> found = (Map<?, ?>) Json.parse(out);
         assertEquals("bench", found.get("benchmark"));

@@ -134,11 +134,11 @@ public class GoldenTest {
     @Test
     public void quantizedBundlesAreCounted() throws Exception {
         for (String name : new String[] {"tiny-w8", "tiny-w4-mixed", "tiny-w4", "tiny-w4-all"}) {
-            File bundle = Repository.file("build/" + name + ".dgemma");
-            if (!new File(bundle, "manifest.json").isFile()) {
-                System.out.println(bundle.getName() + " was not made, so it is not compared");
+            if (!Repository.isMade(name)) {
+                System.out.println(name + " was not made, so it is not compared");
                 continue;
             }
+            File bundle = Repository.bundle(name);
             int equal = 0;
             int sameTokens = 0;
             try (Session session = Session.load(bundle, SessionOptions.DEFAULT.engine("onnx"))) {

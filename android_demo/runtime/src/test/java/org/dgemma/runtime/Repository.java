@@ -10,18 +10,29 @@ import java.util.Map;
 import org.dgemma.format.Json;
 
 /** Files of the repository that tests read; the property dgemma.root names it. */
-final class Repository {
+public final class Repository {
     private Repository() {}
 
-    static File file(String path) {
+    public static File file(String path) {
         return new File(System.getProperty("dgemma.root", "../.."), path);
     }
 
-    /** A bundle under build/; the test is skipped, and says so, where it was not made. */
-    static File bundle(String name) {
-        File bundle = file("build/" + name + ".dgemma");
-        assumeTrue(bundle + " was not made; run `make tiny` first", new File(bundle, "manifest.json").isFile());
+    /**
+     * A bundle by its name; tiny-w8, for ONNX, is the one that the Python package ships. The test is skipped, and says so,
+     * where another was not made.
+     */
+    public static File bundle(String name) {
+        File bundle = place(name);
+        assumeTrue(bundle + " was not made; `make java-test` makes tiny, `make gate` the others", isMade(name));
         return bundle;
+    }
+
+    static boolean isMade(String name) {
+        return new File(place(name), "manifest.json").isFile();
+    }
+
+    private static File place(String name) {
+        return file(name.equals("tiny-w8") ? "src/dgemma/bundles/tiny.dgemma" : "build/" + name + ".dgemma");
     }
 
     @SuppressWarnings("unchecked")

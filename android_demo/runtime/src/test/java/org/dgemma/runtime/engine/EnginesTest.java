@@ -24,8 +24,8 @@ import org.junit.rules.TemporaryFolder;
 public class EnginesTest {
     @Rule public final TemporaryFolder folder = new TemporaryFolder();
 
-    private Bundle changed(Consumer<Map<String, Object>> manifest) throws Exception {
-        return Fixtures.changed(bundle("tiny-w8"), folder.newFolder().toPath(), path -> {}, manifest);
+    private Bundle changed(String name, Consumer<Map<String, Object>> manifest) throws Exception {
+        return Fixtures.changed(bundle(name), folder.newFolder().toPath(), path -> {}, manifest);
     }
 
     @Test
@@ -33,7 +33,7 @@ public class EnginesTest {
         Bundle bundle = Bundle.open(bundle("tiny"));
         assertEquals("onnx", Engines.choose(bundle, null));
         assertEquals("executorch", Engines.choose(bundle, "executorch"));
-        Bundle without = changed(values -> object(values.get("graphs")).remove("onnx"));
+        Bundle without = changed("tiny", values -> object(values.get("graphs")).remove("onnx"));
         assertEquals("executorch", Engines.choose(without, null));
         refused(() -> Engines.choose(without, "onnx"), "was exported without engine 'onnx' (it holds: executorch)");
         refused(() -> Engines.choose(bundle, "tflite"), "unknown engine 'tflite'; choose one of onnx, executorch");
@@ -41,7 +41,7 @@ public class EnginesTest {
 
     @Test
     public void aLibraryThatIsTooOldIsRefusedWithACure() throws Exception {
-        Bundle bundle = changed(values -> object(values.get("engines")).put("onnx", "1.30.0"));
+        Bundle bundle = changed("tiny-w8", values -> object(values.get("engines")).put("onnx", "1.30.0"));
         refused(() -> Engines.open(bundle, SessionOptions.DEFAULT), "onnxruntime 1.29.0 is older than 1.30.0",
                 "com.microsoft.onnxruntime:onnxruntime-android 1.30.0 or newer");
         assertTrue(Engines.compare("1.9.0", "1.10") < 0);

@@ -3,7 +3,6 @@ package org.dgemma.runtime.engine;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertTrue;
 import static org.junit.Assert.fail;
-import static org.junit.Assume.assumeTrue;
 
 import java.io.ByteArrayOutputStream;
 import java.io.File;
@@ -26,16 +25,14 @@ import org.dgemma.format.Json;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.Manifest.TensorSpec;
+import org.dgemma.runtime.Repository;
 
 /** Bundles, tensors and recordings that the engines' tests share. */
 final class Fixtures {
     private Fixtures() {}
 
-    /** A bundle under build/; the test is skipped, and says so, where it was not made. */
     static File bundle(String name) {
-        File bundle = new File(System.getProperty("dgemma.root", "../.."), "build/" + name + ".dgemma");
-        assumeTrue(bundle + " was not made; run `make tiny` first", new File(bundle, "manifest.json").isFile());
-        return bundle;
+        return Repository.bundle(name);
     }
 
     /** A copy of a bundle whose files and manifest were changed, with hashes and digest that fit again. */
