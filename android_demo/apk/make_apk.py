@@ -213,7 +213,7 @@ def _options() -> Options:
     given = parser.parse_args()
     if not (given.bundle / "manifest.json").is_file():
         raise ApkError(
-            f"--bundle {given.bundle}: no bundle there; make it: dgemma export CKPT --engine onnx --recipe w8 --out {given.bundle}"
+            f"--bundle {given.bundle}: no bundle there; make one with dgemma export --engine onnx --recipe w8"
         )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     return Options(
