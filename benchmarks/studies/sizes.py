@@ -1,6 +1,6 @@
 """Sizes of bundles, from their manifests: what a device has to store, and what its weights come to.
 
-    python -m dgemma.benchmarks.studies.sizes BUNDLE [BUNDLE …] [--out FILE]
+Run: `python -m dgemma.benchmarks.studies.sizes BUNDLE [BUNDLE …] [--out FILE]`
 """
 
 from __future__ import annotations
