@@ -33,9 +33,9 @@ from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
-from dgemma.verify.compared import difference_of
-from dgemma.verify.difference import CLOSE, NEAR, Rule
-from dgemma.verify.engine_rung import EngineRung
+from dgemma.verify.comparison import divergence_of
+from dgemma.verify.divergence import CLOSE, NEAR, Rule
+from dgemma.verify.engine_backend import EngineBackend
 
 HERE = Path(__file__).parent
 SEEDS = (0, 2**64 - 1, 7, 2**63, 2**32)  # unsigned 64 bits, where a signed reader would go wrong
@@ -129,7 +129,7 @@ def trajectory_of(answer: dict[str, Any], n: int) -> Trajectory:
     return recorder.finish(given["prompt_ids"], given["tokens"])
 
 
-def compare(tally: Tally, judge: EngineRung, asked: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> None:
+def compare(tally: Tally, judge: EngineBackend, asked: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> None:
     """Two answers to one request: `a` is measured against, `b` is counted."""
     n = judge.bundle.manifest.canvas_length
     first, other = trajectory_of(a, n), trajectory_of(b, n)
@@ -142,7 +142,7 @@ def compare(tally: Tally, judge: EngineRung, asked: dict[str, Any], a: dict[str,
     if not np.array_equal(first.prompt_ids, other.prompt_ids):
         tally.differences.append({**where, "rule": "prompt", "same_answer": same, "near_tie": None})
         return
-    difference = difference_of(judge, first, other, asked["seed"])
+    difference = divergence_of(judge, first, other, asked["seed"])
     rows = len(first.step) if difference is None else difference.row + 1
     tally.entropy_error = max(tally.entropy_error, float(np.abs(first.entropy[:rows] - other.entropy[:rows]).max(initial=0.0)))
     unequal = difference is None and any(a[name] != b[name] for name in ("text", "steps", "canvases", "stop_reason"))
@@ -175,7 +175,7 @@ def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompt
             answers(python, {"PYTHONPATH": os.pathsep.join([str(folder), source])}, stack),
             answers(python, {"PYTHONPATH": source}, stack),
         ]
-        judge = EngineRung(bundle, "onnx", options.threads)
+        judge = EngineBackend(bundle, "onnx", options.threads)
         stack.callback(judge.close)
         versions = ("", "")
         for number, (one, jvm, pinned, installed) in enumerate(zip(asked, *sides, strict=True), 1):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.manifest import read_manifest
@@ -61,7 +61,7 @@ def describe(result: Result) -> str:
     )
 
 
-def demonstrate(sessions: dict[str, Session], item: Item, seed: int, max_new_tokens: int) -> list[list[str]]:
+def demonstrate(sessions: dict[str, Session], item: EvalItem, seed: int, max_new_tokens: int) -> list[list[str]]:
     """Run one prompt on every engine; returns the summary's rows: task, engine, figures, same tokens, right answer."""
     rows, first = [], None
     print(f"\n» {item.prompt}")

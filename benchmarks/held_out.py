@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dgemma.benchmarks.eval.formats import OWN, read_task_file
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.core.errors import UsageError
 
 TASKS = Path(__file__).with_name("tasks") / "tiny_held_out.jsonl"
 
 
-def read_items(path: Path, per_task: int | None = None, tasks: Sequence[str] | None = None) -> list[Item]:
+def read_items(path: Path, per_task: int | None = None, tasks: Sequence[str] | None = None) -> list[EvalItem]:
     """Items of a JSONL file, in its order, at most `per_task` of each task; raises UsageError naming file and line."""
-    items: list[Item] = []
+    items: list[EvalItem] = []
     counts: dict[str, int] = {}
     for item in read_task_file(path, OWN).items:
         if tasks and item.task not in tasks:

@@ -21,9 +21,9 @@ from dgemma.model import checkpoint as checkpoints
 from dgemma.model import hf_config
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.read_checkpoint import is_quantized, open_quantized
 from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
-from dgemma.quantize.store import is_store, open_store
-from dgemma.quantize.write_store import write_store
+from dgemma.quantize.write_checkpoint import write_quantized
 
 ENGINES = ("onnx", "executorch")
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
@@ -46,7 +46,7 @@ class ExportRequest:
     @property
     def is_quantized(self) -> bool:
         """Whether the checkpoint holds integers already."""
-        return self.folder is not None and is_store(self.folder)
+        return self.folder is not None and is_quantized(self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,9 @@ def check(
 
 def _recipe(folder: Path | None, name: str | None, random_weights: int | None, calibration: Path | None) -> Recipe:
     """The recipe asked for, or that of a quantized checkpoint."""
-    if folder is None or not is_store(folder):
+    if folder is None or not is_quantized(folder):
         return find(name or "fp32")
-    made = open_store(folder, check_files=False).recipe
+    made = open_quantized(folder, check_files=False).recipe
     if name is not None and find(name) != made:
         raise UsageError(f"--recipe {name}: {folder} was quantized with {made.name!r}; leave it out, or give the float one")
     for option, value in (("--random-weights", random_weights), ("--calibration", calibration)):
@@ -135,12 +135,12 @@ def read_weights(request: ExportRequest, scratch: Path, progress: Callable[[str]
         folder = request.folder if request.is_quantized else scratch
         if not request.is_quantized:
             float_one = request.folder or _preset(request.config)
-            write_store(
+            write_quantized(
                 float_one, scratch, request.recipe, random_seed=request.random_weights, prompts=request.calibration,
                 progress=lambda line: progress(f"quantize: {line}"),
             )  # fmt: skip
         assert folder is not None
-        store = open_store(folder, check_files=request.is_quantized)
+        store = open_quantized(folder, check_files=request.is_quantized)
         described = store.description
         keys = ("bits", "parameters", "bits_per_weight", "activations", "calibration")
         provenance = {**described["source"], "quantized": described["digest"]}

@@ -1,4 +1,4 @@
-"""The eager rung: whole generations in PyTorch, with the contract's noise, recorded as a trajectory.
+"""The eager backend: whole generations in PyTorch, with the contract's noise, recorded as a trajectory.
 
 The plainest possible host loop, for parity tests, goldens and training-time evaluation. It knows nothing of text,
 chunks or context limits.

@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CompileRequest:
     """What to compile, checked; `folder` is None for a preset. `slots` is S, `policy.steps` is T."""
 
     name: str
@@ -67,7 +67,7 @@ class Request:
 
 def request(
     target: str, *, topology: str, canvas: int | None = None, context: int | None = None, steps: int | None = None
-) -> Request:
+) -> CompileRequest:
     """Check the options against a checkpoint folder's config or a preset.
 
     Args:
@@ -95,10 +95,10 @@ def request(
         )
     policy = policy if steps is None else replace(policy, steps=steps)
     name = target if folder is None else folder.resolve().name
-    return Request(name=name, folder=folder, config=config, policy=policy, slots=whole - n, topology=topology)
+    return CompileRequest(name=name, folder=folder, config=config, policy=policy, slots=whole - n, topology=topology)
 
 
-def compile_report(wanted: Request, progress: Progress) -> dict[str, Any]:
+def compile_report(wanted: CompileRequest, progress: Progress) -> dict[str, Any]:
     """Compile for the topology and report; see `describe` for the words.
 
     Returns:
@@ -139,7 +139,7 @@ def compile_report(wanted: Request, progress: Progress) -> dict[str, Any]:
     return report
 
 
-def one_step_flops(wanted: Request) -> float:
+def one_step_flops(wanted: CompileRequest) -> float:
     """XLA's count of one denoising step (model, sampler, soft embedding) with every loop unrolled; not compiled."""
 
     def run(weights: Any, canvas: Any, soft: Any, words: Any, prefix: Any, length: Any) -> Any:
@@ -154,7 +154,7 @@ def one_step_flops(wanted: Request) -> float:
     return float(analysis["flops"])
 
 
-def write_artifacts(wanted: Request, folder: Path, progress: Progress) -> list[Path]:
+def write_artifacts(wanted: CompileRequest, folder: Path, progress: Progress) -> list[Path]:
     """`generate` as serialized StableHLO for tpu and for cpu, `jax.export`'s format; one chip, shapes as requested.
 
     Raises:
@@ -191,7 +191,7 @@ def _register(export: Any) -> None:
             raise
 
 
-def _counts(wanted: Request, chips: int) -> dict[str, Any]:
+def _counts(wanted: CompileRequest, chips: int) -> dict[str, Any]:
     """Everything that is known before compiling."""
     config, steps = wanted.config, wanted.policy.steps
     one = cost.step_cost(config, canvas=config.canvas_length, slots=wanted.slots, bytes_per_value=2)
@@ -217,7 +217,7 @@ def _counts(wanted: Request, chips: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _places(wanted: Request, on: Any) -> tuple[Any, ...]:
+def _places(wanted: CompileRequest, on: Any) -> tuple[Any, ...]:
     """Shardings of `generate`'s arguments."""
     whole = sharding.replicated(on)
     weights, _, _, _, prefix, _ = wanted.shapes()
@@ -242,7 +242,7 @@ def _estimate(text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _measure(wanted: Request, compiled: Any, places: tuple[Any, ...], progress: Progress) -> dict[str, Any]:
+def _measure(wanted: CompileRequest, compiled: Any, places: tuple[Any, ...], progress: Progress) -> dict[str, Any]:
     """Run the compiled program on this machine's chips, all T steps, an empty prefix; the median of five runs."""
     progress("weights")
     if wanted.folder is None:

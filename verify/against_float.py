@@ -15,8 +15,8 @@ from dgemma.core.errors import UsageError
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose
 from dgemma.runtime.session import Session
-from dgemma.verify import free, gate, golden, origin, prompts, teacher, verdict
-from dgemma.verify.engine_rung import EngineRung
+from dgemma.verify import free_running, gate, golden, outcome, prompts, source_checkpoint, teacher_forced
+from dgemma.verify.engine_backend import EngineBackend
 from dgemma.verify.prompts import Item
 
 SEED = 0
@@ -24,7 +24,7 @@ COUNT_OF_IDS = 16  # prompts for bundles that hold no text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ComparisonRequest:
     """What to compare.
 
     Args:
@@ -49,34 +49,34 @@ class Request:
             raise UsageError(f"--count {self.count}: must be at least 1")
 
 
-def compare(request: Request, progress: free.Progress) -> tuple[str, dict[str, dict[str, Any]]]:
+def compare(request: ComparisonRequest, progress: free_running.Progress) -> tuple[str, dict[str, dict[str, Any]]]:
     """Run the comparison.
 
     Returns:
-        the manifest's digest, and engine → figures in JSON types: facts, `checks`, `passed`, `free`, `teacher`.
+        the manifest's digest, and engine → figures in JSON types: facts, `checks`, `passed`, `free_running`, `teacher_forced`.
     Raises:
         DgemmaError: whatever is wrong with bundle, checkpoint, engine or prompts.
     """
     started = time.monotonic()
     bundle = Bundle.open(request.bundle)
     name, version = choose(bundle, request.engine)
-    artifact = EngineRung(bundle, name, request.threads)
+    artifact = EngineBackend(bundle, name, request.threads)
     items, source = choose_items(artifact.session, request)
-    float_model, checkpoint = origin.load(bundle.manifest, request.checkpoint, request.reference)
+    float_model, checkpoint = source_checkpoint.load(bundle.manifest, request.checkpoint, request.reference)
     _use_threads(request.threads)
-    runs, left_out = free.answer_all(artifact.session, float_model, items, SEED, progress)
+    runs, left_out = free_running.answer_all(artifact.session, float_model, items, SEED, progress)
     artifact.release()
     pair = (float_model.name, artifact.name)
     trajectories = [(SEED, r.reference) for r in runs]
-    forced = teacher.force([float_model, artifact], [pair], float_model, trajectories, progress)[pair]
+    forced = teacher_forced.force([float_model, artifact], [pair], float_model, trajectories, progress)[pair]
     artifact.close()
-    ran = free.figures(runs, left_out)
+    ran = free_running.figures(runs, left_out)
     fed = forced.figures(artifact.without_logits)
     recipe = str(bundle.manifest.quantization.get("recipe", "unknown"))
     checks = gate.judge(recipe, ran, fed)
     return bundle.digest, {
         name: {
-            **verdict.circumstances(name, version),
+            **outcome.circumstances(name, version),
             "recipe": recipe,
             "reference": request.reference,
             "checkpoint": checkpoint,
@@ -87,14 +87,14 @@ def compare(request: Request, progress: free.Progress) -> tuple[str, dict[str, d
             "limits": asdict(gate.limits_of(recipe)),
             "checks": [c.to_dict() for c in checks],
             "passed": all(c.passed for c in checks),
-            "free": ran,
-            "teacher": fed,
+            "free_running": ran,
+            "teacher_forced": fed,
             "seconds": round(time.monotonic() - started, 1),
         }
     }
 
 
-def choose_items(session: Session, request: Request) -> tuple[list[Item], dict[str, Any]]:
+def choose_items(session: Session, request: ComparisonRequest) -> tuple[list[Item], dict[str, Any]]:
     """The prompts, and what is to be remembered of them; raises UsageError."""
     manifest = session.manifest
     if session.tokenizer is None or manifest.chat is None:

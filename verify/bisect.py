@@ -1,6 +1,6 @@
-"""From a step that is wrong to the first tensor that is: two rungs are walked to it abreast, with all their taps.
+"""From a step that is wrong to the first tensor that is: two backends are walked to it abreast, with all their taps.
 
-A rung without taps of its own (ExecuTorch) is bisected by what it has: keys and values of every layer of the prefix, and the
+A backend without taps of its own (ExecuTorch) is bisected by what it has: keys and values of every layer of the prefix, and the
 outputs of a step. Generations that part although every forced step agrees part in the loop around the steps.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from dgemma.core.trajectory import Trajectory
-from dgemma.verify.difference import Difference
+from dgemma.verify.backend import Array, Backend, StepOut, ids_before, tap_order, words_of
+from dgemma.verify.divergence import Divergence
 from dgemma.verify.metrics import relative_error
-from dgemma.verify.rung import Array, Rung, StepOut, ids_before, tap_order, words_of
 from dgemma.verify.tolerance import Tolerance
 
 # What a wrong tensor most likely comes from, where every tensor before it is right.
@@ -42,7 +42,7 @@ _CAUSES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Where two rungs part.
+    """Where two backends part.
 
     Args:
         run: number of the golden prompt; `canvas`, and `step` remaining; `row` counts all steps of the run.
@@ -70,28 +70,28 @@ class Fault:
 
 
 def forced_fault(
-    above: Rung, below: Rung, guide: Rung, trajectory: Trajectory, seed: int, run: int, row: int, tolerance: Tolerance
+    above: Backend, below: Backend, guide: Backend, trajectory: Trajectory, seed: int, run: int, row: int, tolerance: Tolerance
 ) -> Fault | None:
     """The first tensor that differs on the way to a row of a trajectory; None when none of those that can be read does."""
     canvas = int(trajectory.canvas_index[row])
     where = {"run": run, "canvas": canvas, "step": int(trajectory.step[row]), "row": row}
-    rungs = [above.tapped(), below.tapped()]
+    backends = [above.tapped(), below.tapped()]
     try:
-        found = _encode_fault(rungs, ids_before(trajectory, canvas), tolerance)
+        found = _encode_fault(backends, ids_before(trajectory, canvas), tolerance)
         phase = "encode"
         if found is None:
-            found, phase = _step_fault(rungs, guide, trajectory, seed, row, tolerance), "denoise"
+            found, phase = _step_fault(backends, guide, trajectory, seed, row, tolerance), "denoise"
     finally:
-        for rung, plain in zip(rungs, (above, below), strict=True):
-            if rung is not plain:
-                rung.close()
+        for backend, plain in zip(backends, (above, below), strict=True):
+            if backend is not plain:
+                backend.close()
     if found is None:
         return None
     tensor, error = found
     return Fault(**where, phase=phase, tensor=tensor, error=error, cause=_CAUSES[tensor.rpartition(".")[2]])
 
 
-def loop_fault(a: Trajectory, b: Trajectory, run: int, difference: Difference, tolerance: Tolerance) -> Fault:
+def loop_fault(a: Trajectory, b: Trajectory, run: int, difference: Divergence, tolerance: Tolerance) -> Fault:
     """Why two generations part although their forced steps agree."""
     row = difference.row
     tensor: str = difference.rule if difference.rule != "host" else "canvas_in"
@@ -110,31 +110,31 @@ def loop_fault(a: Trajectory, b: Trajectory, run: int, difference: Difference, t
     )
 
 
-def _encode_fault(rungs: Sequence[Rung], ids: Sequence[int], tolerance: Tolerance) -> tuple[str, float] | None:
+def _encode_fault(backends: Sequence[Backend], ids: Sequence[int], tolerance: Tolerance) -> tuple[str, float] | None:
     """Both encode the same tokens in the same chunks."""
-    chunk = min(rung.chunk for rung in rungs)
-    for rung in rungs:
-        rung.reset()
+    chunk = min(backend.chunk for backend in backends)
+    for backend in backends:
+        backend.reset()
     for start in range(0, len(ids), chunk):
-        taps = [rung.extend(ids[start : start + chunk], taps=True) for rung in rungs]
-        if found := _first(rungs[0], taps[0], taps[1], tolerance, without=("logits", "conditioned")):
+        taps = [backend.extend(ids[start : start + chunk], taps=True) for backend in backends]
+        if found := _first(backends[0], taps[0], taps[1], tolerance, without=("logits", "conditioned")):
             return found
     return None
 
 
 def _step_fault(
-    rungs: Sequence[Rung], guide: Rung, trajectory: Trajectory, seed: int, row: int, tolerance: Tolerance
+    backends: Sequence[Backend], guide: Backend, trajectory: Trajectory, seed: int, row: int, tolerance: Tolerance
 ) -> tuple[str, float] | None:
     """Both run one step on the guide's soft embedding, from their own prefixes."""
     canvas_in, temperature = trajectory.canvas_in[row], trajectory.temperature[row]
     soft = _soft_before(guide, trajectory, row)
     words = words_of(trajectory, row, seed, guide.sampler)
-    a, b = (rung.step(canvas_in, soft, words, temperature, taps=True) for rung in rungs)
+    a, b = (backend.step(canvas_in, soft, words, temperature, taps=True) for backend in backends)
     logits = {name: {**out.taps} | ({} if out.logits is None else {"logits": out.logits}) for name, out in (("a", a), ("b", b))}
-    return _first(rungs[0], logits["a"], logits["b"], tolerance) or _outputs(a, b, tolerance)
+    return _first(backends[0], logits["a"], logits["b"], tolerance) or _outputs(a, b, tolerance)
 
 
-def _soft_before(guide: Rung, trajectory: Trajectory, row: int) -> Array:
+def _soft_before(guide: Backend, trajectory: Trajectory, row: int) -> Array:
     """What the row's step is fed: the guide's soft embedding of the step before. Afterwards its prefix is the same again."""
     canvas = int(trajectory.canvas_index[row])
     soft = np.zeros((trajectory.canvas_in.shape[1], guide.config.hidden_size), np.float32)
@@ -147,9 +147,9 @@ def _soft_before(guide: Rung, trajectory: Trajectory, row: int) -> Array:
 
 
 def _first(
-    rung: Rung, a: Mapping[str, Array], b: Mapping[str, Array], tolerance: Tolerance, without: Sequence[str] = ()
+    backend: Backend, a: Mapping[str, Array], b: Mapping[str, Array], tolerance: Tolerance, without: Sequence[str] = ()
 ) -> tuple[str, float] | None:
-    for name in tap_order(rung.config):
+    for name in tap_order(backend.config):
         if name in a and name in b and name not in without:
             error = relative_error(a[name], b[name])
             if not error <= tolerance.tensors:  # NaN differs

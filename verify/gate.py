@@ -58,7 +58,7 @@ def limits_of(recipe: str) -> Limits:
 
 
 def judge(recipe: str, free: Mapping[str, Any], forced: Mapping[str, Any]) -> list[Check]:
-    """Checks of the free-running and teacher-forced figures (see `free.figures`, `teacher.Forced.figures`).
+    """Checks of figures: see `free_running.figures` and `teacher_forced.TeacherForced.figures`.
 
     Without answers there is no check of exact match.
     """

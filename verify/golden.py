@@ -23,7 +23,7 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
 
 if TYPE_CHECKING:
-    from dgemma.verify.rung import Rung
+    from dgemma.verify.backend import Backend
 
 FILE = "golden.npz"
 SEED = 20_260_101
@@ -83,9 +83,9 @@ def write(bundle: Path, folder: Path | None, texts: list[str]) -> None:
 
 
 def write_reference(
-    path: Path, rung: Rung, manifest: Manifest, runs: Sequence[tuple[int, Trajectory]], made: dict[str, Any]
+    path: Path, backend: Backend, manifest: Manifest, runs: Sequence[tuple[int, Trajectory]], made: dict[str, Any]
 ) -> list[Trajectory]:
-    """Generate the runs' prompts with a rung, and write its trajectories to an `.npz`, see the head of this module.
+    """Generate the runs' prompts with a backend, and write its trajectories to an `.npz`, see the head of this module.
 
     Args:
         runs: seed, and a trajectory whose prompt is taken.
@@ -97,7 +97,7 @@ def write_reference(
     """
     arrays: dict[str, Array] = {}
     prompts = [(seed, trajectory.prompt_ids.tolist()) for seed, trajectory in runs]
-    written = [rung.trajectory(ids, seed, room_for(manifest, ids)) for seed, ids in prompts]
+    written = [backend.trajectory(ids, seed, room_for(manifest, ids)) for seed, ids in prompts]
     for i, trajectory in enumerate(written):
         _put(arrays, f"reference_{i}", trajectory)
     model = manifest.model

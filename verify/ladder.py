@@ -1,10 +1,10 @@
-"""The ladder: a bundle's golden prompts on every rung that is there, each compared with the ones above.
+"""The ladder: a bundle's golden prompts on every backend that is there, each compared with the ones above.
 
-Rungs from the top: the JAX reference in bfloat16 as on TPU, the reference in float32, eager torch, for a quantized bundle
+Backends from the top: the JAX reference in bfloat16 as on TPU, the reference in float32, eager torch, for a quantized bundle
 torch on the bundle's own integers, ONNX Runtime, ExecuTorch. Each generates on its own; then all walk abreast along the
-trajectories of one of them, the guide, step by step on the same inputs. A rung is judged against the nearest one above that
-passed, so that one fault is found once; the rounded reference at the top against the guide. Rungs that cannot be had are said
-with the reason.
+trajectories of one of them, the guide, step by step on the same inputs. A backend is judged against the nearest one above that
+passed, so that one fault is found once; the rounded reference at the top against the guide. Backends that are missing are
+named with the reason.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dgemma.core.errors import EngineError
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES
-from dgemma.verify import bisect, golden, teacher, tolerance, verdict
-from dgemma.verify.compared import Compared, Generated, difference_of
-from dgemma.verify.difference import NEAR
-from dgemma.verify.engine_rung import EngineRung
+from dgemma.verify import bisect, golden, outcome, teacher_forced, tolerance
+from dgemma.verify.backend import Backend
+from dgemma.verify.backends import BFLOAT16, backends_of
+from dgemma.verify.comparison import Comparison, Generated, divergence_of
+from dgemma.verify.divergence import NEAR
+from dgemma.verify.engine_backend import EngineBackend
 from dgemma.verify.gate import Check
-from dgemma.verify.rung import Rung
-from dgemma.verify.rungs import BFLOAT16, rungs_of
 from dgemma.verify.tolerance import Tolerance
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -48,12 +48,11 @@ def climb(
     """Run the ladder.
 
     Args:
-        checkpoint: the float model's folder, or preset of random weights; None leaves the rungs above the engines out.
+        checkpoint: the float model's folder, or preset of random weights; None leaves the backends above the engines out.
         engines: names, in the order of the ladder.
         threads: None is one, as the golden trajectories were made on one.
     Returns:
-        the manifest's digest; and rung → facts, `against`, figures, `checks`, `passed`, with "missing" (rung → why) beside them
-        in each.
+        the manifest's digest; and backend → facts, `against`, figures, `checks`, `passed`, `backends_missing` (backend → why).
     Raises:
         DgemmaError: the bundle, its golden trajectories or the checkpoint cannot be used.
     """
@@ -64,68 +63,68 @@ def climb(
         for ids in [t.prompt_ids.tolist()]
     ]
     with ExitStack() as stack:
-        rungs, tolerances, missing = rungs_of(bundle, checkpoint, engines, 1 if threads is None else threads)
-        if not rungs:
-            raise EngineError(f"{path}: no rung can be run: {'; '.join(f'{k}: {v}' for k, v in missing.items())}")
-        for rung in rungs:
-            stack.callback(rung.close)
+        backends, tolerances, missing = backends_of(bundle, checkpoint, engines, 1 if threads is None else threads)
+        if not backends:
+            raise EngineError(f"{path}: no backend can be run: {'; '.join(f'{k}: {v}' for k, v in missing.items())}")
+        for backend in backends:
+            stack.callback(backend.close)
         recorder = next(name for name in ENGINES if name in bundle.manifest.graphs)
-        found = compare_rungs(rungs, tolerances, asked, recorder, progress)
+        found = compare_backends(backends, tolerances, asked, recorder, progress)
     for values in found.values():
-        values["rungs_missing"] = missing
+        values["backends_missing"] = missing
     return bundle.digest, found
 
 
-def _generate(rung: Rung, asked: Sequence[Asked], progress: Progress) -> Generated:
+def _generate(backend: Backend, asked: Sequence[Asked], progress: Progress) -> Generated:
     made, fused = [], []
-    for one in progress(asked, f"generations, {rung.name}"):
-        made.append(rung.trajectory(one.ids, one.seed, one.most))
-        if isinstance(rung, EngineRung):
-            fused.append(rung.trajectory(one.ids, one.seed, one.most, loop="graph"))
-    rung.release()
+    for one in progress(asked, f"generations, {backend.name}"):
+        made.append(backend.trajectory(one.ids, one.seed, one.most))
+        if isinstance(backend, EngineBackend):
+            fused.append(backend.trajectory(one.ids, one.seed, one.most, loop="graph"))
+    backend.release()
     return Generated(runs=made, fused=fused or None)
 
 
-def compare_rungs(
-    rungs: Sequence[Rung], tolerances: Sequence[Tolerance], asked: Sequence[Asked], recorder: str, progress: Progress
+def compare_backends(
+    backends: Sequence[Backend], tolerances: Sequence[Tolerance], asked: Sequence[Asked], recorder: str, progress: Progress
 ) -> dict[str, Any]:
-    """Generate on every rung, force all of them, and judge each.
+    """Generate on every backend, force all of them, and judge each.
 
     Args:
-        tolerances: of each rung against the one above it.
+        tolerances: of each backend against the one above it.
         asked: the golden prompts; `recorder` names the engine that recorded them.
     Returns:
-        rung → figures, as `climb` gives them.
+        backend → figures, as `climb` gives them.
     """
     started = time.monotonic()
-    generated = {rung.name: _generate(rung, asked, progress) for rung in rungs}
-    guide = next((r for r in rungs if r.name != BFLOAT16), rungs[0])  # what it is fed, all are; so it must not be rounded
+    generated = {backend.name: _generate(backend, asked, progress) for backend in backends}
+    guide = next((r for r in backends if r.name != BFLOAT16), backends[0])  # what it is fed, all are; so it must not be rounded
     seeds = [one.seed for one in asked]
-    pairs = [(above.name, below.name) for i, below in enumerate(rungs) for above in rungs[:i]]
+    pairs = [(above.name, below.name) for i, below in enumerate(backends) for above in backends[:i]]
     along = list(zip(seeds, generated[guide.name].runs, strict=True))
-    forced = teacher.force(rungs, pairs, guide, along, progress) if pairs else {}
+    forced = teacher_forced.force(backends, pairs, guide, along, progress) if pairs else {}
 
-    def compare(i: int, j: int) -> Compared:
-        """Rung j against rung i, which is above it."""
-        above, below = rungs[i], rungs[j]
+    def compare(i: int, j: int) -> Comparison:
+        """Backend j against backend i, which is above it."""
+        above, below = backends[i], backends[j]
         between = tolerance.widest(*tolerances[i + 1 : j + 1])
-        found = Compared(above=above, below=below, tolerance=between, forced=forced[above.name, below.name])
+        found = Comparison(above=above, below=below, tolerance=between, forced=forced[above.name, below.name])
         a, b = generated[above.name], generated[below.name]
         found.steps_ratio = b.steps / a.steps
         for run, (x, y) in enumerate(zip(a.runs, b.runs, strict=True)):
-            if difference := difference_of(above, x, y, seeds[run]):
+            if difference := divergence_of(above, x, y, seeds[run]):
                 found.differences.append((run, difference))
         return found
 
-    base = list(rungs).index(guide)
+    base = list(backends).index(guide)
     passed = [base]
     result: dict[str, Any] = {}
-    for j, rung in enumerate(rungs):
-        own = _own(rung, recorder, tolerances[j], asked, generated)
+    for j, backend in enumerate(backends):
+        own = _own(backend, recorder, tolerances[j], asked, generated)
         checks = [Check(**{k: c[k] for k in ("name", "value", "limit")}) for c in own["checks"]]
         entry: dict[str, Any] = {
-            **verdict.circumstances(*_library(rung)), "golden_runs": len(asked), "steps": generated[rung.name].steps, **own,
-            "against": None, "follows": None,
+            **outcome.circumstances(*_library(backend)), "golden_runs": len(asked), "steps": generated[backend.name].steps,
+            **own, "against": None, "follows": None,
         }  # fmt: skip
         if j != base:
             compared = compare(passed[-1], j) if j > base else compare(j, base)
@@ -133,30 +132,30 @@ def compare_rungs(
             mine = compared.checks()
             entry |= {"against": other.name, "nearest": {"name": other.name, **compared.figures()}}
             if 0 < base < j:
-                entry["top"] = {"name": rungs[0].name, **compare(0, j).figures()}
+                entry["top"] = {"name": backends[0].name, **compare(0, j).figures()}
             if not all(c.passed for c in mine):
                 found = compared.fault(guide, seeds, generated)
                 entry["fault"] = found.to_dict() | {"text": str(found)} if found else None
                 if j - 1 > passed[-1] and all(c.passed for c in compare(j - 1, j).checks()):
-                    entry["follows"] = rungs[j - 1].name
+                    entry["follows"] = backends[j - 1].name
             checks = mine + checks
         entry |= {"checks": [c.to_dict() for c in checks], "passed": all(c.passed for c in checks)}
         if entry["passed"] and j > base:
             passed.append(j)
-        result[rung.name] = entry
-    result[rungs[-1].name]["seconds"] = round(time.monotonic() - started, 1)
+        result[backend.name] = entry
+    result[backends[-1].name]["seconds"] = round(time.monotonic() - started, 1)
     return result
 
 
 def _own(
-    rung: Rung, recorder: str, limit: Tolerance, asked: Sequence[Asked], generated: dict[str, Generated]
+    backend: Backend, recorder: str, limit: Tolerance, asked: Sequence[Asked], generated: dict[str, Generated]
 ) -> dict[str, Any]:
     """An engine's fused loop against its host loop, and the one that recorded the golden trajectories against these."""
-    mine = generated[rung.name]
+    mine = generated[backend.name]
     if mine.fused is None:
         return {"checks": [], "fault": None}
     parts = [("fused", "fused generations that part at no near-tie", mine.runs, mine.fused, NEAR)]
-    if rung.name == recorder:
+    if backend.name == recorder:
         recorded = [one.recorded for one in asked]
         parts.insert(0, ("recorded", "golden differences that are no near-tie", recorded, mine.runs, limit.margins or NEAR))
     fault: dict[str, Any] | None = None
@@ -164,7 +163,7 @@ def _own(
     checks = []
     for name, label, reference, other, limits in parts:
         pairs = enumerate(zip(reference, other, strict=True))
-        found = [(i, d) for i, (x, y) in pairs if (d := difference_of(rung, x, y, asked[i].seed))]
+        found = [(i, d) for i, (x, y) in pairs if (d := divergence_of(backend, x, y, asked[i].seed))]
         beyond = [(i, d) for i, d in found if d.within(limits) is not True]
         figures[name] = {"equal": len(asked) - len(found), "differences": [{"run": i, **asdict(d)} for i, d in found]}
         checks.append(Check(name=label, value=len(beyond), limit=0).to_dict())
@@ -175,7 +174,7 @@ def _own(
     return {**figures, "checks": checks, "fault": fault}
 
 
-def _library(rung: Rung) -> tuple[str, str]:
-    """The library that runs a rung, and its version."""
-    name = next(iter(rung.facts), "numpy")
-    return name, str(rung.facts.get(name, "unknown"))
+def _library(backend: Backend) -> tuple[str, str]:
+    """The library that runs a backend, and its version."""
+    name = next(iter(backend.facts), "numpy")
+    return name, str(backend.facts.get(name, "unknown"))

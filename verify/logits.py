@@ -1,7 +1,7 @@
 """What an ONNX artifact computes and never puts out: its file is opened with outputs more, in memory.
 
-Logits, and on request the tensors that the model taps (see `rung.tap_order`). Needs the `onnx` package. The file on disk stays
-as it is, and its weights are read from where they are.
+Logits, and on request the tensors that the model taps (see `backend.tap_order`). Needs the `onnx` package. The file on disk
+stays as it is, and its weights are read from where they are.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _logits(graph: Any, cap: float, path: Path) -> list[Any]:
 
 def _taps(bundle: Bundle, inside: set[str]) -> dict[str, str]:
     """Tap → value, for those that the graph has."""
-    from dgemma.verify.rung import tap_order
+    from dgemma.verify.backend import tap_order
 
     found = {}
     for tap in tap_order(bundle.manifest.model):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
-from dgemma.verify import verdict
-from dgemma.verify.words import LADDER_HEADER, ladder_rows, ladder_verdict, number, verdict_lines
+from dgemma.verify import outcome
+from dgemma.verify.text_report import LADDER_HEADER, ladder_outcome, ladder_rows, number, outcome_lines
 
 if TYPE_CHECKING:
-    from dgemma.verify.pictures import Point
+    from dgemma.verify.plots import RecipePoint
 
 Found = Mapping[str, Mapping[str, Any]]  # engine, or label → figures of `against_float`
 
@@ -29,7 +29,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .6rem 0; } img { max-width: 100%; height: auto; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
-.verdict { padding: .6rem 1rem; border-radius: 4px; margin: .5rem 0; font-weight: 600; }
+.outcome { padding: .6rem 1rem; border-radius: 4px; margin: .5rem 0; font-weight: 600; }
 .passed { background: #e3f3e6; color: #14532d; } .missed { background: #fbe4e1; color: #7f1d1d; }
 footer { margin-top: 2.5rem; color: #666; font-size: .85rem; overflow-wrap: anywhere; }
 """
@@ -55,7 +55,7 @@ def read_others(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Comparisons of other bundles by label, from what verify kept of them; raises UsageError naming the file."""
     others: dict[str, dict[str, Any]] = {}
     for path in paths:
-        values, problem = verdict.read(path) if path.is_dir() else verdict.read_file(path)
+        values, problem = outcome.read(path) if path.is_dir() else outcome.read_file(path)
         if values is None or not values.get("float"):
             problem = problem or f"{path}: holds no comparison with a float model; verify that bundle first"
             raise UsageError(f"--compare {problem}")
@@ -69,7 +69,7 @@ def read_others(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
 def _check_figures(found: Mapping[str, Any], path: Path) -> None:
     """What a picture needs; a file that was edited may lack it."""
     try:
-        for exact in (found["free"]["exact_match"] or {}).values():
+        for exact in (found["free_running"]["exact_match"] or {}).values():
             for key in ("value", "low", "high", "mean_steps"):
                 float(exact[key])
         str(found["recipe"])
@@ -84,27 +84,27 @@ def write(folder: Path, name: str, found: Found, others: Found, ladder: Found | 
         name: of the bundle.
         found: engine → figures, as in the section `float` of verify.json.
         others: label → figures of other bundles, from `read_others`.
-        ladder: rung → figures, as in the section `ladder`.
+        ladder: backend → figures, as in the section `ladder`.
     Returns:
         the files written.
     Raises:
         UsageError: a file cannot be written.
     """
-    from dgemma.verify import pictures
+    from dgemma.verify import plots
 
     files: dict[str, bytes] = {}
     ladder = ladder or {}
     if any("nearest" in values for values in ladder.values()):
-        files[LADDER] = pictures.ladder(f"{name}: every rung against the one above", ladder)
+        files[LADDER] = plots.ladder(f"{name}: every backend against the one above", ladder)
     for engine, values in found.items():
         title = f"{values['recipe']} on {engine} against float, teacher-forced"
-        if values["teacher"]["by_step"]:
-            files[f"agreement-{engine}.png"] = pictures.agreement(title, values["teacher"], values["max_steps"])
-            files[f"entropy-{engine}.png"] = pictures.entropy(title, values["teacher"], values["max_steps"])
+        if values["teacher_forced"]["by_step"]:
+            files[f"agreement-{engine}.png"] = plots.agreement(title, values["teacher_forced"], values["max_steps"])
+            files[f"entropy-{engine}.png"] = plots.entropy(title, values["teacher_forced"], values["max_steps"])
     points = _points(found, others)
     if points:
-        reference = next(v["free"]["exact_match"]["float"] for v in found.values() if v["free"]["exact_match"])
-        files[ACCURACY] = pictures.accuracy("Exact match against steps, held-out prompts", reference, points)
+        reference = next(v["free_running"]["exact_match"]["float"] for v in found.values() if v["free_running"]["exact_match"])
+        files[ACCURACY] = plots.accuracy("Exact match against steps, held-out prompts", reference, points)
     files[PAGE] = page(name, found, others, ladder, files).encode()
     try:
         folder.mkdir(exist_ok=True)
@@ -120,12 +120,13 @@ def write(folder: Path, name: str, found: Found, others: Found, ladder: Found | 
     return [folder / file for file in files]
 
 
-def _points(found: Found, others: Found) -> list[Point]:
-    from dgemma.verify.pictures import Point
+def _points(found: Found, others: Found) -> list[RecipePoint]:
+    from dgemma.verify.plots import RecipePoint
 
     mine = {f"{v['recipe']}, {engine}": v for engine, v in found.items()}
     both = {**mine, **{(f"{k} (compared)" if k in mine else k): v for k, v in others.items()}}
-    return [Point(label=k, exact=v["free"]["exact_match"]) for k, v in both.items() if v["free"]["exact_match"]]
+    exact = {label: v["free_running"]["exact_match"] for label, v in both.items()}
+    return [RecipePoint(label=label, exact=figures) for label, figures in exact.items() if figures]
 
 
 def page(name: str, found: Found, others: Found, ladder: Found, images: Mapping[str, bytes]) -> str:
@@ -133,10 +134,10 @@ def page(name: str, found: Found, others: Found, ladder: Found, images: Mapping[
     parts = [f"<h1>{escape(name)}, verified</h1>", *_ladder(name, ladder, images)]
     for engine, values in found.items():
         kind = "passed" if values["passed"] else "missed"
-        parts += [f'<p class="verdict {kind}">{escape(line)}</p>' for line in verdict_lines(name, engine, values)]
+        parts += [f'<p class="outcome {kind}">{escape(line)}</p>' for line in outcome_lines(name, engine, values)]
         if values.get("other_checkpoint"):
             text = f"{values['checkpoint']['name']} is not the checkpoint that this bundle was made from."
-            parts.append(f'<p class="verdict missed">{escape(text)}</p>')
+            parts.append(f'<p class="outcome missed">{escape(text)}</p>')
     if ACCURACY in images:
         caption = (
             "Exact match on held-out prompts against what it costs: further left is faster, further up is better. "
@@ -148,7 +149,7 @@ def page(name: str, found: Found, others: Found, ladder: Found, images: Mapping[
         parts.append(f"<h2>By denoising step, {escape(engine)}</h2>")
         parts.append("<p>Every step of the artifact is fed what the float model's step read.</p>")
         parts += [_image(n, images) for n in (f"agreement-{engine}.png", f"entropy-{engine}.png") if n in images]
-        parts += [_checks(values), _forced(values["teacher"]), _tasks(values["free"])]
+        parts += [_checks(values), _forced(values["teacher_forced"]), _tasks(values["free_running"])]
     parts.append(f"<footer>{'<br>'.join(escape(_facts(e, v)) for e, v in found.items())}</footer>")
     meta = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{_CSS}</style>'
     return f'<!doctype html><html lang="en"><head>{meta}</head>' + "<body>" + "\n".join(parts) + "</body></html>\n"
@@ -158,12 +159,12 @@ def _ladder(name: str, ladder: Found, images: Mapping[str, bytes]) -> list[str]:
     if not ladder:
         return []
     kind = "passed" if all(v["passed"] for v in ladder.values()) else "missed"
-    parts = [f'<p class="verdict {kind}">{"<br>".join(escape(line) for line in ladder_verdict(name, ladder))}</p>']
-    parts.append("<h2>The ladder</h2><p>The same prompts and noise on every rung; errors of steps on the same inputs.</p>")
+    parts = [f'<p class="outcome {kind}">{"<br>".join(escape(line) for line in ladder_outcome(name, ladder))}</p>']
+    parts.append("<h2>The ladder</h2><p>The same prompts and noise on every backend; errors of steps on the same inputs.</p>")
     parts += [_image(LADDER, images)] if LADDER in images else []
-    near = {rung: values["nearest"] for rung, values in ladder.items() if "nearest" in values}
-    reasons = [(rung, v["name"], v["tolerance"]["reason"]) for rung, v in near.items()]
-    return [*parts, _table(LADDER_HEADER, ladder_rows(ladder)), _table(["rung", "against", "what may differ"], reasons)]
+    near = {backend: values["nearest"] for backend, values in ladder.items() if "nearest" in values}
+    reasons = [(backend, v["name"], v["tolerance"]["reason"]) for backend, v in near.items()]
+    return [*parts, _table(LADDER_HEADER, ladder_rows(ladder)), _table(["backend", "against", "what may differ"], reasons)]
 
 
 def _image(name: str, images: Mapping[str, bytes]) -> str:
@@ -181,7 +182,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _accuracy_table(found: Found, others: Found) -> str:
     rows = []
     for label, values in [*((f"{v['recipe']}, {e}", v) for e, v in found.items()), *others.items()]:
-        free = values["free"]
+        free = values["free_running"]
         inflation = free["step_inflation"]
         interval = f"{inflation['value']:.3f} ({inflation['low']:.3f} … {inflation['high']:.3f})"
         exact = free["exact_match"] or {}

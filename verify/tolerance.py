@@ -1,4 +1,4 @@
-"""How far a rung may be from the one above it, and why that far and no farther.
+"""How far a backend may be from the one above it, and why that far and no farther.
 
 The figures were measured on tiny and on small random checkpoints; each limit leaves about a factor of ten for other machines
 and larger models, and lies well below what the faults of the tests do. `reference/README.md` has the measurements.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dgemma.verify.difference import NEAR, Rule
+from dgemma.verify.divergence import NEAR, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Limits of one rung against another.
+    """Limits of one backend against another.
 
     Args:
         tensors: relative error (root of Σ error² over root of Σ reference²) of keys, values, soft embeddings and taps.
@@ -21,7 +21,7 @@ class Tolerance:
         entropy: largest error of an entropy, in nats.
         argmax, canvas: shares of positions whose argmax, or whose next token, is another, all steps together. A flat
             distribution draws other tokens after any rounding, so `canvas` is 1 where weights or tensors are rounded.
-        margins: how near to a tie the first difference of two generations must be, by rule (`difference.py`); None: not judged.
+        margins: how near to a tie the first difference of two generations must be, by rule (`divergence.py`); None: not judged.
         reason: in a few words, for people.
     """
 
@@ -71,7 +71,7 @@ def of_bits(least: int) -> Tolerance:
 
 
 def widest(*tolerances: Tolerance) -> Tolerance:
-    """Of a rung against one farther up: what any rung between them may do."""
+    """Of a backend against one farther up: what any backend between them may do."""
     return Tolerance(
         tensors=max(t.tensors for t in tolerances), logits=max(t.logits for t in tolerances),
         entropy=max(t.entropy for t in tolerances), argmax=max(t.argmax for t in tolerances),

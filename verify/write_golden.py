@@ -12,8 +12,8 @@ import dgemma
 from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
-from dgemma.verify import golden, origin
-from dgemma.verify.compared import difference_of
+from dgemma.verify import golden, source_checkpoint
+from dgemma.verify.comparison import divergence_of
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
@@ -33,24 +33,24 @@ def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tupl
         raise UsageError(f"--write-golden {path}: its folder does not exist; make it first")
     opened = Bundle.open(bundle)
     runs = golden.read(opened)
-    folder = origin.folder_of(opened.manifest, checkpoint)
+    folder = source_checkpoint.folder_of(opened.manifest, checkpoint)
     if folder is None:
         raise UsageError("--write-golden: random weights are made by torch alone; give the folder of a checkpoint")
-    from dgemma.verify.jax_rung import JaxRung
+    from dgemma.verify.jax_backend import JaxBackend
 
-    rung = JaxRung(folder, "float32", opened.manifest)
+    backend = JaxBackend(folder, "float32", opened.manifest)
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     made = {
         "command": f"dgemma verify {bundle.name} --checkpoint {folder.name} --write-golden {path.name}",
-        "rung": rung.name, "checkpoint": folder.resolve().name,
+        "backend": backend.name, "checkpoint": folder.resolve().name,
         "versions": {"dgemma": dgemma.__version__, "python": platform.python_version(), **versions},
     }  # fmt: skip
-    written = golden.write_reference(path, rung, opened.manifest, list(progress(runs, "reference")), made)
-    lines = [f"wrote {path}: {len(written)} runs, {sum(len(t.step) for t in written)} steps, by {rung.name}"]
+    written = golden.write_reference(path, backend, opened.manifest, list(progress(runs, "reference")), made)
+    lines = [f"wrote {path}: {len(written)} runs, {sum(len(t.step) for t in written)} steps, by {backend.name}"]
     recorded = golden.read(opened, "float")
     agree = True
     for i, ((seed, other), mine) in enumerate(zip(recorded, written, strict=bool(recorded))):
-        if found := difference_of(rung, mine, other, seed):
+        if found := divergence_of(backend, mine, other, seed):
             near = found.is_near_tie is True
             agree &= near
             kind = "near-tie" if near else "NO near-tie"

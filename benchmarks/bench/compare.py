@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dgemma.benchmarks.bench.noise import spread
+from dgemma.benchmarks.bench.reliability import spread
 from dgemma.core.errors import UsageError
 
 Json = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dgemma.benchmarks.bench.effort import Effort
+from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core.manifest import Manifest
@@ -114,7 +114,7 @@ def decoders(session: Session, max_new_tokens: int, seed: int) -> Decoders:
     return dict(zip(DECODERS, (diffusion, autoregressive), strict=True))
 
 
-def paired_runs(given: Mapping[str, Sequence[Prompt]], by: Decoders, effort: Effort) -> dict[str, list[Pair]]:
+def paired_runs(given: Mapping[str, Sequence[Prompt]], by: Decoders, budget: Budget) -> dict[str, list[Pair]]:
     """Every prompt of every group by every decoder, next to each other in time; the order alternates.
 
     Groups take turns prompt by prompt, so that a busy minute slows all of them. Rounds are whole, so that counts of tokens and
@@ -123,7 +123,7 @@ def paired_runs(given: Mapping[str, Sequence[Prompt]], by: Decoders, effort: Eff
     for decode in by.values():
         decode(next(iter(given.values()))[0])
     pairs: dict[str, list[Pair]] = {group: [] for group in given}
-    for number in effort.start().rounds():
+    for number in budget.start().rounds():
         for i, row in enumerate(zip_longest(*given.values())):
             for group, prompt in zip(given, row, strict=True):
                 if prompt is None:

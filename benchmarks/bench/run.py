@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dgemma.benchmarks.bench import ceilings, compare, fresh, growth, noise, outputs, pairs, show
+from dgemma.benchmarks.bench import ceilings, compare, fresh_process, outputs, pairs, prefix_sweep, reliability, show
+from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.costs import Cost, Model, held_bits
-from dgemma.benchmarks.bench.effort import Effort
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
@@ -30,11 +30,11 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class BenchRequest:
     """What to measure; raises UsageError when a value cannot be used."""
 
     bundle: Path
-    effort: Effort
+    budget: Budget
     engine: str | None = None
     threads: int | None = None
     outputs: tuple[int, ...] = (128, 500, 2600)
@@ -47,7 +47,7 @@ class Request:
             raise UsageError(f"--outputs {','.join(map(str, self.outputs))} must be numbers of tokens, 1 to 1,000,000")
 
 
-def bench(request: Request, say: Say, stage: Say) -> Json:
+def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     """Measure and return JSON types. `say` gets what is for reading, `stage` what is being done.
 
     Raises:
@@ -78,7 +78,7 @@ def bench(request: Request, say: Say, stage: Say) -> Json:
         },
         "recipe": bundle.manifest.quantization,
         "options": {
-            "engine": engine.name, "threads": threads, "seconds": request.effort.seconds, "repeats": request.effort.repeats,
+            "engine": engine.name, "threads": threads, "seconds": request.budget.seconds, "repeats": request.budget.repeats,
             "outputs": list(request.outputs), "variant": getattr(engine, "variant", None),
         },
         **measured,
@@ -99,7 +99,7 @@ def identity(manifest: Manifest, engine: str, threads: int) -> Json:
 
 
 def _measure(
-    request: Request, bundle: Bundle, engine: Engine, threads: int, model: Model, say: Say, stage: Say
+    request: BenchRequest, bundle: Bundle, engine: Engine, threads: int, model: Model, say: Say, stage: Say
 ) -> Json:  # fmt: skip
     manifest = bundle.manifest
     n = manifest.canvas_length
@@ -107,7 +107,7 @@ def _measure(
     calls = {"denoise": model.denoise(n, planned.prompt), "decode": model.decode(planned.prompt)}
     calls["encode"] = model.encode(min(manifest.chunk, planned.prompt), 0)
     stage("measuring the machine")
-    load, before = machine.load_average(), noise.calibrate()
+    load, before = machine.load_average(), reliability.calibrate()
     read = calls["decode"].weight_bytes
     shape = (n, manifest.model.hidden_size, manifest.model.intermediate_size)
     bits = {p.bits for call in calls.values() for p in call.products.values()}
@@ -117,21 +117,21 @@ def _measure(
     for line in show.cost_model(calls, top, n, planned.prompt, manifest.chunk, path):
         say(line)
     stage("loading in fresh processes")
-    times, found_memory = fresh.load_times(bundle.path, engine.name, threads, planned.prompt, LOADS)
+    times, found_memory = fresh_process.load_times(bundle.path, engine.name, threads, planned.prompt, LOADS)
     stage("canvases at growing prefixes")
-    ids = fresh.filler(manifest.model.vocab_size, planned.prefixes[-1])
-    prefill, found = growth.Growth(engine, probe.pace).measure(planned.prefixes, ids, request.effort.share(0.5))
+    ids = fresh_process.filler(manifest.model.vocab_size, planned.prefixes[-1])
+    prefill, found = prefix_sweep.PrefixSweep(engine, probe.pace).measure(planned.prefixes, ids, request.budget.share(0.5))
     groups = _groups(request, bundle, engine, stage)
     stage("measuring the machine again")
     top = top.best_of(probe.ceilings())
-    after = noise.calibrate()
+    after = reliability.calibrate()
     points = [_judged(point, model, top, n) for point in found]
     steps = _steps_per_canvas(groups, manifest)
     filled = _prefill(prefill, planned.prompt, manifest.chunk, model, top)
     made = outputs.outputs(planned, points, filled["ms"]["median"], steps["value"])
-    spreads = {"a step": noise.spread(points[0]["step_ms"]), "a token": noise.spread(points[0]["token_ms"])}
-    spreads |= {f"the ratio of '{name}'": noise.spread(group["ratio"]) for name, group in groups.items()}
-    warnings = noise.warnings(before, after, load, machine.usable_cores(), spreads)
+    spreads = {"a step": reliability.spread(points[0]["step_ms"]), "a token": reliability.spread(points[0]["token_ms"])}
+    spreads |= {f"the ratio of '{name}'": reliability.spread(group["ratio"]) for name, group in groups.items()}
+    warnings = reliability.warnings(before, after, load, machine.usable_cores(), spreads)
     return {
         "costs": {"prefix": planned.prompt, "calls": {name: cost.to_dict() for name, cost in calls.items()}},
         "ceilings": {**top.to_dict(), "int8_path": path},
@@ -146,24 +146,24 @@ def _measure(
         "left_out": [{"tokens": tokens, "why": why} for tokens, why in planned.left_out.items()],
         "noise": {
             "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
-            "doubt": noise.doubt(before, after, load, machine.usable_cores()),
+            "doubt": reliability.doubt(before, after, load, machine.usable_cores()),
             "warnings": [*warnings, *([path_warning] if path_warning else [])],
         },
     }  # fmt: skip
 
 
-def _groups(request: Request, bundle: Bundle, engine: Engine, stage: Say) -> Json:
-    """`pairs.summarize` of each group of real prompts; empty for random weights. Takes half of the effort."""
+def _groups(request: BenchRequest, bundle: Bundle, engine: Engine, stage: Say) -> Json:
+    """`pairs.summarize` of each group of real prompts; empty for random weights. Takes half of the budget."""
     given = pairs.prompts(bundle.path, bundle.manifest)
     if not given:
         return {}
     stage("real prompts")
     by = pairs.decoders(Session(bundle, engine), MAX_NEW_TOKENS, SEED)
-    found = pairs.paired_runs(given, by, request.effort.share(0.5))
+    found = pairs.paired_runs(given, by, request.budget.share(0.5))
     return {group: pairs.summarize(done) for group, done in found.items() if done}
 
 
-def _judged(found: growth.Point, model: Model, top: ceilings.Ceilings, canvas: int) -> Json:
+def _judged(found: prefix_sweep.PrefixPoint, model: Model, top: ceilings.Ceilings, canvas: int) -> Json:
     """A point with its floors, and how many tokens' time a step takes: more steps a canvas than that, and diffusion loses."""
     point, step = found.to_dict(), model.denoise(canvas, found.prefix)
     for figure, cost in (("step", step), ("token", model.decode(found.prefix))):

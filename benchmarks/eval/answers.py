@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from dgemma.benchmarks.eval.items import Item, Rule
+from dgemma.benchmarks.eval.items import EvalItem, Rule
 
 RULES: dict[Rule, str] = {
     "text": "the whole text, white space at both ends aside",
@@ -38,7 +38,7 @@ class Verdict:
     strict: bool
 
 
-def judge(item: Item, text: str) -> Verdict:
+def judge(item: EvalItem, text: str) -> Verdict:
     """Judge a generated text by the item's rule."""
     if item.rule == "text":
         right = text.strip() == item.answer.strip()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.benchmarks.eval.answers import last_line_number
-from dgemma.benchmarks.eval.items import Item, letter
+from dgemma.benchmarks.eval.items import EvalItem, letter
 from dgemma.core.errors import UsageError
 
 MOST_CHOICES = 26
@@ -47,7 +47,7 @@ class Format:
     keys: frozenset[str]
     instruction: str
     layout: str
-    item: Callable[[dict[str, Any]], Item]
+    item: Callable[[dict[str, Any]], EvalItem]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class TaskFile:
 
     path: Path
     format: Format
-    items: tuple[Item, ...]
+    items: tuple[EvalItem, ...]
     sha256: str
 
 
-def _mmlu(line: dict[str, Any]) -> Item:
+def _mmlu(line: dict[str, Any]) -> EvalItem:
     choices = _texts(line, "choices")
     answer = line.get("answer")
     if isinstance(answer, str) and answer.strip() in map(letter, range(MOST_CHOICES)):
@@ -68,7 +68,7 @@ def _mmlu(line: dict[str, Any]) -> Item:
     return _choice(f"mmlu/{_text(line, 'subject')}", _text(line, "question"), choices, answer, "answer")
 
 
-def _hellaswag(line: dict[str, Any]) -> Item:
+def _hellaswag(line: dict[str, Any]) -> EvalItem:
     """The context as lm-evaluation-harness builds it; only the first letter of ctx_b is raised, the others stay."""
     end = _text(line, "ctx_b", empty=True).strip()
     context = f"{_text(line, 'activity_label')}: {_text(line, 'ctx_a', empty=True)} {end[:1].upper()}{end[1:]}"
@@ -82,19 +82,19 @@ def _hellaswag(line: dict[str, Any]) -> Item:
     return _choice(f"hellaswag/{source}" if source else "hellaswag", _without_marks(context), endings, label, "label")
 
 
-def _gsm8k(line: dict[str, Any]) -> Item:
+def _gsm8k(line: dict[str, Any]) -> EvalItem:
     solution = _text(line, "answer")
     number = last_line_number(solution)
     if number is None:
         raise _Bad("its answer does not end with a line '#### N'; correct the line, or use task, prompt and answer")
-    return Item(task="gsm8k", prompt=_text(line, "question"), answer=number, rule="number", solution=solution)
+    return EvalItem(task="gsm8k", prompt=_text(line, "question"), answer=number, rule="number", solution=solution)
 
 
-def _own(line: dict[str, Any]) -> Item:
+def _own(line: dict[str, Any]) -> EvalItem:
     answer = line.get("answer")
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
         raise _Bad("has no text or number under 'answer'; correct the line")
-    return Item(task=_text(line, "task"), prompt=_text(line, "prompt", strip=False), answer=str(answer))
+    return EvalItem(task=_text(line, "task"), prompt=_text(line, "prompt", strip=False), answer=str(answer))
 
 
 OWN = Format(name="own", keys=frozenset({"task", "prompt"}), instruction="", layout="{prompt}", item=_own)
@@ -124,7 +124,7 @@ def read_task_file(path: Path, only: Format | None = None) -> TaskFile:
     """
     content, text = _content(path)
     format_ = only
-    items: list[Item] = []
+    items: list[EvalItem] = []
     number = 0
     try:
         for number, line in _lines(text, path.stem):
@@ -193,14 +193,14 @@ def _detect(line: dict[str, Any]) -> Format:
     raise _Bad(f"is of no known format, its keys are {', '.join(map(repr, list(line)[:8])) or 'none'}{KNOWN}")
 
 
-def _choice(task: str, question: str, choices: list[str], index: object, key: str) -> Item:
+def _choice(task: str, question: str, choices: list[str], index: object, key: str) -> EvalItem:
     if index is None or index == "":
         raise _Bad(f"has no {key}; give the index of the right choice, from 0")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choices):
         raise _Bad(f"{key} {_short(index)} is out of range; it must be the index of one of {len(choices)} choices, from 0")
     prompt = "\n".join([question, *(f"{letter(i)}. {choice}" for i, choice in enumerate(choices))])
     right = letter(index)
-    return Item(task=task, prompt=prompt, answer=right, rule="letter", choices=len(choices), solution=f"Answer: {right}")
+    return EvalItem(task=task, prompt=prompt, answer=right, rule="letter", choices=len(choices), solution=f"Answer: {right}")
 
 
 def _text(line: dict[str, Any], key: str, *, empty: bool = False, strip: bool = True) -> str:

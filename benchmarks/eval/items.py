@@ -11,7 +11,7 @@ Rule = Literal["text", "letter", "number"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class EvalItem:
     """One question.
 
     Args:
@@ -43,11 +43,11 @@ def letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def compose(item: Item, instruction: str, examples: Sequence[Item] = ()) -> str:
+def compose(item: EvalItem, instruction: str, examples: Sequence[EvalItem] = ()) -> str:
     """What a user's turn says: instruction, solved examples and question, with an empty line between them."""
     return "\n\n".join([*([instruction] if instruction else []), *(e.example for e in examples), item.prompt])
 
 
-def examples_for(item: Item, pool: Sequence[Item], count: int) -> list[Item]:
+def examples_for(item: EvalItem, pool: Sequence[EvalItem], count: int) -> list[EvalItem]:
     """The first `count` of the pool that are of the item's task, never the question itself."""
     return list(islice((e for e in pool if e.task == item.task and e.prompt != item.prompt), count))

@@ -14,7 +14,7 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.answers import RULES, judge
 from dgemma.benchmarks.eval.figures import Row, by_task, groups_by_prefix, summarize
 from dgemma.benchmarks.eval.formats import TaskFile, read_task_file
-from dgemma.benchmarks.eval.items import Item, compose, examples_for
+from dgemma.benchmarks.eval.items import EvalItem, compose, examples_for
 from dgemma.benchmarks.eval.journal import Journal, Key, side_file
 from dgemma.core import machine
 from dgemma.core.compute_policy import ComputePolicy
@@ -40,7 +40,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EvalRequest:
     """What `dgemma eval` was asked for.
 
     Args:
@@ -86,7 +86,7 @@ class Question:
 
     file: int
     index: int
-    item: Item
+    item: EvalItem
     prompt: str
 
 
@@ -131,7 +131,7 @@ def questions_of(files: Sequence[TaskFile], shots: Sequence[TaskFile], num_shots
             raise UsageError(f"{file.path}: --shots is of format {file.format.name}, which no --task file has; leave it out")
     questions: list[Question] = []
     for number, file in enumerate(files):
-        pool: dict[str, list[Item]] = {}
+        pool: dict[str, list[EvalItem]] = {}
         for other in shots:
             for example in other.items if other.format.name == file.format.name else ():
                 pool.setdefault(example.task, []).append(example)
@@ -171,7 +171,7 @@ def check_lengths(session: Session, questions: Sequence[Question], files: Sequen
         )
 
 
-def evaluate_bundle(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
+def evaluate_bundle(request: EvalRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """Ask everything, keep the answers where `out` is given, and return the result, JSON types; `say` gets plain lines.
 
     Raises:
@@ -215,7 +215,7 @@ def evaluate_bundle(request: Request, say: Callable[[str], None]) -> dict[str, A
 
 
 def _settings(
-    request: Request, session: Session, files: Sequence[TaskFile], shots: Sequence[TaskFile], questions: Sequence[Question]
+    request: EvalRequest, session: Session, files: Sequence[TaskFile], shots: Sequence[TaskFile], questions: Sequence[Question]
 ) -> dict[str, Any]:
     """All that decides the answers and their figures; prompts by their hash, so that other templates are other settings."""
     asked = json.dumps([[q.file, q.index, q.prompt, q.item.answer] for q in questions] + [RULES])

@@ -22,8 +22,8 @@ from dgemma.core import machine
 from dgemma.model import checkpoint
 from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
+from dgemma.quantize.baseline import FloatBaseline, ScoredPrompt
 from dgemma.quantize.integers import quantize
-from dgemma.quantize.judge import Item, Judge
 from dgemma.quantize.recipes import CLASSES, Method, Recipe, find
 from dgemma.quantize.report import bits_per_weight
 from dgemma.quantize.rounding import LEVELS_4
@@ -83,7 +83,7 @@ def variants() -> Iterator[Variant]:
     yield Variant(recipe="w4-all", method="nearest", levels=(-4, 3))
 
 
-def held_out_items(folder: Path, path: Path, per_task: int) -> list[Item]:
+def held_out_items(folder: Path, path: Path, per_task: int) -> list[ScoredPrompt]:
     """The first prompts of every task of the evaluation set, with exact match on text."""
     import sentencepiece
 
@@ -92,8 +92,9 @@ def held_out_items(folder: Path, path: Path, per_task: int) -> list[Item]:
     sp: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def item(line: dict[str, str]) -> Item:
-        return Item(prompt_ids=prompt_ids(sp, line["prompt"]), is_right=lambda ids: sp.decode(list(ids)) == line["answer"])
+    def item(line: dict[str, str]) -> ScoredPrompt:
+        ids = prompt_ids(sp, line["prompt"])
+        return ScoredPrompt(prompt_ids=ids, is_right=lambda tokens: sp.decode(list(tokens)) == line["answer"])
 
     return [item(line) for task in tasks.TASKS for line in [x for x in lines if x["task"] == task][:per_task]]
 
@@ -107,14 +108,16 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
     seconds = time.perf_counter() - start
     hessians["clean"] = calibration.clean_hessians(loaded.model, examples)
     items = held_out_items(folder, held_out, per_task)
-    judge = Judge(loaded.model, loaded.sampler, items, seed=0, max_new_tokens=MAX_NEW_TOKENS, forced_every=forced_every)
-    say(f"float: {judge.float_figures()}")
+    baseline = FloatBaseline(
+        loaded.model, loaded.sampler, items, seed=0, max_new_tokens=MAX_NEW_TOKENS, forced_every=forced_every
+    )
+    say(f"float: {baseline.float_figures()}")
     rows = []
     for variant in variants():
         start = time.perf_counter()
         matrices = quantize(loaded.model, variant.made(), hessians.get(variant.calibration), levels=variant.levels)
         took = time.perf_counter() - start
-        figures = judge.figures(simulate(loaded.model, matrices))
+        figures = baseline.figures(simulate(loaded.model, matrices))
         rows.append({
             "recipe": variant.recipe, "method": variant.name, "bits_per_weight": bits_per_weight(loaded.model, matrices),
             "quantize_seconds": round(took, 2), **figures,
@@ -126,7 +129,7 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
             "held_out": held_out.name, "per_task": per_task, "seed": 0, "max_new_tokens": MAX_NEW_TOKENS,
             "sampler": loaded.sampler.to_dict(), "calibration_prompts": len(examples), "calibration_seconds": round(seconds, 1),
         },
-        "float": judge.float_figures(), "rows": rows,
+        "float": baseline.float_figures(), "rows": rows,
     }  # fmt: skip
 
 

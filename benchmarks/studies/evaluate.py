@@ -15,7 +15,7 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.figures import ALL, Row, Split, by_task, figures, show, summarize
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.eval.run import DECODERS, Decoder, Question, answers
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
@@ -26,10 +26,10 @@ SOLVED = 0.9  # tasks at or above this exact match are pooled a second time
 
 
 def evaluate(
-    session: Decoder, items: Iterable[Item], *, seed: int, max_new_tokens: int, autoregressive: bool
+    session: Decoder, items: Iterable[EvalItem], *, seed: int, max_new_tokens: int, autoregressive: bool
 ) -> tuple[Split, list[dict[str, Any]]]:
     """Run every item through the decoders; returns the answers and one row for each wrong one."""
-    asked: list[Item] = []
+    asked: list[EvalItem] = []
 
     def questions() -> Iterable[Question]:
         for index, item in enumerate(items):

@@ -32,15 +32,15 @@ def _speed() -> str:
 
 
 def _quantization() -> str:
-    free = read("tiny-verify-w4-mixed.json")["float"]["onnx"]["free"]
+    free = read("tiny-verify-w4-mixed.json")["float"]["onnx"]["free_running"]
     points = 0.0 - 100 * free["exact_match_loss"]["value"]
     return f"{points:+.1f} points / {100 * (free['step_inflation']['value'] - 1):+.1f} %"
 
 
 def _same() -> str:
     values = read("tiny-same-tokens.json")
-    rungs = ("onnx/host", "executorch/host")
-    return " / ".join(f"{values['equal_canvases'][rung]} of {values['canvases'][rung]}" for rung in rungs)
+    backends = ("onnx/host", "executorch/host")
+    return " / ".join(f"{values['equal_canvases'][backend]} of {values['canvases'][backend]}" for backend in backends)
 
 
 def _step() -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import pairs
-from dgemma.benchmarks.bench.effort import Effort
+from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.run import MAX_NEW_TOKENS, SEED
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
@@ -40,7 +40,7 @@ def measure_here(bundle: Path, seconds: float, threads: int) -> Json:
     with Session.load(bundle, engine="onnx", threads=threads) as session:
         given = pairs.prompts(bundle, session.manifest)
         by = pairs.decoders(session, MAX_NEW_TOKENS, SEED)
-        found = pairs.paired_runs(given, by, Effort(seconds=seconds))
+        found = pairs.paired_runs(given, by, Budget(seconds=seconds))
         groups = {group: pairs.summarize(done) for group, done in found.items() if done}
         return {"onnxruntime": session.engine_version, "groups": groups}
 

@@ -174,7 +174,7 @@ SAME_TOKENS = Page(
 All randomness is an input made from one seed, and the order of the sampler's sums is fixed. The same seed, prompt and
 bundle therefore give the same trajectory on every engine, up to floating-point near-ties. These tables count how often.
 
-![Every rung of the ladder against the one above](../../benchmarks/results/tiny-ladder.png)""",
+![Every backend of the ladder against the one above](../../benchmarks/results/tiny-ladder.png)""",
     sections=(
         Section(
             heading="Float bundles",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
@@ -68,7 +68,7 @@ def check_chat(session: Session) -> None:
         raise UsageError(f"{path}: has no chat template, so prompts cannot be asked; export one with a tokenizer")
 
 
-def generations(session: Session, items: Sequence[Item], seed: int) -> dict[str, list[Row]]:
+def generations(session: Session, items: Sequence[EvalItem], seed: int) -> dict[str, list[Row]]:
     """Option → one row an item."""
     rows: dict[str, list[Row]] = {name: [] for name in (*OPTIONS, AUTOREGRESSIVE)}
     for item in progress(items, "passes"):
@@ -80,7 +80,7 @@ def generations(session: Session, items: Sequence[Item], seed: int) -> dict[str,
     return rows
 
 
-def row(item: Item, result: Result, longest: int) -> Row:
+def row(item: EvalItem, result: Result, longest: int) -> Row:
     timings = result.timings
     return Row(
         task=item.task, right=result.text.strip() == item.answer.strip(), tokens=result.tokens, steps=result.steps,

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.bench import noise
+from dgemma.benchmarks.bench import reliability
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.benchmarks.studies import widths as by_width
 from dgemma.benchmarks.studies.passes import LONG, STOCK, check_chat
@@ -201,7 +201,7 @@ def peer_rates(widths: Json, peers: Json, path: Path) -> tuple[dict[str, float],
     same = all(widths[part][key] == peers[part][key] for part, key in (("bundle", "recipe"), ("options", "engine")))
     if same and OURS in runs:
         there, here = runs[OURS]["token_ms"]["median"], widths["token_ms"]["median"]
-        if abs(there / here - 1) > noise.DRIFT:
+        if abs(there / here - 1) > reliability.DRIFT:
             doubts.append(f"the bundle's own token took {there:.0f} ms beside the peers and {here:.0f} ms beside the widths")
     return {name: run["tokens_per_s"]["median"] for name, run in runs.items() if name != OURS}, doubts
 

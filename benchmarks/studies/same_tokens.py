@@ -1,9 +1,9 @@
-"""The same prompt, seed and bundle on every engine, loop and rung above: the same trajectory, or the reason why not.
+"""The same prompt, seed and bundle on every engine, loop and backend above: the same trajectory, or the reason why not.
 
     python -m dgemma.benchmarks.studies.same_tokens BUNDLE [--checkpoint CKPT] [--prompts FILE.jsonl] [--count 200] \
         [--seeds 3] [--out FILE]
 
-Differences are found, measured and counted; see `difference.py`.
+Differences are found, measured and counted; see `divergence.py`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES
 from dgemma.runtime.tokenizer import chat_ids
-from dgemma.verify.compared import difference_of
-from dgemma.verify.difference import CLOSE, NEAR, Difference, Rule
-from dgemma.verify.engine_rung import EngineRung
-from dgemma.verify.rung import Rung
-from dgemma.verify.rungs import BFLOAT16, float_rungs
+from dgemma.verify.backend import Backend
+from dgemma.verify.backends import BFLOAT16, float_backends
+from dgemma.verify.comparison import divergence_of
+from dgemma.verify.divergence import CLOSE, NEAR, Divergence, Rule
+from dgemma.verify.engine_backend import EngineBackend
 
 
 @dataclass
 class Report:
-    """Counts by rung against the first rung, and every difference with its reason."""
+    """Counts by backend against the first backend, and every difference with its reason."""
 
     first: str
     limits: dict[Rule, float] = field(default_factory=lambda: dict(NEAR))  # margins that explain a difference
@@ -47,26 +47,26 @@ class Report:
     differences: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
     entropy_error: dict[str, float] = field(default_factory=dict)  # nats, worst position of any first step
-    rounded: list[str] = field(default_factory=list)  # rungs of another arithmetic, whose differences are not judged
+    rounded: list[str] = field(default_factory=list)  # backends of another arithmetic, whose differences are not judged
 
     def add(
-        self, rung: str, prompt: str, seed: int, difference: Difference | None, same_tokens: bool, canvases: int, steps: int
+        self, backend: str, prompt: str, seed: int, difference: Divergence | None, same_tokens: bool, canvases: int, steps: int
     ) -> None:
-        self.steps[rung] = self.steps.get(rung, 0) + steps
-        self.compared[rung] = self.compared.get(rung, 0) + 1
-        self.equal[rung] = self.equal.get(rung, 0) + (difference is None)
-        self.same_tokens[rung] = self.same_tokens.get(rung, 0) + same_tokens
-        self.canvases[rung] = self.canvases.get(rung, 0) + canvases
+        self.steps[backend] = self.steps.get(backend, 0) + steps
+        self.compared[backend] = self.compared.get(backend, 0) + 1
+        self.equal[backend] = self.equal.get(backend, 0) + (difference is None)
+        self.same_tokens[backend] = self.same_tokens.get(backend, 0) + same_tokens
+        self.canvases[backend] = self.canvases.get(backend, 0) + canvases
         kept = canvases if difference is None else difference.canvas
-        self.equal_canvases[rung] = self.equal_canvases.get(rung, 0) + kept
+        self.equal_canvases[backend] = self.equal_canvases.get(backend, 0) + kept
         if difference is not None:
             near = {"near_tie": difference.within(self.limits), "same_tokens": same_tokens}
-            self.differences.append({"rung": rung, "prompt": prompt, "seed": seed, **asdict(difference), **near})
+            self.differences.append({"backend": backend, "prompt": prompt, "seed": seed, **asdict(difference), **near})
 
     @property
     def unexplained(self) -> int:
         """Differences beyond the limits, or whose margin is not known."""
-        return sum(d["near_tie"] is not True and d["rung"] not in self.rounded for d in self.differences)
+        return sum(d["near_tie"] is not True and d["backend"] not in self.rounded for d in self.differences)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "unexplained": self.unexplained}
@@ -80,26 +80,28 @@ def compare(
     engines: Sequence[str] | None = None, threads: int | None = None, max_new_tokens: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:  # fmt: skip
-    """Run every prompt with every seed on each engine and loop, and on the rungs above them when a checkpoint is given.
+    """Run every prompt with every seed on each engine and loop, and on the backends above them when a checkpoint is given.
 
     Args:
         checkpoint: of a float bundle; a quantized bundle's integers are not in it, so give None there.
         progress: called with prompts done and their number.
     Returns:
-        the report; everything is compared with the first rung: the reference in float32, eager torch where there is no JAX, or
-        without a checkpoint the first engine's host loop.
+        the report; everything is compared with the first backend: the reference in float32, eager torch where there is no JAX,
+        or without a checkpoint the first engine's host loop.
     """
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     rounds = any(bits < 32 for bits in manifest.quantization.get("bits", {}).values())
     names = engines or [name for name in ENGINES if name in manifest.graphs]
     with ExitStack() as stack:
-        artifacts = [EngineRung(opened, name, threads) for name in names]
+        artifacts = [EngineBackend(opened, name, threads) for name in names]
         above = _above(opened, checkpoint, threads)
-        for rung in (*artifacts, *above):
-            stack.callback(rung.close)
-        generate = {rung.name: rung.trajectory for rung in above} | {
-            f"{rung.name}/{loop}": partial(rung.trajectory, loop=loop) for rung in artifacts for loop in ("host", "graph")
+        for backend in (*artifacts, *above):
+            stack.callback(backend.close)
+        generate = {backend.name: backend.trajectory for backend in above} | {
+            f"{backend.name}/{loop}": partial(backend.trajectory, loop=loop)
+            for backend in artifacts
+            for loop in ("host", "graph")
         }
         report = Report(first=next(iter(generate)), limits=CLOSE if rounds else NEAR, rounded=[BFLOAT16])
         judge = (above or artifacts)[0]  # whose trajectories are first, and whose logits give margins
@@ -114,7 +116,7 @@ def compare(
                 first = generate[report.first](ids, seed, most)
                 for name in list(generate)[1:]:
                     other = generate[name](ids, seed, most)
-                    difference = difference_of(judge, first, other, seed)
+                    difference = divergence_of(judge, first, other, seed)
                     same = np.array_equal(first.tokens, other.tokens)
                     report.add(name, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1, len(other.step))
                     worst = float(np.abs(first.entropy[: 1] - other.entropy[: 1]).max())
@@ -125,12 +127,12 @@ def compare(
     return report
 
 
-def _above(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> list[Rung]:
-    """The rungs above the engines: the reference in float32 first, which all others are compared with."""
+def _above(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> list[Backend]:
+    """The backends above the engines: the reference in float32 first, which all others are compared with."""
     if checkpoint is None:
         return []
-    rungs = [rung for rung, _ in float_rungs(bundle, str(checkpoint), threads or 1)[0]]
-    return sorted(rungs, key=lambda rung: rung.name == BFLOAT16)
+    backends = [backend for backend, _ in float_backends(bundle, str(checkpoint), threads or 1)[0]]
+    return sorted(backends, key=lambda backend: backend.name == BFLOAT16)
 
 
 def read_prompts(path: Path, count: int) -> list[str]:
@@ -159,7 +161,7 @@ def _progress(done: int, total: int) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m dgemma.benchmarks.studies.same_tokens", description="Same tokens on every rung."
+        prog="python -m dgemma.benchmarks.studies.same_tokens", description="Same tokens on every backend."
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="add eager torch, and margins from its logits")
@@ -177,14 +179,14 @@ def run(argv: Sequence[str] | None = None) -> int:
         options.bundle, options.checkpoint, prompts, range(options.seeds), engines=options.engine, threads=options.threads,
         progress=_progress,
     )  # fmt: skip
-    for rung, n in report.compared.items():
-        equal, answers = report.equal[rung], report.same_tokens[rung]
-        canvases = f"{report.equal_canvases[rung]} of {report.canvases[rung]} canvases"
-        print(f"{rung} against {report.first}: {equal} of {n} trajectories equal, {canvases}, {answers} of {n} answers")
+    for backend, n in report.compared.items():
+        equal, answers = report.equal[backend], report.same_tokens[backend]
+        canvases = f"{report.equal_canvases[backend]} of {report.canvases[backend]} canvases"
+        print(f"{backend} against {report.first}: {equal} of {n} trajectories equal, {canvases}, {answers} of {n} answers")
     for d in report.differences:
         margin = "not known" if d["margin"] is None else f"{d['margin']:.2e}"
         place = f"canvas {d['canvas']} step {d['step']} position {d['position']}"
-        print(f"  {d['rung']} seed {d['seed']} {d['prompt'][:40]!r}: {d['rule']} at {place}, margin {margin}")
+        print(f"  {d['backend']} seed {d['seed']} {d['prompt'][:40]!r}: {d['rule']} at {place}, margin {margin}")
     print(f"{len(report.differences)} differences, {report.unexplained} not explained by a near-tie")
     if options.out:
         found = {"machine": machine.facts(), **report.to_dict()}

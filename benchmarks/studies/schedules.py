@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.core.compute_policy import ActiveSet, ComputePolicy
 from dgemma.core.progress import progress
 from dgemma.core.sampler import SamplerConfig
@@ -57,7 +57,7 @@ def replay(
 
 
 def record(
-    session: Session, items: Sequence[Item], options: Mapping[str, Mapping[str, Any]], seed: int
+    session: Session, items: Sequence[EvalItem], options: Mapping[str, Mapping[str, Any]], seed: int
 ) -> dict[str, list[Schedule]]:
     """Option → schedules of the canvases that it filled, in the order of the items."""
     found: dict[str, list[Schedule]] = {name: [] for name in options}

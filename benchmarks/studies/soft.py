@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
@@ -63,7 +63,7 @@ def figures(
     }
 
 
-def measure(folder: Path, bundle: Path, items: Sequence[Item], policies: Sequence[str]) -> dict[str, Any]:
+def measure(folder: Path, bundle: Path, items: Sequence[EvalItem], policies: Sequence[str]) -> dict[str, Any]:
     """Policy → figures, against `exact` on the same items."""
     loaded = checkpoint.load(folder)
     with Session.load(bundle) as session:

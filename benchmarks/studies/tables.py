@@ -73,7 +73,7 @@ def quantization() -> str:
     bundles = {row["recipe"]: row for row in read("tiny-sizes.json")["bundles"]}
     for recipe in RECIPES:
         found = read(f"tiny-verify-{recipe}.json")["float"]["onnx"]
-        free, forced, size = found["free"], found["teacher"], bundles[recipe]
+        free, forced, size = found["free_running"], found["teacher_forced"], bundles[recipe]
         exact, loss, inflation = free["exact_match"]["artifact"], free["exact_match_loss"], free["step_inflation"]
         change = "{:+.1f} ({:+.1f} … {:+.1f})".format(*(0.0 - 100 * loss[key] for key in ("value", "high", "low")))
         stored = f"{size['bits_per_weight']:.2f} | {size['engines']['onnx'] / 1e6:.1f}"
@@ -157,18 +157,18 @@ def speed() -> str:
 
 
 def same_tokens() -> str:
-    """Every rung against the reference in float32."""
+    """Every backend against the reference in float32."""
     values = read("tiny-same-tokens.json")
     first = values["first"]
     rows = header(
         f"against {first}", "texts", "equal", "canvases", "equal", "same answer", "steps", "entropy, nats", "widest margin"
     )  # fmt: skip
-    for rung, (compared, equal, same, _, _) in _compared(values):
-        margins = [d["margin"] for d in values["differences"] if d["rung"] == rung]
+    for backend, (compared, equal, same, _, _) in _compared(values):
+        margins = [d["margin"] for d in values["differences"] if d["backend"] == backend]
         widest = f"{max(margins):.1e}" if margins and None not in margins else "–"
         rows.append(
-            f"| {rung} | {compared} | {equal} | {values['canvases'][rung]} | {values['equal_canvases'][rung]} | {same} | "
-            f"{values['steps'][rung]} | {values['entropy_error'][rung]:.0e} | {widest} |"
+            f"| {backend} | {compared} | {equal} | {values['canvases'][backend]} | {values['equal_canvases'][backend]} | "
+            f"{same} | {values['steps'][backend]} | {values['entropy_error'][backend]:.0e} | {widest} |"
         )
     machine = values["machine"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("jax", "torch", "onnxruntime", "executorch"))
@@ -232,19 +232,20 @@ def same_tokens_quantized() -> str:
     rows = header("recipe", "trajectories", "equal", "canvases", "equal", "same answer", "close calls", "unexplained")
     for recipe in ("w8", "w4-mixed"):
         values = read(f"tiny-same-tokens-{recipe}.json")
-        for rung, (compared, equal, same, ties, others) in _compared(values):
-            if rung == "executorch/host":
-                canvases = f"{values['canvases'][rung]} | {values['equal_canvases'][rung]}"
-                rows.append(f"| `{recipe}`, {rung} | {compared} | {equal} | {canvases} | {same} | {ties} | {others} |")
+        for backend, (compared, equal, same, ties, others) in _compared(values):
+            if backend == "executorch/host":
+                canvases = f"{values['canvases'][backend]} | {values['equal_canvases'][backend]}"
+                rows.append(f"| `{recipe}`, {backend} | {compared} | {equal} | {canvases} | {same} | {ties} | {others} |")
     return "\n".join(rows)
 
 
 def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
-    """Rung, and its trajectories: compared, equal, same answer, differences within the margins, and beyond."""
+    """Backend, and its trajectories: compared, equal, same answer, differences within the margins, and beyond."""
     found: list[tuple[str, tuple[int, ...]]] = []
-    for rung, compared in values["compared"].items():
-        ties = [d["near_tie"] is True for d in values["differences"] if d["rung"] == rung]
-        found.append((rung, (compared, values["equal"][rung], values["same_tokens"][rung], sum(ties), len(ties) - sum(ties))))
+    for backend, compared in values["compared"].items():
+        ties = [d["near_tie"] is True for d in values["differences"] if d["backend"] == backend]
+        equal, same = values["equal"][backend], values["same_tokens"][backend]
+        found.append((backend, (compared, equal, same, sum(ties), len(ties) - sum(ties))))
     return found
 
 

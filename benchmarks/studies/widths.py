@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.bench import noise
+from dgemma.benchmarks.bench import reliability
 from dgemma.benchmarks.bench.costs import Model, held_bits
-from dgemma.benchmarks.bench.fresh import filler
+from dgemma.benchmarks.bench.fresh_process import filler
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
@@ -46,7 +46,7 @@ HEADER = ("positions", "ms [quartiles]", "ms a position", "× a whole step's [qu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class WidthsRequest:
     """What to measure; `widths` in positions, None for `SHARES`. Raises UsageError when a value cannot be used."""
 
     bundle: Path
@@ -161,7 +161,7 @@ def summarize(seconds: Mapping[str, Sequence[float]], widths: Sequence[int], mod
     return {"widths": rows, **{f"{name}_ms": asdict(quartiles([1e3 * s for s in seconds[name]])) for name in FIXED}}
 
 
-def check(request: Request, manifest: Manifest, engine: Engine) -> list[int]:
+def check(request: WidthsRequest, manifest: Manifest, engine: Engine) -> list[int]:
     """The widths that will run; raises UsageError when the bundle cannot run them."""
     n = manifest.canvas_length
     if ACTIVE not in manifest.graphs[engine.name]:
@@ -172,7 +172,7 @@ def check(request: Request, manifest: Manifest, engine: Engine) -> list[int]:
     return request.widths_of(n)
 
 
-def measure(request: Request) -> Json:
+def measure(request: WidthsRequest) -> Json:
     """JSON types. Raises BundleError, EngineError, UsageError."""
     bundle = Bundle.open(request.bundle, by_record=True)
     manifest = bundle.manifest
@@ -180,16 +180,16 @@ def measure(request: Request) -> Json:
     try:
         widths = check(request, manifest, engine)
         memory.check(manifest, engine.name, request.bundle)
-        facts, load, before = machine.facts(), machine.load_average(), noise.calibrate()
+        facts, load, before = machine.facts(), machine.load_average(), reliability.calibrate()
         seconds = take_turns(Calls(engine, request.prefix).all(widths), request.rounds)
-        after = noise.calibrate()
+        after = reliability.calibrate()
     finally:
         engine.close()
     quantization = manifest.quantization
     model = Model(config=manifest.model, bits=held_bits(quantization, engine.name), soft=manifest.sampler.soft)
     found = summarize(seconds, widths, model, request.prefix)
-    spreads = {f"{row['width']} positions": noise.spread(row["ms"]) for row in found["widths"]}
-    spreads |= {name: noise.spread(found[f"{name}_ms"]) for name in FIXED}
+    spreads = {f"{row['width']} positions": reliability.spread(row["ms"]) for row in found["widths"]}
+    spreads |= {name: reliability.spread(found[f"{name}_ms"]) for name in FIXED}
     return {
         "benchmark": "widths", "machine": facts,
         "bundle": {
@@ -203,7 +203,7 @@ def measure(request: Request) -> Json:
         **found,
         "noise": {
             "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
-            "warnings": noise.warnings(before, after, load, machine.usable_cores(), spreads),
+            "warnings": reliability.warnings(before, after, load, machine.usable_cores(), spreads),
         },
     }  # fmt: skip
 
@@ -256,10 +256,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine")
-    parser.add_argument("--prefix", type=int, default=Request.prefix, help="tokens before the canvas")
+    parser.add_argument("--prefix", type=int, default=WidthsRequest.prefix, help="tokens before the canvas")
     parser.add_argument("--widths", help="positions, commas between; else shares of the canvas")
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
-    parser.add_argument("--rounds", type=int, default=Request.rounds, help="measurements of each call")
+    parser.add_argument("--rounds", type=int, default=WidthsRequest.rounds, help="measurements of each call")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(argv)
     report.check_out(given.out)
@@ -268,7 +268,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except ValueError:
         raise UsageError(f"--widths {given.widths} must be numbers with commas between, such as 256,128,64") from None
     result = measure(
-        Request(
+        WidthsRequest(
             bundle=given.bundle, engine=given.engine, prefix=given.prefix, widths=widths, threads=given.threads,
             rounds=given.rounds,
         )

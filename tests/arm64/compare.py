@@ -10,7 +10,7 @@ import numpy as np
 
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
-from dgemma.verify.difference import NEAR, Logits, Rule, first_difference
+from dgemma.verify.divergence import NEAR, Logits, Rule, first_divergence
 
 DECISIONS = ("canvas_in", "argmax", "accepted", "canvas_out")
 
@@ -32,7 +32,7 @@ def compare(
         the same argmax, acceptance and canvases in every step. differing: the rest, with those behind a first difference.
         prompts, same_tokens: how many, and with how many the answer is the same. max_entropy_error: nats, in canvases of the
         same decisions; entropies, equal_entropies: how many values these and the bit-equal canvases have, and how many of
-        them have equal bits. differences: the first one of each prompt, with its rule and margin, see `Difference`, and
+        them have equal bits. differences: the first one of each prompt, with its rule and margin, see `Divergence`, and
         whether `limits` explain it.
     """
     found: dict[str, Any] = dict.fromkeys(
@@ -53,7 +53,7 @@ def compare(
             error = float(np.abs(x["entropy"] - y["entropy"]).max())
             found["max_entropy_error"] = max(found["max_entropy_error"], error)
         found["same_tokens"] += bool(np.array_equal(a.tokens, b.tokens))
-        difference = first_difference(a, b, sampler, seed=seed, logits=logits)
+        difference = first_divergence(a, b, sampler, seed=seed, logits=logits)
         if difference is not None:
             explained = difference.within(limits) is True
             found["differences"].append({"prompt": number, **asdict(difference), "explained": explained})

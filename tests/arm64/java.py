@@ -29,7 +29,7 @@ from dgemma.core.errors import DgemmaError  # noqa: E402
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder  # noqa: E402
 from dgemma.runtime import cache  # noqa: E402
 from dgemma.runtime.bundle import Bundle  # noqa: E402
-from dgemma.verify.difference import CLOSE, NEAR  # noqa: E402
+from dgemma.verify.divergence import CLOSE, NEAR  # noqa: E402
 
 JAR = ROOT / "android_demo" / "jvm" / "target" / "dgemma-jvm-0.1.0.jar"
 # One thread, the quick compiler, the simple collector: what runs well under an emulator; the tokens do not depend on them.

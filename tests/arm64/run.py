@@ -29,7 +29,7 @@ from dgemma.core.errors import DgemmaError  # noqa: E402
 from dgemma.core.trajectory import Trajectory  # noqa: E402
 from dgemma.runtime import cache  # noqa: E402
 from dgemma.runtime.bundle import Bundle  # noqa: E402
-from dgemma.verify.difference import CLOSE, NEAR  # noqa: E402
+from dgemma.verify.divergence import CLOSE, NEAR  # noqa: E402
 from dgemma.verify.prompts import PROMPTS, read  # noqa: E402
 
 CPUS = ("cortex-a53", "cortex-a76", "cortex-a710")  # without dot products, with them, with int8 matrix products
@@ -103,13 +103,13 @@ class Check:
 
 def own_logits(bundle: Bundle) -> Any:
     """Tempered logits of a row, from the bundle's ONNX graph, for margins; None where it has none."""
-    from dgemma.verify.engine_rung import EngineRung
+    from dgemma.verify.engine_backend import EngineBackend
 
     if "onnx" not in bundle.manifest.graphs:
         return None
-    rung = EngineRung(bundle, "onnx", 1)
-    rung.reset()
-    return None if rung.without_logits else rung.logits
+    backend = EngineBackend(bundle, "onnx", 1)
+    backend.reset()
+    return None if backend.without_logits else backend.logits
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Steps of the positions that have not settled, on every rung: eager PyTorch, both engines, and the JAX reference.
+"""Steps of the positions that have not settled, on every backend: eager PyTorch, both engines, and the JAX reference.
 
 What holds them: with all positions active it is `denoise`; settled ones are seen with the keys and values that the caller
 keeps, as a naive twin sees them that takes them for more prefix; and whole generations settle alike everywhere.

@@ -1,4 +1,4 @@
-"""The greedy next token after every row of a causal pass, on every rung: eager PyTorch, both engines, and the JAX reference.
+"""The greedy next token after every row of a causal pass, on every backend: eager PyTorch, both engines, and the JAX reference.
 
 What holds them: each row's token is the one that `decode` gives after the tokens up to it, and keys and values are those that
 `encode` gives, so that a draft that was checked needs no other pass to become prefix.

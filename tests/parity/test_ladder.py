@@ -1,4 +1,4 @@
-"""The ladder holds on clean rungs, and finds planted faults: the right rung, the right layer, the right tensor.
+"""The ladder holds on clean backends, and finds planted faults: the right backend, the right layer, the right tensor.
 
 The faults are those that were made in real ports: a swapped norm, a wrong theta, one token more in the window, conditioning
 left out, a sampler off by one step. Each is planted in eager torch, in the reference, or in an exported graph.
@@ -32,11 +32,11 @@ from dgemma.model.taps import tap
 from dgemma.reference import denoiser as reference_denoiser
 from dgemma.runtime.bundle import Bundle
 from dgemma.verify import ladder, tolerance
-from dgemma.verify.engine_rung import EngineRung
-from dgemma.verify.jax_rung import JaxRung
-from dgemma.verify.rung import Rung
-from dgemma.verify.torch_rung import TorchRung
-from dgemma.verify.twin import twin
+from dgemma.verify.backend import Backend
+from dgemma.verify.engine_backend import EngineBackend
+from dgemma.verify.fake_quant import fake_quantized
+from dgemma.verify.jax_backend import JaxBackend
+from dgemma.verify.torch_backend import TorchBackend
 
 Patch = pytest.MonkeyPatch
 Runs = list[tuple[int, Trajectory]]
@@ -55,37 +55,37 @@ def good() -> Bundle:
 @pytest.fixture(scope="module")
 def runs() -> Runs:
     """Prompts longer than the window of 8."""
-    return [(seed, torch_rung().trajectory(micro.prompt(n), seed, MOST)) for seed, n in ((1, 11), (2, 24))]
+    return [(seed, torch_backend().trajectory(micro.prompt(n), seed, MOST)) for seed, n in ((1, 11), (2, 24))]
 
 
 @pytest.fixture(scope="module")
-def reference(good: Bundle) -> JaxRung:
-    return JaxRung(micro_bundle.checkpoint(), "float32", good.manifest)
+def reference(good: Bundle) -> JaxBackend:
+    return JaxBackend(micro_bundle.checkpoint(), "float32", good.manifest)
 
 
-def torch_rung(model: Denoiser | None = None, policy: SamplerConfig = micro.POLICY) -> TorchRung:
-    return TorchRung(model or micro.model(), policy, micro.N)
+def torch_backend(model: Denoiser | None = None, policy: SamplerConfig = micro.POLICY) -> TorchBackend:
+    return TorchBackend(model or micro.model(), policy, micro.N)
 
 
-def climb(rungs: Sequence[Rung], runs: Runs, limits: Sequence[tolerance.Tolerance] | None = None) -> dict[str, Any]:
+def climb(backends: Sequence[Backend], runs: Runs, limits: Sequence[tolerance.Tolerance] | None = None) -> dict[str, Any]:
     asked = [ladder.Asked(ids=t.prompt_ids.tolist(), seed=s, most=MOST, recorded=t) for s, t in runs]
-    found = ladder.compare_rungs(rungs, limits or [tolerance.SAME_FLOAT] * len(rungs), asked, "nobody", quietly)
-    for rung in rungs:
-        if isinstance(rung, EngineRung):
-            rung.close()
+    found = ladder.compare_backends(backends, limits or [tolerance.SAME_FLOAT] * len(backends), asked, "nobody", quietly)
+    for backend in backends:
+        if isinstance(backend, EngineBackend):
+            backend.close()
     return found
 
 
-def test_clean_rungs_pass(reference: JaxRung, good: Bundle, runs: Runs) -> None:
-    bf16 = JaxRung(micro_bundle.checkpoint(), "bfloat16", good.manifest)
+def test_clean_backends_pass(reference: JaxBackend, good: Bundle, runs: Runs) -> None:
+    bf16 = JaxBackend(micro_bundle.checkpoint(), "bfloat16", good.manifest)
     limits = [tolerance.BFLOAT16, tolerance.BFLOAT16, tolerance.SAME_FLOAT, tolerance.SAME_FLOAT]
-    found = climb([bf16, reference, torch_rung(), EngineRung(good, "onnx", 1)], runs, limits)
+    found = climb([bf16, reference, torch_backend(), EngineBackend(good, "onnx", 1)], runs, limits)
     assert list(found) == ["reference bfloat16", "reference float32", "torch", "onnx"]
     assert all(values["passed"] and values["fault"] is None for values in found.values())
     assert found["torch"]["nearest"]["name"] == "reference float32" and found["onnx"]["top"]["name"] == "reference bfloat16"
     assert found["onnx"]["fused"]["equal"] == 2
-    for rung, low, high in (("reference bfloat16", 1e-3, 1.0), ("torch", 1e-9, 1e-5), ("onnx", 1e-9, 1e-5)):
-        errors = {c["name"]: c["value"] for c in found[rung]["nearest"]["checks"]}
+    for backend, low, high in (("reference bfloat16", 1e-3, 1.0), ("torch", 1e-9, 1e-5), ("onnx", 1e-9, 1e-5)):
+        errors = {c["name"]: c["value"] for c in found[backend]["nearest"]["checks"]}
         assert low < errors["logits, error of range"] < high
 
 
@@ -146,15 +146,15 @@ MODEL_FAULTS: dict[str, tuple[Callable[[Denoiser], None], str, str]] = {
 
 
 @pytest.mark.parametrize("name", MODEL_FAULTS)
-def test_a_fault_in_the_model_is_named(name: str, reference: JaxRung, good: Bundle, runs: Runs) -> None:
+def test_a_fault_in_the_model_is_named(name: str, reference: JaxBackend, good: Bundle, runs: Runs) -> None:
     plant, phase, tensor = MODEL_FAULTS[name]
     model = micro.model()
     plant(model)
-    found = climb([reference, torch_rung(model), EngineRung(good, "onnx", 1)], runs)
+    found = climb([reference, torch_backend(model), EngineBackend(good, "onnx", 1)], runs)
     fault = found["torch"]["fault"]
     assert not found["torch"]["passed"] and found["torch"]["against"] == "reference float32"
     assert (fault["phase"], fault["tensor"]) == (phase, tensor), fault
-    assert found["onnx"]["passed"] and found["onnx"]["against"] == "reference float32"  # the rung below is not blamed
+    assert found["onnx"]["passed"] and found["onnx"]["against"] == "reference float32"  # the backend below is not blamed
 
 
 def one_more_token(patch: Patch) -> None:
@@ -190,11 +190,11 @@ CODE_FAULTS: dict[str, tuple[Callable[[Patch], None], str, str]] = {
 
 
 @pytest.mark.parametrize("name", CODE_FAULTS)
-def test_a_fault_in_the_code_is_named(name: str, reference: JaxRung, runs: Runs) -> None:
+def test_a_fault_in_the_code_is_named(name: str, reference: JaxBackend, runs: Runs) -> None:
     plant, phase, tensor = CODE_FAULTS[name]
     with Patch.context() as patch:
         plant(patch)
-        fault = climb([reference, torch_rung()], runs)["torch"]["fault"]
+        fault = climb([reference, torch_backend()], runs)["torch"]["fault"]
     assert (fault["phase"], fault["tensor"]) == (phase, tensor), fault
 
 
@@ -205,7 +205,7 @@ class Late(SamplerConfig):
         return super().temperature(remaining - 1)
 
 
-class FirstNoise(TorchRung):
+class FirstNoise(TorchBackend):
     """Takes each canvas's noise as if it were the first."""
 
     def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
@@ -217,15 +217,15 @@ class FirstNoise(TorchRung):
         return Trajectory(**both)
 
 
-def test_a_sampler_off_by_one_step_is_found_in_the_loop(reference: JaxRung, runs: Runs) -> None:
+def test_a_sampler_off_by_one_step_is_found_in_the_loop(reference: JaxBackend, runs: Runs) -> None:
     late = Late(steps=micro.T, entropy_bound=micro.POLICY.entropy_bound)
-    fault = climb([reference, torch_rung(policy=late)], runs)["torch"]["fault"]
+    fault = climb([reference, torch_backend(policy=late)], runs)["torch"]["fault"]
     assert (fault["phase"], fault["tensor"]) == ("loop", "temperature")
 
 
-def test_the_noise_of_another_canvas_is_found_in_the_loop(reference: JaxRung, runs: Runs) -> None:
-    rung = FirstNoise(micro.model(), micro.POLICY, micro.N)
-    fault = climb([reference, rung], runs)["torch"]["fault"]
+def test_the_noise_of_another_canvas_is_found_in_the_loop(reference: JaxBackend, runs: Runs) -> None:
+    backend = FirstNoise(micro.model(), micro.POLICY, micro.N)
+    fault = climb([reference, backend], runs)["torch"]["fault"]
     assert (fault["phase"], fault["tensor"], fault["canvas"]) == ("loop", "canvas_in", 1)
 
 
@@ -236,20 +236,20 @@ def settled(steps: int) -> SamplerConfig:
 
 def test_all_steps_run_where_others_stop_is_a_wrong_stop_rule(good: Bundle, runs: Runs) -> None:
     """A backend that ran all 48 steps into garbage where the CPU stopped at 9."""
-    above = TorchRung(micro.model(), settled(12), micro.N)
-    below = TorchRung(micro.model(), replace(settled(12), stability_threshold=99), micro.N, name="never stops")
+    above = TorchBackend(micro.model(), settled(12), micro.N)
+    below = TorchBackend(micro.model(), replace(settled(12), stability_threshold=99), micro.N, name="never stops")
     found = climb([above, below], runs)["never stops"]
     assert (found["fault"]["phase"], found["fault"]["tensor"]) == ("loop", "stop")
     assert not next(c for c in found["checks"] if c["name"] == "steps run, ratio")["passed"]
 
 
 def test_a_fault_in_the_reference_parts_it_from_all_below(good: Bundle, runs: Runs) -> None:
-    """The torch rung is where they part; the engine that agrees with torch follows it."""
+    """The torch backend is where they part; the engine that agrees with torch follows it."""
     with Patch.context() as patch:
         exact = partial(jax.nn.gelu, approximate=False)
         patch.setattr(reference_denoiser, "gated", lambda gate, up: exact(gate) * up)
-        bad = JaxRung(micro_bundle.checkpoint(), "float32", good.manifest)
-        found = climb([bad, torch_rung(), EngineRung(good, "onnx", 1)], runs)
+        bad = JaxBackend(micro_bundle.checkpoint(), "float32", good.manifest)
+        found = climb([bad, torch_backend(), EngineBackend(good, "onnx", 1)], runs)
     assert found["torch"]["fault"]["tensor"] == "layers.0.mlp_out" and found["torch"]["against"] == "reference float32"
     assert found["onnx"]["follows"] == "torch" and not found["onnx"]["passed"]
 
@@ -315,12 +315,12 @@ GRAPH_FAULTS: dict[str, tuple[Callable[[Patch], None], str, str]] = {
 def test_a_fault_in_a_graph_is_named(name: str, good: Bundle, runs: Runs) -> None:
     plant, phase, tensor = GRAPH_FAULTS[name]
     with exported("fp32", plant) as bad:
-        found = climb([torch_rung(), EngineRung(bad, "onnx", 1)], runs)["onnx"]
+        found = climb([torch_backend(), EngineBackend(bad, "onnx", 1)], runs)["onnx"]
     assert not found["passed"] and (found["fault"]["phase"], found["fault"]["tensor"]) == (phase, tensor), found["fault"]
 
 
 def test_a_flipped_scale_is_named_by_its_layer(good: Bundle, runs: Runs) -> None:
-    """The twin on the bundle's integers follows the artifact; both part from the float model in the layer that is damaged."""
+    """The model on the bundle's integers follows the artifact; both part from the float model in the layer that is damaged."""
 
     def plant(patch: Patch) -> None:
         from dgemma.export.onnx import lower
@@ -337,8 +337,8 @@ def test_a_flipped_scale_is_named_by_its_layer(good: Bundle, runs: Runs) -> None
 
     limits = [tolerance.SAME_FLOAT, tolerance.EIGHT_BITS, tolerance.SAME_INTEGERS]
     with exported("w8", plant) as bad:
-        own = torch_rung()
-        found = climb([own, twin(bad, own, "torch w8"), EngineRung(bad, "onnx", 1)], runs, limits)
+        own = torch_backend()
+        found = climb([own, fake_quantized(bad, own, "torch w8"), EngineBackend(bad, "onnx", 1)], runs, limits)
     fault = found["torch w8"]["fault"]
     assert (fault["phase"], fault["tensor"]) == ("encode", "layers.1.mlp_out"), fault
     assert found["onnx"]["follows"] == "torch w8"
@@ -351,11 +351,11 @@ def test_no_false_alarm_in_twenty_clean_runs(good: Bundle) -> None:
         folder = micro.save(Path(mkdtemp()) / "clean", seed=seed)
         model = micro.model(seed=seed)
         prompts = [(seed * 10 + i, micro.prompt(n)) for i, n in enumerate((11, 24))]
-        own = torch_rung(model)
+        own = torch_backend(model)
         runs = [(s, own.trajectory(ids, s, MOST)) for s, ids in prompts]
         out = Path(mkdtemp()) / "clean.dgemma"
         with quiet():
             bundle = Bundle.open(export_bundle(folder, out, engines=("onnx",)))
-        rungs = [JaxRung(folder, "float32", bundle.manifest), own, EngineRung(bundle, "onnx", 1)]
-        found = climb(rungs, runs)
+        backends = [JaxBackend(folder, "float32", bundle.manifest), own, EngineBackend(bundle, "onnx", 1)]
+        found = climb(backends, runs)
         assert all(values["passed"] for values in found.values()), (seed, {k: v["fault"] for k, v in found.items()})

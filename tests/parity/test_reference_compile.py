@@ -28,7 +28,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def request(target: str = "2b", **options: Any) -> compiling.Request:
+def request(target: str = "2b", **options: Any) -> compiling.CompileRequest:
     return compiling.request(target, topology=options.pop("topology", "v4:1x1x1"), **options)
 
 
@@ -51,7 +51,7 @@ def test_parameters_are_the_design_s() -> None:
 
 
 @pytest.fixture(scope="module")
-def artifacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[compiling.Request, Path]:
+def artifacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[compiling.CompileRequest, Path]:
     wanted = replace(request(str(tiny_checkpoint), context=128, steps=4), dtype="float32")
     folder = tmp_path_factory.mktemp("artifacts")
     assert [p.name for p in compiling.write_artifacts(wanted, folder, lambda _: None)] == [
@@ -60,7 +60,7 @@ def artifacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     return wanted, folder
 
 
-def test_the_cpu_artifact_equals_the_jitted_program(artifacts: tuple[compiling.Request, Path]) -> None:
+def test_the_cpu_artifact_equals_the_jitted_program(artifacts: tuple[compiling.CompileRequest, Path]) -> None:
     wanted, folder = artifacts
     config, n = wanted.config, wanted.config.canvas_length
     noise = np.random.default_rng(1)
@@ -78,7 +78,7 @@ def test_the_cpu_artifact_equals_the_jitted_program(artifacts: tuple[compiling.R
     assert (other.canvases != want.canvases).any()  # control: other noise
 
 
-def test_the_tpu_artifact_is_not_for_the_cpu(artifacts: tuple[compiling.Request, Path]) -> None:
+def test_the_tpu_artifact_is_not_for_the_cpu(artifacts: tuple[compiling.CompileRequest, Path]) -> None:
     wanted, folder = artifacts
     call = compiling.read_artifact(folder / "generate-tpu.jaxexport")
     with pytest.raises(ValueError, match="platform"):
@@ -199,7 +199,7 @@ config = ModelConfig(
     global_num_kv_heads=2, global_head_dim=32, sliding_window=8, canvas_length=16, num_experts=8, top_k_experts=2,
     moe_intermediate_size=16,
 )
-wanted = compiling.Request(
+wanted = compiling.CompileRequest(
     name="x", folder=None, config=config, policy=SamplerConfig(steps=3, entropy_bound=40.0), slots=24, topology="v4:2x2x1",
     dtype="float32",
 )

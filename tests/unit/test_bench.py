@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from fake_bundle import manifest, write_bundle
 
-from dgemma.benchmarks.bench import ceilings, fresh, memory, noise, outputs
+from dgemma.benchmarks.bench import ceilings, fresh_process, memory, outputs, reliability
+from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.ceilings import Ceilings
 from dgemma.benchmarks.bench.costs import Model, held_bits
-from dgemma.benchmarks.bench.effort import Effort
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
 from dgemma.core import machine
 from dgemma.core import memory as free_memory
@@ -281,7 +281,7 @@ def test_available_memory_minds_the_container(monkeypatch: pytest.MonkeyPatch, t
 
 def test_a_fresh_process_that_fails_is_told() -> None:
     with pytest.raises(EngineError, match="status 2: error: absent"):
-        fresh._child(Path("absent.dgemma"), "onnx", 1, 1, 1)
+        fresh_process._child(Path("absent.dgemma"), "onnx", 1, 1, 1)
 
 
 def test_files_and_packed_weights_are_dropped_from_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,15 +289,15 @@ def test_files_and_packed_weights_are_dropped_from_the_page_cache(tmp_path: Path
         pytest.skip("this system cannot be asked")
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "weights").write_bytes(b"w")
-    monkeypatch.setattr(fresh.cache, "held", lambda _: [(tmp_path / "packed", 1, True)])
+    monkeypatch.setattr(fresh_process.cache, "held", lambda _: [(tmp_path / "packed", 1, True)])
     dropped: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *_: dropped.append(os.fstat(descriptor).st_ino))
     made = write_bundle(tmp_path / "a.dgemma")
-    assert fresh.evict(made)
+    assert fresh_process.evict(made)
     wanted = [p for p in made.rglob("*") if p.is_file() and p.name != "manifest.json"] + [tmp_path / "packed" / "weights"]
     assert sorted(dropped) == sorted(p.stat().st_ino for p in wanted)
     monkeypatch.delattr(os, "posix_fadvise")
-    assert not fresh.evict(made)
+    assert not fresh_process.evict(made)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ def test_loads_are_cold_once_and_warm_until_it_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: list[list[int]], said: str
 ) -> None:
     made = write_bundle(tmp_path / "a.dgemma")
-    monkeypatch.setattr(fresh, "evict", lambda _: True)
-    monkeypatch.setattr(fresh.cache, "held", lambda _: kept.pop(0))
+    monkeypatch.setattr(fresh_process, "evict", lambda _: True)
+    monkeypatch.setattr(fresh_process.cache, "held", lambda _: kept.pop(0))
     calls: list[int] = []
 
     def child(*arguments: Any) -> dict[str, Any]:
@@ -316,27 +316,27 @@ def test_loads_are_cold_once_and_warm_until_it_takes_too_long(
         memory = {"read_bytes": 5, "number": len(calls)}
         return {"times": {"load_s": float(len(calls))}, "hashed_bytes": 7 - len(calls), "memory": memory}
 
-    monkeypatch.setattr(fresh, "_child", child)
-    times, found = fresh.load_times(made, "onnx", 1, 8, 3)
+    monkeypatch.setattr(fresh_process, "_child", child)
+    times, found = fresh_process.load_times(made, "onnx", 1, 8, 3)
     assert times["packed_weights"] == said
     assert times["cold"] == {"load_s": 1.0, "read_bytes": 5, "hashed_bytes": 6}
     assert times["warm_hashed_bytes"] == 3
     assert (times["warm"]["load_s"]["n"], times["warm"]["load_s"]["median"], found["number"]) == (3, 3.0, 4)
-    monkeypatch.setattr(fresh, "_SLOW", 1.0)
-    monkeypatch.setattr(fresh.cache, "held", lambda _: [])
-    assert fresh.load_times(made, "onnx", 1, 8, 3)[0]["warm"]["load_s"]["n"] == 1
+    monkeypatch.setattr(fresh_process, "_SLOW", 1.0)
+    monkeypatch.setattr(fresh_process.cache, "held", lambda _: [])
+    assert fresh_process.load_times(made, "onnx", 1, 8, 3)[0]["warm"]["load_s"]["n"] == 1
 
 
-# ---- effort, outputs, noise ------------------------------------------------------------------------------------------
+# ---- budget, outputs, noise ------------------------------------------------------------------------------------------
 
 
 def test_rounds_are_counted_or_timed() -> None:
-    assert list(Effort(seconds=1, repeats=3).start().rounds()) == [0, 1, 2]
-    assert list(Effort(seconds=1e-9).start().rounds()) == [0]
-    assert not Effort(seconds=1e-9, repeats=1).start().is_over
+    assert list(Budget(seconds=1, repeats=3).start().rounds()) == [0, 1, 2]
+    assert list(Budget(seconds=1e-9).start().rounds()) == [0]
+    assert not Budget(seconds=1e-9, repeats=1).start().is_over
     for wrong in ({"seconds": 0}, {"seconds": float("nan")}, {"seconds": 1, "repeats": 0}):
         with pytest.raises(UsageError, match="--"):
-            Effort(**wrong)  # type: ignore[arg-type]
+            Budget(**wrong)  # type: ignore[arg-type]
 
 
 def test_outputs_that_the_context_cannot_hold_are_left_out() -> None:
@@ -362,12 +362,12 @@ def test_an_output_costs_the_sum_of_its_canvases() -> None:
 
 
 def test_a_quiet_run_has_no_warnings_and_a_loud_one_has() -> None:
-    assert noise.warnings(1.0, 1.05, 0.1, 4, {"a step": 0.1}) == []
-    loud = noise.warnings(1.0, 1.5, 3.9, 4, {"a step": 0.1, "a token": 0.4})
+    assert reliability.warnings(1.0, 1.05, 0.1, 4, {"a step": 0.1}) == []
+    loud = reliability.warnings(1.0, 1.5, 3.9, 4, {"a step": 0.1, "a token": 0.4})
     assert len(loud) == 3
     assert "+50%" in loud[1]
     assert "a token by 40%" in loud[2]
-    assert "one core" in noise.warnings(1.0, 1.0, None, 1, {})[0]
-    assert noise.doubt(1.0, 1.5, None, 4) == pytest.approx(0.5)
-    assert noise.doubt(1.0, 1.0, 4.0, 4) == pytest.approx(0.5)
-    assert noise.doubt(1.0, 1.0, 0.2, 4) == 0.0
+    assert "one core" in reliability.warnings(1.0, 1.0, None, 1, {})[0]
+    assert reliability.doubt(1.0, 1.5, None, 4) == pytest.approx(0.5)
+    assert reliability.doubt(1.0, 1.0, 4.0, 4) == pytest.approx(0.5)
+    assert reliability.doubt(1.0, 1.0, 0.2, 4) == 0.0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_bundle import CONTEXT, STEPS, FakeEngine, N, write_bundle
 
-from dgemma.benchmarks.bench import ceilings, compare, fresh, pairs, run
+from dgemma.benchmarks.bench import ceilings, compare, fresh_process, pairs, run
 from dgemma.cli import dispatch
 from dgemma.runtime import engines, hash_records, memory
 from dgemma.runtime.bundle import Bundle
@@ -44,13 +44,13 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return Toy(bundle, list(range(200, 230)))
 
     def child(*arguments: Any) -> dict[str, Any]:
-        found = fresh.probe(*arguments)
+        found = fresh_process.probe(*arguments)
         found["times"]["process_s"] = found["times"]["load_s"]
         return found
 
     monkeypatch.setattr(run, "open_engine", opened)
     monkeypatch.setattr(engines, "open_engine", opened)
-    monkeypatch.setattr(fresh, "_child", child)
+    monkeypatch.setattr(fresh_process, "_child", child)
     monkeypatch.setattr(ceilings, "BEST_S", 0.01)
     Toy.delay = 0.0
     return bundle(tmp_path / "toy.dgemma")
@@ -103,13 +103,13 @@ def test_a_cold_load_hashes_every_file_and_a_warm_one_goes_by_the_record(
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hash_records, "RECORD_FROM", 1)
     monkeypatch.setattr(hash_records, "SETTLED_NS", -(10**18))  # its files were just written
-    monkeypatch.setattr(fresh, "evict", lambda _: True)
+    monkeypatch.setattr(fresh_process, "evict", lambda _: True)
     for _ in range(2):  # also when there is a record from before
-        load, _ = fresh.load_times(toy, "onnx", 1, 32, 2)
+        load, _ = fresh_process.load_times(toy, "onnx", 1, 32, 2)
         assert load["cold"]["hashed_bytes"] == load["file_bytes"] > 0
         assert load["warm_hashed_bytes"] == 0
     monkeypatch.setenv("DGEMMA_CACHE", "off")
-    load, _ = fresh.load_times(toy, "onnx", 1, 32, 2)
+    load, _ = fresh_process.load_times(toy, "onnx", 1, 32, 2)
     assert load["warm_hashed_bytes"] == load["file_bytes"]
 
 
@@ -221,7 +221,7 @@ def test_a_result_of_another_bundle_is_refused_before_any_work(toy: Path, tmp_pa
 
 def test_too_little_memory_is_told_before_loading(toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
-    monkeypatch.setattr(fresh, "_child", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(fresh_process, "_child", lambda *_: pytest.fail("it was loaded"))
     assert dispatch(["bench", str(toy), *QUICK]) == 2
     assert "needs at least" in capsys.readouterr().err
 

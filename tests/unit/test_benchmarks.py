@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.bench.effort import Effort
+from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.pairs import GROUPS, Prompt, Sample, paired_runs
 from dgemma.benchmarks.bench.pairs import summarize as summarize_pairs
 from dgemma.benchmarks.eval.figures import summarize
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
 from dgemma.benchmarks.studies.evaluate import evaluate, solved
@@ -95,7 +95,7 @@ class Table:
         return result(self.answers[prompt], 5)
 
 
-ITEMS = [Item(task=task, prompt=f"{task} {i}", answer=f"a{i}") for task in ("easy", "hard") for i in range(5)]
+ITEMS = [EvalItem(task=task, prompt=f"{task} {i}", answer=f"a{i}") for task in ("easy", "hard") for i in range(5)]
 
 
 def test_evaluation_counts_by_task_and_pooled() -> None:
@@ -158,7 +158,7 @@ def sample(tokens: int, seconds: float, steps: int = 2) -> Sample:
     )  # fmt: skip
 
 
-TWICE = Effort(seconds=1, repeats=2)
+TWICE = Budget(seconds=1, repeats=2)
 
 
 def test_paired_runs_take_turns_and_drop_the_warm_up() -> None:
@@ -182,7 +182,7 @@ def test_paired_runs_take_turns_and_drop_the_warm_up() -> None:
 def test_every_prompt_is_measured_when_the_time_is_over() -> None:
     decoders = dict.fromkeys(("diffusion", "autoregressive"), lambda prompt: sample(2, 1.0))
     given = {group: [Prompt(given="0"), Prompt(given="1")] for group in "ab"}
-    assert {group: len(done) for group, done in paired_runs(given, decoders, Effort(seconds=1e-9)).items()} == {"a": 2, "b": 2}
+    assert {group: len(done) for group, done in paired_runs(given, decoders, Budget(seconds=1e-9)).items()} == {"a": 2, "b": 2}
 
 
 def test_an_empty_answer_has_no_rate() -> None:

@@ -1,4 +1,4 @@
-"""`dgemma verify`: exit status, the verdict that is kept, over toy and micro bundles; and every refusal is one line."""
+"""`dgemma verify`: exit status, the outcome that is kept, over toy and micro bundles; and every refusal is one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fake_bundle import write_bundle
 from dgemma.cli import dispatch
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
-from dgemma.verify import golden, verdict
+from dgemma.verify import golden, outcome
 
 ANSWER = list(range(200, 220))
 
@@ -41,7 +41,7 @@ def relist(path: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def micro_copy(tmp_path: Path) -> Iterator[Path]:
-    """The float micro bundle, to keep a verdict beside."""
+    """The float micro bundle, to keep an outcome beside."""
     yield Path(shutil.copytree(micro_bundle.bundle("onnx"), tmp_path / "micro.dgemma"))
 
 
@@ -63,9 +63,9 @@ def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert "onnx: 3 of 3 golden trajectories equal" in out and "onnx: 3 of 3 fused generations equal" in out
     assert "not there: torch (needs --checkpoint)" in out
-    assert "PASSED  toy.dgemma: 1 rungs, 3 golden prompts: onnx" in out
+    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts: onnx" in out
     assert err.splitlines()[-1] == "generations, onnx: 3/3"
-    values, problem = verdict.read(bundle)
+    values, problem = outcome.read(bundle)
     _, digest = read_manifest(bundle)
     assert problem is None and values is not None
     assert values["digest"] == digest and values["passed"] and set(values["ladder"]) == {"onnx"}
@@ -83,41 +83,41 @@ def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
     assert "run 0 canvas 0 step 6: recorded: argmax (loop) is the first to differ" in out
     assert dispatch(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
-    assert "verdict       FAILED" in shown and "no near-tie: 3 (limit 0)  MISSED" in shown
+    assert "verify        FAILED" in shown and "no near-tie: 3 (limit 0)  MISSED" in shown
 
 
 def test_json_is_what_the_file_says(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["verify", str(bundle), "--json"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    assert json.loads(out) == json.loads(verdict.place(bundle).read_text())
+    assert json.loads(out) == json.loads(outcome.place(bundle).read_text())
 
 
-def test_inspect_says_what_a_verdict_is_worth(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_says_what_an_outcome_is_worth(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def shown() -> str:
         assert dispatch(["inspect", str(bundle)]) == 0
         return capsys.readouterr().out
 
-    assert "verdict       none" in shown()
+    assert "verify        none" in shown()
     assert dispatch(["verify", str(bundle)]) == 0
     capsys.readouterr()
-    assert "verdict       passed" in shown()
+    assert "verify        passed" in shown()
     relist(bundle, tools={"dgemma": "another export"})
     assert "is for another bundle" in shown() and "passed" not in shown()
     assert dispatch(["inspect", str(bundle), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["verify"] is None and "is for digest" in values["verify_problem"]
-    verdict.place(bundle).write_bytes(b"\x00")
+    outcome.place(bundle).write_bytes(b"\x00")
     assert "is damaged" in shown()
-    assert dispatch(["run", str(bundle), "-p", "x"]) == 0  # a damaged verdict hinders nobody
+    assert dispatch(["run", str(bundle), "-p", "x"]) == 0  # a damaged outcome hinders nobody
     capsys.readouterr()
-    assert dispatch(["verify", str(bundle)]) == 0 and verdict.read(bundle)[1] is None
+    assert dispatch(["verify", str(bundle)]) == 0 and outcome.read(bundle)[1] is None
 
 
-def test_a_verdict_that_cannot_be_kept_is_still_given(
+def test_an_outcome_that_cannot_be_kept_is_still_given(
     bundle: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdict.place(bundle).mkdir()
+    outcome.place(bundle).mkdir()
     assert dispatch(["verify", str(bundle)]) == 2
     out, err = capsys.readouterr()
     assert "PASSED" in out
@@ -146,7 +146,7 @@ def test_options_that_cannot_be_meant(
     bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, args: list[str], says: tuple[str, ...]
 ) -> None:
     refused(capsys, [str(bundle), *(a.replace("{tmp}", str(tmp_path)) for a in args)], *says)
-    assert not verdict.place(bundle).exists()
+    assert not outcome.place(bundle).exists()
 
 
 def test_bundles_without_golden_trajectories(
@@ -164,15 +164,15 @@ def test_a_float_artifact_passes_against_its_checkpoint(micro_copy: Path, capsys
     assert dispatch(args) == 0
     out, _ = capsys.readouterr()
     assert "trajectories equal  3 of 3" in out and "no answers to match" in out and "PASSED" in out
-    values, _ = verdict.read(micro_copy)
+    values, _ = outcome.read(micro_copy)
     assert values is not None
     found = values["float"]["onnx"]
     assert found["checkpoint"]["same"] and set(found["checkpoint"]["files"]) >= {"config.json", "model.safetensors"}
-    assert found["free"]["exact_match"] is None and found["teacher"]["kl"]["max"] < 1e-7
-    rungs = ["reference bfloat16", "reference float32", "torch", "onnx"]
-    assert list(values["ladder"]) == rungs and "PASSED  micro.dgemma: 4 rungs, 4 golden prompts" in out
+    assert found["free_running"]["exact_match"] is None and found["teacher_forced"]["kl"]["max"] < 1e-7
+    backends = ["reference bfloat16", "reference float32", "torch", "onnx"]
+    assert list(values["ladder"]) == backends and "PASSED  micro.dgemma: 4 backends, 4 golden prompts" in out
     assert dispatch(["verify", str(micro_copy)]) == 0  # the ladder is replaced, the comparison is kept
-    both, _ = verdict.read(micro_copy)
+    both, _ = outcome.read(micro_copy)
     assert both is not None and both["float"] == values["float"] and list(both["ladder"]) == ["onnx"]
 
 
@@ -186,11 +186,11 @@ def test_another_checkpoint_is_compared_and_said_so(
     assert err.count("warning: ") == 1 and "model.safetensors is not the file that the bundle was made from" in err
     assert "other is NOT the checkpoint that this bundle was made from" in out
     assert "MISSED  micro.dgemma: onnx against torch" in out and "embedded (encode) is the first to differ" in out
-    values, _ = verdict.read(micro_copy)
+    values, _ = outcome.read(micro_copy)
     assert values is not None
     found = values["float"]["onnx"]
     assert found["other_checkpoint"] and not found["checkpoint"]["same"]
-    assert found["free"]["equal_trajectories"] == 0 and found["teacher"]["kl"]["mean"] > 0.1
+    assert found["free_running"]["equal_trajectories"] == 0 and found["teacher_forced"]["kl"]["mean"] > 0.1
     assert dispatch(["inspect", str(micro_copy)]) == 0
     assert "another checkpoint than the bundle's" in capsys.readouterr().out
 
@@ -212,7 +212,7 @@ def test_the_reference_writes_golden_trajectories_that_agree(
     assert "4 runs" in out and "agrees with 4 trajectories of the float model" in out
     with np.load(tmp_path / "golden.npz") as archive:
         made = json.loads(archive["made"].tobytes())
-        assert made["rung"] == "reference float32" and made["canvas_length"] == micro.N and "jax" in made["versions"]
+        assert made["backend"] == "reference float32" and made["canvas_length"] == micro.N and "jax" in made["versions"]
         assert archive["seeds"].tolist() == [golden.SEED + i for i in range(4)]
         assert archive["reference_3_argmax"].shape[1] == micro.N
     refused(capsys, [*args[1:], "--write-golden", str(tmp_path / "no" / "golden.npz")], "--write-golden", "does not exist")
@@ -222,9 +222,9 @@ def test_many_prompts_against_the_reference(micro_copy: Path, capsys: pytest.Cap
     args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--reference", "tpu", "--count", "2"]
     dispatch([*args, "--threads", "1"])  # bfloat16 of random weights may miss the gate of a trained model
     assert "against float micro in tpu, 2 prompts" in capsys.readouterr().out
-    values, _ = verdict.read(micro_copy)
+    values, _ = outcome.read(micro_copy)
     assert values is not None and values["float"]["onnx"]["reference"] == "tpu"
-    assert 1e-8 < values["float"]["onnx"]["teacher"]["kl"]["mean"] < 0.1
+    assert 1e-8 < values["float"]["onnx"]["teacher_forced"]["kl"]["mean"] < 0.1
 
 
 def test_checkpoints_that_cannot_be_compared(micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -242,29 +242,29 @@ def test_checkpoints_that_cannot_be_compared(micro_copy: Path, capsys: pytest.Ca
 def test_a_miss_against_float_names_its_figure(
     micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dgemma.verify import free
+    from dgemma.verify import free_running
 
-    figures = free.figures
+    figures = free_running.figures
 
     def slower(*args: Any) -> dict[str, Any]:
         found = figures(*args)
         return {**found, "step_inflation": {"value": 1.3, "low": 1.2, "high": 1.4}}
 
-    monkeypatch.setattr(free, "figures", slower)
+    monkeypatch.setattr(free_running, "figures", slower)
     args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--count", "1", "--threads", "1"]
     assert dispatch(args) == 1
     assert "MISSED  micro.dgemma on onnx: step inflation 1.3 (limit 1.02)" in capsys.readouterr().out
 
 
 def test_random_weights_are_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dgemma.verify import origin
+    from dgemma.verify import source_checkpoint
 
     manifest, _ = read_manifest(micro_bundle.bundle("onnx"))
     made = replace(manifest, provenance={"shape_of": "2b", "random_weights": 5})
-    eager, facts = origin.load(made, "2b")
+    eager, facts = source_checkpoint.load(made, "2b")
     assert facts["same"] and "seed 5" in facts["name"] and eager.config.canvas_length == micro.N
     with pytest.raises(UsageError, match="made by torch alone"):
-        origin.load(made, "2b", "tpu")
+        source_checkpoint.load(made, "2b", "tpu")
 
 
 def test_a_replay_needs_no_torch(bundle: Path) -> None:
@@ -291,9 +291,9 @@ def test_tiny_end_to_end(tmp_path: Path, repo_root: Path, capsys: pytest.Capture
     args = ["verify", str(out), "--checkpoint", checkpoint, "--report", str(tmp_path / "report"), "--json", "--threads", "1"]
     assert dispatch(args) == 0
     found = json.loads(capsys.readouterr().out)["float"]["onnx"]
-    assert found["prompts"]["count"] == found["free"]["prompts"] == 612
-    assert min(exact["value"] for exact in found["free"]["exact_match"].values()) > 0.85
-    assert 0 < found["teacher"]["kl"]["mean"] < 1e-3 and found["teacher"]["same_argmax"] > 0.999
+    assert found["prompts"]["count"] == found["free_running"]["prompts"] == 612
+    assert min(exact["value"] for exact in found["free_running"]["exact_match"].values()) > 0.85
+    assert 0 < found["teacher_forced"]["kl"]["mean"] < 1e-3 and found["teacher_forced"]["same_argmax"] > 0.999
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
         "ladder.png", "agreement-onnx.png", "entropy-onnx.png", "accuracy.png", "report.html",
     }  # fmt: skip

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dgemma.benchmarks.eval.answers import find_letter, find_number, first_marked_number, judge, last_line_number
-from dgemma.benchmarks.eval.items import Item
+from dgemma.benchmarks.eval.items import EvalItem
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_a_solution_ends_with_its_number() -> None:
 
 
 def test_verdicts_strict_and_flexible() -> None:
-    choice = Item(task="t", prompt="p", answer="B", rule="letter", choices=4)
+    choice = EvalItem(task="t", prompt="p", answer="B", rule="letter", choices=4)
     verdicts = [judge(choice, text) for text in ("x\nAnswer: B", "It is B.\nB", "Answer: A", "none")]
     assert [(v.found, v.right, v.strict) for v in verdicts] == [
         ("B", True, True), ("B", True, False), ("A", False, False), (None, False, False),
     ]  # fmt: skip
-    sum_ = Item(task="t", prompt="p", answer="18", rule="number")
+    sum_ = EvalItem(task="t", prompt="p", answer="18", rule="number")
     verdicts = [judge(sum_, text) for text in ("#### 18", "so $18.00", "#### 18\nand 3", "none")]
     assert [(v.right, v.strict) for v in verdicts] == [(True, True), (True, False), (False, True), (False, False)]
-    free = Item(task="t", prompt="p", answer="B ")
+    free = EvalItem(task="t", prompt="p", answer="B ")
     assert judge(free, " B\n").right and not judge(free, "b").right
 
 

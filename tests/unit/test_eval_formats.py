@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dgemma.benchmarks.eval.formats import OWN, read_task_file
-from dgemma.benchmarks.eval.items import Item, compose, examples_for
+from dgemma.benchmarks.eval.items import EvalItem, compose, examples_for
 from dgemma.core.errors import UsageError
 
 MMLU = {"question": "2+2?", "subject": "elementary_mathematics", "choices": ["3", "4", "5", "6"], "answer": 1}
@@ -35,7 +35,7 @@ def test_mmlu_lines_and_the_original_csv_give_the_same_items(tmp_path: Path) -> 
     table = read_task_file(file)
     assert lines.format.name == table.format.name == "mmlu"
     assert lines.items == table.items
-    assert lines.items[0] == Item(
+    assert lines.items[0] == EvalItem(
         task="mmlu/elementary_mathematics", prompt="2+2?\nA. 3\nB. 4\nC. 5\nD. 6", answer="B", rule="letter", choices=4,
         solution="Answer: B",
     )  # fmt: skip
@@ -64,7 +64,7 @@ def test_gsm8k_and_own_lines(tmp_path: Path) -> None:
     (item,) = read_task_file(write(tmp_path / "g.jsonl", GSM8K)).items
     assert (item.task, item.answer, item.rule, item.example) == ("gsm8k", "1007", "number", f"3 and 4?\n{GSM8K['answer']}")
     (own,) = read_task_file(write(tmp_path / "o.jsonl", OWN_LINE)).items
-    assert own == Item(task="t", prompt="p", answer="a")
+    assert own == EvalItem(task="t", prompt="p", answer="a")
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_absent_files_and_files_of_another_format_than_asked(tmp_path: Path) -> 
 
 
 def test_prompts_are_instruction_examples_and_question() -> None:
-    pool = [Item(task="a", prompt=f"q{i}", answer=str(i), solution=f"Answer: {i}") for i in range(4)]
-    pool.insert(0, Item(task="b", prompt="other", answer="x"))
+    pool = [EvalItem(task="a", prompt=f"q{i}", answer=str(i), solution=f"Answer: {i}") for i in range(4)]
+    pool.insert(0, EvalItem(task="b", prompt="other", answer="x"))
     examples = examples_for(pool[2], pool, 2)
     assert [e.prompt for e in examples] == ["q0", "q2"]  # never the question itself, never another task
     assert compose(pool[2], "Do it.", examples) == "Do it.\n\nq0\nAnswer: 0\n\nq2\nAnswer: 2\n\nq1"

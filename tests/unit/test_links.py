@@ -16,9 +16,9 @@ from dgemma.core.errors import BundleError, CheckpointError
 from dgemma.core.manifest import read_manifest
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model.checkpoint import load, random_weights, save
+from dgemma.quantize.read_checkpoint import open_quantized
 from dgemma.quantize.recipes import find
-from dgemma.quantize.store import open_store
-from dgemma.quantize.write_store import write_store
+from dgemma.quantize.write_checkpoint import write_quantized
 from dgemma.runtime.bundle import Bundle
 
 NAME = "models--some--name"
@@ -114,14 +114,14 @@ def test_an_archive_is_no_bundle(tmp_path: Path) -> None:
 def test_checkpoints_of_a_cache_load(tmp_path: Path) -> None:
     model = random_weights(micro.CONFIG, 1)
     save(tmp_path / "plain", model, SamplerConfig())
-    write_store(tmp_path / "plain", tmp_path / "store", find("w8"))
+    write_quantized(tmp_path / "plain", tmp_path / "store", find("w8"))
     folder = cached(tmp_path / "plain", tmp_path / "hub")
     assert all(torch.equal(load(folder).model.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     store = cached(tmp_path / "store", tmp_path / "hub", name="models--some--store")
-    assert open_store(store).recipe.name == "w8"
+    assert open_quantized(store).recipe.name == "w8"
     file = next(store.glob("*.safetensors"))
     blob = file.resolve()
     file.unlink()
     file.symlink_to(blob.rename(tmp_path / "elsewhere"))
     with pytest.raises(CheckpointError, match="cp -rL"):
-        open_store(store)
+        open_quantized(store)

@@ -19,7 +19,7 @@ from dgemma.benchmarks.studies import tables
 from dgemma.benchmarks.studies.peers import catalogue, gguf, llama, peer, show
 from dgemma.benchmarks.studies.peers import run as running
 from dgemma.benchmarks.studies.peers.__main__ import run
-from dgemma.benchmarks.studies.peers.catalogue import Request
+from dgemma.benchmarks.studies.peers.catalogue import PeersRequest
 from dgemma.benchmarks.studies.peers.peer import Peer, Sample
 from dgemma.benchmarks.studies.peers.run import Turns, summarize, take_turns
 from dgemma.core.config import PRESETS, ModelConfig
@@ -260,13 +260,13 @@ def test_figures_are_of_all_samples_and_ratios_of_the_same_round() -> None:
 )
 def test_options_that_cannot_be_used_are_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Request(bundle=Path("b"), **changes)
+        PeersRequest(bundle=Path("b"), **changes)
     assert str(caught.value).startswith(message) or message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_peers_are_picked_by_what_their_names_begin_with() -> None:
-    request = Request(bundle=Path("b"), peers=("transformers/eager", "llama.cpp/q8_0"))
+    request = PeersRequest(bundle=Path("b"), peers=("transformers/eager", "llama.cpp/q8_0"))
     picked = [name for name in catalogue.NAMES if request.wants(name)]
     assert picked == ["transformers/eager/float32", "transformers/eager/bfloat16", "llama.cpp/q8_0"]
 

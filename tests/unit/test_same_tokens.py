@@ -15,8 +15,8 @@ from dgemma.core.errors import UsageError
 from dgemma.core.noise import step_words, uniform_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
-from dgemma.verify.difference import Difference, accept_margin, first_difference, sample_margin
-from dgemma.verify.torch_rung import TorchRung
+from dgemma.verify.divergence import Divergence, accept_margin, first_divergence, sample_margin
+from dgemma.verify.torch_backend import TorchBackend
 
 CONFIG = ModelConfig(
     vocab_size=300, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
@@ -26,18 +26,18 @@ SAMPLER = SamplerConfig(steps=4, entropy_bound=8.0)
 
 
 @pytest.fixture(scope="module")
-def eager(tmp_path_factory: pytest.TempPathFactory) -> TorchRung:
+def eager(tmp_path_factory: pytest.TempPathFactory) -> TorchBackend:
     from dgemma.model.checkpoint import random_weights, save
 
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     model = random_weights(CONFIG, 3)
     model.embed_tokens.weight.data *= 20
     save(folder, model, SAMPLER)
-    return TorchRung(folder, SAMPLER, CONFIG.canvas_length)
+    return TorchBackend(folder, SAMPLER, CONFIG.canvas_length)
 
 
 @pytest.fixture(scope="module")
-def trajectory(eager: TorchRung) -> Trajectory:
+def trajectory(eager: TorchBackend) -> Trajectory:
     """Two canvases."""
     return eager.trajectory([5, 6, 7, 8, 9, 10, 11, 12], seed=1, max_new_tokens=12)
 
@@ -53,10 +53,10 @@ def flip(array: Any, row: int, position: int) -> Any:
 
 
 def test_equal_trajectories_have_no_difference(trajectory: Trajectory) -> None:
-    assert first_difference(trajectory, trajectory, SAMPLER, seed=1) is None
+    assert first_divergence(trajectory, trajectory, SAMPLER, seed=1) is None
 
 
-def test_eager_logits_belong_to_their_row_on_every_canvas(eager: TorchRung, trajectory: Trajectory) -> None:
+def test_eager_logits_belong_to_their_row_on_every_canvas(eager: TorchBackend, trajectory: Trajectory) -> None:
     assert set(trajectory.canvas_index.tolist()) == {0, 1}
     for row in range(len(trajectory.step)):
         logits = eager.logits(trajectory, row)
@@ -66,7 +66,7 @@ def test_eager_logits_belong_to_their_row_on_every_canvas(eager: TorchRung, traj
         assert np.allclose(-(p * np.log(p + 1e-30)).sum(-1), trajectory.entropy[row], atol=1e-4)
 
 
-def test_sampled_tokens_lie_in_their_interval_and_others_do_not(eager: TorchRung, trajectory: Trajectory) -> None:
+def test_sampled_tokens_lie_in_their_interval_and_others_do_not(eager: TorchBackend, trajectory: Trajectory) -> None:
     row = int(np.flatnonzero(trajectory.accepted.any(-1))[0])
     position = int(np.flatnonzero(trajectory.accepted[row])[0])
     token = int(trajectory.canvas_out[row, position])
@@ -80,21 +80,21 @@ def test_sampled_tokens_lie_in_their_interval_and_others_do_not(eager: TorchRung
     assert sample_margin(logits, token, u) <= (running[token] - (running[token - 1] if token else 0)) / 2
 
 
-def test_an_argmax_flip_is_measured_in_logits(eager: TorchRung, trajectory: Trajectory) -> None:
+def test_an_argmax_flip_is_measured_in_logits(eager: TorchBackend, trajectory: Trajectory) -> None:
     other = changed(trajectory, argmax=flip(trajectory.argmax, 1, 3))
-    found = first_difference(trajectory, other, SAMPLER, seed=1, logits=eager.logits)
+    found = first_divergence(trajectory, other, SAMPLER, seed=1, logits=eager.logits)
     assert found is not None
     assert (found.rule, found.row, found.position) == ("argmax", 1, 3)
     best = np.sort(eager.logits(trajectory, 1)[3])
     assert found.margin == pytest.approx(float(best[-1] - best[-2]))
-    blind = first_difference(trajectory, other, SAMPLER, seed=1)
+    blind = first_divergence(trajectory, other, SAMPLER, seed=1)
     assert blind is not None
     assert blind.margin is None
     assert blind.is_near_tie is None
 
 
 def test_an_acceptance_flip_is_measured_in_nats(trajectory: Trajectory) -> None:
-    found = first_difference(trajectory, changed(trajectory, accepted=flip(trajectory.accepted, 0, 2)), SAMPLER, seed=1)
+    found = first_divergence(trajectory, changed(trajectory, accepted=flip(trajectory.accepted, 0, 2)), SAMPLER, seed=1)
     assert found is not None
     assert (found.rule, found.row, found.position) == ("accept", 0, 2)
     assert found.margin == pytest.approx(accept_margin(trajectory.entropy[0], 2, SAMPLER.entropy_bound))
@@ -135,23 +135,23 @@ def test_a_decision_flips_at_its_accept_margin_and_not_before(seed: int) -> None
             assert (own or total) == flips
 
 
-def test_a_flipped_sample_needs_acceptance_and_logits(eager: TorchRung, trajectory: Trajectory) -> None:
+def test_a_flipped_sample_needs_acceptance_and_logits(eager: TorchBackend, trajectory: Trajectory) -> None:
     row = int(np.flatnonzero(trajectory.accepted.any(-1))[0])
     position = int(np.flatnonzero(trajectory.accepted[row])[0])
     other = changed(trajectory, canvas_out=flip(trajectory.canvas_out, row, position))
-    found = first_difference(trajectory, other, SAMPLER, seed=1, logits=eager.logits)
+    found = first_divergence(trajectory, other, SAMPLER, seed=1, logits=eager.logits)
     assert found is not None
     assert found.rule == "sample"
     assert found.margin is not None
 
 
 def test_wrong_noise_is_never_a_near_tie(trajectory: Trajectory) -> None:
-    found = first_difference(trajectory, changed(trajectory, canvas_in=flip(trajectory.canvas_in, 0, 0)), SAMPLER, seed=1)
+    found = first_divergence(trajectory, changed(trajectory, canvas_in=flip(trajectory.canvas_in, 0, 0)), SAMPLER, seed=1)
     assert found is not None
     assert (found.rule, found.is_near_tie) == ("host", None)
     tokens = trajectory.tokens.copy()
     tokens[-1] += 1
-    found = first_difference(trajectory, changed(trajectory, tokens=tokens), SAMPLER, seed=1)
+    found = first_divergence(trajectory, changed(trajectory, tokens=tokens), SAMPLER, seed=1)
     assert found is not None
     assert found.rule == "host"
 
@@ -159,7 +159,7 @@ def test_wrong_noise_is_never_a_near_tie(trajectory: Trajectory) -> None:
 def test_an_early_stop_is_measured_at_the_threshold(trajectory: Trajectory) -> None:
     names = ("canvas_index", "step", "temperature", "canvas_in", "argmax", "entropy", "accepted", "canvas_out")
     shorter = changed(trajectory, **{name: getattr(trajectory, name)[:-1] for name in names})
-    found = first_difference(trajectory, shorter, SAMPLER, seed=1)
+    found = first_divergence(trajectory, shorter, SAMPLER, seed=1)
     assert found is not None
     assert (found.rule, found.row, found.position) == ("stop", len(shorter.step) - 1, None)
     mean = float(trajectory.entropy[found.row].mean(dtype=np.float64))
@@ -168,12 +168,12 @@ def test_an_early_stop_is_measured_at_the_threshold(trajectory: Trajectory) -> N
 
 def test_trajectories_of_two_prompts_are_refused(trajectory: Trajectory) -> None:
     with pytest.raises(UsageError, match="different prompts"):
-        first_difference(trajectory, changed(trajectory, prompt_ids=trajectory.prompt_ids + 1), SAMPLER, seed=1)
+        first_divergence(trajectory, changed(trajectory, prompt_ids=trajectory.prompt_ids + 1), SAMPLER, seed=1)
 
 
 def test_the_report_counts_and_does_not_excuse_wide_margins() -> None:
-    def difference(margin: float | None) -> Difference:
-        return Difference(row=0, canvas=0, step=4, rule="accept", position=1, margin=margin, entropy_error=1e-6)
+    def difference(margin: float | None) -> Divergence:
+        return Divergence(row=0, canvas=0, step=4, rule="accept", position=1, margin=margin, entropy_error=1e-6)
 
     report = Report(first="onnx/host")
     report.add("torch", "p", 0, None, True, 1, 3)

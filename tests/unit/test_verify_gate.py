@@ -1,4 +1,4 @@
-"""Limits, checks, and the verdict that is kept: what passes, what misses, and what readers make of a damaged file."""
+"""Limits, checks, and the outcome that is kept: what passes, what misses, and what readers make of a damaged file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from dgemma.core.errors import UsageError
-from dgemma.verify import verdict
+from dgemma.verify import outcome
 from dgemma.verify.gate import OTHERS, STRICT, Check, Limits, judge, limits_of
 from dgemma.verify.prompts import COUNT, PROMPTS, Item, evenly, read
-from dgemma.verify.words import verdict_lines
+from dgemma.verify.text_report import outcome_lines
 
 DIGEST = "ab" * 32
 
@@ -65,7 +65,7 @@ def test_limits_are_by_recipe_and_sane() -> None:
 
 def test_a_miss_names_figure_value_and_limit() -> None:
     checks = [c.to_dict() for c in judge("w8", free(1.25, 0.0), {"not_finite": 0})]
-    (line,) = verdict_lines("b.dgemma", "onnx", {"passed": False, "checks": checks})
+    (line,) = outcome_lines("b.dgemma", "onnx", {"passed": False, "checks": checks})
     assert line == "MISSED  b.dgemma on onnx: step inflation 1.25 (limit 1.02)"
 
 
@@ -75,85 +75,85 @@ def values(passed: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path) -> None:
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"float": values(False)}))
-    found, problem = verdict.read(tmp_path)
+    outcome.write(tmp_path, outcome.merged(tmp_path, DIGEST, {"ladder": values()}))
+    outcome.write(tmp_path, outcome.merged(tmp_path, DIGEST, {"float": values(False)}))
+    found, problem = outcome.read(tmp_path)
     assert problem is None and found is not None
     assert list(found) == ["format", "digest", "passed", "float", "ladder"] and found["passed"] is False
-    lines = verdict.lines(found, DIGEST)
-    assert lines[0] == "verdict       FAILED"
+    lines = outcome.lines(found, DIGEST)
+    assert lines[0] == "verify        FAILED"
     assert "    step inflation: 2 (limit 1.02)  MISSED" in lines
-    assert verdict.merged(tmp_path, "cd" * 32, {"ladder": values()}) == {
-        "format": 1, "digest": "cd" * 32, "passed": True, "ladder": values(),
+    assert outcome.merged(tmp_path, "cd" * 32, {"ladder": values()}) == {
+        "format": 2, "digest": "cd" * 32, "passed": True, "ladder": values(),
     }  # fmt: skip
-    assert "for another bundle" in verdict.lines(found, "cd" * 32)[0] and len(verdict.lines(found, "cd" * 32)) == 1
-    assert list(tmp_path.iterdir()) == [] and verdict.place(tmp_path).name == f"{tmp_path.name}.verify.json"  # beside it
+    assert "for another bundle" in outcome.lines(found, "cd" * 32)[0] and len(outcome.lines(found, "cd" * 32)) == 1
+    assert list(tmp_path.iterdir()) == [] and outcome.place(tmp_path).name == f"{tmp_path.name}.verify.json"  # beside it
     assert not list(tmp_path.parent.glob(".*verify.json*"))
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 1}', b'{"format": "1", "digest": "a", "passed": true}',
-        b'{"format": 1, "digest": 3, "passed": true}', b'{"format": 1, "digest": "a", "passed": 1}',
-        b'{"format": 1, "digest": "a", "passed": true, "ladder": []}',
-        b'{"format": 1, "digest": "a", "passed": true, "float": {"onnx": {}}}', b"[" * 100_000,
+        b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": 2}', b'{"format": "1", "digest": "a", "passed": true}',
+        b'{"format": 2, "digest": 3, "passed": true}', b'{"format": 2, "digest": "a", "passed": 1}',
+        b'{"format": 2, "digest": "a", "passed": true, "ladder": []}',
+        b'{"format": 2, "digest": "a", "passed": true, "float": {"onnx": {}}}', b"[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_said_to_be_so(tmp_path: Path, content: bytes) -> None:
-    verdict.place(tmp_path).write_bytes(content)
-    found, problem = verdict.read(tmp_path)
+    outcome.place(tmp_path).write_bytes(content)
+    found, problem = outcome.read(tmp_path)
     assert found is None and problem is not None and "damaged" in problem and "\n" not in problem
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))  # and replaced by the next verdict
-    assert verdict.read(tmp_path)[1] is None
+    outcome.write(tmp_path, outcome.merged(tmp_path, DIGEST, {"ladder": values()}))  # and replaced by the next outcome
+    assert outcome.read(tmp_path)[1] is None
 
 
 def test_odd_but_well_formed_values_do_not_trip_readers(tmp_path: Path) -> None:
     for section in ({"passed": True}, {"passed": True, "checks": 3}, {"passed": True, "checks": [None, {}], "prompts": []}):
-        verdict.place(tmp_path).write_text(
-            json.dumps({"format": 1, "digest": DIGEST, "passed": True, "ladder": {"onnx": section}})
+        outcome.place(tmp_path).write_text(
+            json.dumps({"format": 2, "digest": DIGEST, "passed": True, "ladder": {"onnx": section}})
         )
-        found, _ = verdict.read(tmp_path)
-        assert found is not None and verdict.lines(found, DIGEST)
-    verdict.place(tmp_path).write_text(json.dumps({"format": 2}))
-    assert "newer" in str(verdict.read(tmp_path)[1])
+        found, _ = outcome.read(tmp_path)
+        assert found is not None and outcome.lines(found, DIGEST)
+    outcome.place(tmp_path).write_text(json.dumps({"format": 3}))
+    assert "newer" in str(outcome.read(tmp_path)[1])
 
 
 def test_links_and_folders_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_text(json.dumps({"format": 1, "digest": DIGEST, "passed": True}))
-    verdict.place(tmp_path).symlink_to(tmp_path / "elsewhere")
-    assert verdict.read(tmp_path)[0] is None
-    verdict.place(tmp_path).unlink()
-    verdict.place(tmp_path).mkdir()
-    assert verdict.read(tmp_path)[0] is None
+    (tmp_path / "elsewhere").write_text(json.dumps({"format": 2, "digest": DIGEST, "passed": True}))
+    outcome.place(tmp_path).symlink_to(tmp_path / "elsewhere")
+    assert outcome.read(tmp_path)[0] is None
+    outcome.place(tmp_path).unlink()
+    outcome.place(tmp_path).mkdir()
+    assert outcome.read(tmp_path)[0] is None
     with pytest.raises(UsageError, match=r"verify\.json: cannot be written"):
-        verdict.write(tmp_path, {})
+        outcome.write(tmp_path, {})
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values()}))
-    before = verdict.place(tmp_path).read_bytes()
+    outcome.write(tmp_path, outcome.merged(tmp_path, DIGEST, {"ladder": values()}))
+    before = outcome.place(tmp_path).read_bytes()
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UsageError, match="No space left"):
-        verdict.write(tmp_path, verdict.merged(tmp_path, DIGEST, {"ladder": values(False)}))
-    assert verdict.place(tmp_path).read_bytes() == before and list(tmp_path.iterdir()) == []
+        outcome.write(tmp_path, outcome.merged(tmp_path, DIGEST, {"ladder": values(False)}))
+    assert outcome.place(tmp_path).read_bytes() == before and list(tmp_path.iterdir()) == []
     assert not list(tmp_path.parent.glob(".*verify.json*"))
 
 
-def test_a_verdict_inside_a_bundle_is_read_where_none_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outcome_inside_a_bundle_is_read_where_none_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = tmp_path / "b.dgemma"
     bundle.mkdir()
-    old = verdict.merged(bundle, DIGEST, {"ladder": values()})
-    (bundle / verdict.FILE).write_text(json.dumps(old))
+    old = outcome.merged(bundle, DIGEST, {"ladder": values()})
+    (bundle / outcome.FILE).write_text(json.dumps(old))
     monkeypatch.chdir(bundle)
-    assert verdict.read(Path(".")) == verdict.read(bundle) == (old, None)
-    new = verdict.merged(bundle, DIGEST, {"ladder": values(False)})
-    verdict.write(Path("."), new)
-    assert verdict.read(bundle) == (new, None) and json.loads((tmp_path / "b.dgemma.verify.json").read_text()) == new
+    assert outcome.read(Path(".")) == outcome.read(bundle) == (old, None)
+    new = outcome.merged(bundle, DIGEST, {"ladder": values(False)})
+    outcome.write(Path("."), new)
+    assert outcome.read(bundle) == (new, None) and json.loads((tmp_path / "b.dgemma.verify.json").read_text()) == new
 
 
 def test_the_committed_prompts_are_even_over_the_tasks() -> None:

@@ -15,27 +15,27 @@ import pytest
 
 from dgemma.core.errors import UsageError
 from dgemma.core.trajectory import Trajectory
-from dgemma.verify import free, gate, report, teacher, verdict, words
-from dgemma.verify.difference import Difference
-from dgemma.verify.pictures import _spread
+from dgemma.verify import free_running, gate, outcome, report, teacher_forced, text_report
+from dgemma.verify.divergence import Divergence
+from dgemma.verify.plots import _spread
 from dgemma.verify.prompts import Item
-from dgemma.verify.torch_rung import TorchRung
+from dgemma.verify.torch_backend import TorchBackend
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
 def trajectory() -> Trajectory:
-    return TorchRung(micro.model(), micro.POLICY, micro.N).trajectory(micro.prompt(9), 0, 16)
+    return TorchBackend(micro.model(), micro.POLICY, micro.N).trajectory(micro.prompt(9), 0, 16)
 
 
-def made_up(trajectory: Trajectory, right: dict[str, int], steps: dict[str, int], n: int = 10) -> list[free.Run]:
+def made_up(trajectory: Trajectory, right: dict[str, int], steps: dict[str, int], n: int = 10) -> list[free_running.Run]:
     """n runs of which the first `right` are right."""
-    difference = Difference(row=0, canvas=0, step=4, rule="accept", position=1, margin=0.015, entropy_error=1e-3)
+    difference = Divergence(row=0, canvas=0, step=4, rule="accept", position=1, margin=0.015, entropy_error=1e-3)
     return [
-        free.Run(
+        free_running.Run(
             item=Item(task="a" if i % 2 else "b", prompt="p", answer=" yes "), reference=trajectory, artifact=trajectory,
-            steps=steps, texts={name: "yes\n" if i < right[name] else "no" for name in free.DECODERS},
+            steps=steps, texts={name: "yes\n" if i < right[name] else "no" for name in free_running.DECODERS},
             difference=None if i else difference,
         )
         for i in range(n)
@@ -44,7 +44,7 @@ def made_up(trajectory: Trajectory, right: dict[str, int], steps: dict[str, int]
 
 def test_figures_of_runs(trajectory: Trajectory) -> None:
     right, steps = {"float": 8, "artifact": 7, "autoregressive": 9}, {"float": 4, "artifact": 5, "autoregressive": 20}
-    found = free.figures(made_up(trajectory, right, steps), 2)
+    found = free_running.figures(made_up(trajectory, right, steps), 2)
     assert found["step_inflation"] == {"value": 1.25, "low": 1.25, "high": 1.25}
     assert {name: exact["right"] for name, exact in found["exact_match"].items()} == right
     assert found["exact_match_loss"]["value"] == pytest.approx(0.1) and found["gain_over_autoregressive"]["value"] == -0.2
@@ -58,23 +58,24 @@ def test_figures_of_runs(trajectory: Trajectory) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def step(index: int, kl: float | None = 1e-4) -> teacher.Step:
+def step(index: int, kl: float | None = 1e-4) -> teacher_forced.ForcedStep:
     same = np.array([True] * 15 + [index != 2])
     errors = np.linspace(1e-5, 1e-2 * index, 16)
     kls = None if kl is None else np.full(16, kl)
-    return teacher.Step(
-        place=teacher.Place(run=0, row=index - 1), index=index, same=same, canvas=same, jaccard=0.98, entropy_error=errors,
-        kl=kls, gaps=np.full(int(index == 2), 0.03), logits_error=None if kl is None else 1e-3, soft_error=1e-2,
+    return teacher_forced.ForcedStep(
+        place=teacher_forced.Place(run=0, row=index - 1), index=index, same=same, canvas=same, jaccard=0.98,
+        entropy_error=errors, kl=kls, gaps=np.full(int(index == 2), 0.03), logits_error=None if kl is None else 1e-3,
+        soft_error=1e-2,
     )  # fmt: skip
 
 
 def figures(trajectory: Trajectory, *, kl: float | None = 1e-4, recipe: str = "w8", answers: bool = True) -> dict[str, Any]:
     """One engine's section of verify.json."""
-    runs = made_up(trajectory, dict.fromkeys(free.DECODERS, 8), {"float": 4, "artifact": 5, "autoregressive": 20})
-    ran = free.figures(runs, 0)
+    runs = made_up(trajectory, dict.fromkeys(free_running.DECODERS, 8), {"float": 4, "artifact": 5, "autoregressive": 20})
+    ran = free_running.figures(runs, 0)
     if not answers:
         ran |= {"exact_match": None, "exact_match_loss": None, "tasks": {}}
-    forced = teacher.Forced(steps=[step(i, kl) for i in (1, 1, 2, 2, 3)])
+    forced = teacher_forced.TeacherForced(steps=[step(i, kl) for i in (1, 1, 2, 2, 3)])
     forced.soft.add(np.ones(3), np.ones(3) * 1.01)
     forced.keys[0], forced.values[0] = forced.soft, forced.soft
     fed = forced.figures(None if kl is not None else "no <logits> here")
@@ -83,7 +84,7 @@ def figures(trajectory: Trajectory, *, kl: float | None = 1e-4, recipe: str = "w
         "date": "2026-01-02", "tools": {"dgemma": "0"}, "machine": "x86_64", "recipe": recipe, "reference": "torch",
         "checkpoint": {"name": "tiny", "files": {"config.json": "ab" * 32}, "same": True}, "other_checkpoint": False,
         "prompts": {"file": "p.jsonl", "count": 10}, "max_steps": 16, "checks": [c.to_dict() for c in checks],
-        "passed": all(c.passed for c in checks), "free": ran, "teacher": fed,
+        "passed": all(c.passed for c in checks), "free_running": ran, "teacher_forced": fed,
     }  # fmt: skip
 
 
@@ -127,15 +128,15 @@ def test_without_logits_or_answers_it_says_so(trajectory: Trajectory, tmp_path: 
     written = report.write(tmp_path / "r", "x", found, {})
     assert [p.name for p in written] == ["agreement-executorch.png", "entropy-executorch.png", "report.html"]
     assert "not known" in written[-1].read_text() and "no answers" in written[-1].read_text()
-    assert any("not known: no <logits> here" in line for line in words.describe("x", "float", found))
+    assert any("not known: no <logits> here" in line for line in text_report.describe("x", "float", found))
 
 
 def test_figures_that_are_not_finite_are_drawn_as_gaps(trajectory: Trajectory, tmp_path: Path) -> None:
     found = figures(trajectory, kl=float("nan"))
-    assert not found["passed"] and found["teacher"]["not_finite"] == 5
+    assert not found["passed"] and found["teacher_forced"]["not_finite"] == 5
     json.dumps(found, allow_nan=False)
     assert report.write(tmp_path / "r", "x", {"onnx": found}, {})
-    assert any("figures that are not finite 5" in line for line in words.describe("x", "float", {"onnx": found}))
+    assert any("figures that are not finite 5" in line for line in text_report.describe("x", "float", {"onnx": found}))
 
 
 def test_other_files_are_left_alone_and_odd_ones_are_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,16 +173,16 @@ def test_comparisons_are_read_from_files_or_bundles_and_damage_is_named(trajecto
     found = {"onnx": figures(trajectory)}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        verdict.write(tmp_path / name, verdict.merged(tmp_path / name, "ab" * 32, {"float": found}))
-    others = report.read_others([tmp_path / "one", verdict.place(tmp_path / "two")])
-    assert list(others) == ["w8, onnx", f"w8, onnx, {verdict.place(tmp_path / 'two')}"]
+        outcome.write(tmp_path / name, outcome.merged(tmp_path / name, "ab" * 32, {"float": found}))
+    others = report.read_others([tmp_path / "one", outcome.place(tmp_path / "two")])
+    assert list(others) == ["w8, onnx", f"w8, onnx, {outcome.place(tmp_path / 'two')}"]
     with pytest.raises(UsageError, match="holds no comparison"):
         report.read_others([tmp_path / "none.json"])
     broken = copy.deepcopy(found)
-    del broken["onnx"]["free"]["exact_match"]["float"]["low"]
-    verdict.write(tmp_path / "one", verdict.merged(tmp_path / "one", "cd" * 32, {"float": broken}))
+    del broken["onnx"]["free_running"]["exact_match"]["float"]["low"]
+    outcome.write(tmp_path / "one", outcome.merged(tmp_path / "one", "cd" * 32, {"float": broken}))
     with pytest.raises(UsageError, match="is damaged"):
-        report.read_others([verdict.place(tmp_path / "one")])
+        report.read_others([outcome.place(tmp_path / "one")])
 
 
 def test_points_that_would_hide_one_another_are_moved_apart() -> None:

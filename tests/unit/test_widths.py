@@ -92,7 +92,7 @@ def test_every_call_runs_what_it_says_and_leaves_the_prefix(toy: Path) -> None:
 
 
 def test_widths_that_are_not_asked_for_are_shares_of_the_canvas() -> None:
-    request = widths.Request(bundle=Path("x"), threads=1)
+    request = widths.WidthsRequest(bundle=Path("x"), threads=1)
     assert request.widths_of(256) == [256, 192, 128, 96, 64, 32, 16, 8]
     assert request.widths_of(16) == [16, 12, 8, 6, 4, 2, 1]
 

@@ -46,7 +46,7 @@ def test_the_export_agrees_with_the_reference(tiny_bundle: Path) -> None:
     from dgemma.core.trajectory import Trajectory
     from dgemma.runtime.bundle import Bundle
     from dgemma.verify import golden
-    from dgemma.verify.difference import first_difference
+    from dgemma.verify.divergence import first_divergence
 
     bundle = Bundle.open(tiny_bundle)
     with np.load(FILE) as archive:
@@ -56,5 +56,5 @@ def test_the_export_agrees_with_the_reference(tiny_bundle: Path) -> None:
             for i, (seed, trajectory) in enumerate(recorded):
                 start = f"reference_{i}_"
                 arrays: dict[str, Any] = {k.removeprefix(start): archive[k] for k in archive.files if k.startswith(start)}
-                found = first_difference(Trajectory(**arrays), trajectory, bundle.manifest.sampler, seed=seed)
+                found = first_divergence(Trajectory(**arrays), trajectory, bundle.manifest.sampler, seed=seed)
                 assert found is None or found.is_near_tie, (stem, i, found)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.studies.peers import show
-from dgemma.benchmarks.studies.peers.catalogue import Request
+from dgemma.benchmarks.studies.peers.catalogue import PeersRequest
 from dgemma.benchmarks.studies.peers.run import measure
 from dgemma.core import machine
 from dgemma.core.progress import stages
@@ -43,7 +43,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write the result")
     given = parser.parse_args(arguments)
     report.check_out(given.out)
-    request = Request(
+    request = PeersRequest(
         bundle=given.bundle, engine=given.engine, peers=tuple(name.strip() for name in given.peers.split(",") if name.strip()),
         llama=given.llama, diffusion_model=given.llama_diffusion_model, threads=given.threads, prefix=given.prefix,
         rounds=given.rounds, repeats=given.repeats, limit_s=given.limit,

@@ -25,7 +25,7 @@ _LOGITS = 5  # float32 copies of [N, V] that transformers holds at once: logits,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PeersRequest:
     """What to put side by side; raises UsageError when a value cannot be used.
 
     Args:
@@ -67,7 +67,7 @@ class Request:
         return any(self._begins(name, given) for given in self.peers)
 
 
-def peers(request: Request, manifest: Manifest, engine: str, work: Path) -> list[Peer]:
+def peers(request: PeersRequest, manifest: Manifest, engine: str, work: Path) -> list[Peer]:
     """The bundle first, then those that were asked for.
 
     Args:
@@ -79,7 +79,7 @@ def peers(request: Request, manifest: Manifest, engine: str, work: Path) -> list
     return [one for one in found if one.name == OURS or request.wants(one.name)]
 
 
-def _ours(request: Request, manifest: Manifest, engine: str) -> Peer:
+def _ours(request: PeersRequest, manifest: Manifest, engine: str) -> Peer:
     command = peer.module("ours", request.bundle, engine, *_common(request))
     bits = manifest.quantization.get("bits_per_weight")
     return Peer(
@@ -89,7 +89,7 @@ def _ours(request: Request, manifest: Manifest, engine: str) -> Peer:
     )  # fmt: skip
 
 
-def _transformers(request: Request, manifest: Manifest, name: str, work: Path) -> Peer:
+def _transformers(request: PeersRequest, manifest: Manifest, name: str, work: Path) -> Peer:
     _, how, dtype = name.split("/")
     model, compiled = manifest.model, how == "compiled"
     command = peer.module("transformers_step", request.bundle, "--dtype", dtype, *_common(request))
@@ -105,7 +105,7 @@ def _transformers(request: Request, manifest: Manifest, name: str, work: Path) -
     )  # fmt: skip
 
 
-def _llama(request: Request, manifest: Manifest, kind: str, work: Path) -> Peer:
+def _llama(request: PeersRequest, manifest: Manifest, kind: str, work: Path) -> Peer:
     model, canvas = manifest.model, manifest.canvas_length
     program, size, missing = request.llama and llama.find(request.llama, llama.BENCH), 0, None
     if request.llama and not program:
@@ -135,7 +135,7 @@ def _llama(request: Request, manifest: Manifest, kind: str, work: Path) -> Peer:
     )  # fmt: skip
 
 
-def _llama_diffusion(request: Request) -> Peer:
+def _llama_diffusion(request: PeersRequest) -> Peer:
     program, file, missing = request.llama and llama.find(request.llama, llama.DIFFUSION), request.diffusion_model, None
     if not program:
         missing = f"no {llama.DIFFUSION} was given; --llama FOLDER of a build of the DiffusionGemma branch"
@@ -155,9 +155,9 @@ def _llama_diffusion(request: Request) -> Peer:
     )  # fmt: skip
 
 
-def _common(request: Request) -> list[str]:
+def _common(request: PeersRequest) -> list[str]:
     return ["--prefix", str(request.prefix), "--repeats", str(request.repeats), "--threads", str(request.threads)]
 
 
-def _child(request: Request, command: list[str], extra: dict[str, str] | None = None) -> Sample:
+def _child(request: PeersRequest, command: list[str], extra: dict[str, str] | None = None) -> Sample:
     return Sample.from_output(peer.call(command, request.threads, request.limit_s, extra)[0])

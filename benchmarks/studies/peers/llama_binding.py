@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.bench.fresh import filler
+from dgemma.benchmarks.bench.fresh_process import filler
 from dgemma.benchmarks.studies.peers.llama import GENERATED
 from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.core.errors import EngineError

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.bench.effort import Effort
-from dgemma.benchmarks.bench.fresh import filler
-from dgemma.benchmarks.bench.growth import Growth
+from dgemma.benchmarks.bench.budget import Budget
+from dgemma.benchmarks.bench.fresh_process import filler
+from dgemma.benchmarks.bench.prefix_sweep import PrefixSweep
 from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES, open_engine
@@ -24,7 +24,7 @@ def measure(bundle: Path, name: str, prefix: int, repeats: int, threads: int) ->
     engine = open_engine(Bundle.open(bundle), name, threads)
     try:
         ids = filler(engine.bundle.manifest.model.vocab_size, prefix)
-        _, (point,) = Growth(engine).measure([prefix], ids, Effort(seconds=1.0, repeats=repeats + 1))
+        _, (point,) = PrefixSweep(engine).measure([prefix], ids, Budget(seconds=1.0, repeats=repeats + 1))
         first_steps, first_tokens = (len(values) // (repeats + 1) for values in (point.steps, point.tokens))
         version = f"{ENGINES[name][0]} {engine.version}"
         return Sample(version=version, step_s=point.steps[first_steps:], token_s=point.tokens[first_tokens:])

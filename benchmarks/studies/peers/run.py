@@ -9,9 +9,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dgemma.benchmarks.bench import noise
+from dgemma.benchmarks.bench import reliability
 from dgemma.benchmarks.stats import quartiles
-from dgemma.benchmarks.studies.peers.catalogue import OURS, Request, peers
+from dgemma.benchmarks.studies.peers.catalogue import OURS, PeersRequest, peers
 from dgemma.benchmarks.studies.peers.peer import Peer, Sample
 from dgemma.core import machine
 from dgemma.core.errors import EngineError, UsageError
@@ -33,7 +33,7 @@ class Turns:
     why: str | None = None
 
 
-def measure(request: Request, stage: Callable[[str], None]) -> Json:
+def measure(request: PeersRequest, stage: Callable[[str], None]) -> Json:
     """Run everything; `stage` gets what is being done.
 
     Raises:
@@ -47,15 +47,15 @@ def measure(request: Request, stage: Callable[[str], None]) -> Json:
     if request.prefix + manifest.canvas_length > manifest.context:
         most = manifest.context - manifest.canvas_length
         raise UsageError(f"--prefix {request.prefix}: with a canvas it fills more than the context; give at most {most}")
-    load, before = machine.load_average(), noise.calibrate()
+    load, before = machine.load_average(), reliability.calibrate()
     facts = machine.facts()
     with TemporaryDirectory(prefix="dgemma-peers-") as folder:
         every = [Turns(one, why=one.missing) for one in peers(request, manifest, engine, Path(folder))]
         take_turns(every, request.rounds, stage)
-    after = noise.calibrate()
+    after = reliability.calibrate()
     runs = summarize(every)
     figures = {f"{run['peer']}, {name}": run[f"{name}_ms"] for run in runs for name in FIGURES}
-    spreads = {name: noise.spread(found) for name, found in figures.items() if found}
+    spreads = {name: reliability.spread(found) for name, found in figures.items() if found}
     quantization = manifest.quantization
     return {
         "benchmark": "peers", "machine": facts,
@@ -71,7 +71,7 @@ def measure(request: Request, stage: Callable[[str], None]) -> Json:
         "left_out": [{"peer": turns.peer.name, "why": turns.why} for turns in every if turns.why],
         "noise": {
             "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
-            "warnings": noise.warnings(before, after, load, machine.usable_cores(), spreads),
+            "warnings": reliability.warnings(before, after, load, machine.usable_cores(), spreads),
         },
     }  # fmt: skip
 

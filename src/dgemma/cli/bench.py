@@ -31,13 +31,13 @@ def run(
 ) -> int:
     from dgemma.benchmarks import report
     from dgemma.benchmarks.bench import show
-    from dgemma.benchmarks.bench.effort import Effort
-    from dgemma.benchmarks.bench.run import Request, bench
+    from dgemma.benchmarks.bench.budget import Budget
+    from dgemma.benchmarks.bench.run import BenchRequest, bench
     from dgemma.core.progress import stages
 
     report.check_out(out)
-    request = Request(
-        bundle=bundle, engine=engine, threads=threads, effort=Effort(seconds=seconds, repeats=repeats),
+    request = BenchRequest(
+        bundle=bundle, engine=engine, threads=threads, budget=Budget(seconds=seconds, repeats=repeats),
         outputs=lengths(outputs), compare=compare,
     )  # fmt: skip
     # While a spinner turns, rich sends what is printed to its own terminal, which is wrong for a pipe.

@@ -50,10 +50,10 @@ def run(
 ) -> None:
     from dgemma.benchmarks import report
     from dgemma.benchmarks.eval.figures import show
-    from dgemma.benchmarks.eval.run import Request, evaluate_bundle
+    from dgemma.benchmarks.eval.run import EvalRequest, evaluate_bundle
     from dgemma.core.compute_policy import ComputePolicy
 
-    request = Request(
+    request = EvalRequest(
         bundle=bundle, tasks=tuple(task), engine=engine, threads=threads, limit=limit, seed=seed, shots=tuple(shots or ()),
         num_shots=num_shots, max_new_tokens=max_new_tokens, decoder=decoder, out=out, resume=resume,
         compute=ComputePolicy.of(settle=settle, canvas=canvas_start(canvas), repair=repair, speculate=speculate),

@@ -41,7 +41,7 @@ def run(
     from dgemma.export import pipeline, request, room
     from dgemma.export.estimate import Estimate, TimeLeft
     from dgemma.export.quiet import quiet
-    from dgemma.quantize.store import is_store
+    from dgemma.quantize.read_checkpoint import is_quantized
 
     engines = request.engines_of(engine)
     options: dict[str, Any] = {
@@ -59,7 +59,7 @@ def run(
         from dgemma.verify import golden
 
         own = steps is None and canvas is None and random_weights is None
-        folder = Path(checkpoint) if own and not is_store(checkpoint) else None
+        folder = Path(checkpoint) if own and not is_quantized(checkpoint) else None
         if golden.is_large(read_manifest(stage, check_files=False)[0]) and not large_golden:
             return
         golden.write(stage, folder, GOLDEN_PROMPTS)

@@ -13,7 +13,7 @@ from dgemma.core.manifest import GraphSpec, TensorSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
-from dgemma.verify import verdict
+from dgemma.verify import outcome
 
 
 def run(
@@ -23,7 +23,7 @@ def run(
     opened = Bundle.open(bundle)
     if as_json:
         total = sum(entry.size for entry in opened.manifest.files.values())
-        found, problem = verdict.read(opened.path)
+        found, problem = outcome.read(opened.path)
         kept = [{"path": str(path), "bytes": size, "sound": sound} for path, size, sound in cache.held(opened.digest)]
         more = {"verified": True, "total_bytes": total, "cache": kept, "verify": found, "verify_problem": problem}
         if found is not None and found["digest"] != opened.digest:
@@ -39,8 +39,8 @@ def summary(bundle: Bundle) -> list[str]:
     manifest, model = bundle.manifest, bundle.manifest.model
     kind = f"{model.num_experts} experts, {model.top_k_experts} per token" if model.is_moe else "dense"
     sampler = ", ".join(f"{k} {v}" for k, v in manifest.sampler.to_dict().items())
-    found, problem = verdict.read(bundle.path)
-    judged = verdict.lines(found, bundle.digest) if found else [f"verdict       {problem or 'none; see dgemma verify'}"]
+    found, problem = outcome.read(bundle.path)
+    judged = outcome.lines(found, bundle.digest) if found else [f"verify        {problem or 'none; see dgemma verify'}"]
     lines = [
         f"bundle        {bundle.path} (format {manifest.format_version}, every file verified)",
         f"digest        {bundle.digest}",

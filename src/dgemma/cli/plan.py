@@ -75,7 +75,7 @@ def run(
     found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
     chosen, sentence = recommend(found, profile, works[0])
     if picture is not None:
-        from dgemma.benchmarks.plan.picture import draw
+        from dgemma.benchmarks.plan.plot import draw
 
         draw(picture, profile, works[0], found)
     if as_json:

@@ -23,14 +23,14 @@ def run(
 ) -> int:
     from dgemma.model import checkpoint as checkpoints
     from dgemma.model import hf_config
+    from dgemma.quantize.read_checkpoint import is_quantized
     from dgemma.quantize.recipes import find
-    from dgemma.quantize.store import is_store
-    from dgemma.quantize.write_store import write_store
+    from dgemma.quantize.write_checkpoint import write_quantized
 
-    if random_weights is None and Path(checkpoint).is_dir() and not is_store(checkpoint):
+    if random_weights is None and Path(checkpoint).is_dir() and not is_quantized(checkpoint):
         notes((*checkpoints.notes(checkpoint), *hf_config.notes(checkpoint)))
     with stages() as say:
-        made = write_store(checkpoint, out, find(recipe), random_seed=random_weights, prompts=calibration, progress=say)
+        made = write_quantized(checkpoint, out, find(recipe), random_seed=random_weights, prompts=calibration, progress=say)
     size = sum(entry["size"] for entry in made["files"].values())
     # Linux counts kilobytes, macOS bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

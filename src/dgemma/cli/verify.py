@@ -14,7 +14,7 @@ from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.progress import progress
 from dgemma.core.shipped import is_shipped
-from dgemma.verify import verdict
+from dgemma.verify import outcome
 
 OK, MISSED, NOT_KEPT = 0, 1, 2
 Sections = dict[str, dict[str, dict[str, Any]]]
@@ -49,24 +49,24 @@ def run(
     if write_golden is not None:
         assert checkpoint is not None
         return _write_golden(bundle, checkpoint, write_golden)
-    from dgemma.verify.against_float import Request
+    from dgemma.verify.against_float import ComparisonRequest
     from dgemma.verify.against_float import compare as against_float
 
     many = None
     if checkpoint is not None and not golden_only:
-        many = Request(
+        many = ComparisonRequest(
             bundle=bundle, checkpoint=checkpoint, reference=reference, engine=engine, prompts=prompts, count=count,
             threads=threads,
         )  # fmt: skip
     digest, found = _ladder(bundle, checkpoint, engine, threads)
     if many is not None:
         digest, found["float"] = against_float(many, progress)
-    values = verdict.merged(bundle, digest, found)
+    values = outcome.merged(bundle, digest, found)
     passed = all(v["passed"] for section in found.values() for v in section.values())
     if as_json:
         print_json(values, allow_nan=False)
     else:
-        from dgemma.verify.words import describe
+        from dgemma.verify.text_report import describe
 
         for section, figures in found.items():
             print("\n".join(describe(bundle.resolve().name, section, figures)))
@@ -109,15 +109,15 @@ def _warn_of_another(bundle: Path, checkpoint: str | None) -> None:
     if checkpoint is None:
         return
     from dgemma.core.manifest import read_manifest
-    from dgemma.verify import origin
+    from dgemma.verify import source_checkpoint
 
     manifest, _ = read_manifest(bundle, check_files=False)
-    if why := origin.describe(manifest, checkpoint)["difference"]:
+    if why := source_checkpoint.describe(manifest, checkpoint)["difference"]:
         print(f"warning: --checkpoint {why}; comparing all the same", file=sys.stderr)
 
 
 def _ladder(bundle: Path, checkpoint: str | None, engine: str | None, threads: int | None) -> tuple[str, Sections]:
-    """The golden prompts on every rung; a bundle without them has no ladder, an error only if nothing else is asked."""
+    """The golden prompts on every backend; a bundle without them has no ladder, an error only if nothing else is asked."""
     from dgemma.core.manifest import read_manifest
     from dgemma.runtime.bundle import Bundle
     from dgemma.runtime.engines import ENGINES, choose
@@ -151,17 +151,17 @@ def _draw(report: Path, bundle: Path, values: dict[str, Any], others: dict[str, 
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError):  # figures kept from before, in a file that was edited
-        raise UsageError(f"{verdict.place(bundle)}: is damaged; give --checkpoint to compare anew") from None
+        raise UsageError(f"{outcome.place(bundle)}: is damaged; give --checkpoint to compare anew") from None
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
 
 
 def _keep(bundle: Path, values: dict[str, Any], status: int) -> int:
-    """Keep the verdict; where that cannot be, say so: a miss is still a miss, and a pass that is not kept is an error."""
+    """Keep the outcome; where that cannot be, say so: a miss is still a miss, and a pass that is not kept is an error."""
     if is_shipped(bundle):  # part of the installed package, which is not ours to write
         return status
     try:
-        verdict.write(bundle, values)
+        outcome.write(bundle, values)
     except UsageError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dgemma.runtime.bundle import Bundle
-from dgemma.verify import teacher
-from dgemma.verify.engine_rung import EngineRung, open_forced
-from dgemma.verify.torch_rung import TorchRung
+from dgemma.verify import teacher_forced
+from dgemma.verify.engine_backend import EngineBackend, open_forced
+from dgemma.verify.torch_backend import TorchBackend
 
 SEED = 3
 
@@ -23,28 +23,28 @@ def quietly(items: Sequence[Any], label: str) -> Iterable[Any]:
 
 
 @pytest.fixture(scope="module")
-def eager() -> TorchRung:
-    return TorchRung(micro.model(), micro.POLICY, micro.N)
+def eager() -> TorchBackend:
+    return TorchBackend(micro.model(), micro.POLICY, micro.N)
 
 
-def forced_figures(rung: EngineRung, model: TorchRung) -> dict[str, Any]:
+def forced_figures(backend: EngineBackend, model: TorchBackend) -> dict[str, Any]:
     """Two prompts, the second of two canvases."""
     trajectories = [model.trajectory(micro.prompt(n), SEED, most) for n, most in ((11, 16), (20, 32))]
     assert {int(c) for c in trajectories[1].canvas_index} == {0, 1}
-    pair = (model.name, rung.name)
-    found = teacher.force([model, rung], [pair], model, [(SEED, t) for t in trajectories], quietly)[pair]
-    figures = found.figures(rung.without_logits)
-    rung.close()
+    pair = (model.name, backend.name)
+    found = teacher_forced.force([model, backend], [pair], model, [(SEED, t) for t in trajectories], quietly)[pair]
+    figures = found.figures(backend.without_logits)
+    backend.close()
     assert figures["steps"] == sum(len(t.step) for t in trajectories)
     return figures
 
 
-def onnx(recipe: str = "fp32") -> EngineRung:
-    return EngineRung(Bundle.open(micro_bundle.bundle("onnx", recipe)), "onnx", 1)
+def onnx(recipe: str = "fp32") -> EngineBackend:
+    return EngineBackend(Bundle.open(micro_bundle.bundle("onnx", recipe)), "onnx", 1)
 
 
 @pytest.fixture(scope="module")
-def same(eager: TorchRung) -> dict[str, Any]:
+def same(eager: TorchBackend) -> dict[str, Any]:
     return forced_figures(onnx(), eager)
 
 
@@ -57,13 +57,13 @@ def test_a_float_artifact_is_the_float_model(same: dict[str, Any]) -> None:
 
 
 def test_other_weights_are_seen_in_every_figure(same: dict[str, Any]) -> None:
-    other = forced_figures(onnx(), TorchRung(micro.model(seed=1), micro.POLICY, micro.N))
+    other = forced_figures(onnx(), TorchBackend(micro.model(seed=1), micro.POLICY, micro.N))
     assert other["same_argmax"] < 0.5 and other["jaccard"] < 0.9 and other["flips"]["count"] > other["flips"]["close"]
     assert other["kl"]["mean"] > 0.1 and other["entropy_error"]["mean"] > 0.01
     assert max(other["sqnr_db"].values()) < 20
 
 
-def test_eight_bits_lie_between(same: dict[str, Any], eager: TorchRung) -> None:
+def test_eight_bits_lie_between(same: dict[str, Any], eager: TorchBackend) -> None:
     found = forced_figures(onnx("w8"), eager)
     assert found["not_finite"] == 0
     assert same["kl"]["mean"] < found["kl"]["mean"] < 1.0
@@ -71,49 +71,49 @@ def test_eight_bits_lie_between(same: dict[str, Any], eager: TorchRung) -> None:
 
 
 @pytest.mark.slow
-def test_executorch_says_that_it_has_no_logits(eager: TorchRung) -> None:
-    found = forced_figures(EngineRung(Bundle.open(micro_bundle.bundle("executorch")), "executorch", 1), eager)
+def test_executorch_says_that_it_has_no_logits(eager: TorchBackend) -> None:
+    found = forced_figures(EngineBackend(Bundle.open(micro_bundle.bundle("executorch")), "executorch", 1), eager)
     assert found["kl"] is None and "executorch" in found["kl_missing"]
     assert all(row["kl"] is None for row in found["by_step"])
     assert found["same_argmax"] == 1.0 and min(found["sqnr_db"].values()) > 80
 
 
-def test_nan_is_counted(eager: TorchRung) -> None:
-    rung = onnx()
-    step = rung.step
+def test_nan_is_counted(eager: TorchBackend) -> None:
+    backend = onnx()
+    step = backend.step
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         out = step(*args, **kwargs)
         out.entropy[3] = np.nan
         return out
 
-    rung.step = broken  # type: ignore[method-assign]
-    figures = forced_figures(rung, eager)
+    backend.step = broken  # type: ignore[method-assign]
+    figures = forced_figures(backend, eager)
     assert figures["not_finite"] == figures["steps"] and figures["entropy_error"]["mean"] is None
 
 
-def test_own_logits_belong_to_their_row(eager: TorchRung) -> None:
+def test_own_logits_belong_to_their_row(eager: TorchBackend) -> None:
     """Of the artifact, replayed over two canvases: what its argmax and entropy were made from."""
     trajectory = eager.trajectory(micro.prompt(20), SEED, 32)
-    rung = onnx()
+    backend = onnx()
     for row in (0, 2, len(trajectory.step) - 1):
-        mine, reference = rung.logits(trajectory, row), eager.logits(trajectory, row)
+        mine, reference = backend.logits(trajectory, row), eager.logits(trajectory, row)
         assert mine.shape == (micro.N, micro.VOCAB) and np.allclose(mine, reference, atol=1e-2)
         assert np.array_equal(mine.argmax(-1), trajectory.argmax[row])
-    rung.close()
+    backend.close()
 
 
-def test_taps_of_a_graph_are_the_models_own(eager: TorchRung) -> None:
+def test_taps_of_a_graph_are_the_models_own(eager: TorchBackend) -> None:
     """Every tap of an encoded chunk and of a step, but for those that a chunk does not have."""
+    from dgemma.verify.backend import tap_order
     from dgemma.verify.metrics import relative_error
-    from dgemma.verify.rung import tap_order
 
     trajectory = eager.trajectory(micro.prompt(20), SEED, 16)
     tapped = onnx().tapped()
     names = tap_order(micro.CONFIG)
-    for rung in (eager, tapped):
-        rung.reset()
-    a, b = (rung.extend(micro.prompt(20), taps=True) for rung in (eager, tapped))
+    for backend in (eager, tapped):
+        backend.reset()
+    a, b = (backend.extend(micro.prompt(20), taps=True) for backend in (eager, tapped))
     assert [n for n in names if n in a and n in b] == [n for n in names if n not in ("conditioned", "logits")]
     assert all(relative_error(a[n], b[n]) < 1e-5 for n in names if n in a)
     words = np.zeros((2, micro.N), np.uint32)
@@ -132,9 +132,9 @@ def test_the_bundle_is_not_touched() -> None:
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_a_bundle_without_logits_is_still_compared(eager: TorchRung, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_without_logits_is_still_compared(eager: TorchBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dgemma.verify.logits._UNIT", "elsewhere")
-    rung = onnx()
-    figures = forced_figures(rung, eager)
-    assert rung.without_logits is not None and "has neither logits nor tiles of them" in rung.without_logits
+    backend = onnx()
+    figures = forced_figures(backend, eager)
+    assert backend.without_logits is not None and "has neither logits nor tiles of them" in backend.without_logits
     assert figures["kl"] is None and figures["same_argmax"] == 1.0

@@ -11,16 +11,16 @@ from dgemma.verify.prompts import COUNT
 
 
 def describe(name: str, section: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Figures and verdict of every engine or rung; the verdict is last, and says which figures missed."""
+    """Figures of every engine or backend, and whether they passed; that line is last, and says which figures missed."""
     if section == "ladder":
-        return [*_ladder(found), *ladder_verdict(name, found)]
+        return [*_ladder(found), *ladder_outcome(name, found)]
     lines: list[str] = []
     for engine, values in found.items():
-        lines += [*_float(engine, values), *verdict_lines(name, engine, values)]
+        lines += [*_float(engine, values), *outcome_lines(name, engine, values)]
     return lines
 
 
-def verdict_lines(name: str, engine: str, values: Mapping[str, Any]) -> list[str]:
+def outcome_lines(name: str, engine: str, values: Mapping[str, Any]) -> list[str]:
     """One line for a pass; for a miss one for each figure that missed, with its limit."""
     checks = _checks(values)
     if values["passed"]:
@@ -28,21 +28,21 @@ def verdict_lines(name: str, engine: str, values: Mapping[str, Any]) -> list[str
     return [f"MISSED  {name} on {engine}: {check}" for check in checks if not check.passed]
 
 
-def ladder_verdict(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line for a ladder that holds; else for every rung that misses where, and by which figures."""
+def ladder_outcome(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for a ladder that holds; else for every backend that misses where, and by which figures."""
     if all(values["passed"] for values in found.values()):
         runs = next(iter(found.values()))["golden_runs"]
-        return [f"PASSED  {name}: {len(found)} rungs, {runs} golden prompts: {', '.join(found)}"]
+        return [f"PASSED  {name}: {counted(len(found), 'backend')}, {counted(runs, 'golden prompt')}: {', '.join(found)}"]
     lines = []
-    for rung, values in found.items():
+    for backend, values in found.items():
         if values["passed"]:
             continue
         against = f" against {values['against']}" if values["against"] else ""
         missed = ", ".join(str(c) for c in _checks(values) if not c.passed)
         if values["follows"]:
-            lines.append(f"MISSED  {name}: {rung}{against}, as {values['follows']} does: {missed}")
+            lines.append(f"MISSED  {name}: {backend}{against}, as {values['follows']} does: {missed}")
             continue
-        lines.append(f"MISSED  {name}: {rung}{against}: {missed}")
+        lines.append(f"MISSED  {name}: {backend}{against}: {missed}")
         if fault := values["fault"]:
             place = f"run {fault['run']} canvas {fault['canvas']} step {fault['step']}"
             lines.append(f"        {place}: {fault['text']}")
@@ -57,25 +57,25 @@ def number(value: float | None, form: str = ".3g") -> str:
     return "not known" if value is None else format(value, form)
 
 
-LADDER_HEADER = ("rung", "against", "logits", "tensors", "entropy", "argmax", "KL mean", "equal", "steps")
+LADDER_HEADER = ("backend", "against", "logits", "tensors", "entropy", "argmax", "KL mean", "equal", "steps")
 
 
 def ladder_rows(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A row a rung and comparison: the worst errors, KL in nats, generations equal, steps run in all."""
+    """A row a backend and comparison: the worst errors, KL in nats, generations equal, steps run in all."""
     rows: list[tuple[str, ...]] = []
-    for rung, values in found.items():
+    for backend, values in found.items():
         steps = str(values["steps"])
         compared = [values[key] for key in ("nearest", "top") if key in values]
         if not compared:
-            rows.append((rung, *("",) * 7, steps))
+            rows.append((backend, *("",) * 7, steps))
         for i, figures in enumerate(compared):
             checks = {c["name"]: c["value"] for c in figures["checks"]}
             names = ("logits, error of range", "tensors, relative error", "entropy error, nats")
-            kl = figures["teacher"]["kl"]
+            kl = figures["teacher_forced"]["kl"]
             rows.append(
                 (
-                    rung if i == 0 else "", figures["name"], *(_short(checks.get(name)) for name in names),
-                    _percent(figures["teacher"]["same_argmax"]), _short(kl and kl["mean"]),
+                    backend if i == 0 else "", figures["name"], *(_short(checks.get(name)) for name in names),
+                    _percent(figures["teacher_forced"]["same_argmax"]), _short(kl and kl["mean"]),
                     f"{figures['generations_equal']}/{values['golden_runs']}", steps if i == 0 else "",
                 )
             )  # fmt: skip
@@ -94,17 +94,17 @@ def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     table = [LADDER_HEADER, *ladder_rows(found)]
     widths = [max(len(row[i]) for row in table) for i in range(len(LADDER_HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    missing = next(iter(found.values()))["rungs_missing"]
-    lines += [f"not there: {rung} ({why})" for rung, why in missing.items()]
-    for rung, values in found.items():
+    missing = next(iter(found.values()))["backends_missing"]
+    lines += [f"not there: {backend} ({why})" for backend, why in missing.items()]
+    for backend, values in found.items():
         for key, label in (("recorded", "golden trajectories equal"), ("fused", "fused generations equal to the host loop's")):
             if key in values:
-                lines.append(f"{rung}: {values[key]['equal']} of {values['golden_runs']} {label}")
+                lines.append(f"{backend}: {values[key]['equal']} of {values['golden_runs']} {label}")
     return lines
 
 
 def _float(engine: str, values: Mapping[str, Any]) -> list[str]:
-    free, forced, checkpoint = values["free"], values["teacher"], values["checkpoint"]
+    free, forced, checkpoint = values["free_running"], values["teacher_forced"], values["checkpoint"]
     against = f"float {checkpoint['name']} in {values['reference']}"
     lines = [f"{engine}, recipe {values['recipe']}, against {against}, {free['prompts']} prompts"]
     if values.get("other_checkpoint"):

@@ -1,6 +1,6 @@
-"""A rung of the ladder: one implementation of the same model, to be laid beside another step by step. numpy only.
+"""A backend of the ladder: one implementation of the same model, to be laid beside another step by step. numpy only.
 
-A rung holds one text at a time. N canvas, S prefix, D hidden, V vocabulary, K kv heads, d head dim.
+A backend holds one text at a time. N canvas, S prefix, D hidden, V vocabulary, K kv heads, d head dim.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class StepOut:
     taps: Taps = field(default_factory=dict)
 
 
-class Rung(ABC):
+class Backend(ABC):
     """One implementation over one set of weights.
 
     Attributes:
@@ -89,15 +89,15 @@ class Rung(ABC):
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         """canvas int64 [N], soft float32 [N, D], words uint32 [2, N]."""
 
-    def tapped(self) -> Rung:
-        """The same implementation with all the taps that can be had, as another rung where that costs something."""
+    def tapped(self) -> Backend:
+        """The same implementation with all the taps that can be had, as another backend where that costs something."""
         return self
 
-    def release(self) -> None:  # noqa: B027 — most rungs hold nothing for `trajectory` alone
+    def release(self) -> None:  # noqa: B027 — most backends hold nothing for `trajectory` alone
         """Free what only `trajectory` needs."""
 
-    def close(self) -> None:  # noqa: B027 — most rungs hold nothing but memory
-        """Free everything; the rung must not be used again."""
+    def close(self) -> None:  # noqa: B027 — most backends hold nothing but memory
+        """Free everything; the backend must not be used again."""
 
     def replay(self, trajectory: Trajectory, canvas: int, last: int | None = None) -> Iterator[tuple[int, StepOut]]:
         """Row and outputs of every step of one canvas, from the trajectory's input canvases, soft embeddings its own."""

@@ -10,13 +10,13 @@ from dgemma.benchmarks.studies.same_tokens import compare, read_prompts
 
 HELD_OUT = Path("benchmarks") / "tasks" / "tiny_held_out.jsonl"
 FLOAT = {"torch", "onnx/host", "onnx/graph", "executorch/host", "executorch/graph"}  # against the reference in float32
-RUNGS = FLOAT | {"reference bfloat16"}
+BACKENDS = FLOAT | {"reference bfloat16"}
 
 
-def test_a_few_prompts_give_the_same_tokens_on_every_rung(repo_root: Path, tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+def test_a_few_prompts_give_the_same_tokens_on_every_backend(repo_root: Path, tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     prompts = read_prompts(repo_root / HELD_OUT, 17)  # about one of each task
     report = compare(tiny_bundle, tiny_checkpoint, prompts, [0])
-    assert report.compared == dict.fromkeys(RUNGS, 17)
+    assert report.compared == dict.fromkeys(BACKENDS, 17)
     assert report.first == "reference float32" and report.unexplained == 0, report.differences
 
 
@@ -25,7 +25,7 @@ def test_a_few_prompts_give_the_same_tokens_on_every_rung(repo_root: Path, tiny_
 def test_two_hundred_prompts_and_three_seeds(repo_root: Path, tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     prompts = read_prompts(repo_root / HELD_OUT, 200)
     report = compare(tiny_bundle, tiny_checkpoint, prompts, range(3))
-    assert report.compared == dict.fromkeys(RUNGS, 600)
+    assert report.compared == dict.fromkeys(BACKENDS, 600)
     assert report.unexplained == 0, report.differences
-    for rung in FLOAT:
-        assert report.same_tokens[rung] >= 597, (rung, report.differences)  # near-ties that reach the answer: 0.5 % at most
+    for backend in FLOAT:
+        assert report.same_tokens[backend] >= 597, (backend, report.differences)  # near-ties that reach the answer: 0.5 %

@@ -1,6 +1,6 @@
 """Writes quantized checkpoints, tensor by tensor from mapped weights, into a temporary folder that takes its name in the end.
 
-The same checkpoint, recipe and calibration give the same bytes. See `store.py` for the form.
+The same checkpoint, recipe and calibration give the same bytes. See `read_checkpoint.py` for the form.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from dgemma.quantize import calibration
 from dgemma.quantize.integers import quantize_matrix
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.packing import pack
+from dgemma.quantize.read_checkpoint import DESCRIPTION, FORMAT, SHARD_INDEX, is_quantized
 from dgemma.quantize.recipes import CLASSES, Recipe, class_of
 from dgemma.quantize.report import matrix_bits
-from dgemma.quantize.store import DESCRIPTION, FORMAT, SHARD_INDEX, is_store
 
 CONFIGS = ("config.json", "generation_config.json")
 COPIED = (
@@ -41,7 +41,7 @@ TEMPLATES = "additional_chat_templates"
 Progress = Callable[[str], None]
 
 
-def write_store(
+def write_quantized(
     checkpoint: Path | str, out: Path | str, recipe: Recipe, *, random_seed: int | None = None,
     prompts: Path | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -102,7 +102,7 @@ def _request(
         if random_seed is None:
             raise UsageError(f"{checkpoint!r} is a shape without weights; add --random-weights SEED or give a folder")
         return PRESETS[str(checkpoint)], SamplerConfig(), None
-    if is_store(folder):
+    if is_quantized(folder):
         raise CheckpointError(f"{folder}: is quantized already ({DESCRIPTION}); give the float checkpoint it was made from")
     return *read_config(folder), folder
 

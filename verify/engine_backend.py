@@ -1,7 +1,7 @@
-"""A bundle's artifact on one engine as a rung: whole generations by its session, single steps by an engine of its own.
+"""A bundle's artifact on one engine as a backend: whole generations by its session, single steps by an engine of its own.
 
 An ONNX engine is opened with outputs more than its graphs have (see `logits.py`), so that logits and taps can be read;
-generations run on the artifact as it is. The two are not open at the same time unless who uses the rung wants it so.
+generations run on the artifact as it is. The two are not open at the same time unless who uses the backend wants it so.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dgemma.runtime.engines import choose, open_engine
 from dgemma.runtime.engines.base import Engine, Feeds
 from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.session import Session
+from dgemma.verify.backend import Array, Backend, StepOut, Taps
 from dgemma.verify.logits import LogitsEngine
-from dgemma.verify.rung import Array, Rung, StepOut, Taps
 
 
-class EngineRung(Rung):
+class EngineBackend(Backend):
     """One engine of a bundle; `engine` as in `--engine`; `taps`: steps and chunks give their tensors, where an engine can."""
 
     def __init__(self, bundle: Bundle, engine: str, threads: int | None, *, taps: bool = False) -> None:
@@ -47,8 +47,8 @@ class EngineRung(Rung):
         assert result.trajectory is not None
         return result.trajectory
 
-    def tapped(self) -> EngineRung:
-        return self if self._taps else EngineRung(self.bundle, self.name, self.threads, taps=True)
+    def tapped(self) -> EngineBackend:
+        return self if self._taps else EngineBackend(self.bundle, self.name, self.threads, taps=True)
 
     def release(self) -> None:
         if self._session is not None:

@@ -20,7 +20,7 @@ from dgemma.model.generate import Generation, extend, generate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class ScoredPrompt:
     """A prompt as ids, and whether tokens are its right answer."""
 
     prompt_ids: Sequence[int]
@@ -28,7 +28,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forced:
+class ForcedCanvas:
     """All steps of one canvas of the float model: canvases [M, N], soft [M, N, D], temperature [M, 1, 1], log-probabilities."""
 
     ids: list[int]
@@ -43,7 +43,7 @@ def expanded(prefix: list[KV] | None, batch: int) -> list[KV] | None:
 
 
 @torch.no_grad()
-def forced_steps(model: Denoiser, generation: Generation) -> list[Forced]:
+def forced_steps(model: Denoiser, generation: Generation) -> list[ForcedCanvas]:
     """Every canvas of a float generation, computed once more for its soft embeddings and distributions."""
     trajectory, found = generation.trajectory, []
     ids: list[int] = trajectory.prompt_ids.tolist()
@@ -59,7 +59,7 @@ def forced_steps(model: Denoiser, generation: Generation) -> list[Forced]:
             logp.append(tempered.log_softmax(-1))
             soft.append(model.soft_embed(tempered))
         found.append(
-            Forced(ids=list(ids), canvas=canvas, soft=torch.cat(soft[:-1]), temperature=temperature, logp=torch.cat(logp))
+            ForcedCanvas(ids=list(ids), canvas=canvas, soft=torch.cat(soft[:-1]), temperature=temperature, logp=torch.cat(logp))
         )
         committed: list[int] = trajectory.argmax[rows[-1]].tolist()
         prefix, ids = extend(model, prefix, committed), ids + committed
@@ -67,7 +67,7 @@ def forced_steps(model: Denoiser, generation: Generation) -> list[Forced]:
 
 
 @torch.no_grad()
-def compare_forced(model: Denoiser, canvases: Sequence[Forced]) -> dict[str, Any]:
+def compare_forced(model: Denoiser, canvases: Sequence[ForcedCanvas]) -> dict[str, Any]:
     """KL(float ‖ model) in nats and the share of equal argmax, over all positions; the interval is over canvases."""
     kls, same = [], []
     for forced in canvases:
@@ -84,11 +84,11 @@ def _mean_of(values: Sequence[float]) -> dict[str, float]:
     return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
-class Judge:
+class FloatBaseline:
     """The float model's answers to some items, once, and any other model held against them."""
 
     def __init__(
-        self, model: Denoiser, sampler: SamplerConfig, items: Sequence[Item], *, seed: int, max_new_tokens: int,
+        self, model: Denoiser, sampler: SamplerConfig, items: Sequence[ScoredPrompt], *, seed: int, max_new_tokens: int,
         forced_every: int,
     ) -> None:  # fmt: skip
         self.sampler, self.items, self.seed, self.max_new_tokens = sampler, items, seed, max_new_tokens
@@ -97,7 +97,7 @@ class Judge:
         self.tokens = [run.tokens for run in runs]
         self.canvases = [f for run in runs[::forced_every] for f in forced_steps(model, run)]
 
-    def _run(self, model: Denoiser, item: Item) -> Generation:
+    def _run(self, model: Denoiser, item: ScoredPrompt) -> Generation:
         return generate(model, self.sampler, item.prompt_ids, seed=self.seed, max_new_tokens=self.max_new_tokens)
 
     def _right(self, runs: Sequence[Generation]) -> list[bool]:

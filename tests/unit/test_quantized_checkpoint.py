@@ -19,13 +19,13 @@ from dgemma.core.errors import CheckpointError, DgemmaError, UsageError
 from dgemma.core.manifest import digest
 from dgemma.export.template import PLACES
 from dgemma.model import checkpoint
-from dgemma.quantize import write_store as writing
+from dgemma.quantize import write_checkpoint as writing
 from dgemma.quantize.integers import quantize
+from dgemma.quantize.read_checkpoint import DESCRIPTION, SHARD_INDEX, is_quantized, open_quantized
 from dgemma.quantize.recipes import Recipe, find
 from dgemma.quantize.report import bits_per_weight
 from dgemma.quantize.simulate import simulate
-from dgemma.quantize.store import DESCRIPTION, SHARD_INDEX, is_store, open_store
-from dgemma.quantize.write_store import write_store
+from dgemma.quantize.write_checkpoint import write_quantized
 
 RECIPE = replace(find("w4-mixed"), name="micro", group=16, rotation=16)
 
@@ -40,12 +40,12 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(source: Path) -> Path:
-    write_store(source, source.parent / "store", RECIPE)
+    write_quantized(source, source.parent / "store", RECIPE)
     return source.parent / "store"
 
 
 def assert_same(folder: Path, model: Any, recipe: Recipe) -> None:
-    opened, want = open_store(folder), quantize(model, recipe)
+    opened, want = open_quantized(folder), quantize(model, recipe)
     assert list(opened.matrices) == list(want)
     for name, got in opened.matrices.items():
         for part in ("integers", "scale", "multipliers"):
@@ -65,15 +65,15 @@ def test_every_file_that_text_is_read_from_is_copied(source: Path) -> None:
     (source / "additional_chat_templates").mkdir()
     for place in PLACES:
         (source / place).write_text("{}")
-    write_store(source, source.parent / "s", RECIPE)
+    write_quantized(source, source.parent / "s", RECIPE)
     assert all((source.parent / "s" / name).read_text() == "{}" for name in ("tokenizer.json", "added_tokens.json", *PLACES))
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, replace(find("w4-all"), group=16), find("w8"), find("fp32")])
 def test_what_is_written_comes_back(source: Path, recipe: Recipe) -> None:
-    write_store(source, source.parent / "s", recipe)
+    write_quantized(source, source.parent / "s", recipe)
     assert_same(source.parent / "s", checkpoint.load(source).model, recipe)
-    opened = open_store(source.parent / "s")
+    opened = open_quantized(source.parent / "s")
     assert opened.recipe == recipe and opened.config == micro.MOE_CONFIG and opened.sampler == micro.POLICY
     assert {p.name for p in (source.parent / "s").iterdir()} >= {"LICENSE", "tokenizer.json", "config.json"}
     assert opened.description["source"]["files"] == checkpoint.load(source).files()
@@ -81,7 +81,7 @@ def test_what_is_written_comes_back(source: Path, recipe: Recipe) -> None:
 
 def test_an_odd_number_of_groups_comes_back(source: Path) -> None:
     recipe = replace(find("w4"), group=16)  # 48 inputs of the down projection: three multipliers in two bytes
-    write_store(source, source.parent / "s", recipe)
+    write_quantized(source, source.parent / "s", recipe)
     packed = load_file(source.parent / "s" / "quantized-00002-of-00005.safetensors")
     assert packed["layers.0.mlp.down_proj.weight.multipliers"].shape == (32, 2)
     assert packed["layers.0.mlp.down_proj.weight.integers"].shape == (32, 24)
@@ -90,7 +90,7 @@ def test_an_odd_number_of_groups_comes_back(source: Path) -> None:
 
 @torch.no_grad()
 def test_a_store_runs_as_its_integers_do(source: Path, store: Path) -> None:
-    opened, model = open_store(store), checkpoint.load(source).model
+    opened, model = open_quantized(store), checkpoint.load(source).model
     canvas, soft = torch.arange(micro.N)[None], torch.zeros(1, micro.N, 32)
     logits = [
         simulate(made, matrices).denoise(canvas, soft, None, 0)
@@ -101,15 +101,15 @@ def test_a_store_runs_as_its_integers_do(source: Path, store: Path) -> None:
 
 
 def test_the_same_input_gives_the_same_bytes(source: Path, store: Path) -> None:
-    write_store(source, source.parent / "again", RECIPE)
+    write_quantized(source, source.parent / "again", RECIPE)
     for path in sorted(store.iterdir()):
         assert path.read_bytes() == (source.parent / "again" / path.name).read_bytes(), path.name
 
 
 def test_random_weights_are_those_of_the_checkpoint_module(source: Path) -> None:
-    write_store(source, source.parent / "random", RECIPE, random_seed=3)
+    write_quantized(source, source.parent / "random", RECIPE, random_seed=3)
     assert_same(source.parent / "random", checkpoint.random_weights(micro.MOE_CONFIG, 3), RECIPE)
-    assert open_store(source.parent / "random").description["source"] == {"shape_of": "float", "random_weights": 3}
+    assert open_quantized(source.parent / "random").description["source"] == {"shape_of": "float", "random_weights": 3}
 
 
 def test_mapped_weights_are_those_of_load(source: Path) -> None:
@@ -160,10 +160,10 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE)
 def test_damage_is_one_line_that_names_the_file(store: Path, damage: Callable[[Path], object], message: str) -> None:
-    open_store(store)
+    open_quantized(store)
     damage(store)
     with pytest.raises(CheckpointError, match=message) as caught:
-        open_store(store)
+        open_quantized(store)
     assert "\n" not in str(caught.value)
 
 
@@ -189,23 +189,23 @@ UP = "layers.0.mlp.up_proj.weight"
 
 def test_tensors_that_do_not_fit_are_named(store: Path) -> None:
     rewrite(store, lambda t: t.update({f"{UP}.scale": t[f"{UP}.scale"].double()}))
-    opened = open_store(store)
+    opened = open_quantized(store)
     with pytest.raises(CheckpointError, match=rf"tensor {UP}\.scale is torch\.float64 \[48\] instead of torch\.float32"):
         opened.matrices[UP]
     with pytest.raises(KeyError):
         opened.matrices["nothing"]
     rewrite(store, lambda t: t.pop(f"{UP}.multipliers"))
     with pytest.raises(CheckpointError, match=rf"tensor {UP}\.multipliers is missing"):
-        open_store(store)
+        open_quantized(store)
     rewrite(store, lambda t: t.update({f"{UP}.multipliers": t[f"{UP}.scale"].clone(), "other": t[f"{UP}.scale"].clone()}))
     with pytest.raises(CheckpointError, match="tensor other is surplus"):
-        open_store(store)
+        open_quantized(store)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(store: Path) -> None:
-    assert is_store(store)
+    assert is_quantized(store)
     with pytest.raises(CheckpointError, match="is quantized already"):
-        write_store(store, store.parent / "twice", RECIPE)
+        write_quantized(store, store.parent / "twice", RECIPE)
 
 
 def left(folder: Path) -> set[str]:
@@ -232,7 +232,7 @@ def test_nothing_is_left_of_what_fails(source: Path, monkeypatch: pytest.MonkeyP
 
         monkeypatch.setattr(writing, "save_file", save)
         with pytest.raises(expected, match=message):
-            write_store(source, out, RECIPE)
+            write_quantized(source, out, RECIPE)
         assert calls == 3 and left(source.parent) == set()
 
 
@@ -242,7 +242,7 @@ def test_a_nan_is_named_and_leaves_nothing(source: Path) -> None:
     tensors[name][0, 0] = torch.nan
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"tensor {name} holds NaN"):
-        write_store(source, source.parent / "out", RECIPE)
+        write_quantized(source, source.parent / "out", RECIPE)
     assert left(source.parent) == set()
 
 
@@ -278,14 +278,14 @@ def test_the_command_quantizes_and_reports(source: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr()
     assert "bits per weight" in printed.out and "peak memory" in printed.out
     assert [line.split()[-1] for line in printed.err.splitlines()][:3] == ["embed_tokens", "layers.0", "layers.1"]
-    assert open_store(out).recipe == RECIPE
+    assert open_quantized(out).recipe == RECIPE
 
 
 def test_gptq_needs_a_calibration_file_that_holds_prompts(source: Path) -> None:
     recipe = replace(RECIPE, methods={"attention": "gptq", "mlp_down": "gptq"})
     out, prompts = source.parent / "out", source.parent / "c.jsonl"
     with pytest.raises(UsageError, match="give --calibration"):
-        write_store(source, out, recipe)
+        write_quantized(source, out, recipe)
     for text, message in (
         ("", "holds no prompts"), ("\n \n", "holds no prompts"), ("{}", "line 1 has no prompt_ids"), ("x", "line 1"),
         ('{"prompt_ids": [1]}\n{"prompt_ids": [300]}', "line 2 must list ids below 300"),
@@ -293,22 +293,22 @@ def test_gptq_needs_a_calibration_file_that_holds_prompts(source: Path) -> None:
     ):  # fmt: skip
         prompts.write_text(text)
         with pytest.raises(DgemmaError, match=rf"c\.jsonl: {message}"):
-            write_store(source, out, recipe, prompts=prompts)
+            write_quantized(source, out, recipe, prompts=prompts)
     prompts.unlink()
     with pytest.raises(DgemmaError, match="cannot be read"):
-        write_store(source, out, recipe, prompts=prompts)
+        write_quantized(source, out, recipe, prompts=prompts)
     prompts.write_text('{"prompt_ids": [1, 2, 3]}\n{"prompt_ids": [9, 4]}\n')
-    made = write_store(source, out, recipe, prompts=prompts)
+    made = write_quantized(source, out, recipe, prompts=prompts)
     assert made["calibration"]["prompts"] == 2
     plain = quantize(checkpoint.load(source).model, replace(RECIPE, methods={}))
     name = "layers.0.mlp.down_proj.weight"
-    calibrated, other = open_store(out).matrices, "layers.0.mlp.up_proj.weight"
+    calibrated, other = open_quantized(out).matrices, "layers.0.mlp.up_proj.weight"
     assert torch.equal(calibrated[name].scale, plain[name].scale)
     assert not torch.equal(calibrated[name].integers, plain[name].integers)
     assert not torch.equal(calibrated[other].integers, plain[other].integers)  # not named, but there are prompts
     named = replace(recipe, methods={**recipe.methods, "mlp_up_gate": "searched"})
-    write_store(source, source.parent / "named", named, prompts=prompts)
-    assert torch.equal(open_store(source.parent / "named").matrices[other].integers, plain[other].integers)
+    write_quantized(source, source.parent / "named", named, prompts=prompts)
+    assert torch.equal(open_quantized(source.parent / "named").matrices[other].integers, plain[other].integers)
 
 
 def test_all_that_text_needs_is_copied(source: Path) -> None:
@@ -317,5 +317,5 @@ def test_all_that_text_needs_is_copied(source: Path) -> None:
     names = [*(f"{stem}.json" for stem in stems), "chat_template.jinja"]
     for name in names:
         (source / name).write_text("{}")
-    write_store(source, source.parent / "store", RECIPE)
+    write_quantized(source, source.parent / "store", RECIPE)
     assert all((source.parent / "store" / name).read_text() == "{}" for name in names)

@@ -1,4 +1,4 @@
-"""Eager PyTorch as a rung: the float model, or its twin whose matrices are a bundle's integers.
+"""Eager PyTorch as a backend: the float model, or a copy whose matrices are a bundle's integers.
 
 It knows nothing of bundles or engines. N canvas, S prefix, D hidden, V vocabulary.
 """
@@ -19,10 +19,10 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.model import checkpoint, generate, sampler
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.taps import collecting
-from dgemma.verify.rung import Array, Rung, StepOut, Taps
+from dgemma.verify.backend import Array, Backend, StepOut, Taps
 
 
-class TorchRung(Rung):
+class TorchBackend(Backend):
     """`model.generate` on a checkpoint, or on a model that is loaded already."""
 
     def __init__(self, model: Path | Denoiser, sampler: SamplerConfig, canvas_length: int, name: str = "torch") -> None:

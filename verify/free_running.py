@@ -17,10 +17,10 @@ from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.session import MAX_NEW_TOKENS, Session
 from dgemma.runtime.tokenizer import chat_ids
-from dgemma.verify.difference import NEAR, Difference, first_difference
+from dgemma.verify.backend import Backend
+from dgemma.verify.divergence import NEAR, Divergence, first_divergence
 from dgemma.verify.prompts import Item
-from dgemma.verify.rung import Rung
-from dgemma.verify.teacher import margins
+from dgemma.verify.teacher_forced import margins
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 DECODERS = ("float", "artifact", "autoregressive")
@@ -35,7 +35,7 @@ class Run:
     artifact: Trajectory
     steps: dict[str, int]
     texts: dict[str, str]
-    difference: Difference | None
+    difference: Divergence | None
 
     def is_right(self, decoder: str) -> bool:
         """White space at both ends does not count."""
@@ -51,7 +51,7 @@ def prompt_ids(session: Session, item: Item) -> list[int]:
 
 
 def answer_all(
-    session: Session, float_model: Rung, items: Sequence[Item], seed: int, progress: Progress
+    session: Session, float_model: Backend, items: Sequence[Item], seed: int, progress: Progress
 ) -> tuple[list[Run], int]:
     """Ask every item that leaves room for a canvas.
 
@@ -72,7 +72,7 @@ def answer_all(
     return runs, len(items) - len(runs)
 
 
-def _run(session: Session, float_model: Rung, item: Item, ids: list[int], seed: int, most: int) -> Run:
+def _run(session: Session, float_model: Backend, item: Item, ids: list[int], seed: int, most: int) -> Run:
     reference = float_model.trajectory(ids, seed, most)
     result = session.generate(ids, max_new_tokens=most, seed=seed, trace=True)
     assert result.trajectory is not None
@@ -82,7 +82,7 @@ def _run(session: Session, float_model: Rung, item: Item, ids: list[int], seed: 
         steps["autoregressive"] = greedy.steps
         texts = {"float": session.tokenizer.decode(reference.tokens.tolist()), "artifact": result.text}
         texts["autoregressive"] = greedy.text
-    difference = first_difference(reference, result.trajectory, float_model.sampler, seed=seed, logits=float_model.logits)
+    difference = first_divergence(reference, result.trajectory, float_model.sampler, seed=seed, logits=float_model.logits)
     return Run(item=item, reference=reference, artifact=result.trajectory, steps=steps, texts=texts, difference=difference)
 
 
@@ -128,8 +128,8 @@ def _task(runs: Sequence[Run], task: str) -> dict[str, int]:
     return {"n": len(mine), **{name: sum(r.is_right(name) for r in mine) for name in DECODERS}}
 
 
-def _differences(found: Sequence[Difference]) -> dict[str, Any]:
-    """Count by rule; with the margins that are known, in the rule's unit (see `same_tokens.Difference`)."""
+def _differences(found: Sequence[Divergence]) -> dict[str, Any]:
+    """Count by rule; with the margins that are known, in the rule's unit (see `divergence.Divergence`)."""
     by_rule: dict[str, Any] = {}
     for rule in NEAR:
         mine = [d for d in found if d.rule == rule]

@@ -1,7 +1,7 @@
 """The quantized checkpoint: one folder from which every engine's artifact is made.
 
 `quantization.json` describes it; `.safetensors` shards, one a layer, hold integers (4-bit ones and multipliers two to a
-byte), scales, and what stays in float32. Reading is lazy and memory-mapped; writing is in `write_store.py`.
+byte), scales, and what stays in float32. Reading is lazy and memory-mapped; writing is in `write_checkpoint.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MATRIX_KEYS = ("bits", "shape", "group", "rotation")
 Value = TypeVar("Value")
 
 
-def is_store(folder: Path | str) -> bool:
+def is_quantized(folder: Path | str) -> bool:
     """Whether a folder is a quantized checkpoint, or wants to be one."""
     return (Path(folder) / DESCRIPTION).exists()
 
@@ -62,7 +62,7 @@ class _Lazy(Mapping[str, Value]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
+class QuantizedCheckpoint:
     """An open quantized checkpoint.
 
     Args:
@@ -84,7 +84,7 @@ class Store:
         return assemble(self.config, self.floats)
 
 
-def open_store(folder: Path | str, *, check_files: bool = True) -> Store:
+def open_quantized(folder: Path | str, *, check_files: bool = True) -> QuantizedCheckpoint:
     """Open a quantized checkpoint.
 
     Args:
@@ -115,7 +115,7 @@ def open_store(folder: Path | str, *, check_files: bool = True) -> Store:
         return _matrix(name, described[name], tensor)
 
     shapes = {name: tuple(t.shape) for name, t in assemble(config, {}).state_dict().items()}
-    return Store(
+    return QuantizedCheckpoint(
         folder=folder, config=config, sampler=sampler, recipe=recipe, description=values,
         matrices=_Lazy(list(described), matrix), floats=_Lazy(floats, lambda name: tensor(name, torch.float32, shapes[name])),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Calibration sees what the model reads, and the judge finds a model equal to itself and a spoilt one worse."""
+"""Calibration sees what the model reads, and the baseline finds a model equal to itself and a spoilt one worse."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dgemma.model.denoiser import Denoiser
 from dgemma.model.generate import generate
 from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
+from dgemma.quantize.baseline import FloatBaseline, ScoredPrompt, forced_steps
 from dgemma.quantize.integers import quantize
-from dgemma.quantize.judge import Item, Judge, forced_steps
 from dgemma.quantize.recipes import find
 from dgemma.quantize.simulate import simulate
 
@@ -66,24 +66,24 @@ def test_the_tiny_prompts_are_those_of_the_generator_and_of_training() -> None:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    items = [Item(prompt_ids=ids, is_right=lambda tokens: sum(tokens) % 2 == 0) for ids in (*PROMPTS, micro.prompt(3))]
-    return Judge(micro.model(), micro.POLICY, items, seed=0, max_new_tokens=2 * micro.N, forced_every=1)
+def baseline() -> FloatBaseline:
+    items = [ScoredPrompt(prompt_ids=ids, is_right=lambda tokens: sum(tokens) % 2 == 0) for ids in (*PROMPTS, micro.prompt(3))]
+    return FloatBaseline(micro.model(), micro.POLICY, items, seed=0, max_new_tokens=2 * micro.N, forced_every=1)
 
 
-def test_a_model_equals_itself(judge: Judge) -> None:
-    figures = judge.figures(micro.model())
+def test_a_model_equals_itself(baseline: FloatBaseline) -> None:
+    figures = baseline.figures(micro.model())
     assert figures["kl_mean"]["value"] < 1e-6 and figures["same_argmax"]["value"] == 1.0
     assert figures["step_inflation"]["value"] == 1.0 and figures["same_tokens"] == 1.0
-    assert figures["exact_match"] == judge.float_figures()["exact_match"]
+    assert figures["exact_match"] == baseline.float_figures()["exact_match"]
     assert figures["exact_match_difference"]["value"] == 0.0
 
 
-def test_fewer_bits_are_found_out(judge: Judge) -> None:
+def test_fewer_bits_are_found_out(baseline: FloatBaseline) -> None:
     model = micro.model()
     kl = []
     for recipe in (find("w8"), replace(find("w4-all"), group=16)):
-        figures = judge.figures(simulate(model, quantize(model, recipe)))
+        figures = baseline.figures(simulate(model, quantize(model, recipe)))
         kl.append(figures["kl_mean"]["value"])
         assert figures["kl_mean"]["low"] <= kl[-1] <= figures["kl_mean"]["high"]
     assert 1e-6 < kl[0] < 0.1 * kl[1]

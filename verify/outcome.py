@@ -19,8 +19,8 @@ import dgemma
 from dgemma.core.errors import UsageError
 
 FILE = "verify.json"
-FORMAT = 1
-SECTIONS = ("ladder", "float")  # the golden prompts by rung; the float model on many prompts, by engine
+FORMAT = 2
+SECTIONS = ("ladder", "float")  # the golden prompts by backend; the float model on many prompts, by engine
 _MAX_BYTES = 8 << 20
 
 
@@ -48,6 +48,8 @@ def read_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
         format_version = values["format"]
         if isinstance(format_version, int) and format_version > FORMAT:
             return None, f"{path}: format {format_version} is newer than {FORMAT}; upgrade dgemma"
+        if format_version == 1:
+            return None, f"{path}: was written by an older dgemma; run `dgemma verify` again"
         right = format_version == FORMAT and isinstance(values["digest"], str) and isinstance(values["passed"], bool)
         if not right or not all(_is_section(values.get(name, {})) for name in SECTIONS):
             return None, damaged
@@ -59,12 +61,12 @@ def read_file(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _is_section(values: object) -> bool:
-    """Engine → what was found, each with a verdict."""
+    """Engine → what was found, each with whether it passed."""
     return isinstance(values, dict) and all(isinstance(v, dict) and isinstance(v.get("passed"), bool) for v in values.values())
 
 
 def circumstances(engine: str, engine_version: str) -> dict[str, Any]:
-    """When and with what a verdict was found: `date`, `tools` (name → version) and `machine`."""
+    """When and with what an outcome was found: `date`, `tools` (name → version) and `machine`."""
     library = {"onnx": "onnxruntime"}.get(engine, engine)
     found = {"dgemma": dgemma.__version__, "python": platform.python_version(), library: engine_version}
     for name in ("numpy", "torch"):
@@ -74,7 +76,7 @@ def circumstances(engine: str, engine_version: str) -> dict[str, Any]:
 
 
 def merged(bundle: Path, digest: str, found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """What the file should say now: section → engine or rung → figures; the rest kept if it is of the same digest.
+    """What the file should say now: section → engine or backend → figures; the rest kept if it is of the same digest.
 
     A ladder is one whole, and replaces the one before.
     """
@@ -97,25 +99,25 @@ def write(bundle: Path, values: dict[str, Any]) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         cure = "make the folder that holds the bundle writable"
-        raise UsageError(f"{path}: cannot be written ({reason}), so the verdict is not kept; {cure}") from None
+        raise UsageError(f"{path}: cannot be written ({reason}), so the outcome is not kept; {cure}") from None
     finally:
         with contextlib.suppress(OSError):  # a folder that takes no new files holds none of ours
             temporary.unlink(missing_ok=True)
 
 
 def lines(values: dict[str, Any], digest: str) -> list[str]:
-    """A few lines for people; a verdict for another digest is said to be so, and nothing else of it is shown."""
+    """A few lines for people; an outcome for another digest is said to be so, and nothing else of it is shown."""
     if values["digest"] != digest:
-        return [f"verdict       none: what is kept is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
-    shown = [f"verdict       {'passed' if values['passed'] else 'FAILED'}"]
+        return [f"verify        none: what is kept is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
+    shown = [f"verify        {'passed' if values['passed'] else 'FAILED'}"]
     for section in SECTIONS:
         for engine, found in values.get(section, {}).items():
             name = "golden prompts" if section == "ladder" else f"against {found.get('reference', 'float')}"
             forced = ", another checkpoint than the bundle's" if found.get("other_checkpoint") else ""
-            verdict = "passed" if found["passed"] else "FAILED"
+            result = "passed" if found["passed"] else "FAILED"
             asked = found.get("prompts")
             count = f", {asked.get('count')} prompts" if isinstance(asked, dict) else ""
-            shown.append(f"  {engine}, {name}: {verdict} ({found.get('date', 'no date')}{count}{forced})")
+            shown.append(f"  {engine}, {name}: {result} ({found.get('date', 'no date')}{count}{forced})")
             checks = found.get("checks")
             for check in checks if isinstance(checks, list) else []:
                 if isinstance(check, dict):

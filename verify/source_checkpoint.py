@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import Manifest, sha256_file
-from dgemma.verify.rung import Rung
+from dgemma.verify.backend import Backend
 
 if TYPE_CHECKING:
-    from dgemma.verify.torch_rung import TorchRung
+    from dgemma.verify.torch_backend import TorchBackend
 
 QUANTIZED = "quantization.json"  # in a folder that `dgemma quantize` wrote
 
 
-def load(manifest: Manifest, given: str, reference: str = "torch") -> tuple[Rung, dict[str, Any]]:
+def load(manifest: Manifest, given: str, reference: str = "torch") -> tuple[Backend, dict[str, Any]]:
     """The float model with the bundle's canvas and sampler, and what is to be remembered of it.
 
     Args:
@@ -34,25 +34,25 @@ def load(manifest: Manifest, given: str, reference: str = "torch") -> tuple[Rung
     """
     facts = describe(manifest, given)
     if facts["folder"] is not None and reference == "tpu":
-        from dgemma.verify.jax_rung import JaxRung
+        from dgemma.verify.jax_backend import JaxBackend
 
-        rung: Rung = JaxRung(facts["folder"], "bfloat16", manifest)
+        backend: Backend = JaxBackend(facts["folder"], "bfloat16", manifest)
     elif reference == "tpu":
         raise UsageError(f"--reference tpu: {facts['name']} are made by torch alone; use --reference torch")
     else:
-        rung = load_torch(manifest, facts["folder"])
-    return rung, {name: facts[name] for name in ("name", "files", "same")}
+        backend = load_torch(manifest, facts["folder"])
+    return backend, {name: facts[name] for name in ("name", "files", "same")}
 
 
-def load_torch(manifest: Manifest, folder: Path | None) -> TorchRung:
+def load_torch(manifest: Manifest, folder: Path | None) -> TorchBackend:
     """The float model in eager PyTorch; None is the bundle's random weights."""
     from dgemma.model import checkpoint
-    from dgemma.verify.torch_rung import TorchRung
+    from dgemma.verify.torch_backend import TorchBackend
 
     if folder is not None:
-        return TorchRung(folder, manifest.sampler, manifest.canvas_length)
+        return TorchBackend(folder, manifest.sampler, manifest.canvas_length)
     model = checkpoint.random_weights(manifest.model, int(manifest.provenance["random_weights"]))
-    return TorchRung(model, manifest.sampler, manifest.canvas_length)
+    return TorchBackend(model, manifest.sampler, manifest.canvas_length)
 
 
 def describe(manifest: Manifest, given: str) -> dict[str, Any]:

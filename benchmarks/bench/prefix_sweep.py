@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dgemma.benchmarks.bench.effort import Clock, Effort
+from dgemma.benchmarks.bench.budget import Budget, Clock
 from dgemma.benchmarks.stats import quartiles
 from dgemma.runtime.engines.base import Engine, Feeds
 from dgemma.runtime.loops import Loops
@@ -35,7 +35,7 @@ class Turn:
 
 
 @dataclass
-class Point:
+class PrefixPoint:
     """Seconds at one prefix length: of single steps, of single decode calls, and of encoding `encoded` tokens up to it."""
 
     prefix: int
@@ -54,7 +54,7 @@ class Point:
         }  # fmt: skip
 
 
-class Growth:
+class PrefixSweep:
     """Measures points of growing prefix on one engine."""
 
     def __init__(self, engine: Engine, pace: Pace = lambda _: {}) -> None:
@@ -65,7 +65,7 @@ class Growth:
         self._manifest = engine.bundle.manifest
         engine.prepare("encode", "denoise", "decode")
 
-    def measure(self, lengths: Sequence[int], ids: Sequence[int], effort: Effort) -> tuple[list[float], list[Point]]:
+    def measure(self, lengths: Sequence[int], ids: Sequence[int], budget: Budget) -> tuple[list[float], list[PrefixPoint]]:
         """Seconds of encoding the first length's tokens into an empty prefix, and a point for each length.
 
         All of them take turns, again and again, so that a busy minute slows every one.
@@ -74,12 +74,12 @@ class Growth:
             lengths: ascending prefix lengths.
             ids: what the prefix is made of, as many as the last length.
         """
-        points: list[Point] = []
+        points: list[PrefixPoint] = []
         for length in lengths:
             grown = length - len(self._prefix.ids)
             self._prefix.extend(ids[length - grown : length])
-            points.append(Point(length, grown, _encode(self._prefix)))
-        clock, prefills = effort.start(), [points[0].encode_s]
+            points.append(PrefixPoint(length, grown, _encode(self._prefix)))
+        clock, prefills = budget.start(), [points[0].encode_s]
         for number in clock.rounds():
             for point in points:
                 if clock.is_over and point.steps:
@@ -94,7 +94,7 @@ class Growth:
             prefills.append(_encode(self._other))
         return prefills[1:], points
 
-    def _turn(self, point: Point, canvas: int, clock: Clock) -> None:
+    def _turn(self, point: PrefixPoint, canvas: int, clock: Clock) -> None:
         seconds = PACE * sum(point.steps[-STEPS:])
         before = self._pace(seconds)
         steps = self._steps(canvas, clock)

@@ -1,4 +1,4 @@
-"""Which rungs of the ladder there are for a bundle, from the top; and why others are not."""
+"""Which backends of the ladder there are for a bundle, from the top; and why others are not."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from importlib import util
 from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES, installed_version
-from dgemma.verify import origin, tolerance
-from dgemma.verify.engine_rung import EngineRung
-from dgemma.verify.rung import Rung
+from dgemma.verify import source_checkpoint, tolerance
+from dgemma.verify.backend import Backend
+from dgemma.verify.engine_backend import EngineBackend
 from dgemma.verify.tolerance import Tolerance
 
-Found = tuple[list[Rung], list[Tolerance], dict[str, str]]
+Found = tuple[list[Backend], list[Tolerance], dict[str, str]]
 FLOAT_BITS = 32
 BFLOAT16 = "reference bfloat16"
 
 
-def rungs_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], threads: int) -> Found:
-    """The rungs, the tolerance of each against the one above it, and rung → why it is not there.
+def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], threads: int) -> Found:
+    """The backends, the tolerance of each against the one above it, and backend → why it is not there.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of another shape.
@@ -27,30 +27,30 @@ def rungs_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], thr
     """
     bits = {int(b) for b in bundle.manifest.quantization.get("bits", {}).values()}
     least = min(bits, default=FLOAT_BITS)
-    rungs: list[Rung] = []
+    backends: list[Backend] = []
     tolerances: list[Tolerance] = []
     missing: dict[str, str] = {}
 
-    def add(rung: Rung, limit: Tolerance) -> None:
-        rungs.append(rung)
+    def add(backend: Backend, limit: Tolerance) -> None:
+        backends.append(backend)
         tolerances.append(limit)
 
     if checkpoint is None:
         for name in ("reference bfloat16", "reference float32", "torch"):
             missing[name] = "needs --checkpoint"
     else:
-        above, missing = float_rungs(bundle, checkpoint, threads)
-        for rung, limit in above:
-            add(rung, limit)
+        above, missing = float_backends(bundle, checkpoint, threads)
+        for backend, limit in above:
+            add(backend, limit)
     same = tolerance.SAME_FLOAT
     if least < FLOAT_BITS:
         same = tolerance.SAME_INTEGERS
         if "torch" not in missing:
             recipe = str(bundle.manifest.quantization.get("recipe", "integers"))
             if "onnx" in bundle.manifest.graphs:
-                from dgemma.verify.twin import twin
+                from dgemma.verify.fake_quant import fake_quantized
 
-                add(twin(bundle, rungs[-1], f"torch {recipe}"), tolerance.of_bits(least))
+                add(fake_quantized(bundle, backends[-1], f"torch {recipe}"), tolerance.of_bits(least))
             else:
                 missing[f"torch {recipe}"] = "integers are read back out of ONNX graphs alone, and the bundle has none"
                 same = tolerance.of_bits(least)
@@ -58,15 +58,15 @@ def rungs_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], thr
         if installed_version(ENGINES[engine][0]) is None:
             missing[engine] = f"not installed; {pip_install(engine)}"
         else:
-            add(EngineRung(bundle, engine, threads), same)
-    return rungs, tolerances, missing
+            add(EngineBackend(bundle, engine, threads), same)
+    return backends, tolerances, missing
 
 
-def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tuple[Rung, Tolerance]], dict[str, str]]:
-    """The float model's rungs with their tolerances; and rung → why it is not there. Raises CheckpointError."""
-    found: list[tuple[Rung, Tolerance]] = []
+def float_backends(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tuple[Backend, Tolerance]], dict[str, str]]:
+    """The float model's backends with their tolerances; and backend → why it is not there. Raises CheckpointError."""
+    found: list[tuple[Backend, Tolerance]] = []
     missing: dict[str, str] = {}
-    folder = origin.folder_of(bundle.manifest, checkpoint)
+    folder = source_checkpoint.folder_of(bundle.manifest, checkpoint)
     for dtype, limit in (("bfloat16", tolerance.BFLOAT16), ("float32", tolerance.BFLOAT16)):
         name = f"reference {dtype}"
         if util.find_spec("jax") is None:
@@ -74,14 +74,14 @@ def float_rungs(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tup
         elif folder is None:
             missing[name] = "random weights are made by torch alone"
         else:
-            from dgemma.verify.jax_rung import JaxRung
+            from dgemma.verify.jax_backend import JaxBackend
 
-            found.append((JaxRung(folder, dtype, bundle.manifest), limit))
+            found.append((JaxBackend(folder, dtype, bundle.manifest), limit))
     if util.find_spec("torch") is None:
         missing["torch"] = f"torch is not installed; {pip_install('export')}"
         return found, missing
     import torch
 
     torch.set_num_threads(threads)
-    found.append((origin.load_torch(bundle.manifest, folder), tolerance.SAME_FLOAT))
+    found.append((source_checkpoint.load_torch(bundle.manifest, folder), tolerance.SAME_FLOAT))
     return found, missing

@@ -1,6 +1,6 @@
 """What only a fresh process tells: load time, cold and warm, and the memory of load, prefill and denoising steps.
 
-    python -m dgemma.benchmarks.bench.fresh BUNDLE ENGINE THREADS PREFIX STEPS      (what `load_times` starts)
+    python -m dgemma.benchmarks.bench.fresh_process BUNDLE ENGINE THREADS PREFIX STEPS      (what `load_times` starts)
 
 Cold means that no file was recorded as hashed before, and that the kernel was asked to drop the bundle's files, and packed
 weights that were kept of it, from its page cache; Python and the engine's library stay there. Packed weights that were not

@@ -20,8 +20,8 @@ _STYLE = {"spines": ("top", "right"), "grid": "#e4e4e4", "text": "#222222"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One recipe in the picture of accuracy: `exact` is decoder → figures, as in `free.figures`."""
+class RecipePoint:
+    """One recipe in the picture of accuracy: `exact` is decoder → figures, as in `free_running.figures`."""
 
     label: str
     exact: Mapping[str, Mapping[str, float]]
@@ -133,7 +133,7 @@ def entropy(title: str, forced: Mapping[str, Any], most: int) -> bytes:
     return _png(figure)
 
 
-def accuracy(title: str, reference: Mapping[str, float], points: Sequence[Point]) -> bytes:
+def accuracy(title: str, reference: Mapping[str, float], points: Sequence[RecipePoint]) -> bytes:
     """Exact match against steps: the float model, and each recipe denoising and decoding autoregressively.
 
     Args:
@@ -198,16 +198,16 @@ _LADDER_FIGURES = (("logits, error of range", "logits", "o"), ("tensors, relativ
 
 
 def ladder(title: str, found: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Worst errors of every rung against the one above with their limits, and the entropy error by denoising step.
+    """Worst errors of every backend against the one above with their limits, and the entropy error by denoising step.
 
     Args:
-        found: rung → figures, as in the section `ladder` of verify.json.
+        found: backend → figures, as in the section `ladder` of verify.json.
     """
-    rungs = [(rung, values) for rung, values in found.items() if "nearest" in values]
-    figure = _figure(10, 2.2 + 0.62 * len(rungs))
+    backends = [(backend, values) for backend, values in found.items() if "nearest" in values]
+    figure = _figure(10, 2.2 + 0.62 * len(backends))
     figure.suptitle(title, fontsize=12, color=_STYLE["text"])
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    for y, (_, values) in enumerate(rungs):
+    for y, (_, values) in enumerate(backends):
         checks = {c["name"]: c for c in values["nearest"]["checks"]}
         for at, (name, label, marker) in enumerate(_LADDER_FIGURES):
             if name in checks:
@@ -218,16 +218,16 @@ def ladder(title: str, found: Mapping[str, Mapping[str, Any]]) -> bytes:
                 left.plot([check["limit"]], [height], "|", color=FLOAT, markersize=13, markeredgewidth=2)
     left.plot([], [], "|", color=FLOAT, markersize=10, markeredgewidth=2, linestyle="none", label="limit")
     left.set_xscale("log")
-    left.set_yticks(range(len(rungs)), [f"{rung}\nagainst {v['nearest']['name']}" for rung, v in rungs], fontsize=8)
+    left.set_yticks(range(len(backends)), [f"{backend}\nagainst {v['nearest']['name']}" for backend, v in backends], fontsize=8)
     left.invert_yaxis()
     left.set_xlabel("worst error of any step", color=_STYLE["text"])
     _dress(left, "")
     left.grid(True, axis="x", color=_STYLE["grid"], linewidth=0.8)
     _legend(left)
-    for i, (rung, values) in enumerate(rungs):
-        rows = values["nearest"]["teacher"]["by_step"]
+    for i, (backend, values) in enumerate(backends):
+        rows = values["nearest"]["teacher_forced"]["by_step"]
         color = (ARTIFACT, *OTHERS)[i % (1 + len(OTHERS))]
-        right.plot([r["step"] for r in rows], _values(rows, "entropy_error", "max"), color=color, marker=".", label=rung)
+        right.plot([r["step"] for r in rows], _values(rows, "entropy_error", "max"), color=color, marker=".", label=backend)
     right.set_yscale("log")
     right.set_xlabel("denoising step of the canvas", color=_STYLE["text"])
     right.xaxis.set_major_locator(MaxNLocator(8, integer=True))

@@ -1,4 +1,4 @@
-"""The JAX reference as a rung, in float32 or in bfloat16 as on TPU. Needs `dgemma[reference]`.
+"""The JAX reference as a backend, in float32 or in bfloat16 as on TPU. Needs `dgemma[reference]`.
 
 Prefixes have room for a whole context from the start, so that each function is compiled once.
 """
@@ -19,12 +19,12 @@ from dgemma.core.manifest import Manifest
 from dgemma.core.trajectory import Trajectory
 from dgemma.reference import denoiser, sampler, texts
 from dgemma.reference.texts import Reference
-from dgemma.verify.rung import Array, Rung, StepOut, Taps
+from dgemma.verify.backend import Array, Backend, StepOut, Taps
 
 NAMES = {"bfloat16": "reference bfloat16", "float32": "reference float32"}
 
 
-class JaxRung(Rung):
+class JaxBackend(Backend):
     """A checkpoint in the reference, with a bundle's canvas and sampler."""
 
     def __init__(self, folder: Path, dtype: str, manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ Logits = Callable[[Trajectory, int], npt.NDArray[np.float32]]  # trajectory, row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class Divergence:
     """The first difference between two trajectories.
 
     Args:
@@ -84,9 +84,9 @@ def sample_margin(logits: npt.NDArray[np.float32], token: int, u: float) -> floa
     return float(min(abs(u - (running[token - 1] if token else 0.0)), abs(running[token] - u)))
 
 
-def first_difference(
+def first_divergence(
     a: Trajectory, b: Trajectory, sampler: SamplerConfig, *, seed: int, logits: Logits | None = None
-) -> Difference | None:
+) -> Divergence | None:
     """Compare two trajectories of one prompt and seed; None when argmax, acceptance, canvases, steps and tokens are equal."""
     rows = min(len(a.step), len(b.step))
     if not np.array_equal(a.prompt_ids, b.prompt_ids):
@@ -102,12 +102,12 @@ def first_difference(
                 continue
             position = int(np.flatnonzero(x != y)[0])
             rule, margin = _explain(name, a, row, position, sampler, seed, logits)
-            return Difference(**where, rule=rule, position=position, margin=margin)  # type: ignore[arg-type]
+            return Divergence(**where, rule=rule, position=position, margin=margin)  # type: ignore[arg-type]
     if len(a.step) != len(b.step):
         return _stop(a, b, rows - 1, sampler)
     if not np.array_equal(a.tokens, b.tokens):
         last = rows - 1
-        return Difference(
+        return Divergence(
             row=last, canvas=int(a.canvas_index[last]), step=int(a.step[last]), rule="host", position=None, margin=None,
             entropy_error=0.0,
         )  # fmt: skip
@@ -134,10 +134,10 @@ def _explain(
     return "host", None  # the input canvas, or a renoised token: integers from the noise alone
 
 
-def _stop(a: Trajectory, b: Trajectory, row: int, sampler: SamplerConfig) -> Difference:
+def _stop(a: Trajectory, b: Trajectory, row: int, sampler: SamplerConfig) -> Divergence:
     """One of them stopped after this row, the other went on: the mean entropy's distance to the threshold."""
     mean = float(a.entropy[row].mean(dtype=np.float64))
-    return Difference(
+    return Divergence(
         row=row, canvas=int(a.canvas_index[row]), step=int(a.step[row]), rule="stop", position=None,
         margin=abs(mean - sampler.confidence_threshold), entropy_error=float(np.abs(a.entropy[row] - b.entropy[row]).max()),
     )  # fmt: skip

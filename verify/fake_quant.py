@@ -1,6 +1,6 @@
 """The float model with a bundle's own integers, read back out of its ONNX graph and run by eager PyTorch.
 
-An artifact is held against this twin by far tighter limits than against the float model.
+An artifact has to stay far closer to this model than to the float one.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from dgemma.export.onnx.read import read_integers
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.simulate import simulate
 from dgemma.runtime.bundle import Bundle
-from dgemma.verify.rung import Rung
-from dgemma.verify.torch_rung import TorchRung
+from dgemma.verify.backend import Backend
+from dgemma.verify.torch_backend import TorchBackend
 
 
-def twin(bundle: Bundle, float_model: Rung, name: str) -> TorchRung:
-    """The rung; `float_model` is the torch one, whose other weights it shares."""
-    assert isinstance(float_model, TorchRung)
+def fake_quantized(bundle: Bundle, float_model: Backend, name: str) -> TorchBackend:
+    """The backend; `float_model` is the torch one, whose other weights it shares."""
+    assert isinstance(float_model, TorchBackend)
     manifest = bundle.manifest
-    return TorchRung(simulate(float_model.model, integers(bundle)), manifest.sampler, manifest.canvas_length, name=name)
+    return TorchBackend(simulate(float_model.model, integers(bundle)), manifest.sampler, manifest.canvas_length, name=name)
 
 
 def integers(bundle: Bundle) -> dict[str, QuantizedMatrix]:

@@ -1,4 +1,4 @@
-"""One rung against another: forced steps, free generations up to their first difference, and where they part."""
+"""One backend against another: forced steps, free generations up to their first difference, and where they part."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from dgemma.core.errors import DgemmaError
 from dgemma.core.trajectory import Trajectory
 from dgemma.verify import bisect
-from dgemma.verify.difference import Difference, first_difference
+from dgemma.verify.backend import Backend
+from dgemma.verify.divergence import Divergence, first_divergence
 from dgemma.verify.gate import Check
-from dgemma.verify.rung import Rung
-from dgemma.verify.teacher import Forced, Place
+from dgemma.verify.teacher_forced import Place, TeacherForced
 from dgemma.verify.tolerance import Tolerance
 
-STEPS_RATIO = 2.0  # denoising steps of a rung over those of the one above, or the other way round: a stop rule that works
+STEPS_RATIO = 2.0  # denoising steps of a backend over those of the one above, or the other way round: a stop rule that works
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Generations of one rung, by golden run; `fused` those of an engine's `generate` graph."""
+    """Generations of one backend, by golden run; `fused` those of an engine's `generate` graph."""
 
     runs: list[Trajectory]
     fused: list[Trajectory] | None = None
@@ -33,18 +33,18 @@ class Generated:
 
 
 @dataclass
-class Compared:
-    """One rung against one above it: forced steps, and free generations up to their first difference."""
+class Comparison:
+    """One backend against one above it: forced steps, and free generations up to their first difference."""
 
-    above: Rung
-    below: Rung
+    above: Backend
+    below: Backend
     tolerance: Tolerance
-    forced: Forced
-    differences: list[tuple[int, Difference]] = field(default_factory=list)
+    forced: TeacherForced
+    differences: list[tuple[int, Divergence]] = field(default_factory=list)
     steps_ratio: float = 1.0
 
     @property
-    def unexplained(self) -> list[tuple[int, Difference]]:
+    def unexplained(self) -> list[tuple[int, Divergence]]:
         """Differences beyond the margins, or whose margin is not known."""
         limits = self.tolerance.margins
         if limits is None:
@@ -89,7 +89,7 @@ class Compared:
                 return step.place
         return None
 
-    def fault(self, guide: Rung, seeds: Sequence[int], generated: dict[str, Generated]) -> bisect.Fault | None:
+    def fault(self, guide: Backend, seeds: Sequence[int], generated: dict[str, Generated]) -> bisect.Fault | None:
         """Where they part, in the first forced step that is wrong, or else in the first generation."""
         place = self.first_wrong()
         if place is not None:
@@ -100,7 +100,7 @@ class Compared:
             if found is not None:
                 return found
         for run, difference in self.unexplained or self.differences:
-            a, b = (generated[rung.name].runs[run] for rung in (self.above, self.below))
+            a, b = (generated[backend.name].runs[run] for backend in (self.above, self.below))
             return bisect.loop_fault(a, b, run, difference, self.tolerance)
         return None
 
@@ -110,17 +110,17 @@ class Compared:
             "checks": [c.to_dict() for c in self.checks()],
             "generations_equal": len({s.place.run for s in self.forced.steps}) - len(self.differences),
             "differences": [{"run": run, **asdict(d)} for run, d in self.differences],
-            "teacher": self.forced.figures(self.below.without_logits or self.above.without_logits),
+            "teacher_forced": self.forced.figures(self.below.without_logits or self.above.without_logits),
         }
 
 
-def difference_of(above: Rung, a: Trajectory, b: Trajectory, seed: int) -> Difference | None:
-    """First difference; its margin from the logits of the rung above where it needs them and they can be had."""
-    found = first_difference(a, b, above.sampler, seed=seed)
+def divergence_of(above: Backend, a: Trajectory, b: Trajectory, seed: int) -> Divergence | None:
+    """First difference; its margin from the logits of the backend above where it needs them and they can be had."""
+    found = first_divergence(a, b, above.sampler, seed=seed)
     if found is None or found.margin is not None or found.rule == "host":
         return found
     try:
-        return first_difference(a, b, above.sampler, seed=seed, logits=above.logits)
+        return first_divergence(a, b, above.sampler, seed=seed, logits=above.logits)
     except (ValueError, DgemmaError):  # no logits, and so no margin
         return found
 

@@ -1,4 +1,4 @@
-"""Teacher-forced comparison: rungs are fed the same canvases and soft embeddings, step by step, and their outputs compared.
+"""Teacher-forced comparison: backends are fed the same canvases and soft embeddings, step by step, and their outputs compared.
 
 Only the prefix is each one's own, encoded by it from the same tokens. So errors of one step do not reach the next, and
 every figure is about one call of `denoise`. N canvas, S prefix, D hidden, V vocabulary, K kv heads, d head dim.
@@ -14,8 +14,8 @@ import numpy as np
 
 from dgemma.core.trajectory import Trajectory
 from dgemma.verify import metrics
-from dgemma.verify.difference import CLOSE, NEAR, Rule
-from dgemma.verify.rung import Array, Rung, StepOut, words_of
+from dgemma.verify.backend import Array, Backend, StepOut, words_of
+from dgemma.verify.divergence import CLOSE, NEAR, Rule
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 Pair = tuple[str, str]  # names of the reference and of what is compared with it
@@ -30,14 +30,14 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class ForcedStep:
     """One step of both. Arrays [N]: argmax equal, next token equal, entropy errors in nats, KL in nats or None without logits.
 
     Args:
         index: denoising steps run on this canvas, from 1.
         gaps: how far the reference's best two tempered logits are apart where the other chose another; empty without logits.
         logits_error: largest error of a logit over the range of the reference's; None without logits.
-        soft_error: relative error of the next soft embedding, as is that of keys and values in `Forced.errors`.
+        soft_error: relative error of the next soft embedding, as is that of keys and values in `TeacherForced.errors`.
     """
 
     place: Place
@@ -57,10 +57,10 @@ class Step:
 
 
 @dataclass
-class Forced:
+class TeacherForced:
     """All steps, and the noise of what crosses them: soft embeddings, and the keys and values of the prefix by layer."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ForcedStep] = field(default_factory=list)
     soft: metrics.Noise = field(default_factory=metrics.Noise)
     worst_soft: float = metrics.CEILING_DB
     keys: dict[int, metrics.Noise] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Forced:
         self.soft.add(reference.soft, other.soft)
         self.worst_soft = float(np.minimum(self.worst_soft, metrics.sqnr(reference.soft, other.soft)))
         self.steps.append(
-            Step(
+            ForcedStep(
                 place=place, index=steps - int(trajectory.step[place.row]) + 1, same=same,
                 canvas=other.canvas == reference.canvas,
                 jaccard=metrics.jaccard(other.accepted, reference.accepted),
@@ -148,45 +148,48 @@ def margins(values: Array, rule: Rule) -> dict[str, Any]:
 
 
 def force(
-    rungs: Sequence[Rung], pairs: Sequence[Pair], guide: Rung, runs: Sequence[tuple[int, Trajectory]], progress: Progress
-) -> dict[Pair, Forced]:
-    """Walk along trajectories with all rungs abreast.
+    backends: Sequence[Backend], pairs: Sequence[Pair], guide: Backend, runs: Sequence[tuple[int, Trajectory]],
+    progress: Progress,
+) -> dict[Pair, TeacherForced]:  # fmt: skip
+    """Walk along trajectories with all backends abreast.
 
     Args:
-        pairs: which of the rungs to compare, by name.
-        guide: one of the rungs, whose soft embeddings all are fed.
+        pairs: which of the backends to compare, by name.
+        guide: one of the backends, whose soft embeddings all are fed.
         runs: seed and trajectory of each; canvases come from it.
     """
-    found = {pair: Forced() for pair in pairs}
+    found = {pair: TeacherForced() for pair in pairs}
     for run, (seed, trajectory) in enumerate(progress(runs, "teacher-forced")):
-        for rung in rungs:
-            rung.reset()
+        for backend in backends:
+            backend.reset()
         pending, encoded = trajectory.prompt_ids.tolist(), 0
         soft = np.empty(0)
         for row, index in enumerate(trajectory.canvas_index.tolist()):
             place = Place(run=run, row=row)
             if row == 0 or index != trajectory.canvas_index[row - 1]:
                 pending += [] if row == 0 else trajectory.argmax[row - 1].tolist()
-                _extend(rungs, found, place, pending, encoded)
+                _extend(backends, found, place, pending, encoded)
                 pending, encoded = [], encoded + len(pending)
                 soft = np.zeros((trajectory.canvas_in.shape[1], guide.config.hidden_size), np.float32)
             words = words_of(trajectory, row, seed, guide.sampler)
-            outs = {r.name: r.step(trajectory.canvas_in[row], soft, words, trajectory.temperature[row]) for r in rungs}
+            outs = {r.name: r.step(trajectory.canvas_in[row], soft, words, trajectory.temperature[row]) for r in backends}
             for (above, below), forced in found.items():
                 forced.add(place, trajectory, guide.sampler.steps, outs[above], outs[below])
             soft = outs[guide.name].soft
     return found
 
 
-def _extend(rungs: Sequence[Rung], found: Mapping[Pair, Forced], place: Place, ids: list[int], encoded: int) -> None:
-    for rung in rungs:
-        rung.extend(ids)
-    new = {rung.name: rung.prefix(encoded) for rung in rungs}
+def _extend(
+    backends: Sequence[Backend], found: Mapping[Pair, TeacherForced], place: Place, ids: list[int], encoded: int
+) -> None:
+    for backend in backends:
+        backend.extend(ids)
+    new = {backend.name: backend.prefix(encoded) for backend in backends}
     for (above, below), forced in found.items():
         forced.add_prefix(place, new[above], new[below])
 
 
-def _all(steps: Sequence[Step], name: str) -> Array:
+def _all(steps: Sequence[ForcedStep], name: str) -> Array:
     return np.concatenate([getattr(s, name) for s in steps]) if steps else np.empty(0)
 
 
