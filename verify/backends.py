@@ -48,8 +48,6 @@ def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], 
         if "torch" not in missing:
             recipe = str(bundle.manifest.quantization.get("recipe", "integers"))
             if "onnx" in bundle.manifest.graphs:
-                from dgemma.verify.fake_quant import fake_quantized
-
                 add(fake_quantized(bundle, backends[-1], f"torch {recipe}"), tolerance.of_bits(least))
             else:
                 missing[f"torch {recipe}"] = "integers are read back out of ONNX graphs alone, and the bundle has none"
@@ -60,6 +58,18 @@ def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], 
         else:
             add(EngineBackend(bundle, engine, threads), same)
     return backends, tolerances, missing
+
+
+def fake_quantized(bundle: Bundle, float_model: Backend, name: str) -> Backend:
+    """Eager torch on a bundle's own integers, whose other weights are those of `float_model`, the torch backend."""
+    from dgemma.quantize.fake_quant import fake_quantize
+    from dgemma.quantize.read_onnx import read_integers
+    from dgemma.verify.torch_backend import TorchBackend
+
+    assert isinstance(float_model, TorchBackend)
+    integers = read_integers(bundle.file(bundle.graph("onnx", "denoise").file))
+    manifest = bundle.manifest
+    return TorchBackend(fake_quantize(float_model.model, integers), manifest.sampler, manifest.canvas_length, name=name)
 
 
 def float_backends(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tuple[Backend, Tolerance]], dict[str, str]]:

@@ -1,6 +1,6 @@
 """What each recipe and each method costs and buys on the tiny model: answers, steps, and distributions, with intervals.
 
-Bad recipes are in the table too. Weights are simulated (`simulate.py`) with the integers and the activation rule of engines.
+Bad recipes are in the table too. Weights are fake-quantized (`fake_quant.py`) with the integers and activation rule of engines.
 
 python -m dgemma.benchmarks.studies.ablation --out benchmarks/results/tiny-quantize-ablation.json
 """
@@ -23,11 +23,11 @@ from dgemma.model import checkpoint
 from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
 from dgemma.quantize.baseline import FloatBaseline, ScoredPrompt
+from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.recipes import CLASSES, Method, Recipe, find
 from dgemma.quantize.report import bits_per_weight
 from dgemma.quantize.rounding import LEVELS_4
-from dgemma.quantize.simulate import simulate
 
 MAX_NEW_TOKENS = 256
 Calibration = str  # "", "clean" or "trajectories"
@@ -117,7 +117,7 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
         start = time.perf_counter()
         matrices = quantize(loaded.model, variant.made(), hessians.get(variant.calibration), levels=variant.levels)
         took = time.perf_counter() - start
-        figures = baseline.figures(simulate(loaded.model, matrices))
+        figures = baseline.figures(fake_quantize(loaded.model, matrices))
         rows.append({
             "recipe": variant.recipe, "method": variant.name, "bits_per_weight": bits_per_weight(loaded.model, matrices),
             "quantize_seconds": round(took, 2), **figures,

@@ -83,7 +83,7 @@ CKPT`; its limits are in `verify/gate.py`. See [how quantization works](../how-i
         Section(
             heading="Every rounding method",
             before="""
-In simulation (the same integers and rules in eager PyTorch), bad recipes included. Here `w4-mixed` keeps the
+With fake quantization (the same integers and rules in eager PyTorch), bad recipes included. Here `w4-mixed` keeps the
 self-conditioning MLP at 8 bits; the shipped recipe has 4 bits there.""",
             table=tables.methods,
             after="""

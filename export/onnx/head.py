@@ -15,8 +15,9 @@ from onnx import TensorProto, helper
 
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.head import BEFORE, stored, tiles
-from dgemma.export.onnx.wiring import WEIGHT, Wiring
+from dgemma.export.onnx.wiring import Wiring
 from dgemma.model.denoiser import Denoiser
+from dgemma.quantize.read_onnx import WEIGHT
 
 Nodes = list[onnx.NodeProto]
 _TABLE = f"{WEIGHT}embed_tokens."

@@ -26,11 +26,12 @@ from dgemma.export.onnx.loop import loop
 from dgemma.export.onnx.pieces import BODY, pieces
 from dgemma.export.onnx.registry_cache import cached_registry
 from dgemma.export.onnx.weights import FILE, WeightFile
-from dgemma.export.onnx.wiring import WEIGHT, Wiring, value_info
+from dgemma.export.onnx.wiring import Wiring, value_info
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.taps import collecting
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.read_onnx import WEIGHT
 
 OPSET, IR_VERSION = 21, 10
 Progress = Callable[[str], None]

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from dgemma.core.manifest import TensorSpec
 from dgemma.export.onnx.linear import DOMAIN
 from dgemma.export.onnx.weights import expansion
+from dgemma.quantize.read_onnx import WEIGHT
 
 DTYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
-WEIGHT = "model."  # prefix of the names of parameters, which pieces share
 
 
 def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:

@@ -16,11 +16,11 @@ from dgemma.core.config import ModelConfig
 from dgemma.export import graphs
 from dgemma.export.onnx.linear import replace as replace_for_onnx
 from dgemma.export.onnx.lower import lower
-from dgemma.export.onnx.read import read_integers
+from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.read_onnx import read_integers
 from dgemma.quantize.recipes import RECIPES, Recipe
-from dgemma.quantize.simulate import simulate
 from dgemma.runtime.engines.sessions import open_session, session_options
 
 SHAPES = graphs.Shapes(canvas=micro.N, chunk=64, context=micro.CONTEXT)
@@ -61,7 +61,7 @@ def test_a_step_follows_its_integers(lowered: tuple[ModelConfig, Recipe, Any, di
     Not equal: a last-bit difference before activations are rounded moves some to the next integer.
     """
     config, _, model, quantized, folder = lowered
-    simulated, own = simulate(model, quantized), graphs.sharing(model)
+    simulated, own = fake_quantize(model, quantized), graphs.sharing(model)
     replace_for_onnx(own, quantized)
     sessions = []
     for fold in ("0", "1"):

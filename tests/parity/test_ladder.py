@@ -33,8 +33,8 @@ from dgemma.reference import denoiser as reference_denoiser
 from dgemma.runtime.bundle import Bundle
 from dgemma.verify import ladder, tolerance
 from dgemma.verify.backend import Backend
+from dgemma.verify.backends import fake_quantized
 from dgemma.verify.engine_backend import EngineBackend
-from dgemma.verify.fake_quant import fake_quantized
 from dgemma.verify.jax_backend import JaxBackend
 from dgemma.verify.torch_backend import TorchBackend
 

@@ -1,4 +1,4 @@
-"""Integers and scales against naive twins: round to nearest, two-level scales, GPTQ, packing, and the simulated model."""
+"""Integers and scales against naive twins: round to nearest, two-level scales, GPTQ, packing, and the fake-quantized model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.quantize.activations import quantize_tokens
+from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.gptq import gptq
 from dgemma.quantize.hadamard import hadamard, rotate_inputs
 from dgemma.quantize.integers import quantize, quantize_matrix, quantize_rows
@@ -21,7 +22,6 @@ from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.packing import pack, unpack
 from dgemma.quantize.recipes import class_of, find
 from dgemma.quantize.rounding import LEVELS_4, round_4, round_8
-from dgemma.quantize.simulate import simulate
 
 W4 = replace(find("w4-all"), group=16)
 
@@ -259,11 +259,11 @@ def naive_forward(matrix: QuantizedMatrix, row: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["layers.0.mlp.down_proj.weight", "layers.1.self_attn.q_proj.weight"])
-def test_simulated_products_equal_a_naive_twin(name: str) -> None:
+def test_fake_quantized_products_equal_a_naive_twin(name: str) -> None:
     model = micro.model()
     matrices = quantize(model, replace(W4, rotation=16))
     assert (matrices[name].rotation == 16) == ("down" in name)
-    made = simulate(model, matrices).get_submodule(name.removesuffix(".weight"))
+    made = fake_quantize(model, matrices).get_submodule(name.removesuffix(".weight"))
     x = normal(5, model.get_parameter(name).shape[1], seed=4)
     want = torch.tensor([naive_forward(matrices[name], row) for row in x.tolist()])
     assert torch.allclose(made(x), want, rtol=1e-5, atol=1e-5)
@@ -273,25 +273,25 @@ def test_simulated_products_equal_a_naive_twin(name: str) -> None:
 
 @pytest.mark.parametrize("config", [micro.CONFIG, micro.MOE_CONFIG])
 @torch.no_grad()
-def test_a_simulated_model_is_near_at_8_bits_and_farther_at_4(config: object) -> None:
+def test_a_fake_quantized_model_is_near_at_8_bits_and_farther_at_4(config: object) -> None:
     model = micro.model(config)  # type: ignore[arg-type]
     before = {name: p.clone() for name, p in model.named_parameters()}
     canvas, soft = torch.arange(micro.N)[None], torch.zeros(1, micro.N, 32)
     want = model.denoise(canvas, soft, None, 0)
     far = []
     for recipe in (find("w8"), W4):
-        logits = simulate(model, quantize(model, recipe)).denoise(canvas, soft, None, 0)
+        logits = fake_quantize(model, quantize(model, recipe)).denoise(canvas, soft, None, 0)
         far.append(float((logits - want).norm() / want.norm()))
     assert 0 < far[0] < 0.1 < far[1] < 0.9 and far[1] > 4 * far[0]
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    assert torch.equal(simulate(model, {}).denoise(canvas, soft, None, 0), want)
+    assert torch.equal(fake_quantize(model, {}).denoise(canvas, soft, None, 0), want)
 
 
-def test_the_simulated_table_serves_lookup_head_and_soft_embedding() -> None:
+def test_the_fake_quantized_table_serves_lookup_head_and_soft_embedding() -> None:
     model = micro.model()
     for recipe in (find("w8"), W4):
         matrix = quantize(model, recipe)["embed_tokens.weight"]
-        table = simulate(model, {"embed_tokens.weight": matrix}).embed_tokens
+        table = fake_quantize(model, {"embed_tokens.weight": matrix}).embed_tokens
         ids = torch.tensor([[3, 7, 299]])
         assert torch.equal(table(ids), matrix.dequantize()[ids])
         probabilities = normal(1, 4, micro.VOCAB).softmax(-1)

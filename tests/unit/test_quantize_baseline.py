@@ -17,9 +17,9 @@ from dgemma.model.generate import generate
 from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
 from dgemma.quantize.baseline import FloatBaseline, ScoredPrompt, forced_steps
+from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.recipes import find
-from dgemma.quantize.simulate import simulate
 
 PROMPTS = [micro.prompt(5), micro.prompt(9)]
 TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
@@ -83,7 +83,7 @@ def test_fewer_bits_are_found_out(baseline: FloatBaseline) -> None:
     model = micro.model()
     kl = []
     for recipe in (find("w8"), replace(find("w4-all"), group=16)):
-        figures = baseline.figures(simulate(model, quantize(model, recipe)))
+        figures = baseline.figures(fake_quantize(model, quantize(model, recipe)))
         kl.append(figures["kl_mean"]["value"])
         assert figures["kl_mean"]["low"] <= kl[-1] <= figures["kl_mean"]["high"]
     assert 1e-6 < kl[0] < 0.1 * kl[1]

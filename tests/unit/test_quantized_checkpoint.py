@@ -20,11 +20,11 @@ from dgemma.core.manifest import digest
 from dgemma.export.template import PLACES
 from dgemma.model import checkpoint
 from dgemma.quantize import write_checkpoint as writing
+from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.read_checkpoint import DESCRIPTION, SHARD_INDEX, is_quantized, open_quantized
 from dgemma.quantize.recipes import Recipe, find
 from dgemma.quantize.report import bits_per_weight
-from dgemma.quantize.simulate import simulate
 from dgemma.quantize.write_checkpoint import write_quantized
 
 RECIPE = replace(find("w4-mixed"), name="micro", group=16, rotation=16)
@@ -93,7 +93,7 @@ def test_a_store_runs_as_its_integers_do(source: Path, store: Path) -> None:
     opened, model = open_quantized(store), checkpoint.load(source).model
     canvas, soft = torch.arange(micro.N)[None], torch.zeros(1, micro.N, 32)
     logits = [
-        simulate(made, matrices).denoise(canvas, soft, None, 0)
+        fake_quantize(made, matrices).denoise(canvas, soft, None, 0)
         for made, matrices in ((opened.model(), opened.matrices), (model, quantize(model, RECIPE)))
     ]
     assert torch.equal(*logits)

@@ -28,7 +28,7 @@ def integer_product(x: Tensor, integers: Tensor, scale: Tensor) -> Tensor:
     return product * (1.0 / inverse) * scale[..., None, :]
 
 
-class SimulatedLinear(nn.Module):
+class FakeQuantLinear(nn.Module):
     """Integer product with a quantized matrix; stacked matrices [E, …] give one product each."""
 
     integers: Tensor
@@ -50,12 +50,12 @@ class SimulatedLinear(nn.Module):
         return integer_product(x, self.integers, self.scale)
 
 
-class SimulatedEmbedding(TiedEmbedding):
+class FakeQuantEmbedding(TiedEmbedding):
     """The tied table: rows looked up, the head as an integer product, the soft embedding of float probabilities."""
 
     def __init__(self, matrix: QuantizedMatrix) -> None:
         nn.Module.__init__(self)
-        self.head = SimulatedLinear(matrix)
+        self.head = FakeQuantLinear(matrix)
         self.weight = nn.Parameter(matrix.dequantize(), requires_grad=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class SimulatedEmbedding(TiedEmbedding):
         return (probabilities * self.head.scale) @ self.head.integers.float()
 
 
-class SimulatedExperts(nn.Module):
+class FakeQuantExperts(nn.Module):
     """Stacked experts as batched integer products; every expert is computed and weighted."""
 
     def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix) -> None:
         super().__init__()
-        self.gate_up_proj, self.down_proj = SimulatedLinear(gate_up), SimulatedLinear(down)
+        self.gate_up_proj, self.down_proj = FakeQuantLinear(gate_up), FakeQuantLinear(down)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """x [M, D], weights [M, E] → [M, D]."""
@@ -82,7 +82,7 @@ class SimulatedExperts(nn.Module):
         return (out * weights.t()[:, :, None]).sum(0)
 
 
-def simulate(model: Denoiser, quantized: Mapping[str, QuantizedMatrix]) -> Denoiser:
+def fake_quantize(model: Denoiser, quantized: Mapping[str, QuantizedMatrix]) -> Denoiser:
     """A copy of a float32 model in which every matrix of `quantized` runs on integers; the other weights are shared."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     made = copy.deepcopy(model, dict(shared))
@@ -96,9 +96,9 @@ def _replace(module: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix
         if isinstance(child, Experts):
             stacked = [f"{prefix}{name}.{part}_proj" for part in ("gate_up", "down")]
             if stacked[0] in quantized:
-                setattr(module, name, SimulatedExperts(*(quantized[part] for part in stacked)))
+                setattr(module, name, FakeQuantExperts(*(quantized[part] for part in stacked)))
         elif path in quantized:
-            kind = SimulatedEmbedding if isinstance(child, nn.Embedding) else SimulatedLinear
+            kind = FakeQuantEmbedding if isinstance(child, nn.Embedding) else FakeQuantLinear
             setattr(module, name, kind(quantized[path]))
         else:
             _replace(child, quantized, f"{prefix}{name}.")

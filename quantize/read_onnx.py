@@ -1,4 +1,4 @@
-"""The canonical integers read back out of an ONNX graph, to show that an artifact holds what `quantize/` made."""
+"""A bundle's integers and scales, read back out of its ONNX graph: the form in which `quantize/` made them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from torch import Tensor
 
-from dgemma.export.onnx.wiring import WEIGHT
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.recipes import class_of
 
+WEIGHT = "model."  # prefix of the names of parameters in exported graphs
 _TABLE, _PARAMETER = f"{WEIGHT}embed_tokens.table", "embed_tokens.weight"
 
 
