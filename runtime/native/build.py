@@ -1,7 +1,9 @@
-"""Finds the native ExecuTorch library in the cache, or builds it there where the wheel's headers and a C++ compiler are.
+"""Finds the native libraries in the cache, or builds them there where a C++ compiler is.
 
-An entry is keyed by the executorch wheel (version and place, which the library remembers), the sources and the processor's
-architecture. A build that failed is remembered with its reason and not tried again. Linux and macOS; only Linux has been tried.
+There are two: ExecuTorch over the wheel's headers and libraries, and the experts' operator for ONNX Runtime, which needs
+neither. An entry is keyed by the sources, the processor's architecture and the executorch wheel (version and place, which the
+library remembers). A build that failed is remembered with its reason and not tried again. Linux and macOS; only Linux has been
+tried.
 """
 
 from __future__ import annotations
@@ -12,13 +14,20 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
 from dgemma.core.errors import EngineError
 from dgemma.runtime import cache
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("dgemma_executorch.h", "dgemma_executorch.cpp"))
+_HERE = Path(__file__).parent
+EXPERTS = tuple(
+    _HERE / "experts" / name
+    for name in ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp", "onnx.cpp")
+)
+SOURCES = tuple(_HERE / name for name in ("dgemma_executorch.h", "dgemma_executorch.cpp"))
 LIBRARIES = ("executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool", "executorch")
 _COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "DGEMMA_NATIVE"
@@ -29,10 +38,29 @@ class Unavailable(EngineError):
     """The native library cannot be used here; the message says why."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """A library and how it is built.
+
+    Args:
+        name: of its entry, and of its file after `libdgemma_`.
+        sources: what it is made of, headers too.
+        command: (target, compiler) → the command that builds it.
+    """
+
+    name: str
+    sources: tuple[Path, ...]
+    command: Callable[[Path, str], list[str]]
+
+    @property
+    def file(self) -> str:
+        return f"libdgemma_{self.name.partition('-')[0]}" + (".dylib" if sys.platform == "darwin" else ".so")
+
+
 def state() -> tuple[bool, str]:
-    """(whether the native library will be used, what there is to say of it); builds nothing."""
+    """(whether the native ExecuTorch library will be used, what there is to say of it); builds nothing."""
     try:
-        place = _place()
+        place = _place(_executorch())
         if (failed := place / "failed.txt").is_file():
             return False, _remembered(failed)
         return True, "native" if cache.sound(place) else "native, built at first use"
@@ -41,27 +69,46 @@ def state() -> tuple[bool, str]:
 
 
 def library() -> Path:
-    """Path of the shared library, built if it has to be; raises Unavailable."""
-    place = _place()
+    """Path of the native ExecuTorch library, built if it has to be; raises Unavailable."""
+    return _ready(_executorch())
+
+
+def experts() -> Path:
+    """Path of the library of the experts' operator, built if it has to be; raises Unavailable."""
+    _check_machine()
+    return _ready(Library(name="experts", sources=EXPERTS, command=experts_command))
+
+
+def _ready(library: Library) -> Path:
+    place = _place(library)
     try:
         with cache.exclusive(place):
             if not cache.sound(place):
-                _build(place)
+                _build(place, library)
     except OSError as error:
         raise Unavailable(f"{cache.folder()} cannot be written: {error.strerror or error}") from None
     if (failed := place / "failed.txt").is_file():
         raise Unavailable(_remembered(failed))
-    return place / _name()
+    return place / library.file
 
 
 def command(root: Path, target: Path, compiler: str, machine: str = sys.platform) -> list[str]:
-    """The command that compiles and links `target` against the wheel in `root`."""
+    """The command that compiles and links the native ExecuTorch library `target` against the wheel in `root`."""
     headers, libraries = root / "include", root / "lib"
     register = [] if machine == "darwin" else ["-Wl,--no-as-needed"]  # nothing refers to what only registers itself
     return [
         compiler, "-std=c++20", "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-DC10_USING_CUSTOM_GENERATED_MACROS",
         f"-I{headers}", f"-I{headers}/executorch/runtime/core/portable_type/c10", str(SOURCES[1]), "-o", str(target),
         f"-L{libraries}", f"-Wl,-rpath,{libraries}", *register, *(f"-l{name}" for name in LIBRARIES),
+    ]  # fmt: skip
+
+
+def experts_command(target: Path, compiler: str) -> list[str]:
+    """The command that builds the experts' operator; contracted operations would give kernels different bits."""
+    units = [str(path) for path in EXPERTS if path.suffix == ".cpp"]
+    return [
+        compiler, "-std=c++17", "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", *units,
+        "-o", str(target),
     ]  # fmt: skip
 
 
@@ -75,23 +122,28 @@ def wheel() -> Path:
     raise Unavailable("the installed executorch has no C++ headers and libraries")
 
 
-def _name() -> str:
-    return "libdgemma_executorch" + (".dylib" if sys.platform == "darwin" else ".so")
-
-
-def _place() -> Path:
-    """The entry of this library, wheel and machine; raises Unavailable when it could neither be used nor built."""
+def _executorch() -> Library:
     if os.environ.get(SWITCH) == "0":
         raise Unavailable(f"{SWITCH}=0")
+    _check_machine()
+    root = wheel()
+    name = f"executorch-{metadata.version('executorch')}"
+    return Library(name=name, sources=SOURCES, command=lambda target, compiler: command(root, target, compiler))
+
+
+def _check_machine() -> None:
     if sys.platform == "win32":
         raise Unavailable("the native library is not made for Windows")
     if not cache.enabled():
         raise Unavailable("DGEMMA_CACHE=off leaves no place for it")
-    root = wheel()
-    version = metadata.version("executorch")
-    text = [str(root), version, platform.machine(), sys.platform, *(path.read_text() for path in SOURCES)]
+
+
+def _place(library: Library) -> Path:
+    """The entry of a library for this machine; raises Unavailable when it could neither be used nor built."""
+    built = library.command(Path(library.file), "c++")  # names the wheel's place
+    text = [*built, platform.machine(), sys.platform, *(path.read_text() for path in library.sources)]
     key = hashlib.sha256("\0".join(text).encode()).hexdigest()[:16]
-    place = cache.folder() / f"native-executorch-{version}-{platform.machine()}-{key}"
+    place = cache.folder() / f"native-{library.name}-{platform.machine()}-{key}"
     if not cache.sound(place):
         _compiler()
     return place
@@ -105,14 +157,13 @@ def _compiler() -> str:
     raise Unavailable(f"no C++ compiler ({chosen or ', '.join(_COMPILERS)}) is installed")
 
 
-def _build(place: Path) -> None:
+def _build(place: Path, library: Library) -> None:
     """Compile into the entry, or leave the reason of a failure there; raises OSError, Unavailable."""
     compiler = _compiler()
     with cache.building(place) as work:
         try:
-            done = subprocess.run(
-                command(wheel(), work / _name(), compiler), capture_output=True, text=True, errors="replace", timeout=_BUILD_S
-            )
+            command = library.command(work / library.file, compiler)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_BUILD_S)
             errors = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
             reason = (errors or [f"exit status {done.returncode}"])[0] if done.returncode else ""
         except subprocess.TimeoutExpired:

@@ -1,0 +1,38 @@
+// The kernel that runs everywhere, and that all others must equal.
+#include "lanes.h"
+
+namespace dgemma {
+namespace {
+
+DG_LANES(portable, 4, )
+
+void product_portable(const int8_t* weights, const int8_t* rows, const int32_t*, int count, int blocks, int32_t* sums) {
+  std::memset(sums, 0, static_cast<size_t>(count) * kPair * sizeof(int32_t));
+  for (int panel = 0; panel < 2; ++panel, weights += static_cast<size_t>(blocks) * kBlock) {
+    for (int block = 0; block < blocks; ++block) {
+      const int8_t* w = weights + static_cast<size_t>(block) * kBlock;
+      for (int row = 0; row < count; ++row) {
+        const int8_t* a = rows + (static_cast<size_t>(block) * count + row) * 4;
+        int32_t* sum = sums + row * kPair + panel * kPanel;
+        for (int o = 0; o < kPanel; ++o) {
+          sum[o] += w[4 * o] * a[0] + w[4 * o + 1] * a[1] + w[4 * o + 2] * a[2] + w[4 * o + 3] * a[3];
+        }
+      }
+    }
+  }
+}
+
+bool always() { return true; }
+
+}  // namespace
+
+const Kernel kPortable = {"portable", always, product_portable, expand_portable, round_portable, gate_portable, add_portable};
+
+#if !defined(__x86_64__) && !defined(__aarch64__)
+const Kernel* const* kernels() {
+  static const Kernel* const all[] = {&kPortable, nullptr};
+  return all;
+}
+#endif
+
+}  // namespace dgemma

@@ -1,0 +1,163 @@
+// Kernels of x86-64: AVX-512 with VNNI, AVX-VNNI, and AVX2 alone.
+//
+// VNNI multiplies unsigned by signed bytes: 128 is added to weights, and 128 times the row's sum is where sums start from. AVX2's
+// product of bytes saturates, so there bytes become words first.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "lanes.h"
+
+#define DG_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define DG_AVXVNNI __attribute__((target("avx2,avxvnni")))
+#define DG_AVX2 __attribute__((target("avx2")))
+
+namespace dgemma {
+namespace {
+
+using Product = void (*)(const int8_t*, const int8_t*, const int32_t*, int, int, int32_t*);
+
+inline int32_t four(const int8_t* from) {
+  int32_t value;
+  std::memcpy(&value, from, 4);
+  return value;
+}
+
+DG_LANES(avx512, 16, DG_AVX512)
+
+template <int M>
+DG_AVX512 void rows_avx512(const int8_t* weights, const int8_t* rows, const int32_t* totals, int blocks, int32_t* sums) {
+  const int8_t* second = weights + static_cast<size_t>(blocks) * kBlock;
+  const __m512i sign = _mm512_set1_epi8(-128);
+  __m512i a[M], b[M];
+#pragma GCC unroll 12
+  for (int i = 0; i < M; ++i) a[i] = b[i] = _mm512_set1_epi32(-128 * totals[i]);
+  for (int block = 0; block < blocks; ++block, weights += kBlock, second += kBlock, rows += 4 * M) {
+    const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(weights), sign);
+    const __m512i v = _mm512_xor_si512(_mm512_loadu_si512(second), sign);
+#pragma GCC unroll 12
+    for (int i = 0; i < M; ++i) {
+      const __m512i x = _mm512_set1_epi32(four(rows + 4 * i));
+      a[i] = _mm512_dpbusd_epi32(a[i], w, x);
+      b[i] = _mm512_dpbusd_epi32(b[i], v, x);
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < M; ++i) {
+    _mm512_storeu_si512(sums + kPair * i, a[i]);
+    _mm512_storeu_si512(sums + kPair * i + kPanel, b[i]);
+  }
+}
+
+void product_avx512(const int8_t* w, const int8_t* rows, const int32_t* totals, int count, int blocks, int32_t* sums) {
+  using Rows = void (*)(const int8_t*, const int8_t*, const int32_t*, int, int32_t*);
+  static const Rows of[kMostRows] = {rows_avx512<1>, rows_avx512<2>, rows_avx512<3>, rows_avx512<4>,
+                                     rows_avx512<5>, rows_avx512<6>, rows_avx512<7>, rows_avx512<8>,
+                                     rows_avx512<9>, rows_avx512<10>, rows_avx512<11>, rows_avx512<12>};
+  of[count - 1](w, rows, totals, blocks, sums);
+}
+
+DG_LANES(avxvnni, 8, DG_AVXVNNI)
+
+// M rows of one panel; `step` bytes from a block of all rows to the next one.
+template <int M>
+DG_AVXVNNI void rows_avxvnni(const int8_t* weights, const int8_t* rows, const int32_t* totals, int step, int blocks,
+                             int32_t* sums) {
+  const __m256i sign = _mm256_set1_epi8(-128);
+  __m256i a[M], b[M];
+#pragma GCC unroll 6
+  for (int i = 0; i < M; ++i) a[i] = b[i] = _mm256_set1_epi32(-128 * totals[i]);
+  for (int block = 0; block < blocks; ++block, weights += kBlock, rows += step) {
+    const __m256i w = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights)), sign);
+    const __m256i v = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 32)), sign);
+#pragma GCC unroll 6
+    for (int i = 0; i < M; ++i) {
+      const __m256i x = _mm256_set1_epi32(four(rows + 4 * i));
+      a[i] = _mm256_dpbusd_avx_epi32(a[i], w, x);
+      b[i] = _mm256_dpbusd_avx_epi32(b[i], v, x);
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < M; ++i) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i), a[i]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i + 8), b[i]);
+  }
+}
+
+DG_LANES(avx2, 8, DG_AVX2)
+
+// As above; two lanes a sum until the end.
+template <int M>
+DG_AVX2 void rows_avx2(const int8_t* weights, const int8_t* rows, const int32_t*, int step, int blocks, int32_t* sums) {
+  __m256i a[M][4];
+#pragma GCC unroll 3
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) a[i][j] = _mm256_setzero_si256();
+  }
+  for (int block = 0; block < blocks; ++block, weights += kBlock, rows += step) {
+    __m256i x[M];
+#pragma GCC unroll 3
+    for (int i = 0; i < M; ++i) x[i] = _mm256_cvtepi8_epi16(_mm_set1_epi32(four(rows + 4 * i)));
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + 16 * j)));
+#pragma GCC unroll 3
+      for (int i = 0; i < M; ++i) a[i][j] = _mm256_add_epi32(a[i][j], _mm256_madd_epi16(w, x[i]));
+    }
+  }
+#pragma GCC unroll 3
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 4; j += 2) {
+      const __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a[i][j], a[i][j + 1]), 0xd8);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i + 4 * j), sum);
+    }
+  }
+}
+
+using Rows = void (*)(const int8_t*, const int8_t*, const int32_t*, int, int, int32_t*);
+
+// Rows in as few parts of at most `most` as will do, of about the same size, panel by panel.
+void in_parts(const Rows* of, int most, const int8_t* weights, const int8_t* rows, const int32_t* totals, int count,
+              int blocks, int32_t* sums) {
+  const int parts = (count + most - 1) / most;
+  for (int panel = 0; panel < 2; ++panel) {
+    const int8_t* w = weights + static_cast<size_t>(panel) * blocks * kBlock;
+    for (int part = 0; part < parts; ++part) {
+      const int from = count * part / parts, to = count * (part + 1) / parts;
+      of[to - from - 1](w, rows + 4 * from, totals + from, 4 * count, blocks, sums + kPair * from + kPanel * panel);
+    }
+  }
+}
+
+void product_avxvnni(const int8_t* w, const int8_t* rows, const int32_t* totals, int count, int blocks, int32_t* sums) {
+  static const Rows of[] = {rows_avxvnni<1>, rows_avxvnni<2>, rows_avxvnni<3>, rows_avxvnni<4>, rows_avxvnni<5>,
+                            rows_avxvnni<6>};
+  in_parts(of, 6, w, rows, totals, count, blocks, sums);
+}
+
+void product_avx2(const int8_t* w, const int8_t* rows, const int32_t* totals, int count, int blocks, int32_t* sums) {
+  static const Rows of[] = {rows_avx2<1>, rows_avx2<2>, rows_avx2<3>};
+  in_parts(of, 3, w, rows, totals, count, blocks, sums);
+}
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
+}
+bool has_avxvnni() { return __builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("avx2"); }
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+
+const Kernel kAvx512 = {"avx512vnni", has_avx512, product_avx512, expand_avx512, round_avx512, gate_avx512, add_avx512};
+const Kernel kAvxVnni = {"avxvnni", has_avxvnni, product_avxvnni, expand_avxvnni, round_avxvnni, gate_avxvnni, add_avxvnni};
+const Kernel kAvx2 = {"avx2", has_avx2, product_avx2, expand_avx2, round_avx2, gate_avx2, add_avx2};
+
+}  // namespace
+
+const Kernel* const* kernels() {
+  static const Kernel* const all[] = {&kAvx512, &kAvxVnni, &kAvx2, &kPortable, nullptr};
+  return all;
+}
+
+}  // namespace dgemma
+#endif

@@ -1,0 +1,65 @@
+"""The experts' operator in ONNX Runtime: the kernel's bits, on ONNX Runtime's own threads; what is wrong is said."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import native_experts
+import pytest
+
+from dgemma.runtime.native import build
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="builds the kernel, which takes a C++ compiler"
+)
+HIDDEN, WIDTH, CHOSEN = 64, 32, 2
+
+
+def model(pair: native_experts.Pair) -> bytes:
+    """A graph of the operator alone."""
+    info, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    sizes, arrays = native_experts.flat(*pair)
+    names = [f"array_{i}" for i in range(len(arrays))]
+    node = onnx.helper.make_node(
+        "Experts", ["x", "ids", "weights", *names], ["y"], domain="dgemma", width=sizes[2], gate_up_group=sizes[4],
+        down_group=sizes[5],
+    )  # fmt: skip
+    x, ids, weights = (("x", types.FLOAT, HIDDEN), ("ids", types.INT64, CHOSEN), ("weights", types.FLOAT, CHOSEN))
+    graph = onnx.helper.make_graph(
+        [node], "experts", [info(n, t, [1, "M", size]) for n, t, size in (x, ids, weights)],
+        [info("y", types.FLOAT, [1, "M", HIDDEN])],
+        [onnx.numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("dgemma", 1)]
+    made: bytes = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return made
+
+
+def session(pair: native_experts.Pair, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    options.register_custom_ops_library(str(build.experts()))
+    return ort.InferenceSession(model(pair), options)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernels_bits(bits: int, threads: int) -> None:
+    pair = native_experts.matrices(bits, 5, HIDDEN, WIDTH)
+    opened = session(pair, threads)
+    for count in (1, 19):
+        x, ids, weights = native_experts.rows(count, HIDDEN, 5, CHOSEN, seed=count)
+        (found,) = opened.run(None, {"x": x[None], "ids": ids[None], "weights": weights[None]})
+        assert found[0].tobytes() == native_experts.run(*pair, x, ids, weights).tobytes()
+
+
+def test_an_expert_that_does_not_exist() -> None:
+    x, ids, weights = native_experts.rows(3, HIDDEN, 5, CHOSEN)
+    opened = session(native_experts.matrices(8), 1)
+    with pytest.raises(Exception, match="a chosen expert does not exist"):
+        opened.run(None, {"x": x[None], "ids": ids[None] + 5, "weights": weights[None]})
+    with pytest.raises(Exception, match="rows do not agree"):
+        opened.run(None, {"x": x[None], "ids": ids[None, :2], "weights": weights[None, :2]})
