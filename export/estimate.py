@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dgemma.core.config import ModelConfig
-from dgemma.core.sampler import EXACT
-from dgemma.core.shapes import Shape, parameter_shapes
-from dgemma.export.graphs import prefix_specs
+from dgemma.core.cost import CostModel, prefix_bytes
+from dgemma.core.shapes import Shape, parameter_count, parameter_shapes
 from dgemma.export.request import ExportRequest, read_text
-from dgemma.quantize.recipes import class_of, file_bytes, stored_bytes
+from dgemma.quantize.recipes import file_bytes, stored_bytes
 
 MB = 1e6
 _IMPORTS = 650 * MB  # of torch and both exporters
@@ -41,7 +39,7 @@ class Estimate:
 
     @property
     def parameters(self) -> int:
-        return sum(map(math.prod, self.shapes.values()))
+        return parameter_count(self.request.config)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -70,7 +68,7 @@ class Estimate:
         if "onnx" in self.engines:  # matrices are transposed copies; graphs grow with their layers
             found["onnx"] = _IMPORTS + float_model + self.sizes["onnx"] + (185 + 19 * layers) * MB
         if "executorch" in self.engines:  # copies of the table while constants are collected; caches to trace `generate`
-            caches = sum(4 * math.prod(map(int, s.shape)) for s in prefix_specs(config, self.request.shapes.context))
+            caches = prefix_bytes(config, self.request.shapes.context)
             more = (70 + 30 * layers) * MB + 0.8 * caches
             found["executorch"] = _IMPORTS + float_model + self.sizes["executorch"] + 3.7 * table + more
         return {stage: int(size) for stage, size in found.items()}
@@ -83,17 +81,14 @@ class Estimate:
     @property
     def operations(self) -> dict[str, int]:
         """Operations of one call, a multiply-add being two: a denoising step and a chunk at full context, and one token."""
-        config, shapes = self.request.config, self.request.shapes
-        counts = {name: math.prod(shape) for name, shape in self.shapes.items()}
-        inside = sum(c for n, c in counts.items() if class_of(n) not in (None, "embedding", "self_conditioning"))
-        conditioning = sum(c for n, c in counts.items() if class_of(n) == "self_conditioning")
-        table, n = counts["embed_tokens.weight"], shapes.canvas
-        soft = table if self.request.sampler.soft == EXACT else 0
-        return {
-            "denoise": 2 * n * (inside + conditioning + table + soft) + attention(config, n, shapes.context),
-            "encode": 2 * shapes.chunk * inside + attention(config, shapes.chunk, shapes.context),
-            "decode": 2 * (inside + table) + attention(config, 1, shapes.context),
+        shapes = self.request.shapes
+        model = CostModel(config=self.request.config, bits={}, soft=self.request.sampler.soft, every_expert=True)
+        calls = {
+            "denoise": model.denoise(shapes.canvas, shapes.context - shapes.canvas),
+            "encode": model.encode(shapes.chunk, shapes.context - shapes.chunk),
+            "decode": model.decode(shapes.context - 1),
         }
+        return {name: cost.operations for name, cost in calls.items()}
 
     @property
     def seconds(self) -> list[tuple[str, float]]:
@@ -135,13 +130,6 @@ class Estimate:
             + " a call at full context",
             f"time        about {_time(took)} on an idle core",
         ]  # fmt: skip
-
-
-def attention(config: ModelConfig, rows: int, context: int) -> int:
-    """Operations of scores and weighted values of all layers; sliding ones have about a window's slots."""
-    near = min(context, config.sliding_window)
-    heads = [(context if config.is_full(i) else near) * config.layer_head_dim(i) for i in range(config.num_layers)]
-    return 4 * rows * config.num_heads * sum(heads)
 
 
 class TimeLeft:

@@ -1,4 +1,4 @@
-"""What a denoising step must compute and read, counted from the config, and the time that a chip needs at least.
+"""What a denoising step must compute and read, counted by `core/cost.py`, and the time that a chip needs at least.
 
 Only matrix products count. It knows nothing of compilers; `tests/parity/test_reference_compile.py` holds the count
 against XLA's own of an unrolled step. N canvas, S prefix slots, D hidden, V vocabulary.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dgemma.core.config import ModelConfig
-from dgemma.reference.weights import KINDS, layer_tensors, layers_of, parameters, shapes
+from dgemma.core.cost import CostModel, prefix_values
+from dgemma.reference.weights import parameters, shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +38,11 @@ class StepCost:
 
 def step_cost(config: ModelConfig, *, canvas: int, slots: int, bytes_per_value: int) -> StepCost:
     """Count one step: canvas N, prefix of S slots, weights and prefix read once, the embedding table twice (head and soft)."""
-    n, d, f = canvas, config.hidden_size, config.intermediate_size
-    table = config.vocab_size * d
-    conditioning = 3 * d * f
-    flops = 2 * n * (2 * table + conditioning)
-    chosen, prefix = flops, 0
-    for kind in KINDS:
-        count = len(layers_of(config, kind))
-        tensors = layer_tensors(config, kind)
-        dense = sum(s[0] * s[1] for _, s in tensors.values() if len(s) == 2)
-        expert = sum(s[0] * s[1] * s[2] for _, s in tensors.values() if len(s) == 3)
-        head = config.global_head_dim if kind == "full" else config.head_dim
-        kv_heads = config.global_num_kv_heads if kind == "full" else config.num_kv_heads
-        attention = 2 * config.num_heads * head * (slots + n)  # scores and the mix of values
-        share = (config.top_k_experts or 0) / (config.num_experts or 1)
-        flops += count * 2 * n * (dense + attention + expert)
-        chosen += count * 2 * n * (dense + attention + int(expert * share))
-        prefix += count * 2 * slots * kv_heads * head
-    read = parameters(shapes(config, "bfloat16")) + table + prefix
-    return StepCost(flops=flops, flops_chosen=chosen, bytes=read * bytes_per_value)
+    program = CostModel(config=config, bits={}, every_expert=True, slot_step=1).denoise(canvas, slots)
+    chosen = CostModel(config=config, bits={}, slot_step=1).denoise(canvas, slots)
+    table = config.vocab_size * config.hidden_size
+    read = parameters(shapes(config, "bfloat16")) + table + prefix_values(config, slots)
+    return StepCost(flops=program.operations, flops_chosen=chosen.operations, bytes=read * bytes_per_value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from dgemma.core.cost import prefix_bytes, step_bytes
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import Manifest
 from dgemma.core.memory import SWITCH, available, is_checked
-
-_TILE = 16_384  # ids of the vocabulary whose logits are held together, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +28,6 @@ class Need:
         return self.weights + self.prefix + self.transient
 
 
-def prefix_bytes(manifest: Manifest, length: int) -> int:
-    """Float32 keys and values of `length` prefix tokens in all layers."""
-    model = manifest.model
-    rows = sum(model.layer_kv_heads(i) * model.layer_head_dim(i) for i in range(model.num_layers))
-    return 2 * 4 * rows * length
-
-
 def need(manifest: Manifest, engine: str) -> Need:
     """The bound for one engine: onnx multiplies 4-bit weights out to 8 bits, executorch keeps them."""
     weights = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{engine}/"))
@@ -43,9 +35,7 @@ def need(manifest: Manifest, engine: str) -> Need:
     if engine == "onnx" and isinstance(bits, (int, float)) and bits < 8:
         weights = max(weights, int(manifest.quantization.get("parameters", 0)))
     n, model = manifest.canvas_length, manifest.model
-    activations = n * (6 * model.hidden_size + 2 * model.intermediate_size) + 2 * n * min(model.vocab_size, _TILE)
-    length = min(manifest.context, 2 * n)
-    return Need(weights=weights, prefix=prefix_bytes(manifest, length), transient=4 * activations)
+    return Need(weights=weights, prefix=prefix_bytes(model, min(manifest.context, 2 * n)), transient=step_bytes(model, n))
 
 
 def check(manifest: Manifest, engine: str, where: str | os.PathLike[str]) -> None:

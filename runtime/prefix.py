@@ -15,11 +15,11 @@ from contextlib import suppress
 import numpy as np
 
 from dgemma.core.manifest import Manifest
+from dgemma.core.shapes import SLOT_STEP
 from dgemma.runtime import finite
 from dgemma.runtime.engines.base import Array, Engine, Feeds
 
 LOCAL = "L"  # the dimension of inputs that hold the last slots alone
-SLOT_STEP = 64  # prefixes are handed out in multiples of this many slots, so that shapes repeat
 
 
 def input_dim(engine: Engine, graph: str, name: str, axis: int) -> tuple[int, int]:

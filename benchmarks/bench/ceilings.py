@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dgemma.benchmarks.bench import xnnpack
-from dgemma.benchmarks.bench.costs import FLOAT, Cost
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
+from dgemma.core.cost import FLOAT, Cost
 from dgemma.core.install import pip_install
 from dgemma.runtime.engines.sessions import open_session, session_options
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from dgemma.benchmarks.bench import memory
 from dgemma.benchmarks.stats import quartiles
+from dgemma.core.cost import prefix_bytes
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import read_manifest
 from dgemma.runtime import cache, hash_records
-from dgemma.runtime.memory import prefix_bytes
 
 COLD = "every file hashed, none of them in the page cache; Python and the engine's library may be"
 PACKED = {  # by whether packed weights were kept before the cold load, and after it
@@ -61,7 +61,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
     canvas = Loops(runner).host(caches.feeds("denoise"), caches.encoded, 0, 0, False)
     for _ in range(steps):
         next(canvas)
-    after, peak, cache = memory.resident(), memory.peak(), prefix_bytes(opened.manifest, prefix)
+    after, peak, cache = memory.resident(), memory.peak(), prefix_bytes(opened.manifest.model, prefix)
     found: dict[str, Any] = {"read_bytes": read_at_load, "prefix_bytes": cache, "transient_bytes": None}
     if before and loaded and after:
         found |= {name: asdict(r) for name, r in (("process", before), ("loaded", loaded), ("running", after))}

@@ -13,9 +13,9 @@ from typing import Any
 
 from dgemma.benchmarks.bench import ceilings, compare, fresh_process, outputs, pairs, prefix_sweep, reliability, show
 from dgemma.benchmarks.bench.budget import Budget
-from dgemma.benchmarks.bench.costs import Cost, Model, held_bits
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
+from dgemma.core.cost import Cost, CostModel, held_bits
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import Manifest
 from dgemma.runtime import memory
@@ -62,7 +62,7 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     of = identity(bundle.manifest, engine.name, threads)
     if old and request.compare:
         compare.check_same(old, of, request.compare)
-    model = Model(
+    model = CostModel(
         config=bundle.manifest.model, bits=held_bits(bundle.manifest.quantization, engine.name),
         soft=bundle.manifest.sampler.soft,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def identity(manifest: Manifest, engine: str, threads: int) -> Json:
 
 
 def _measure(
-    request: BenchRequest, bundle: Bundle, engine: Engine, threads: int, model: Model, say: Say, stage: Say
+    request: BenchRequest, bundle: Bundle, engine: Engine, threads: int, model: CostModel, say: Say, stage: Say
 ) -> Json:  # fmt: skip
     manifest = bundle.manifest
     n = manifest.canvas_length
@@ -163,7 +163,7 @@ def _groups(request: BenchRequest, bundle: Bundle, engine: Engine, stage: Say) -
     return {group: pairs.summarize(done) for group, done in found.items() if done}
 
 
-def _judged(found: prefix_sweep.PrefixPoint, model: Model, top: ceilings.Ceilings, canvas: int) -> Json:
+def _judged(found: prefix_sweep.PrefixPoint, model: CostModel, top: ceilings.Ceilings, canvas: int) -> Json:
     """A point with its floors, and how many tokens' time a step takes: more steps a canvas than that, and diffusion loses."""
     point, step = found.to_dict(), model.denoise(canvas, found.prefix)
     for figure, cost in (("step", step), ("token", model.decode(found.prefix))):
@@ -186,7 +186,7 @@ def _steps_per_canvas(groups: Json, manifest: Manifest) -> Json:
     return {"value": float(manifest.steps), "of": "all steps; random weights, or no prompts: cost evidence only"}
 
 
-def _prefill(seconds: list[float], tokens: int, chunk: int, model: Model, top: ceilings.Ceilings) -> Json:
+def _prefill(seconds: list[float], tokens: int, chunk: int, model: CostModel, top: ceilings.Ceilings) -> Json:
     ms = asdict(quartiles([1e3 * s for s in seconds]))
     calls = [model.encode(min(chunk, tokens - start), start) for start in range(0, tokens, chunk)]
     floor = sum(1e3 * top.floor_s(call) for call in calls)

@@ -8,8 +8,8 @@ from typing import Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench.ceilings import PRODUCTS, Ceilings
 from dgemma.benchmarks.bench.compare import TOLERANCE
-from dgemma.benchmarks.bench.costs import Cost
 from dgemma.benchmarks.bench.pairs import DECODERS
+from dgemma.core.cost import Cost
 
 Json = dict[str, Any]
 NOT_KNOWN = "not known"

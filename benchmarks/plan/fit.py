@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.benchmarks.bench.costs import Cost, Model, held_bits
 from dgemma.benchmarks.plan.profile import Cache, Kernels, Products, Profile, coefficients, read_json, terms
 from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.cost import Cost, as_run, held_bits
 from dgemma.core.errors import CheckpointError, UsageError
-from dgemma.core.shapes import parameter_shapes
+from dgemma.core.shapes import parameter_count
 
 Json = dict[str, Any]
 REFERENCE_FLOAT32 = 215e9  # operations per second of the machine that USUAL was fitted on
@@ -64,7 +64,7 @@ class Result:
         table = self.config.vocab_size * self.config.hidden_size
         soft = "exact" if calls["denoise"]["products"]["embedding"]["weights"] > table else "gathered"
         bits = held_bits(self.values["recipe"], self.engine)
-        model = Model(config=self.config, bits=bits, soft=soft, as_run=True)
+        model = as_run(self.config, bits, soft)
         common: Json = {"run": self.where, "engine": self.engine, "layers": self.config.num_layers}
         canvas = int(self.values["of"]["canvas_length"])
         for point in self.values["growth"]:
@@ -116,13 +116,8 @@ def _rates(values: Json) -> tuple[float, ...]:
 
 
 def _known(parameters: int, known: Sequence[ModelConfig]) -> ModelConfig | None:
-    found = [c for c in (*known, *PRESETS.values()) if parameters == count(c)]
+    found = [c for c in (*known, *PRESETS.values()) if parameters == parameter_count(c)]
     return found[0] if found else None
-
-
-def count(config: ModelConfig) -> int:
-    """Parameters."""
-    return sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
 
 
 def fit(results: Sequence[Result]) -> Profile:

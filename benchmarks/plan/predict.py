@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dgemma.benchmarks.bench.costs import FLOAT, Cost, Model, held_bits
 from dgemma.benchmarks.plan.profile import Profile
 from dgemma.core.config import ModelConfig
+from dgemma.core.cost import FLOAT, Cost, CostModel, as_run, held_bits
 from dgemma.core.errors import UsageError
 
 Json = dict[str, Any]
 REPORTED_STEPS = (12.0, 20.0)  # a canvas of the released model, adaptive, as others report
 ROOM = 0.75  # of a device's memory that one program may take; the rest is the system's and other programs'
 CLOSE = 1.10  # speeds within this are the same, and more bits are the better choice
-_TILE = 8_192  # ids whose logits the ONNX head holds together, thrice: logits, weights, sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +131,8 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
     """Raises UsageError for an engine that the profile does not have."""
     c, n = work.config, work.canvas
     bits = held_bits({"bits": weights.bits}, engine)
-    run = Model(config=c, bits=bits, soft=work.soft, as_run=True)
-    least = Model(config=c, bits=bits, soft=work.soft)
+    run = as_run(c, bits, work.soft)
+    least = CostModel(config=c, bits=bits, soft=work.soft)
 
     def seconds(cost: Cost) -> float:
         return profile.seconds(engine, cost, c.num_layers)
@@ -150,9 +149,7 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
     ]
     few, many = work.steps
     one = work.output * token  # autoregressive, the prompt aside
-    table = calls["decode"].products["embedding"].bytes
-    read = calls["denoise"].products["embedding"].bytes  # twice the table, which is held once, where soft is exact
-    resident = calls["denoise"].weight_bytes - read + table + _kept(c, work.prompt + work.canvases * n) + _beside(c, n)
+    resident = run.resident_bytes(work.prompt + work.canvases * n, n)
     weighed = [(p.weights, weights.bits.get(name, FLOAT)) for name, p in run.decode(0).products.items()]
     return Prediction(
         recipe=weights.recipe, engine=engine, canvas=n, disk=weights.disk_bytes[engine], resident=resident,
@@ -163,17 +160,6 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
         passes_per_token=(work.passes_per_token(few), work.passes_per_token(many)),
         bits=sum(count * b for count, b in weighed) / sum(count for count, _ in weighed), calls=calls,
     )  # fmt: skip
-
-
-def _kept(config: ModelConfig, tokens: int) -> int:
-    """Float32 keys and values of all layers."""
-    return 2 * 4 * tokens * sum(config.layer_kv_heads(i) * config.layer_head_dim(i) for i in range(config.num_layers))
-
-
-def _beside(config: ModelConfig, rows: int) -> int:
-    """Activations of a step, and a tile of logits; as `runtime.memory.need` counts them."""
-    tile = 3 * min(config.vocab_size, _TILE)
-    return 4 * rows * (6 * config.hidden_size + 2 * config.intermediate_size + tile)
 
 
 def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tuple[Prediction | None, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dgemma.benchmarks.bench.ceilings import Ceilings
-from dgemma.benchmarks.bench.costs import Cost
+from dgemma.core.cost import Cost
 from dgemma.core.errors import UsageError
 from dgemma.core.schema import UnknownKey, WrongKind, read_as
 

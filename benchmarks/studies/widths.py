@@ -22,10 +22,10 @@ import numpy as np
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import reliability
-from dgemma.benchmarks.bench.costs import Model, held_bits
 from dgemma.benchmarks.bench.fresh_process import filler
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
+from dgemma.core.cost import CostModel, held_bits
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import Manifest
 from dgemma.core.progress import progress
@@ -144,7 +144,7 @@ def take_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]
     return found
 
 
-def summarize(seconds: Mapping[str, Sequence[float]], widths: Sequence[int], model: Model, prefix: int) -> Json:
+def summarize(seconds: Mapping[str, Sequence[float]], widths: Sequence[int], model: CostModel, prefix: int) -> Json:
     """Milliseconds with quartiles. `over_line`: a position's cost over what it has in a whole `denoise_active` of the same
     round; 1 where cost is a straight line through zero."""
     n = max(widths)
@@ -186,7 +186,7 @@ def measure(request: WidthsRequest) -> Json:
     finally:
         engine.close()
     quantization = manifest.quantization
-    model = Model(config=manifest.model, bits=held_bits(quantization, engine.name), soft=manifest.sampler.soft)
+    model = CostModel(config=manifest.model, bits=held_bits(quantization, engine.name), soft=manifest.sampler.soft)
     found = summarize(seconds, widths, model, request.prefix)
     spreads = {f"{row['width']} positions": reliability.spread(row["ms"]) for row in found["widths"]}
     spreads |= {name: reliability.spread(found[f"{name}_ms"]) for name in FIXED}

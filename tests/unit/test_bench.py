@@ -14,11 +14,11 @@ from fake_bundle import manifest, write_bundle
 from dgemma.benchmarks.bench import ceilings, fresh_process, memory, outputs, reliability
 from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.ceilings import Ceilings
-from dgemma.benchmarks.bench.costs import Model, held_bits
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
 from dgemma.core import machine
 from dgemma.core import memory as free_memory
 from dgemma.core.config import ModelConfig
+from dgemma.core.cost import CostModel, held_bits
 from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.install import pip_install
 from dgemma.runtime import memory as need_of_memory
@@ -37,19 +37,19 @@ BITS = {"attention": 8, "mlp_up_gate": 4, "mlp_down": 4, "self_conditioning": 8,
 
 
 def test_a_denoising_step_costs_what_the_hand_counts() -> None:
-    cost = Model(config=CONFIG, bits=BITS).denoise(canvas=5, prefix=7)
+    cost = CostModel(config=CONFIG, bits=BITS).denoise(canvas=5, prefix=7)
     weights = ATTENTION + 3 * MLP + 3 * 8 * 16 + 10 * 8
     scores = 4 * 5 * (3 + 5) * 2 * 4 + 4 * 5 * (7 + 5) * 2 * 6  # the window shows 3 prefix tokens, the full layer all 7
     assert cost.attention == scores
     assert cost.operations == 2 * 5 * (weights + 10 * 8) + scores  # the table a second time, for soft embeddings
     assert cost.weight_bytes == ATTENTION + 3 * MLP // 2 + 3 * 8 * 16 + 2 * 80
     assert cost.cache_bytes == 2 * 4 * (3 * 1 * 4 + 7 * 1 * 6)
-    gathered = Model(config=CONFIG, bits=BITS, soft="topk:4").denoise(canvas=5, prefix=7)
+    gathered = CostModel(config=CONFIG, bits=BITS, soft="topk:4").denoise(canvas=5, prefix=7)
     assert cost.operations - gathered.operations == 2 * 5 * 80
 
 
 def test_a_token_costs_stack_and_head_and_a_chunk_the_stack() -> None:
-    plain = Model(config=CONFIG, bits={})
+    plain = CostModel(config=CONFIG, bits={})
     token, chunk = plain.decode(prefix=3), plain.encode(tokens=6, prefix=0)
     assert token.weight_bytes == 4 * (ATTENTION + 3 * MLP + 80)
     assert token.operations == 2 * (ATTENTION + 3 * MLP + 80) + 4 * (3 + 1) * 2 * 4 + 4 * (3 + 1) * 2 * 6
@@ -60,12 +60,12 @@ def test_the_cost_model_counts_the_weights_of_the_real_model() -> None:
     from dgemma.model.denoiser import Denoiser
 
     matrices = sum(p.numel() for _, p in Denoiser(CONFIG).named_parameters() if p.ndim == 2)
-    assert Model(config=CONFIG, bits={}, soft="topk:1").denoise(canvas=5, prefix=3).weight_bytes == 4 * matrices
+    assert CostModel(config=CONFIG, bits={}, soft="topk:1").denoise(canvas=5, prefix=3).weight_bytes == 4 * matrices
 
 
 def test_experts_cost_what_is_routed_and_read_what_is_touched() -> None:
     config = replace(CONFIG, num_experts=8, top_k_experts=2, moe_intermediate_size=4)
-    one, many = (Model(config=config, bits={}).encode(rows, 0).products["experts"] for rows in (1, 100))
+    one, many = (CostModel(config=config, bits={}).encode(rows, 0).products["experts"] for rows in (1, 100))
     expert = 2 * 3 * 8 * 4  # of both layers
     assert (one.operations, one.weights) == (2 * 2 * expert, 2 * expert)
     assert (many.operations, many.weights) == (2 * 100 * 2 * expert, 8 * expert)
@@ -80,7 +80,7 @@ def test_onnx_holds_four_bits_as_eight() -> None:
 
 def test_a_floor_is_arithmetic_or_reading_whichever_takes_longer() -> None:
     top = Ceilings(products={"int8": 1e9, "int4": 5e8, "float32": 1e8}, bytes_per_s=1e6, read_bytes=1)
-    cost = Model(config=CONFIG, bits=BITS).denoise(5, 7)
+    cost = CostModel(config=CONFIG, bits=BITS).denoise(5, 7)
     assert top.floor_s(cost) == pytest.approx((cost.weight_bytes + cost.cache_bytes) / 1e6)
     quick = Ceilings(products=top.products, bytes_per_s=1e12, read_bytes=1)
     assert quick.floor_s(cost) == pytest.approx((cost.operations - cost.attention) / 1e9 + cost.attention / 1e8)
@@ -93,7 +93,7 @@ def test_the_floor_of_kernels_is_made_of_the_rates_of_those_that_run() -> None:
         products={"int8": 1e9, "int4": 5e8, "float32": 1e8}, bytes_per_s=1e12, read_bytes=1,
         kernels={"int8": 4e8, "int4": 2e8, "float32": 5e7},
     )  # fmt: skip
-    cost = Model(config=CONFIG, bits=BITS).denoise(5, 7)
+    cost = CostModel(config=CONFIG, bits=BITS).denoise(5, 7)
     four = 2 * 5 * 3 * MLP
     eight = cost.operations - cost.attention - four
     assert top.kernel_floor_s(cost) == pytest.approx(four / 2e8 + eight / 4e8 + cost.attention / 5e7)
@@ -104,7 +104,7 @@ def test_the_floor_of_kernels_is_made_of_the_rates_of_those_that_run() -> None:
         without = replace(top, kernels={k: v for k, v in top.kernels.items() if k != name})
         assert without.kernel_floor_s(cost) is None
     assert replace(top, kernels={"int8": 1e9, "float32": 1e8}).kernel_floor_s(
-        Model(config=CONFIG, bits=held_bits({"bits": BITS}, "onnx")).denoise(5, 7)
+        CostModel(config=CONFIG, bits=held_bits({"bits": BITS}, "onnx")).denoise(5, 7)
     ) == pytest.approx(top.floor_s(cost))  # in onnx everything runs in int8, the fastest product
     better = top.best_of(replace(top, kernels={"int8": 9e8, "int4": 1e8, "float32": 5e7}))
     assert better.kernels == {"int8": 9e8, "int4": 2e8, "float32": 5e7}

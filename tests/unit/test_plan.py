@@ -13,12 +13,12 @@ import micro
 import pytest
 from fake_bundle import write_bundle
 
-from dgemma.benchmarks.bench.costs import Model
 from dgemma.benchmarks.plan import profile as profiles
 from dgemma.benchmarks.plan.predict import ROOM, Weights, Work, gb, predict, recommend
 from dgemma.benchmarks.plan.profile import Cache, Kernels, Products, Profile, coefficients, from_dict, shipped, terms
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
+from dgemma.core.cost import CostModel, as_run
 from dgemma.core.errors import UsageError
 from dgemma.core.shapes import parameter_shapes
 from dgemma.model.denoiser import Denoiser
@@ -42,12 +42,12 @@ def test_shapes_are_the_models(config: Any) -> None:
 
 def test_what_graphs_compute_is_counted_by_hand() -> None:
     """micro: D 32, F 48, 2 layers, H 2, V 300; sliding K 2, d 16, window 8, full K 1, d 32; 16 rows, prefix 70 in 128 slots."""
-    cost = Model(config=micro.CONFIG, bits={}, as_run=True).denoise(16, 70)
+    cost = as_run(micro.CONFIG, {}).denoise(16, 70)
     assert cost.attention == 4 * 16 * 144 * (2 * 16 + 2 * 32)
     assert cost.cache_bytes == 2 * 4 * 144 * (2 * 16 + 1 * 32)
     assert cost.functions == 2 * 16 * 144 * 2 + 16 * (3 * 48 + 2 * 300)
     assert cost.values == 16 * 6 * 2 * 32
-    needed = Model(config=micro.CONFIG, bits={"attention": 8}).decode(70)
+    needed = CostModel(config=micro.CONFIG, bits={"attention": 8}).decode(70)
     assert needed.attention == 4 * (8 * 2 * 16 + 71 * 2 * 32)  # the window's 7, itself; all 70, itself
     assert needed.cache_bytes == 2 * 4 * (7 * 2 * 16 + 70 * 32)
     assert needed.functions == 2 * 8 + 2 * 71 + 2 * 48 + 300
@@ -56,7 +56,7 @@ def test_what_graphs_compute_is_counted_by_hand() -> None:
 
 def test_all_experts_are_computed() -> None:
     some, every = (
-        Model(config=micro.MOE_CONFIG, bits={}, as_run=run).encode(1, 0).products["experts"] for run in (False, True)
+        CostModel(config=micro.MOE_CONFIG, bits={}, every_expert=run).encode(1, 0).products["experts"] for run in (False, True)
     )
     assert every.weights == every.operations // 2 == 2 * some.weights == 4 * 2 * 3 * 32 * 16
 
@@ -64,7 +64,7 @@ def test_all_experts_are_computed() -> None:
 def test_seconds_of_a_call_by_hand() -> None:
     """A step of 16 rows: 8-bit products are arithmetic; attention is float32; everything beside them is added."""
     bits = dict.fromkeys(("attention", "mlp_up_gate", "mlp_down", "self_conditioning", "embedding"), 8)
-    model = Model(config=micro.CONFIG, bits=bits, as_run=True)
+    model = as_run(micro.CONFIG, bits)
     fast = replace(DEVICE, bytes_per_s=1e13)
     cost = model.denoise(16, 0)
     products = sum(p.operations for p in cost.products.values())
@@ -80,7 +80,7 @@ def test_seconds_of_a_call_by_hand() -> None:
 def test_weights_that_caches_hold_are_read_from_there() -> None:
     cached = replace(DEVICE, cache=Cache(bytes=1 << 20, bytes_per_s=1e11))
     assert [cached.read_rate(size) for size in (1 << 20, (1 << 20) + 1)] == [1e11, 1e10]
-    token = Model(config=micro.CONFIG, bits={}, as_run=True).decode(0)
+    token = as_run(micro.CONFIG, {}).decode(0)
     slow, fast = (terms(device, "onnx", token, 2)[1] for device in (DEVICE, cached))
     assert slow == pytest.approx(10 * fast) and len(coefficients(ROUND)) == len(terms(cached, "onnx", token, 2))
 
@@ -98,7 +98,7 @@ def weights(recipe: str) -> Weights:
 def test_rates_and_break_even_follow_from_the_calls() -> None:
     w = work(steps=(5.0, 10.0))
     p = predict(DEVICE, "onnx", weights("w8"), w)
-    run = Model(config=w.config, bits=weights("w8").bits, as_run=True)
+    run = as_run(w.config, weights("w8").bits)
 
     def seconds(cost: Any) -> float:
         return DEVICE.seconds("onnx", cost, 26)

@@ -17,6 +17,7 @@ from dgemma.benchmarks.studies import plan_check
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
 from dgemma.core.errors import UsageError
+from dgemma.core.shapes import parameter_count
 from dgemma.model.hf_config import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def test_least_squares_with_a_bound_by_hand() -> None:
 
 
 def test_parameters_tell_the_shape() -> None:
-    assert fit.count(PRESETS["2b"]) == 2_727_606_272 and fit.count(read_config(TINY)[0]) == 1_778_624
+    assert parameter_count(PRESETS["2b"]) == 2_727_606_272 and parameter_count(read_config(TINY)[0]) == 1_778_624
     with pytest.raises(UsageError, match="name the checkpoint"):
         fit.read_result(RESULTS["tiny-w8-onnx"], "--fit")
 

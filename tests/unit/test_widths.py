@@ -11,8 +11,8 @@ from fake_active import ActiveFake, write_active_bundle
 from fake_bundle import CONTEXT, MODEL_CONFIG, FakeEngine, N, write_bundle
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.bench.costs import Model
 from dgemma.benchmarks.studies import widths
+from dgemma.core.cost import CostModel
 from dgemma.core.errors import UsageError
 from dgemma.runtime.bundle import Bundle
 
@@ -35,7 +35,7 @@ def test_calls_take_turns_back_and_forth_and_the_first_round_is_dropped() -> Non
 
 def test_a_position_is_compared_with_a_whole_step_of_the_same_round() -> None:
     seconds = {"16": [2.0, 4.0, 8.0], "8": [1.0, 3.0, 4.0], "denoise": [1.0], "encode": [0.5], "token": [0.1]}
-    found = widths.summarize(seconds, [16, 8], Model(config=MODEL_CONFIG, bits={}), 20)
+    found = widths.summarize(seconds, [16, 8], CostModel(config=MODEL_CONFIG, bits={}), 20)
     whole, half = found["widths"]
     assert (whole["width"], whole["ms"]["median"], whole["position_ms"]) == (16, 4000.0, 250.0)
     assert [whole["over_line"][q] for q in ("q1", "median", "q3")] == [1.0, 1.0, 1.0]

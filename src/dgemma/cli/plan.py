@@ -12,6 +12,7 @@ from dgemma.cli.terminal import print_json
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import EXACT, SamplerConfig
+from dgemma.core.shapes import parameter_count
 from dgemma.core.shipped import bundle_path
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _profile(device: str, config: ModelConfig) -> Profile:
     values = profile.read_json(Path(device), "--device")
     if fit.is_result(values):
         found = fit.fit([fit.as_result(values, f"--device {device}", [config])])
-        measured, wanted = values["ceilings"]["read_bytes"], fit.count(config)
+        measured, wanted = values["ceilings"]["read_bytes"], parameter_count(config)
         if measured < fit.LARGE and wanted > 4 * measured:
             raise UsageError(
                 f"--device {device}: measured memory with {measured / 1e6:.1f} MB, which caches hold; bench a bundle of more "

@@ -5,11 +5,13 @@ D hidden, F feed-forward width, V vocabulary, H heads, K kv heads, d head dim, E
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from dgemma.core.config import ModelConfig
 
 Shape = tuple[int, ...]
+SLOT_STEP = 64  # the runtime hands prefixes out in multiples of this many slots, so that shapes repeat
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -20,6 +22,11 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in _layer(config, layer)}
     shapes |= {"norm.weight": (hidden,), "self_conditioning.pre_norm.weight": (hidden,)}
     return shapes | {f"self_conditioning.{name}": shape for name, shape in _mlp(hidden, config.intermediate_size)}
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Values of all parameters; the table, which is tied, once."""
+    return sum(map(math.prod, parameter_shapes(config).values()))
 
 
 def _mlp(hidden: int, width: int) -> Iterator[tuple[str, Shape]]:
