@@ -147,7 +147,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 		--out $(RESULTS)/tiny-same-tokens.json
 	for recipe in w8 w4-mixed; do $(BIN)/python -m dgemma.benchmarks.studies.same_tokens build/tiny-$$recipe.dgemma --threads 1 \
 		--out $(RESULTS)/tiny-same-tokens-$$recipe.json || true; done
-	$(BIN)/python -m dgemma.benchmarks.studies.passes build/tiny-w8.dgemma --threads 1 --out $(RESULTS)/tiny-passes.json
+	$(BIN)/python -m dgemma.benchmarks.studies.position_forwards build/tiny-w8.dgemma --threads 1 --out $(RESULTS)/tiny-position-forwards.json
 	$(BIN)/python -m dgemma.benchmarks.studies.pages
 
 bench-check: $(STAMP) $(BUNDLE)/manifest.json build/tiny-w8.dgemma/manifest.json

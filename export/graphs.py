@@ -146,7 +146,7 @@ class Denoise(nn.Module):
 
 
 class DenoiseActive(nn.Module):
-    """One denoising step of the positions that have not settled."""
+    """One denoising step of the active positions."""
 
     def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
         super().__init__()

@@ -311,7 +311,7 @@ class Denoiser(nn.Module):
     def denoise_active(
         self, canvas: Tensor, positions: Tensor, soft: Tensor, prefix: list[KV], length: Tensor | int, settled: Tensor
     ) -> tuple[Tensor, list[KV]]:
-        """`denoise` of the positions that have not settled; with all of them active it is the same.
+        """`denoise` of the active positions; with all of them active it is the same.
 
         Args:
             canvas: [B, A] ids of the active positions.

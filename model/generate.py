@@ -29,15 +29,15 @@ StopReason = Literal["stop", "length"]
 class Generation:
     """What a generation gave: committed tokens up to the first stop token, and every step on the way there.
 
-    `passes`: positions put through the stack by all steps, by the encoding of canvases that another one follows, and by the
-    checking of drafts.
+    `position_forwards`: positions put through the stack by all steps, by the encoding of canvases that another one follows,
+    and by the checking of drafts.
     """
 
     tokens: tuple[int, ...]
     stop_reason: StopReason
     steps: int
     canvases: int
-    passes: int
+    position_forwards: int
     trajectory: Trajectory
 
 
@@ -80,29 +80,30 @@ def denoise_canvas(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
     *, seed: int, index: int, adaptive: bool,
 ) -> tuple[list[int], int]:  # fmt: skip
-    """All denoising steps of canvas number `index`: what it commits, the argmax canvas of the last step run; and its passes."""
+    """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards."""
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
     canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))[None]  # [1, N]
     soft = torch.zeros(1, n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
     stop = AdaptiveStop(sampler)
-    committed, passes = list[int](), 0
+    committed, position_forwards = list[int](), 0
     for remaining, temperature, words in _steps(sampler, seed, index, n):
         tempered = model.denoise(canvas, soft, prefix, length) / temperature
         done = step(tempered, words, sampler.entropy_bound)
         recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas)
-        committed, passes = done.argmax[0].tolist(), passes + n
+        committed, position_forwards = done.argmax[0].tolist(), position_forwards + n
         if stop(done.argmax, done.entropy) and adaptive:
             break
         canvas, soft = done.canvas, model.soft_embed(tempered, sampler.top_k)
-    return committed, passes
+    return committed, position_forwards
 
 
 def denoise_active(
     model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
     *, seed: int, index: int, adaptive: bool, compute: ComputePolicy, first: int | None = None,
 ) -> tuple[list[int], int]:  # fmt: skip
-    """`denoise_canvas` of the positions that `core.compute_policy` lets run: what the canvas has grown to, and its passes.
+    """`denoise_canvas` of the positions that `core.compute_policy` lets run: what the canvas has grown to, and its
+    position-forwards.
 
     `first`: the id that the canvas begins with, where that is known already.
     """
@@ -113,11 +114,11 @@ def denoise_active(
         canvas[0] = first
     soft = torch.zeros(n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
     caches = _room(model, prefix, n)
-    state, passes = ActiveSet(n, compute, sampler, config.eos_token_ids), 0
+    state, position_forwards = ActiveSet(n, compute, sampler, config.eos_token_ids), 0
     for remaining, temperature, words in _steps(sampler, seed, index, n):
         active, before = state.begin(), canvas.clone()
-        passes += len(active)
-        rows, settled = torch.from_numpy(active), torch.from_numpy(state.settled.copy())  # [A], [N]
+        position_forwards += len(active)
+        rows, settled = torch.from_numpy(active), torch.from_numpy(state.committed.copy())  # [A], [N]
         logits, new = model.denoise_active(canvas[None, rows], rows, soft[None, rows], caches, length, settled)
         tempered = logits / temperature
         done = step(tempered, words[..., rows], sampler.entropy_bound)
@@ -127,11 +128,11 @@ def denoise_active(
         canvas[rows], soft[rows] = done.canvas[0], model.soft_embed(tempered, sampler.top_k)[0]
         finished = state.take(active, *(values[0].numpy() for values in (done.argmax, done.entropy, done.accepted)))
         argmax, entropy, accepted = (torch.from_numpy(a.copy()) for a in (state.argmax, state.entropy, state.accepted))
-        canvas = torch.where(torch.from_numpy(state.settled), argmax, canvas)
+        canvas = torch.where(torch.from_numpy(state.committed), argmax, canvas)
         recorder.add(index, remaining, temperature, before, argmax, entropy, accepted, canvas)
         if finished and adaptive:
             break
-    return state.argmax[: state.width].tolist(), passes
+    return state.argmax[: state.width].tolist(), position_forwards
 
 
 def greedy(model: Denoiser, ids: Sequence[int]) -> list[int]:
@@ -176,10 +177,10 @@ def generate(
         raise UsageError("drafts are checked against a prompt; give one id at least")
     recorder, stops = TrajectoryRecorder(config.canvas_length), set(config.eos_token_ids)
     prefix: list[KV] | None = None
-    pending, committed, index, passes = list(prompt_ids), list[int](), 0, 0
+    pending, committed, index, position_forwards = list(prompt_ids), list[int](), 0, 0
     while len(committed) < max_new_tokens and stops.isdisjoint(committed):
         speculate = compute is not None and compute.speculate
-        passes += 0 if index == 0 or speculate else len(pending)
+        position_forwards += 0 if index == 0 or speculate else len(pending)
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
         if compute is None:
             pending, own = denoise_canvas(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive)
@@ -194,14 +195,14 @@ def generate(
                 draft = draft[: next((i + 1 for i, token in enumerate(draft) if token in stops), len(draft))]
                 said = greedy(model, before + draft)[len(before) - 1 :]
                 pending = draft[: next((i for i, token in enumerate(draft) if token != said[i]), len(draft))]
-                passes += len(draft)
-        committed, index, passes = committed + pending, index + 1, passes + own
+                position_forwards += len(draft)
+        committed, index, position_forwards = committed + pending, index + 1, position_forwards + own
     tokens = committed[:max_new_tokens]
     stop_reason: StopReason = "length" if stops.isdisjoint(tokens) else "stop"
     if stop_reason == "stop":
         tokens = tokens[: next(i for i, token in enumerate(tokens) if token in stops)]
     trajectory = recorder.finish(prompt_ids, tokens)
     return Generation(
-        tokens=tuple(tokens), stop_reason=stop_reason, steps=len(recorder.steps), canvases=index, passes=passes,
-        trajectory=trajectory,
+        tokens=tuple(tokens), stop_reason=stop_reason, steps=len(recorder.steps), canvases=index,
+        position_forwards=position_forwards, trajectory=trajectory,
     )  # fmt: skip

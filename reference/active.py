@@ -28,13 +28,13 @@ class State(NamedTuple):
     canvas: Array  # int32 [N]
     soft: Array  # [N, D]
     caches: denoiser.Prefix
-    settled: Array  # bool [N]
+    committed: Array  # bool [N]
     entropy: Array  # float32 [N]
     accepted: Array  # bool [N]
     unchanged: Array
     compared: Array  # the width that the last argmax canvas had
     closed: Array
-    repairing: Array
+    rechecking: Array
     done: Array
 
 
@@ -49,8 +49,8 @@ def active(
     no, zero = jnp.bool_(False), jnp.int32(0)
     start = State(
         record=Canvas.empty(jnp.zeros(n, jnp.int32), steps), width=jnp.int32(compute.first_width(n)), canvas=canvas,
-        soft=jnp.zeros((n, config.hidden_size), weights["embed"].dtype), caches=prefix, settled=none,
-        entropy=jnp.zeros(n, jnp.float32), accepted=none, unchanged=zero, compared=zero, closed=jnp.bool_(True), repairing=no,
+        soft=jnp.zeros((n, config.hidden_size), weights["embed"].dtype), caches=prefix, committed=none,
+        entropy=jnp.zeros(n, jnp.float32), accepted=none, unchanged=zero, compared=zero, closed=jnp.bool_(True), rechecking=no,
         done=no,
     )  # fmt: skip
 
@@ -61,10 +61,10 @@ def active(
         i = state.record.steps
         width = jnp.where(state.closed, state.width, jnp.minimum(2 * state.width, n))
         within = positions < width
-        settled = state.settled & ~(within & (state.settled | ~within).all())
-        running = within & ~settled
+        committed = state.committed & ~(within & (state.committed | ~within).all())
+        running = within & ~committed
         logits, new = denoiser.denoise_active(
-            weights, config, state.canvas, positions, state.soft, state.caches, length, settled, running
+            weights, config, state.canvas, positions, state.soft, state.caches, length, committed, running
         )
         tempered = logits / schedule[i]
         step = sampler.step(tempered, words[i], policy.entropy_bound, running)
@@ -78,11 +78,11 @@ def active(
 
         last = state.record.committed
         argmax, entropy = of_running(step.argmax, last), of_running(step.entropy, state.entropy)
-        settled = of_running(step.entropy < compute.settle, settled)
+        committed = of_running(step.entropy < compute.early_commit, committed)
         stops = jnp.isin(argmax, stop_ids) & within
-        ends = stops & settled
+        ends = stops & committed
         end = jnp.where(ends.any(), jnp.argmax(ends), n)
-        settled |= within & (positions > end)
+        committed |= within & (positions > end)
         width = jnp.minimum(width, end + 1).astype(jnp.int32)
         within = positions < width
         closed = (width == n) | stops.any()
@@ -91,17 +91,17 @@ def active(
         unchanged = jnp.where(same, state.unchanged + 1, 0)
         mean = jnp.where(within, entropy.astype(jnp.float64), 0.0).sum() / n
         still = (unchanged >= policy.stability_threshold) & (mean < policy.confidence_threshold)
-        done = closed & (still | (settled | ~within).all())
-        again = done & ~state.repairing if compute.repair else jnp.bool_(False)
-        settled |= within & again
+        done = closed & (still | (committed | ~within).all())
+        again = done & ~state.rechecking if compute.recheck else jnp.bool_(False)
+        committed |= within & again
 
-        canvas = jnp.where(settled, argmax, of_running(step.canvas, state.canvas))
+        canvas = jnp.where(committed, argmax, of_running(step.canvas, state.canvas))
         soft = jnp.where(running[:, None], denoiser.soft_embed(weights, config, tempered, policy.top_k), state.soft)
         accepted = of_running(step.accepted, state.accepted)
         return State(
             record=state.record.followed_by(argmax, canvas, entropy, accepted), width=width, canvas=canvas, soft=soft,
-            caches=jax.tree.map(place, state.caches, new), settled=settled, entropy=entropy, accepted=accepted,
-            unchanged=unchanged, compared=width, closed=closed, repairing=again, done=done & ~again,
+            caches=jax.tree.map(place, state.caches, new), committed=committed, entropy=entropy, accepted=accepted,
+            unchanged=unchanged, compared=width, closed=closed, rechecking=again, done=done & ~again,
         )  # fmt: skip
 
     state = lax.while_loop(unfinished, body, start)

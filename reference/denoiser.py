@@ -321,7 +321,7 @@ def denoise_active(
     weights: Weights, config: ModelConfig, canvas: Array, positions: Array, soft: Array, prefix: Prefix, length: Array,
     settled: Array, running: Array | None = None,
 ) -> tuple[Array, Prefix]:  # fmt: skip
-    """`denoise` of the positions alone that have not settled.
+    """`denoise` of the active positions alone.
 
     Args:
         canvas: int32 [A] ids of the active positions; positions: int32 [A], where they are in the canvas; soft: [A, D].

@@ -1,5 +1,5 @@
 """Denoising one canvas: a call of `denoise` per step, or one call of the fused `generate`; both yield the same steps.
-Or a call of `denoise_active` per step, for the positions alone that have not settled.
+Or a call of `denoise_active` per step, for the active positions alone.
 
 It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, A active
 positions, T steps, D hidden.
@@ -16,9 +16,11 @@ from dgemma.core.compute_policy import ActiveSet, AdaptiveStop, ComputePolicy
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import token_from_word
 from dgemma.runtime import finite
-from dgemma.runtime.engines.base import Array, Engine, Feeds
+from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
+
+DENOISE, ACTIVE, GENERATE = "denoise", "denoise_active", "generate"  # the graphs that a step or a canvas calls
 
 
 class DenoisingStep(NamedTuple):
@@ -37,7 +39,7 @@ class DenoisingStep(NamedTuple):
 
 
 class Loops:
-    """Both loops over one engine, with what does not change between canvases computed once."""
+    """The loops over one engine, with what does not change between canvases computed once."""
 
     def __init__(self, engine: Engine) -> None:
         manifest = engine.bundle.manifest
@@ -52,14 +54,14 @@ class Loops:
         initial, words = canvas_noise(seed, canvas, self._t, self._n)
         return token_from_word(initial, self._vocab)[None], words.astype(np.int64)
 
-    def host(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
+    def host(self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
         """One `denoise` call per step; the adaptive stop is decided here."""
         canvas, words = self.noise(seed, canvas_index)
-        feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft}
+        feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft}
         stop = AdaptiveStop(self._sampler, self._n)
         for i, temperature in enumerate(self._temperatures):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
-            out = finite.run(self._engine, "denoise", feeds, f"step {i + 1} of canvas {canvas_index + 1}")
+            out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
             canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
             accepted, left = out["accepted"][0], self._t - i
@@ -67,11 +69,11 @@ class Loops:
             if stop(argmax, entropy) and adaptive:
                 return
 
-    def probe(self, prefix: Feeds, length: int, place: str) -> None:
+    def probe(self, prefix: Prefix, place: str) -> None:
         """One step on the prefix; raises EngineError when its output is NaN."""
         canvas, words = self.noise(0, 0)
-        feeds = {**prefix, "prefix_length": np.array([length], np.int64), "soft": self._no_soft, "canvas": canvas}
-        finite.run(self._engine, "denoise", {**feeds, "words": words[0], "temperature": self._temperatures[0]}, place)
+        feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft, "canvas": canvas, "words": words[0]}
+        finite.run(self._engine, DENOISE, {**feeds, "temperature": self._temperatures[0]}, place)
 
     def active(
         self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, compute: ComputePolicy, first: int | None = None
@@ -89,16 +91,16 @@ class Loops:
             canvas[0, 0] = first
         soft = self._no_soft.copy()
         state = ActiveSet(n, compute, self._sampler, self._stops)
-        feeds = {**prefix.feeds("denoise_active", n), "prefix_length": np.array([prefix.encoded], np.int64)}
+        feeds = self._prefixed(prefix, ACTIVE, behind=n)
         for i, temperature in enumerate(self._temperatures):
             rows, before = state.begin(), canvas[0].copy()
             feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows], "temperature": temperature}
-            feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.settled[None]}
-            out = finite.run(self._engine, "denoise_active", feeds, f"step {i + 1} of canvas {canvas_index + 1}")
+            feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.committed[None]}
+            out = finite.run(self._engine, ACTIVE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
             canvas[:, rows], soft[:, rows] = out["next_canvas"], out["next_soft"]
             done = state.take(rows, out["argmax"][0], out["entropy"][0], out["accepted"][0])
-            canvas[0, state.settled] = state.argmax[state.settled]
+            canvas[0, state.committed] = state.argmax[state.committed]
             argmax, entropy, accepted = state.argmax.copy(), state.entropy.copy(), state.accepted.copy()
             left = self._t - i
             after = canvas[0].copy()
@@ -106,12 +108,17 @@ class Loops:
             if done and adaptive:
                 return
 
-    def graph(self, prefix: Feeds, length: int, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
+    def graph(self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
         """One `generate` call per canvas; its steps are yielded after it has returned."""
         canvas, words = self.noise(seed, canvas_index)
-        scalars = {"prefix_length": np.array([length], np.int64), "adaptive": np.array([adaptive], np.bool_)}
-        feeds = {**prefix, **scalars, "canvas": canvas, "words": words}
-        out = finite.run(self._engine, "generate", feeds, f"a step of canvas {canvas_index + 1}")
+        feeds = {**self._prefixed(prefix, GENERATE), "canvas": canvas, "words": words}
+        feeds["adaptive"] = np.array([adaptive], np.bool_)
+        try:
+            out = self._engine.run(GENERATE, feeds)
+        except IndexOutOfBounds as error:  # of NaN, as in `finite.run`; the host loop comes to the step in which it arose
+            for _ in self.host(prefix, seed, canvas_index, adaptive):
+                pass
+            raise finite.not_a_number(self._engine, f"a step of canvas {canvas_index + 1}") from error
         steps = int(out["steps"][0])
         if not 1 <= steps <= self._t or not np.array_equal(out["committed"][0], out["argmaxes"][steps - 1]):
             raise EngineError(f"graph 'generate' ran {steps} of {self._t} steps and did not commit the last argmax canvas")
@@ -122,3 +129,7 @@ class Loops:
             temperature, left = self._temperatures[i][0], self._t - i
             yield DenoisingStep(self._n, self._n, left, temperature, before, argmax, entropy, accepted, after)
             before = after
+
+    def _prefixed(self, prefix: Prefix, graph: str, behind: int = 0) -> Feeds:
+        """A graph's inputs that are the prefix's keys and values, with `behind` slots more, and how many of them count."""
+        return {**prefix.feeds(graph, behind), "prefix_length": np.array([prefix.encoded], np.int64)}

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from dgemma.runtime.result import StopReason
+from dgemma.core.trajectory import Trajectory
+from dgemma.runtime.engines.base import Array
+from dgemma.runtime.result import Result, StopReason, Timings
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
-    """What a generation has done so far; becomes its Result."""
+    """What a generation has done so far; becomes its Result, whose names and meanings its fields have.
+
+    Args:
+        most: tokens, at most.
+        stops: ids that end it.
+        started: by `time.perf_counter`.
+        native_s: of the engine's seconds what it had when the generation began; once it has ended, what they grew by.
+    """
 
     most: int
     stops: frozenset[int]
+    started: float
+    native_s: float
     tokens: list[int] = field(default_factory=list)
+    pads: int = 0
     steps: int = 0
     canvases: int = 0
-    passes: int = 0
-    prefill_passes: int = 0
+    position_forwards: int = 0
+    prefill_position_forwards: int = 0
+    load_s: float = 0.0
     prefill_s: float = 0.0
     denoise_s: float = 0.0
     commit_s: float = 0.0
+    reason: StopReason = "cancelled"
+    trajectory: Trajectory | None = None
 
     def accept(self, ids: Sequence[int]) -> tuple[list[int], StopReason | None]:
         """Take ids up to the first stop token or the limit; what the prefix gains, and why it ends, if it does."""
@@ -32,3 +48,21 @@ class Progress:
         if end is not None and end <= room:
             return [*new, ids[end]], "stop"
         return new, "length" if len(self.tokens) == self.most else None
+
+    def result(self, text: str, engine: str, loop: str) -> Result:
+        """Of a generation that has ended."""
+        timings = Timings(
+            load_s=self.load_s, prefill_s=self.prefill_s, denoise_s=self.denoise_s, commit_s=self.commit_s,
+            total_s=time.perf_counter() - self.started, engine_s=self.native_s,
+        )  # fmt: skip
+        return Result(
+            text=text, tokens=tuple(self.tokens), pads=self.pads, steps=self.steps, canvases=self.canvases,
+            position_forwards=self.position_forwards, prefill_position_forwards=self.prefill_position_forwards,
+            stop_reason=self.reason, engine=engine, loop=loop, timings=timings, trajectory=self.trajectory,
+        )  # fmt: skip
+
+
+def visible(canvas: Sequence[int] | Array, stops: Collection[int], *, stop: bool = False) -> list[int]:
+    """Ids of a canvas [N] before its first stop token, or with `stop` up to it."""
+    ids = [int(i) for i in canvas]
+    return ids[: next((i + stop for i, token in enumerate(ids) if token in stops), len(ids))]

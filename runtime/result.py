@@ -42,9 +42,9 @@ class Result:
         tokens: committed ids up to, without, the first stop token, at most max_new_tokens.
         steps: denoising steps run, over all canvases (calls of `decode` for the autoregressive baseline).
         canvases: canvases committed.
-        passes: positions put through the stack, summed over all denoising steps (or calls of `decode`), and the
+        position_forwards: positions put through the stack, summed over all denoising steps (or calls of `decode`), and the
             re-encoding of committed canvases included; prefill and padding are not.
-        prefill_passes: positions that were encoded before the first canvas.
+        prefill_position_forwards: positions that were encoded before the first canvas.
         stop_reason: stop, length, context or cancelled.
         loop: host, graph, or decode.
         pads: how many padding tokens `tokens` ends with where no stop token was given. Rates do not count them, and the prefix
@@ -56,8 +56,8 @@ class Result:
     tokens: tuple[int, ...]
     steps: int
     canvases: int
-    passes: int
-    prefill_passes: int
+    position_forwards: int
+    prefill_position_forwards: int
     stop_reason: StopReason
     engine: str
     loop: str
@@ -76,17 +76,18 @@ class Result:
         return self.count / self.steps if self.steps else 0.0
 
     @property
-    def passes_per_token(self) -> float | None:
-        """Passes over committed tokens, `pads` aside; None when there are none; about 1 for the autoregressive baseline."""
-        return self.passes / self.count if self.count else None
+    def position_forwards_per_token(self) -> float | None:
+        """Position-forwards over committed tokens, `pads` aside; None without tokens; about 1 for greedy decoding."""
+        return self.position_forwards / self.count if self.count else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, as `dgemma run --json` prints them."""
         return {
             "text": self.text, "tokens": list(self.tokens), "steps": self.steps, "canvases": self.canvases,
             "tokens_per_forward": self.tokens_per_forward, "stop_reason": self.stop_reason, "engine": self.engine,
-            "loop": self.loop, "timings": asdict(self.timings), "passes": self.passes,
-            "passes_per_token": self.passes_per_token, "prefill_passes": self.prefill_passes,
+            "loop": self.loop, "timings": asdict(self.timings), "position_forwards": self.position_forwards,
+            "position_forwards_per_token": self.position_forwards_per_token,
+            "prefill_position_forwards": self.prefill_position_forwards,
         }  # fmt: skip
 
 

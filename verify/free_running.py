@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.trajectory import Trajectory
-from dgemma.runtime.session import MAX_NEW_TOKENS, Session
+from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import chat_ids
 from dgemma.verify.backend import Backend
 from dgemma.verify.divergence import NEAR, Divergence, first_divergence

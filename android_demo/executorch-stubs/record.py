@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     with Session.load(options.bundle, engine=options.engine) as session:
         engine = session._engine
-        less = {"canvas": "auto", "speculate": True} if options.draft else {}
+        less = {"start_width": "auto", "speculate": True} if options.draft else {}
         engine.prepare("encode", *(("denoise_active", "check") if options.draft else ("denoise",)))
         recorder = Recorder(engine, options.engine == "executorch")
         engine.run = recorder  # type: ignore[method-assign]

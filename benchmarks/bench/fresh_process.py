@@ -58,7 +58,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
     caches.extend(filler(opened.manifest.model.vocab_size, prefix))
     caches.encode(lambda: False)
     known = memory.reset_peak()
-    canvas = Loops(runner).host(caches.feeds("denoise"), caches.encoded, 0, 0, False)
+    canvas = Loops(runner).host(caches, 0, 0, False)
     for _ in range(steps):
         next(canvas)
     after, peak, cache = memory.resident(), memory.peak(), prefix_bytes(opened.manifest.model, prefix)

@@ -17,6 +17,7 @@ from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
 from dgemma.core.cost import Cost, CostModel, held_bits
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.manifest import Manifest
 from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
@@ -24,7 +25,7 @@ from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.session import Session
 
-SEED, MAX_NEW_TOKENS, LOADS = 0, 256, 5
+SEED, LOADS = 0, 5
 Json = dict[str, Any]
 Say = Callable[[str], None]
 

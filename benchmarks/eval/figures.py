@@ -22,7 +22,7 @@ class Row:
         line: line of the file, from 1.
         found: the answer that was found in the text; None when there is none.
         choices: how many choices there were; 0 where the answer was free.
-        tokens, steps, canvases, passes, prefill_passes, stop_reason: as in `runtime.Result`.
+        tokens, steps, canvases, position_forwards, prefill_position_forwards, stop_reason: as in `runtime.Result`.
         seconds: the call, without loading of graphs.
     """
 
@@ -39,8 +39,8 @@ class Row:
     tokens: int
     steps: int
     canvases: int
-    passes: int
-    prefill_passes: int
+    position_forwards: int
+    prefill_position_forwards: int
     stop_reason: str
     seconds: float
 
@@ -49,13 +49,13 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
     """Figures of one decoder over some questions, JSON types.
 
     `exact` with its Wilson interval is the share right; `strict` the same by the strict rule; `chance` what blind guessing
-    gives (null where answers are free); `steps_per_canvas` is null for autoregressive decoding. `passes_per_token` is passes
-    over tokens, sums of all rows, prefill aside (`mean_prefill_passes`, a question); null without tokens. `tokens_per_s`
-    counts whole calls, prefill included.
+    gives (null where answers are free); `steps_per_canvas` is null for autoregressive decoding. `position_forwards_per_token`
+    are position-forwards over tokens, sums of all rows, prefill aside (`mean_prefill_position_forwards`, a question); null
+    without tokens. `tokens_per_s` counts whole calls, prefill included.
     """
     n, seconds = len(rows), sum(row.seconds for row in rows)
     tokens, steps, canvases = (sum(getattr(row, name) for row in rows) for name in ("tokens", "steps", "canvases"))
-    passes = sum(row.passes for row in rows)
+    position_forwards = sum(row.position_forwards for row in rows)
     chances = [1 / row.choices for row in rows if row.choices]
     return {
         **_share([row.right for row in rows]),
@@ -66,9 +66,9 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
         "mean_steps": _over(steps, n),
         "steps_per_canvas": steps / canvases if canvases else None,
         "tokens_per_forward": _over(tokens, steps),
-        "passes": passes,
-        "passes_per_token": passes / tokens if tokens else None,
-        "mean_prefill_passes": _over(sum(row.prefill_passes for row in rows), n),
+        "position_forwards": position_forwards,
+        "position_forwards_per_token": position_forwards / tokens if tokens else None,
+        "mean_prefill_position_forwards": _over(sum(row.prefill_position_forwards for row in rows), n),
         "tokens_per_s": _over(tokens, seconds),
         "seconds": seconds,
         "stop_reasons": dict(sorted(Counter(row.stop_reason for row in rows).items())),
@@ -138,11 +138,11 @@ def show(title: str, summary: Mapping[str, Any]) -> None:
     report.table(title, ["task", "decoder", "n", "exact", "95 %", "strict", "unparsed", "chance", "cut at limit"], score)
     cost = [
         [label, decoder, f"{f['mean_tokens']:.1f}", _or_dash(f["steps_per_canvas"], ".2f"), f"{f['tokens_per_forward']:.1f}",
-         _or_dash(f["passes_per_token"], ".2f"), f"{f['mean_prefill_passes']:.0f}",
+         _or_dash(f["position_forwards_per_token"], ".2f"), f"{f['mean_prefill_position_forwards']:.0f}",
          f"{f['tokens_per_s']:.0f}"]
         for label, decoder, f in lines
     ]  # fmt: skip
-    header = ["task", "decoder", "tokens", "steps/canvas", "tokens/forward", "passes/token", "prefill", "tokens/s"]
+    header = ["task", "decoder", "tokens", "steps/canvas", "tokens/forward", "position-forwards/token", "prefill", "tokens/s"]
     report.table("What the answers cost", header, cost)
     for group, d in summary["difference"].items():
         print(

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.answers import RULES, judge
@@ -17,12 +17,12 @@ from dgemma.benchmarks.eval.formats import TaskFile, read_task_file
 from dgemma.benchmarks.eval.items import EvalItem, compose, examples_for
 from dgemma.benchmarks.eval.journal import Journal, Key, side_file
 from dgemma.core import machine
-from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import BundleError, PromptTooLong, UsageError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.progress import progress
 from dgemma.runtime.result import Result
-from dgemma.runtime.session import MAX_NEW_TOKENS, Session
+from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import chat_ids
 
 DECODERS = {"diffusion": ("diffusion",), "autoregressive": ("autoregressive",), "both": ("diffusion", "autoregressive")}
@@ -31,10 +31,7 @@ DECODERS = {"diffusion": ("diffusion",), "autoregressive": ("autoregressive",), 
 class Decoder(Protocol):
     """What evaluation needs of `runtime.Session`; each call starts from an empty prefix."""
 
-    def generate(
-        self, prompt: str, *, max_new_tokens: int, seed: int, settle: float | None = None,
-        canvas: int | Literal["auto"] | None = None, repair: bool = False, speculate: bool = False,
-    ) -> Result: ...  # fmt: skip
+    def generate(self, prompt: str, options: GenerateOptions) -> Result: ...
 
     def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Result: ...
 
@@ -46,8 +43,7 @@ class EvalRequest:
     Args:
         tasks, shots: files of questions, and files whose first `num_shots` of a question's task are its solved examples.
         limit: at most so many questions of each task.
-        seed: of all noise, the same for every question.
-        compute: what canvases leave out, where not the stock loop.
+        options: of every generation.
         out, resume: where the result goes; the answers are kept beside it, and `resume` goes on from them.
     """
 
@@ -56,12 +52,10 @@ class EvalRequest:
     engine: str | None = None
     threads: int | None = None
     limit: int | None = None
-    seed: int = 0
     shots: tuple[Path, ...] = ()
     num_shots: int = 5
-    max_new_tokens: int = MAX_NEW_TOKENS
     decoder: str = "diffusion"
-    compute: ComputePolicy | None = None
+    options: GenerateOptions = field(default_factory=GenerateOptions)
     out: Path | None = None
     resume: bool = False
 
@@ -72,7 +66,7 @@ class EvalRequest:
             raise UsageError("--task names a file twice; name each once")
         if self.decoder not in DECODERS:
             raise UsageError(f"--decoder {self.decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
-        for name in ("limit", "num_shots", "max_new_tokens"):
+        for name in ("limit", "num_shots"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value} must be 1 or more")
@@ -90,33 +84,30 @@ class Question:
     prompt: str
 
 
-def answer(
-    session: Decoder, question: Question, decoder: str, *, seed: int, max_new_tokens: int, compute: ComputePolicy | None = None
-) -> Row:
+def answer(session: Decoder, question: Question, decoder: str, options: GenerateOptions) -> Row:
     """Have a question answered by `diffusion` or `autoregressive`, and judge the answer."""
     if decoder == "diffusion":
-        options = {} if compute is None else compute.arguments()
-        result = session.generate(question.prompt, max_new_tokens=max_new_tokens, seed=seed, **options)
+        result = session.generate(question.prompt, options)
     else:
-        result = session.decode_greedy(question.prompt, max_new_tokens=max_new_tokens)
+        result = session.decode_greedy(question.prompt, max_new_tokens=options.max_new_tokens)
     item, verdict = question.item, judge(question.item, result.text)
     return Row(
         file=question.file, index=question.index, line=item.line, task=item.task, decoder=decoder, choices=item.choices,
         text=result.text, **asdict(verdict), tokens=len(result.tokens), steps=result.steps, canvases=result.canvases,
-        passes=result.passes, prefill_passes=result.prefill_passes, stop_reason=result.stop_reason,
-        seconds=result.timings.total_s - result.timings.load_s,
+        position_forwards=result.position_forwards, prefill_position_forwards=result.prefill_position_forwards,
+        stop_reason=result.stop_reason, seconds=result.timings.total_s - result.timings.load_s,
     )  # fmt: skip
 
 
 def answers(
-    session: Decoder, questions: Iterable[Question], decoders: Sequence[str], *, seed: int, max_new_tokens: int,
-    compute: ComputePolicy | None = None, known: Callable[[Key], bool] = lambda _: False,
+    session: Decoder, questions: Iterable[Question], decoders: Sequence[str], options: GenerateOptions, *,
+    known: Callable[[Key], bool] = lambda _: False,
 ) -> Iterator[Row]:  # fmt: skip
     """Answers of each question by each decoder in turn, those that are known left out."""
     for question in questions:
         for decoder in decoders:
             if not known((question.file, question.index, decoder)):
-                yield answer(session, question, decoder, seed=seed, max_new_tokens=max_new_tokens, compute=compute)
+                yield answer(session, question, decoder, options)
 
 
 def questions_of(files: Sequence[TaskFile], shots: Sequence[TaskFile], num_shots: int, limit: int | None) -> list[Question]:
@@ -189,7 +180,6 @@ def evaluate_bundle(request: EvalRequest, say: Callable[[str], None]) -> dict[st
     with Session.load(request.bundle, engine=request.engine, threads=request.threads) as session:
         check_lengths(session, questions, files)
         settings = _settings(request, session, files, shots, questions)
-        options: dict[str, Any] = {"seed": request.seed, "max_new_tokens": request.max_new_tokens, "compute": request.compute}
         wanted = [(q.file, q.index, decoder) for q in questions for decoder in decoders]
         kept = nullcontext() if request.out is None else Journal(
             side_file(request.out), settings, wanted, resume=request.resume
@@ -198,7 +188,7 @@ def evaluate_bundle(request: EvalRequest, say: Callable[[str], None]) -> dict[st
             done = {} if journal is None else journal.rows
             rows = list(done.values())
             left = [q for q in questions if any((q.file, q.index, decoder) not in done for decoder in decoders)]
-            for row in answers(session, progress(left, "eval"), decoders, known=done.__contains__, **options):
+            for row in answers(session, progress(left, "eval"), decoders, request.options, known=done.__contains__):
                 rows.append(row)
                 if journal is not None:
                     journal.add(row)
@@ -225,10 +215,10 @@ def _settings(
         "shots": [file.sha256 for file in shots],
         "num_shots": request.num_shots if shots else 0,
         "limit": request.limit,
-        "seed": request.seed,
-        "max_new_tokens": request.max_new_tokens,
+        "seed": request.options.seed,
+        "max_new_tokens": request.options.max_new_tokens,
         "decoder": request.decoder,
-        "work": None if request.compute is None else asdict(request.compute),
+        "compute": None if request.options.compute is None else asdict(request.options.compute),
         "engine": f"{session.engine} {session.engine_version}",
         "threads": request.threads,
         "prompts": hashlib.sha256(asked.encode()).hexdigest(),

@@ -69,7 +69,7 @@ class Work:
     def canvases(self) -> int:
         return -(-self.output // self.canvas)
 
-    def passes_per_token(self, steps: float) -> float:
+    def position_forwards_per_token(self, steps: float) -> float:
         """Positions put through the stack by steps and by encoding what was committed, over tokens; the prompt aside."""
         return self.canvases * self.canvas * (steps + 1) / self.output
 
@@ -101,7 +101,7 @@ class Prediction:
     diffusion: tuple[float, float]
     autoregressive: float
     break_even: float
-    passes_per_token: tuple[float, float]
+    position_forwards_per_token: tuple[float, float]
     bits: float
     calls: Mapping[str, Cost]
 
@@ -123,7 +123,7 @@ class Prediction:
             "step_floor_ms": 1e3 * self.step_floor, "encode_ms": 1e3 * self.encode, "prefill_ms": 1e3 * self.prefill,
             "token_ms": 1e3 * self.token, "token_floor_ms": 1e3 * self.token_floor,
             "diffusion_tokens_per_s": list(self.diffusion), "autoregressive_tokens_per_s": self.autoregressive,
-            "break_even_steps": self.break_even, "passes_per_token": list(self.passes_per_token),
+            "break_even_steps": self.break_even, "position_forwards_per_token": list(self.position_forwards_per_token),
         }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
         encode=seconds(calls["encode"]), prefill=prefill, token=token, token_floor=floors[1],
         diffusion=(work.output / (prefill + many * denoise + encode), work.output / (prefill + few * denoise + encode)),
         autoregressive=work.output / (prefill + one), break_even=max(0.0, (one - encode) / denoise),
-        passes_per_token=(work.passes_per_token(few), work.passes_per_token(many)),
+        position_forwards_per_token=(work.position_forwards_per_token(few), work.position_forwards_per_token(many)),
         bits=sum(count * b for count, b in weighed) / sum(count for count, _ in weighed), calls=calls,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ def plan(profile: Profile, work: Work, found: Sequence[Prediction], sentence: st
     few, many = work.steps
     rows = [[*_cells(p)] for p in found]
     header = ["recipe, engine, canvas", "disk", "memory", "ms a step", "ms to encode N", "ms a token"]
-    header += ["diffusion, tokens/s", "autoregressive", "even at steps", "passes/token"]
+    header += ["diffusion, tokens/s", "autoregressive", "even at steps", "position-forwards/token"]
     report.table(
         f"Prompt {work.prompt}, output {work.output} tokens, {few:g} to {many:g} steps a canvas (predicted, not measured)",
         header, rows,
@@ -41,4 +41,4 @@ def _cells(p: Prediction) -> Iterator[str]:
     yield f"{p.diffusion[0]:.3g} … {p.diffusion[1]:.3g}"
     yield f"{p.autoregressive:.3g}"
     yield f"{p.break_even:.1f}"
-    yield f"{p.passes_per_token[0]:.1f} … {p.passes_per_token[1]:.1f}"
+    yield f"{p.position_forwards_per_token[0]:.1f} … {p.position_forwards_per_token[1]:.1f}"

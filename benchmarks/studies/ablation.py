@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from dgemma.core import machine
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.model import checkpoint
 from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
@@ -29,7 +30,6 @@ from dgemma.quantize.recipes import CLASSES, Method, Recipe, find
 from dgemma.quantize.report import bits_per_weight
 from dgemma.quantize.rounding import LEVELS_4
 
-MAX_NEW_TOKENS = 256
 Calibration = str  # "", "clean" or "trajectories"
 
 

@@ -19,6 +19,7 @@ from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.eval.run import DECODERS, Decoder, Question, answers
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
+from dgemma.core.generate_options import MAX_NEW_TOKENS, GenerateOptions
 from dgemma.core.manifest import read_manifest
 from dgemma.core.progress import progress
 
@@ -37,7 +38,7 @@ def evaluate(
             yield Question(file=0, index=index, item=item, prompt=item.prompt)
 
     decoders = DECODERS["both" if autoregressive else "diffusion"]
-    rows: list[Row] = list(answers(session, questions(), decoders, seed=seed, max_new_tokens=max_new_tokens))
+    rows: list[Row] = list(answers(session, questions(), decoders, GenerateOptions(seed=seed, max_new_tokens=max_new_tokens)))
     wrong = [
         {"decoder": row.decoder, "task": row.task, "prompt": asked[row.index].prompt, "answer": asked[row.index].answer,
          "text": row.text}
@@ -63,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--per-task", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
     parser.add_argument("--no-autoregressive", action="store_true", help="only diffusion")
     parser.add_argument("--out", type=Path, help="write the figures and the wrong answers as JSON")
     return parser.parse_args(argv)

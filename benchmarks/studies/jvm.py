@@ -24,10 +24,11 @@ from typing import Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import pairs
 from dgemma.benchmarks.bench.budget import Budget
-from dgemma.benchmarks.bench.run import MAX_NEW_TOKENS, SEED
+from dgemma.benchmarks.bench.run import SEED
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 
 JAR = Path(__file__).resolve().parents[2] / "android_demo/jvm/target"
 Json = dict[str, Any]

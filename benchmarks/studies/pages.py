@@ -212,23 +212,23 @@ LESS_WORK = Page(
     title="Less work per canvas",
     intro="""
 What early commits, narrow starts, rechecks and drafts save, and what they cost in answers. The
-[guide](../guides/less-work.md) explains the options. *Passes per token* is the number of positions put through the stack,
-commits and checks included and prefill excluded, divided by committed tokens. No machine's noise moves it.""",
+[guide](../guides/less-work.md) explains the options. *Position-forwards per token* are the positions put through the
+stack, commits and checks included and prefill excluded, divided by committed tokens. No machine's noise moves it.""",
     sections=(
-        Section(heading="By option", table=tables.passes),
+        Section(heading="By option", table=tables.position_forwards),
         Section(
             heading="By task",
-            table=tables.passes_by_task,
+            table=tables.position_forwards_by_task,
             after="""
-`--canvas auto` takes less than half of the stock loop's passes at an exact match that these prompts cannot tell from it.
-Its steps are many and narrow, which pays where a position costs what it computes, as at `2b`. On tiny, where a call costs
-more than its rows, settling on the whole canvas is faster. Settling too early costs answers. `--repair` prevents that and
-costs most of what was saved. Drafts gain what the encoder knows better; where the encoder keeps disagreeing, they are the
-most expensive of all.
+`--start-width auto` takes less than half of the stock loop's position-forwards at an exact match that these prompts cannot
+tell from it. Its steps are many and narrow, which pays where a position costs what it computes, as at `2b`. On tiny, where
+a call costs more than its rows, early commits on the whole canvas are faster. Committing too early costs answers.
+`--recheck` prevents that and costs most of what was saved. Drafts gain what the encoder knows better; where the encoder
+keeps disagreeing, they are the most expensive of all.
 
-By passes and accuracy `--canvas auto` would be the default. It is not, because the default loop and the fused graph must
-give the same tokens, and the fused `generate` runs every position. The released model has only seen whole canvases:
-measure with `dgemma eval --canvas auto` before you rely on it.""",
+By position-forwards and accuracy `--start-width auto` would be the default. It is not, because the default loop and the
+fused graph must give the same tokens, and the fused `generate` runs every position. The released model has only seen whole
+canvases: measure with `dgemma eval --start-width auto` before you rely on it.""",
         ),
     ),
 )

@@ -9,9 +9,9 @@ below the narrowest as the narrowest; a canvas is its steps and its encoding, an
 priced as `denoise`.
 
 Each row has two rates. In the first the option itself takes K steps. In the second the stock loop does, and the option as many
-times more as it took on TINY, which keeps the passes through the stack that it saved there: that is the one to hold against the
+times more as it took on TINY, which keeps the position-forwards that it saved there: that is the one to hold against the
 stock loop, and the first flatters a narrow start (see `schedules.stretch`). What is not known is whether the released model
-settles as TINY does, and what settling or a narrow start would do to its answers. N canvas, K steps.
+becomes certain as TINY does, and what early commits or a narrow start would do to its answers. N canvas, K steps.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import reliability
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.benchmarks.studies import widths as by_width
-from dgemma.benchmarks.studies.passes import LONG, STOCK, check_chat
 from dgemma.benchmarks.studies.peers.catalogue import OURS
+from dgemma.benchmarks.studies.position_forwards import LONG, STOCK, check_chat
 from dgemma.benchmarks.studies.schedules import FILLED, Schedule, record, stretch
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
@@ -39,7 +39,9 @@ from dgemma.core.metrics import ratio_of_sums
 from dgemma.runtime.session import Session
 
 Json = dict[str, Any]
-OPTIONS: dict[str, dict[str, Any]] = {STOCK: {}, "settle 0.01": {"settle": 0.01}, "canvas auto": {"canvas": "auto"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    STOCK: {}, "early commit 0.01": {"early_commit": 0.01}, "start width auto": {"start_width": "auto"},
+}  # fmt: skip
 STEPS = (12, 16, 20)  # per canvas, as others report of the released model
 GOAL, YARDSTICK = 1.5, "llama.cpp/q4_0"  # times the autoregressive tokens/s of this peer
 OWN = "own"  # the bundle's own autoregressive decoding

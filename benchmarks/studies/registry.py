@@ -117,8 +117,8 @@ STUDIES = (
         commands=("dgemma reference compile 2b --steps 16 --canvas 256 --context 1280 --json",),
     ),
     Study(
-        name="passes", page="less-work", results=("tiny-passes.json",),
-        commands=(f"{_MODULE}.passes build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-passes.json",),
+        name="position_forwards", page="less-work", results=("tiny-position-forwards.json",),
+        commands=(f"{_MODULE}.position_forwards build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-position-forwards.json",),
     ),
     Study(
         name="projection", page="projection", results=("2b-projection.json",),

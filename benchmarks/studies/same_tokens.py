@@ -22,6 +22,7 @@ import numpy as np
 
 from dgemma.core import machine
 from dgemma.core.errors import DgemmaError, UsageError
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES
@@ -77,7 +78,7 @@ Generate = Callable[[Sequence[int], int, int], Trajectory]  # prompt ids, seed, 
 
 def compare(
     bundle: Path, checkpoint: Path | None, prompts: Sequence[str], seeds: Sequence[int], *,
-    engines: Sequence[str] | None = None, threads: int | None = None, max_new_tokens: int = 256,
+    engines: Sequence[str] | None = None, threads: int | None = None, max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:  # fmt: skip
     """Run every prompt with every seed on each engine and loop, and on the backends above them when a checkpoint is given.

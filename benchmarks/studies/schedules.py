@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.core.compute_policy import ActiveSet, ComputePolicy
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.progress import progress
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
-from dgemma.runtime.session import MAX_NEW_TOKENS, Session
+from dgemma.runtime.session import Session
 
 FILLED = 0.9  # of a canvas, in tokens before a stop token, from which it counts as filled
 
@@ -86,8 +87,8 @@ def stretch(shares: Sequence[float], steps: int) -> npt.NDArray[np.float64]:
     adds to the mean.
 
     What it does not know: a canvas that starts narrow doubles in every step, however many there are. A model that takes more
-    steps to settle a position would run a whole canvas after as many doublings as before; here the doublings are stretched as
-    well, which flatters a narrow start.
+    steps to become certain of a position would run a whole canvas after as many doublings as before; here the doublings are
+    stretched as well, which flatters a narrow start.
     """
     m = len(shares)
     passed = np.concatenate([[0.0], np.cumsum(shares)]) / m

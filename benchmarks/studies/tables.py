@@ -249,30 +249,31 @@ def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
-def passes() -> str:
+def position_forwards() -> str:
     """Less work per canvas: every option by group of prompts."""
-    values = read("tiny-passes.json")
-    own = ("prompts", "option", "n", "exact match", "against stock, points (95 %)", "same tokens", "steps", "passes/token")
-    rows = header(*own, "of stock", "tokens/s")
+    values = read("tiny-position-forwards.json")
+    own = ("prompts", "option", "n", "exact match", "against stock, points (95 %)", "same tokens", "steps")
+    rows = header(*own, "position-forwards/token", "of stock", "tokens/s")
     for group, options in list(values["groups"].items())[:4]:
         for name, one in options.items():
             gap = one["exact_difference"]
             rows.append(
                 f"| {group} | {name} | {one['n']} | {one['exact']:.1%} | "
                 f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) | {one['equal_tokens']:.1%} | "
-                f"{one['mean_steps']:.2f} | {one['passes_per_token']:.2f} | {one['pass_ratio']['value']:.3f} | "
-                f"{one['tokens_per_s']:.0f} |"
+                f"{one['mean_steps']:.2f} | {one['position_forwards_per_token']:.2f} | "
+                f"{one['position_forward_ratio']['value']:.3f} | {one['tokens_per_s']:.0f} |"
             )
     return "\n".join([*rows, "", f"`{values['recipe']}`, T = {values['sampler']['steps']}, adaptive. {provenance(values)}"])
 
 
-def passes_by_task() -> str:
+def position_forwards_by_task() -> str:
     """Every task: the stock loop, a canvas that starts narrow, the same as a draft, and autoregressive decoding."""
-    groups = read("tiny-passes.json")["groups"]
-    options = ("stock", "canvas auto", "speculate, canvas auto", "autoregressive")
-    rows = header("task", *(f"{name}: exact, passes/token" for name in options))
+    groups = read("tiny-position-forwards.json")["groups"]
+    options = ("stock", "start width auto", "speculate, start width auto", "autoregressive")
+    rows = header("task", *(f"{name}: exact, position-forwards/token" for name in options))
     for task in list(groups)[4:]:
-        cells = (f"{groups[task][name]['exact']:.0%}, {groups[task][name]['passes_per_token']:.2f}" for name in options)
+        found = [groups[task][name] for name in options]
+        cells = (f"{one['exact']:.0%}, {one['position_forwards_per_token']:.2f}" for one in found)
         rows.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

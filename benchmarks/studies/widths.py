@@ -4,7 +4,7 @@
         [--out FILE]
 
 Each call is timed with its copies of keys and values, as a session makes it. In `denoise_active` the positions that do not run
-have settled. All of them take turns, once a round, every second round backwards, so that a busy minute slows every one; the
+are committed. All of them take turns, once a round, every second round backwards, so that a busy minute slows every one; the
 first round is dropped. What a model says does not matter, so bundles with random weights can be measured. It knows nothing of
 how many positions run in which step: see `projection`. N canvas, A active positions, S prefix, D hidden.
 """
@@ -33,9 +33,8 @@ from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Engine, Feeds
-from dgemma.runtime.loops import Loops
+from dgemma.runtime.loops import ACTIVE, Loops
 from dgemma.runtime.prefix import Prefix, input_dim
-from dgemma.runtime.session import ACTIVE
 
 Json = dict[str, Any]
 Call = Callable[[], None]

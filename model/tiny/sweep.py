@@ -1,5 +1,5 @@
-"""Which sampler policy wins on held-out prompts: exact match, steps and passes per token over T, entropy bound, stop rule,
-cooling, and what a canvas may leave out.
+"""Which sampler policy wins on held-out prompts: exact match, steps and position-forwards per token over T, entropy bound, stop
+rule, cooling, and what a canvas may leave out.
 
 The prompts are held out with another seed than those of the published evaluation, so that choosing does not flatter it.
 
@@ -52,13 +52,14 @@ POLICIES: dict[str, tuple[SamplerConfig, ComputePolicy | None]] = {
        for c in (0.005, 0.02, 0.1)},
     **{f"T=16 confidence=0.1 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), None)
        for k in (1, 2, 4, 8)},
-    **{f"T={t} settle={s}": (replace(SHIPPED, steps=t), ComputePolicy(settle=s))
+    **{f"T={t} early_commit={s}": (replace(SHIPPED, steps=t), ComputePolicy(early_commit=s))
        for t in (4, 8, 16) for s in (0.003, 0.01, 0.03)},
-    **{f"T=16 settle=0.01 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), ComputePolicy(settle=0.01))
+    **{f"T=16 early_commit=0.01 cooling={k}":
+       (Cooling(steps=16, confidence_threshold=0.1, cooling=k), ComputePolicy(early_commit=0.01))
        for k in (1, 2, 4)},
-    **{f"T=16 settle={s} start={n}": (SHIPPED, ComputePolicy(settle=s, start=n))
+    **{f"T=16 early_commit={s} start={n}": (SHIPPED, ComputePolicy(early_commit=s, start_width=n))
        for s in (0.003, 0.01, 0.03) for n in (4, 8, 16, 32)},
-    **{f"T=16 draft settle={s} start={n}": (SHIPPED, ComputePolicy(settle=s, start=n, speculate=True))
+    **{f"T=16 draft early_commit={s} start={n}": (SHIPPED, ComputePolicy(early_commit=s, start_width=n, speculate=True))
        for s in (0.03, 0.1, 0.3, 1.0) for n in (8, 64)},
 }  # fmt: skip
 
@@ -69,19 +70,20 @@ def prompt_ids(sp: Any, prompt: str) -> list[int]:
 
 
 def measure(model: Denoiser, sp: Any, policy: SamplerConfig, compute: ComputePolicy | None, per_task: int) -> dict[str, Any]:
-    """Pooled and per-task exact match, mean steps, and passes per token: of denoising, and of checking drafts."""
+    """Pooled and per-task exact match, mean steps, and position-forwards per token: of denoising, and of checking drafts."""
     right: dict[str, int] = dict.fromkeys(tasks.TASKS, 0)
-    steps = canvases = passes = tokens = 0
+    steps = canvases = position_forwards = tokens = 0
     examples = tasks.held_out(per_task, SEED)
     for i, example in enumerate(examples):
         done = generate(model, policy, prompt_ids(sp, example.prompt), seed=i, max_new_tokens=256, compute=compute)
         right[example.task] += sp.decode(list(done.tokens)) == example.answer
         steps, canvases = steps + done.steps, canvases + done.canvases
-        passes, tokens = passes + done.passes, tokens + len(done.tokens)
+        position_forwards, tokens = position_forwards + done.position_forwards, tokens + len(done.tokens)
     return {
-        "policy": asdict(policy), "work": None if compute is None else asdict(compute), "prompts": len(examples),
+        "policy": asdict(policy), "compute": None if compute is None else asdict(compute), "prompts": len(examples),
         "exact": round(sum(right.values()) / len(examples), 4), "steps_per_canvas": round(steps / canvases, 3),
-        "passes_per_token": round(passes / tokens, 3), "exact_by_task": {t: round(n / per_task, 3) for t, n in right.items()},
+        "position_forwards_per_token": round(position_forwards / tokens, 3),
+        "exact_by_task": {t: round(n / per_task, 3) for t, n in right.items()},
     }  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def main() -> None:
     results = {}
     for name, (policy, compute) in progress(list(POLICIES.items()), "policies"):
         one = results[name] = measure(model, sp, policy, compute, options.per_task)
-        found = f"steps {one['steps_per_canvas']:.2f}  passes/token {one['passes_per_token']:.2f}"
+        found = f"steps {one['steps_per_canvas']:.2f}  position-forwards/token {one['position_forwards_per_token']:.2f}"
         print(f"{name:36} exact {one['exact']:.3f}  {found}", file=sys.stderr)
     options.out.write_text(json.dumps({"seed": SEED, "per_task": options.per_task, "results": results}, indent=1) + "\n")
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgemma.core.compute_policy import ComputePolicy as ComputePolicy
     from dgemma.core.errors import BundleError as BundleError
     from dgemma.core.errors import CheckpointError as CheckpointError
     from dgemma.core.errors import DgemmaError as DgemmaError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dgemma.core.errors import SessionBusy as SessionBusy
     from dgemma.core.errors import TokenizerError as TokenizerError
     from dgemma.core.errors import UsageError as UsageError
+    from dgemma.core.generate_options import GenerateOptions as GenerateOptions
     from dgemma.runtime.result import Result as Result
     from dgemma.runtime.session import Session as Session
 
@@ -37,7 +39,9 @@ _ERRORS = (
     "TokenizerError", "UsageError",
 )  # fmt: skip
 _HOMES = {
-    "Session": "dgemma.runtime.session", "Result": "dgemma.runtime.result", **dict.fromkeys(_ERRORS, "dgemma.core.errors"),
+    "Session": "dgemma.runtime.session", "Result": "dgemma.runtime.result",
+    "GenerateOptions": "dgemma.core.generate_options", "ComputePolicy": "dgemma.core.compute_policy",
+    **dict.fromkeys(_ERRORS, "dgemma.core.errors"),
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -1,12 +1,13 @@
-"""Steps of the positions that have not settled, on every backend: eager PyTorch, both engines, and the JAX reference.
+"""Steps of the active positions alone, on every backend: eager PyTorch, both engines, and the JAX reference.
 
 What holds them: with all positions active it is `denoise`; settled ones are seen with the keys and values that the caller
-keeps, as a naive twin sees them that takes them for more prefix; and whole generations settle alike everywhere.
+keeps, as a naive twin sees them that takes them for more prefix; and whole generations commit early alike everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import torch
 
 from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import EngineError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.export import graphs
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import KV, Denoiser
@@ -32,7 +34,7 @@ from dgemma.runtime.session import Session
 
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 TOLERANCE = 5e-4  # as in `test_graphs.py`
-SETTLE = 2.5  # nats; peaked random weights settle some positions in each step and not all
+EARLY_COMMIT = 2.5  # nats; peaked random weights commit some positions in each step and not all
 SLOTS, N = 128, micro.N
 ACTIVE = {"some": [0, 3, 4, 9, 15], "one": [7], "all": list(range(N))}
 
@@ -131,7 +133,7 @@ def test_engines_give_what_eager_gives(engine: Any, model: Denoiser, length: int
 
 
 def test_engines_notice(engine: Any, model: Denoiser) -> None:
-    """The comparison fails when nothing has settled, and when positions are counted from zero."""
+    """The comparison fails when nothing is committed, and when positions are counted from zero."""
     rows = ACTIVE["some"]
     assert error_of(engine, model, 21, rows, settled=np.zeros((1, N), np.bool_)) > TOLERANCE
     assert error_of(engine, model, 21, rows, positions=np.arange(len(rows))[None]) > TOLERANCE
@@ -157,9 +159,10 @@ def test_the_reference_gives_what_eager_gives(model: Denoiser) -> None:
 
 
 POLICIES = {
-    "settle": ComputePolicy(settle=SETTLE), "repair": ComputePolicy(settle=SETTLE, repair=True),
-    "narrow": ComputePolicy(settle=SETTLE, start=2),
-    "grows at once": ComputePolicy(settle=1e-30, start=N // 2), "draft": ComputePolicy(settle=SETTLE, start=4, speculate=True),
+    "early_commit": ComputePolicy(early_commit=EARLY_COMMIT), "recheck": ComputePolicy(early_commit=EARLY_COMMIT, recheck=True),
+    "narrow": ComputePolicy(early_commit=EARLY_COMMIT, start_width=2),
+    "grows at once": ComputePolicy(early_commit=1e-30, start_width=N // 2),
+    "draft": ComputePolicy(early_commit=EARLY_COMMIT, start_width=4, speculate=True),
 }  # fmt: skip
 SAME = ("canvas_index", "step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens")
 works = pytest.mark.parametrize("name", POLICIES)
@@ -194,29 +197,30 @@ def test_sessions_leave_out_what_eager_does(engine_name: str, adaptive: bool, na
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
         for seed in range(3):
             ids, wanted = eager(model, seed, adaptive, compute)
-            plain = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True)
-            result = session.generate(ids, seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True, **compute.arguments())
+            options = GenerateOptions(seed=seed, max_new_tokens=40, adaptive=adaptive, trace=True, compute=compute)
+            plain, result = (session.generate(ids, o) for o in (replace(options, compute=None), options))
             assert result.trajectory is not None and plain.trajectory is not None
             for field in SAME:
                 np.testing.assert_array_equal(
                     getattr(result.trajectory, field), getattr(wanted.trajectory, field), err_msg=field
                 )
-            assert (result.passes, result.canvases) == (wanted.passes, wanted.canvases)
+            assert (result.position_forwards, result.canvases) == (wanted.position_forwards, wanted.canvases)
             assert session.prefix_ids[: len(ids)] == tuple(ids) and len(session.prefix_ids) - len(ids) - len(result.tokens) <= 1
             assert not np.array_equal(result.trajectory.argmax, plain.trajectory.argmax)  # so the option is at work
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
-@pytest.mark.parametrize("settle", [0.01, SETTLE, 100.0])
-def test_drafts_end_in_the_text_of_greedy_decoding(engine_name: str, settle: float) -> None:
+@pytest.mark.parametrize("early_commit", [0.01, EARLY_COMMIT, 100.0])
+def test_drafts_end_in_the_text_of_greedy_decoding(engine_name: str, early_commit: float) -> None:
     """Whatever the drafts are; and where they agree, in fewer calls."""
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
         for seed in range(4):
             ids = micro.prompt(7 + 8 * seed)
             greedy = session.decode_greedy(ids, max_new_tokens=40)
-            drafted = session.generate(ids, seed=seed, max_new_tokens=40, settle=settle, canvas=4, speculate=True)
+            options = ComputePolicy(early_commit=early_commit, start_width=4, speculate=True)
+            drafted = session.generate(ids, GenerateOptions(seed=seed, max_new_tokens=40, compute=options))
             assert (drafted.tokens, drafted.stop_reason) == (greedy.tokens, greedy.stop_reason)
-            following = session.generate(micro.prompt(3), max_new_tokens=20, continue_=True, canvas=4, speculate=True)
+            following = session.generate(micro.prompt(3), max_new_tokens=20, continue_=True, start_width=4, speculate=True)
             session.reset()
             whole = [*ids, *drafted.tokens, *micro.prompt(3)]
             if drafted.stop_reason == "length":
@@ -237,15 +241,15 @@ def test_a_draft_that_was_not_checked_leaves_nothing(how: str, monkeypatch: pyte
                 session.cancel()
             return run(graph, feeds)
 
-        session.generate(ids, max_new_tokens=3, canvas=4, speculate=True)
+        session.generate(ids, max_new_tokens=3, start_width=4, speculate=True)
         before = session.prefix_ids
         monkeypatch.setattr(session._engine, "run", stop)
         if how == "failure":
             with pytest.raises(EngineError):
-                session.generate(ids, max_new_tokens=40, canvas=4, speculate=True, continue_=True)
+                session.generate(ids, max_new_tokens=40, start_width=4, speculate=True, continue_=True)
             assert session.prefix_ids == (*before, *ids)
         else:
-            cut = session.generate(ids, max_new_tokens=40, canvas=4, speculate=True, continue_=True)
+            cut = session.generate(ids, max_new_tokens=40, start_width=4, speculate=True, continue_=True)
             assert cut.stop_reason == "cancelled" and session.prefix_ids == (*before, *ids, *cut.tokens)
 
 
@@ -254,25 +258,25 @@ def test_no_settling_is_the_plain_loop(engine_name: str) -> None:
     """A bound that no entropy reaches gives the trajectories of `denoise`."""
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
         ids = micro.prompt(30)
-        plain, active = (session.generate(ids, max_new_tokens=40, settle=settle, trace=True) for settle in (None, 1e-30))
+        plain, active = (session.generate(ids, max_new_tokens=40, early_commit=nats, trace=True) for nats in (None, 1e-30))
         assert plain.trajectory is not None and active.trajectory is not None
         for name in ("argmax", "accepted", "canvas_out", "tokens"):
             np.testing.assert_array_equal(getattr(plain.trajectory, name), getattr(active.trajectory, name), err_msg=name)
-        assert plain.passes == active.passes
+        assert plain.position_forwards == active.position_forwards
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
-def test_repair_runs_every_position_once_more(engine_name: str) -> None:
+def test_a_recheck_runs_every_position_once_more(engine_name: str) -> None:
     """The last step of a canvas that did not use up its steps is one of all positions, up to a stop token."""
     policy = micro.POLICY
     with Session.load(micro_bundle.bundle(engine_name), engine=engine_name, threads=1) as session:
         for seed in range(3):
-            plain, repaired = (
-                session.generate(micro.prompt(5), seed=seed, max_new_tokens=N, settle=100.0, repair=repair, trace=True)
-                for repair in (False, True)
+            plain, rechecked = (
+                session.generate(micro.prompt(5), seed=seed, max_new_tokens=N, early_commit=100.0, recheck=recheck, trace=True)
+                for recheck in (False, True)
             )
-            assert plain.trajectory is not None and repaired.trajectory is not None
+            assert plain.trajectory is not None and rechecked.trajectory is not None
             kept = len(session.visible(plain.trajectory.argmax[0], stop=True))
-            assert (plain.steps, plain.passes) == (1, N)  # everything settles at once
-            assert (repaired.steps, repaired.passes) == (2, N + kept) and policy.steps > 2
-            np.testing.assert_array_equal(repaired.trajectory.canvas_in[1], plain.trajectory.argmax[0])
+            assert (plain.steps, plain.position_forwards) == (1, N)  # everything is committed at once
+            assert (rechecked.steps, rechecked.position_forwards) == (2, N + kept) and policy.steps > 2
+            np.testing.assert_array_equal(rechecked.trajectory.canvas_in[1], plain.trajectory.argmax[0])

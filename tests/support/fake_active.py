@@ -1,4 +1,4 @@
-"""The toy model of `fake_bundle` with `denoise_active`: a position settles by how often it ran itself."""
+"""The toy model of `fake_bundle` with `denoise_active`: a position becomes certain by how often it ran itself."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ActiveFake(FakeEngine):
 
     def _denoise_active(self, feeds: Feeds) -> list[Array]:
         rows, words = feeds["positions"][0], feeds["words"].astype(np.uint32)
-        assert not feeds["settled"][0, rows].any(), "a position that runs has not settled"
+        assert not feeds["settled"][0, rows].any(), "a position that runs is not committed"
         ids = self.prefix(feeds, int(feeds["prefix_length"][0]))
         target: list[int] = []
         while len(target) < N:

@@ -20,10 +20,10 @@ class Canvas:
 
     def __init__(self, head: dict[str, Any], work: dict[str, Any]) -> None:
         self.n, self.sampler, self.stops = head["canvas_length"], head["sampler"], head["eos_token_ids"]
-        self.settle, self.repair = np.float32(work["settle"]), work["repair"]
+        self.early_commit, self.recheck = np.float32(work["settle"]), work["repair"]
         self.width: int = {"auto": self.n // 16, None: self.n}.get(work["canvas"], work["canvas"])
         self.left: set[int] = set()
-        self.grows = self.repairing = False
+        self.grows = self.rechecking = False
         self.seen: list[list[int]] = []
 
     def rows(self) -> list[int]:
@@ -35,7 +35,7 @@ class Canvas:
 
     def done(self, rows: list[int], argmax: list[int], entropy: list[float]) -> bool:
         """Whether it is committed after a step, of which argmax and entropy [N] are told."""
-        self.left |= {i for i in rows if np.float32(entropy[i]) < self.settle}
+        self.left |= {i for i in rows if np.float32(entropy[i]) < self.early_commit}
         stops = [i for i in range(self.width) if argmax[i] in self.stops]
         if ended := [i for i in stops if i in self.left]:
             self.left |= set(range(ended[0], self.width))
@@ -48,10 +48,10 @@ class Canvas:
         sure = sum(entropy[: self.width]) / self.n < self.sampler["confidence_threshold"]
         still = sure and same >= self.sampler["stability_threshold"]
         over = not self.grows and (still or self.left >= set(range(self.width)))
-        self.repairing = over and self.repair and not self.repairing
-        if self.repairing:
+        self.rechecking = over and self.recheck and not self.rechecking
+        if self.rechecking:
             self.left |= set(range(self.width))
-        return over and not self.repairing
+        return over and not self.rechecking
 
 
 class Reader:
@@ -60,7 +60,7 @@ class Reader:
     def __init__(self, head: dict[str, Any], run: Run) -> None:
         self.head, self.run, self.work = head, run, run["work"]
         self.n, self.steps = head["canvas_length"], head["sampler"]["steps"]
-        self.committed, self.passes, self.over = list[int](), 0, False
+        self.committed, self.position_forwards, self.over = list[int](), 0, False
 
     def problem(self) -> str | None:
         rows, canvas = len(self.run["step"]), Canvas(self.head, self.work)
@@ -100,7 +100,7 @@ class Reader:
     def step(self, i: int, canvas: Canvas, active: list[int], state: dict[str, list[Any]]) -> str | None:
         """One row after the state that the row before left."""
         run, n = self.run, self.n
-        self.passes += len(active)
+        self.position_forwards += len(active)
         if run["canvas_in"][i] != state["canvas_out"]:
             return "canvas_in"
         for name in ("argmax", "entropy", "accepted"):
@@ -126,12 +126,12 @@ class Reader:
         ids, stops = self.run["argmax"][i][: canvas.width], self.head["eos_token_ids"]
         if not self.work["speculate"]:
             self.committed += ids
-            self.passes += 0 if last else len(ids)
+            self.position_forwards += 0 if last else len(ids)
             return False
         start = i - (self.steps - self.run["step"][i])
         draft = [self.run["canvas_in"][start][0], *ids[1:]]
         draft = draft[: next((j + 1 for j, token in enumerate(draft) if token in stops), len(draft))]
-        self.passes += len(draft)
+        self.position_forwards += len(draft)
         at = len(self.committed)
         holds = next((j for j, token in enumerate(draft) if token != self.said(at + j, token)), len(draft))
         self.committed += draft[:holds]
@@ -144,5 +144,5 @@ class Reader:
         reason = "stop" if end < len(tokens) else "length"
         if (tokens[:end], reason) != (run["tokens"], run["stop_reason"]):
             return "tokens"
-        counted = (self.passes, run["canvas_index"][-1] + 1)
+        counted = (self.position_forwards, run["canvas_index"][-1] + 1)
         return None if counted == (run["passes"], run["canvases"]) else "passes"

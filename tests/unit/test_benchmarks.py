@@ -20,6 +20,7 @@ from dgemma.benchmarks.stats import paired_difference, quartiles, wilson
 from dgemma.benchmarks.studies.evaluate import evaluate, solved
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.progress import progress
 from dgemma.runtime.result import Result, Timings
 
@@ -77,8 +78,8 @@ def test_quartiles_are_inclusive() -> None:
 def result(text: str, steps: int) -> Result:
     timings = Timings(load_s=0.5, prefill_s=0.0, denoise_s=1.0, commit_s=0.0, total_s=1.5, engine_s=1.0)
     return Result(
-        text=text, tokens=(1, 2, 3, 4), steps=steps, canvases=1, passes=8 * steps, prefill_passes=3, stop_reason="stop",
-        engine="onnx", loop="host", timings=timings,
+        text=text, tokens=(1, 2, 3, 4), steps=steps, canvases=1, position_forwards=8 * steps,
+        prefill_position_forwards=3, stop_reason="stop", engine="onnx", loop="host", timings=timings,
     )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ class Table:
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers
 
-    def generate(self, prompt: str, *, max_new_tokens: int, seed: int) -> Result:
+    def generate(self, prompt: str, options: GenerateOptions) -> Result:
         return result(f" {self.answers[prompt]}" if "easy" in prompt else "no", 2)
 
     def decode_greedy(self, prompt: str, *, max_new_tokens: int) -> Result:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,9 @@ from dgemma.cli import COMMANDS, dispatch, main
 from dgemma.cli import chat as chat_command
 from dgemma.cli.live import LiveCanvas
 from dgemma.cli.terminal import printable
+from dgemma.core.compute_policy import ComputePolicy
+from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.install import pip_install
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.result import StepEvent
@@ -74,7 +78,7 @@ def test_run_json_is_one_object(toy: dict[str, Any], bundle: str, capsys: pytest
     assert err == "" and out.count("\n") == 1
     assert list(values) == [
         "text", "tokens", "steps", "canvases", "tokens_per_forward", "stop_reason", "engine", "loop", "timings",
-        "passes", "passes_per_token", "prefill_passes",
+        "position_forwards", "position_forwards_per_token", "prefill_position_forwards",
     ]  # fmt: skip
     assert values["tokens"] == ANSWER[:18] and values["steps"] == 12 and values["tokens_per_forward"] == 1.5
     assert (values["stop_reason"], values["engine"], values["loop"], values["canvases"]) == ("length", "onnx", loop, 2)
@@ -86,9 +90,12 @@ def test_prompts_come_from_stdin_ids_or_option(
 ) -> None:
     seen: list[Any] = []
     generate = Session.generate
-    monkeypatch.setattr(
-        Session, "generate", lambda self, given, **k: seen.append((given, k["raw"])) or generate(self, given, **k)
-    )
+
+    def spied(self: Session, given: Any, options: GenerateOptions, **others: Any) -> Any:
+        seen.append((given, options.raw))
+        return generate(self, given, options, **others)
+
+    monkeypatch.setattr(Session, "generate", spied)
     monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
     for args in ([], ["-p", "text\n"], ["--prompt-ids", "2, 50,6"], ["-p", "text\n", "--raw"]):
         assert dispatch(["run", bundle, *args]) == 0
@@ -140,9 +147,9 @@ def test_bad_trace_paths_are_refused_before_work(
         (["-p", "x", "--loop", "spiral"], "host, graph"),
         (["-p", "x", "--max-new-tokens", "0"], "max_new_tokens"),
         (["-p", "x", "--threads", "0"], "threads"),
-        (["-p", "x", "--canvas", "wide"], "auto, or a number"),
-        (["-p", "x", "--canvas", "auto"], "without 'denoise_active'"),
-        (["-p", "x", "--repair"], "settle or canvas"),
+        (["-p", "x", "--start-width", "wide"], "auto, or a number"),
+        (["-p", "x", "--start-width", "auto"], "without 'denoise_active'"),
+        (["-p", "x", "--recheck"], "early_commit or start_width"),
         (["-p", "x" * 2 * CONTEXT], "--context"),
         (["-p", "x", "--nonsense"], "--nonsense"),
         (["-p", "x", "surplus"], "surplus"),
@@ -153,6 +160,24 @@ def test_bad_input_is_one_line(
     toy: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], args: list[str], says: str
 ) -> None:
     fails(capsys, ["run", bundle, *args], says)
+
+
+def test_old_names_of_options_work_and_are_in_no_help(
+    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[GenerateOptions] = []
+
+    def generate(self: Session, prompt: str, options: GenerateOptions, **_: Any) -> None:
+        asked.append(options)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(Session, "generate", generate)
+    fails(capsys, ["run", bundle, "-p", "--settle", "--settle", "0.5", "--canvas=4", "--repair"], "seen")
+    fails(capsys, ["run", bundle, "-p", "x", "--early-commit", "0.5", "--start-width", "4", "--recheck"], "seen")
+    assert asked[0] == asked[1] and asked[0].compute == ComputePolicy(early_commit=0.5, start_width=4, recheck=True)
+    for command in ("run", "chat", "eval"):
+        assert dispatch([command, "--help"]) == 0
+        assert not {"--settle", "--canvas", "--repair"} & set(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", ["run", "chat", "inspect"])
@@ -344,7 +369,7 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = fake_session(tmp_path / "b", ANSWER)
-    chat_command.answer(session, "hi", seed=0, max_new_tokens=256)
+    chat_command.answer(session, "hi", chat_command.DEFAULT)
     before, calls = session.prefix_ids, 0
     denoise = FakeEngine._denoise
 
@@ -356,9 +381,9 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
         return denoise(self, feeds)
 
     monkeypatch.setattr(FakeEngine, "_denoise", interrupt)
-    assert chat_command.answer(session, "more", seed=1, max_new_tokens=256) is None
+    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1)) is None
     assert session.prefix_ids == before and "taken back" in capsys.readouterr().err
-    assert chat_command.answer(session, "more", seed=1, max_new_tokens=256) is not None
+    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1)) is not None
     assert fake_engine(session).encoded
 
 

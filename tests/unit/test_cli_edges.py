@@ -103,10 +103,10 @@ TABLE: list[tuple[str, int, str, str]] = [
     ("COLUMNS=1 DGEMMA run -h >/dev/null", 0, "", ""),
     ("COLUMNS=x DGEMMA run -h >/dev/null", 0, "", ""),
     ("DGEMMA run BUNDLE -p $'\\xff'", 2, "", "error: the text cannot be encoded; give valid Unicode text\n"),
-    ("DGEMMA run BUNDLE -p hi --canvas 9" + "9" * 5000, 2, "", "error: --canvas …"),
-    ("DGEMMA run BUNDLE -p hi --canvas -1", 2, "", "error: --canvas …"),
-    ("DGEMMA run BUNDLE -p hi --canvas ''", 2, "", "error: --canvas …"),
-    ("DGEMMA run BUNDLE -p hi --settle nan", 2, "", "error: settle nan must be a positive number of nats\n"),
+    ("DGEMMA run BUNDLE -p hi --start-width 9" + "9" * 5000, 2, "", "error: --start-width …"),
+    ("DGEMMA run BUNDLE -p hi --start-width -1", 2, "", "error: --start-width …"),
+    ("DGEMMA run BUNDLE -p hi --start-width ''", 2, "", "error: --start-width …"),
+    ("DGEMMA run BUNDLE -p hi --early-commit nan", 2, "", "error: early_commit nan must be a positive number of nats\n"),
     ("DGEMMA run BUNDLE -p hi --seed 1e400", 2, "", "error: Invalid value for '--seed'…"),
     ("DGEMMA run BUNDLE -p hi --seed 18446744073709551616", 2, "", "error: seed…"),
     ("DGEMMA run BUNDLE -p hi --max-new-tokens -1", 2, "", "error: …"),
@@ -117,6 +117,7 @@ TABLE: list[tuple[str, int, str, str]] = [
     ("DGEMMA run /dev/null -p hi", 2, "", "error: /dev/null…"),
     ("DGEMMA run BUNDLE -p hi --trace /dev/full", 2, "", "error: --trace /dev/full…"),
     ("DGEMMA run BUNDLE -p hi --trace ''", 2, "", "error: --trace…"),
+    ("DGEMMA -h >/dev/full", 2, "", "error: No space left on device\n"),
     ("DGEMMA inspect BUNDLE --json >/dev/full", 2, "", "error: No space left on device\n"),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`dgemma eval` on a toy model: passes counted by hand, figures, the side file, a run that is killed, bad input."""
+"""`dgemma eval` on a toy model: position-forwards counted by hand, figures, the side file, a run that is killed, bad input."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ from dgemma.runtime.tokenizer import load_tokenizer
 CONTEXT = 600
 ROOM: dict[str, Any] = {"context": CONTEXT, "dims": {"S": (1, CONTEXT), "L": (1, CONTEXT), "C": (1, CHUNK)}}
 
-# ---- passes ----------------------------------------------------------------------------------------------------------
+# ---- position-forwards -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loop", ["host", "graph"])
-def test_passes_are_steps_times_canvas_and_commits(tmp_path: Path, loop: str) -> None:
-    """20 tokens: two canvases of 4 steps (settled in the third, seen stable in the fourth), one commit of 16."""
+def test_position_forwards_are_steps_times_canvas_and_commits(tmp_path: Path, loop: str) -> None:
+    """20 tokens: two canvases of 4 steps (final in the third, seen stable in the fourth), one commit of 16."""
     with fake_session(tmp_path / "b", list(range(200, 220))) as session:
         result = session.generate([2, 6], loop=loop)
         assert (result.steps, result.canvases, len(result.tokens)) == (8, 2, 20)
-        assert result.passes == 8 * N + N
-        assert result.prefill_passes == 2
-        assert result.passes_per_token == (8 * 16 + 16) / 20
+        assert result.position_forwards == 8 * N + N
+        assert result.prefill_position_forwards == 2
+        assert result.position_forwards_per_token == (8 * 16 + 16) / 20
         fixed = session.generate([2, 6], loop=loop, adaptive=False)
-        assert fixed.passes == 2 * STEPS * N + N
+        assert fixed.position_forwards == 2 * STEPS * N + N
         again = session.generate([6], loop=loop, continue_=True)
-        assert again.prefill_passes == 5 + 1  # four tokens and the stop token of the last canvas, and the prompt
-        assert again.to_dict()["passes"] == again.passes == 8 * N + N
+        assert again.prefill_position_forwards == 5 + 1  # four tokens and the stop token of the last canvas, and the prompt
+        assert again.to_dict()["position_forwards"] == again.position_forwards == 8 * N + N
 
 
-def test_autoregressive_decoding_passes_once_a_call(tmp_path: Path) -> None:
+def test_autoregressive_decoding_forwards_one_position_a_call(tmp_path: Path) -> None:
     with fake_session(tmp_path / "b", list(range(200, 220))) as session:
         result = session.decode_greedy([2, 100, 6])
-    assert (result.passes, result.steps, result.prefill_passes) == (21, 21, 2)  # 20 tokens and the stop token
-    assert result.passes_per_token == 21 / 20
+    counts = (result.position_forwards, result.steps, result.prefill_position_forwards)
+    assert counts == (21, 21, 2)  # 20 tokens and the stop token
+    assert result.position_forwards_per_token == 21 / 20
 
 
-def test_an_empty_answer_has_no_passes_per_token(tmp_path: Path) -> None:
+def test_an_empty_answer_has_no_position_forwards_per_token(tmp_path: Path) -> None:
     with fake_session(tmp_path / "b", []) as session:
         result = session.generate([2, 6])
-    assert result.tokens == () and result.passes == result.steps * N and result.passes_per_token is None
+    assert result.tokens == () and result.position_forwards == result.steps * N and result.position_forwards_per_token is None
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -64,25 +65,26 @@ def test_an_empty_answer_has_no_passes_per_token(tmp_path: Path) -> None:
 def row(index: int, right: bool, decoder: str = "diffusion", task: str = "mmlu/a", **changes: Any) -> Row:
     values: dict[str, Any] = {
         "file": 0, "index": index, "line": index + 1, "task": task, "decoder": decoder, "choices": 4, "text": "x",
-        "found": "A", "right": right, "strict": right, "tokens": 10, "steps": 4, "canvases": 1, "passes": 64,
-        "prefill_passes": 30, "stop_reason": "stop", "seconds": 0.5,
+        "found": "A", "right": right, "strict": right, "tokens": 10, "steps": 4, "canvases": 1, "position_forwards": 64,
+        "prefill_position_forwards": 30, "stop_reason": "stop", "seconds": 0.5,
     }  # fmt: skip
     return Row(**{**values, **changes})
 
 
 def test_figures_by_hand() -> None:
-    rows = [row(0, True), row(1, False, found=None, steps=8, canvases=2, passes=144, choices=2, stop_reason="length")]
+    longer = {"steps": 8, "canvases": 2, "position_forwards": 144}
+    rows = [row(0, True), row(1, False, found=None, choices=2, stop_reason="length", **longer)]
     found = figures([*rows, row(2, True, strict=False)])
     assert (found["n"], found["right"], found["unparsed"], found["strict"]["right"]) == (3, 2, 1, 1)
     assert (found["low"], found["high"]) == wilson(2, 3)
     assert found["chance"] == pytest.approx((1 / 4 + 1 / 2 + 1 / 4) / 3)
     assert found["steps_per_canvas"] == 16 / 4
     assert found["tokens_per_forward"] == 30 / 16
-    assert found["passes_per_token"] == (64 + 144 + 64) / 30
+    assert found["position_forwards_per_token"] == (64 + 144 + 64) / 30
     assert found["tokens_per_s"] == 30 / 1.5
-    assert (found["mean_prefill_passes"], found["stop_reasons"]) == (30, {"length": 1, "stop": 2})
+    assert (found["mean_prefill_position_forwards"], found["stop_reasons"]) == (30, {"length": 1, "stop": 2})
     free = figures([row(0, True, choices=0, tokens=0, canvases=0)])
-    assert free["chance"] is free["passes_per_token"] is free["steps_per_canvas"] is None
+    assert free["chance"] is free["position_forwards_per_token"] is free["steps_per_canvas"] is None
 
 
 def test_pairs_are_of_the_same_question_whatever_the_order() -> None:
@@ -194,8 +196,8 @@ def test_eval_scores_and_counts_both_decoders(
         assert (pooled["n"], pooled["right"], pooled["strict"]["right"], pooled["unparsed"]) == (16, 4, 4, 0)
         assert pooled["chance"] == 0.25
     tokens, diffusion = pooled["mean_tokens"], result["tasks"]["mmlu/law"]["diffusion"]
-    assert diffusion["passes_per_token"] == diffusion["steps_per_canvas"] * N / tokens
-    assert pooled["passes_per_token"] == (tokens + 1) / tokens
+    assert diffusion["position_forwards_per_token"] == diffusion["steps_per_canvas"] * N / tokens
+    assert pooled["position_forwards_per_token"] == (tokens + 1) / tokens
     assert result["difference"]["all tasks"] == {"exact": 0.0, "low": 0.0, "high": 0.0}
     (described,) = result["files"]
     assert described["format"] == "mmlu" and "Answer: X" in described["prompt"] and "strict" in described["rule"]
@@ -203,7 +205,7 @@ def test_eval_scores_and_counts_both_decoders(
     assert len(lines) == 1 + 32 and str(tmp_path) not in json.dumps(result) + lines[0]
     assert dispatch(["eval", bundle, "--task", file, "--limit", "2"]) == 0
     shown = capsys.readouterr()
-    assert "passes/token" in shown.out and "mmlu, 16 questions, 2 tasks" in shown.err and "eval: 4/4" in shown.err
+    assert "position-forwards/token" in shown.out and "mmlu, 16 questions, 2 tasks" in shown.err and "eval: 4/4" in shown.err
 
 
 def test_shots_change_the_prompt_and_the_prefill(
@@ -212,7 +214,7 @@ def test_shots_change_the_prompt_and_the_prefill(
     bundle, file = asked
     plain = run_json(capsys, bundle, "--task", file)["pooled"]["all tasks"]["diffusion"]
     some = run_json(capsys, bundle, "--task", file, "--shots", file, "--num-shots", "2")["pooled"]["all tasks"]["diffusion"]
-    assert some["mean_prefill_passes"] > plain["mean_prefill_passes"] + 40
+    assert some["mean_prefill_position_forwards"] > plain["mean_prefill_position_forwards"] + 40
     law = tmp_path / "law.jsonl"
     law.write_text(json.dumps(QUESTIONS[0]) + "\n")
     assert dispatch(["eval", bundle, "--task", file, "--shots", str(law)]) == 2

@@ -51,10 +51,10 @@ def test_the_host_loop_names_the_step(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_active_loop_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = active_session(tmp_path / "b", ANSWER)
-    steps = session.generate(PROMPT, max_new_tokens=16, settle=0.1).steps
+    steps = session.generate(PROMPT, max_new_tokens=16, early_commit=0.1).steps
     spoil(monkeypatch, "denoise_active", 2, call=steps + 2, cls=ActiveFake)
     with pytest.raises(EngineError, match=SECOND):
-        session.generate(PROMPT, settle=0.1)
+        session.generate(PROMPT, early_commit=0.1)
 
 
 def test_the_graph_loop_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +88,23 @@ def test_an_index_that_the_draw_made_of_nan(tmp_path: Path, monkeypatch: pytest.
     fake.fail_on = "denoise" if loop == "host" else "generate"
     with pytest.raises(EngineError, match=r"native code is unhappy$"):
         session.generate(PROMPT, loop=loop)
+
+
+def test_the_host_loop_finds_the_step_of_a_fused_graph_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = fake_session(tmp_path / "b", ANSWER)
+    generate, calls = FakeEngine._generate, 0
+
+    def fails(self: FakeEngine, feeds: Feeds) -> Sequence[Array]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            spoil(monkeypatch, "denoise", 2, call=2)  # of the host loop, which begins with the canvas that failed
+            raise IndexOutOfBounds("an index")
+        return generate(self, feeds)
+
+    monkeypatch.setattr(FakeEngine, "_generate", fails)
+    with pytest.raises(EngineError, match=SECOND):
+        session.generate(PROMPT, loop="graph")
 
 
 def test_encoding_names_the_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

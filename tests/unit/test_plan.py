@@ -110,7 +110,7 @@ def test_rates_and_break_even_follow_from_the_calls() -> None:
     assert p.break_even == pytest.approx((512 * token - again) / denoise)
     even = predict(DEVICE, "onnx", weights("w8"), work(steps=(p.break_even, p.break_even)))
     assert even.diffusion[0] == pytest.approx(even.autoregressive)
-    assert p.passes_per_token == (6.0, 11.0) and work(output=128).passes_per_token(5) == 12.0
+    assert p.position_forwards_per_token == (6.0, 11.0) and work(output=128).position_forwards_per_token(5) == 12.0
 
 
 def test_memory_holds_the_table_once_and_four_bits_as_eight_in_onnx() -> None:

@@ -115,11 +115,11 @@ def test_costs_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 def test_groups_and_steps_over_the_stock_loop_s() -> None:
     stock = [schedule(1.0, 1.0), schedule(*[1.0] * 10, prompt=1)]
     auto = [schedule(*[0.1] * 5), schedule(*[0.1] * 9, prompt=1), schedule(*[0.1] * 9, prompt=2)]
-    groups = projection.summarize({STOCK: stock, "settle": [], "auto": auto}, EVERY, {OWN: 1.0}, [4, 6])
+    groups = projection.summarize({STOCK: stock, "early_commit": [], "auto": auto}, EVERY, {OWN: 1.0}, [4, 6])
     first, second = groups.values()
     assert [one["canvases"] for one in first.values()] == [2, 0, 3]
     assert [one["canvases"] for one in second.values()] == [1, 0, 2]
-    assert first["settle"]["projections"] == [] and first["settle"]["step_ratio"] is None
+    assert first["early_commit"]["projections"] == [] and first["early_commit"]["step_ratio"] is None
     assert (first["auto"]["step_ratio"]["value"], first["auto"]["step_ratio"]["n"]) == (14 / 12, 2)  # the third has no pair
     assert (second["auto"]["step_ratio"]["value"], second["auto"]["step_ratio"]["n"]) == (0.9, 1)
     assert [row["at_stock_steps"]["steps"] for row in first["auto"]["projections"]] == [5, 7]
@@ -135,11 +135,14 @@ def session(tmp_path: Path) -> Iterator[Session]:
         yield opened
 
 
-@pytest.mark.parametrize("options", [{}, {"settle": 0.01}, {"canvas": 4}, {"canvas": "auto"}, {"settle": 0.01, "repair": True}])
+@pytest.mark.parametrize("options", [
+    {}, {"early_commit": 0.01}, {"start_width": 4}, {"start_width": "auto"}, {"early_commit": 0.01, "recheck": True},
+])  # fmt: skip
 def test_a_replay_finds_the_rows_that_ran(session: Session, options: dict[str, Any]) -> None:
     ran: list[list[int]] = []
+    loops = session._generator._loops
     for name in ("host", "active"):
-        made = getattr(session._loops, name)
+        made = getattr(loops, name)
 
         def spied(*args: Any, made: Any = made) -> Iterator[Any]:
             ran.append([])
@@ -147,16 +150,16 @@ def test_a_replay_finds_the_rows_that_ran(session: Session, options: dict[str, A
                 ran[-1].append(step.rows)
                 yield step
 
-        setattr(session._loops, name, spied)
+        setattr(loops, name, spied)
     result = session.generate([2, 4, 100, 5, 6], trace=True, **options)
     assert result.trajectory is not None and result.canvases == 3
     sampler, stops = session.manifest.sampler, session.manifest.model.eos_token_ids
     found = [replay(result.trajectory, i, ComputePolicy.of(**options), sampler, stops) for i in range(3)]
     assert [rows for rows, _ in found] == ran
     assert [session.visible(canvas) for _, canvas in found] == [ANSWER[:16], ANSWER[16:32], ANSWER[32:]]
-    assert sum(map(sum, ran)) + 2 * N == result.passes  # two canvases were encoded
-    if options.get("settle"):
-        other, _ = replay(result.trajectory, 0, ComputePolicy.of(canvas=2), sampler, stops)
+    assert sum(map(sum, ran)) + 2 * N == result.position_forwards  # two canvases were encoded
+    if options.get("early_commit"):
+        other, _ = replay(result.trajectory, 0, ComputePolicy.of(start_width=2), sampler, stops)
         assert other != ran[0]
 
 
@@ -245,7 +248,7 @@ def test_the_page_has_costs_and_projection(files: Files, tmp_path: Path, monkeyp
     assert projection.run(command(files, "--out", str(tmp_path / "2b-projection.json"))) == 0
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     text = tables.projection()
-    assert "| positions | ms [quartiles] |" in text and "| filled (4), canvas auto | 20 |" in text
+    assert "| positions | ms [quartiles] |" in text and "| filled (4), start width auto | 20 |" in text
     assert "A projection, not a measurement" in text
     table_lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table_lines} == {len(h) + 1 for h in (widths.HEADER, projection.HEADER)}
@@ -297,13 +300,13 @@ def test_tiny_on_a_real_engine(tiny_bundle: Path, tmp_path: Path) -> None:
     assert projection.run(arguments) == 0
     rows = json.loads(costs.read_text())["widths"]
     assert rows[0]["ms"]["least"] > rows[-1]["ms"]["least"]  # a whole step costs more than two positions
-    stock, settle, _ = json.loads(out.read_text())["groups"]["filled"].values()
-    assert stock["canvases"] and settle["canvases"]
-    assert stock["projections"][0]["share"] == pytest.approx(1.0) and settle["projections"][0]["share"] < 0.95
+    stock, early, _ = json.loads(out.read_text())["groups"]["filled"].values()
+    assert stock["canvases"] and early["canvases"]
+    assert stock["projections"][0]["share"] == pytest.approx(1.0) and early["projections"][0]["share"] < 0.95
     with Session.load(tiny_bundle, engine="onnx", threads=1) as session:
-        result = session.generate("Spell: cat", settle=0.01, trace=True)
+        result = session.generate("Spell: cat", early_commit=0.01, trace=True)
         assert result.trajectory is not None
         sampler, stops = session.manifest.sampler, session.manifest.model.eos_token_ids
-        compute, canvases = ComputePolicy.of(settle=0.01), range(result.canvases)
+        compute, canvases = ComputePolicy.of(early_commit=0.01), range(result.canvases)
         ran = [sum(replay(result.trajectory, i, compute, sampler, stops)[0]) for i in canvases]
-        assert sum(ran) + (result.canvases - 1) * session.manifest.canvas_length == result.passes
+        assert sum(ran) + (result.canvases - 1) * session.manifest.canvas_length == result.position_forwards

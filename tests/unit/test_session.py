@@ -537,20 +537,20 @@ def test_chat_template_parts_are_all_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [
-        ({"settle": 0.01}, "was exported without 'denoise_active'; export it again"),
-        ({"settle": 0.01, "loop": "graph"}, "settle, canvas and speculate need loop host"),
-        ({"settle": 0.0}, "must be a positive number of nats"),
-        ({"settle": float("nan")}, "must be a positive number of nats"),
-        ({"settle": True}, "must be a positive number of nats"),
-        ({"repair": True}, "give settle or canvas as well"),
-        ({"canvas": 4}, "was exported without 'denoise_active'; export it again, or leave settle, canvas and speculate out"),
+        ({"early_commit": 0.01}, "was exported without 'denoise_active'; export it again"),
+        ({"early_commit": 0.01, "loop": "graph"}, "early_commit, start_width and speculate need loop host"),
+        ({"early_commit": 0.0}, "must be a positive number of nats"),
+        ({"early_commit": float("nan")}, "must be a positive number of nats"),
+        ({"early_commit": True}, "must be a positive number of nats"),
+        ({"recheck": True}, "give early_commit or start_width as well"),
+        ({"start_width": 4}, "export it again, or leave early_commit, start_width and speculate out"),
         ({"speculate": True}, "was exported without 'denoise_active'"),
-        ({"canvas": 0}, "canvas 0 must be auto, or a number of positions"),
-        ({"canvas": 4000}, "canvas 4000 must be auto, or at most the"),
-        ({"canvas": "narrow"}, "canvas 'narrow' must be auto"),
+        ({"start_width": 0}, "start_width 0 must be auto, or a number of positions"),
+        ({"start_width": 4000}, "start_width 4000 must be auto, or at most the"),
+        ({"start_width": "narrow"}, "start_width 'narrow' must be auto"),
     ],
 )
-def test_settling_that_cannot_be_is_said(tmp_path: Path, options: dict[str, Any], phrase: str) -> None:
+def test_a_policy_that_cannot_be_is_said(tmp_path: Path, options: dict[str, Any], phrase: str) -> None:
     with fake_session(tmp_path / "b", SHORT) as session, pytest.raises(UsageError, match=phrase):
         session.generate("hi", **options)
 
@@ -561,7 +561,7 @@ def test_padding_in_place_of_a_stop_token_is_no_answer(tmp_path: Path, loop: str
     result = session.generate(PROMPT, max_new_tokens=2 * N, loop=loop)
     assert result.tokens == (200, PAD, 201, *[PAD] * (2 * N - 3)) and result.stop_reason == "length"
     assert (result.pads, result.count) == (2 * N - 3, 3)
-    assert result.tokens_per_forward == 3 / result.steps and result.passes_per_token == result.passes / 3
+    assert result.tokens_per_forward == 3 / result.steps and result.position_forwards_per_token == result.position_forwards / 3
     assert session.prefix_ids == (*PROMPT, 200, PAD, 201)
     assert session.generate([7], max_new_tokens=4, loop=loop, continue_=True).stop_reason == "length"  # from there on
     greedy = session.decode_greedy(PROMPT, max_new_tokens=8)

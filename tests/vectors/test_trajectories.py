@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from work_reader import Reader
 
-from dgemma.core.compute_policy import DRAFT_SETTLE, NARROWEST, SETTLE, ComputePolicy
+from dgemma.core.compute_policy import DRAFT_EARLY_COMMIT, EARLY_COMMIT, NARROWEST, ComputePolicy
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.noise import canvas_words, step_words, token_from_word
 from dgemma.runtime.session import Session
 
@@ -86,7 +87,7 @@ def test_one_changed_value_is_noticed(vectors: dict[str, Any], key: str) -> None
 
 
 def test_the_defaults_are_those_that_other_languages_read(vectors: dict[str, Any]) -> None:
-    assert vectors["work_defaults"] == {"settle": SETTLE, "draft_settle": DRAFT_SETTLE, "narrowest": NARROWEST}
+    assert vectors["work_defaults"] == {"settle": EARLY_COMMIT, "draft_settle": DRAFT_EARLY_COMMIT, "narrowest": NARROWEST}
 
 
 def test_runs_that_leave_positions_out_follow_their_rule(vectors: dict[str, Any]) -> None:
@@ -117,14 +118,21 @@ def test_one_changed_value_of_them_is_noticed(vectors: dict[str, Any], key: str)
 def both(vectors: dict[str, Any]) -> list[tuple[Run, ComputePolicy | None]]:
     """All runs, with what each leaves out."""
     runs = [*vectors["runs"], *vectors["work_runs"]]
-    return [(run, ComputePolicy.of(**run["work"]) if run["work"] else None) for run in runs]
+    return [(run, policy(run["work"]) if run["work"] else None) for run in runs]
+
+
+def policy(work: dict[str, Any]) -> ComputePolicy:
+    return ComputePolicy(
+        early_commit=work["settle"], start_width=work["canvas"], recheck=work["repair"], speculate=work["speculate"]
+    )
 
 
 def check(found: Any, run: Run) -> None:
     """A generation or a result against a run."""
     about = f"{run['prompt']} {run['work']}"
     assert list(found.tokens) == run["tokens"], about
-    assert (found.canvases, found.passes, found.stop_reason) == (run["canvases"], run["passes"], run["stop_reason"]), about
+    counts = found.canvases, found.position_forwards, found.stop_reason
+    assert counts == (run["canvases"], run["passes"], run["stop_reason"]), about
     for name in ("canvas_index", "step", "canvas_in", "argmax", "accepted", "canvas_out"):
         np.testing.assert_array_equal(getattr(found.trajectory, name), run[name], err_msg=f"{about} {name}")
     np.testing.assert_allclose(found.trajectory.entropy, run["entropy"], atol=ENTROPY)
@@ -141,9 +149,8 @@ def test_eager_replays_them(vectors: dict[str, Any], tiny_checkpoint: Path) -> N
 
 
 def on_engine(session: Session, vectors: dict[str, Any], run: Run, compute: ComputePolicy | None) -> Any:
-    options = compute.arguments() if compute else {}
-    most = vectors["max_new_tokens"]
-    return session.generate(run["prompt_ids"], seed=int(run["seed"]), max_new_tokens=most, trace=True, **options)
+    options = GenerateOptions(seed=int(run["seed"]), max_new_tokens=vectors["max_new_tokens"], trace=True, compute=compute)
+    return session.generate(run["prompt_ids"], options)
 
 
 def test_onnx_replays_them(vectors: dict[str, Any], session: Session) -> None:
@@ -153,6 +160,6 @@ def test_onnx_replays_them(vectors: dict[str, Any], session: Session) -> None:
 
 def test_other_work_is_noticed(vectors: dict[str, Any], session: Session) -> None:
     for run, compute in both(vectors):
-        other = ComputePolicy(settle=2.0) if compute is None or compute.settle < 1 else None
+        other = ComputePolicy(early_commit=2.0) if compute is None or compute.early_commit < 1 else None
         with pytest.raises(AssertionError):
             check(on_engine(session, vectors, run, other), run)

@@ -16,13 +16,14 @@ from dgemma.core import machine
 from dgemma.runtime.engines import exact_products
 
 PROMPT, TOKENS = [5, 6, 7], 40
+WAYS = {"host": {}, "graph": {"loop": "graph"}, "early_commit": {"early_commit": 0.5, "recheck": True}}
 
 
 def answers(path: str) -> dict[str, str]:
     """Tokens and every bit of every entropy, hashed, by way to generate."""
     found = {}
     with Session.load(path, engine="onnx", threads=1) as session:
-        for name, options in {"host": {}, "graph": {"loop": "graph"}, "settle": {"settle": 0.5, "repair": True}}.items():
+        for name, options in WAYS.items():
             result = session.generate(PROMPT, max_new_tokens=TOKENS, trace=True, **options)
             assert result.trajectory is not None
             found[name] = hashlib.sha256(repr(result.tokens).encode() + result.trajectory.entropy.tobytes()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.run import BundleArgument, EngineOption, ThreadsOption
+from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
 from dgemma.cli.terminal import print_json
 from dgemma.core.errors import UsageError
 

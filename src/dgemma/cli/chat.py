@@ -4,56 +4,56 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
 
-from dgemma.cli.run import (
+from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
-    CanvasOption,
+    EarlyCommitOption,
     EngineOption,
     LoopOption,
-    RepairOption,
+    RecheckOption,
     SeedOption,
-    SettleOption,
     SpeculateOption,
+    StartWidthOption,
     ThreadsOption,
     TokensOption,
-    canvas_start,
-    stats,
+    compute_policy,
 )
-from dgemma.cli.terminal import show
+from dgemma.cli.terminal import show, stats
 from dgemma.core.errors import PromptTooLong, UsageError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.plural import counted
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
 HELP = "Type a message. /reset forgets the conversation, /exit (or Ctrl-D) ends, Ctrl-C stops an answer."
+DEFAULT = GenerateOptions(continue_=True)
 
 
 def run(
     bundle: BundleArgument,
     engine: EngineOption = None,
-    loop: LoopOption = "host",
-    seed: SeedOption = 0,
-    max_new_tokens: TokensOption = 256,
-    adaptive: AdaptiveOption = True,
-    settle: SettleOption = None,
-    canvas: CanvasOption = None,
-    repair: RepairOption = False,
+    loop: LoopOption = DEFAULT.loop,
+    seed: SeedOption = DEFAULT.seed,
+    max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
+    adaptive: AdaptiveOption = DEFAULT.adaptive,
+    early_commit: EarlyCommitOption = None,
+    start_width: StartWidthOption = None,
+    recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
     threads: ThreadsOption = None,
 ) -> None:
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "adaptive": adaptive, "loop": loop, "settle": settle, "canvas": canvas_start(canvas),
-        "repair": repair, "speculate": speculate,
-    }  # fmt: skip
+    options = replace(
+        DEFAULT, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop,
+        compute=compute_policy(early_commit, start_width, recheck, speculate),
+    )  # fmt: skip
     with Session.load(bundle, engine=engine, threads=threads) as session:
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")
         interactive = sys.stdin.isatty()
         if interactive:
             print(HELP, file=sys.stderr)
-        turn = 0
         while (line := _read("> " if interactive else "")) is not None:
             if line == "/exit":
                 return
@@ -62,21 +62,19 @@ def run(
                 print("conversation forgotten", file=sys.stderr)
             elif line.startswith("/"):
                 print(f"unknown command {line}; {HELP}", file=sys.stderr)
-            elif line:
-                result = answer(session, line, seed=seed + turn, **options)
-                turn += result is not None
+            elif line and answer(session, line, options) is not None:
+                options = replace(options, seed=(options.seed + 1) % (1 << 64))
 
 
-def answer(session: Session, line: str, *, seed: int, **options: Any) -> Result | None:
-    """One turn, with options of `Session.generate`; None when there was no room for it or it was taken back, the prefix then
-    being as before."""
+def answer(session: Session, line: str, options: GenerateOptions) -> Result | None:
+    """One turn; None when there was no room for it or it was taken back, the prefix then being as before."""
     before = len(session.prefix_ids)
     live = sys.stdout.isatty()
     if live:
         from dgemma.cli.live import LiveCanvas
     try:
         with LiveCanvas(session) if live else nullcontext() as view:
-            result = session.generate(line, seed=seed % (1 << 64), continue_=True, on_step=view, **options)
+            result = session.generate(line, options, on_step=view)
     except PromptTooLong as error:
         print(f"the context is full: {error}", file=sys.stderr)
         print("/reset forgets the conversation and goes on; a shorter message may still fit; /exit ends", file=sys.stderr)

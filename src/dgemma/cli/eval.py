@@ -8,55 +8,62 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.run import (
+from dgemma.cli.options import (
     BundleArgument,
-    CanvasOption,
+    EarlyCommitOption,
     EngineOption,
-    RepairOption,
+    JsonOption,
+    RecheckOption,
     SeedOption,
-    SettleOption,
     SpeculateOption,
+    StartWidthOption,
     ThreadsOption,
     TokensOption,
-    canvas_start,
+    compute_policy,
 )
 from dgemma.cli.terminal import print_json
+from dgemma.core.generate_options import GenerateOptions
+
+DEFAULT = GenerateOptions()
 
 
 def run(
     bundle: BundleArgument,
     task: Annotated[
-        list[Path], typer.Option("--task", metavar="FILE", help="MMLU (.jsonl, .csv), HellaSwag, GSM8K, or task/prompt/answer.")
+        list[Path],
+        typer.Option("--task", metavar="FILE", help="Questions: MMLU (.jsonl, .csv), HellaSwag, GSM8K, or task/prompt/answer."),
     ],
     engine: EngineOption = None,
     threads: ThreadsOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="K", help="At most K questions of each task.")] = None,
-    seed: SeedOption = 0,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="K", help="Ask at most K questions of each task.")] = None,
+    seed: SeedOption = DEFAULT.seed,
     shots: Annotated[
-        list[Path] | None, typer.Option("--shots", metavar="FILE", help="Solved examples, in a format of the task files.")
+        list[Path] | None,
+        typer.Option("--shots", metavar="FILE", help="Solved examples to put before each question, in a task file's format."),
     ] = None,
-    num_shots: Annotated[int, typer.Option("--num-shots", metavar="K", help="The first K examples of a question's task.")] = 5,
-    max_new_tokens: TokensOption = 256,
-    decoder: Annotated[str, typer.Option("--decoder", help="diffusion, autoregressive, or both on the same.")] = "diffusion",
-    settle: SettleOption = None,
-    canvas: CanvasOption = None,
-    repair: RepairOption = False,
+    num_shots: Annotated[int, typer.Option("--num-shots", metavar="K", help="Use the first K examples of each task.")] = 5,
+    max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
+    decoder: Annotated[str, typer.Option("--decoder", help="diffusion, autoregressive, or both.")] = "diffusion",
+    early_commit: EarlyCommitOption = None,
+    start_width: StartWidthOption = None,
+    recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the result there, each answer beside it as it comes.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the result to FILE; answers go beside it as they come.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the answers beside --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the answers beside --out.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     from dgemma.benchmarks import report
     from dgemma.benchmarks.eval.figures import show
     from dgemma.benchmarks.eval.run import EvalRequest, evaluate_bundle
-    from dgemma.core.compute_policy import ComputePolicy
 
     request = EvalRequest(
-        bundle=bundle, tasks=tuple(task), engine=engine, threads=threads, limit=limit, seed=seed, shots=tuple(shots or ()),
-        num_shots=num_shots, max_new_tokens=max_new_tokens, decoder=decoder, out=out, resume=resume,
-        compute=ComputePolicy.of(settle=settle, canvas=canvas_start(canvas), repair=repair, speculate=speculate),
+        bundle=bundle, tasks=tuple(task), engine=engine, threads=threads, limit=limit, shots=tuple(shots or ()),
+        num_shots=num_shots, decoder=decoder, out=out, resume=resume,
+        options=GenerateOptions(
+            seed=seed, max_new_tokens=max_new_tokens, compute=compute_policy(early_commit, start_width, recheck, speculate)
+        ),
     )  # fmt: skip
     result = evaluate_bundle(request, lambda text: print(text, file=sys.stderr, flush=True))
     if out is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dgemma.cli.run import BundleArgument
+from dgemma.cli.options import BundleArgument
 from dgemma.cli.terminal import print_json
 from dgemma.core.manifest import GraphSpec, TensorSpec
 from dgemma.runtime import cache

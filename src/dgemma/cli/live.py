@@ -1,4 +1,4 @@
-"""The canvas on a terminal, while it resolves: accepted positions bright, unsettled ones dim, markers hidden."""
+"""The canvas on a terminal, while it resolves: accepted positions bright, the others dim, markers hidden."""
 
 from __future__ import annotations
 

@@ -7,81 +7,72 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgemma.cli.terminal import print_json, show
+from dgemma.cli.options import (
+    AdaptiveOption,
+    BundleArgument,
+    EarlyCommitOption,
+    EngineOption,
+    JsonOption,
+    LoopOption,
+    RecheckOption,
+    SeedOption,
+    SpeculateOption,
+    StartWidthOption,
+    ThreadsOption,
+    TokensOption,
+    compute_policy,
+)
+from dgemma.cli.terminal import print_json, show, stats
 from dgemma.core.errors import UsageError
-from dgemma.core.plural import counted
-from dgemma.core.shipped import bundle_path
+from dgemma.core.generate_options import GenerateOptions
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
-    from dgemma.runtime.result import Result
 
-BundleArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="BUNDLE", help="A folder made by `dgemma export`, or tiny, which is shipped.", show_default=False,
-        parser=bundle_path,
-    ),
-]  # fmt: skip
-EngineOption = Annotated[str | None, typer.Option("--engine", help="onnx or executorch; else the first that is installed.")]
-LoopOption = Annotated[str, typer.Option("--loop", help="host: a call per step; graph: a call per canvas.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all noise, 0 to 2^64-1.")]
-TokensOption = Annotated[int, typer.Option("--max-new-tokens", metavar="K", help="At most K tokens.")]
-AdaptiveOption = Annotated[
-    bool, typer.Option("--adaptive/--fixed-steps", help="Stop a canvas once it is settled, or always run all steps.")
-]
-SettleOption = Annotated[
-    float | None,
-    typer.Option("--settle", metavar="NATS", help="Positions whose entropy falls below leave the forward: less work."),
-]
-CanvasOption = Annotated[
-    str | None, typer.Option("--canvas", metavar="auto|N", help="Positions that a canvas starts with; it grows as it must.")
-]
-RepairOption = Annotated[
-    bool, typer.Option("--repair", help="With --settle or --canvas: run all positions once more before a commit.")
-]
-SpeculateOption = Annotated[
-    bool, typer.Option("--speculate", help="Canvases are drafts, checked in one causal pass: the text of greedy decoding.")
-]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads of the engine.")]
+DEFAULT = GenerateOptions()
 
 
 def run(
     bundle: BundleArgument,
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt; without it, stdin is read.")] = None,
-    prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="Token ids, taken verbatim.")] = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. Default: read standard input.")] = None,
+    prompt_ids: Annotated[
+        str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
+    ] = None,
     engine: EngineOption = None,
-    loop: LoopOption = "host",
-    seed: SeedOption = 0,
-    max_new_tokens: TokensOption = 256,
-    adaptive: AdaptiveOption = True,
-    settle: SettleOption = None,
-    canvas: CanvasOption = None,
-    repair: RepairOption = False,
+    loop: LoopOption = DEFAULT.loop,
+    seed: SeedOption = DEFAULT.seed,
+    max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
+    adaptive: AdaptiveOption = DEFAULT.adaptive,
+    early_commit: EarlyCommitOption = None,
+    start_width: StartWidthOption = None,
+    recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
     threads: ThreadsOption = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not put the prompt through the chat template.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write the trajectory.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")] = False,
+    as_json: JsonOption = False,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
+    ] = None,
 ) -> None:
     from dgemma.runtime.session import Session
 
     given = _prompt(prompt, prompt_ids)
     if trace is not None:
         check_trace_path(trace)
+    options = GenerateOptions(
+        max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, raw=raw, trace=trace is not None,
+        compute=compute_policy(early_commit, start_width, recheck, speculate),
+    )  # fmt: skip
     with Session.load(bundle, engine=engine, threads=threads) as session:
         live = not as_json and sys.stdout.isatty() and session.tokenizer is not None
         if live:
             from dgemma.cli.live import LiveCanvas
         with LiveCanvas(session) if live else nullcontext() as view:
-            result = session.generate(
-                given, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, settle=settle,
-                canvas=canvas_start(canvas), repair=repair, speculate=speculate, raw=raw, trace=trace is not None, on_step=view,
-            )  # fmt: skip
+            result = session.generate(given, options, on_step=view)
         if trace is not None and result.trajectory is not None:
             save_trace(result.trajectory, trace)
         if as_json:
@@ -93,26 +84,6 @@ def run(
                 print(f"the answer is empty: {why}", file=sys.stderr)
             if live:
                 print(stats(result), file=sys.stderr)
-
-
-def canvas_start(canvas: str | None) -> int | Literal["auto"] | None:
-    """What `--canvas` says; raises UsageError."""
-    if canvas is None or canvas == "auto":
-        return canvas  # type: ignore[return-value]  # narrowed to the literal
-    if not canvas.isdecimal() or len(canvas) > 9:
-        raise UsageError(f"--canvas {canvas[:20]!r}: must be auto, or a number of positions, such as 32")
-    return int(canvas)
-
-
-def stats(result: Result) -> str:
-    """One line of figures about a generation."""
-    timings = result.timings
-    busy = timings.prefill_s + timings.denoise_s + timings.commit_s
-    return (
-        f"[{result.engine}, {result.loop}] {counted(result.count, 'token')} in {counted(result.steps, 'step')}, "
-        f"{result.tokens_per_forward:.1f} tokens/forward, {result.count / max(busy, 1e-9):.0f} tokens/s, "
-        f"stop: {result.stop_reason}"
-    )
 
 
 def check_trace_path(path: Path) -> None:

@@ -6,7 +6,12 @@ import io
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dgemma.core.plural import counted
+
+if TYPE_CHECKING:
+    from dgemma.runtime.result import Result
 
 
 def prepare_streams() -> None:
@@ -36,6 +41,17 @@ def printable(text: str) -> str:
 def show(text: str) -> None:
     """Print an answer; on a terminal, without anything that a terminal would obey."""
     print(printable(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def stats(result: Result) -> str:
+    """One line of figures about a generation."""
+    timings = result.timings
+    busy = timings.prefill_s + timings.denoise_s + timings.commit_s
+    return (
+        f"[{result.engine}, {result.loop}] {counted(result.count, 'token')} in {counted(result.steps, 'step')}, "
+        f"{result.tokens_per_forward:.1f} tokens/forward, {result.count / max(busy, 1e-9):.0f} tokens/s, "
+        f"stop: {result.stop_reason}"
+    )
 
 
 def abandon(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Which positions of a canvas run in a step: they leave once they have settled, and a canvas may start narrow and grow.
+"""How much of a canvas a step computes: positions leave once they are committed early, and a canvas may start narrow and grow.
 
 It knows nothing of models and engines: it is told what a step gave, and says what the next one computes. The reference has the
 same rule once more, for one shape (`reference/active.py`). N canvas, A active positions.
@@ -18,9 +18,10 @@ from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 
 Array = npt.NDArray[Any]
-SETTLE = 0.0003  # nats; where a canvas starts narrow and nothing else is asked for
-DRAFT_SETTLE = 0.3  # nats; where the encoder checks what has settled
-NARROWEST = 16  # a canvas starts with one of so many parts where nothing else is asked for
+StartWidth = int | Literal["auto"] | None
+EARLY_COMMIT = 0.0003  # nats; where a canvas starts narrow and nothing else is asked for
+DRAFT_EARLY_COMMIT = 0.3  # nats; where the encoder checks what was committed early
+NARROWEST = 16  # `auto` starts a canvas with one of so many parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,49 +29,46 @@ class ComputePolicy:
     """How much of a canvas is computed.
 
     Args:
-        settle: nats; a position whose entropy falls below leaves the forward, and its token stays.
-        start: positions of the first step, N at most. After a step without a stop token there are twice as many. `auto`: a
-            sixteenth of the canvas.
-        repair: run all positions once more before the canvas is committed, and go on where they change.
-        speculate: what the canvas says is a draft: the causal encoder reads it in one pass, and what it would have said itself,
-            token by token, stays. The text is that of greedy autoregressive decoding.
+        early_commit: nats; a position whose entropy falls below is committed early: its token stays, and it leaves the forward.
+        start_width: positions of the first step, at most N; None: all of them. After a step without a stop token there are
+            twice as many. `auto`: a sixteenth of the canvas.
+        recheck: run all positions once more before the canvas is committed, and go on where they change.
+        speculate: what the canvas says is a draft: the causal encoder reads it in one forward, and what it would have said
+            itself, token by token, stays. The text is that of greedy autoregressive decoding.
     Raises:
         UsageError.
     """
 
-    settle: float
-    start: int | Literal["auto"] | None = None
-    repair: bool = False
+    early_commit: float
+    start_width: StartWidth = None
+    recheck: bool = False
     speculate: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.settle, bool) or not isinstance(self.settle, (int, float)) or not 0 < self.settle < math.inf:
-            raise UsageError(f"settle {self.settle!r} must be a positive number of nats")
-        number = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 1
-        if self.start is not None and self.start != "auto" and not number:
-            raise UsageError(f"canvas {self.start!r} must be auto, or a number of positions, 1 or more")
+        nats, width = self.early_commit, self.start_width
+        if isinstance(nats, bool) or not isinstance(nats, (int, float)) or not 0 < nats < math.inf:
+            raise UsageError(f"early_commit {nats!r} must be a positive number of nats")
+        number = isinstance(width, int) and not isinstance(width, bool) and width >= 1
+        if width is not None and width != "auto" and not number:
+            raise UsageError(f"start_width {width!r} must be auto, or a number of positions, 1 or more")
 
     @classmethod
     def of(
-        cls, *, settle: float | None = None, canvas: int | Literal["auto"] | None = None, repair: bool = False,
+        cls, *, early_commit: float | None = None, start_width: StartWidth = None, recheck: bool = False,
         speculate: bool = False,
     ) -> ComputePolicy | None:  # fmt: skip
         """From what a user asks for; None where that is the stock loop. Raises UsageError."""
-        if settle is None and canvas is None and not speculate:
-            if repair:
-                raise UsageError("repair runs settled positions again; give settle or canvas as well")
+        if early_commit is None and start_width is None and not speculate:
+            if recheck:
+                raise UsageError("recheck runs positions that were committed early; give early_commit or start_width as well")
             return None
-        if settle is None:
-            settle = DRAFT_SETTLE if speculate else SETTLE
-        return cls(settle=settle, start=canvas, repair=repair, speculate=speculate)
-
-    def arguments(self) -> dict[str, Any]:
-        """What `Session.generate` is called with for it."""
-        return {"settle": self.settle, "canvas": self.start, "repair": self.repair, "speculate": self.speculate}
+        if early_commit is None:
+            early_commit = DRAFT_EARLY_COMMIT if speculate else EARLY_COMMIT
+        return cls(early_commit=early_commit, start_width=start_width, recheck=recheck, speculate=speculate)
 
     def first_width(self, n: int) -> int:
         """Positions of the first step of a canvas of n."""
-        return max(1, n // NARROWEST) if self.start == "auto" else min(self.start or n, n)
+        return max(1, n // NARROWEST) if self.start_width == "auto" else min(self.start_width or n, n)
 
 
 class AdaptiveStop:
@@ -90,42 +88,42 @@ class AdaptiveStop:
 
 
 class ActiveSet:
-    """One canvas on its way. `argmax` int64, `entropy` float32, `accepted` and `settled` bool, all [N]: of a position's last
+    """One canvas on its way. `argmax` int64, `entropy` float32, `accepted` and `committed` bool, all [N]: of a position's last
     step; `width`: how many positions the canvas has so far.
 
     A canvas is closed when it has all its positions, or a stop token among the likeliest ids. It is done when it is closed and
-    all its positions have settled, or the adaptive stop's rule holds for them. What follows a stop token that has settled
-    leaves at once.
+    all its positions are committed, or the adaptive stop's rule holds for them. What follows a committed stop token leaves at
+    once.
     """
 
     def __init__(self, n: int, compute: ComputePolicy, sampler: SamplerConfig, stops: Collection[int]) -> None:
         self.compute, self._n, self._stops = compute, n, np.array(sorted(stops), np.int64)
         self.width = compute.first_width(n)
         self.argmax, self.entropy = np.zeros(n, np.int64), np.zeros(n, np.float32)
-        self.accepted, self.settled = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        self.accepted, self.committed = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
         self._stop = AdaptiveStop(sampler, n)
-        self._closed, self._repairing = True, False
+        self._closed, self._rechecking = True, False
 
     def begin(self) -> Array:
         """Begin a step: the positions [A] that it computes, in order, at least one."""
         if not self._closed:
             self.width = min(2 * self.width, self._n)
-        if self.settled[: self.width].all():  # a repair, or a fixed number of steps with some left
-            self.settled[: self.width] = False
-        return np.flatnonzero(~self.settled[: self.width])
+        if self.committed[: self.width].all():  # a recheck, or a fixed number of steps with some left
+            self.committed[: self.width] = False
+        return np.flatnonzero(~self.committed[: self.width])
 
     def take(self, rows: Array, argmax: Array, entropy: Array, accepted: Array) -> bool:
         """What a step gave for its rows, [A] each; whether the canvas is done."""
         self.argmax[rows], self.entropy[rows], self.accepted[rows] = argmax, entropy, accepted
-        self.settled[rows] = entropy < self.compute.settle
+        self.committed[rows] = entropy < self.compute.early_commit
         stops = np.isin(self.argmax[: self.width], self._stops)
-        if (ends := np.flatnonzero(stops & self.settled[: self.width])).size:
-            self.settled[ends[0] + 1 : self.width] = True
+        if (ends := np.flatnonzero(stops & self.committed[: self.width])).size:
+            self.committed[ends[0] + 1 : self.width] = True
             self.width = int(ends[0]) + 1
         self._closed = self.width == self._n or bool(stops.any())
         still = self._stop(self.argmax[: self.width], self.entropy[: self.width])
-        done = self._closed and (still or bool(self.settled[: self.width].all()))
-        self._repairing = done and self.compute.repair and not self._repairing
-        if self._repairing:
-            self.settled[: self.width] = True
-        return done and not self._repairing
+        done = self._closed and (still or bool(self.committed[: self.width].all()))
+        self._rechecking = done and self.compute.recheck and not self._rechecking
+        if self._rechecking:
+            self.committed[: self.width] = True
+        return done and not self._rechecking

@@ -1,10 +1,10 @@
-"""Less work per canvas: exact match, steps and passes per token under sampler options, on the same prompts and noise.
+"""Less work per canvas: exact match, steps and position-forwards per token by options, on the same prompts and noise.
 
-    python -m dgemma.benchmarks.studies.passes BUNDLE [--per-task K] [--engine E] [--threads N] [--out FILE]
+    python -m dgemma.benchmarks.studies.position_forwards BUNDLE [--per-task K] [--engine E] [--threads N] [--out FILE]
 
 The first option is the stock loop, which the others are compared with; autoregressive decoding of the same bundle comes last.
-Passes per token is what no machine's noise can move: positions put through the stack, commits included and prefill not, over
-committed tokens. Tokens per second are of one run, the options taking turns, prompt by prompt.
+Position-forwards per token are what no machine's noise can move: positions put through the stack, commits included and
+prefill not, over committed tokens. Tokens per second are of one run, the options taking turns, prompt by prompt.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.held_out import TASKS, read_items
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.manifest import read_manifest
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.progress import progress
@@ -31,20 +32,19 @@ from dgemma.runtime.session import Session
 STOCK, AUTOREGRESSIVE = "stock", "autoregressive"
 OPTIONS: dict[str, dict[str, Any]] = {
     STOCK: {},
-    "settle 0.0003": {"settle": 0.0003},
-    "settle 0.003": {"settle": 0.003},
-    "settle 0.01": {"settle": 0.01},
-    "settle 0.01, repair": {"settle": 0.01, "repair": True},
-    "canvas auto": {"canvas": "auto"},
-    "canvas auto, settle 0.003": {"canvas": "auto", "settle": 0.003},
-    "canvas auto, settle 0.01, repair": {"canvas": "auto", "settle": 0.01, "repair": True},
+    "early commit 0.0003": {"early_commit": 0.0003},
+    "early commit 0.003": {"early_commit": 0.003},
+    "early commit 0.01": {"early_commit": 0.01},
+    "early commit 0.01, recheck": {"early_commit": 0.01, "recheck": True},
+    "start width auto": {"start_width": "auto"},
+    "start width auto, early commit 0.003": {"start_width": "auto", "early_commit": 0.003},
+    "start width auto, early commit 0.01, recheck": {"start_width": "auto", "early_commit": 0.01, "recheck": True},
     "speculate": {"speculate": True},
-    "speculate, canvas auto": {"speculate": True, "canvas": "auto"},
+    "speculate, start width auto": {"speculate": True, "start_width": "auto"},
 }
 EASY_STEPS = 2.05  # mean steps of a task below which the stock loop only confirms its first step
 LONG = 8  # steps of a canvas from which it counts as long
 FULL = 0.9  # share of one canvas that an answer fills, from which it counts as full
-MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Row:
     steps: int
     canvases: int
     longest: int
-    passes: int
+    position_forwards: int
     seconds: float
 
 
@@ -71,7 +71,7 @@ def check_chat(session: Session) -> None:
 def generations(session: Session, items: Sequence[EvalItem], seed: int) -> dict[str, list[Row]]:
     """Option → one row an item."""
     rows: dict[str, list[Row]] = {name: [] for name in (*OPTIONS, AUTOREGRESSIVE)}
-    for item in progress(items, "passes"):
+    for item in progress(items, "position-forwards"):
         for name, options in OPTIONS.items():
             result = session.generate(item.prompt, seed=seed, max_new_tokens=MAX_NEW_TOKENS, trace=True, **options)
             assert result.trajectory is not None
@@ -84,7 +84,7 @@ def row(item: EvalItem, result: Result, longest: int) -> Row:
     timings = result.timings
     return Row(
         task=item.task, right=result.text.strip() == item.answer.strip(), tokens=result.tokens, steps=result.steps,
-        canvases=result.canvases, longest=longest, passes=result.passes,
+        canvases=result.canvases, longest=longest, position_forwards=result.position_forwards,
         seconds=timings.prefill_s + timings.denoise_s + timings.commit_s,
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
     """JSON types; intervals are 95 %. `exact_difference` is in favour of `own` where it is positive."""
     n, right, tokens = len(own), [row.right for row in own], sum(len(row.tokens) for row in own)
     low, high = wilson(sum(right), n)
-    passes = [[row.passes for row in rows] for rows in (own, stock)]
+    position_forwards = [[row.position_forwards for row in rows] for rows in (own, stock)]
     steps = [[row.steps for row in rows] for rows in (own, stock)]
     return {
         "n": n, "exact": sum(right) / n, "low": low, "high": high,
@@ -103,8 +103,8 @@ def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
         "equal_tokens": sum(a.tokens == b.tokens for a, b in zip(own, stock, strict=True)) / n,
         "mean_steps": sum(steps[0]) / n,
         "step_ratio": dict(zip(("value", "low", "high"), ratio_of_sums(*steps), strict=True)),
-        "passes_per_token": sum(passes[0]) / tokens if tokens else None,
-        "pass_ratio": dict(zip(("value", "low", "high"), ratio_of_sums(*passes), strict=True)),
+        "position_forwards_per_token": sum(position_forwards[0]) / tokens if tokens else None,
+        "position_forward_ratio": dict(zip(("value", "low", "high"), ratio_of_sums(*position_forwards), strict=True)),
         "tokens_per_s": tokens / sum(row.seconds for row in own),
     }  # fmt: skip
 
@@ -134,7 +134,8 @@ def summarize(rows: dict[str, list[Row]], canvas: int) -> dict[str, dict[str, An
 
 
 def show(summary: dict[str, dict[str, Any]]) -> None:
-    header = ["option", "n", "exact", "difference, points", "equal tokens", "steps", "passes/token", "of stock", "tokens/s"]
+    header = ["option", "n", "exact", "difference, points", "equal tokens", "steps"]
+    header += ["position-forwards/token", "of stock", "tokens/s"]
     for group, options in list(summary.items())[:4]:
         rows = []
         for name, f in options.items():
@@ -142,13 +143,16 @@ def show(summary: dict[str, dict[str, Any]]) -> None:
             difference = f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} … {100 * d['high']:+.1f})"
             rows.append([
                 name, str(f["n"]), f"{f['exact']:.1%}", difference, f"{f['equal_tokens']:.1%}", f"{f['mean_steps']:.2f}",
-                f"{f['passes_per_token']:.2f}", f"{f['pass_ratio']['value']:.3f}", f"{f['tokens_per_s']:.0f}",
+                f"{f['position_forwards_per_token']:.2f}", f"{f['position_forward_ratio']['value']:.3f}",
+                f"{f['tokens_per_s']:.0f}",
             ])  # fmt: skip
         report.table(group, header, rows)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.passes", description="Less work per canvas.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dgemma.benchmarks.studies.position_forwards", description="Less work per canvas."
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tasks", type=Path, default=TASKS)
     parser.add_argument("--per-task", type=int, default=40)
@@ -166,7 +170,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     summary = summarize(rows, manifest.canvas_length)
     show(summary)
     result = {
-        "benchmark": "passes", "machine": machine.facts(),
+        "benchmark": "position-forwards", "machine": machine.facts(),
         "bundle": {"digest": digest, "canvas_length": manifest.canvas_length},
         "recipe": manifest.quantization["recipe"], "sampler": manifest.sampler.to_dict(), "sampler_options": OPTIONS,
         "options": {name: getattr(options, name) for name in ("engine", "threads", "seed", "per_task")}, "groups": summary,

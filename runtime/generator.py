@@ -1,0 +1,231 @@
+"""Generation in token ids: prefix, canvases, drafts, greedy decoding. One generation at a time.
+
+It knows nothing of text, of threads, or of who cancels: it asks between steps. N canvas.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from dgemma.core.errors import PromptTooLong, UsageError
+from dgemma.core.generate_options import GenerateOptions, is_int
+from dgemma.core.plural import counted
+from dgemma.core.trajectory import TrajectoryRecorder
+from dgemma.runtime.engines.base import Array, Engine
+from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops
+from dgemma.runtime.prefix import Prefix, input_dim
+from dgemma.runtime.progress import Progress, visible
+from dgemma.runtime.result import StopReason
+
+CHECK = "check"  # what encodes where drafts are checked
+_GRAPHS = {"host": DENOISE, "graph": GENERATE}  # loop → the graph that it calls
+
+# Told of every step: number of its canvas, from 0, and its own there, from 1; the step; tokens of the canvases before.
+Watcher = Callable[[int, int, DenoisingStep, tuple[int, ...]], None]
+
+
+class Generator:
+    """Generates ids on one engine. `prefix`: what earlier generations left; the caller may cut it back in between.
+
+    Args:
+        cancelled: asked before every step, and between the chunks of an encoding.
+    """
+
+    def __init__(self, engine: Engine, cancelled: Callable[[], bool]) -> None:
+        self.prefix = Prefix(engine)
+        self._engine, self._cancelled = engine, cancelled
+        self._manifest = engine.bundle.manifest
+        self._stops = frozenset(self._manifest.model.eos_token_ids)
+        self._loops = Loops(engine)
+
+    def progress(self, max_new_tokens: int) -> Progress:
+        """Of a generation that begins now."""
+        return Progress(most=max_new_tokens, stops=self._stops, started=time.perf_counter(), native_s=self._engine.seconds)
+
+    def check(self, options: GenerateOptions) -> None:
+        """Whether the bundle can do what is asked for; raises UsageError."""
+        compute, manifest, path = options.compute, self._manifest, self._engine.bundle.path
+        if compute is None:
+            return
+        width = compute.start_width
+        if isinstance(width, int) and width > manifest.canvas_length:
+            raise UsageError(f"start_width {width} must be auto, or at most the exported {manifest.canvas_length}")
+        for graph in (ACTIVE, CHECK)[: 1 + compute.speculate]:
+            if graph not in manifest.graphs[self._engine.name]:
+                names = "early_commit, start_width and speculate"
+                raise UsageError(f"{path}: was exported without {graph!r}; export it again, or leave {names} out")
+
+    def generate(self, run: Progress, ids: Sequence[int], options: GenerateOptions, watch: Watcher | None = None) -> None:
+        """Denoise canvases behind `ids` until a stop token, the limit, the end of the context, or a cancel.
+
+        Raises PromptTooLong, UsageError, EngineError.
+        """
+        compute, manifest = options.compute, self._manifest
+        self._begin(ids, options.continue_, manifest.canvas_length)
+        speculate = compute is not None and compute.speculate
+        graph = _GRAPHS[options.loop] if compute is None else ACTIVE
+        self._prepare(run, "encode", graph, *([CHECK] if speculate else []))
+        recorder = TrajectoryRecorder(manifest.canvas_length) if options.trace else None
+        prompt_ids = list(self.prefix.ids)
+        run.reason = self._canvases(run, options, speculate, _also_recorded(watch, recorder))
+        if recorder is not None:
+            run.trajectory = recorder.finish(prompt_ids, run.tokens)
+        self._end(run)
+
+    def decode(self, run: Progress, ids: Sequence[int]) -> None:
+        """One greedy token behind `ids` per call of `decode`, until as in `generate`, whose errors it raises."""
+        self._begin(ids, False, 1)
+        self._prepare(run, "encode", "decode")
+        self._encode(run, keep=1)
+        clock = time.perf_counter()
+        run.reason = self._decode_all(run)
+        run.denoise_s = time.perf_counter() - clock
+        self._end(run)
+
+    def rewind(self, length: int) -> None:
+        """Cut the prefix back to its first `length` tokens; raises UsageError when it has fewer."""
+        held = len(self.prefix.ids)
+        if not is_int(length, 0, held):
+            raise UsageError(f"cannot rewind to {length!r}: the prefix has {held} tokens")
+        self.prefix.truncate(length)
+
+    def _begin(self, ids: Sequence[int], continue_: bool, room: int) -> None:
+        """Put a prompt into the prefix; nothing changes when it is too long."""
+        kept, context = len(self.prefix.ids) if continue_ else 0, self._manifest.context
+        if kept + len(ids) + room > context:
+            before = f" after {counted(kept, 'token')} of conversation" if kept else ""
+            raise PromptTooLong(
+                f"a prompt of {counted(len(ids), 'token')}{before} leaves no room for {room} more in the context of "
+                f"{context}; shorten the prompt, or export with a larger --context"
+            )
+        self.prefix.truncate(kept)
+        self.prefix.extend(ids)
+
+    def _prepare(self, run: Progress, *graphs: str) -> None:
+        self._engine.prepare(*graphs)
+        run.load_s = time.perf_counter() - run.started
+
+    def _end(self, run: Progress) -> None:
+        """Times, and the padding in place of a stop token: a model without one ends its answer so."""
+        if run.reason != "stop":
+            pad = self._manifest.model.pad_token_id
+            run.pads = next((i for i, token in enumerate(reversed(run.tokens)) if token != pad), len(run.tokens))
+            self.prefix.truncate(len(self.prefix.ids) - run.pads)
+        run.native_s = self._engine.seconds - run.native_s
+
+    def _canvases(self, run: Progress, options: GenerateOptions, speculate: bool, watch: Watcher | None) -> StopReason:
+        """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
+        n, first, prefix = self._manifest.canvas_length, None, self.prefix
+        while len(prefix.ids) + n <= self._manifest.context:
+            before = len(prefix.ids)
+            if following := self._encode(run, check=int(speculate)):
+                first = following[0]
+            clock = time.perf_counter()
+            canvas: list[int] | None = None
+            if not self._cancelled():
+                canvas = self._canvas(self._steps(options, run.canvases, first), run, watch)
+            run.denoise_s += time.perf_counter() - clock
+            if canvas is not None and first is not None:
+                canvas, first = self._agreed([first, *canvas[1:]], run)
+            if canvas is None:
+                return "cancelled"
+            run.canvases += 1
+            new, reason = run.accept(canvas)
+            prefix.truncate(before + len(new))
+            prefix.extend(new[len(prefix.ids) - before :])
+            if reason is not None:
+                return reason
+        return "context"
+
+    def _steps(self, options: GenerateOptions, index: int, first: int | None) -> Iterator[DenoisingStep]:
+        """The steps of canvas number `index`, as the options say."""
+        seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
+        if compute is not None:
+            return self._loops.active(self.prefix, seed, index, adaptive, compute, first)
+        loop = self._loops.host if options.loop == "host" else self._loops.graph
+        return loop(self.prefix, seed, index, adaptive)
+
+    def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> list[int] | None:
+        """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""
+        canvas: Array | None = None
+        committed = tuple(run.tokens)
+        for number, step in enumerate(steps, 1):
+            run.steps += 1
+            run.position_forwards += step.rows
+            canvas = step.argmax[: step.width]
+            if watch is not None:
+                watch(run.canvases, number, step, committed)
+            if self._cancelled():
+                return None
+        return None if canvas is None else canvas.tolist()
+
+    def _encode(self, run: Progress, *, keep: int = 0, check: int = 0) -> list[int]:
+        """Encode what the prefix lacks, as `Prefix.encode` says."""
+        clock, before = time.perf_counter(), self.prefix.encoded
+        following = self.prefix.encode(self._cancelled, keep=keep, check=check)
+        seconds, positions = time.perf_counter() - clock, self.prefix.encoded - before
+        if run.steps == 0:
+            run.prefill_s, run.prefill_position_forwards = seconds, positions
+        else:
+            run.commit_s, run.position_forwards = run.commit_s + seconds, run.position_forwards + positions
+        return following
+
+    def _agreed(self, draft: list[int], run: Progress) -> tuple[list[int] | None, int]:
+        """How far greedy decoding says what the draft says, encoded, and what it says next; None when cancelled. The draft's
+        first token came from greedy decoding, so at least that stays. After a cancel or a failure the prefix is as before."""
+        before, draft, same = len(self.prefix.ids), visible(draft, self._stops, stop=True), 0
+        self.prefix.extend(draft)
+        try:
+            following = self._encode(run, check=len(draft))
+            if len(following) < len(draft):
+                return None, draft[0]
+            same = next((i for i in range(1, len(draft)) if draft[i] != following[i - 1]), len(draft))
+            return draft[:same], following[same - 1]
+        finally:
+            self.prefix.truncate(before + same)
+
+    def _decode_all(self, run: Progress) -> StopReason:
+        """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
+        prefix, engine = self.prefix, self._engine
+        tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
+        start, views, probed = np.zeros(1, np.int64), prefix.feeds("decode"), False
+        feeds = {**views, "tokens": tokens, "start": start, "count": np.ones(1, np.int64)}
+        while not self._cancelled():
+            if prefix.feeds("decode") is not views:
+                views = prefix.feeds("decode")
+                feeds.update(views)
+            tokens[0, 0], start[0] = prefix.ids[-1], prefix.encoded
+            out = engine.run("decode", feeds)
+            prefix.store(out, 1)
+            run.steps += 1
+            run.position_forwards += 1
+            token = int(out["next_token"][0])
+            if token == 0 and not probed:  # the argmax of nothing but NaN; `decode` tells no more
+                probed = True
+                self._loops.probe(prefix, f"token {run.steps}")
+            new, reason = run.accept([token])
+            prefix.extend(new)
+            if reason is not None:
+                return reason
+            if len(prefix.ids) >= prefix.context:
+                return "context"
+        return "cancelled"
+
+
+def _also_recorded(watch: Watcher | None, recorder: TrajectoryRecorder | None) -> Watcher | None:
+    """A watcher that records every step before `watch` is told of it."""
+    if recorder is None:
+        return watch
+
+    def record(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:
+        recorder.add(
+            canvas_index, step.remaining, float(step.temperature), step.canvas_in, step.argmax, step.entropy, step.accepted,
+            step.canvas_out,
+        )  # fmt: skip
+        if watch is not None:
+            watch(canvas_index, number, step, committed)
+
+    return record

@@ -1,0 +1,68 @@
+"""Arguments and options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgemma.core.compute_policy import ComputePolicy, StartWidth
+from dgemma.core.errors import UsageError
+from dgemma.core.shipped import bundle_path
+
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="A folder written by `dgemma export`, or tiny, the bundle that ships with dgemma.",
+        show_default=False, parser=bundle_path,
+    ),
+]  # fmt: skip
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", help="onnx or executorch. Default: the first one installed that the bundle has.")
+]
+LoopOption = Annotated[
+    str, typer.Option("--loop", help="host calls the model once per step, graph once per canvas. Both give the same tokens.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all noise, 0 to 2^64-1.")]
+TokensOption = Annotated[int, typer.Option("--max-new-tokens", metavar="K", help="Generate at most K tokens.")]
+AdaptiveOption = Annotated[
+    bool,
+    typer.Option("--adaptive/--fixed-steps", help="End a canvas once it is stable and certain, or always run every step."),
+]
+EarlyCommitOption = Annotated[
+    float | None,
+    typer.Option("--early-commit", metavar="NATS", help="Fix a position once its entropy falls below NATS: less work."),
+]
+StartWidthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--start-width", metavar="auto|N",
+        help="Start a canvas with N positions (auto: a sixteenth of it) and double it until it has a stop token.",
+    ),
+]  # fmt: skip
+RecheckOption = Annotated[
+    bool, typer.Option("--recheck", help="Run all positions once more before a canvas is committed, and go on if any changes.")
+]
+SpeculateOption = Annotated[
+    bool, typer.Option("--speculate", help="Let the causal encoder check canvases as drafts: the text of greedy decoding.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads for the engine. Default: its own choice.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def compute_policy(
+    early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool
+) -> ComputePolicy | None:  # fmt: skip
+    """What the four options say together; raises UsageError."""
+    return ComputePolicy.of(
+        early_commit=early_commit, start_width=_width(start_width), recheck=recheck, speculate=speculate
+    )  # fmt: skip
+
+
+def _width(text: str | None) -> StartWidth:
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]  # narrowed to the literal
+    if not text.isdecimal() or len(text) > 9:
+        raise UsageError(f"--start-width {text[:20]!r}: must be auto, or a number of positions, such as 32")
+    return int(text)

@@ -1,0 +1,97 @@
+"""How one generation runs: everything that a caller may choose, validated where it is made.
+
+It knows nothing of bundles: whether a bundle has the graphs and the positions that are asked for is the runtime's to check.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypedDict, Unpack
+
+import numpy as np
+
+from dgemma.core.compute_policy import ComputePolicy, StartWidth
+from dgemma.core.errors import UsageError
+from dgemma.core.noise import key_from_seed
+
+MAX_NEW_TOKENS = 256
+LOOPS = ("host", "graph")
+_RENAMED = {"settle": "early_commit", "repair": "recheck", "canvas": "start_width"}  # old keyword → new, for one version
+
+
+class GenerateKeywords(TypedDict, total=False):
+    """The keywords of `GenerateOptions.of`."""
+
+    max_new_tokens: int
+    seed: int
+    adaptive: bool
+    loop: str
+    early_commit: float | None
+    start_width: StartWidth
+    recheck: bool
+    speculate: bool
+    raw: bool
+    trace: bool
+    continue_: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """One generation.
+
+    Args:
+        max_new_tokens: K; at most ceil(K / N) canvases are denoised.
+        seed: of all noise, 0 … 2⁶⁴−1.
+        adaptive: end a canvas early, once it is stable and certain; otherwise always run T steps.
+        loop: host (one `denoise` call a step) or graph (one `generate` call a canvas); the tokens are the same.
+        compute: how much of a canvas is computed; None: every position in every step. Needs loop host.
+        raw: do not put a prompt that is text through the chat template.
+        trace: record every step in `Result.trajectory`.
+        continue_: go on from the prefix of earlier generations instead of an empty one.
+    Raises:
+        UsageError.
+    """
+
+    max_new_tokens: int = MAX_NEW_TOKENS
+    seed: int = 0
+    adaptive: bool = True
+    loop: str = "host"
+    compute: ComputePolicy | None = None
+    raw: bool = False
+    trace: bool = False
+    continue_: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_int(self.max_new_tokens, 1):
+            raise UsageError(f"max_new_tokens {self.max_new_tokens!r} must be an integer, 1 or more")
+        if not is_int(self.seed):
+            raise UsageError(f"seed {self.seed!r} must be an integer")
+        key_from_seed(int(self.seed))
+        if self.loop not in LOOPS:
+            raise UsageError(f"unknown loop {self.loop!r}; choose one of {', '.join(LOOPS)}")
+        if self.compute is not None and self.loop != "host":
+            options = "early_commit, start_width and speculate"
+            raise UsageError(f"{options} need loop host: the fused graph runs every position in every step")
+
+    @classmethod
+    def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:
+        """From the fields, and those of `ComputePolicy` in place of `compute`. Raises UsageError."""
+        given = _renamed(keywords)
+        policy = ComputePolicy.of(**{f.name: given.pop(f.name) for f in fields(ComputePolicy) if f.name in given})
+        return cls(compute=policy, **given)
+
+
+def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    for old in _RENAMED.keys() & keywords:
+        warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=4)  # of who calls `generate`
+    return {_RENAMED.get(name, name): value for name, value in keywords.items()}
+
+
+def is_int(value: object, low: int | None = None, high: int | None = None) -> bool:
+    """Whether a value is an integer, Python's or numpy's but no bool, from low to high."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        return False
+    number = int(value)
+    return (low is None or number >= low) and (high is None or number <= high)

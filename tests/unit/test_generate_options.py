@@ -1,0 +1,57 @@
+"""Options of a generation: built from keywords, old names of these included, and checked where they are made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dgemma.core.compute_policy import ComputePolicy
+from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import GenerateOptions, is_int
+
+
+def test_keywords_build_a_policy_or_none() -> None:
+    assert GenerateOptions.of() == GenerateOptions() and GenerateOptions().compute is None
+    built = GenerateOptions.of(seed=3, early_commit=0.5, start_width=4, recheck=True, loop="host")
+    assert built == GenerateOptions(seed=3, compute=ComputePolicy(early_commit=0.5, start_width=4, recheck=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"settle": 0.5}, {"early_commit": 0.5}),
+        ({"canvas": "auto", "seed": 1}, {"start_width": "auto", "seed": 1}),
+        ({"repair": True, "early_commit": 0.1}, {"recheck": True, "early_commit": 0.1}),
+    ],
+)
+def test_old_keywords_work_with_a_warning(old: dict[str, Any], new: dict[str, Any]) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{next(iter(old))} is called {next(iter(new))} now"):
+        assert GenerateOptions.of(**old) == GenerateOptions.of(**new)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens 0 must be an integer, 1 or more"),
+        ({"max_new_tokens": True}, "max_new_tokens True"),
+        ({"seed": 1.0}, "seed 1.0 must be an integer"),
+        ({"seed": 1 << 64}, "between 0 and 2"),
+        ({"loop": "spiral"}, "choose one of host, graph"),
+        ({"loop": "graph", "compute": ComputePolicy(early_commit=0.1)}, "need loop host"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        replace(GenerateOptions(), **wrong)
+
+
+def test_an_unknown_keyword_is_a_mistake_in_the_program() -> None:
+    with pytest.raises(TypeError, match="nonsense"):
+        GenerateOptions.of(nonsense=1)  # type: ignore[call-arg]
+
+
+def test_integers_are_those_of_python_and_numpy() -> None:
+    assert is_int(np.int64(3), 3, 3) and not is_int(4, 0, 3) and not is_int(True) and not is_int(3.0)
