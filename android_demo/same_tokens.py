@@ -29,6 +29,7 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.studies.same_tokens import read_prompts
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
+from dgemma.core.prompts import held_out
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
@@ -203,7 +204,7 @@ def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompt
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="android_demo/same_tokens.py", description="The same tokens in Java and Python.")
     parser.add_argument("bundle", type=Path, nargs="+")
-    parser.add_argument("--prompts", type=Path, default=HERE.parent / "benchmarks" / "tasks" / "tiny_held_out.jsonl")
+    parser.add_argument("--prompts", type=Path, default=held_out())
     parser.add_argument("--count", type=int, default=200, help="how many prompts of the file")
     parser.add_argument("--seeds", type=int, default=2, help=f"how many, at most {len(SEEDS)}")
     parser.add_argument("--threads", type=int, default=1)

@@ -8,8 +8,9 @@ from pathlib import Path
 from dgemma.benchmarks.eval.formats import OWN, read_task_file
 from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.core.errors import UsageError
+from dgemma.core.prompts import held_out
 
-TASKS = Path(__file__).with_name("tasks") / "tiny_held_out.jsonl"
+TASKS = held_out()
 
 
 def read_items(path: Path, per_task: int | None = None, tasks: Sequence[str] | None = None) -> list[EvalItem]:

@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dgemma.core import prompts
 from dgemma.core.errors import UsageError
+from dgemma.core.prompts import TaskPrompt
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose
 from dgemma.runtime.session import Session
-from dgemma.verify import free_running, gate, golden, outcome, prompts, source_checkpoint, teacher_forced
+from dgemma.verify import free_running, gate, golden, outcome, source_checkpoint, teacher_forced
 from dgemma.verify.engine_backend import EngineBackend
-from dgemma.verify.prompts import Item
 
 SEED = 0
+COUNT = 612  # 36 of each of the 17 tasks
 COUNT_OF_IDS = 16  # prompts for bundles that hold no text
 
 
@@ -31,7 +33,7 @@ class ComparisonRequest:
         checkpoint: folder, or preset of a bundle of random weights.
         reference: what runs the checkpoint: `torch`, or `tpu` for the JAX reference in bfloat16.
         prompts: JSONL file; None is the committed one, or ids for bundles without a chat template.
-        count: number of prompts; None is `prompts.COUNT`, or `COUNT_OF_IDS`.
+        count: number of prompts; None is `COUNT`, or `COUNT_OF_IDS`.
     """
 
     bundle: Path
@@ -44,7 +46,7 @@ class ComparisonRequest:
 
     def __post_init__(self) -> None:
         if self.prompts is not None:
-            prompts.read(self.prompts, 1)
+            prompts.read(self.prompts)
         if self.count is not None and self.count < 1:
             raise UsageError(f"--count {self.count}: must be at least 1")
 
@@ -94,7 +96,7 @@ def compare(request: ComparisonRequest, progress: free_running.Progress) -> tupl
     }
 
 
-def choose_items(session: Session, request: ComparisonRequest) -> tuple[list[Item], dict[str, Any]]:
+def choose_items(session: Session, request: ComparisonRequest) -> tuple[list[TaskPrompt], dict[str, Any]]:
     """The prompts, and what is to be remembered of them; raises UsageError."""
     manifest = session.manifest
     if session.tokenizer is None or manifest.chat is None:
@@ -102,9 +104,9 @@ def choose_items(session: Session, request: ComparisonRequest) -> tuple[list[Ite
             raise UsageError(f"--prompts {request.prompts}: {request.bundle} has no chat template; leave --prompts out")
         room = max(1, manifest.context - manifest.canvas_length)
         ids = golden.prompts(manifest.model.vocab_size, request.count or COUNT_OF_IDS)
-        return [Item(task="ids", prompt=tuple(p[:room])) for p in ids], {"file": None, "count": len(ids)}
-    path = request.prompts or prompts.PROMPTS
-    items = prompts.read(path, request.count or prompts.COUNT)
+        return [TaskPrompt(task="ids", prompt=tuple(p[:room])) for p in ids], {"file": None, "count": len(ids)}
+    path = request.prompts or prompts.held_out()
+    items = prompts.evenly(prompts.read(path), request.count or COUNT)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return items, {"file": path.name, "sha256": sha256, "count": len(items)}
 

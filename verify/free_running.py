@@ -15,12 +15,12 @@ import numpy as np
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
+from dgemma.core.prompts import TaskPrompt
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import chat_ids
 from dgemma.verify.backend import Backend
 from dgemma.verify.divergence import NEAR, Divergence, first_divergence
-from dgemma.verify.prompts import Item
 from dgemma.verify.teacher_forced import margins
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -31,7 +31,7 @@ DECODERS = ("float", "artifact", "autoregressive")
 class Run:
     """One prompt on all decoders; `steps` and `texts` by decoder, and no texts where the bundle has no tokenizer."""
 
-    item: Item
+    item: TaskPrompt
     reference: Trajectory
     artifact: Trajectory
     steps: dict[str, int]
@@ -43,7 +43,7 @@ class Run:
         return self.item.answer is not None and self.texts[decoder].strip() == self.item.answer.strip()
 
 
-def prompt_ids(session: Session, item: Item) -> list[int]:
+def prompt_ids(session: Session, item: TaskPrompt) -> list[int]:
     """An item's ids as the session would make them; raises UsageError or TokenizerError."""
     if not isinstance(item.prompt, str):
         return list(item.prompt)
@@ -52,7 +52,7 @@ def prompt_ids(session: Session, item: Item) -> list[int]:
 
 
 def answer_all(
-    session: Session, float_model: Backend, items: Sequence[Item], seed: int, progress: Progress
+    session: Session, float_model: Backend, items: Sequence[TaskPrompt], seed: int, progress: Progress
 ) -> tuple[list[Run], int]:
     """Ask every item that leaves room for a canvas.
 
@@ -73,7 +73,7 @@ def answer_all(
     return runs, len(items) - len(runs)
 
 
-def _run(session: Session, float_model: Backend, item: Item, ids: list[int], seed: int, most: int) -> Run:
+def _run(session: Session, float_model: Backend, item: TaskPrompt, ids: list[int], seed: int, most: int) -> Run:
     reference = float_model.trajectory(ids, seed, most)
     result = session.generate(ids, max_new_tokens=most, seed=seed, trace=True)
     assert result.trajectory is not None

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dgemma.core.plural import counted
+from dgemma.verify.against_float import COUNT
 from dgemma.verify.gate import Check
-from dgemma.verify.prompts import COUNT
 
 
 def describe(name: str, section: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dgemma.core import machine
+from dgemma.core import machine, prompts
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.model import checkpoint
 from dgemma.model.tiny import tasks
@@ -90,13 +90,13 @@ def held_out_items(folder: Path, path: Path, per_task: int) -> list[ScoredPrompt
     from dgemma.model.tiny.sweep import prompt_ids
 
     sp: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def item(line: dict[str, str]) -> ScoredPrompt:
-        ids = prompt_ids(sp, line["prompt"])
-        return ScoredPrompt(prompt_ids=ids, is_right=lambda tokens: sp.decode(list(tokens)) == line["answer"])
+    def scored(prompt: prompts.TaskPrompt) -> ScoredPrompt:
+        ids = prompt_ids(sp, str(prompt.prompt))
+        return ScoredPrompt(prompt_ids=ids, is_right=lambda tokens: sp.decode(list(tokens)) == prompt.answer)
 
-    return [item(line) for task in tasks.TASKS for line in [x for x in lines if x["task"] == task][:per_task]]
+    by_task = prompts.by_task(prompts.read(path))
+    return [scored(prompt) for task in tasks.TASKS for prompt in by_task.get(task, ())[:per_task]]
 
 
 def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def main() -> None:
         prog="python -m dgemma.benchmarks.studies.ablation", description="Compare recipes and methods."
     )
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/tiny"))
-    parser.add_argument("--held-out", type=Path, default=Path("benchmarks/tasks/tiny_held_out.jsonl"))
+    parser.add_argument("--held-out", type=Path, default=prompts.held_out())
     parser.add_argument("--per-task", type=int, default=36)
     parser.add_argument("--forced-every", type=int, default=6, help="teacher-force the canvases of every n-th prompt")
     parser.add_argument("--out", type=Path, required=True)

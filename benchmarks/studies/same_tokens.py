@@ -23,6 +23,7 @@ import numpy as np
 from dgemma.core import machine
 from dgemma.core.errors import DgemmaError, UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
+from dgemma.core.prompts import held_out, read, spaced
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import ENGINES
@@ -137,22 +138,8 @@ def _above(bundle: Bundle, checkpoint: Path | None, threads: int | None) -> list
 
 
 def read_prompts(path: Path, count: int) -> list[str]:
-    """`count` prompts evenly from a JSONL file with a key `prompt`; raises UsageError naming file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a JSONL file with prompts") from None
-    prompts: list[str] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if line.strip():
-                prompts.append(str(json.loads(line)["prompt"]))
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{path}:{number}: is no JSON object with a prompt; mend the line") from None
-    if not prompts:
-        raise UsageError(f"{path}: holds no prompts; give a JSONL file with prompts")
-    count = min(count, len(prompts))
-    return [prompts[i * len(prompts) // count] for i in range(count)]
+    """`count` texts at equal distances in a file; raises UsageError naming file and line."""
+    return [str(prompt.prompt) for prompt in spaced(read(path), count)]
 
 
 def _progress(done: int, total: int) -> None:
@@ -166,7 +153,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="add eager torch, and margins from its logits")
-    parser.add_argument("--prompts", type=Path, default=Path("benchmarks/tasks/tiny_held_out.jsonl"))
+    parser.add_argument("--prompts", type=Path, default=held_out())
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--engine", nargs="+", help="default: every engine of the bundle")

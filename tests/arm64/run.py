@@ -26,11 +26,11 @@ import compare  # noqa: E402
 import environment  # noqa: E402
 
 from dgemma.core.errors import DgemmaError  # noqa: E402
+from dgemma.core.prompts import evenly, held_out, read  # noqa: E402
 from dgemma.core.trajectory import Trajectory  # noqa: E402
 from dgemma.runtime import cache  # noqa: E402
 from dgemma.runtime.bundle import Bundle  # noqa: E402
 from dgemma.verify.divergence import CLOSE, NEAR  # noqa: E402
-from dgemma.verify.prompts import PROMPTS, read  # noqa: E402
 
 CPUS = ("cortex-a53", "cortex-a76", "cortex-a710")  # without dot products, with them, with int8 matrix products
 MAX_NEW_TOKENS = 128
@@ -43,7 +43,7 @@ def prompts_of(bundle: Bundle, count: int) -> list[dict[str, Any]]:
         for i, seed in enumerate(golden["seeds"].tolist()):
             ids = golden[f"artifact_{i}_prompt_ids"].tolist()
             found.append({"prompt": ids, "seed": int(seed), "max_new_tokens": MAX_NEW_TOKENS, "raw": True})
-    for seed, item in enumerate(read(PROMPTS, max(0, count - len(found)))):
+    for seed, item in enumerate(evenly(read(held_out()), max(0, count - len(found)))):
         found.append({"prompt": item.prompt, "seed": seed, "max_new_tokens": MAX_NEW_TOKENS, "raw": False})
     return found
 

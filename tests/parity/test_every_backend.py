@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from dgemma.benchmarks.studies.same_tokens import compare, read_prompts
+from dgemma.core.prompts import held_out
 
-HELD_OUT = Path("benchmarks") / "tasks" / "tiny_held_out.jsonl"
 FLOAT = {"torch", "onnx/host", "onnx/graph", "executorch/host", "executorch/graph"}  # against the reference in float32
 BACKENDS = FLOAT | {"reference bfloat16"}
 
 
-def test_a_few_prompts_give_the_same_tokens_on_every_backend(repo_root: Path, tiny_bundle: Path, tiny_checkpoint: Path) -> None:
-    prompts = read_prompts(repo_root / HELD_OUT, 17)  # about one of each task
+def test_a_few_prompts_give_the_same_tokens_on_every_backend(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    prompts = read_prompts(held_out(), 17)  # about one of each task
     report = compare(tiny_bundle, tiny_checkpoint, prompts, [0])
     assert report.compared == dict.fromkeys(BACKENDS, 17)
     assert report.first == "reference float32" and report.unexplained == 0, report.differences
@@ -22,8 +22,8 @@ def test_a_few_prompts_give_the_same_tokens_on_every_backend(repo_root: Path, ti
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_hundred_prompts_and_three_seeds(repo_root: Path, tiny_bundle: Path, tiny_checkpoint: Path) -> None:
-    prompts = read_prompts(repo_root / HELD_OUT, 200)
+def test_two_hundred_prompts_and_three_seeds(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    prompts = read_prompts(held_out(), 200)
     report = compare(tiny_bundle, tiny_checkpoint, prompts, range(3))
     assert report.compared == dict.fromkeys(BACKENDS, 600)
     assert report.unexplained == 0, report.differences

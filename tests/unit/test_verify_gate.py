@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from dgemma.core.errors import UsageError
+from dgemma.core.prompts import TaskPrompt, evenly, held_out, read, spaced
 from dgemma.verify import outcome
+from dgemma.verify.against_float import COUNT
 from dgemma.verify.gate import OTHERS, STRICT, Check, Limits, judge, limits_of
-from dgemma.verify.prompts import COUNT, PROMPTS, Item, evenly, read
 from dgemma.verify.text_report import outcome_lines
 
 DIGEST = "ab" * 32
@@ -157,16 +158,17 @@ def test_an_outcome_inside_a_bundle_is_read_where_none_is_beside_it(tmp_path: Pa
 
 
 def test_the_committed_prompts_are_even_over_the_tasks() -> None:
-    items = read(PROMPTS)
+    items = evenly(read(held_out()), COUNT)
     counts = np.unique([item.task for item in items], return_counts=True)[1]
     assert len(items) == COUNT == 612 and counts.tolist() == [36] * 17
     assert all(item.answer for item in items)
 
 
 def test_prompts_are_shared_out_in_turns() -> None:
-    groups = [[Item(task=t, prompt=f"{t}{i}") for i in range(n)] for t, n in (("a", 1), ("b", 5), ("c", 3))]
-    assert [i.prompt for i in evenly(groups, 6)] == ["a0", "b0", "b1", "b2", "c0", "c1"]
-    assert len(evenly(groups, 99)) == 9
+    prompts = [TaskPrompt(task=t, prompt=f"{t}{i}") for t, n in (("a", 1), ("b", 5), ("c", 3)) for i in range(n)]
+    assert [i.prompt for i in evenly(prompts, 6)] == ["a0", "b0", "b1", "b2", "c0", "c1"]
+    assert len(evenly(prompts, 99)) == len(spaced(prompts, 99)) == 9
+    assert [i.prompt for i in spaced(prompts, 3)] == ["a0", "b2", "c0"]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from dgemma.core.errors import UsageError
+from dgemma.core.prompts import TaskPrompt
 from dgemma.core.trajectory import Trajectory
 from dgemma.verify import free_running, gate, outcome, report, teacher_forced, text_report
 from dgemma.verify.divergence import Divergence
 from dgemma.verify.plots import _spread
-from dgemma.verify.prompts import Item
 from dgemma.verify.torch_backend import TorchBackend
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +34,7 @@ def made_up(trajectory: Trajectory, right: dict[str, int], steps: dict[str, int]
     difference = Divergence(row=0, canvas=0, step=4, rule="accept", position=1, margin=0.015, entropy_error=1e-3)
     return [
         free_running.Run(
-            item=Item(task="a" if i % 2 else "b", prompt="p", answer=" yes "), reference=trajectory, artifact=trajectory,
+            item=TaskPrompt(task="a" if i % 2 else "b", prompt="p", answer=" yes "), reference=trajectory, artifact=trajectory,
             steps=steps, texts={name: "yes\n" if i < right[name] else "no" for name in free_running.DECODERS},
             difference=None if i else difference,
         )
