@@ -426,8 +426,10 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 def test_streams_that_are_full_or_closed(tmp_path: Path, redirect: str, status: int, lines: int, command: str) -> None:
     args = f"inspect {write_bundle(tmp_path / 'b')}" if command == "inspect" else command
     script = f"{sys.executable} -m dgemma.cli {args} {redirect}"
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
-    assert (result.returncode, result.stderr.count("\n")) == (status, lines), result.stderr
+    for unbuffered in ("", "1"):
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, env=environment)
+        assert (result.returncode, result.stderr.count("\n")) == (status, lines), result.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

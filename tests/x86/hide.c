@@ -118,6 +118,12 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *old)
   return 0;
 }
 
+/* A compiler's; glibc's own does not go through the name sigaction. */
+sighandler_t signal(int number, sighandler_t handler) {
+  struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
+  return sigaction(number, &action, &old) ? SIG_ERR : old.sa_handler;
+}
+
 static int opened(const char *name, const char *path, int flags, mode_t mode) {
   if (cpuinfo && !strcmp(path, "/proc/cpuinfo")) path = cpuinfo;
   return ((open_function)dlsym(RTLD_NEXT, name))(path, flags, mode);

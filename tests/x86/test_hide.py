@@ -65,6 +65,14 @@ def test_the_processor_is_another_one_to_the_cache(hidden: dict[str, str]) -> No
 
 
 @needs_hiding
+def test_a_compiler_still_compiles(hidden: dict[str, str], tmp_path: Path) -> None:
+    source = tmp_path / "program.cpp"
+    source.write_text("#include <cstdio>\nint main() { std::puts(__builtin_cpu_supports(\"avx2\") ? \"here\" : \"here too\"); }\n")
+    done = subprocess.run(["c++", "-o", str(tmp_path / "program"), str(source)], env=hidden, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_hiding
 @pytest.mark.parametrize("fork", ["", "if os.fork(): sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"], ids=["", "fork"])
 def test_threads_and_forks_lack_the_instructions_too(fork: str, hidden: dict[str, str]) -> None:
     thread = (

@@ -56,7 +56,16 @@ def dispatch(argv: list[str]) -> int:
         abandon("stdout")
         return OK
     except (OSError, MemoryError) as error:
+        _flush_or_abandon()
         return _fail(_reason(error))
+
+
+def _flush_or_abandon() -> None:
+    """Give up what stdout still holds where it cannot be written: the interpreter would try again at exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        abandon("stdout")
 
 
 def _terminated(*_: object) -> None:
