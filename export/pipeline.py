@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
 from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
 from dgemma.core.sampler import SamplerConfig
@@ -21,7 +22,7 @@ from dgemma.core.staging import staging
 from dgemma.export import room
 from dgemma.export.estimate import Estimate
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, specs
-from dgemma.export.request import ENGINES, Weights, check, read_text, read_weights
+from dgemma.export.request import Weights, check, read_text, read_weights
 
 # What was tested; a reader with an older engine refuses the bundle.
 # Of releases that were tried. onnxruntime 1.23.2 … 1.29.0 give the float tokens of 1.32; integers follow from float sums that

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
+from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.engines import engines_of
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
@@ -25,7 +26,6 @@ from dgemma.quantize.read_checkpoint import is_quantized, open_quantized
 from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
 from dgemma.quantize.write_checkpoint import write_quantized
 
-ENGINES = ("onnx", "executorch")
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 DEFAULT_CONTEXT = 4096
 NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder"
@@ -59,30 +59,15 @@ class Weights:
     provenance: dict[str, Any]
 
 
-def engines_of(option: str) -> tuple[str, ...]:
-    """`--engine onnx|executorch|all`; raises UsageError."""
-    if option == "all":
-        return ENGINES
-    if option not in ENGINES:
-        raise UsageError(f"--engine {option!r} is unknown; choose {', '.join(ENGINES)} or all")
-    return (option,)
-
-
 def check(
     checkpoint: Path | str, *, engines: Sequence[str], recipe: str | None = None, steps: int | None = None,
     canvas: int | None = None, context: int | None = None, random_weights: int | None = None, calibration: Path | None = None,
     soft: str | None = None,
 ) -> ExportRequest:  # fmt: skip
     """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
-    folder = None if str(checkpoint) in PRESETS and not Path(checkpoint).is_dir() else Path(checkpoint)
-    if folder is None:
-        if random_weights is None:
-            raise UsageError(NO_WEIGHTS.format(checkpoint))
-        config, sampler = PRESETS[str(checkpoint)], SamplerConfig()
-    elif not folder.is_dir() and not folder.is_file():
-        raise no_checkpoint(folder)
-    else:
-        config, sampler = checkpoints.read_config(folder)
+    config, sampler, folder = hf_config.find_config(checkpoint)
+    if folder is None and random_weights is None:
+        raise UsageError(NO_WEIGHTS.format(checkpoint))
     chosen = _recipe(folder, recipe, random_weights, calibration)
     if steps is not None:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgemma.core.config import FULL, SLIDING, ModelConfig
+from dgemma.core.config import FULL, PRESETS, SLIDING, ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.sampler import SamplerConfig
 
@@ -290,6 +290,22 @@ def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
     path = folder / GENERATION
     generation = read_json(path) if path.exists() else {}
     return _read_model(folder / CONFIG, generation), _read_sampler(path, generation)
+
+
+def find_config(named: Path | str) -> tuple[ModelConfig, SamplerConfig, Path | None]:
+    """As `read_config`, of a folder or a preset, and the folder, None for a preset. A folder of a preset's name comes first.
+
+    Raises:
+        CheckpointError: also when there is neither; `tiny` is shipped as a bundle alone.
+    """
+    folder = Path(named)
+    if str(named) in PRESETS and not folder.is_dir():
+        return PRESETS[str(named)], SamplerConfig(), None
+    if folder.exists():
+        return *read_config(folder), folder
+    if str(named) == "tiny":
+        raise CheckpointError("tiny: is shipped as a bundle, not a checkpoint; give checkpoints/tiny of a source checkout")
+    raise CheckpointError(f"{named}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
 
 
 def notes(folder: Path | str) -> tuple[str, ...]:

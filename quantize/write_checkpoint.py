@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
+from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import digest, sha256_file
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.staging import staging
-from dgemma.model.checkpoint import MappedWeights, RandomWeights, is_finite, load, random_weights, read_config, write_config
+from dgemma.model.checkpoint import MappedWeights, RandomWeights, is_finite, load, random_weights, write_config
+from dgemma.model.hf_config import find_config
 from dgemma.quantize import calibration
 from dgemma.quantize.integers import quantize_matrix
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -95,16 +96,14 @@ def _request(
         raise UsageError(f"recipe {recipe.name!r} uses gptq, which needs calibration prompts; give --calibration FILE.jsonl")
     if prompts is not None and not recipe.takes_calibration:
         raise UsageError(f"--calibration {prompts}: recipe {recipe.name!r} has no use for it; leave it out")
-    folder = Path(checkpoint)
-    if not folder.exists():
-        if str(checkpoint) not in PRESETS:
-            raise no_checkpoint(checkpoint)
+    config, sampler, folder = find_config(checkpoint)
+    if folder is None:
         if random_seed is None:
             raise UsageError(f"{checkpoint!r} is a shape without weights; add --random-weights SEED or give a folder")
-        return PRESETS[str(checkpoint)], SamplerConfig(), None
+        return config, sampler, None
     if is_quantized(folder):
         raise CheckpointError(f"{folder}: is quantized already ({DESCRIPTION}); give the float checkpoint it was made from")
-    return *read_config(folder), folder
+    return config, sampler, folder
 
 
 def _shape_of(checkpoint: Path | str) -> str:

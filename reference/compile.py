@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dgemma.core.config import PRESETS, ModelConfig, no_checkpoint
+from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
-from dgemma.model.hf_config import read_config
+from dgemma.model.hf_config import find_config
 from dgemma.reference import cost, has_tpu, hlo, sharding, texts, tpu
 from dgemma.reference import weights as weight_files
 from dgemma.reference.denoiser import denoise, soft_embed
@@ -78,10 +78,7 @@ def request(
         UsageError, CheckpointError.
     """
     tpu.parse(topology)
-    folder = None if target in PRESETS else Path(target)
-    if folder is not None and not folder.exists():
-        raise no_checkpoint(target)
-    config, policy = (PRESETS[target], SamplerConfig()) if folder is None else read_config(folder)
+    config, policy, folder = find_config(target)
     for option, value in (("--canvas", canvas), ("--context", context)):
         if value is not None and value < 1:
             raise UsageError(f"{option} {value} must be at least 1")

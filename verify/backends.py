@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import util
 
+from dgemma.core.engines import PACKAGES
 from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import ENGINES, installed_version
+from dgemma.runtime.engines import installed_version
 from dgemma.verify import source_checkpoint, tolerance
 from dgemma.verify.backend import Backend
 from dgemma.verify.engine_backend import EngineBackend
@@ -53,7 +54,7 @@ def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], 
                 missing[f"torch {recipe}"] = "integers are read back out of ONNX graphs alone, and the bundle has none"
                 same = tolerance.of_bits(least)
     for engine in engines:
-        if installed_version(ENGINES[engine][0]) is None:
+        if installed_version(PACKAGES[engine]) is None:
             missing[engine] = f"not installed; {pip_install(engine)}"
         else:
             add(EngineBackend(bundle, engine, threads), same)

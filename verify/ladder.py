@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import EngineError
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import ENGINES
 from dgemma.verify import bisect, golden, outcome, teacher_forced, tolerance
 from dgemma.verify.backend import Backend
 from dgemma.verify.backends import BFLOAT16, backends_of

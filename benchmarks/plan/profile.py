@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from dgemma.benchmarks.bench.ceilings import Ceilings
 from dgemma.core.cost import Cost
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import UsageError
 from dgemma.core.schema import UnknownKey, WrongKind, read_as
 
@@ -105,7 +106,7 @@ class Profile:
     def __post_init__(self) -> None:
         _check(self, "")
         for name, kernels in self.engines.items():
-            if name not in ("onnx", "executorch"):
+            if name not in ENGINES:
                 raise UsageError(f"engine {name!r} is unknown; choose onnx or executorch")
             _check(kernels, f"{name}: ")
             _check(kernels.products, f"{name}: products: ")

@@ -24,6 +24,7 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import compare
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import read_manifest
 
@@ -153,7 +154,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="time for measuring, loading aside")
     parser.add_argument("--serial", help="which phone, as `adb devices` lists them")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--engine", choices=["onnx", "executorch"])
+    parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--out", type=Path, help="a JSON list to append to")
     given = parser.parse_args()
     report.check_out(given.out)

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from dgemma.core import machine
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import DgemmaError, UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.prompts import held_out, read, spaced
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import ENGINES
 from dgemma.runtime.tokenizer import chat_ids
 from dgemma.verify.backend import Backend
 from dgemma.verify.backends import BFLOAT16, float_backends

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module, metadata, util
 
+from dgemma.core.engines import ENGINES, PACKAGES
 from dgemma.core.errors import EngineError
 from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Engine
 
-# engine → (package that it needs, module, class); the order is the order of preference
-ENGINES = {
-    "onnx": ("onnxruntime", "dgemma.runtime.engines.onnx", "OnnxEngine"),
-    "executorch": ("executorch", "dgemma.runtime.engines.executorch", "ExecutorchEngine"),
+# engine → (module, class)
+_CLASSES = {
+    "onnx": ("dgemma.runtime.engines.onnx", "OnnxEngine"),
+    "executorch": ("dgemma.runtime.engines.executorch", "ExecutorchEngine"),
 }
 
 
@@ -35,7 +36,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
     inside = [name for name in ENGINES if name in bundle.manifest.graphs]
     if engine is None:
         for name in inside:
-            if installed_version(ENGINES[name][0]):
+            if installed_version(PACKAGES[name]):
                 return choose(bundle, name)
         extras = " or ".join(pip_install(name) for name in inside) or "export it again"
         raise EngineError(f"no engine of {bundle.path} is installed; {extras}")
@@ -44,12 +45,12 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
     if engine not in inside:
         held = ", ".join(inside) or "none"
         raise EngineError(f"{bundle.path}: was exported without engine {engine!r} (it holds: {held}); choose one it holds")
-    version = installed_version(ENGINES[engine][0])
+    version = installed_version(PACKAGES[engine])
     if version is None:
         raise EngineError(f"engine {engine!r} is not installed; {pip_install(engine)}")
     lowest = bundle.manifest.engines.get(engine, "0")
     if release(version) < release(lowest):
-        package = ENGINES[engine][0]
+        package = PACKAGES[engine]
         raise EngineError(f"{package} {version} is older than {lowest}, which the bundle needs; pip install -U {package}")
     return engine, version
 
@@ -57,7 +58,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
 def open_engine(bundle: Bundle, engine: str | None, threads: int | None) -> Engine:
     """Make the engine of `choose`; its graphs are loaded on first use. Raises EngineError."""
     name, version = choose(bundle, engine)
-    _, module, cls = ENGINES[name]
+    module, cls = _CLASSES[name]
     made: Engine = getattr(import_module(module), cls)(bundle, version=version, threads=threads)
     return made
 

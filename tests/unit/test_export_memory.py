@@ -19,6 +19,7 @@ from torch import nn
 
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
 from dgemma.export import graphs, pipeline, request, room
 from dgemma.export.estimate import Estimate, TimeLeft
@@ -32,7 +33,7 @@ TINY = Path(__file__).parents[2] / "checkpoints/tiny"
 
 
 def estimate(checkpoint: str, recipe: str, *engines: str, **options: int) -> Estimate:
-    chosen = engines or request.ENGINES
+    chosen = engines or ENGINES
     return Estimate(request=request.check(checkpoint, engines=chosen, recipe=recipe, **options), engines=chosen)
 
 

@@ -15,8 +15,9 @@ from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.fresh_process import filler
 from dgemma.benchmarks.bench.prefix_sweep import PrefixSweep
 from dgemma.benchmarks.studies.peers.peer import Sample
+from dgemma.core.engines import PACKAGES
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import ENGINES, open_engine
+from dgemma.runtime.engines import open_engine
 
 
 def measure(bundle: Path, name: str, prefix: int, repeats: int, threads: int) -> Sample:
@@ -26,7 +27,7 @@ def measure(bundle: Path, name: str, prefix: int, repeats: int, threads: int) ->
         ids = filler(engine.bundle.manifest.model.vocab_size, prefix)
         _, (point,) = PrefixSweep(engine).measure([prefix], ids, Budget(seconds=1.0, repeats=repeats + 1))
         first_steps, first_tokens = (len(values) // (repeats + 1) for values in (point.steps, point.tokens))
-        version = f"{ENGINES[name][0]} {engine.version}"
+        version = f"{PACKAGES[name]} {engine.version}"
         return Sample(version=version, step_s=point.steps[first_steps:], token_s=point.tokens[first_tokens:])
     finally:
         engine.close()

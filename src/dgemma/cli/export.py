@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dgemma.core.engines import engines_of
 from dgemma.core.progress import notes, stages
 
 # What golden trajectories are written for, where a bundle can be talked to.
@@ -43,7 +44,7 @@ def run(
     from dgemma.export.quiet import quiet
     from dgemma.quantize.read_checkpoint import is_quantized
 
-    engines = request.engines_of(engine)
+    engines = engines_of(engine)
     options: dict[str, Any] = {
         "recipe": recipe, "steps": steps, "canvas": canvas, "context": context, "random_weights": random_weights,
         "calibration": calibration, "soft": soft,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgemma.cli.terminal import print_json
-from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.config import ModelConfig
+from dgemma.core.engines import ENGINES, engines_of
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import EXACT, SamplerConfig
 from dgemma.core.shapes import parameter_count
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from dgemma.core.manifest import Manifest
     from dgemma.quantize.recipes import Recipe
 
-ENGINES = ("onnx", "executorch")
 DEVICE = "amd-epyc-2-cores"
 
 
@@ -113,16 +113,9 @@ def _subject(model: str, recipe: str) -> Subject:
         return Subject(
             config=manifest.model, sampler=manifest.sampler, engines=tuple(manifest.engines), weights=(_of_bundle(manifest),)
         )
-    if model in PRESETS:
-        config, sampler = PRESETS[model], SamplerConfig()
-    else:
-        from dgemma.model.hf_config import read_config
+    from dgemma.model.hf_config import find_config
 
-        if not folder.is_dir():
-            raise UsageError(
-                f"{model!r} is neither a folder nor a preset; choose {', '.join(PRESETS)}, a checkpoint or a bundle"
-            )
-        config, sampler = read_config(folder)
+    config, sampler, _ = find_config(model)
     return Subject(config=config, sampler=sampler, engines=ENGINES, weights=_of_recipes(recipe, config))
 
 
@@ -178,8 +171,7 @@ def _profile(device: str, config: ModelConfig) -> Profile:
 
 
 def _engines(option: str, of: tuple[str, ...], profile: Profile) -> tuple[str, ...]:
-    if option not in ("all", *ENGINES):
-        raise UsageError(f"--engine {option!r} is unknown; choose {', '.join(ENGINES)} or all")
+    engines_of(option)
     if option != "all":
         profile.kernels(option)
         if option not in of:

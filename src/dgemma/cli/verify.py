@@ -118,9 +118,10 @@ def _warn_of_another(bundle: Path, checkpoint: str | None) -> None:
 
 def _ladder(bundle: Path, checkpoint: str | None, engine: str | None, threads: int | None) -> tuple[str, Sections]:
     """The golden prompts on every backend; a bundle without them has no ladder, an error only if nothing else is asked."""
+    from dgemma.core.engines import ENGINES
     from dgemma.core.manifest import read_manifest
     from dgemma.runtime.bundle import Bundle
-    from dgemma.runtime.engines import ENGINES, choose
+    from dgemma.runtime.engines import choose
     from dgemma.verify import golden
     from dgemma.verify.ladder import climb
 

@@ -6,8 +6,9 @@ from dgemma import __version__
 
 
 def run() -> None:
-    from dgemma.runtime.engines import ENGINES, installed_version
+    from dgemma.core.engines import PACKAGES
+    from dgemma.runtime.engines import installed_version
 
     print(f"dgemma {__version__}")
-    for engine, (package, _, _) in ENGINES.items():
+    for engine, package in PACKAGES.items():
         print(f"{engine}: {package} {installed_version(package) or 'is not installed'}")

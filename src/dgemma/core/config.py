@@ -133,10 +133,3 @@ PRESETS: dict[str, ModelConfig] = {
         moe_intermediate_size=704,
     ),
 }  # fmt: skip
-
-
-def no_checkpoint(named: object) -> CheckpointError:
-    """The error for a CKPT that is neither a folder nor a preset; `tiny` is shipped as a bundle alone."""
-    if str(named) == "tiny":
-        return CheckpointError("tiny: is shipped as a bundle, not a checkpoint; give checkpoints/tiny of a source checkout")
-    return CheckpointError(f"{named}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
