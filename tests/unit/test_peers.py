@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import sys
 import time
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import MODEL_CONFIG, write_bundle
+from gguf import GGUFReader
 
 from dgemma.benchmarks.studies import tables
 from dgemma.benchmarks.studies.peers import catalogue, gguf, llama, peer, show
@@ -46,78 +46,40 @@ throughput: 56.3 tok/s (256 tok in 4551.07ms), in-step parallel 1181 tok/s (256-
 """
 
 
-class Gguf:
-    """A reader written from the format's description: values by key, tensors by name as (dims, number, bytes)."""
-
-    def __init__(self, path: Path) -> None:
-        self._raw, self._at = path.read_bytes(), 0
-        assert self._raw[:4] == b"GGUF"
-        self._at = 4
-        version, tensors, values = self._take("<IQQ")
-        assert version == 3
-        self.values = {self._text(): self._value() for _ in range(values)}
-        infos = []
-        for _ in range(tensors):
-            name, (count,) = self._text(), self._take("<I")
-            dims = self._take(f"<{count}Q")
-            infos.append((name, dims, *self._take("<IQ")))
-        start = -(-self._at // 32) * 32
-        self.tensors: dict[str, tuple[tuple[int, ...], int, bytes]] = {}
-        for name, dims, number, offset in infos:
-            assert offset % 32 == 0
-            size = {0: 4 * np.prod(dims), 2: np.prod(dims) // 32 * 18, 8: np.prod(dims) // 32 * 34}[number]
-            data = self._raw[start + offset : start + offset + int(size)]
-            assert len(data) == size
-            self.tensors[name] = (dims, number, data)
-
-    def _take(self, form: str) -> tuple[Any, ...]:
-        found = struct.unpack_from(form, self._raw, self._at)
-        self._at += struct.calcsize(form)
-        return found
-
-    def _text(self) -> str:
-        (size,) = self._take("<Q")
-        self._at += size
-        return self._raw[self._at - size : self._at].decode()
-
-    def _value(self) -> Any:
-        (kind,) = self._take("<I")
-        if kind == 8:
-            return self._text()
-        if kind == 9:
-            element, count = self._take("<IQ")
-            return list(self._take(f"<{count}{ {4: 'I', 7: '?'}[element] }"))
-        return self._take({4: "<I", 6: "<f"}[kind])[0]
+def values_of(file: Path) -> dict[str, Any]:
+    return {key: field.contents() for key, field in GGUFReader(file).fields.items()}
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
 def test_model_file_is_read_back_with_the_dims_and_spread_that_it_should_have(kind: str, tmp_path: Path) -> None:
     gguf.write(tmp_path / "m.gguf", SHAPE, gguf.KINDS[kind], 64)
-    found = Gguf(tmp_path / "m.gguf")
-    matrices = {name: dims for name, (dims, number, _) in found.tensors.items() if number}
+    found = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "m.gguf").tensors}
+    matrices = {name: tuple(tensor.shape) for name, tensor in found.items() if tensor.tensor_type.name == kind.upper()}
+    vectors = [tensor for tensor in found.values() if tensor.tensor_type.name == "F32"]
+    assert len(matrices) + len(vectors) == len(found)
     assert sum(int(np.prod(dims)) for dims in matrices.values()) == WEIGHTS
-    assert sum(int(np.prod(dims)) for dims, number, _ in found.tensors.values() if not number) == VECTORS
+    assert sum(tensor.data.size for tensor in vectors) == VECTORS
     assert gguf.file_bytes(SHAPE, gguf.KINDS[kind]) == WEIGHTS * {"q4_0": 18, "q8_0": 34}[kind] // 32 + 4 * VECTORS
     assert matrices["blk.1.attn_q.weight"] == (64, 4 * 32)
     assert matrices["blk.1.attn_k.weight"] == (64, 32)
     assert matrices["blk.0.ffn_down.weight"] == (128, 64)
     assert "blk.1.attn_v.weight" not in matrices
     assert "blk.0.attn_v.weight" in matrices
-    blocks = np.frombuffer(found.tensors["token_embd.weight"][2], np.uint8).reshape(96 * 2, -1)
+    blocks = found["token_embd.weight"].data.reshape(96 * 2, -1)
     scales = blocks[:, :2].copy().view("<f2").astype(np.float32)
     if kind == "q4_0":  # two weights a byte, 8 is zero
         integers = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], 1).astype(np.float32) - 8
     else:
         integers = blocks[:, 2:].view(np.int8).astype(np.float32)
     assert float((scales * integers).std()) == pytest.approx(0.02, rel=0.05)
-    frequencies = np.frombuffer(found.tensors["rope_freqs.weight"][2], "<f4")
+    frequencies = found["rope_freqs.weight"].data
     assert list(frequencies[:4]) == [1.0] * 4  # a quarter of 16 pairs rotates
     assert (frequencies[4:] == np.float32(1e30)).all()
 
 
 def test_metadata_says_windows_heads_and_vocabulary(tmp_path: Path) -> None:
     gguf.write(tmp_path / "m.gguf", SHAPE, gguf.KINDS["q8_0"], 64)
-    values = Gguf(tmp_path / "m.gguf").values
+    values = values_of(tmp_path / "m.gguf")
     assert values["general.architecture"] == "gemma4"
     assert values["gemma4.attention.sliding_window_pattern"] == [True, False]
     assert values["gemma4.attention.head_count_kv"] == [2, 1]
@@ -280,7 +242,7 @@ def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]
         words = [str(word) for word in command]
         commands.append(words)
         if "llama-bench" in words[0]:
-            assert Gguf(Path(words[2])).values["gemma4.block_count"] == 2
+            assert values_of(Path(words[2]))["gemma4.block_count"] == 2
             return json.dumps(BENCH), ""
         if "transformers_step" in words[2] and "bfloat16" in words:
             raise EngineError("exit status 1: no bfloat16 here")
@@ -334,6 +296,11 @@ def test_widths_that_do_not_fit_and_a_missing_library_are_reasons(
     assert json.loads(out.read_text())["left_out"] == [
         {"peer": "llama.cpp/q8_0", "why": "a width of 8 is no multiple of the 32 weights of a GGUF block"}
     ]
+    given = ["--llama", str(tmp_path / "llama"), "--prefix", "32", "--out", str(out)]
+    fits = write_bundle(tmp_path / "fits.dgemma", model=replace(SHAPE, vocab_size=618))
+    monkeypatch.setattr(gguf, "PACKAGE", "no_such_package")
+    assert run([str(fits), "--peers", "llama.cpp/q8_0", *given]) == 0
+    assert json.loads(out.read_text())["left_out"][0]["why"].startswith("gguf, which writes its model file, is not installed")
     with pytest.raises(UsageError, match="--prefix 177: with a canvas it fills more than the context; give at most 176"):
         run([str(bundle), "--prefix", "177"])
 

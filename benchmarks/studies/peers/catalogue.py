@@ -112,6 +112,8 @@ def _llama(request: PeersRequest, manifest: Manifest, kind: str, work: Path) -> 
         missing = f"no {llama.BENCH} in the folder of --llama"
     elif not request.llama and not llama_binding.installed():
         missing = "llama-cpp-python is not installed and no --llama FOLDER was given; do one of them"
+    elif not gguf.installed():
+        missing = "gguf, which writes its model file, is not installed; pip install 'gguf==0.19.*'"
     try:
         size = gguf.file_bytes(model, gguf.KINDS[kind])
         if (free := shutil.disk_usage(work).free) < size + _LIBRARIES // 10:

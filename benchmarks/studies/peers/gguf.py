@@ -2,16 +2,16 @@
 
 The architecture is `gemma4`, whose layers are the dense denoiser's own: alternating windows, head sizes of their own and no
 v_proj in full layers. Self-conditioning, which no autoregressive model has, is left out. Every matrix, the tied embedding
-included, has the same blocks of 32 weights. The format is ggml's `docs/gguf.md`, version 3.
+included, has the same blocks of 32 weights. ggml's own package `gguf` writes the file.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -19,19 +19,22 @@ from dgemma.core.config import FULL, ModelConfig
 from dgemma.core.errors import UsageError
 
 ARCHITECTURE = "gemma4"
-_ALIGNMENT, _BLOCK, _POOL = 32, 32, 1 << 16  # bytes, weights of a block, blocks that are drawn and then repeated
-_F32, _STD = 0, 0.02
-_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
+PACKAGE = "gguf"
+_BLOCK, _POOL, _STD = 32, 1 << 16, 0.02  # weights of a block, blocks that are drawn and then repeated, spread
 
 Value = int | float | str | list[int] | list[bool]
+Array = np.ndarray[tuple[int], np.dtype[np.uint8 | np.float32]]
+
+
+def installed() -> bool:
+    return util.find_spec(PACKAGE) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A block format: its number in GGUF, the bytes of a block of 32 weights, and the spread of its uniform integers."""
+    """A block format: its name in GGUF, the bytes of a block of 32 weights, and the spread of its uniform integers."""
 
     name: str
-    number: int
     block_bytes: int
     spread: float
 
@@ -42,8 +45,8 @@ class Kind:
 
 # A block is a float16 scale and 32 integers: of 4 bits, -8 … 7; of 8 bits, -128 … 127.
 KINDS = {
-    "q4_0": Kind(name="Q4_0", number=2, block_bytes=18, spread=16 / 12**0.5),
-    "q8_0": Kind(name="Q8_0", number=8, block_bytes=34, spread=256 / 12**0.5),
+    "q4_0": Kind(name="Q4_0", block_bytes=18, spread=16 / 12**0.5),
+    "q8_0": Kind(name="Q8_0", block_bytes=34, spread=256 / 12**0.5),
 }
 
 
@@ -107,8 +110,7 @@ def metadata(config: ModelConfig, context: int) -> dict[str, Value]:
         "rope.freq_base": config.full_rope_theta, "rope.freq_base_swa": config.sliding_rope_theta,
         "final_logit_softcapping": config.final_logit_softcapping,
     }  # fmt: skip
-    general: dict[str, Value] = {"general.architecture": ARCHITECTURE, "general.alignment": _ALIGNMENT}
-    return {**general, "tokenizer.ggml.model": "none", **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()}}
+    return {"tokenizer.ggml.model": "none", **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()}}
 
 
 def file_bytes(config: ModelConfig, kind: Kind) -> int:
@@ -122,61 +124,41 @@ def write(path: Path, config: ModelConfig, kind: Kind, context: int, seed: int =
     Raises:
         UsageError: as `tensors`.
     """
-    own, values = list(tensors(config)), metadata(config, context)
-    pool = _pool(kind, seed)
-    head = [b"GGUF", struct.pack("<IQQ", 3, len(own), len(values))]
-    head += [_string(key) + _value(value) for key, value in values.items()]
-    offset = 0
-    for tensor in own:
-        number = _F32 if len(tensor.dims) == 1 else kind.number
-        dims = struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)
-        head.append(_string(tensor.name) + dims + struct.pack("<IQ", number, offset))
-        offset += -(-tensor.bytes(kind) // _ALIGNMENT) * _ALIGNMENT
-    with path.open("wb") as file:
-        file.write(b"".join(head))
-        _pad(file)
+    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+    own, pool = list(tensors(config)), _pool(kind, seed)
+    forms = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
+    with closing(GGUFWriter(path, ARCHITECTURE)) as writer:
+        writer.add_custom_alignment(writer.data_alignment)
+        for key, value in metadata(config, context).items():
+            if isinstance(value, list):
+                writer.add_key_value(key, value, GGUFValueType.ARRAY, forms[type(value[0])])
+            else:
+                writer.add_key_value(key, value, forms[type(value)])
+        for tensor in own:
+            form = GGMLQuantizationType["F32" if len(tensor.dims) == 1 else kind.name]
+            writer.add_tensor_info(tensor.name, tensor.dims[::-1], np.dtype(np.float32), tensor.bytes(kind), form)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
         for tensor in own:
             if len(tensor.dims) > 1:
-                whole, rest = divmod(tensor.bytes(kind), len(pool))
-                for part in (*[pool] * whole, pool[:rest]):
-                    file.write(part)
-            elif tensor.name.startswith("rope_freqs"):
-                file.write(_frequencies(config).tobytes())
+                data: Array = np.resize(pool, tensor.bytes(kind))
             else:
-                file.write(np.ones(tensor.size, "<f4").tobytes())
-            _pad(file)
+                data = _frequencies(config) if tensor.name.startswith("rope_freqs") else np.ones(tensor.size, np.float32)
+            writer.write_tensor_data(data)
 
 
-def _frequencies(config: ModelConfig) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _frequencies(config: ModelConfig) -> Array:
     """Divisors of the full layers' frequencies: 1 where they rotate, and so much elsewhere that nothing does."""
     half = config.global_head_dim // 2
-    found = np.full(half, 1e30, "<f4")
+    found = np.full(half, 1e30, np.float32)
     found[: int(half * config.full_partial_rotary_factor)] = 1.0
     return found
 
 
-def _pool(kind: Kind, seed: int) -> bytes:
-    """Blocks of one scale and random integers."""
+def _pool(kind: Kind, seed: int) -> Array:
+    """Bytes of blocks of one scale and random integers."""
     blocks = np.random.default_rng(seed).integers(0, 256, (_POOL, kind.block_bytes), np.uint8)
     blocks[:, :2] = np.frombuffer(np.array(_STD / kind.spread, "<f2").tobytes(), np.uint8)
-    return blocks.tobytes()
-
-
-def _pad(file: BinaryIO) -> None:
-    file.write(bytes(-file.tell() % _ALIGNMENT))
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode("utf-8")
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _value(value: Value) -> bytes:
-    if isinstance(value, str):
-        return struct.pack("<I", _STRING) + _string(value)
-    if isinstance(value, float):
-        return struct.pack("<If", _FLOAT32, value)
-    if isinstance(value, int):
-        return struct.pack("<II", _UINT32, value)
-    kind, form = (_BOOL, "?") if isinstance(value[0], bool) else (_UINT32, "I")
-    return struct.pack(f"<IIQ{len(value)}{form}", _ARRAY, kind, len(value), *value)
+    return blocks.ravel()
