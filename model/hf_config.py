@@ -1,8 +1,8 @@
 """`config.json` and `generation_config.json` of the Hugging Face `diffusion_gemma` layout, read and written.
 
-Strict on purpose: an unknown key or a value that this model does not implement is an error, never a guess. It knows
-nothing of tensors (see `checkpoint.py`). Source of names and defaults: transformers 5.23,
-`configuration_diffusion_gemma.py` and `generation_diffusion_gemma.py`.
+Strict on purpose: an unknown key that may change what the model computes, or a value that this model does not implement, is an
+error, never a guess; `config_keys.py` lists the keys. It knows nothing of tensors (see `checkpoint.py`). Source of names and
+defaults: transformers 5.23, `configuration_diffusion_gemma.py` and `generation_diffusion_gemma.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from dgemma.core.config import FULL, PRESETS, SLIDING, ModelConfig
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.sampler import SamplerConfig
+from dgemma.model import config_keys as keys
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -27,46 +28,6 @@ Json = dict[str, Any]
 _DEFAULT_GLOBAL_HEAD_DIM = 512
 _DEFAULT_EOS = 1  # of a text config that leaves it out
 
-# Keys of the text config that become ModelConfig fields: (key, field, needed).
-_SHAPES = (
-    ("vocab_size", "vocab_size", True), ("hidden_size", "hidden_size", True),
-    ("intermediate_size", "intermediate_size", True), ("num_hidden_layers", "num_layers", True),
-    ("num_attention_heads", "num_heads", True), ("num_key_value_heads", "num_kv_heads", True),
-    ("head_dim", "head_dim", True), ("sliding_window", "sliding_window", True), ("num_experts", "num_experts", False),
-    ("top_k_experts", "top_k_experts", False), ("moe_intermediate_size", "moe_intermediate_size", False),
-    ("rms_norm_eps", "rms_norm_eps", False), ("max_position_embeddings", "max_position_embeddings", False),
-    ("pad_token_id", "pad_token_id", False), ("bos_token_id", "bos_token_id", False),
-)  # fmt: skip
-_FLOATS = {"rms_norm_eps"}
-
-# Keys that may hold only these values, because the model implements nothing else.
-_TEXT_FIXED: dict[str, tuple[Any, ...]] = {
-    "model_type": ("diffusion_gemma_text",),
-    "hidden_activation": ("gelu_pytorch_tanh",),
-    "attention_bias": (False,),
-    "attention_k_eq_v": (True,),
-    "tie_word_embeddings": (True,),
-    "use_bidirectional_attention": (None, "vision"),
-    "num_kv_shared_layers": (0, None),
-    "hidden_size_per_layer_input": (0, None),
-    "use_double_wide_mlp": (False, None),
-}
-_TOP_FIXED: dict[str, tuple[Any, ...]] = {"model_type": ("diffusion_gemma",), "tie_word_embeddings": (True,)}
-
-# Keys without any effect on inference.
-_HARMLESS = {
-    "_name_or_path", "architectures", "attention_dropout", "chunk_size_feed_forward", "dtype", "id2label",
-    "initializer_range", "is_encoder_decoder", "label2id", "output_attentions", "output_hidden_states", "problem_type",
-    "return_dict", "torch_dtype", "transformers_version", "use_cache", "vocab_size_per_layer_input",
-}  # fmt: skip
-_TEXT_OWN = {
-    "layer_types", "rope_parameters", "per_layer_config", "global_head_dim", "num_global_key_value_heads",
-    "enable_moe_block", "final_logit_softcapping", "eos_token_id",
-}  # fmt: skip
-_TOP_OWN = {
-    "transformers_weights",
-    "text_config", "vision_config", "canvas_length", "boi_token_id", "eoi_token_id", "image_token_id", "eos_token_id",
-}  # fmt: skip
 _GENERATION_FIELDS = (
     ("max_denoising_steps", "steps"), ("t_min", "t_min"), ("t_max", "t_max"),
     ("stability_threshold", "stability_threshold"), ("confidence_threshold", "confidence_threshold"),
@@ -108,7 +69,10 @@ def _fixed(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], wh
 
 def _known(values: Mapping[str, Any], names: set[str], where: str) -> None:
     if unknown := sorted(set(values) - names):
-        raise CheckpointError(f"{where}{unknown[0]} is an unknown key; remove it if the model does not depend on it")
+        raise CheckpointError(
+            f"{where}{unknown[0]} is an unknown key, which may change what the model computes; remove it if it does not, "
+            "or upgrade dgemma"
+        )
 
 
 def _integer(value: Any, where: str) -> int:
@@ -181,6 +145,7 @@ def _global_heads(text: Json, types: tuple[str, ...], where: str) -> Json:
         }
     else:
         layers = _object(text["per_layer_config"], f"{where}per_layer_config")
+        layers = {str(int(key)) if key.isdecimal() else key: values for key, values in layers.items()}  # "05" of 12 layers
         _known(layers, {str(i) for i in range(len(types))}, f"{where}per_layer_config.")
         found = {}
         for i, kind in enumerate(types):
@@ -214,15 +179,16 @@ def _read_model(path: Path, generation: Json) -> ModelConfig:
     where, inner = f"{path}: ", f"{path}: text_config."
     if top.get("model_type") != "diffusion_gemma":
         raise CheckpointError(f"{where}model_type is {top.get('model_type')!r}; only 'diffusion_gemma' is supported")
-    _known(top, _HARMLESS | _TOP_OWN | set(_TOP_FIXED), where)
-    _fixed(top, _TOP_FIXED, where)
+    if quantized := [key for key in keys.REFUSED if top.get(key) is not None]:
+        raise CheckpointError(f"{where}{quantized[0]}: the weights are quantized; give the checkpoint they were made from")
+    _fixed(top, keys.TOP_FIXED, where)
     text = _object(top.get("text_config"), f"{where}text_config")
-    _known(text, _HARMLESS | _TEXT_OWN | set(_TEXT_FIXED) | {key for key, _, _ in _SHAPES}, inner)
-    _fixed(text, _TEXT_FIXED, inner)
+    _known(text, keys.TEXT, inner)
+    _fixed(text, keys.TEXT_FIXED, inner)
     fields: Json = {}
-    for key, field, needed in _SHAPES:
+    for key, field, needed in keys.SHAPES:
         if text.get(key) is not None:
-            convert = _number if key in _FLOATS else _integer
+            convert = _number if key in keys.FLOATS else _integer
             fields[field] = convert(text[key], inner + key)
         elif needed:
             raise CheckpointError(f"{inner}{key} is missing; this reader guesses no shapes")
@@ -315,6 +281,8 @@ def notes(folder: Path | str) -> tuple[str, ...]:
     config = read_json(path.with_name(CONFIG))
     stops, where = _stop_tokens(path.with_name(CONFIG), generation, config, config["text_config"])
     found = [] if path.exists() else [f"no {GENERATION}: the sampler has its defaults"]
+    if unknown := sorted(set(config) - keys.TOP - set(keys.REFUSED)):
+        found.append(f"{CONFIG}: unknown keys are skipped: {', '.join(unknown)}")
     if not stops:
         found.append(f"no stop token: every answer runs to its full length; name eos_token_id in {GENERATION}")
     elif not where.startswith(str(path)):
@@ -325,7 +293,7 @@ def notes(folder: Path | str) -> tuple[str, ...]:
 def write_config(folder: Path | str, config: ModelConfig, sampler: SamplerConfig, *, dtype: str = "float32") -> None:
     """Write both files so that `read_config` gives the same values back; `dtype` is said for other readers only."""
     folder = Path(folder)
-    text: Json = {key: getattr(config, field) for key, field, _ in _SHAPES}
+    text: Json = {key: getattr(config, field) for key, field, _ in keys.SHAPES}
     text |= {
         "model_type": "diffusion_gemma_text",
         "hidden_activation": "gelu_pytorch_tanh",

@@ -54,6 +54,7 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("config.json", "canvas_length", "8", "canvas_length"),
     ("config.json", "text_config", None, "text_config"),
     ("config.json", "quantization_config", {}, "quantization_config"),
+    ("config.json", "quantization", {"bits": 4}, "quantization: the weights are quantized; give the checkpoint"),
     ("config.json", "text_config.tie_word_embeddings", False, "tie_word_embeddings"),
     ("config.json", "text_config.tie_word_embeddings", 1, "tie_word_embeddings"),
     ("config.json", "text_config.hidden_activation", "silu", "hidden_activation"),
@@ -63,7 +64,8 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("config.json", "text_config.num_kv_shared_layers", 2, "num_kv_shared_layers"),
     ("config.json", "text_config.hidden_size_per_layer_input", 256, "hidden_size_per_layer_input"),
     ("config.json", "text_config.use_double_wide_mlp", True, "use_double_wide_mlp"),
-    ("config.json", "text_config.sliding_windw", 4, "sliding_windw"),
+    ("config.json", "text_config.sliding_windw", 4, "sliding_windw is an unknown key, which may change what"),
+    ("config.json", "text_config.query_pre_attn_scalar", 256, "query_pre_attn_scalar"),
     ("config.json", "text_config.hidden_size", None, "hidden_size"),
     ("config.json", "text_config.hidden_size", 16.0, "hidden_size"),
     ("config.json", "text_config.hidden_size", True, "hidden_size"),
@@ -187,3 +189,30 @@ def test_stop_tokens_come_from_the_first_place_that_names_any(
 def test_a_folder_without_generation_config_says_so(folder: Path) -> None:
     (folder / "generation_config.json").unlink()
     assert notes(folder)[0] == "no generation_config.json: the sampler has its defaults"
+
+
+def test_unknown_keys_beside_the_text_config_are_named_once(folder: Path) -> None:
+    before = read_config(folder)
+    more = {"vision_soft_tokens_per_image": 280, "use_cache": True, "generation_config": {}, "audio_config": None, "top_k": 50}
+    edit_json(folder / "config.json", lambda v: v.update(more))
+    assert read_config(folder) == before
+    assert notes(folder) == ("config.json: unknown keys are skipped: audio_config, generation_config",)
+
+
+@pytest.mark.parametrize("key", ["vision_soft_tokens_per_image", "attn_implementation", "router_aux_loss_coef", "do_sample"])
+def test_keys_of_the_text_config_that_change_nothing(folder: Path, key: str) -> None:
+    before = read_config(folder)
+    edit_json(folder / "config.json", lambda v: v["text_config"].update({key: 3}))
+    assert read_config(folder) == before
+    assert notes(folder) == ()
+
+
+def test_layers_with_leading_zeros(tmp_path: Path) -> None:
+    """transformers pads the keys of `per_layer_config` to one length: "05" and "11" of twelve layers."""
+    config = dataclasses.replace(DENSE, num_layers=12, layer_types=())
+    write_config(tmp_path, config, SAMPLER)
+    own = {"head_dim": config.global_head_dim, "num_key_value_heads": config.global_num_kv_heads}
+    edit_json(tmp_path / "config.json", lambda v: v["text_config"].update(per_layer_config={"05": own, "11": own}))
+    assert read_config(tmp_path) == (config, SAMPLER)
+    edit_json(tmp_path / "config.json", lambda v: v["text_config"].update(per_layer_config={"05": own, "12": own}))
+    assert "per_layer_config.12" in refused(tmp_path)
