@@ -9,7 +9,7 @@ from pathlib import Path
 from dgemma.core.errors import BundleError
 from dgemma.core.manifest import MANIFEST, GraphSpec, Manifest, inner_path, read_manifest
 from dgemma.core.shipped import bundle_path
-from dgemma.runtime.hash_records import Verifier
+from dgemma.runtime.hash_records import HashChecker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class Bundle:
         Args:
             by_record: do not hash large files that were hashed before on this machine and did not change (`hash_records.py`).
         """
-        folder, verifier = bundle_path(path), Verifier(by_record=by_record)
-        manifest, digest = read_manifest(folder, holds=verifier)
+        folder, checker = bundle_path(path), HashChecker(by_record=by_record)
+        manifest, digest = read_manifest(folder, holds=checker)
         _check_lengths(manifest, folder)
-        return cls(path=folder.absolute(), manifest=manifest, digest=digest, hashed_bytes=verifier.hashed_bytes)
+        return cls(path=folder.absolute(), manifest=manifest, digest=digest, hashed_bytes=checker.hashed_bytes)
 
     def file(self, name: str) -> Path:
         """Path of a listed file; raises BundleError when it is empty, a link or outside the bundle."""

@@ -27,7 +27,7 @@ RECORD_FROM = 16 << 20  # bytes; hashing less takes no longer than a few records
 SETTLED_NS = 3_000_000_000  # FAT's times are in steps of 2 s, the coarsest that are in use
 
 
-class Verifier:
+class HashChecker:
     """Says whether a file has a sha256, and records large ones that have; `read_manifest` takes it.
 
     Args:

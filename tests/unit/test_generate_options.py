@@ -50,7 +50,7 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) ->
 
 def test_an_unknown_keyword_is_a_mistake_in_the_program() -> None:
     with pytest.raises(TypeError, match="nonsense"):
-        GenerateOptions.of(nonsense=1)  # type: ignore[call-arg]
+        GenerateOptions.of(nonsense=1)
 
 
 def test_integers_are_those_of_python_and_numpy() -> None:

@@ -20,7 +20,7 @@ from dgemma.core.errors import BundleError, DgemmaWarning
 from dgemma.core.manifest import sha256_file
 from dgemma.runtime import hash_records
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.hash_records import Verifier
+from dgemma.runtime.hash_records import HashChecker
 from dgemma.runtime.session import Session
 
 DATA = bytes(range(256)) * 40
@@ -58,10 +58,10 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def holds(path: Path, sha256: str, *, by_record: bool = True) -> tuple[bool, bool]:
     """The verdict, and whether it took hashing."""
-    verifier = Verifier(by_record=by_record)
-    verdict = verifier(path, sha256)
-    assert verifier.hashed_bytes in (0, path.stat().st_size)
-    return verdict, verifier.hashed_bytes > 0
+    checker = HashChecker(by_record=by_record)
+    verdict = checker(path, sha256)
+    assert checker.hashed_bytes in (0, path.stat().st_size)
+    return verdict, checker.hashed_bytes > 0
 
 
 def test_what_is_unchanged_is_hashed_once(file: Path, folder: Path, hashed: list[str]) -> None:
@@ -227,8 +227,8 @@ def race(path: Path, sha256: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for i in range(100):
-            assert Verifier(by_record=i % 2 == 0)(path, sha256)
-            assert not Verifier(by_record=True)(path, "0" * 64)  # deletes the record
+            assert HashChecker(by_record=i % 2 == 0)(path, sha256)
+            assert not HashChecker(by_record=True)(path, "0" * 64)  # deletes the record
 
 
 def test_processes_that_race_agree(file: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import CheckpointError
 from dgemma.core.sampler import SamplerConfig
-from dgemma.model.hf_config import notes, read_config, write_config
+from dgemma.model.hf_config import find_config, notes, read_config, write_config
 
 DENSE = ModelConfig(
     vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=8,
@@ -120,6 +120,19 @@ def test_configs_round_trip(tmp_path: Path, config: ModelConfig) -> None:
     assert read_config(tmp_path) == (config, SAMPLER)
     text = json.loads((tmp_path / "config.json").read_text())["text_config"]
     assert (text["num_experts"], text["enable_moe_block"]) == (config.num_experts, config.is_moe)
+
+
+def test_a_name_means_a_folder_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("2b") == (PRESETS["2b"], SamplerConfig(), None)
+    Path("9b").touch()  # a file is no folder
+    assert find_config("9b")[2] is None
+    Path("2b").mkdir()
+    write_config(Path("2b"), DENSE, SAMPLER)
+    assert find_config("2b") == (DENSE, SAMPLER, Path("2b"))
+    for name, says in (("3b", "no such checkpoint folder; give one, or a preset: 2b"), ("tiny", "shipped as a bundle")):
+        with pytest.raises(CheckpointError, match=f"^{name}: .*{says}"):
+            find_config(name)
 
 
 def test_where_values_come_from(folder: Path) -> None:

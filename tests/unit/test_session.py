@@ -43,6 +43,7 @@ from dgemma.core.errors import (
     TokenizerError,
     UsageError,
 )
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import ChatTemplate
 from dgemma.runtime import engines
 from dgemma.runtime.bundle import Bundle
@@ -553,6 +554,22 @@ def test_chat_template_parts_are_all_used(tmp_path: Path) -> None:
 def test_a_policy_that_cannot_be_is_said(tmp_path: Path, options: dict[str, Any], phrase: str) -> None:
     with fake_session(tmp_path / "b", SHORT) as session, pytest.raises(UsageError, match=phrase):
         session.generate("hi", **options)
+
+
+def test_old_keywords_warn_where_they_are_written(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    with pytest.warns(DeprecationWarning, match="early_commit") as seen, pytest.raises(UsageError, match="denoise_active"):
+        session.generate("hi", settle=0.1)
+    assert seen[0].filename == __file__
+
+
+def test_options_are_given_once(tmp_path: Path) -> None:
+    options = GenerateOptions(max_new_tokens=3, seed=2, trace=True)
+    with fake_session(tmp_path / "b", SHORT) as session:
+        result, same = session.generate("hi", options), session.generate("hi", max_new_tokens=3, seed=2, trace=True)
+        assert result.tokens == same.tokens == tuple(SHORT[:3]) and result.trajectory is not None
+        with pytest.raises(UsageError, match="such as seed, not both"):
+            session.generate("hi", options, seed=3)
 
 
 @pytest.mark.parametrize("loop", ["host", "graph"])

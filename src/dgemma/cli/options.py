@@ -19,7 +19,7 @@ BundleArgument = Annotated[
     ),
 ]  # fmt: skip
 EngineOption = Annotated[
-    str | None, typer.Option("--engine", help="onnx or executorch. Default: the first one installed that the bundle has.")
+    str | None, typer.Option("--engine", help="onnx or executorch. Default: the first of them in the bundle that is installed.")
 ]
 LoopOption = Annotated[
     str, typer.Option("--loop", help="host calls the model once per step, graph once per canvas. Both give the same tokens.")
@@ -32,22 +32,29 @@ AdaptiveOption = Annotated[
 ]
 EarlyCommitOption = Annotated[
     float | None,
-    typer.Option("--early-commit", metavar="NATS", help="Fix a position once its entropy falls below NATS: less work."),
-]
+    typer.Option(
+        "--early-commit", metavar="NATS",
+        help="Keep the token of a position once its entropy is below NATS, and compute the position no more.",
+    ),
+]  # fmt: skip
 StartWidthOption = Annotated[
     str | None,
     typer.Option(
         "--start-width", metavar="auto|N",
-        help="Start a canvas with N positions (auto: a sixteenth of it) and double it until it has a stop token.",
+        help="Start each canvas with N positions (auto: a sixteenth of it), and double it until a stop token appears.",
     ),
 ]  # fmt: skip
 RecheckOption = Annotated[
-    bool, typer.Option("--recheck", help="Run all positions once more before a canvas is committed, and go on if any changes.")
+    bool,
+    typer.Option("--recheck", help="Run all positions once more before a canvas is committed, and go on if any changes."),
 ]
 SpeculateOption = Annotated[
-    bool, typer.Option("--speculate", help="Let the causal encoder check canvases as drafts: the text of greedy decoding.")
-]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads for the engine. Default: its own choice.")]
+    bool,
+    typer.Option(
+        "--speculate", help="Treat canvases as drafts that the causal encoder checks. The text is that of greedy decoding.",
+    ),
+]  # fmt: skip
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that the engine uses. Default: its own choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
