@@ -34,21 +34,20 @@ class _Split:
     trim: str
 
 
-def chat_template(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> ChatTemplate | None:
-    """Render turns around sentinels and cut the text at them; None where the checkpoint has no template."""
+def read_chat(
+    folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer
+) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+    """Turns rendered around sentinels and the text cut at them, None where the checkpoint has no template; and what of the
+    folder's text a bundle lacks or reads otherwise, one line each. Raises CheckpointError."""
     split = _split(folder, config, tokenizer)
-    return None if split is None else _as_ids(config, tokenizer, split)
+    return None if split is None else _as_ids(config, tokenizer, split), _notes(folder, config, tokenizer, split)
 
 
-def notes(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer | None) -> tuple[str, ...]:
-    """What of the folder's text a bundle lacks or reads otherwise, one line each; raises CheckpointError."""
-    if tokenizer is None:
-        return ()
+def _notes(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split | None) -> tuple[str, ...]:
     found = [tokenizer.note] if tokenizer.note else []
     size = tokenizer.spec.vocab_size
     if size < config.vocab_size:
         found.append(f"{tokenizer.source.name}: ids {size} to {config.vocab_size - 1} of the model have no text")
-    split = _split(folder, config, tokenizer)
     if split is None:
         found.append("no chat template: prompts need --raw, and there is no `dgemma chat`")
     elif config.eos_token_ids and not set(tokenizer.encode(split.between)) & set(config.eos_token_ids):

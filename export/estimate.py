@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dgemma.core.cost import CostModel, prefix_bytes
 from dgemma.core.shapes import Shape, parameter_count, parameter_shapes
-from dgemma.export.request import ExportRequest, read_text
+from dgemma.export.request import ExportRequest
 from dgemma.quantize.recipes import file_bytes, stored_bytes
 
 MB = 1e6
@@ -112,9 +112,8 @@ class Estimate:
         return found
 
     def lines(self, checkpoint: Path | str) -> list[str]:
-        """The plan for people; raises CheckpointError for a tokenizer that does not fit."""
+        """The plan for people."""
         request, shapes = self.request, self.request.shapes
-        read_text(request)
         kind = f", {request.config.num_experts} experts" if request.config.is_moe else ""
         took = sum(seconds for _, seconds in self.seconds)
         return [

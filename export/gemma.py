@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from dgemma.core.errors import CheckpointError
-from dgemma.export.template import TOKENIZER_CONFIG, read_json, special_settings
+from dgemma.export.template import TOKENIZER_CONFIG, read_optional_json, special_settings
 
 ADDED_TOKENS = "added_tokens.json"
 CLASS = "GemmaTokenizer"
@@ -92,7 +92,7 @@ def _added_tokens(
         added = {int(i): AddedToken(**token) for i, token in settings["added_tokens_decoder"].items()}
     else:
         special = {given[name].content for name in _NAMED if name in given} | {token.content for token in extra}
-        for text, i in read_json(folder / ADDED_TOKENS).items():
+        for text, i in read_optional_json(folder / ADDED_TOKENS).items():
             added[int(i)] = AddedToken(text, special=text in special, normalized=text not in special)
         added |= in_file or {}
     held = {token.content: token for token in added.values()}

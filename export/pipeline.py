@@ -22,7 +22,7 @@ from dgemma.core.staging import staging
 from dgemma.export import room
 from dgemma.export.estimate import Estimate
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, specs
-from dgemma.export.request import Weights, check, read_text, read_weights
+from dgemma.export.request import ExportRequest, Weights, check, read_weights
 
 # What was tested; a reader with an older engine refuses the bundle.
 # Of releases that were tried. onnxruntime 1.23.2 … 1.29.0 give the float tokens of 1.32; integers follow from float sums that
@@ -68,30 +68,41 @@ def export_bundle(
     finish: Callable[[Path], None] | None = None,
     **options: Any,
 ) -> Path:
+    """`write_bundle` of a request that is checked here; `options` are recipe, steps, canvas, context, random_weights,
+    calibration, soft, as in `request.check`. Raises UsageError, CheckpointError, ExportError: one line with the cure."""
+    request = check(checkpoint, engines=engines, **options)
+    return write_bundle(request, out, engines=engines, progress=progress, finish=finish)
+
+
+def write_bundle(
+    request: ExportRequest,
+    out: Path | str,
+    *,
+    engines: Sequence[str] = ENGINES,
+    progress: Progress | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
     """Write a bundle at `out`, which must not exist.
 
     Args:
         progress: called with the name of each stage.
         finish: called with the staged, loadable bundle before it is sealed.
-        options: recipe, steps, canvas, context, random_weights, calibration, as in `request.check`.
     Raises:
-        UsageError, CheckpointError, ExportError: one line with the cure.
+        CheckpointError, ExportError: one line with the cure.
     """
     out, say = Path(out), progress or (lambda _: None)
     if out.exists() or out.is_symlink():
         raise ExportError(f"{out}: exists already; choose another --out or remove it")
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent}: no such folder to write into; make it first")
-    request = check(checkpoint, engines=engines, **options)
     room.check(Estimate(request=request, engines=engines), out)
-    tokenizer, chat = read_text(request)
-    sampler, shapes = request.sampler, request.shapes
+    text, sampler, shapes = request.text, request.sampler, request.shapes
     with staging(out, ExportError, "export") as stage:
         say("load")
         scratch = stage / "quantized"
         weights = read_weights(request, scratch, say)
-        if tokenizer:
-            tokenizer.save(stage)
+        if text:
+            text.tokenizer.save(stage)
         graphs, reports = {}, {}
         for engine in engines:
             graphs[engine], reports[engine] = lower(engine, weights, sampler, shapes, stage, say)
@@ -101,7 +112,7 @@ def export_bundle(
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
         manifest = Manifest(
             engines={engine: LOWEST_VERSIONS[engine] for engine in engines}, model=request.config,
-            tokenizer=tokenizer.spec if tokenizer else None, chat=chat,
+            tokenizer=text.tokenizer.spec if text else None, chat=text.chat if text else None,
             canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
             dims={

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dgemma.core.engines import engines_of
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
-from dgemma.export import chat
+from dgemma.export.chat import read_chat
 from dgemma.export.graphs import Shapes
 from dgemma.export.tokenizer import CheckpointTokenizer, read_tokenizer
 from dgemma.model import checkpoint as checkpoints
@@ -29,6 +30,15 @@ from dgemma.quantize.write_checkpoint import write_quantized
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 DEFAULT_CONTEXT = 4096
 NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A checkpoint's tokenizer and chat template, and in `notes` what of them a bundle lacks or reads otherwise."""
+
+    tokenizer: CheckpointTokenizer
+    chat: ChatTemplate | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,11 @@ class ExportRequest:
     def is_quantized(self) -> bool:
         """Whether the checkpoint holds integers already."""
         return self.folder is not None and is_quantized(self.folder)
+
+    @cached_property
+    def text(self) -> Text | None:
+        """Tokenizer and chat template, where the checkpoint has them, read once; raises CheckpointError."""
+        return None if self.folder is None else _read_text(self.folder, self.config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,16 +187,16 @@ def notes(request: ExportRequest) -> tuple[str, ...]:
     if request.folder is None:
         return ()
     weights = () if request.is_quantized or request.random_weights is not None else checkpoints.notes(request.folder)
-    text = chat.notes(request.folder, request.config, read_text(request)[0])
+    text = request.text.notes if request.text else ()
     return (*weights, *hf_config.notes(request.folder), *text)
 
 
-def read_text(request: ExportRequest) -> tuple[CheckpointTokenizer | None, ChatTemplate | None]:
-    """Tokenizer and chat template of the checkpoint, where it has them; raises CheckpointError."""
-    found = read_tokenizer(request.folder) if request.folder else None
-    if found is None or request.folder is None:
-        return None, None
-    size, most = found.spec.vocab_size, request.config.vocab_size
+def _read_text(folder: Path, config: ModelConfig) -> Text | None:
+    found = read_tokenizer(folder)
+    if found is None:
+        return None
+    size, most = found.spec.vocab_size, config.vocab_size
     if size > most:
         raise CheckpointError(f"{found.source}: has {size} pieces but the model {most} ids; copy the right tokenizer")
-    return found, chat.chat_template(request.folder, request.config, found)
+    chat, said = read_chat(folder, config, found)
+    return Text(tokenizer=found, chat=chat, notes=said)

@@ -1,4 +1,4 @@
-"""Whether an export fits on this machine: told before any work starts, not by a full disk or the kernel's killer after."""
+"""Whether an export fits on this machine: told before any work starts, not by a full disk or the OOM killer after."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dgemma.core.errors import CheckpointError
+from dgemma.model import hf_config
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -31,7 +32,7 @@ def read_template(folder: Path) -> tuple[Path, str] | None:
     for name in PLACES:
         path = folder / name
         if path.suffix == ".json":
-            found = _named_default(path, read_json(path).get("chat_template"))
+            found = _named_default(path, read_optional_json(path).get("chat_template"))
         else:
             found = _text(path) if path.is_file() else None
             if found is None and name == TEMPLATE and any((folder / NAMED).glob("*.jinja")):
@@ -45,7 +46,7 @@ def other_template(folder: Path) -> Path | None:
     """The file that transformers' processors take a template of, where that is another text than a tokenizer's."""
     found = read_template(folder)
     for name in PLACES[3:] if found else ():
-        other = _named_default(folder / name, read_json(folder / name).get("chat_template"))
+        other = _named_default(folder / name, read_optional_json(folder / name).get("chat_template"))
         if other is not None:
             return folder / name if found and found[1] != other else None
     return None
@@ -74,25 +75,17 @@ def _refuse_other_names(path: Path) -> NoReturn:
     raise CheckpointError(f"{path}: has several chat templates and none is named default; name one so")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_optional_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is no such file; raises CheckpointError."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: is not a JSON object; copy the file again")
-    return values
+    return hf_config.read_json(path) if path.is_file() else {}
 
 
 def special_settings(folder: Path) -> dict[str, Any]:
     """The tokenizer's configuration; the older `special_tokens_map.json` comes first, unless the configuration lists tokens."""
-    settings = read_json(folder / TOKENIZER_CONFIG)
+    settings = read_optional_json(folder / TOKENIZER_CONFIG)
     if "added_tokens_decoder" in settings:
         return settings
-    return settings | read_json(folder / "special_tokens_map.json")
+    return settings | read_optional_json(folder / "special_tokens_map.json")
 
 
 def compile_template(path: Path, text: str) -> Render:

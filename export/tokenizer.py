@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 
 from dgemma.core.errors import CheckpointError
 from dgemma.core.manifest import TokenizerSpec
+from dgemma.core.markers import looks_special
 from dgemma.export import gemma
-from dgemma.export.template import TOKENIZER_CONFIG, read_json
+from dgemma.export.template import TOKENIZER_CONFIG, read_optional_json
 
 JSON = "tokenizer.json"
 _AS_THEY_ARE = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "PythonBackend")
@@ -63,10 +64,10 @@ def read_tokenizer(folder: Path) -> CheckpointTokenizer | None:
 
 def _declared(folder: Path) -> dict[str, str]:
     """Id → text of the added tokens that files beside the tokenizer name."""
-    decoder = read_json(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")
+    decoder = read_optional_json(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")
     if isinstance(decoder, dict) and decoder:
         return {i: str(token.get("content")) if isinstance(token, dict) else str(token) for i, token in decoder.items()}
-    return {str(i): text for text, i in read_json(folder / gemma.ADDED_TOKENS).items()}
+    return {str(i): text for text, i in read_optional_json(folder / gemma.ADDED_TOKENS).items()}
 
 
 def _holds(found: CheckpointTokenizer, declared: dict[str, str]) -> bool:
@@ -93,7 +94,7 @@ def _tokenizers(path: Path) -> CheckpointTokenizer:
 
 def _class_of(folder: Path) -> str:
     """The class that transformers reads the tokenizer with; GemmaTokenizer where the folder names none."""
-    names = (read_json(folder / file).get("tokenizer_class") for file in (TOKENIZER_CONFIG, "config.json"))
+    names = (read_optional_json(folder / file).get("tokenizer_class") for file in (TOKENIZER_CONFIG, "config.json"))
     name = str(next(filter(None, names), gemma.CLASS))
     return gemma.CLASS if name.removesuffix("Fast") == gemma.CLASS else name
 
@@ -145,7 +146,3 @@ def _sentencepiece(path: Path) -> CheckpointTokenizer:
 def either(texts: dict[str, int]) -> re.Pattern[str] | None:
     """Any of the texts, the longest first; it keeps them when it splits."""
     return re.compile(f"({'|'.join(map(re.escape, sorted(texts, key=len, reverse=True)))})") if texts else None
-
-
-def looks_special(piece: str) -> bool:
-    return len(piece) > 2 and piece[0] == "<" and piece[-1] == ">" and not piece.startswith("<0x")

@@ -11,6 +11,7 @@ from typing import Any
 
 from dgemma.core.errors import TokenizerError, UsageError
 from dgemma.core.manifest import TRIMS, ChatTemplate, Manifest
+from dgemma.core.markers import looks_special
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.signals import raised_in_handler
 
@@ -94,7 +95,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._model: Any = sentencepiece.SentencePieceProcessor(model_file=path)
         size = int(self._model.vocab_size())
         held = [i for i in sorted(set(markers)) if i < size]
-        marks = [i for i in held if self._model.is_control(i) or _looks_special(self._model.id_to_piece(i))]
+        marks = [i for i in held if self._model.is_control(i) or looks_special(self._model.id_to_piece(i))]
         controls = [i for i in range(min(size, 16)) if self._model.is_control(i)]
         super().__init__(size, [*marks, *controls])
 
@@ -117,7 +118,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._model.no_truncation()
         special = {i for i, token in self._model.get_added_tokens_decoder().items() if token.special}
         size = int(self._model.get_vocab_size(with_added_tokens=True))
-        marks = {i for i in markers if i < size and (i in special or _looks_special(self._piece(i)))}
+        marks = {i for i in markers if i < size and (i in special or looks_special(self._piece(i)))}
         super().__init__(size, special | marks)
         self._unknown = self._markers.keys() & self.encode(_NO_CHARACTER)  # what stands for unknown characters forges nothing
 
@@ -192,10 +193,6 @@ def _marker_ids(manifest: Manifest) -> set[int]:
     if chat is not None:
         ids.update(chat.start, chat.user_prefix, chat.user_suffix, chat.model_prefix, chat.model_suffix)
     return ids
-
-
-def _looks_special(piece: str) -> bool:
-    return len(piece) > 2 and piece[0] == "<" and piece[-1] == ">" and not piece.startswith("<0x")
 
 
 def _cut(text: str, marker: str) -> list[str]:

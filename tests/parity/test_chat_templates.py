@@ -15,7 +15,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from dgemma.core.errors import CheckpointError
-from dgemma.export.chat import chat_template
+from dgemma.export.chat import read_chat
 from dgemma.export.tokenizer import read_tokenizer
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer, _marker_ids, chat_ids
 
@@ -131,7 +131,7 @@ def _manifest(folder: Path) -> tuple[Any, HuggingFaceTokenizer]:
     assert found is not None
     bos, stop = found.markers["<BOS>"], found.markers["<EOT>"]
     model = replace(micro.CONFIG, vocab_size=found.spec.vocab_size, bos_token_id=bos, eos_token_ids=(stop,))
-    manifest = SimpleNamespace(model=model, chat=chat_template(folder, model, found))
+    manifest = SimpleNamespace(model=model, chat=read_chat(folder, model, found)[0])
     assert manifest.chat is not None
     return manifest, HuggingFaceTokenizer(str(folder / "tokenizer.json"), _marker_ids(manifest))  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError
 from dgemma.core.manifest import WHITESPACE, ChatTemplate
-from dgemma.export.chat import chat_template, notes
+from dgemma.export.chat import read_chat
 from dgemma.export.template import read_template
 from dgemma.export.tokenizer import read_tokenizer
 from dgemma.model.tiny.publish import TEMPLATE
@@ -42,7 +42,7 @@ def split(folder: Path, template: str) -> list[tuple[int, ...]]:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     found = read_tokenizer(folder)
     assert found is not None and found.spec.kind == "tokenizers" and found.spec.vocab_size == len(PIECES) + 94
-    chat = chat_template(folder, CONFIG, found)
+    chat = read_chat(folder, CONFIG, found)[0]
     assert chat is not None
     return [chat.start, chat.user_prefix, chat.user_suffix, chat.model_prefix, chat.model_suffix]
 
@@ -68,7 +68,7 @@ def test_a_template_without_a_bos_and_one_without_a_stop(folder: Path) -> None:
 
 def test_no_template_and_no_tokenizer(folder: Path, tmp_path: Path) -> None:
     found = read_tokenizer(folder)
-    assert found is not None and chat_template(folder, CONFIG, found) is None
+    assert found is not None and read_chat(folder, CONFIG, found)[0] is None
     (tmp_path / "none").mkdir()
     assert read_tokenizer(tmp_path / "none") is None
 
@@ -96,7 +96,7 @@ def test_a_template_that_is_no_text(folder: Path) -> None:
     found = read_tokenizer(folder)
     assert found is not None
     with pytest.raises(CheckpointError, match="cannot be rendered"):
-        chat_template(folder, CONFIG, found)
+        read_chat(folder, CONFIG, found)[0]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_places_of_a_template(tmp_path: Path) -> None:
     (named / "default.jinja").write_text("d", encoding="utf-8")
     assert read_template(tmp_path) == (named / "default.jinja", "d")
     config.write_text("[", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: is not a JSON object"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: cannot be read as JSON"):
         read_tokenizer_beside(tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_trim_and_text_beside_the_content(folder: Path) -> None:
     )
     found = read_tokenizer(folder)
     assert found is not None
-    chat = chat_template(folder, CONFIG, found)
+    chat = read_chat(folder, CONFIG, found)[0]
     assert chat == ChatTemplate(
         start=(), user_prefix=(4,), user_suffix=(5,), model_prefix=(), model_suffix=(),
         user_lead="Q: ", user_tail="!", trim="both",
@@ -169,7 +169,7 @@ def test_a_model_without_a_stop_token(folder: Path) -> None:
     found = read_tokenizer(folder)
     assert found is not None
     model = replace(CONFIG, eos_token_ids=())
-    chat = chat_template(folder, model, found)
+    chat = read_chat(folder, model, found)[0]
     assert chat is not None and chat.user_suffix == (5, 6) and chat.model_suffix == (5, 6)
     manifest: Any = SimpleNamespace(model=model, chat=chat)
     tokenizer = HuggingFaceTokenizer(str(folder / "tokenizer.json"), [2, 4, 5])
@@ -186,7 +186,8 @@ def test_another_trim_in_later_turns(folder: Path) -> None:
 
 def test_notes(folder: Path, tmp_path: Path) -> None:
     def said(config: ModelConfig = CONFIG) -> tuple[str, ...]:
-        return notes(folder, config, read_tokenizer(folder))
+        found = read_tokenizer(folder)
+        return read_chat(folder, config, found)[1] if found else ()
 
     exact = replace(CONFIG, vocab_size=len(PIECES) + 94)
     assert said(exact) == ("no chat template: prompts need --raw, and there is no `dgemma chat`",)

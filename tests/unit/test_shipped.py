@@ -17,7 +17,7 @@ from dgemma.cli import dispatch
 from dgemma.core.manifest import list_files, read_manifest
 from dgemma.core.shipped import FOLDER, bundle_path, is_shipped
 from dgemma.export.pipeline import export_bundle
-from dgemma.export.request import check, read_text
+from dgemma.export.request import check
 
 TINY = FOLDER / "tiny.dgemma"
 MOST_BYTES = 3_000_000
@@ -90,8 +90,8 @@ def test_it_is_of_todays_checkpoint(tiny_checkpoint: Path) -> None:
     """What takes no lowering to tell: chat, tokenizer, shapes, sampler and the checkpoint's files."""
     manifest, _ = read_manifest(TINY)
     request = check(tiny_checkpoint, engines=("onnx",), recipe="w8")
-    tokenizer, chat = read_text(request)
-    assert (tokenizer and tokenizer.spec, chat) == (manifest.tokenizer, manifest.chat)
+    text = request.text
+    assert text and (text.tokenizer.spec, text.chat) == (manifest.tokenizer, manifest.chat)
     assert (request.config, request.sampler) == (manifest.model, manifest.sampler)
     held = manifest.provenance["files"]
     here = list_files(tiny_checkpoint)

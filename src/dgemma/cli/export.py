@@ -67,6 +67,6 @@ def run(
 
     with quiet(), stages() as say:
         progress = TimeLeft(estimate, say)
-        pipeline.export_bundle(checkpoint, out, engines=engines, progress=progress, finish=golden, **options)
+        pipeline.write_bundle(estimate.request, out, engines=engines, progress=progress, finish=golden)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
     return 0
