@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge
 from executorch.exir.passes import MemoryPlanningPass
 from torch import nn
 from torch.export import ExportedProgram
@@ -21,6 +21,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
 from dgemma.export.executorch.dedup_constants import dedup_constants
 from dgemma.export.executorch.exir_patches import patched_exir
+from dgemma.export.executorch.fake_results import remembered_results
 from dgemma.export.executorch.linear import replace
 from dgemma.export.executorch.loop import ScanGenerate
 from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_gelus, replace_modules
@@ -55,9 +56,18 @@ def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
 
 
 def delegate(program: ExportedProgram, name: str = "forward") -> EdgeProgramManager:
-    """Edge dialect with everything in XNNPACK that it takes."""
-    written = {name: replace_gelus(program)}
-    return to_edge_transform_and_lower(written, partitioner=[our_partitioner()], compile_config=_CONFIG)
+    """Edge dialect with everything in XNNPACK that it takes.
+
+    As `to_edge_transform_and_lower`, which traces a program three times to decompose what XNNPACK might take and then does not.
+    """
+    xnnpack = our_partitioner()
+    kept, _ = xnnpack.ops_to_not_decompose(program)
+    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=kept)
+    with remembered_results():
+        lowered = to_edge({name: replace_gelus(program)}, compile_config=config).to_backend({name: xnnpack})
+    left = {node.target for node in lowered.exported_program(name).graph.nodes if getattr(node.target, "_op", None) in kept}
+    assert not left, f"{left} are whole and not in XNNPACK"
+    return lowered
 
 
 def as_module(program: EdgeProgramManager) -> nn.Module:
@@ -100,9 +110,11 @@ def lower(
         looped = ScanGenerate(step, policy, model.config.hidden_size)
         given = example(wanted["generate"][0], dict.fromkeys(PREFIX_DIMS, shapes.context))
         outer = torch.export.export(looped, given, strict=True)
-        edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
+        with remembered_results():
+            edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
         progress("executorch: write")
-        final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)
+        with remembered_results():
+            final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)
         with path.open("wb") as file:
             final.write_to_file(file)
         table: Any = model.embed_tokens  # a FloatEmbedding or an IntegerEmbedding
