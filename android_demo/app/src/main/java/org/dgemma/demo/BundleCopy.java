@@ -41,7 +41,7 @@ final class BundleCopy {
     private final Context context;
     private final Uri tree;
     private final File parent;
-    private final List<Item> items = new ArrayList<>();
+    private final List<SourceFile> sources = new ArrayList<>();
 
     private volatile boolean cancelled;
     private @Nullable Observer observer;
@@ -53,11 +53,11 @@ final class BundleCopy {
     private @Nullable String problem;
 
     /** A file of the tree: its document and its place in the bundle. */
-    private static final class Item {
+    private static final class SourceFile {
         final Uri uri;
         final String path;
 
-        Item(Uri uri, String path) {
+        SourceFile(Uri uri, String path) {
             this.uri = uri;
             this.path = path;
         }
@@ -123,8 +123,8 @@ final class BundleCopy {
             }
             list(root, "", 0);
             checkRoom();
-            for (Item item : items) {
-                copy(item, new File(temporary, item.path));
+            for (SourceFile source : sources) {
+                copy(source, new File(temporary, source.path));
             }
             Bundle.open(temporary, (checkedBytes, all) -> {
                 stopIfCancelled();
@@ -189,14 +189,14 @@ final class BundleCopy {
                     continue;
                 }
                 manifest |= plain.equals(Bundle.MANIFEST);
-                items.add(new Item(DocumentsContract.buildDocumentUriUsingTree(tree, id), prefix + plain));
+                sources.add(new SourceFile(DocumentsContract.buildDocumentUriUsingTree(tree, id), prefix + plain));
                 total += Math.max(0, cursor.getLong(3));
             }
         }
         if (depth == 0 && !manifest) {
             throw new BundleException(string(R.string.add_no_manifest, name));
         }
-        if (items.size() > MOST_FILES || (depth == MOST_DEPTH && !folders.isEmpty())) {
+        if (sources.size() > MOST_FILES || (depth == MOST_DEPTH && !folders.isEmpty())) {
             throw new BundleException(string(R.string.add_no_manifest, name));
         }
         for (String[] folder : folders) {
@@ -214,15 +214,15 @@ final class BundleCopy {
         }
     }
 
-    private void copy(Item item, File target) throws IOException {
+    private void copy(SourceFile source, File target) throws IOException {
         File folder = target.getParentFile();
         if (folder != null && !folder.isDirectory() && !folder.mkdirs()) {
             throw new IOException("cannot make " + folder.getName());
         }
         ContentResolver resolver = context.getContentResolver();
-        try (InputStream from = resolver.openInputStream(item.uri); OutputStream to = new FileOutputStream(target)) {
+        try (InputStream from = resolver.openInputStream(source.uri); OutputStream to = new FileOutputStream(target)) {
             if (from == null) {
-                throw new IOException(item.path + " cannot be opened");
+                throw new IOException(source.path + " cannot be opened");
             }
             byte[] block = new byte[1 << 18];
             for (int count = from.read(block); count >= 0; count = from.read(block)) {

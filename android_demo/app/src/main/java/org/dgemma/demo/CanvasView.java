@@ -97,7 +97,7 @@ public final class CanvasView extends View {
         }
         Frame last = frames.get(frames.size() - 1);
         return getResources().getString(
-                R.string.canvas_description, last.canvas + 1, last.step, last.settled(), last.pieces.length, last.text);
+                R.string.canvas_description, last.canvas + 1, last.step, last.accepted(), last.pieces.length, last.text);
     }
 
     @Override

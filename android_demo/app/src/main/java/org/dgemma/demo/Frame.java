@@ -66,7 +66,7 @@ final class Frame {
     }
 
     /** Positions that the sampler accepted. */
-    int settled() {
+    int accepted() {
         int count = 0;
         for (boolean one : accepted) {
             count += one ? 1 : 0;

@@ -25,7 +25,7 @@ public final class LegendView extends View {
         text.setColor(context.getColor(R.color.ink));
         words = new String[] {
             context.getString(R.string.legend_uncertain), context.getString(R.string.legend_changed),
-            context.getString(R.string.legend_settled),
+            context.getString(R.string.legend_accepted),
         };
         height = text.getFontMetrics().descent - text.getFontMetrics().ascent + 8 * dp;
         setContentDescription(String.join(", ", words));

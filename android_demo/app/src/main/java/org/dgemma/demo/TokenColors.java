@@ -10,7 +10,7 @@ final class TokenColors {
     private final int ink;
     private final int faint;
     private final int uncertain;
-    private final int settled;
+    private final int sure;
 
     TokenColors(Context context) {
         changed = context.getColor(R.color.changed);
@@ -18,7 +18,7 @@ final class TokenColors {
         ink = context.getColor(R.color.ink);
         faint = context.getColor(R.color.ink_faint);
         uncertain = context.getColor(R.color.uncertain);
-        settled = context.getColor(R.color.settled);
+        sure = context.getColor(R.color.accepted);
     }
 
     /** Behind a token. */
@@ -28,7 +28,7 @@ final class TokenColors {
 
     /** @param doubt 0 to 1 */
     int ground(float doubt, boolean accepted, boolean beyondEnd) {
-        int color = accepted ? settled : fade(uncertain, 0.12f + 0.88f * doubt);
+        int color = accepted ? sure : fade(uncertain, 0.12f + 0.88f * doubt);
         return beyondEnd ? fade(color, 0.4f) : color;
     }
 

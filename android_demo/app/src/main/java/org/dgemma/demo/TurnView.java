@@ -34,7 +34,7 @@ final class TurnView extends LinearLayout {
     /** Index of the frame on the screen. */
     private int shown = -1;
     /** Answer and figures stand. */
-    private boolean settled;
+    private boolean finished;
 
     TurnView(Context context, Turn turn, boolean slow) {
         super(context);
@@ -63,7 +63,7 @@ final class TurnView extends LinearLayout {
 
     /** All that has happened is on the screen. */
     boolean upToDate() {
-        return settled || (turn.running() && shown == turn.frames().size() - 1);
+        return finished || (turn.running() && shown == turn.frames().size() - 1);
     }
 
     void slow(boolean value) {
@@ -74,8 +74,8 @@ final class TurnView extends LinearLayout {
     void sync() {
         if (turn.state() == Turn.State.EARLIER || turn.state() == Turn.State.FAILED) {
             stopPlaying();
-            settle();
-        } else if (!settled && !waiting) {
+            finish();
+        } else if (!finished && !waiting) {
             showNext();
         }
     }
@@ -93,27 +93,27 @@ final class TurnView extends LinearLayout {
             } else if (shown < last) {
                 showNext();
             } else if (!turn.running()) {
-                settle();
+                finish();
             }
         } else if (replaying) {
             replaying = false;
-            settle();
+            finish();
         } else if (turn.running()) {
             if (frames.isEmpty()) {
                 stats.setText(turn.state() == Turn.State.STOPPING ? R.string.stopping : R.string.waiting);
             }
         } else {
-            settle();
+            finish();
         }
     }
 
     private void showFrame(Frame frame, boolean animated) {
         canvas.show(turn.shownAt(shown), animated);
         step.setText(getResources().getString(R.string.step_of, shown + 1, turn.frames().size()));
-        if (!settled) {
+        if (!finished) {
             Resources words = getResources();
             String live = words.getString(
-                    R.string.live_step, frame.step, frame.mostSteps, frame.settled(), frame.pieces.length);
+                    R.string.live_step, frame.step, frame.mostSteps, frame.accepted(), frame.pieces.length);
             stats.setText(frame.canvas == 0 ? live : words.getString(R.string.live_canvas, frame.canvas + 1, live));
         } else {
             seek.setProgress(shown);
@@ -121,8 +121,8 @@ final class TurnView extends LinearLayout {
     }
 
     /** Show the answer, and the steps below it on demand. */
-    private void settle() {
-        settled = true;
+    private void finish() {
+        finished = true;
         int last = turn.frames().size() - 1;
         shown = last;
         canvas.setVisibility(GONE);
@@ -137,7 +137,7 @@ final class TurnView extends LinearLayout {
     }
 
     private void replay() {
-        if (!settled || turn.frames().isEmpty()) {
+        if (!finished || turn.frames().isEmpty()) {
             return;
         }
         stopPlaying();
@@ -149,7 +149,7 @@ final class TurnView extends LinearLayout {
 
     /** Show one step of a run that has ended. */
     void scrubTo(int index) {
-        if (settled && index < turn.frames().size()) {
+        if (finished && index < turn.frames().size()) {
             stopPlaying();
             shown = index;
             showCanvas();
@@ -216,7 +216,7 @@ final class TurnView extends LinearLayout {
         @Override
         public void onStopTrackingTouch(SeekBar bar) {
             if (bar.getProgress() == bar.getMax()) {
-                settle();
+                finish();
             }
         }
     }

@@ -115,7 +115,7 @@ public final class CanvasTest extends AppTest {
         Frame second = frame(2, first, 0, true, 5, 8, 1, 7);
         assertEquals(0, second.doubt[0], 0);
         assertTrue(Arrays.equals(new boolean[] {false, true, false, false}, second.changed));
-        assertEquals(4, second.settled());
+        assertEquals(4, second.accepted());
         Frame other = Frame.of(
                 1, 1, 16, new int[] {9, 9, 9, 9}, second.pieces, second.doubt, second.accepted, 100, new int[0], "",
                         second);
@@ -158,7 +158,7 @@ public final class CanvasTest extends AppTest {
         for (String mode : new String[] {"+notnight", "+night"}) {
             RuntimeEnvironment.setQualifiers(mode);
             int amber = app.getColor(R.color.uncertain);
-            int green = app.getColor(R.color.settled);
+            int green = app.getColor(R.color.accepted);
             int[] doubtful = pixels(frame(1, null, 4.6f, false, 5, 6, 7));
             int[] sure = pixels(frame(1, null, 0, true, 5, 6, 7));
             assertTrue(mode, count(doubtful, amber) > 1000 && count(doubtful, green) < 50);

@@ -12,6 +12,14 @@ import org.jspecify.annotations.Nullable;
 
 /** One bundle, options with values, and flags. */
 final class Arguments {
+    private static final Map<String, String> RENAMED = new HashMap<>(); // old spellings, taken for one version
+
+    static {
+        RENAMED.put("--settle", "--early-commit");
+        RENAMED.put("--repair", "--recheck");
+        RENAMED.put("--canvas", "--start-width");
+    }
+
     final File bundle;
     private final Map<String, String> values;
     private final Set<String> flags;
@@ -28,7 +36,7 @@ final class Arguments {
         Map<String, String> values = new HashMap<>();
         Set<String> found = new HashSet<>();
         for (int i = 0; i < given.length; i++) {
-            String word = given[i];
+            String word = RENAMED.getOrDefault(given[i], given[i]);
             if (flags.contains(word)) {
                 found.add(word);
             } else if (options.contains(word)) {

@@ -13,7 +13,7 @@ public final class Main {
     private static final String USAGE = "usage:\n"
             + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | stdin) [--engine E] [--threads N]\n"
             + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--fixed-steps] [--raw] [--json] [--trace]\n"
-            + "      [--settle NATS] [--canvas auto|N] [--repair] [--speculate] [--cache DIR]\n"
+            + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate] [--cache DIR]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
 
     private Main() {}

@@ -19,16 +19,16 @@ import org.dgemma.runtime.Session;
 import org.dgemma.runtime.Timings;
 import org.dgemma.runtime.Trajectory;
 import org.dgemma.runtime.UsageException;
-import org.dgemma.runtime.Work;
+import org.dgemma.runtime.ComputePolicy;
 import org.jspecify.annotations.Nullable;
 
 /** {@code run}: a prompt and its answer, or a file of prompts and one JSON object a line. */
 final class RunCommand {
     static final List<String> OPTIONS = Arrays.asList(
             "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
-            "--settle", "--canvas", "--threads", "--cache");
+            "--early-commit", "--start-width", "--threads", "--cache");
     static final List<String> FLAGS = Arrays.asList(
-            "--fixed-steps", "--adaptive", "--repair", "--speculate", "--raw", "--json", "--trace");
+            "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--json", "--trace");
 
     private final Arguments given;
     private final PrintStream out;
@@ -84,24 +84,24 @@ final class RunCommand {
                 .seed(given.seed())
                 .adaptive(!given.has("--fixed-steps"))
                 .loop(loop(given.text("--loop")))
-                .work(work())
+                .compute(compute())
                 .raw(given.has("--raw"))
                 .trace(given.has("--trace"));
     }
 
-    private Work work() {
-        Work work = Work.ALL.repair(given.has("--repair")).speculate(given.has("--speculate"));
-        if (given.text("--settle") != null) {
-            work = work.settle(given.real("--settle", 0));
+    private ComputePolicy compute() {
+        ComputePolicy policy = ComputePolicy.ALL.recheck(given.has("--recheck")).speculate(given.has("--speculate"));
+        if (given.text("--early-commit") != null) {
+            policy = policy.earlyCommit(given.real("--early-commit", 0));
         }
-        String canvas = given.text("--canvas");
-        if (canvas == null) {
-            return work;
+        String width = given.text("--start-width");
+        if (width == null) {
+            return policy;
         }
-        if (!canvas.matches("auto|[0-9]{1,9}")) {
-            throw new UsageException("--canvas '" + canvas + "': must be auto, or a number of positions, such as 32");
+        if (!width.matches("auto|[0-9]{1,9}")) {
+            throw new UsageException("--start-width '" + width + "': must be auto, or a number of positions, such as 32");
         }
-        return canvas.equals("auto") ? work.canvasAuto() : work.canvas(Integer.parseInt(canvas));
+        return width.equals("auto") ? policy.startWidthAuto() : policy.startWidth(Integer.parseInt(width));
     }
 
     static Loop loop(@Nullable String word) {
@@ -172,9 +172,9 @@ final class RunCommand {
         seconds.put("total_s", timings.totalS);
         seconds.put("engine_s", timings.engineS);
         found.put("timings", seconds);
-        found.put("passes", result.passes);
-        found.put("passes_per_token", result.passesPerToken());
-        found.put("prefill_passes", result.prefillPasses);
+        found.put("position_forwards", result.positionForwards);
+        found.put("position_forwards_per_token", result.positionForwardsPerToken());
+        found.put("prefill_position_forwards", result.prefillPositionForwards);
         if (result.trajectory != null) {
             found.put("trajectory", toMap(result.trajectory));
         }

@@ -1,6 +1,7 @@
 package org.dgemma.jvm;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertNotEquals;
 
 import java.io.ByteArrayOutputStream;
@@ -18,36 +19,42 @@ import org.junit.Rule;
 import org.junit.Test;
 import org.junit.rules.TemporaryFolder;
 
-/** The Kotlin and the Java of the embedding guide compile against the library as it is. */
+/** The Kotlin and the Java of the guides compile against the library as it is, as they stand. */
 public class GuideTest {
     private static final String CLASS_PATH = System.getProperty("java.class.path");
+    private static final String[] PAGES = {"android_demo/README.md", "docs/guides/android.md"};
 
     @Rule public final TemporaryFolder temporary = new TemporaryFolder();
 
     @Test
     public void javaCompilesAndAWrongNameDoesNot() throws Exception {
         List<String> blocks = blocks("java");
-        assertEquals(1, blocks.size());
-        assertEquals("", java(blocks.get(0)));
+        for (String block : blocks) {
+            assertEquals("", java(block));
+        }
         assertNotEquals("", java(blocks.get(0).replace("maxNewTokens", "maxTokens")));
     }
 
     @Test
     public void kotlinCompilesAndAWrongNameDoesNot() throws Exception {
         List<String> blocks = blocks("kotlin");
-        assertEquals(1, blocks.size());
-        assertEquals("OK ", kotlin(blocks.get(0)));
+        for (String block : blocks) {
+            assertEquals("OK ", kotlin(block));
+        }
         assertNotEquals("OK ", kotlin(blocks.get(0).replace("maxNewTokens", "maxTokens")));
     }
 
     private static List<String> blocks(String language) throws Exception {
-        File guide = new File(System.getProperty("dgemma.root"), "android_demo/README.md");
-        String text = new String(Files.readAllBytes(guide.toPath()), StandardCharsets.UTF_8);
-        Matcher matcher = Pattern.compile("(?sm)^```" + language + "\n(.*?)^```$").matcher(text);
         List<String> found = new ArrayList<>();
-        while (matcher.find()) {
-            found.add(matcher.group(1));
+        for (String page : PAGES) {
+            File guide = new File(System.getProperty("dgemma.root"), page);
+            String text = new String(Files.readAllBytes(guide.toPath()), StandardCharsets.UTF_8);
+            Matcher matcher = Pattern.compile("(?sm)^```" + language + "\n(.*?)^```$").matcher(text);
+            while (matcher.find()) {
+                found.add(matcher.group(1));
+            }
         }
+        assertFalse("no " + language + " in the guides", found.isEmpty());
         return found;
     }
 

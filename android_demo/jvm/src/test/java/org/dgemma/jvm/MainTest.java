@@ -70,10 +70,10 @@ public class MainTest {
         refused("--json", "run", missing, "-p", "x", "--trace");
         refused("needs a value", "run", missing, "-p");
         refused("given twice", "run", missing, "-p", "x", "-p", "y");
-        refused("settle 0.0 must be a positive number of nats", "run", missing, "-p", "x", "--settle", "0");
-        refused("--settle 'low' must be a number", "run", missing, "-p", "x", "--settle", "low");
-        refused("--canvas '-4': must be auto, or a number", "run", missing, "-p", "x", "--canvas", "-4");
-        refused("canvas 0 must be auto", "run", missing, "-p", "x", "--canvas", "0");
+        refused("earlyCommit 0.0 must be a positive number of nats", "run", missing, "-p", "x", "--early-commit", "0");
+        refused("--early-commit 'low' must be a number", "run", missing, "-p", "x", "--early-commit", "low");
+        refused("--start-width '-4': must be auto, or a number", "run", missing, "-p", "x", "--start-width", "-4");
+        refused("startWidth 0 must be auto", "run", missing, "-p", "x", "--canvas", "0"); // the old spelling
         refused("seconds", "bench", missing, "--seconds", "0");
         File prompts = temporary.newFile();
         Files.write(prompts.toPath(), "{\"prompt\": \"x\"}\n{\"prompt\": 3}\n".getBytes(StandardCharsets.UTF_8));
@@ -123,19 +123,22 @@ public class MainTest {
     @Test
     public void runLeavesOutWhatItIsTold() throws Exception {
         Map<?, ?> all = json();
-        long passes = (Long) all.get("passes");
-        assertEquals(64 * (Long) all.get("steps"), passes);
-        assertEquals((double) passes / ((List<?>) all.get("tokens")).size(), (Double) all.get("passes_per_token"), 1e-12);
-        assertTrue((Long) all.get("prefill_passes") > 10);
-        for (String[] options : new String[][] {{"--settle", "0.003"}, {"--canvas", "auto"}, {"--canvas", "8", "--repair"},
-                {"--canvas", "auto", "--speculate"}}) {
+        long positionForwards = (Long) all.get("position_forwards");
+        assertEquals(64 * (Long) all.get("steps"), positionForwards);
+        assertEquals((double) positionForwards / ((List<?>) all.get("tokens")).size(),
+                (Double) all.get("position_forwards_per_token"), 1e-12);
+        assertTrue((Long) all.get("prefill_position_forwards") > 10);
+        for (String[] options : new String[][] {{"--early-commit", "0.003"}, {"--start-width", "auto"},
+                {"--start-width", "8", "--recheck"}, {"--canvas", "8", "--repair"}, {"--settle", "0.003"},
+                {"--start-width", "auto", "--speculate"}}) {
             Map<?, ?> less = json(options);
             assertEquals(Arrays.toString(options), "piob", less.get("text"));
-            assertTrue(Arrays.toString(options), (Long) less.get("passes") < passes);
+            assertTrue(Arrays.toString(options), (Long) less.get("position_forwards") < positionForwards);
         }
-        refused("give settle or canvas as well", "run", BUNDLE.getPath(), "-p", "x", "--repair");
+        refused("give earlyCommit or startWidth as well", "run", BUNDLE.getPath(), "-p", "x", "--recheck");
         refused("need loop host", "run", BUNDLE.getPath(), "-p", "x", "--speculate", "--loop", "graph");
-        refused("canvas 65 must be auto, or at most the exported 64", "run", BUNDLE.getPath(), "-p", "x", "--canvas", "65");
+        refused("startWidth 65 must be auto, or at most the exported 64", "run", BUNDLE.getPath(), "-p", "x",
+                "--start-width", "65");
     }
 
     @Test

@@ -11,7 +11,7 @@ import org.dgemma.runtime.engine.Tensor;
 
 /**
  * One {@code denoise_active} call a step, of the positions that {@link ActiveSet} lets run; the keys and values of the others
- * stay as their last pass left them, in the slots behind the prefix.
+ * stay as their last forward left them, in the slots behind the prefix.
  *
  * <p>Positions that did not run are told of with what their last step gave, and zeros where there was none. A active
  * positions; every buffer is made for N of them, and a step uses its beginning.
@@ -24,13 +24,13 @@ final class ActiveLoop extends CanvasLoop {
     private final Map<String, Tensor> results = new HashMap<>();
     private final Tensor words = Buffers.zeros(DType.INT64, 2, length);
     private final Tensor temperature = Buffers.zeros(DType.FLOAT32, 1);
-    private final Tensor settled = Buffers.zeros(DType.BOOL, 1, length);
+    private final Tensor committed = Buffers.zeros(DType.BOOL, 1, length);
     private final long[] drawn = new long[2 * length];
     /** [N, D] of every position. */
     private final float[] soft;
 
     ActiveLoop(Engine engine, Prefix prefix) {
-        super(engine, prefix, Work.ACTIVE, engine.bundle().manifest().canvasLength);
+        super(engine, prefix, ComputePolicy.ACTIVE, engine.bundle().manifest().canvasLength);
         Manifest manifest = engine.bundle().manifest();
         sampler = manifest.sampler;
         stops = manifest.model.eosTokenIds;
@@ -40,7 +40,7 @@ final class ActiveLoop extends CanvasLoop {
         whole.put("positions", Buffers.zeros(DType.INT64, 1, length));
         whole.put("soft", Buffers.zeros(DType.FLOAT32, 1, length, hidden));
         feeds.put("temperature", temperature);
-        feeds.put("settled", settled);
+        feeds.put("settled", committed);
         results.put("next_canvas", Buffers.zeros(DType.INT64, 1, length));
         results.put("argmax", Buffers.zeros(DType.INT64, 1, length));
         results.put("entropy", Buffers.zeros(DType.FLOAT32, 1, length));
@@ -49,15 +49,15 @@ final class ActiveLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(GenerateOptions options, int canvas, Step.Sink sink) {
-        ActiveSet state = new ActiveSet(length, options.work, sampler, stops);
+    boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
+        ActiveSet state = new ActiveSet(length, options.compute, sampler, stops);
         Arrays.fill(soft, 0);
         for (int i = 0; i < steps; i++) {
             int[] rows = state.begin();
             Prefix.Chunk fresh = prefix.chunk(rows.length);
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), drawn);
             temperature.data.putFloat(0, temperature(i));
-            feed(rows, state.settled, fresh);
+            feed(rows, state.committed, fresh);
             engine.run(graph, feeds, outputs);
             prefix.place(fresh, rows);
             begin(i);
@@ -90,7 +90,7 @@ final class ActiveLoop extends CanvasLoop {
             word.put(rows.length + i, drawn[length + rows[i]]);
         }
         for (int i = 0; i < length; i++) {
-            settled.data.put(i, (byte) (left[i] ? 1 : 0));
+            committed.data.put(i, (byte) (left[i] ? 1 : 0));
         }
     }
 
@@ -111,7 +111,7 @@ final class ActiveLoop extends CanvasLoop {
         }
         boolean done = state.take(rows, argmax, entropy, accepted);
         for (int i = 0; i < length; i++) {
-            step.canvasOut[i] = state.settled[i] ? state.argmax[i] : step.canvasOut[i];
+            step.canvasOut[i] = state.committed[i] ? state.argmax[i] : step.canvasOut[i];
         }
         System.arraycopy(state.argmax, 0, step.argmax, 0, length);
         System.arraycopy(state.entropy, 0, step.entropy, 0, length);

@@ -8,7 +8,7 @@ import org.dgemma.runtime.engine.Tensor;
 
 /**
  * Denoising one canvas: a call of {@code denoise} a step, or one call of the fused {@code generate}; both give the same
- * steps. Or a call of {@code denoise_active} a step, for the positions alone that have not settled.
+ * steps. Or a call of {@code denoise_active} a step, for the positions alone that are not committed yet.
  *
  * <p>It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, T steps, D hidden.
  * Buffers are made once; a step allocates nothing that stays.
@@ -22,7 +22,7 @@ abstract class CanvasLoop {
     final String graph;
     final int length;
     final int steps;
-    final Step step;
+    final DenoisingStep step;
     /** [N] the canvas before its first step. */
     final long[] initial;
     final Map<String, Tensor> feeds = new HashMap<>();
@@ -43,7 +43,7 @@ abstract class CanvasLoop {
         length = manifest.canvasLength;
         steps = manifest.steps;
         vocab = manifest.model.vocabSize;
-        step = new Step(length);
+        step = new DenoisingStep(length);
         initial = new long[length];
         temperatures = new float[steps];
         for (int i = 0; i < steps; i++) {
@@ -53,7 +53,7 @@ abstract class CanvasLoop {
     }
 
     static CanvasLoop of(String graph, Engine engine, Prefix prefix) {
-        return graph.equals(Work.ACTIVE) ? new ActiveLoop(engine, prefix)
+        return graph.equals(ComputePolicy.ACTIVE) ? new ActiveLoop(engine, prefix)
                 : graph.equals(Loop.HOST.graph) ? new HostLoop(engine, prefix)
                 : new GraphLoop(engine, prefix);
     }
@@ -64,7 +64,7 @@ abstract class CanvasLoop {
      * @param first the id that the canvas begins with, NONE where it is not known
      * @return false when the sink ended it; else the last step is what the sink saw last.
      */
-    final boolean run(GenerateOptions options, int canvas, int first, Step.Sink sink) {
+    final boolean run(GenerateOptions options, int canvas, int first, DenoisingStep.Sink sink) {
         Map<String, Tensor> now = prefix.views(graph, behind);
         if (now != views) {
             feeds.putAll(now);
@@ -81,7 +81,7 @@ abstract class CanvasLoop {
     }
 
     /** All steps of a canvas from {@link #initial} on; false when the sink ended it. */
-    abstract boolean denoise(GenerateOptions options, int canvas, Step.Sink sink);
+    abstract boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink);
 
     /** Begins to fill the step that was run as number i from 0. */
     final void begin(int i) {

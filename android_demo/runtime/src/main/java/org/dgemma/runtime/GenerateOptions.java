@@ -4,16 +4,16 @@ package org.dgemma.runtime;
 public final class GenerateOptions {
     /** 256 new tokens, seed 0, adaptive stop, host loop over every position, chat template, an empty prefix. */
     public static final GenerateOptions DEFAULT =
-            new GenerateOptions(256, 0L, true, Loop.HOST, Work.ALL, false, false, false);
+            new GenerateOptions(256, 0L, true, Loop.HOST, ComputePolicy.ALL, false, false, false);
 
     public final int maxNewTokens;
     /** Of all noise; its 64 bits are read as unsigned. */
     public final long seed;
-    /** Stop a canvas early when it is settled; otherwise always run all steps. */
+    /** End a canvas early, once it is stable and certain; otherwise always run all steps. */
     public final boolean adaptive;
     public final Loop loop;
-    /** What a canvas leaves out. */
-    public final Work work;
+    /** How much of a canvas is computed. */
+    public final ComputePolicy compute;
     /** Take a text prompt as it is, without the bundle's chat template. */
     public final boolean raw;
     /** Go on from the prefix of earlier generations instead of an empty one. */
@@ -22,13 +22,13 @@ public final class GenerateOptions {
     public final boolean trace;
 
     private GenerateOptions(
-            int maxNewTokens, long seed, boolean adaptive, Loop loop, Work work, boolean raw, boolean continued,
+            int maxNewTokens, long seed, boolean adaptive, Loop loop, ComputePolicy compute, boolean raw, boolean continued,
             boolean trace) {
         this.maxNewTokens = maxNewTokens;
         this.seed = seed;
         this.adaptive = adaptive;
         this.loop = loop;
-        this.work = work;
+        this.compute = compute;
         this.raw = raw;
         this.continued = continued;
         this.trace = trace;
@@ -39,41 +39,41 @@ public final class GenerateOptions {
         if (value < 1) {
             throw new UsageException("maxNewTokens " + value + " must be 1 or more");
         }
-        return new GenerateOptions(value, seed, adaptive, loop, work, raw, continued, trace);
+        return new GenerateOptions(value, seed, adaptive, loop, compute, raw, continued, trace);
     }
 
     public GenerateOptions seed(long value) {
-        return new GenerateOptions(maxNewTokens, value, adaptive, loop, work, raw, continued, trace);
+        return new GenerateOptions(maxNewTokens, value, adaptive, loop, compute, raw, continued, trace);
     }
 
     public GenerateOptions adaptive(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, value, loop, work, raw, continued, trace);
+        return new GenerateOptions(maxNewTokens, seed, value, loop, compute, raw, continued, trace);
     }
 
     public GenerateOptions loop(Loop value) {
         if (value == null) {
             throw new UsageException("unknown loop null; choose one of host, graph");
         }
-        return new GenerateOptions(maxNewTokens, seed, adaptive, value, work, raw, continued, trace);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, value, compute, raw, continued, trace);
     }
 
-    /** The tokens may differ from those of all the work, but for drafts, which are those of greedy decoding. */
-    public GenerateOptions work(Work value) {
+    /** The tokens may differ from those of all of it, but for drafts, which are those of greedy decoding. */
+    public GenerateOptions compute(ComputePolicy value) {
         if (value == null) {
-            throw new UsageException("work null must be Work.ALL, or what is to be left out");
+            throw new UsageException("compute null must be ComputePolicy.ALL, or a policy that leaves something out");
         }
         return new GenerateOptions(maxNewTokens, seed, adaptive, loop, value, raw, continued, trace);
     }
 
     public GenerateOptions raw(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, work, value, continued, trace);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, compute, value, continued, trace);
     }
 
     public GenerateOptions continued(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, work, raw, value, trace);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, compute, raw, value, trace);
     }
 
     public GenerateOptions trace(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, work, raw, continued, value);
+        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, compute, raw, continued, value);
     }
 }

@@ -17,7 +17,7 @@ final class Generator {
     /** Told of every step and of every canvas that was committed; what it throws ends the generation. */
     interface Watcher {
         /** @param committed tokens of the canvases before this one */
-        void step(int canvas, Step step, IntList committed);
+        void step(int canvas, DenoisingStep step, IntList committed);
 
         void committed(IntList tokens);
     }
@@ -58,11 +58,11 @@ final class Generator {
     StopReason denoise(Progress run, GenerateOptions options, Watcher watcher) {
         int n = manifest.canvasLength;
         CanvasLoop loop = loops.computeIfAbsent(
-                options.work.graphs(options.loop)[0], graph -> CanvasLoop.of(graph, engine, prefix));
+                options.compute.graphs(options.loop)[0], graph -> CanvasLoop.of(graph, engine, prefix));
         int first = CanvasLoop.NONE;
         for (int canvas = 0; (long) prefix.size() + n <= manifest.context; canvas++) {
             int before = prefix.size();
-            int[] following = encode(run, 0, options.work.speculate ? 1 : 0);
+            int[] following = encode(run, 0, options.compute.speculate ? 1 : 0);
             if (following.length > 0) {
                 first = following[0];
             }
@@ -101,7 +101,7 @@ final class Generator {
             boolean done = loop.run(options, canvas, first, step -> {
                 Numbers.check(engine, step.entropy, "step " + step.number + " of canvas " + (canvas + 1));
                 run.steps++;
-                run.passes += step.rows;
+                run.positionForwards += step.rows;
                 watcher.step(canvas, step, run.tokens);
                 return !cancelled.getAsBoolean();
             });
@@ -160,10 +160,10 @@ final class Generator {
         }
         if (run.steps == 0) {
             run.prefillS = since(started);
-            run.prefillPasses = prefix.encoded() - before;
+            run.prefillPositionForwards = prefix.encoded() - before;
         } else {
             run.commitS += since(started);
-            run.passes += prefix.encoded() - before;
+            run.positionForwards += prefix.encoded() - before;
         }
         return following;
     }
@@ -216,7 +216,7 @@ final class Generator {
             engine.run("decode", feeds, outputs);
             prefix.store(chunk, 1);
             run.steps++;
-            run.passes++;
+            run.positionForwards++;
             token[0] = (int) next.data.getLong(0);
             if (token[0] == 0 && !looked) {
                 look(run.steps);

@@ -35,7 +35,7 @@ final class GraphLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(GenerateOptions options, int number, Step.Sink sink) {
+    boolean denoise(GenerateOptions options, int number, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvas);
         LongBuffer all = words.data.asLongBuffer();
         for (int i = 0; i < steps; i++) {

@@ -15,7 +15,7 @@ final class HostLoop extends CanvasLoop {
     private final Tensor words;
     private final Tensor temperature;
     private final long[] row;
-    private final StopRule stop;
+    private final AdaptiveStop stop;
 
     HostLoop(Engine engine, Prefix prefix) {
         super(engine, prefix, Loop.HOST.graph, 0);
@@ -29,7 +29,7 @@ final class HostLoop extends CanvasLoop {
         words = Buffers.zeros(DType.INT64, 2, length);
         temperature = Buffers.zeros(DType.FLOAT32, 1);
         row = new long[2 * length];
-        stop = new StopRule(manifest.sampler, length);
+        stop = new AdaptiveStop(manifest.sampler, length);
         feeds.put("words", words);
         feeds.put("temperature", temperature);
         output("argmax", DType.INT64, 1, length);
@@ -38,7 +38,7 @@ final class HostLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(GenerateOptions options, int canvas, Step.Sink sink) {
+    boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvases[0]);
         stop.reset();
         for (int i = 0; i < steps; i++) {
@@ -55,7 +55,7 @@ final class HostLoop extends CanvasLoop {
             if (!sink.accept(step)) {
                 return false;
             }
-            if (options.adaptive && stop.settled(step.argmax, step.entropy, length)) {
+            if (options.adaptive && stop.ends(step.argmax, step.entropy, length)) {
                 break;
             }
         }

@@ -326,8 +326,8 @@ final class Prefix {
         Map<String, Tensor> outputs = new HashMap<>(chunk.outputs);
         outputs.put("next_tokens", next);
         feeds.put("rows", rows);
-        feeds.putAll(views(Work.CHECK, 0));
-        engine.run(Work.CHECK, feeds, outputs);
+        feeds.putAll(views(ComputePolicy.CHECK, 0));
+        engine.run(ComputePolicy.CHECK, feeds, outputs);
         for (int i = 0; i < end - from; i++) {
             following.add((int) next.data.getLong(8 * i));
         }

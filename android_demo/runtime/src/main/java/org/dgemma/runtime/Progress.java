@@ -8,8 +8,8 @@ final class Progress {
     final IntList tokens = new IntList();
     int steps;
     int canvases;
-    int passes;
-    int prefillPasses;
+    int positionForwards;
+    int prefillPositionForwards;
     double loadS;
     double prefillS;
     double denoiseS;

@@ -6,9 +6,9 @@ import java.util.List;
 /** Collects steps while they run; copies, for steps are reused. */
 final class Recorder {
     private final IntList canvases = new IntList();
-    private final List<Step> rows = new ArrayList<>();
+    private final List<DenoisingStep> rows = new ArrayList<>();
 
-    void add(int canvas, Step step) {
+    void add(int canvas, DenoisingStep step) {
         canvases.add(canvas);
         rows.add(step.copy());
     }
@@ -25,7 +25,7 @@ final class Recorder {
         boolean[][] accepted = new boolean[m][];
         int[][] canvasOut = new int[m][];
         for (int i = 0; i < m; i++) {
-            Step row = rows.get(i);
+            DenoisingStep row = rows.get(i);
             step[i] = row.remaining;
             temperature[i] = row.temperature;
             canvasIn[i] = row.canvasIn;

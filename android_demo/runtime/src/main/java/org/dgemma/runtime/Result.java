@@ -21,9 +21,9 @@ public final class Result {
      * Positions put through the stack, summed over all denoising steps (or calls of {@code decode}), and the encoding of
      * committed canvases and the checking of drafts included; prefill and padding are not.
      */
-    public final int passes;
+    public final int positionForwards;
     /** Positions that were encoded before the first canvas. */
-    public final int prefillPasses;
+    public final int prefillPositionForwards;
     public final StopReason stopReason;
     /** onnx or executorch. */
     public final String engine;
@@ -34,15 +34,15 @@ public final class Result {
     public final @Nullable Trajectory trajectory;
 
     Result(
-            String text, int[] tokens, int pads, int steps, int canvases, int passes, int prefillPasses, StopReason stopReason,
-            String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
+            String text, int[] tokens, int pads, int steps, int canvases, int positionForwards, int prefillPositionForwards,
+            StopReason stopReason, String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
         this.text = text;
         this.tokens = tokens;
         this.pads = pads;
         this.steps = steps;
         this.canvases = canvases;
-        this.passes = passes;
-        this.prefillPasses = prefillPasses;
+        this.positionForwards = positionForwards;
+        this.prefillPositionForwards = prefillPositionForwards;
         this.stopReason = stopReason;
         this.engine = engine;
         this.loop = loop;
@@ -60,8 +60,8 @@ public final class Result {
         return steps == 0 ? 0.0 : (double) count() / steps;
     }
 
-    /** Passes over {@link #count}, null when there are none; about 1 for the autoregressive baseline. */
-    public @Nullable Double passesPerToken() {
-        return count() == 0 ? null : (double) passes / count();
+    /** Position-forwards over {@link #count}, null when there are none; about 1 for the autoregressive baseline. */
+    public @Nullable Double positionForwardsPerToken() {
+        return count() == 0 ? null : (double) positionForwards / count();
     }
 }

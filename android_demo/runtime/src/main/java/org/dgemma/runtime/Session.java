@@ -262,9 +262,9 @@ public final class Session implements AutoCloseable {
             @Nullable GenerationListener texts) {
         Generator generator = open();
         double nativeS = engine.seconds();
-        options.work.check(bundle, engine.name(), options.loop);
+        options.compute.check(bundle, engine.name(), options.loop);
         generator.begin(ids, options.continued ? generator.prefix.size() : 0, manifest.canvasLength);
-        generator.prepare(options.work.graphs(options.loop));
+        generator.prepare(options.compute.graphs(options.loop));
         Progress run = new Progress(options.maxNewTokens, stops);
         run.loadS = Generator.since(started);
         int[] promptIds = options.trace ? generator.prefix.ids() : new int[0];
@@ -272,7 +272,7 @@ public final class Session implements AutoCloseable {
         TextStream stream = new TextStream();
         StopReason reason = generator.denoise(run, options, new Generator.Watcher() {
             @Override
-            public void step(int canvas, Step step, IntList committed) {
+            public void step(int canvas, DenoisingStep step, IntList committed) {
                 if (recorder != null) {
                     recorder.add(canvas, step);
                 }
@@ -318,8 +318,8 @@ public final class Session implements AutoCloseable {
         Prefix prefix = open().prefix;
         prefix.truncate(prefix.size() - pads);
         return new Result(
-                text(tokens), tokens, pads, run.steps, run.canvases, run.passes, run.prefillPasses, reason, engine.name(), loop,
-                timings, trajectory);
+                text(tokens), tokens, pads, run.steps, run.canvases, run.positionForwards,
+                run.prefillPositionForwards, reason, engine.name(), loop, timings, trajectory);
     }
 
     private int padding(int[] tokens) {
@@ -330,7 +330,7 @@ public final class Session implements AutoCloseable {
         return tokens.length - end;
     }
 
-    private StepEvent event(int canvas, Step step, IntList committed) {
+    private StepEvent event(int canvas, DenoisingStep step, IntList committed) {
         return new StepEvent(
                 this, canvas, step.number, step.remaining, committed.toArray(), step.width,
                 step.argmax.clone(), step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone());

@@ -12,14 +12,14 @@ import java.util.List;
 import java.util.Map;
 import org.junit.Test;
 
-/** Which positions run, step by step, told by hand: settling, growing, ending at a stop token, repair. */
+/** Which positions run, step by step, told by hand: early commits, growing, ending at a stop token, recheck. */
 public class ActiveSetTest {
     private static final int N = 8;
     private static final int STOP = 1;
     /** Below and above the bound. */
     private static final float SURE = 0.001f;
     private static final float OPEN = 3;
-    private static final Work SETTLE = Work.ALL.settle(0.01);
+    private static final ComputePolicy EARLY = ComputePolicy.ALL.earlyCommit(0.01);
 
     /** What a step gives: ids and entropies by position, 7 and OPEN where it says nothing. */
     private static final class Gives {
@@ -53,10 +53,10 @@ public class ActiveSetTest {
     private final List<List<Integer>> ran = new ArrayList<>();
     private final List<Boolean> done = new ArrayList<>();
 
-    private void run(Work work, Gives... steps) throws Exception {
+    private void run(ComputePolicy compute, Gives... steps) throws Exception {
         Manifest manifest = Bundle.open(ToyBundle.write(values ->
                 values.put("sampler", ToyBundle.object("steps", ToyBundle.STEPS, "confidence_threshold", 0.3)))).manifest();
-        state = new ActiveSet(N, work, manifest.sampler, new int[] {STOP, 5});
+        state = new ActiveSet(N, compute, manifest.sampler, new int[] {STOP, 5});
         ran.clear();
         done.clear();
         for (Gives gives : steps) {
@@ -81,8 +81,8 @@ public class ActiveSetTest {
     private static final List<Integer> EVERYTHING = list(0, 1, 2, 3, 4, 5, 6, 7);
 
     @Test
-    public void settledPositionsLeaveAndTheirIdsStay() throws Exception {
-        run(SETTLE, sure(0, 2, 3), sure(1, 4, 5, 6), new Gives().at(7, 9, SURE));
+    public void committedPositionsLeaveAndTheirIdsStay() throws Exception {
+        run(EARLY, sure(0, 2, 3), sure(1, 4, 5, 6), new Gives().at(7, 9, SURE));
         assertEquals(Arrays.asList(EVERYTHING, list(1, 4, 5, 6, 7), list(7)), ran);
         assertEquals(Arrays.asList(false, false, true), done);
         assertArrayEquals(new int[] {7, 7, 7, 7, 7, 7, 7, 9}, state.argmax);
@@ -90,18 +90,18 @@ public class ActiveSetTest {
 
     @Test
     public void aCanvasGrowsUntilItIsWhole() throws Exception {
-        run(SETTLE.canvas(2), sure(0, 1), sure(2), sure(3, 4, 5, 6, 7));
+        run(EARLY.startWidth(2), sure(0, 1), sure(2), sure(3, 4, 5, 6, 7));
         assertEquals(Arrays.asList(list(0, 1), list(2, 3), list(3, 4, 5, 6, 7)), ran);
         assertEquals(Arrays.asList(false, false, true), done);
         assertEquals(N, state.width());
     }
 
     @Test
-    public void aStopTokenEndsTheGrowingAndWhatFollowsLeavesOnceItHasSettled() throws Exception {
-        run(SETTLE.canvas(4), sure(0).at(1, STOP, SURE));
+    public void aStopTokenEndsTheGrowingAndWhatFollowsLeavesOnceItIsCommitted() throws Exception {
+        run(EARLY.startWidth(4), sure(0).at(1, STOP, SURE));
         assertEquals(Arrays.asList(true), done);
         assertEquals(2, state.width());
-        run(SETTLE.canvas(4), sure(0).at(1, STOP, OPEN), new Gives().at(1, STOP, SURE));
+        run(EARLY.startWidth(4), sure(0).at(1, STOP, OPEN), new Gives().at(1, STOP, SURE));
         assertEquals(Arrays.asList(list(0, 1, 2, 3), list(1, 2, 3)), ran);
         assertEquals(Arrays.asList(false, true), done);
         assertEquals(2, state.width());
@@ -109,15 +109,15 @@ public class ActiveSetTest {
     }
 
     @Test
-    public void ofTwoStopTokensTheFirstThatHasSettledEndsIt() throws Exception {
-        run(SETTLE, new Gives().at(2, 5, SURE).at(5, STOP, SURE).at(1, STOP, OPEN), new Gives());
+    public void ofTwoStopTokensTheFirstThatIsCommittedEndsIt() throws Exception {
+        run(EARLY, new Gives().at(2, 5, SURE).at(5, STOP, SURE).at(1, STOP, OPEN), new Gives());
         assertEquals(3, state.width());
         assertEquals(list(0, 1), ran.get(1));
     }
 
     @Test
     public void aStopTokenThatWasNotOneLetsItGrow() throws Exception {
-        run(SETTLE.canvas(2), new Gives().at(1, 5, OPEN), new Gives(), new Gives());
+        run(EARLY.startWidth(2), new Gives().at(1, 5, OPEN), new Gives(), new Gives());
         assertEquals(Arrays.asList(list(0, 1), list(0, 1), list(0, 1, 2, 3)), ran);
         assertFalse(done.contains(true));
     }
@@ -125,60 +125,62 @@ public class ActiveSetTest {
     @Test
     public void theAdaptiveStopHoldsForThePositionsThatThereAre() throws Exception {
         Gives near = all(0.2f);
-        run(SETTLE, near, near);
+        run(EARLY, near, near);
         assertEquals(Arrays.asList(false, true), done);
-        run(SETTLE, near, all(0.2f).at(0, 8, 0.2f)); // it changed
+        run(EARLY, near, all(0.2f).at(0, 8, 0.2f)); // it changed
         assertEquals(Arrays.asList(false, false), done);
-        run(SETTLE, near, all(0.2f).at(0, 7, OPEN)); // it is unsure on the whole
+        run(EARLY, near, all(0.2f).at(0, 7, OPEN)); // it is unsure on the whole
         assertEquals(Arrays.asList(false, false), done);
-        run(SETTLE.canvas(4), near, near, near); // not before it has grown
+        run(EARLY.startWidth(4), near, near, near); // not before it has grown
         assertEquals(Arrays.asList(false, false, true), done);
         Gives ended = new Gives().at(0, 7, 0.9f).at(1, STOP, SURE);
-        run(SETTLE, ended, ended); // what is not there any more is certain: 0.9 / 8
+        run(EARLY, ended, ended); // what is not there any more is certain: 0.9 / 8
         assertEquals(Arrays.asList(false, true), done);
         Gives unsure = new Gives().at(0, 7, OPEN).at(1, STOP, SURE);
-        run(SETTLE, unsure, unsure);
+        run(EARLY, unsure, unsure);
         assertEquals(Arrays.asList(false, false), done);
     }
 
     @Test
-    public void repairRunsEverythingOnceMoreAndGoesOnWhereThatChanges() throws Exception {
-        run(SETTLE.repair(true), all(SURE), all(SURE));
+    public void recheckRunsEverythingOnceMoreAndGoesOnWhereThatChanges() throws Exception {
+        run(EARLY.recheck(true), all(SURE), all(SURE));
         assertEquals(Arrays.asList(EVERYTHING, EVERYTHING), ran);
         assertEquals(Arrays.asList(false, true), done);
-        run(SETTLE.repair(true), all(SURE), all(SURE).at(0, 7, OPEN), sure(0), all(SURE));
+        run(EARLY.recheck(true), all(SURE), all(SURE).at(0, 7, OPEN), sure(0), all(SURE));
         assertEquals(Arrays.asList(EVERYTHING, EVERYTHING, list(0), EVERYTHING), ran);
         assertEquals(Arrays.asList(false, false, false, true), done);
     }
 
     @Test
     public void stepsThatAreLeftRunEveryPositionAgain() throws Exception {
-        run(SETTLE, all(SURE), new Gives());
+        run(EARLY, all(SURE), new Gives());
         assertEquals(Arrays.asList(EVERYTHING, EVERYTHING), ran);
         assertTrue(done.get(0));
     }
 
     @Test
     public void theBoundIsReadAsAFloat() throws Exception {
-        run(Work.ALL.settle(0.7), all(0.7f), new Gives()); // as a double 0.7f is below 0.7
+        run(ComputePolicy.ALL.earlyCommit(0.7), all(0.7f), new Gives()); // as a double 0.7f is below 0.7
         assertEquals("not below the bound", Arrays.asList(false, false), done);
     }
 
     @Test
     public void whatIsAskedFor() {
-        assertTrue(Work.ALL.isAll() && Work.ALL.repair(true).isAll());
-        assertFalse(SETTLE.isAll() || Work.ALL.canvasAuto().isAll() || Work.ALL.canvas(3).isAll());
-        assertEquals(0.01, SETTLE.speculate(true).nats(), 0);
-        assertEquals(Work.SETTLE, Work.ALL.canvasAuto().repair(true).nats(), 0);
-        assertEquals("drafts settle sooner", Work.DRAFT_SETTLE, Work.ALL.speculate(true).canvas(2).nats(), 0);
-        int[] widths = {SETTLE.firstWidth(64), SETTLE.canvasAuto().firstWidth(64), SETTLE.canvas(8).firstWidth(64),
-            SETTLE.canvas(64).firstWidth(64), SETTLE.canvasAuto().firstWidth(3)};
+        assertTrue(ComputePolicy.ALL.isAll() && ComputePolicy.ALL.recheck(true).isAll());
+        assertFalse(EARLY.isAll() || ComputePolicy.ALL.startWidthAuto().isAll() || ComputePolicy.ALL.startWidth(3).isAll());
+        assertEquals(0.01, EARLY.speculate(true).nats(), 0);
+        assertEquals(ComputePolicy.EARLY_COMMIT, ComputePolicy.ALL.startWidthAuto().recheck(true).nats(), 0);
+        assertEquals("drafts commit sooner", ComputePolicy.DRAFT_EARLY_COMMIT,
+                ComputePolicy.ALL.speculate(true).startWidth(2).nats(), 0);
+        int[] widths = {EARLY.firstWidth(64), EARLY.startWidthAuto().firstWidth(64), EARLY.startWidth(8).firstWidth(64),
+            EARLY.startWidth(64).firstWidth(64), EARLY.startWidthAuto().firstWidth(3)};
         assertArrayEquals(new int[] {64, 4, 8, 64, 1}, widths);
         for (double wrong : new double[] {0, -1, Double.NaN, Double.POSITIVE_INFINITY}) {
-            SessionTest.says(UsageException.class, "must be a positive number of nats", () -> Work.ALL.settle(wrong));
+            SessionTest.says(UsageException.class, "must be a positive number of nats",
+                    () -> ComputePolicy.ALL.earlyCommit(wrong));
         }
-        SessionTest.says(UsageException.class, "canvas 0 must be auto, or a number of positions, 1 or more",
-                () -> Work.ALL.canvas(0));
-        SessionTest.says(UsageException.class, "must be Work.ALL", () -> GenerateOptions.DEFAULT.work(null));
+        SessionTest.says(UsageException.class, "startWidth 0 must be auto, or a number of positions, 1 or more",
+                () -> ComputePolicy.ALL.startWidth(0));
+        SessionTest.says(UsageException.class, "must be ComputePolicy.ALL", () -> GenerateOptions.DEFAULT.compute(null));
     }
 }

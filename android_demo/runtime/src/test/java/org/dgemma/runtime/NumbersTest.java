@@ -59,7 +59,8 @@ public class NumbersTest {
         GenerateOptions host = GenerateOptions.DEFAULT;
         says("step 1 of canvas 1", new Broken("denoise", "entropy", 0, 0), host);
         says("step 3 of canvas 1", new Broken("denoise", "entropy", ToyBundle.N - 1, 2), host);
-        says("step 2 of canvas 1", new Broken("denoise_active", "entropy", 1, 1), host.work(Work.ALL.settle(0.01)));
+        says("step 2 of canvas 1", new Broken("denoise_active", "entropy", 1, 1),
+                host.compute(ComputePolicy.ALL.earlyCommit(0.01)));
         says("step 2 of canvas 1", new Broken("generate", "entropies", ToyBundle.N + 3, 0), host.loop(Loop.GRAPH));
     }
 

@@ -93,7 +93,7 @@ public class SessionStartTest {
     }
 
     /** Blocks until no terminal callback runs, as close does, but leaves the session open. */
-    private static void settle(Session session) throws InterruptedException {
+    private static void awaitIdle(Session session) throws InterruptedException {
         CountDownLatch passed = new CountDownLatch(1);
         session.start(PROMPT, OPTIONS.maxNewTokens(1), new Listener() {
             @Override
@@ -132,7 +132,7 @@ public class SessionStartTest {
         Listener empty = new Listener();
         session.start("", OPTIONS, empty);
         assertTrue(empty.await().error instanceof UsageException);
-        settle(session);
+        awaitIdle(session);
         Listener outer = new Listener() {
             @Override
             public void onStep(StepEvent event) {
@@ -224,7 +224,7 @@ public class SessionStartTest {
             listener.await();
             assertTrue(caught.await(10, TimeUnit.SECONDS));
             assertSame(mine, uncaught.get());
-            settle(session);
+            awaitIdle(session);
             listener.await();
         } finally {
             Thread.setDefaultUncaughtExceptionHandler(old);

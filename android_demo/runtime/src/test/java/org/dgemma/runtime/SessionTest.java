@@ -330,7 +330,7 @@ public class SessionTest {
             assertEquals(2 * N, result.tokens.length);
             assertEquals(2 * N - 3, result.pads);
             assertEquals(3.0 / result.steps, result.tokensPerForward(), 0);
-            assertEquals(result.passes / 3.0, result.passesPerToken(), 0);
+            assertEquals(result.positionForwards / 3.0, result.positionForwardsPerToken(), 0);
             int[] held = join(PROMPT, new int[] {200, ToyBundle.PAD, 201});
             assertArrayEquals(held, session.prefixIds());
             assertEquals(5, session.decodeGreedy(PROMPT, options().maxNewTokens(8)).pads);

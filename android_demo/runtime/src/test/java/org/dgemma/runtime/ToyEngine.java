@@ -14,7 +14,7 @@ import org.dgemma.runtime.engine.Tensor;
 /**
  * A toy model: its keys hold token ids and its values hold positions, so that it reads the prefix out of the caches
  * that the session hands it, and a token in the wrong slot fails an assertion. Its answer to a prompt is a fixed list
- * of ids, counted from the last START of the prefix, then a stop token and pads. Position i of a canvas settles at step
+ * of ids, counted from the last START of the prefix, then a stop token and pads. Position i of a canvas is sure from step
  * i % 3, so argmax canvases are stable from the third step on; where positions are left out, by how often it ran itself.
  */
 class ToyEngine implements Engine {
@@ -237,7 +237,7 @@ class ToyEngine implements Engine {
         }
     }
 
-    /** Keys of a canvas position hold its number, values the call; those that have settled must still be there. */
+    /** Keys of a canvas position hold its number, values the call; those that are committed must still be there. */
     void denoiseActive(Map<String, Tensor> feeds, Map<String, Tensor> outputs) {
         int length = (int) number(feeds.get("prefix_length"));
         List<Integer> ids = prefix(feeds, length);
@@ -257,7 +257,7 @@ class ToyEngine implements Engine {
         active.add(ran);
         for (int i = 0; i < rows; i++) {
             int position = (int) id(feeds.get("positions"), i);
-            assertTrue("a position that runs has not settled", feeds.get("settled").data.get(position) == 0);
+            assertTrue("a position that runs is not committed", feeds.get("settled").data.get(position) == 0);
             ran.add(position);
             lastRun[position] = active.size();
             float often = feeds.get("soft").data.getFloat(4 * i * ToyBundle.HIDDEN);
@@ -290,12 +290,12 @@ class ToyEngine implements Engine {
     private void step(
             int i, int target, int step, Tensor words, int words0, float temperature, Tensor argmax, Tensor canvas,
             Tensor entropy, Tensor accepted, int row) {
-        boolean settled = i % 3 <= step;
+        boolean sure = i % 3 <= step;
         int at = row * N + i;
-        argmax.data.putLong(8 * at, settled ? target : Noise.token(id(words, words0 + i), ToyBundle.VOCAB));
-        canvas.data.putLong(8 * at, settled ? target : Noise.token(id(words, words0 + N + i), ToyBundle.VOCAB));
-        entropy.data.putFloat(4 * at, settled ? entropyFloor : temperature);
-        accepted.data.put(at, (byte) (settled ? 1 : 0));
+        argmax.data.putLong(8 * at, sure ? target : Noise.token(id(words, words0 + i), ToyBundle.VOCAB));
+        canvas.data.putLong(8 * at, sure ? target : Noise.token(id(words, words0 + N + i), ToyBundle.VOCAB));
+        entropy.data.putFloat(4 * at, sure ? entropyFloor : temperature);
+        accepted.data.put(at, (byte) (sure ? 1 : 0));
     }
 
     /** A naive loop, written apart from the session's. */

@@ -34,8 +34,8 @@ public class TrajectoriesTest {
         final int[] tokens;
         final String stopReason;
         final int canvases;
-        final int passes;
-        final Work work;
+        final int positionForwards;
+        final ComputePolicy compute;
 
         Run(Map<String, Object> values) {
             seed = Long.parseUnsignedLong(values.get("seed").toString());
@@ -48,8 +48,8 @@ public class TrajectoriesTest {
             tokens = ints(values.get("tokens"));
             stopReason = (String) values.get("stop_reason");
             canvases = number(values, "canvases");
-            passes = number(values, "passes");
-            work = work((Map<?, ?>) values.get("work"));
+            positionForwards = number(values, "passes");
+            compute = compute((Map<?, ?>) values.get("work"));
             List<?> entropies = (List<?>) values.get("entropy");
             List<?> accepts = (List<?>) values.get("accepted");
             entropy = new float[step.length][];
@@ -61,14 +61,15 @@ public class TrajectoriesTest {
         }
     }
 
-    private static Work work(Map<?, ?> asked) {
+    private static ComputePolicy compute(Map<?, ?> asked) {
         if (asked == null) {
-            return Work.ALL;
+            return ComputePolicy.ALL;
         }
-        Work work = Work.ALL.settle((Double) asked.get("settle")).repair((Boolean) asked.get("repair"))
+        ComputePolicy compute = ComputePolicy.ALL.earlyCommit((Double) asked.get("settle"))
+                .recheck((Boolean) asked.get("repair"))
                 .speculate((Boolean) asked.get("speculate"));
-        return asked.get("canvas") == null ? work : "auto".equals(asked.get("canvas")) ? work.canvasAuto()
-                : work.canvas(number(asked, "canvas"));
+        return asked.get("canvas") == null ? compute : "auto".equals(asked.get("canvas")) ? compute.startWidthAuto()
+                : compute.startWidth(number(asked, "canvas"));
     }
 
     private static int[] ints(Object list) {
@@ -179,7 +180,7 @@ public class TrajectoriesTest {
                 committed.add(run.argmax[i][j]);
             }
         }
-        if (run.passes != n * (run.step.length + run.canvases - 1)) {
+        if (run.positionForwards != n * (run.step.length + run.canvases - 1)) {
             return "passes";
         }
         int[] all = committed.stream().limit(most).mapToInt(Integer::intValue).toArray();
@@ -197,9 +198,9 @@ public class TrajectoriesTest {
     @Test
     public void whatIsNotAskedForIsThatOfPython() {
         Map<?, ?> defaults = (Map<?, ?>) head.get("work_defaults");
-        assertEquals(defaults.get("settle"), Work.SETTLE);
-        assertEquals(defaults.get("draft_settle"), Work.DRAFT_SETTLE);
-        assertEquals(number(defaults, "narrowest"), Work.NARROWEST);
+        assertEquals(defaults.get("settle"), ComputePolicy.EARLY_COMMIT);
+        assertEquals(defaults.get("draft_settle"), ComputePolicy.DRAFT_EARLY_COMMIT);
+        assertEquals(number(defaults, "narrowest"), ComputePolicy.NARROWEST);
     }
 
     @Test
@@ -249,7 +250,7 @@ public class TrajectoriesTest {
             if (graph.equals("check")) {
                 check(feeds, outputs.get("next_tokens"));
             } else if (!graph.equals("encode")) {
-                assertEquals(run.work.isAll() ? "denoise" : "denoise_active", graph);
+                assertEquals(run.compute.isAll() ? "denoise" : "denoise_active", graph);
                 step(feeds, outputs);
             }
         }
@@ -260,7 +261,7 @@ public class TrajectoriesTest {
             Noise.words(Noise.streamKey(run.seed, run.canvasIndex[row], number), words);
             int rows = (int) feeds.get("canvas").size(1);
             for (int i = 0; i < rows; i++) {
-                int at = run.work.isAll() ? i : (int) id(feeds.get("positions"), i);
+                int at = run.compute.isAll() ? i : (int) id(feeds.get("positions"), i);
                 assertEquals(run.canvasIn[row][at], id(feeds.get("canvas"), i));
                 assertEquals(words[at], id(feeds.get("words"), i));
                 assertEquals(words[n + at], id(feeds.get("words"), rows + i));
@@ -299,8 +300,8 @@ public class TrajectoriesTest {
         }));
     }
 
-    private Result generate(Session session, Run run, Work work) {
-        GenerateOptions options = GenerateOptions.DEFAULT.seed(run.seed).maxNewTokens(most).trace(true).work(work);
+    private Result generate(Session session, Run run, ComputePolicy compute) {
+        GenerateOptions options = GenerateOptions.DEFAULT.seed(run.seed).maxNewTokens(most).trace(true).compute(compute);
         return session.generate(run.promptIds, options, null);
     }
 
@@ -309,7 +310,7 @@ public class TrajectoriesTest {
         Trajectory t = result.trajectory;
         return !Arrays.equals(run.tokens, result.tokens) ? "tokens"
                 : run.canvases != result.canvases || run.step.length != result.steps ? "canvases or steps"
-                : run.passes != result.passes ? "passes"
+                : run.positionForwards != result.positionForwards ? "passes"
                 : !run.stopReason.equals(result.stopReason.word()) ? "stop reason"
                 : !Arrays.equals(run.step, t.step) || !Arrays.equals(run.canvasIndex, t.canvasIndex) ? "step"
                 : !Arrays.deepEquals(run.canvasIn, t.canvasIn) ? "canvas_in"
@@ -333,7 +334,7 @@ public class TrajectoriesTest {
         Bundle bundle = toy();
         assertEquals(12, workRuns().size());
         for (Run run : allRuns()) {
-            Result result = generate(new Session(new Replay(bundle, run), null), run, run.work);
+            Result result = generate(new Session(new Replay(bundle, run), null), run, run.compute);
             assertNull(difference(run, result));
             assertEquals(0, entropyError(run, result.trajectory), 0);
         }
@@ -345,7 +346,7 @@ public class TrajectoriesTest {
         for (Run run : workRuns()) {
             Session session = new Session(new Replay(bundle, run), null);
             try {
-                assertNotNull(difference(run, generate(session, run, run.work.settle(1e-9))));
+                assertNotNull(difference(run, generate(session, run, run.compute.earlyCommit(1e-9))));
             } catch (AssertionError | RuntimeException fed) { // it ran what was not recorded
                 assertNotNull(fed);
             }
@@ -358,12 +359,12 @@ public class TrajectoriesTest {
         try (Session session = Session.load(Repository.bundle("tiny"), options)) {
             float worst = 0;
             for (Run run : allRuns()) {
-                Result result = generate(session, run, run.work);
+                Result result = generate(session, run, run.compute);
                 assertNull(difference(run, result));
                 worst = Math.max(worst, entropyError(run, result.trajectory));
-                Work other = run.work.isAll() ? Work.ALL.settle(2) : Work.ALL;
-                assertNotNull("control: other work", difference(run, generate(session, run, other)));
-                if (run.work.speculate) {
+                ComputePolicy other = run.compute.isAll() ? ComputePolicy.ALL.earlyCommit(2) : ComputePolicy.ALL;
+                assertNotNull("control: another policy", difference(run, generate(session, run, other)));
+                if (run.compute.speculate) {
                     Result greedy = session.decodeGreedy(run.promptIds, GenerateOptions.DEFAULT.maxNewTokens(most));
                     assertArrayEquals("the text of greedy decoding", greedy.tokens, result.tokens);
                 }

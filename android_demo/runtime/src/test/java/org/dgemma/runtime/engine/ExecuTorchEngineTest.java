@@ -29,7 +29,7 @@ import org.dgemma.runtime.Manifest.TensorSpec;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.SessionOptions;
-import org.dgemma.runtime.Work;
+import org.dgemma.runtime.ComputePolicy;
 import org.junit.After;
 import org.junit.Test;
 import org.pytorch.executorch.EValue;
@@ -173,10 +173,10 @@ public class ExecuTorchEngineTest {
         Module.player = player;
         int[] prompt = ints(player.arrays.get("prompt"));
         GenerateOptions options = GenerateOptions.DEFAULT.seed(2).maxNewTokens(64);
-        Work draft = Work.ALL.canvasAuto().speculate(true);
+        ComputePolicy draft = ComputePolicy.ALL.startWidthAuto().speculate(true);
         Result result;
         try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
-            result = session.generate(prompt, options.work(draft), null);
+            result = session.generate(prompt, options.compute(draft), null);
         }
         assertArrayEquals(ints(player.arrays.get("tokens")), result.tokens);
         List<String> calls = new ArrayList<>(Arrays.asList("load true 1 3", "loadMethod encode"));
@@ -186,7 +186,7 @@ public class ExecuTorchEngineTest {
         assertEquals(calls, player.calls);
         Module.player = new Recorded(player.bundle, "executorch-tiny-draft.npz");
         try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
-            refused(() -> session.generate(prompt, options.work(draft.settle(1e-9)), null),
+            refused(() -> session.generate(prompt, options.compute(draft.earlyCommit(1e-9)), null),
                     "executorch unknown failed on graph 'denoise_active': call 2 has other inputs");
         }
     }

@@ -8,7 +8,7 @@ import java.io.File;
 import org.junit.Test;
 
 /** The adaptive stop, and its mean against numpy's to the last bit. */
-public class StopRuleTest {
+public class AdaptiveStopTest {
     /** Length, and {@code mean(dtype=float64)} that numpy 2.4 gave for {@link #values} of this length. */
     private static final Object[][] NUMPY = {
         {1, 0x1.99bd400000000p-9}, {7, 0x1.37e3c20b12db7p-2}, {8, 0x1.45e118762a945p-2}, {9, 0x1.690c08152496ep-3},
@@ -34,7 +34,7 @@ public class StopRuleTest {
         boolean plainSumDiffers = false;
         for (Object[] each : NUMPY) {
             float[] values = values((Integer) each[0]);
-            assertEquals("of " + each[0], (Double) each[1], StopRule.sum(values, values.length) / values.length, 0);
+            assertEquals("of " + each[0], (Double) each[1], AdaptiveStop.sum(values, values.length) / values.length, 0);
             double plain = 0;
             for (float value : values) {
                 plain += value;
@@ -48,16 +48,16 @@ public class StopRuleTest {
     public void stopsWhenStillAndSure() throws Exception {
         File folder = ToyBundle.write();
         Manifest manifest = Bundle.open(folder).manifest();
-        StopRule rule = new StopRule(manifest.sampler, 2);
+        AdaptiveStop rule = new AdaptiveStop(manifest.sampler, 2);
         float[] sure = {0, 0.009f};
         float[] unsure = {0.005f, 0.0051f};
         int[] canvas = {3, 4};
-        assertFalse("nothing to compare the first step with", rule.settled(canvas, sure, 2));
-        assertFalse("mean is not below the threshold", rule.settled(canvas, unsure, 2));
-        assertTrue(rule.settled(canvas, sure, 2));
-        assertFalse("another canvas", rule.settled(new int[] {3, 5}, sure, 2));
-        assertTrue(rule.settled(new int[] {3, 5}, sure, 2));
+        assertFalse("nothing to compare the first step with", rule.ends(canvas, sure, 2));
+        assertFalse("mean is not below the threshold", rule.ends(canvas, unsure, 2));
+        assertTrue(rule.ends(canvas, sure, 2));
+        assertFalse("another canvas", rule.ends(new int[] {3, 5}, sure, 2));
+        assertTrue(rule.ends(new int[] {3, 5}, sure, 2));
         rule.reset();
-        assertFalse("a new canvas", rule.settled(new int[] {3, 5}, sure, 2));
+        assertFalse("a new canvas", rule.ends(new int[] {3, 5}, sure, 2));
     }
 }

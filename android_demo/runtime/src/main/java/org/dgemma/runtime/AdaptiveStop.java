@@ -4,7 +4,7 @@ package org.dgemma.runtime;
  * The adaptive stop of one canvas: the argmax canvas unchanged for {@code stabilityThreshold} steps, and the mean
  * entropy below {@code confidenceThreshold}.
  */
-final class StopRule {
+final class AdaptiveStop {
     private static final int BLOCK = 128;
 
     private final int stability;
@@ -14,7 +14,7 @@ final class StopRule {
     private int lastWidth;
     private int stable;
 
-    StopRule(Manifest.SamplerConfig sampler, int canvasLength) {
+    AdaptiveStop(Manifest.SamplerConfig sampler, int canvasLength) {
         stability = sampler.stabilityThreshold;
         confidence = sampler.confidenceThreshold;
         last = new int[canvasLength];
@@ -26,8 +26,8 @@ final class StopRule {
         stable = 0;
     }
 
-    /** Whether the canvas is settled after this step. It has its first {@code width} positions, the others are certain. */
-    boolean settled(int[] argmax, float[] entropy, int width) {
+    /** Whether the canvas ends after this step. It has its first {@code width} positions, the others are certain. */
+    boolean ends(int[] argmax, float[] entropy, int width) {
         boolean same = width == lastWidth;
         for (int i = 0; i < width && same; i++) {
             same = argmax[i] == last[i];

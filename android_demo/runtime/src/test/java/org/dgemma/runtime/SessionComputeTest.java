@@ -24,19 +24,20 @@ import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
 import org.junit.Test;
 
-/** Generations over the toy model that leave positions out, start narrow, repair, and check drafts. */
-public class SessionWorkTest {
-    private static final Work SETTLE = Work.ALL.settle(0.01);
-    private static final Work DRAFT = Work.ALL.canvasAuto().speculate(true);
-    private static final Work[] WORKS = {
-        SETTLE, SETTLE.canvasAuto(), SETTLE.canvas(5).repair(true), DRAFT, Work.ALL.speculate(true), SETTLE.speculate(true)
+/** Generations over the toy model that leave positions out, start narrow, recheck, and check drafts. */
+public class SessionComputeTest {
+    private static final ComputePolicy EARLY = ComputePolicy.ALL.earlyCommit(0.01);
+    private static final ComputePolicy DRAFT = ComputePolicy.ALL.startWidthAuto().speculate(true);
+    private static final ComputePolicy[] POLICIES = {
+        EARLY, EARLY.startWidthAuto(), EARLY.startWidth(5).recheck(true), DRAFT, ComputePolicy.ALL.speculate(true),
+        EARLY.speculate(true)
     };
 
-    private static GenerateOptions options(Work work) {
-        return GenerateOptions.DEFAULT.work(work);
+    private static GenerateOptions options(ComputePolicy compute) {
+        return GenerateOptions.DEFAULT.compute(compute);
     }
 
-    /** Time enough to grow from one position and settle. */
+    /** Time enough to grow from one position and commit. */
     private static final int STEPS = 12;
 
     private static Bundle patient(Consumer<Map<String, Object>> change) throws Exception {
@@ -72,19 +73,19 @@ public class SessionWorkTest {
     }
 
     /** Positions that went through the stack, by what the engine saw: all but those of the first {@code prefill} calls. */
-    private static int passes(ToyEngine engine, int prefill) {
-        int passes = 0;
+    private static int positionForwards(ToyEngine engine, int prefill) {
+        int positionForwards = 0;
         for (List<Integer> rows : engine.active) {
-            passes += rows.size();
+            positionForwards += rows.size();
         }
-        return passes + engine.encoded.stream().skip(prefill).mapToInt(Integer::intValue).sum();
+        return positionForwards + engine.encoded.stream().skip(prefill).mapToInt(Integer::intValue).sum();
     }
 
     @Test
-    public void positionsLeaveWhenTheyHaveSettled() throws Exception {
+    public void positionsLeaveWhenTheyAreCommitted() throws Exception {
         ToyEngine engine = of(SHORT);
         Session session = session(engine);
-        Result result = session.generate(PROMPT, options(SETTLE), null);
+        Result result = session.generate(PROMPT, options(EARLY), null);
         assertArrayEquals(SHORT, result.tokens);
         assertEquals(3, result.steps);
         List<List<Integer>> ran = Arrays.asList(
@@ -92,51 +93,51 @@ public class SessionWorkTest {
                 Arrays.asList(1, 2, 4, 5, 7, 8, 10, 11, 13, 14),
                 Arrays.asList(2, 5, 8)); // what follows the stop token at 10 has left
         assertEquals(ran, engine.active);
-        assertEquals(16 + 10 + 3, result.passes);
-        assertEquals(PROMPT.length, result.prefillPasses);
-        assertEquals(2.9, result.passesPerToken(), 1e-12);
+        assertEquals(16 + 10 + 3, result.positionForwards);
+        assertEquals(PROMPT.length, result.prefillPositionForwards);
+        assertEquals(2.9, result.positionForwardsPerToken(), 1e-12);
         assertArrayEquals(ANSWERED, session.prefixIds());
     }
 
     @Test
-    public void passesOfAllTheWorkAndOfGreedyDecoding() throws Exception {
+    public void positionForwardsOfAllPositionsAndOfGreedyDecoding() throws Exception {
         Session session = session(ToyEngine.of(LONG));
         for (Loop loop : Loop.values()) {
             Result result = session.generate(PROMPT, GenerateOptions.DEFAULT.loop(loop), null);
-            assertEquals(12 * N + 2 * N, result.passes); // two canvases are encoded, the last one waits
-            assertEquals(PROMPT.length, result.prefillPasses);
+            assertEquals(12 * N + 2 * N, result.positionForwards); // two canvases are encoded, the last one waits
+            assertEquals(PROMPT.length, result.prefillPositionForwards);
         }
         Result greedy = session.decodeGreedy(PROMPT, GenerateOptions.DEFAULT);
-        assertEquals(LONG.length + 1, greedy.passes);
-        assertEquals(PROMPT.length - 1, greedy.prefillPasses);
+        assertEquals(LONG.length + 1, greedy.positionForwards);
+        assertEquals(PROMPT.length - 1, greedy.prefillPositionForwards);
         Result none = session.generate(PROMPT, GenerateOptions.DEFAULT, event -> session.cancel());
-        assertEquals(N, none.passes);
-        assertNull(none.passesPerToken());
+        assertEquals(N, none.positionForwards);
+        assertNull(none.positionForwardsPerToken());
     }
 
     @Test
     public void everyWayGivesTheAnswerAndCountsWhatRan() throws Exception {
-        for (Work work : WORKS) {
+        for (ComputePolicy compute : POLICIES) {
             for (int[] answer : new int[][] {SHORT, LONG}) {
                 ToyEngine engine = of(answer);
                 Session session = session(engine);
                 for (int length : new int[] {PROMPT.length, 2 * ToyBundle.CHUNK + 12}) { // one chunk, three
                     engine.active.clear();
                     engine.encoded.clear();
-                    Result result = session.generate(prompt(length), options(work), null);
+                    Result result = session.generate(prompt(length), options(compute), null);
                     assertArrayEquals(answer, result.tokens);
                     assertEquals(StopReason.STOP, result.stopReason);
-                    assertEquals(length, result.prefillPasses);
-                    assertEquals(passes(engine, length == PROMPT.length ? 1 : 3), result.passes);
+                    assertEquals(length, result.prefillPositionForwards);
+                    assertEquals(positionForwards(engine, length == PROMPT.length ? 1 : 3), result.positionForwards);
                     assertEquals(engine.active.size(), result.steps);
-                    assertTrue(result.passes < session.generate(
-                            prompt(length), options(Work.ALL).adaptive(false), null).passes);
+                    assertTrue(result.positionForwards < session.generate(
+                            prompt(length), options(ComputePolicy.ALL).adaptive(false), null).positionForwards);
                 }
                 int before = session.prefixIds().length;
-                assertArrayEquals(answer, session.generate(AGAIN, options(work).continued(true), null).tokens);
+                assertArrayEquals(answer, session.generate(AGAIN, options(compute).continued(true), null).tokens);
                 assertEquals(before + 1 + answer.length + 1, session.prefixIds().length);
                 assertArrayEquals("the stock loop goes on from there", answer,
-                        session.generate(AGAIN, options(Work.ALL).continued(true), null).tokens);
+                        session.generate(AGAIN, options(ComputePolicy.ALL).continued(true), null).tokens);
             }
         }
     }
@@ -146,7 +147,7 @@ public class SessionWorkTest {
         Session session = session(of(SHORT));
         List<Integer> widths = new ArrayList<>();
         List<String> texts = new ArrayList<>();
-        session.generate(PROMPT, options(SETTLE.canvas(2)), event -> {
+        session.generate(PROMPT, options(EARLY.startWidth(2)), event -> {
             widths.add(event.width);
             texts.add(event.text());
             for (int i = event.width; i < N && event.step == 1; i++) {
@@ -167,16 +168,16 @@ public class SessionWorkTest {
             manifest.put("sampler", ToyBundle.object("steps", 3));
         }), LONG));
         List<Integer> before = new ArrayList<>();
-        session.generate(PROMPT, options(SETTLE.canvas(2)).maxNewTokens(24), event -> before.add(event.committed.length));
+        session.generate(PROMPT, options(EARLY.startWidth(2)).maxNewTokens(24), event -> before.add(event.committed.length));
         assertEquals("widths 2, 4, 8", Arrays.asList(0, 0, 0, 8, 8, 8, 16, 16, 16), before);
         assertEquals(PROMPT.length + 24, session.prefixIds().length);
     }
 
     @Test
     public void fixedStepsRunThemAll() throws Exception {
-        for (Work work : WORKS) {
+        for (ComputePolicy compute : POLICIES) {
             Session session = session(of(SHORT));
-            Result result = session.generate(PROMPT, options(work).adaptive(false), null);
+            Result result = session.generate(PROMPT, options(compute).adaptive(false), null);
             assertArrayEquals(SHORT, result.tokens);
             assertEquals(STEPS * result.canvases, result.steps);
         }
@@ -189,17 +190,17 @@ public class SessionWorkTest {
             Session session = session(engine);
             int[] greedy = session.decodeGreedy(PROMPT, GenerateOptions.DEFAULT).tokens;
             engine.encoded.clear();
-            Result result = session.generate(PROMPT, options(Work.ALL.speculate(true)), null);
+            Result result = session.generate(PROMPT, options(ComputePolicy.ALL.speculate(true)), null);
             assertArrayEquals(greedy, result.tokens);
             assertEquals(StopReason.STOP, result.stopReason);
             assertArrayEquals(join(PROMPT, LONG, ToyBundle.END_OF_TURN), session.prefixIds());
-            assertEquals(passes(engine, 1), result.passes);
+            assertEquals(positionForwards(engine, 1), result.positionForwards);
             // Each draft of 16 holds up to the wrong position; the first id of one is never drafted.
             int holds = position == 0 ? N : position;
             assertEquals((LONG.length + 1 + holds - 1) / holds, result.canvases);
-            Result plain = session.generate(PROMPT, options(SETTLE), null);
+            Result plain = session.generate(PROMPT, options(EARLY), null);
             assertEquals("control: without a check it stays", 300, plain.tokens[position]);
-            result = session.generate(PROMPT, options(Work.ALL.speculate(true)).maxNewTokens(18), null);
+            result = session.generate(PROMPT, options(ComputePolicy.ALL.speculate(true)).maxNewTokens(18), null);
             assertArrayEquals(Arrays.copyOf(LONG, 18), result.tokens);
             assertEquals(StopReason.LENGTH, result.stopReason);
             assertArrayEquals(join(PROMPT, result.tokens), session.prefixIds());
@@ -208,9 +209,9 @@ public class SessionWorkTest {
 
     @Test
     public void cancelInACallbackDropsTheCanvas() throws Exception {
-        for (Work work : WORKS) {
+        for (ComputePolicy compute : POLICIES) {
             Session session = session(of(LONG));
-            Result result = session.generate(PROMPT, options(work), event -> {
+            Result result = session.generate(PROMPT, options(compute), event -> {
                 if (event.canvasIndex == 1 && event.step == 2) {
                     session.cancel();
                 }
@@ -218,7 +219,7 @@ public class SessionWorkTest {
             assertEquals(StopReason.CANCELLED, result.stopReason);
             assertArrayEquals(join(PROMPT, result.tokens), session.prefixIds());
             assertArrayEquals(Arrays.copyOf(LONG, N), result.tokens);
-            assertArrayEquals(LONG, session.generate(PROMPT, options(work), null).tokens);
+            assertArrayEquals(LONG, session.generate(PROMPT, options(compute), null).tokens);
         }
     }
 
@@ -239,7 +240,7 @@ public class SessionWorkTest {
         for (int canvas = 0; canvas < 2; canvas++) {
             int[] kept = Arrays.copyOf(LONG, canvas * N);
             int call = 2 + canvas; // the first check is the prompt's
-            engine.before = at(Work.CHECK, call, () -> {
+            engine.before = at(ComputePolicy.CHECK, call, () -> {
                 session.cancel();
                 throw new Engine.InterruptedRun("interrupted");
             });
@@ -248,7 +249,7 @@ public class SessionWorkTest {
             assertArrayEquals(kept, result.tokens);
             assertEquals(canvas, result.canvases);
             assertArrayEquals(join(PROMPT, kept), session.prefixIds());
-            engine.before = at(Work.CHECK, call, () -> {
+            engine.before = at(ComputePolicy.CHECK, call, () -> {
                 throw new EngineException("unhappy");
             });
             says(EngineException.class, "unhappy", () -> session.generate(PROMPT, options(DRAFT), null));
@@ -262,7 +263,7 @@ public class SessionWorkTest {
     public void aCancelDuringACheckThatRunsToItsEndTakesEffectBehindTheCanvas() throws Exception {
         ToyEngine engine = of(LONG);
         Session session = session(engine);
-        engine.before = at(Work.CHECK, 2, session::cancel);
+        engine.before = at(ComputePolicy.CHECK, 2, session::cancel);
         Result result = session.generate(PROMPT, options(DRAFT), null);
         assertEquals(StopReason.CANCELLED, result.stopReason);
         assertArrayEquals(Arrays.copyOf(LONG, N), result.tokens);
@@ -274,7 +275,8 @@ public class SessionWorkTest {
         ToyEngine engine = new ToyEngine(patient(manifest -> manifest.put("chunk", 7)), LONG);
         Session session = session(engine);
         assertArrayEquals(LONG, session.generate(PROMPT, options(DRAFT), null).tokens);
-        engine.before = at(Work.CHECK, 5, session::cancel); // prompt, three chunks of the first draft, the second draft
+        // prompt, three chunks of the first draft, the second draft
+        engine.before = at(ComputePolicy.CHECK, 5, session::cancel);
         Result result = session.generate(PROMPT, options(DRAFT), null);
         assertEquals(StopReason.CANCELLED, result.stopReason);
         assertArrayEquals(Arrays.copyOf(LONG, N), result.tokens);
@@ -287,20 +289,20 @@ public class SessionWorkTest {
     public void aStepThatIsInterruptedOrFailsLeavesThePrefixAsBeforeTheCanvas() throws Exception {
         ToyEngine engine = of(LONG);
         Session session = session(engine);
-        for (Work work : WORKS) {
-            engine.before = at(Work.ACTIVE, 2, () -> {
+        for (ComputePolicy compute : POLICIES) {
+            engine.before = at(ComputePolicy.ACTIVE, 2, () -> {
                 session.cancel();
                 throw new Engine.InterruptedRun("interrupted");
             });
-            assertEquals(StopReason.CANCELLED, session.generate(PROMPT, options(work), null).stopReason);
+            assertEquals(StopReason.CANCELLED, session.generate(PROMPT, options(compute), null).stopReason);
             assertArrayEquals(PROMPT, session.prefixIds());
-            engine.before = at(Work.ACTIVE, 2, () -> {
+            engine.before = at(ComputePolicy.ACTIVE, 2, () -> {
                 throw new Engine.InterruptedRun("interrupted by nobody");
             });
-            says(EngineException.class, "nobody", () -> session.generate(PROMPT, options(work), null));
+            says(EngineException.class, "nobody", () -> session.generate(PROMPT, options(compute), null));
             assertArrayEquals(PROMPT, session.prefixIds());
             engine.before = graph -> {};
-            assertArrayEquals(LONG, session.generate(AGAIN, options(work).continued(true), null).tokens);
+            assertArrayEquals(LONG, session.generate(AGAIN, options(compute).continued(true), null).tokens);
         }
     }
 
@@ -308,10 +310,10 @@ public class SessionWorkTest {
     public void theContextEndsAnAnswerBetweenCanvases() throws Exception {
         int[] endless = new int[500];
         Arrays.fill(endless, 200);
-        for (Work work : WORKS) {
+        for (ComputePolicy compute : POLICIES) {
             Session session = session(of(endless));
             Result result = session.generate(
-                    prompt(ToyBundle.CONTEXT - 2 * N - 1), options(work).maxNewTokens(100), null);
+                    prompt(ToyBundle.CONTEXT - 2 * N - 1), options(compute).maxNewTokens(100), null);
             assertEquals(StopReason.CONTEXT, result.stopReason);
             assertEquals(2 * N, result.tokens.length);
         }
@@ -329,19 +331,20 @@ public class SessionWorkTest {
     @Test
     public void whatCannotBeIsSaid() throws Exception {
         Session session = session(of(SHORT));
-        session.generate(PROMPT, options(SETTLE), null);
-        says(UsageException.class, "repair runs settled positions again; give settle or canvas as well",
-                () -> session.generate(PROMPT, options(Work.ALL.repair(true)), null));
-        says(UsageException.class, "settle, canvas and speculate need loop host",
-                () -> session.generate(PROMPT, options(SETTLE).loop(Loop.GRAPH), null));
-        says(UsageException.class, "canvas 17 must be auto, or at most the exported 16",
-                () -> session.generate(PROMPT, options(Work.ALL.canvas(17)), null));
-        says(UsageException.class, "was exported without 'denoise_active'; export it again, or leave settle, canvas and "
-                + "speculate out", () -> without(Work.ACTIVE).generate(PROMPT, options(SETTLE), null));
+        session.generate(PROMPT, options(EARLY), null);
+        says(UsageException.class, "recheck runs positions that were committed early; give earlyCommit or startWidth as well",
+                () -> session.generate(PROMPT, options(ComputePolicy.ALL.recheck(true)), null));
+        says(UsageException.class, "earlyCommit, startWidth and speculate need loop host",
+                () -> session.generate(PROMPT, options(EARLY).loop(Loop.GRAPH), null));
+        says(UsageException.class, "startWidth 17 must be auto, or at most the exported 16",
+                () -> session.generate(PROMPT, options(ComputePolicy.ALL.startWidth(17)), null));
+        says(UsageException.class, "was exported without 'denoise_active'; export it again, or leave earlyCommit, "
+                + "startWidth and speculate out", () -> without(ComputePolicy.ACTIVE).generate(PROMPT, options(EARLY), null));
         says(UsageException.class, "was exported without 'check'; export it again",
-                () -> without(Work.CHECK).generate(PROMPT, options(DRAFT), null));
-        assertArrayEquals(SHORT, without(Work.CHECK).generate(PROMPT, options(SETTLE), null).tokens);
-        assertArrayEquals(SHORT, without(Work.CHECK, Work.ACTIVE).generate(PROMPT, options(Work.ALL), null).tokens);
+                () -> without(ComputePolicy.CHECK).generate(PROMPT, options(DRAFT), null));
+        assertArrayEquals(SHORT, without(ComputePolicy.CHECK).generate(PROMPT, options(EARLY), null).tokens);
+        assertArrayEquals(SHORT, without(ComputePolicy.CHECK, ComputePolicy.ACTIVE)
+                .generate(PROMPT, options(ComputePolicy.ALL), null).tokens);
         assertArrayEquals("a refused request changes nothing", ANSWERED, session.prefixIds());
     }
 }

@@ -1,7 +1,7 @@
 package org.dgemma.runtime;
 
 /** One denoising step as the engine returned it; one object a session, filled again by every step. N canvas. */
-final class Step {
+final class DenoisingStep {
     /** Denoising steps run on this canvas so far, from 1. */
     int number;
     /** Steps remaining when it ran, T…1. */
@@ -22,12 +22,12 @@ final class Step {
     /** [N] the next step's input. */
     final int[] canvasOut;
 
-    Step(int canvasLength) {
+    DenoisingStep(int canvasLength) {
         this(new int[canvasLength], new int[canvasLength], new float[canvasLength], new boolean[canvasLength],
                 new int[canvasLength]);
     }
 
-    private Step(int[] canvasIn, int[] argmax, float[] entropy, boolean[] accepted, int[] canvasOut) {
+    private DenoisingStep(int[] canvasIn, int[] argmax, float[] entropy, boolean[] accepted, int[] canvasOut) {
         rows = canvasIn.length;
         width = canvasIn.length;
         this.canvasIn = canvasIn;
@@ -37,8 +37,9 @@ final class Step {
         this.canvasOut = canvasOut;
     }
 
-    Step copy() {
-        Step copy = new Step(canvasIn.clone(), argmax.clone(), entropy.clone(), accepted.clone(), canvasOut.clone());
+    DenoisingStep copy() {
+        DenoisingStep copy = new DenoisingStep(
+                canvasIn.clone(), argmax.clone(), entropy.clone(), accepted.clone(), canvasOut.clone());
         copy.number = number;
         copy.remaining = remaining;
         copy.rows = rows;
@@ -49,6 +50,6 @@ final class Step {
 
     /** Told of every step; false ends the canvas. */
     interface Sink {
-        boolean accept(Step step);
+        boolean accept(DenoisingStep step);
     }
 }
