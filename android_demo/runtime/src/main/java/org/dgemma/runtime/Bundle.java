@@ -62,6 +62,11 @@ public final class Bundle {
         return new Bundle(folder, manifest, expected);
     }
 
+    /** The same bundle, whose folder was moved. */
+    Bundle movedTo(File place) {
+        return new Bundle(place, manifest, digest);
+    }
+
     public File folder() {
         return folder;
     }
@@ -168,7 +173,7 @@ public final class Bundle {
      * A bundle's file by its manifest name; refuses anything that could leave the folder. Links are refused, with one
      * exception: a file may be a link where a hub's cache made it.
      */
-    private static File innerPath(File folder, String name) {
+    static File innerPath(File folder, String name) {
         boolean escapes = name.startsWith("/") || name.indexOf('\\') >= 0 || name.indexOf(':') >= 0
                 || name.chars().anyMatch(c -> c < ' ' || c == 127);
         File path = folder;
@@ -195,7 +200,7 @@ public final class Bundle {
             return Files.isSymbolicLink(path.toPath());
         } catch (InvalidPathException error) {
             throw new BundleException(MANIFEST + ": file name " + Place.quoted(name)
-                    + " is none on this device; export the bundle again", error);
+                    + " is not valid on this device; export the bundle again", error);
         }
     }
 
