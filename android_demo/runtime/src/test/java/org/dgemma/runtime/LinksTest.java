@@ -8,9 +8,12 @@ import java.io.File;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
+import org.dgemma.DgemmaException;
 import org.junit.Rule;
 import org.junit.Test;
 import org.junit.rules.TemporaryFolder;
@@ -112,13 +115,54 @@ public class LinksTest {
                 refused(archive));
     }
 
-    /** onnxruntime refuses weights that leave the folder of their graph, so this is told before anything is loaded. */
+    private static Result answer(Path bundle, SessionOptions options) {
+        try (Session session = Session.load(Bundle.open(bundle.toFile()), options.threads(1))) {
+            Result result = session.generate("Write boip backwards.", GenerateOptions.DEFAULT.trace(true), null);
+            assertEquals(Collections.emptyList(), session.warnings());
+            return result;
+        }
+    }
+
+    /** onnxruntime itself refuses weights that leave the folder of their graph; the graphs are told where they lie. */
     @Test
-    public void onnxruntimeTakesNoLinkedWeights() throws Exception {
-        Path cached = cached(Repository.bundle("tiny-w8").toPath(), NAME, "tiny.dgemma");
+    public void onnxruntimeRunsABundleOfACacheAsItRunsACopy() throws Exception {
+        Path plain = Repository.bundle("tiny-w8").toPath();
+        Path cached = cached(plain, NAME, "tiny.dgemma");
+        assertTrue(Files.isSymbolicLink(cached.resolve("onnx/weights.bin")));
+        Result expected = answer(plain, SessionOptions.DEFAULT);
+        Result found = answer(cached, SessionOptions.DEFAULT);
+        assertEquals("piob", found.text);
+        assertTrue(Arrays.deepEquals(expected.trajectory.canvasOut, found.trajectory.canvasOut));
+        assertTrue(Arrays.deepEquals(expected.trajectory.entropy, found.trajectory.entropy));
+        SessionOptions packed = SessionOptions.DEFAULT.cacheFolder(temporary.newFolder());
+        assertEquals("piob", answer(cached, packed).text);
+        try (Session session = Session.load(Bundle.open(cached.toFile()), SessionOptions.DEFAULT)) {
+            assertEquals("piob", session.generate("Write boip backwards.", GenerateOptions.DEFAULT.loop(Loop.GRAPH), null).text);
+        }
+    }
+
+    @Test
+    public void graphsWhoseWeightsAreLinkedAlone() throws Exception {
+        Path cached = cached(Repository.bundle("tiny-w8").toPath(), NAME, "");
+        Path graph = cached.resolve("onnx/shared.onnx");
+        Path blob = graph.toRealPath();
+        Files.delete(graph);
+        Files.copy(blob, graph);
+        assertEquals("piob", answer(cached, SessionOptions.DEFAULT).text);
+    }
+
+    /** A link that the manifest does not list was not checked, so no graph may name it. */
+    @Test
+    public void aGraphThatNamesAnotherLinkIsRefused() throws Exception {
+        Path cached = cached(Repository.bundle("tiny-w8").toPath(), NAME, "");
+        Path weights = cached.resolve("onnx/weights.bin");
         Bundle bundle = Bundle.open(cached.toFile());
-        String said = assertThrows(EngineException.class, () -> Session.load(bundle, SessionOptions.DEFAULT)).getMessage();
-        assertEquals(cached.resolve("onnx/weights.bin")
-                + ": is a link, and onnxruntime takes plain files only, so copy the bundle with cp -rL", said);
+        Path outside = temporary.newFile().toPath();
+        Files.copy(weights, outside, StandardCopyOption.REPLACE_EXISTING);
+        Files.delete(weights);
+        Files.createSymbolicLink(weights, outside); // after the check
+        String said = assertThrows(DgemmaException.class, () -> Session.load(bundle, SessionOptions.DEFAULT)
+                .generate("Write boip backwards.", GenerateOptions.DEFAULT, null)).getMessage();
+        assertEquals(weights + ": is a link; a bundle holds plain files only, so copy it with cp -rL", said);
     }
 }

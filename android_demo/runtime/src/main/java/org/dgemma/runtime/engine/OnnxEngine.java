@@ -11,7 +11,6 @@ import ai.onnxruntime.TensorInfo;
 import java.io.File;
 import java.io.IOException;
 import java.nio.ByteBuffer;
-import java.nio.file.Files;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -60,11 +59,6 @@ final class OnnxEngine extends AbstractEngine {
         this.cacheFolder = options.cacheFolder;
         this.packFrom = packFrom;
         this.tensors = new OnnxTensors(environment);
-        File weights = new File(bundle.folder(), WEIGHTS);
-        if (Files.isSymbolicLink(weights.toPath())) { // it refuses weights that leave the folder of their graph
-            throw new EngineException(
-                    weights + ": is a link, and onnxruntime takes plain files only, so copy the bundle with cp -rL");
-        }
         try {
             this.unsigned = unsigned || ExactProducts.saturates(environment);
             runOptions = new OrtSession.RunOptions();
@@ -124,7 +118,7 @@ final class OnnxEngine extends AbstractEngine {
     /** A new inference session of one graph file, over packed weights that are kept where that is worth it. */
     private OpenFile open(String name) throws OrtException {
         File source = bundle.file(name);
-        OnnxModel model = OnnxModel.read(source, unsigned);
+        OnnxModel model = OnnxModel.read(bundle, name, unsigned);
         PackedWeights packed = packed(name);
         if (packed != null && packed.keep(stage -> save(model, source, stage))) {
             try {
@@ -156,8 +150,7 @@ final class OnnxEngine extends AbstractEngine {
         if (graph == null) {
             return session(options, () -> environment.createSession(source.getPath(), options), model.defaults);
         }
-        String folder = source.getAbsoluteFile().getParent();
-        options.addConfigEntry("session.model_external_initializers_file_folder_path", folder);
+        options.addConfigEntry("session.model_external_initializers_file_folder_path", model.weights.getPath());
         return session(options, () -> environment.createSession(graph, options), model.defaults);
     }
 

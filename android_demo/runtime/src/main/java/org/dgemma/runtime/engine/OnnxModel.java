@@ -13,6 +13,7 @@ import java.util.Map;
 import java.util.Set;
 import org.dgemma.format.ProtoException;
 import org.dgemma.format.ProtoReader;
+import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
 import org.jspecify.annotations.Nullable;
 
@@ -38,20 +39,25 @@ final class OnnxModel {
     final Map<String, Tensor> defaults;
     /** The model to open, a direct buffer; null where the file can be opened as it is. */
     final @Nullable ByteBuffer changed;
+    /** The folder of its weights. */
+    final File weights;
 
-    private OnnxModel(Map<String, Tensor> defaults, @Nullable ByteBuffer changed) {
+    private OnnxModel(Map<String, Tensor> defaults, @Nullable ByteBuffer changed, File weights) {
         this.defaults = defaults;
         this.changed = changed;
+        this.weights = weights;
     }
 
     /**
      * Find the inputs with a default; throws EngineException for a file that is no model.
      *
+     * @param name of the graph's file in the bundle.
      * @param unsigned whether integer products are to have unsigned weights, see {@link ExactProducts}.
      */
-    static OnnxModel read(File file, boolean unsigned) {
+    static OnnxModel read(Bundle bundle, String name, boolean unsigned) {
+        File file = bundle.file(name);
         try {
-            return parse(map(file), unsigned);
+            return parse(LinkedWeights.of(bundle, name), unsigned);
         } catch (IOException | ProtoException | IllegalArgumentException error) {
             throw new EngineException(file + ": is not an ONNX model (" + AbstractEngine.line(error)
                     + "); export the bundle again");
@@ -65,7 +71,8 @@ final class OnnxModel {
         }
     }
 
-    private static OnnxModel parse(ByteBuffer data, boolean unsigned) {
+    private static OnnxModel parse(LinkedWeights file, boolean unsigned) {
+        ByteBuffer data = file.model;
         ProtoReader graph = graph(data);
         Set<String> inputs = new HashSet<>();
         for (ProtoReader field = graph.message(); field.next(); ) {
@@ -93,7 +100,7 @@ final class OnnxModel {
         if (unsigned) {
             ExactProducts.finish(kept);
         } else if (defaults.isEmpty()) {
-            return new OnnxModel(defaults, null);
+            return new OnnxModel(defaults, file.followed ? data : null, file.folder);
         }
         ProtoPieces model = new ProtoPieces(data);
         for (ProtoReader field = new ProtoReader(data); field.next(); ) {
@@ -103,7 +110,7 @@ final class OnnxModel {
                 model.keep(field);
             }
         }
-        return new OnnxModel(defaults, model.toBuffer());
+        return new OnnxModel(defaults, model.toBuffer(), file.folder);
     }
 
     private static ProtoReader graph(ByteBuffer data) {

@@ -2,23 +2,18 @@ package org.dgemma.runtime.engine;
 
 import java.io.File;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
-import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.dgemma.format.ProtoException;
-import org.dgemma.format.ProtoReader;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Puts right what onnxruntime saves. Field numbers are those of onnx.proto: tensors are in graphs, those in attributes of
- * nodes again.
+ * Puts right what onnxruntime saves.
  *
  * <p>Versions 1.23 to 1.29, at least, save the initializers of branches and loop bodies twice and then refuse to open them
  * ("initializer name is not unique"); and they save packed weights at any offset, where kernels that load whole vectors
@@ -28,20 +23,13 @@ final class SavedModel {
     /** Of a vector register, or a cache line. */
     static final int ALIGNMENT = 64;
 
-    private static final int GRAPH_NODE = 1;
-    private static final int NODE_ATTRIBUTE = 5;
-    private static final int ATTRIBUTE_GRAPH = 6;
-    private static final int ATTRIBUTE_GRAPHS = 11;
-    private static final int TENSOR_EXTERNAL = 13;
     /** A packed copy of a weight: {@code key|offset;length;flag|…}. */
     private static final Pattern BLOB = Pattern.compile("\\|(\\d{1,18});(\\d{1,18})");
 
-    private final ByteBuffer model;
     private final @Nullable FileChannel from; // null where all data is in the model
     private final FileChannel to;
 
-    private SavedModel(ByteBuffer model, @Nullable FileChannel from, FileChannel to) {
-        this.model = model;
+    private SavedModel(@Nullable FileChannel from, FileChannel to) {
         this.from = from;
         this.to = to;
     }
@@ -61,8 +49,8 @@ final class SavedModel {
         try (FileChannel from = external ? FileChannel.open(weights.toPath(), StandardOpenOption.READ) : null;
                 FileChannel to = create(newWeights);
                 FileChannel out = create(newModel)) {
-            ByteBuffer data = OnnxModel.map(model);
-            new SavedModel(data, from, to).rewritten().writeTo(out);
+            SavedModel saved = new SavedModel(from, to);
+            ExternalData.moved(OnnxModel.map(model), saved::move).writeTo(out);
         } catch (ProtoException | IllegalArgumentException error) {
             throw new IOException(model + ": is not an ONNX model", error);
         }
@@ -74,88 +62,11 @@ final class SavedModel {
         return FileChannel.open(file.toPath(), StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
     }
 
-    private ProtoPieces rewritten() throws IOException {
-        ProtoPieces out = new ProtoPieces(model);
-        for (ProtoReader field = new ProtoReader(model); field.next(); ) {
-            if (field.number() == OnnxModel.MODEL_GRAPH) {
-                out.message(field.number(), graph(field));
-            } else {
-                out.keep(field);
-            }
-        }
-        return out;
-    }
-
-    private ProtoPieces graph(ProtoReader graph) throws IOException {
-        Map<String, Integer> last = new HashMap<>();
-        for (ProtoReader field = graph.message(); field.next(); ) {
-            if (field.number() == OnnxModel.GRAPH_INITIALIZER) {
-                last.put(OnnxModel.name(field.message()), field.start());
-            }
-        }
-        ProtoPieces out = new ProtoPieces(model);
-        for (ProtoReader field = graph.message(); field.next(); ) {
-            if (field.number() == GRAPH_NODE) {
-                out.message(field.number(), node(field));
-            } else if (field.number() != OnnxModel.GRAPH_INITIALIZER) {
-                out.keep(field);
-            } else if (last.get(OnnxModel.name(field.message())) == field.start()) {
-                out.message(field.number(), tensor(field));
-            }
-        }
-        return out;
-    }
-
-    private ProtoPieces node(ProtoReader node) throws IOException {
-        ProtoPieces out = new ProtoPieces(model);
-        for (ProtoReader field = node.message(); field.next(); ) {
-            if (field.number() != NODE_ATTRIBUTE) {
-                out.keep(field);
-                continue;
-            }
-            ProtoPieces attribute = new ProtoPieces(model);
-            for (ProtoReader part = field.message(); part.next(); ) {
-                if (part.number() == ATTRIBUTE_GRAPH || part.number() == ATTRIBUTE_GRAPHS) {
-                    attribute.message(part.number(), graph(part));
-                } else {
-                    attribute.keep(part);
-                }
-            }
-            out.message(NODE_ATTRIBUTE, attribute);
-        }
-        return out;
-    }
-
-    private ProtoPieces tensor(ProtoReader tensor) throws IOException {
-        ProtoPieces out = new ProtoPieces(model);
-        Map<String, String> entries = new LinkedHashMap<>();
-        for (ProtoReader field = tensor.message(); field.next(); ) {
-            if (field.number() == TENSOR_EXTERNAL) {
-                String[] pair = {"", ""};
-                for (ProtoReader entry = field.message(); entry.next(); ) {
-                    if (entry.number() == 1 || entry.number() == 2) {
-                        pair[entry.number() - 1] = entry.text();
-                    }
-                }
-                entries.put(pair[0], pair[1]);
-            } else {
-                out.keep(field);
-            }
-        }
-        if (entries.containsKey("length")) {
-            move(entries);
-        }
-        for (Map.Entry<String, String> entry : entries.entrySet()) {
-            ProtoPieces pair = new ProtoPieces(model);
-            pair.text(1, entry.getKey());
-            pair.text(2, entry.getValue());
-            out.message(TENSOR_EXTERNAL, pair);
-        }
-        return out;
-    }
-
     /** Copy a weight and its packed copies, and say in its entries where they are now. */
     private void move(Map<String, String> entries) throws IOException {
+        if (!entries.containsKey("length")) {
+            return;
+        }
         long offset = Long.parseLong(entries.getOrDefault("offset", "0"));
         entries.put("offset", Long.toString(copy(offset, Long.parseLong(entries.get("length")))));
         for (Map.Entry<String, String> entry : entries.entrySet()) {

@@ -70,10 +70,12 @@ public class ExactProductsTest {
 
     @Test
     public void onlyAModelThatNeedsThemIsChanged() throws Exception {
-        File graph = new File(bundle("tiny-w8"), "onnx/generate.onnx");
-        assertNull(OnnxModel.read(graph, false).changed);
+        String name = "onnx/generate.onnx";
+        Bundle bundle = Bundle.open(bundle("tiny-w8"));
+        File graph = bundle.file(name);
+        assertNull(OnnxModel.read(bundle, name, false).changed);
         assertEquals(0, count(OnnxModel.map(graph), "unsigned/"));
-        assertNotEquals(0, count(OnnxModel.read(graph, true).changed, "unsigned/zero"));
+        assertNotEquals(0, count(OnnxModel.read(bundle, name, true).changed, "unsigned/zero"));
     }
 
     private static int count(ByteBuffer model, String text) {
