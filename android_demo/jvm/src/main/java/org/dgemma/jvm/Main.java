@@ -19,9 +19,16 @@ public final class Main {
     private Main() {}
 
     public static void main(String[] arguments) throws UnsupportedEncodingException {
-        PrintStream out = new PrintStream(new FileOutputStream(FileDescriptor.out), true, "UTF-8");
+        Watched stdout = new Watched(new FileOutputStream(FileDescriptor.out));
+        PrintStream out = new PrintStream(stdout, true, "UTF-8");
         PrintStream err = new PrintStream(new FileOutputStream(FileDescriptor.err), true, "UTF-8");
-        System.exit(run(arguments, System.getProperty("sun.jnu.encoding", "UTF-8"), out, err));
+        int status = run(arguments, System.getProperty("sun.jnu.encoding", "UTF-8"), out, err);
+        out.flush();
+        if (stdout.failure() != null) {
+            err.println("error: stdout: " + stdout.failure());
+            status = 2;
+        }
+        System.exit(status);
     }
 
     /** @param encoding what Java decoded the arguments with: characters that it lacks have become U+FFFD */
@@ -42,7 +49,7 @@ public final class Main {
             String[] rest = arguments.length == 0 ? arguments : Arrays.copyOfRange(arguments, 1, arguments.length);
             switch (command) {
                 case "run":
-                    new RunCommand(Arguments.parse(rest, RunCommand.OPTIONS, RunCommand.FLAGS), out).run();
+                    new RunCommand(Arguments.parse(rest, RunCommand.OPTIONS, RunCommand.FLAGS), out, err).run();
                     return 0;
                 case "bench":
                     new BenchCommand(Arguments.parse(rest, BenchCommand.OPTIONS, BenchCommand.FLAGS), out, err).run();

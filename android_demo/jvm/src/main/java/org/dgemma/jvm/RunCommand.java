@@ -32,10 +32,12 @@ final class RunCommand {
 
     private final Arguments given;
     private final PrintStream out;
+    private final PrintStream err;
 
-    RunCommand(Arguments given, PrintStream out) {
+    RunCommand(Arguments given, PrintStream out, PrintStream err) {
         this.given = given;
         this.out = out;
+        this.err = err;
     }
 
     void run() {
@@ -68,6 +70,10 @@ final class RunCommand {
             boolean readable = session.bundle().manifest().tokenizer != null;
             String answer = readable ? shown(result.text) : joined(result.tokens);
             out.println(given.has("--json") ? Json.write(toMap(result)) : answer);
+            if (!given.has("--json") && result.count() == 0) {
+                String why = result.pads > 0 ? "the model gave only padding" : "the model ended it at once";
+                err.println("the answer is empty: " + why);
+            }
         }
     }
 

@@ -2,11 +2,14 @@ package org.dgemma.jvm;
 
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import java.io.ByteArrayOutputStream;
 import java.io.File;
+import java.io.IOException;
+import java.io.OutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -110,6 +113,38 @@ public class MainTest {
         Map<?, ?> trajectory = (Map<?, ?>) found.get(1).get("trajectory");
         assertEquals(Arrays.asList(2L, 5L, 7L), trajectory.get("prompt_ids"));
         assertEquals(16, ((List<?>) trajectory.get("argmax")).size());
+    }
+
+    @Test
+    public void anEmptyAnswerIsSaidOnStderr() throws Exception {
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "-p", "Write boip backwards.", "--threads", "1"));
+        assertEquals("", err);
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--prompt-ids", "2", "--threads", "1"));
+        assertEquals("\n", out);
+        assertTrue(err, err.startsWith("the answer is empty: the model "));
+        assertEquals(0, run("run", BUNDLE.getPath(), "--prompt-ids", "2", "--threads", "1", "--json"));
+        assertEquals("", err);
+    }
+
+    private static String failure(String message) throws Exception {
+        Watched stdout = new Watched(new OutputStream() {
+            @Override
+            public void write(int value) throws IOException {
+                if (!message.isEmpty()) {
+                    throw new IOException(message);
+                }
+            }
+        });
+        PrintStream out = new PrintStream(stdout, true, "UTF-8");
+        assertEquals(0, Main.run(new String[] {"-h"}, "UTF-8", out, out));
+        return stdout.failure();
+    }
+
+    @Test
+    public void whatCannotBeWrittenIsNoticed() throws Exception {
+        assertEquals("No space left on device", failure("No space left on device"));
+        assertNull("a reader that has gone is no error", failure("Broken pipe"));
+        assertNull(failure(""));
     }
 
     private Map<?, ?> json(String... more) throws Exception {

@@ -39,13 +39,17 @@ final class Generator {
     /** Throws PromptTooLongException when prompt and {@code room} more do not fit behind {@code kept} tokens. */
     void begin(int[] ids, int kept, int room) {
         if ((long) kept + ids.length + room > manifest.context) {
-            String before = kept > 0 ? kept + " tokens so far and a" : "a";
-            throw new PromptTooLongException(before + " prompt of " + ids.length + " tokens leave no room for " + room
+            String before = kept > 0 ? " after " + tokens(kept) + " of conversation" : "";
+            throw new PromptTooLongException("a prompt of " + tokens(ids.length) + before + " leaves no room for " + room
                     + " more in the context of " + manifest.context
                     + "; shorten the prompt, or export with a larger --context");
         }
         prefix.truncate(kept);
         prefix.extend(ids, ids.length);
+    }
+
+    private static String tokens(int count) {
+        return count + (count == 1 ? " token" : " tokens");
     }
 
     /** Loads the graphs that a generation calls beside {@code encode}. */

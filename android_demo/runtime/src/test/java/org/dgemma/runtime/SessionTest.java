@@ -230,9 +230,9 @@ public class SessionTest {
     public void aPromptFillsTheContextExactlyOrIsRefused() throws Exception {
         Session session = session(ToyEngine.of(SHORT));
         session.generate(PROMPT, options(), null);
-        says(PromptTooLongException.class, "a prompt of 177 tokens leave no room for 16 more in the context of 192",
+        says(PromptTooLongException.class, "a prompt of 177 tokens leaves no room for 16 more in the context of 192",
                 () -> session.generate(prompt(ToyBundle.CONTEXT - N + 1), options(), null));
-        says(PromptTooLongException.class, "15 tokens so far and a prompt of 162", () -> session.generate(
+        says(PromptTooLongException.class, "a prompt of 162 tokens after 15 tokens of conversation leaves no room", () -> session.generate(
                 prompt(ToyBundle.CONTEXT - N - ANSWERED.length + 1), options().continued(true), null));
         assertArrayEquals("a refused request changes nothing", ANSWERED, session.prefixIds());
         assertEquals(StopReason.STOP, session.generate(prompt(ToyBundle.CONTEXT - N), options(), null).stopReason);

@@ -28,7 +28,7 @@ public final class Json {
      * The value of a UTF-8 text without a byte order mark, as Python's {@code json.loads} gives it: NaN, Infinity and escaped
      * lone surrogates are taken, of equal keys the last one wins.
      *
-     * @throws JsonException where the text is no JSON, or exceeds the limits above
+     * @throws JsonException where the text is not JSON, or exceeds the limits above
      */
     public static @Nullable Object parse(byte[] text) {
         if (text.length > MOST_LENGTH) {
@@ -67,7 +67,7 @@ public final class Json {
             bytes.get(exact);
             return exact;
         } catch (CharacterCodingException error) {
-            throw new JsonException("a lone surrogate has no UTF-8", -1);
+            throw new JsonException("a lone surrogate cannot be written as UTF-8", -1);
         }
     }
 

@@ -1,6 +1,6 @@
 package org.dgemma.format;
 
-/** A text is no JSON, or a value cannot be written as JSON. The message is one line. */
+/** A text is not JSON, or a value cannot be written as JSON. The message is one line. */
 public final class JsonException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 

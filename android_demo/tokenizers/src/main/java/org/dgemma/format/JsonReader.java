@@ -323,7 +323,7 @@ public final class JsonReader {
         }
         int character = Character.codePointAt(units, 0);
         if (Character.charCount(character) < units.length || Character.isSurrogate(units[0]) && units.length == 1) {
-            throw wrong("a lone surrogate has no UTF-8");
+            throw wrong("a lone surrogate cannot be written as UTF-8");
         }
         return new String(units).getBytes(StandardCharsets.UTF_8);
     }

@@ -56,7 +56,7 @@ final class JsonWriter {
             }
             array(boxed);
         } else {
-            throw new JsonException(value.getClass().getName() + " has no JSON", -1);
+            throw new JsonException(value.getClass().getName() + " cannot be written as JSON", -1);
         }
     }
 
@@ -64,7 +64,7 @@ final class JsonWriter {
         List<String> keys = new ArrayList<>(members.size());
         for (Object key : members.keySet()) {
             if (!(key instanceof String)) {
-                throw new JsonException("a key that is no string has no JSON", -1);
+                throw new JsonException("a key must be a string", -1);
             }
             keys.add((String) key);
         }
@@ -96,7 +96,7 @@ final class JsonWriter {
 
     private void number(double value) {
         if (Double.isNaN(value) || Double.isInfinite(value)) {
-            throw new JsonException(FloatRepr.of(value) + " has no JSON", -1);
+            throw new JsonException(FloatRepr.of(value) + " cannot be written as JSON", -1);
         }
         out.append(FloatRepr.of(value));
     }

@@ -125,7 +125,7 @@ final class HfBpe implements HfModel {
     private int id(PackedStrings pairs, int first, int last) {
         int id = vocabulary.id(pairs.bytes(), pairs.start(first), pairs.end(last));
         if (id < 0) {
-            throw new TokenizerException("merge " + first / 2 + " is of tokens that are not in the vocabulary");
+            throw new TokenizerException("merge " + first / 2 + " joins tokens that are not in the vocabulary");
         }
         return id;
     }

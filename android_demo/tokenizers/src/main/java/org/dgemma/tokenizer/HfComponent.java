@@ -113,6 +113,6 @@ final class HfComponent {
     }
 
     TokenizerException wrong(String key) {
-        return new TokenizerException("the " + role + " has a wrong '" + key + "'");
+        return new TokenizerException("the " + role + "'s '" + key + "' is not valid");
     }
 }

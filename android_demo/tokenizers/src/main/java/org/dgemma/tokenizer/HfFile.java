@@ -227,7 +227,7 @@ final class HfFile {
             space++;
         }
         if (space == json.to() || text.indexOf(' ') != text.lastIndexOf(' ')) {
-            throw new TokenizerException("merge " + read.size() / 2 + " has not two parts");
+            throw new TokenizerException("merge " + read.size() / 2 + " does not have two parts");
         }
         read.add(line, json.from(), space);
         read.add(line, space + 1, json.to());

@@ -34,7 +34,7 @@ final class HfVocabulary {
     /** Call once, after the last {@link #put}: finds the tokens of ids. */
     void close() {
         if (highest > 16L * ids.size() + 65536) {
-            throw new TokenizerException("its ids lie too far apart");
+            throw new TokenizerException("its ids are too far apart");
         }
         strings.trim();
         slots = new int[highest + 1];

@@ -172,7 +172,7 @@ final class SentencePieceModel {
                 throw new TokenizerException("piece " + id + " is empty");
             }
             if ((isOrdinary(id) ? ordinary : reserved).putIfAbsent(id) >= 0) {
-                throw new TokenizerException("piece " + id + " is there twice");
+                throw new TokenizerException("piece " + id + " occurs twice");
             }
             if (types[id] == UNKNOWN) {
                 if (unknown >= 0) {

@@ -10,7 +10,8 @@ import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.Manifest;
 
 /**
- * Whether a bundle fits into this device's free memory: told before graphs are loaded, not by the kernel's killer after.
+ * Whether a bundle fits into this device's free memory, checked before graphs are loaded rather than left to the kernel's OOM
+ * killer.
  *
  * <p>What is needed is a lower bound from the manifest (weights once, as the engine's kernels hold them), so that nothing
  * that runs is refused. It knows nothing of what an engine packs twice. N canvas, D hidden, F feed-forward width, V vocabulary.
