@@ -78,7 +78,7 @@ public final class Bench {
         result.put("machine", machine);
         Double load = (Double) machine.get("load_average");
         progress.onStage("loading", 0.0);
-        double before = OtherLoad.calibrate();
+        double before = Reliability.calibrate();
         Map<String, Object> memory = new LinkedHashMap<>();
         memory.put("process", Machine.resident());
         List<Load> loads = new ArrayList<>();
@@ -89,9 +89,9 @@ public final class Bench {
             Manifest manifest = session.bundle().manifest();
             identify(result, session, machine);
             Map<String, Object> measured = measure(session, manifest, progress, loads, memory);
-            double after = OtherLoad.calibrate();
-            Map<String, Object> spreads = OtherLoad.spreads(measured);
-            measured.put("noise", OtherLoad.toMap(before, after, load, Machine.cores(), spreads));
+            double after = Reliability.calibrate();
+            Map<String, Object> spreads = Reliability.spreads(measured);
+            measured.put("noise", Reliability.toMap(before, after, load, Machine.cores(), spreads));
             result.putAll(measured);
         } finally {
             running = null;

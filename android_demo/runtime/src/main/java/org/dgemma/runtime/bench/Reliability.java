@@ -8,7 +8,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /** How far a run can be trusted: fixed arithmetic before and after it, the machine's load, and the spread. */
-final class OtherLoad {
+final class Reliability {
     private static final double DRIFT = 0.10;
     private static final double SPREAD = 0.20;
     private static final double LOAD = 0.5;
@@ -16,7 +16,7 @@ final class OtherLoad {
     private static final int REPEATS = 15;
     private static final int SIZE = 1 << 15;
 
-    private OtherLoad() {}
+    private Reliability() {}
 
     /** Median seconds of a fixed loop of float arithmetic on one core, some milliseconds; compiled code. */
     static double calibrate() {
