@@ -8,12 +8,10 @@ import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.concurrent.locks.LockSupport;
 import org.dgemma.DgemmaException;
@@ -29,65 +27,6 @@ public class SessionStartTest {
     private static final GenerateOptions OPTIONS = GenerateOptions.DEFAULT;
     private static final int[] LONG = SessionTest.range(200, 240);
 
-    /** Counts callbacks, and fails on one after the terminal callback. */
-    private static class Listener implements GenerationListener {
-        final CountDownLatch ended = new CountDownLatch(1);
-        final AtomicInteger terminals = new AtomicInteger();
-        final List<String> wrong = Collections.synchronizedList(new ArrayList<>());
-        final StringBuilder text = new StringBuilder();
-        volatile int steps;
-        volatile Result result;
-        volatile DgemmaException error;
-        volatile boolean cancelled;
-
-        @Override
-        public void onStep(StepEvent event) {
-            if (terminals.get() > 0) {
-                wrong.add("a step after the end");
-            }
-            steps++;
-        }
-
-        @Override
-        public void onText(String piece) {
-            if (terminals.get() > 0 || piece.isEmpty() || Character.isHighSurrogate(piece.charAt(piece.length() - 1))) {
-                wrong.add("text '" + piece + "'");
-            }
-            text.append(piece);
-        }
-
-        private void end() {
-            terminals.incrementAndGet();
-            ended.countDown();
-        }
-
-        @Override
-        public void onDone(Result value) {
-            result = value;
-            end();
-        }
-
-        @Override
-        public void onCancelled(Result value) {
-            cancelled = true;
-            result = value;
-            end();
-        }
-
-        @Override
-        public void onFailed(DgemmaException value) {
-            error = value;
-            end();
-        }
-
-        Listener await() throws InterruptedException {
-            assertTrue("no terminal callback", ended.await(10, TimeUnit.SECONDS));
-            assertEquals(Collections.emptyList(), wrong);
-            assertEquals(1, terminals.get());
-            return this;
-        }
-    }
-
     private static Session session(ToyEngine engine) {
         return new Session(engine, new ToyTokenizer());
     }
@@ -95,7 +34,7 @@ public class SessionStartTest {
     /** Blocks until no terminal callback runs, as close does, but leaves the session open. */
     private static void awaitIdle(Session session) throws InterruptedException {
         CountDownLatch passed = new CountDownLatch(1);
-        session.start(PROMPT, OPTIONS.maxNewTokens(1), new Listener() {
+        session.start(PROMPT, OPTIONS.maxNewTokens(1), new CountingListener() {
             @Override
             public void onDone(Result value) {
                 passed.countDown();
@@ -113,13 +52,13 @@ public class SessionStartTest {
             text.append(i % 2 == 0 ? "b" : "");
         }
         try (Session session = session(ToyEngine.of(tokenizer.encode(text.toString())))) {
-            Listener listener = new Listener();
+            CountingListener listener = new CountingListener();
             session.start(PROMPT, OPTIONS, listener);
             listener.await();
             assertEquals(text.toString(), listener.result.text);
             assertEquals(text.toString(), listener.text.toString());
             assertEquals(listener.result.steps, listener.steps);
-            listener = new Listener();
+            listener = new CountingListener();
             session.start(PROMPT, OPTIONS.maxNewTokens(2), listener); // two of the three bytes of a character
             assertEquals("\uFFFD", listener.await().result.text);
             assertEquals("\uFFFD", listener.text.toString());
@@ -129,14 +68,14 @@ public class SessionStartTest {
     @Test
     public void startIsRefusedAtOnceAndFailuresComeLater() throws Exception {
         Session session = session(ToyEngine.of(LONG));
-        Listener empty = new Listener();
+        CountingListener empty = new CountingListener();
         session.start("", OPTIONS, empty);
         assertTrue(empty.await().error instanceof UsageException);
         awaitIdle(session);
-        Listener outer = new Listener() {
+        CountingListener outer = new CountingListener() {
             @Override
             public void onStep(StepEvent event) {
-                assertThrows(SessionBusyException.class, () -> session.start(PROMPT, OPTIONS, new Listener()));
+                assertThrows(SessionBusyException.class, () -> session.start(PROMPT, OPTIONS, new CountingListener()));
                 assertThrows(SessionBusyException.class, () -> session.generate(PROMPT, OPTIONS, null));
                 super.onStep(event);
             }
@@ -144,7 +83,7 @@ public class SessionStartTest {
         session.start(PROMPT, OPTIONS, outer);
         assertArrayEquals(LONG, outer.await().result.tokens);
         session.close();
-        assertThrows(SessionBusyException.class, () -> session.start(PROMPT, OPTIONS, new Listener()));
+        assertThrows(SessionBusyException.class, () -> session.start(PROMPT, OPTIONS, new CountingListener()));
     }
 
     @Test
@@ -153,7 +92,7 @@ public class SessionStartTest {
         for (Throwable thrown : new Throwable[] {
             new IllegalStateException("mine"), new StackOverflowError(), new UsageException("typed")}) {
             for (boolean inText : new boolean[] {false, true}) {
-                Listener listener = new Listener() {
+                CountingListener listener = new CountingListener() {
                     @Override
                     public void onStep(StepEvent event) {
                         super.onStep(event);
@@ -195,7 +134,7 @@ public class SessionStartTest {
             throw new OutOfMemoryError("Java heap space");
         };
         Session session = session(engine);
-        Listener listener = new Listener();
+        CountingListener listener = new CountingListener();
         session.start(PROMPT, OPTIONS, listener);
         assertTrue(listener.await().error instanceof EngineException);
         engine.before = graph -> {};
@@ -213,7 +152,7 @@ public class SessionStartTest {
         });
         try (Session session = session(ToyEngine.of(LONG))) {
             RuntimeException mine = new IllegalStateException("mine");
-            Listener listener = new Listener() {
+            CountingListener listener = new CountingListener() {
                 @Override
                 public void onDone(Result value) {
                     super.onDone(value);
@@ -236,7 +175,7 @@ public class SessionStartTest {
         try (Session session = session(ToyEngine.of(LONG))) {
             CountDownLatch rounds = new CountDownLatch(5);
             List<Thread> threads = new ArrayList<>();
-            session.start(PROMPT, OPTIONS, new Listener() {
+            session.start(PROMPT, OPTIONS, new CountingListener() {
                 @Override
                 public void onDone(Result value) {
                     threads.add(Thread.currentThread());
@@ -268,7 +207,7 @@ public class SessionStartTest {
         };
         try (Session session = session(engine)) {
             session.cancel(); // nothing runs, so nothing is cancelled, now or later
-            Listener listener = new Listener();
+            CountingListener listener = new CountingListener();
             session.start(PROMPT, OPTIONS.loop(Loop.GRAPH), listener);
             assertTrue(running.await(10, TimeUnit.SECONDS));
             session.cancel();
@@ -291,7 +230,7 @@ public class SessionStartTest {
         ToyEngine engine = ToyEngine.of(LONG);
         try (Session session = session(engine)) {
             for (int round = 0; round < 500; round++) {
-                Listener listener = new Listener();
+                CountingListener listener = new CountingListener();
                 session.start(PROMPT, OPTIONS.loop(Loop.values()[round % 2]), listener);
                 spin(random);
                 session.cancel();
@@ -316,7 +255,7 @@ public class SessionStartTest {
         for (int round = 0; round < 400; round++) {
             ToyEngine engine = new ToyEngine(bundle, LONG);
             Session session = session(engine);
-            Listener listener = new Listener();
+            CountingListener listener = new CountingListener();
             session.start(PROMPT, OPTIONS.loop(Loop.values()[round % 2]), listener);
             Thread other = new Thread(session::close);
             if (round % 4 == 0) {
@@ -341,7 +280,7 @@ public class SessionStartTest {
         for (String where : new String[] {"step", "text", "done"}) {
             ToyEngine engine = ToyEngine.of(LONG);
             Session session = session(engine);
-            Listener listener = new Listener() {
+            CountingListener listener = new CountingListener() {
                 private void close(String here) {
                     if (here.equals(where)) {
                         session.close();
@@ -385,7 +324,7 @@ public class SessionStartTest {
             }
         };
         Session session = session(engine);
-        Listener listener = new Listener() {
+        CountingListener listener = new CountingListener() {
             @Override
             public void onStep(StepEvent event) {
                 session.close();
