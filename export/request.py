@@ -16,6 +16,7 @@ from dgemma.core.engines import engines_of
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
+from dgemma.core.shapes import parameter_count
 from dgemma.export.chat import read_chat
 from dgemma.export.graphs import Shapes
 from dgemma.export.tokenizer import CheckpointTokenizer, read_tokenizer
@@ -29,6 +30,7 @@ from dgemma.quantize.write_checkpoint import write_quantized
 
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 DEFAULT_CONTEXT = 4096
+LARGE = 2_000_000_000  # bytes of float32 weights above which a recipe is chosen that makes them fit
 NO_WEIGHTS = "{!r} is a shape without weights; add --random-weights SEED or give a checkpoint folder"
 
 
@@ -43,7 +45,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """A checked request; `folder` is None for a preset."""
+    """A checked request; `folder` is None for a preset, and `defaulted` says that nobody named the recipe."""
 
     folder: Path | None
     config: ModelConfig
@@ -52,6 +54,7 @@ class ExportRequest:
     shapes: Shapes
     random_weights: int | None
     calibration: Path | None
+    defaulted: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -83,7 +86,7 @@ def check(
     config, sampler, folder = hf_config.find_config(checkpoint)
     if folder is None and random_weights is None:
         raise UsageError(NO_WEIGHTS.format(checkpoint))
-    chosen = _recipe(folder, recipe, random_weights, calibration)
+    chosen = _recipe(folder, config, recipe, random_weights, calibration)
     if steps is not None:
         try:
             sampler = replace(sampler, steps=steps)
@@ -99,14 +102,21 @@ def check(
     chosen.check(engines, config)
     return ExportRequest(
         folder=folder, config=config, sampler=sampler, recipe=chosen, shapes=lengths(config, canvas, context),
-        random_weights=random_weights, calibration=calibration,
+        random_weights=random_weights, calibration=calibration, defaulted=recipe is None,
     )  # fmt: skip
 
 
-def _recipe(folder: Path | None, name: str | None, random_weights: int | None, calibration: Path | None) -> Recipe:
-    """The recipe asked for, or that of a quantized checkpoint."""
+def default_recipe(config: ModelConfig) -> str:
+    """What an export takes where no recipe is named: float32 for small models, and what fits into a laptop for large ones."""
+    return "w4-mixed" if 4 * parameter_count(config) > LARGE else "fp32"
+
+
+def _recipe(
+    folder: Path | None, config: ModelConfig, name: str | None, random_weights: int | None, calibration: Path | None
+) -> Recipe:
+    """The recipe asked for, or that of a quantized checkpoint, or the default."""
     if folder is None or not is_quantized(folder):
-        return find(name or "fp32")
+        return find(name or default_recipe(config))
     made = open_quantized(folder, check_files=False).recipe
     if name is not None and find(name) != made:
         raise UsageError(f"--recipe {name}: {folder} was quantized with {made.name!r}; leave it out, or give the float one")
@@ -183,12 +193,25 @@ def _licensed(folder: Path | None, provenance: dict[str, Any]) -> dict[str, Any]
 
 
 def notes(request: ExportRequest) -> tuple[str, ...]:
-    """What the checkpoint folder lacks and what of it is ignored, one line each; raises CheckpointError."""
+    """Choices made for the caller, what the checkpoint folder lacks and what of it is ignored, one line each.
+
+    Raises:
+        CheckpointError: the folder's weights or texts cannot be read.
+    """
+    chosen = _chosen(request)
     if request.folder is None:
-        return ()
+        return chosen
     weights = () if request.is_quantized or request.random_weights is not None else checkpoints.notes(request.folder)
     text = request.text.notes if request.text else ()
-    return (*weights, *hf_config.notes(request.folder), *text)
+    return (*chosen, *weights, *hf_config.notes(request.folder), *text)
+
+
+def _chosen(request: ExportRequest) -> tuple[str, ...]:
+    """The recipe, where nobody named one and the model is large."""
+    size = 4 * parameter_count(request.config)
+    if not request.defaulted or request.is_quantized or size <= LARGE:
+        return ()
+    return (f"recipe {request.recipe.name}, because float32 weights take {size / 1e9:.1f} GB; --recipe names another",)
 
 
 def _read_text(folder: Path, config: ModelConfig) -> Text | None:

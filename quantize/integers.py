@@ -16,7 +16,7 @@ from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.gptq import gptq
 from dgemma.quantize.hadamard import rotate_inputs
 from dgemma.quantize.matrix import QuantizedMatrix
-from dgemma.quantize.recipes import Recipe, check_group
+from dgemma.quantize.recipes import Recipe
 from dgemma.quantize.rounding import LEVELS_4, LEVELS_8, round_4, round_8
 
 __all__ = ["QuantizedMatrix", "quantize", "quantize_matrix", "quantize_rows"]
@@ -55,8 +55,7 @@ def quantize_matrix(
     if bits == 8:
         matrix = round_8(weight, search=search)
     else:
-        check_group(name, weight.shape[-1], recipe.group)
-        matrix = round_4(weight, recipe.group, search=search, levels=levels)
+        matrix = round_4(weight, recipe.group_of(name, weight.shape[-1]), search=search, levels=levels)
     if method == "gptq" and hessian is not None:
         matrix = gptq(weight, hessian, matrix, levels=levels if bits == 4 else LEVELS_8)
     return replace(matrix, rotation=rotation)

@@ -25,6 +25,7 @@ Method = Literal["nearest", "searched", "gptq"]
 METHODS: tuple[Method, ...] = ("nearest", "searched", "gptq")
 BITS = (4, 8, 32)
 ROUTER_BITS = 8  # at least: a router that errs sends tokens to other experts
+SMALLEST_GROUP = 32  # that a recipe's group is halved to where it does not divide a matrix's inputs
 _EXTREMES = 2  # columns that a `.pte` keeps beside an 8-bit matrix; a 4-bit one has a group more
 _GRAPH = 70_000  # bytes of graphs and padding for each layer
 
@@ -51,7 +52,7 @@ class Recipe:
     Args:
         name: of a letter or more; goes into reports and manifests.
         bits: 4, 8 or 32 (left in float32) for every tensor class; routers at least 8.
-        group: inputs that share a multiplier where there are 4 bits.
+        group: inputs that share a multiplier where there are 4 bits, at most: see `group_of`.
         methods: class → method. `nearest` takes scales as they come, `searched` the ones of least squared error, and `gptq`
             lets later columns make up for the error of earlier ones, which needs calibration prompts. A class that is not named
             gets `gptq` where there are calibration prompts, and `searched` otherwise; the embedding always `searched`, for its
@@ -125,6 +126,21 @@ class Recipe:
         block = min(self.rotation, inputs & -inputs)
         return block if block > 1 else None
 
+    def group_of(self, parameter: str, inputs: int) -> int:
+        """Inputs that share a multiplier in a matrix of so many: `group`, or the largest of its halves that divides them.
+
+        Raises:
+            UsageError: neither it nor a half that is a multiple of 32 divides; it names the parameter and groups that do.
+        """
+        group = self.group
+        while inputs % group and group % (2 * SMALLEST_GROUP) == 0:
+            group //= 2
+        if inputs % group:
+            fitting = [str(g) for g in (16, 32, 64, 128, 256) if inputs % g == 0] or [str(inputs)]
+            cure = f"set the recipe's `group` to {' or '.join(fitting)}"
+            raise UsageError(f"{parameter}: groups of {self.group} do not divide its {inputs} inputs; {cure}")
+        return group
+
     def check(self, engines: Iterable[str], config: ModelConfig | None = None) -> None:
         """Raises UsageError when an engine cannot run this recipe, or when it does not fit the shape of a model."""
         shapes = matrix_shapes(config) if config is not None else {}
@@ -134,7 +150,7 @@ class Recipe:
             self._check_engine(engine)
         for name, shape in shapes.items():
             if self.bits_of(name) == 4:
-                check_group(name, shape[-1], self.group)
+                self.group_of(name, shape[-1])
             if name.endswith(".experts.down_proj"):
                 other = name.replace("down_proj", "gate_up_proj")
                 if (self.bits_of(name) == 32) != (self.bits_of(other) == 32):
@@ -180,14 +196,6 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_group(name: str, inputs: int, group: int) -> None:
-    """Raises UsageError that names the tensor and the groups that would do."""
-    if inputs % group:
-        fitting = [str(g) for g in (16, 32, 64, 128, 256) if inputs % g == 0] or [str(inputs)]
-        cure = f"set the recipe's `group` to {' or '.join(fitting)}"
-        raise UsageError(f"{name}: groups of {group} do not divide its {inputs} inputs; {cure}")
-
-
 def matrix_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Shape of every parameter that has a tensor class, by name."""
     return {name: shape for name, shape in parameter_shapes(config).items() if class_of(name) is not None}
@@ -195,11 +203,12 @@ def matrix_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def stored_bytes(recipe: Recipe, engine: str, name: str, shape: Shape) -> int:
     """Bytes of one parameter in an engine's file."""
-    count, bits, group = math.prod(shape), recipe.bits_of(name), recipe.group
+    count, bits = math.prod(shape), recipe.bits_of(name)
     if bits == 32:
         return 4 * count
     columns = shape[-1]
     rows = count // columns
+    group = recipe.group_of(name, columns) if bits == 4 else columns
     if engine == "onnx":  # multipliers of groups are int8
         return count * bits // 8 + 4 * rows + (count // group if bits == 4 else 0)
     if bits == 8:

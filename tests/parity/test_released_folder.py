@@ -16,7 +16,7 @@ from checkpoints import hf_from_folder
 from denoiser_parity import TOLERANCE, actual, error, expected, tokens
 from torch import Tensor
 
-from dgemma.export.chat import chat_template
+from dgemma.export.chat import read_chat
 from dgemma.export.tokenizer import read_tokenizer
 from dgemma.model import hf_config
 from dgemma.model.checkpoint import load, notes, read_config
@@ -137,7 +137,7 @@ def test_chat_ids_are_those_of_transformers(form: Path, tmp_path: Path) -> None:
     found.save(tmp_path)
     ours = HuggingFaceTokenizer(str(tmp_path / found.spec.file), [])
     config = read_config(form)[0]
-    manifest: Any = SimpleNamespace(model=config, chat=chat_template(form, config, found))
+    manifest: Any = SimpleNamespace(model=config, chat=read_chat(form, config, found)[0])
     assert manifest.chat is not None
     theirs = AutoTokenizer.from_pretrained(form)
     for text in ("Reverse the word table.", " ünïcode 你好 \n", "<unused7> and <0x41>"):

@@ -99,6 +99,23 @@ def test_sizes_of_2b_are_those_that_were_measured() -> None:
         assert size == pytest.approx(measured[engine], rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("preset", "asked", "recipe", "note"),
+    [
+        ("2b", None, "w4-mixed", "recipe w4-mixed, because float32 weights take 10.9 GB; --recipe names another"),
+        ("26b-a4b", None, "w4-mixed", "recipe w4-mixed, because float32 weights take 101.0 GB; --recipe names another"),
+        ("2b", "fp32", "fp32", None),
+        (str(TINY), None, "fp32", None),
+    ],
+)
+def test_large_models_are_quantized_unless_a_recipe_is_named(
+    preset: str, asked: str | None, recipe: str, note: str | None
+) -> None:
+    made = request.check(preset, engines=("onnx",), recipe=asked, random_weights=0)
+    assert made.recipe.name == recipe
+    assert [line for line in request.notes(made) if line.startswith("recipe")] == ([note] if note else [])
+
+
 def test_operations_are_counted_row_by_row() -> None:
     """A naive twin, on the 2b preset, over its modules."""
     made = estimate("2b", "w8", random_weights=0, canvas=32, context=512)

@@ -208,7 +208,7 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     fails(capsys, ["2b", "--device", str(tmp_path / "part.json")], "part.json", "run dgemma bench again")
     fails(capsys, [str(tmp_path)], "config.json")
     fails(capsys, ["2b", "--recipe", "w5"], "w5", "w4-mixed")
-    fails(capsys, ["26b-a4b", "--recipe", "w4"], "groups of 128")
+    fails(capsys, [str(micro.save(tmp_path / "odd")), "--recipe", "w4"], "groups of 128")
     fails(capsys, ["2b", "--steps-per-canvas", "many"], "12-20")
     fails(capsys, ["2b", "--steps-per-canvas", "9-3"], "--steps-per-canvas")
     fails(capsys, ["2b", "--canvas", "wide"], "--canvas")
@@ -226,7 +226,9 @@ def test_plan_prints_one_object_and_draws(capsys: pytest.CaptureFixture[str], tm
     assert (tmp_path / "p.png").stat().st_size > 10_000
     assert dispatch(["plan", "26b-a4b", "--device", "laptop-apple-m2", "--canvas", "256,64"]) == 0
     out = capsys.readouterr().out
-    assert "w4-all left out" in out and "Nothing fits" in out and out.count("w8, onnx") == 2
+    assert "their groups do not divide" not in out and out.count("w8, onnx") == out.count("w4-all, onnx") == 2
+    assert dispatch(["plan", str(micro.save(tmp_path / "odd"))]) == 0
+    assert "w4-mixed, w4, w4-all left out" in capsys.readouterr().out
 
 
 def test_a_bundle_is_planned_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -219,8 +219,16 @@ def test_nan_and_infinity_are_named(value: float) -> None:
 
 
 def test_a_group_that_does_not_divide_is_named_with_those_that_would() -> None:
-    with pytest.raises(UsageError, match=r"layers\.0\.mlp\.up_proj\.weight: groups of 128 .* 96 inputs; .*16 or 32"):
-        quantize_matrix("layers.0.mlp.up_proj.weight", normal(4, 96), find("w4"))
+    with pytest.raises(UsageError, match=r"layers\.0\.mlp\.up_proj\.weight: groups of 128 .* 48 inputs; .*16"):
+        quantize_matrix("layers.0.mlp.up_proj.weight", normal(4, 48), find("w4"))
+
+
+def test_a_group_is_halved_where_it_does_not_divide() -> None:
+    """The integers are those of a recipe with the smaller group."""
+    weight, name = normal(4, 192), "layers.0.mlp.up_proj.weight"
+    found, small = quantize_matrix(name, weight, find("w4")), quantize_matrix(name, weight, replace(find("w4"), group=64))
+    assert found is not None and small is not None and found.group == 64
+    assert torch.equal(found.dequantize(), small.dequantize())
 
 
 @pytest.mark.parametrize("config", [micro.CONFIG, micro.MOE_CONFIG])

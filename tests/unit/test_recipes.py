@@ -31,16 +31,26 @@ def test_the_built_in_recipes_are_what_they_are_called() -> None:
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_the_built_in_recipes_run_on_every_engine_and_fit_the_dense_shapes(name: str) -> None:
-    for config in (read_config(TINY)[0], PRESETS["2b"], PRESETS["9b"]):
+def test_the_built_in_recipes_run_on_every_engine_and_fit_every_preset(name: str) -> None:
+    for config in (read_config(TINY)[0], *PRESETS.values()):
         find(name).check(ENGINES, config)
 
 
-def test_a_shape_that_groups_do_not_divide_is_refused_by_tensor() -> None:
-    with pytest.raises(UsageError, match=r"layers\.0\.mlp\.down_proj\.weight: groups of 128 .* 2112 inputs; .* 16 or 32 or 64"):
-        find("w4-mixed").check(ENGINES, PRESETS["26b-a4b"])
-    replace(find("w4-mixed"), group=64).check(ENGINES, PRESETS["26b-a4b"])
-    find("w8").check(ENGINES, PRESETS["26b-a4b"])
+def test_groups_are_the_largest_that_divide() -> None:
+    recipe = find("w4-mixed")
+    assert [recipe.group_of("x", inputs) for inputs in (2304, 9216, 2816, 2112, 704, 96)] == [128, 128, 128, 64, 64, 32]
+    assert replace(recipe, group=64).group_of("x", 2304) == 64
+    assert replace(recipe, group=16).group_of("x", 48) == 16
+    for config in (PRESETS["2b"], PRESETS["9b"], read_config(TINY)[0]):
+        assert {recipe.group_of(name, shape[-1]) for name, shape in matrix_shapes(config).items()} == {128}
+
+
+@pytest.mark.parametrize(("group", "inputs"), [(128, 48), (96, 48), (160, 96), (48, 32)])
+def test_a_shape_that_no_half_of_a_group_divides_is_refused_by_tensor(group: int, inputs: int) -> None:
+    with pytest.raises(UsageError, match=rf"^down: groups of {group} do not divide its {inputs} inputs; set .* 16"):
+        replace(find("w4-mixed"), group=group).group_of("down", inputs)
+    with pytest.raises(UsageError, match=r"layers\.0\.mlp\.down_proj\.weight: groups of 128 .* 48 inputs; .* 16"):
+        find("w4-mixed").check(ENGINES, micro.CONFIG)
 
 
 @pytest.mark.parametrize("bits", [4, 2, 3, 16, True, "8"])

@@ -24,7 +24,8 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Bundle to write; must not exist.")],
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, or a file NAME.json.")
+        str | None,
+        typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, or NAME.json; fp32 if not given, w4-mixed above 2 GB."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps T for one canvas at most.")] = None,
     canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,

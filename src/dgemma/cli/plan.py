@@ -144,7 +144,7 @@ def _of_recipes(name: str, config: ModelConfig) -> tuple[Weights, ...]:
 
 
 def _suits(recipe: Recipe, config: ModelConfig) -> bool:
-    """Whether 4-bit groups divide the model's widths: `26b-a4b` needs groups of 64, which is a recipe file's matter."""
+    """Whether 4-bit groups divide the model's widths, which they do in every preset."""
     try:
         recipe.check(ENGINES, config)
     except UsageError:
