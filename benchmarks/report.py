@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,27 +37,42 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> N
         print("  ".join(cells).rstrip())
 
 
-def check_out(path: Path | None) -> None:
+def check_out(path: Path | None, option: str = "--out") -> None:
     """Raise UsageError when the result could not be written later: before hours of work, not after them."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError(f"--out {path}: its folder does not exist; make it first")
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not path.name or path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; name a file")
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: its folder does not exist; make it first")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{option} {path}: is not a regular file; choose another place")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option} {path}: its folder cannot be written; choose another place")
+
+
+def write_whole(path: Path, content: bytes, option: str = "--out") -> None:
+    """Write to a neighbour, then rename; raises UsageError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        with suppress(OSError):  # a folder that takes no new files holds none of ours
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write to a neighbour, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"--out {path}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    """As JSON, by `write_whole`."""
+    write_whole(path, (json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Exit status 2 and one line on stderr for what a user can mend; 130 after Ctrl-C."""
+    """Exit status 2 and one line on stderr for what a user can put right; 130 after Ctrl-C."""
     try:
         yield
     except DgemmaError as error:

@@ -34,7 +34,8 @@ def read_prompts(path: Path | str, vocab_size: int) -> list[list[int]]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--calibration {path}: cannot be read ({str(error).splitlines()[0]}); give {FORM}") from None
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError(f"--calibration {path}: cannot be read ({reason}); give {FORM}") from None
     prompts = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

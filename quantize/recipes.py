@@ -268,8 +268,11 @@ def find(name: str) -> Recipe:
         raise UsageError(f"--recipe {name!r} is unknown; choose {names()}, or a file NAME.json")
     try:
         values = json.loads(Path(name).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--recipe {name}: cannot be read as JSON ({str(error).splitlines()[0]}); correct the file") from None
+    except OSError as error:
+        raise UsageError(f"--recipe {name}: cannot be read ({error.strerror}); choose {names()}, or a file NAME.json") from None
+    except (ValueError, RecursionError) as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).splitlines()[0]
+        raise UsageError(f"--recipe {name}: cannot be read as JSON ({reason}); correct the file") from None
     if not isinstance(values, dict):
         raise UsageError(f"--recipe {name}: must hold one JSON object with the keys of a recipe")
     return Recipe.from_dict(values, f"--recipe {name}")

@@ -92,6 +92,8 @@ def _request(
         raise UsageError(f"--out {out}: exists already; choose another or remove it")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: its folder does not exist; make it first")
+    if random_seed is not None and not 0 <= random_seed < 1 << 64:
+        raise UsageError(f"--random-weights {random_seed} must be between 0 and 2^64-1")
     if recipe.needs_calibration and prompts is None:
         raise UsageError(f"recipe {recipe.name!r} uses gptq, which needs calibration prompts; give --calibration FILE.jsonl")
     if prompts is not None and not recipe.takes_calibration:

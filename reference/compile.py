@@ -22,7 +22,7 @@ import numpy as np
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
-from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler import MOST_STEPS, SamplerConfig
 from dgemma.model.hf_config import find_config
 from dgemma.reference import cost, has_tpu, hlo, sharding, texts, tpu
 from dgemma.reference import weights as weight_files
@@ -82,6 +82,8 @@ def request(
     for option, value in (("--canvas", canvas), ("--context", context)):
         if value is not None and value < 1:
             raise UsageError(f"{option} {value} must be at least 1")
+    if canvas is not None and canvas >= config.max_position_embeddings:
+        raise UsageError(f"--canvas {canvas} must be below {config.max_position_embeddings}, the positions of the model")
     config = config if canvas is None else replace(config, canvas_length=canvas)
     n = config.canvas_length
     whole = min(DEFAULT_PREFIX + n, config.max_position_embeddings) if context is None else context
@@ -90,6 +92,8 @@ def request(
             f"--context {whole} must exceed the canvas of {n} and be at most {config.max_position_embeddings}, "
             "the positions of the model"
         )
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise UsageError(f"--steps {steps} must be between 1 and {MOST_STEPS}")
     policy = policy if steps is None else replace(policy, steps=steps)
     name = target if folder is None else folder.resolve().name
     return CompileRequest(name=name, folder=folder, config=config, policy=policy, slots=whole - n, topology=topology)

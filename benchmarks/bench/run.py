@@ -18,7 +18,8 @@ from dgemma.core import machine
 from dgemma.core.cost import Cost, CostModel, held_bits
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
-from dgemma.core.manifest import Manifest
+from dgemma.core.manifest import Manifest, read_manifest
+from dgemma.core.shipped import bundle_path
 from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
@@ -55,6 +56,7 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
         BundleError, EngineError, UsageError: before anything is measured, where that can be known.
     """
     old = compare.read(request.compare) if request.compare else None
+    read_manifest(bundle_path(request.bundle), check_files=False)  # what is no bundle is said before any progress
     stage("checking the bundle")
     bundle = Bundle.open(request.bundle, by_record=True)
     threads = request.threads or machine.usable_cores()

@@ -20,6 +20,7 @@ from dgemma.core import machine
 from dgemma.core.errors import BundleError, PromptTooLong, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import Manifest, read_manifest
+from dgemma.core.plural import counted
 from dgemma.core.progress import progress
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
@@ -157,8 +158,8 @@ def check_lengths(session: Session, questions: Sequence[Question], files: Sequen
         question = questions[worst]
         raise PromptTooLong(
             f"{files[question.file].path}:{question.item.line}: its prompt has {lengths[worst]} tokens, and the context of "
-            f"{manifest.context} has room for {room} beside a canvas ({len(long)} of {len(questions)} prompts are too long); "
-            "give fewer shots, or export with a larger --context"
+            f"{manifest.context} has room for {room} beside a canvas ({len(long)} of "
+            f"{counted(len(questions), 'prompt')} too long); give fewer shots, or export with a larger --context"
         )
 
 
@@ -172,7 +173,7 @@ def evaluate_bundle(request: EvalRequest, say: Callable[[str], None]) -> dict[st
     files, shots = ([read_task_file(path) for path in paths] for paths in (request.tasks, request.shots))
     for file in files:
         tasks = len({item.task for item in file.items})
-        say(f"{file.path}: {file.format.name}, {len(file.items)} questions, {tasks} task{'s' if tasks > 1 else ''}")
+        say(f"{file.path}: {file.format.name}, {counted(len(file.items), 'question')}, {counted(tasks, 'task')}")
     questions = questions_of(files, shots, request.num_shots, request.limit)
     decoders = DECODERS[request.decoder]
     manifest, digest = read_manifest(request.bundle, check_files=False)  # Session.load checks the files

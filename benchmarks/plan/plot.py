@@ -1,11 +1,14 @@
-"""Two pictures of a plan: the roofline of the device, and tokens per second against steps a canvas."""
+"""Two plots of a plan: the roofline of the device, and tokens per second against steps a canvas."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgemma.benchmarks import report
 from dgemma.benchmarks.plan.predict import Prediction, Work
 from dgemma.benchmarks.plan.profile import Profile
 from dgemma.core.errors import UsageError
@@ -14,16 +17,25 @@ from dgemma.core.install import pip_install
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SUFFIXES = (".png", ".svg", ".pdf")
 MARKS = {"denoise": "o", "encode": "s", "decode": "^"}
 
 
+def check(path: Path) -> None:
+    """Raise UsageError without matplotlib, or when no picture could be written there."""
+    if find_spec("matplotlib") is None:
+        raise UsageError(f"--picture needs matplotlib; {pip_install('bench')}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--picture {path}: its name must end in {', '.join(SUFFIXES)}")
+    report.check_out(path, "--picture")
+
+
 def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction]) -> None:
-    """Write a PNG, or what else the name ends in. Raises UsageError without matplotlib, or when the file cannot be written."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise UsageError(f"--picture needs matplotlib; {pip_install('bench')}") from None
+    """Write a picture of the kind that the name ends in; raises UsageError when that cannot be."""
+    check(path)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12.5, 6), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -34,10 +46,9 @@ def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction]) 
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(f"{profile.name}: prompt {work.prompt}, output {work.output}, predicted")
-        try:
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--picture {path}: cannot be written ({error}); give a name that ends in .png") from None
+        drawn_bytes = io.BytesIO()
+        figure.savefig(drawn_bytes, dpi=150, format=path.suffix[1:].lower())
+    report.write_whole(path, drawn_bytes.getvalue(), "--picture")
 
 
 def _merged(found: Sequence[Prediction]) -> dict[str, Prediction]:

@@ -177,6 +177,8 @@ def names() -> list[str]:
 
 def from_dict(values: Any, where: str) -> Profile:
     """Raises UsageError, one line that begins with `where`."""
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: must hold one JSON object; see {DEVICES.name}/ for complete profiles")
     try:
         return read_as(Profile, values)
     except UnknownKey as error:
@@ -192,10 +194,11 @@ def read_json(path: Path, option: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise UsageError(
-            f"{option} {path}: cannot be read as JSON ({reason}); give a device profile or a bench result"
-        ) from None
+        cure = "give a device profile or a result of dgemma bench"
+        if isinstance(error, OSError):
+            raise UsageError(f"{option} {path}: cannot be read ({error.strerror}); {cure}") from None
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).splitlines()[0]
+        raise UsageError(f"{option} {path}: cannot be read as JSON ({reason}); {cure}") from None
 
 
 def shipped(name: str) -> Profile:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from fake_bundle import FakeEngine, fake_session, write_bundle
 
+from dgemma.cli import dispatch
 from dgemma.core.errors import EngineError
 from dgemma.runtime.session import Session
 
@@ -129,6 +132,91 @@ def test_edges_are_one_line_and_a_status(bundle: Path, script: str, status: int,
     assert (done.returncode, done.stdout.decode()) == (status, out), text
     assert text == err if not err.endswith("…") else text.startswith(err[:-1]) and text.count("\n") == 1, text
     assert len(text) < 1500
+
+
+# arguments; how the one line on stderr begins. FILE is no JSON, FOLDER a folder, NEWER a bundle of a later format.
+WRONG: list[tuple[str, str]] = [
+    ("plan 2b --prompt 0", "--prompt 0 "), ("plan 2b --prompt nan", "Invalid value for '--prompt'"),
+    ("plan 2b --output 99999999999", "--prompt 128 and --output 99999999999 "),
+    ("plan 2b --canvas 0", "--canvas 0 "), ("plan 2b --canvas 1_0", "--canvas '1_0' "), ("plan 2b --canvas ,", "--canvas ',' "),
+    ("plan 2b --steps-per-canvas nan", "--steps-per-canvas 'nan' "),
+    ("plan 2b --steps-per-canvas inf", "--steps-per-canvas 'inf' "),
+    ("plan 2b --steps-per-canvas 5-3", "--steps-per-canvas '5-3' "),
+    ("plan 2b --steps-per-canvas 20000", "--steps-per-canvas '20000' "),
+    ("plan 2b --soft topk:0", "--soft 'topk:0' must be exact, or topk:K with K between 1 and 1024"),
+    ("plan 2b --device none", "--device 'none' is unknown; choose "),
+    ("plan 2b --device ''", "--device '' is unknown; choose "),
+    ("plan 2b --device none.json", "--device none.json: cannot be read (No such file or directory); give "),
+    ("plan 2b --device FOLDER", "--device FOLDER: cannot be read (Is a directory); give "),
+    ("plan 2b --device FILE", "--device FILE: cannot be read as JSON ("),
+    ("plan 2b --device LIST", "--device LIST: must hold "),
+    ("plan 2b --recipe none.json", "--recipe none.json: cannot be read (No such file or directory); choose fp32, "),
+    ("plan 2b --recipe FOLDER.json", "--recipe FOLDER.json: cannot be read ("),
+    ("plan 2b --recipe LIST.json", "--recipe LIST.json: "), ("plan 2b --engine none", "--engine "),
+    ("plan 2b --picture p", "--picture p: its name must end in .png"),
+    ("plan 2b --picture p.json", "--picture p.json: its name "),
+    ("plan 2b --picture none/p.png", "--picture none/p.png: its folder does not exist; make it first"),
+    ("plan NEWER", "NEWER/manifest.json: format version 99 is newer than 2; upgrade dgemma"),
+    ("bench BUNDLE --seconds nan", "--seconds nan "), ("bench BUNDLE --seconds 0", "--seconds 0.0 "),
+    ("bench BUNDLE --repeats 0", "--repeats 0 "), ("bench BUNDLE --outputs 0", "--outputs 0 "),
+    ("bench BUNDLE --outputs 5,,6", "--outputs '5,,6' "), ("bench BUNDLE --threads 0", "--threads 0 "),
+    ("bench BUNDLE --compare FILE", "--compare FILE: is damaged or no result of `dgemma bench`; "),
+    ("bench BUNDLE --compare FOLDER", "--compare FOLDER: cannot be read (Is a directory); "),
+    ("bench BUNDLE --out FOLDER", "--out FOLDER: is a folder; name a file"),
+    ("bench BUNDLE --out ''", "--out .: is a folder; name a file"),
+    ("bench BUNDLE --out /dev/full", "--out /dev/full: is not a regular file; choose another place"),
+    ("bench BUNDLE --out none/x.json", "--out none/x.json: its folder does not exist; make it first"),
+    ("bench NEWER", "NEWER/manifest.json: format version 99 is newer than 2; upgrade dgemma"),
+    ("bench FILE", "FILE: is a file, not a bundle "), ("bench FOLDER", "FOLDER: has no manifest.json, "),
+    ("inspect NEWER", "NEWER/manifest.json: format version 99 is newer than 2; upgrade dgemma"),
+    ("inspect FILE", "FILE: is a file, not a bundle "), ("inspect none", "none: no such folder; "),
+    ("quantize TINY --recipe none --out q", "--recipe 'none' is unknown; choose "),
+    ("quantize TINY --recipe LIST.json --out q", "--recipe LIST.json: must hold one JSON object "),
+    ("quantize TINY --recipe w8 --out FOLDER", "--out FOLDER: exists already; "),
+    ("quantize TINY --recipe w8 --out none/q", "--out none/q: its folder does not exist; make it first"),
+    ("quantize TINY --recipe w4 --out q --calibration none", "--calibration none: cannot be read (No such "),
+    ("quantize TINY --recipe w4 --out q --calibration FILE", "--calibration FILE: line 1 has no prompt_ids; "),
+    ("quantize TINY --recipe fp32 --out q --calibration FILE", "--calibration FILE: recipe 'fp32' has no use for it; "),
+    ("quantize 2b --recipe w8 --out q --random-weights -1", "--random-weights -1 "),
+    ("quantize 2b --recipe w8 --out q", "'2b' is "),
+    ("reference compile TINY --topology v4:0x1x1", "--topology 'v4:0x1x1' is unknown; "),
+    ("reference compile TINY --canvas 0", "--canvas 0 "),
+    ("reference compile TINY --canvas 99999999", "--canvas 99999999 must be below "),
+    ("reference compile TINY --context 0", "--context 0 "),
+    ("reference compile TINY --steps 0", "--steps 0 must be between 1 and 4096"),
+    ("reference compile TINY --out FILE", "--out FILE: is a file; name a folder"),
+    ("reference none TINY", "`dgemma reference none` "),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
+    """A folder with things to name by mistake."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name in ("FOLDER", "FOLDER.json"):
+        (folder / name).mkdir()
+    (folder / "FILE").write_text('{"a": 1\n')
+    for name in ("LIST", "LIST.json"):
+        (folder / name).write_text("[]")
+    (folder / "BUNDLE").symlink_to(bundle)
+    newer = shutil.copytree(bundle, folder / "NEWER")
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
+    (folder / "TINY").symlink_to(Path(__file__).parents[2] / "checkpoints" / "tiny")
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG, ids=[row[0][:60] for row in WRONG])
+def test_a_wrong_value_is_one_line_that_names_it(
+    wrong: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str, says: str
+) -> None:
+    monkeypatch.chdir(wrong)
+    before = sorted(wrong.iterdir())
+    assert dispatch(shlex.split(arguments)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith(f"error: {says}"), shown.err
+    assert shown.err.count("\n") == 1 and len(shown.err) < 500
+    assert sorted(wrong.iterdir()) == before
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,18 @@ def run(
     bundle: BundleArgument,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Time for measuring, loading aside.")] = 60.0,
-    repeats: Annotated[int | None, typer.Option("--repeats", help="Rounds of everything, whatever they take.")] = None,
-    outputs: Annotated[str, typer.Option("--outputs", metavar="K,K", help="Lengths of outputs, in tokens.")] = "128,500,2600",
-    compare: Annotated[
-        Path | None, typer.Option("--compare", metavar="OLD.json", help="Exit with 1 when a ratio got worse than there.")
+    seconds: Annotated[float, typer.Option("--seconds", help="Time to measure for, loading not counted.")] = 60.0,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Run this many rounds instead, however long they take.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result there too.")] = None,
+    outputs: Annotated[
+        str, typer.Option("--outputs", metavar="K,K", help="Lengths of the outputs to estimate, in tokens.")
+    ] = "128,500,2600",
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", metavar="OLD.json", help="Compare with an earlier result; exit with 1 if a ratio got worse."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the result to FILE.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> int:
     from dgemma.benchmarks import report
@@ -52,9 +58,8 @@ def run(
     return WORSE if any(row.get("worse") for row in result.get("comparison", {}).get("rows", [])) else OK
 
 
-def lengths(text: str) -> tuple[int, ...]:
-    """`128,500` as numbers; raises UsageError."""
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise UsageError(f"--outputs {text!r} must be numbers of tokens with commas between, such as 128,500") from None
+def lengths(text: str, option: str = "--outputs", example: str = "128,500") -> tuple[int, ...]:
+    """`128,500` as numbers, each once; raises UsageError."""
+    if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", text):
+        raise UsageError(f"{option} {text!r} must be numbers of tokens separated by commas, such as {example}")
+    return tuple(dict.fromkeys(map(int, text.split(","))))

@@ -18,7 +18,7 @@ from dgemma.verify import outcome
 
 def run(
     bundle: BundleArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, checked.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, verified.")] = False,
 ) -> None:
     opened = Bundle.open(bundle)
     if as_json:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dgemma.cli.bench import lengths
 from dgemma.cli.terminal import print_json
 from dgemma.core.config import ModelConfig
 from dgemma.core.engines import ENGINES, engines_of
 from dgemma.core.errors import UsageError
-from dgemma.core.sampler import EXACT, SamplerConfig
+from dgemma.core.sampler import EXACT, MOST_K, MOST_STEPS, SamplerConfig
 from dgemma.core.shapes import parameter_count
 from dgemma.core.shipped import bundle_path
 
@@ -42,7 +43,7 @@ def run(
         typer.Option(
             "--device",
             metavar="FILE|NAME",
-            help="Device profile, JSON of dgemma bench, or a shipped name; names are listed for an unknown one.",
+            help="A device profile, a result of dgemma bench, or the name of a shipped profile (a wrong name lists them).",
         ),
     ] = DEVICE,
     recipe: Annotated[str, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")] = "all",
@@ -50,21 +51,31 @@ def run(
     prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Tokens of the prompt.")] = 128,
     output: Annotated[int, typer.Option("--output", metavar="K", help="Tokens of the answer.")] = 512,
     canvas: Annotated[
-        str | None, typer.Option("--canvas", metavar="N,N", help="Canvas lengths; the model's if not given.")
+        str | None, typer.Option("--canvas", metavar="N,N", help="Canvas lengths to compare. Default: the model's own.")
     ] = None,
     steps: Annotated[
-        str | None, typer.Option("--steps-per-canvas", metavar="S|S-S", help="Steps a canvas takes; 12-20 if not given.")
+        str | None,
+        typer.Option("--steps-per-canvas", metavar="S|S-S", help="Denoising steps per canvas, or a range. Default: 12-20."),
     ] = None,
-    soft: Annotated[str | None, typer.Option("--soft", help="exact or topk:K, as for export.")] = None,
-    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE.png", help="Roofline and crossover.")] = None,
+    soft: Annotated[str | None, typer.Option("--soft", help="Soft embeddings: exact, or topk:K, as for export.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--picture", metavar="FILE.png", help="Plot the roofline, and where diffusion overtakes (.png, .svg, .pdf)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> int:
     from dgemma.benchmarks.plan import show
     from dgemma.benchmarks.plan.predict import Work, predict, recommend
 
+    if picture is not None:
+        from dgemma.benchmarks.plan import plot
+
+        plot.check(picture)
     subject = _subject(model, recipe)
     profile = _profile(device, subject.config)
-    sampler = SamplerConfig(soft=soft) if soft is not None else subject.sampler
+    sampler = subject.sampler if soft is None else _sampler(soft)
     works = [
         Work(
             config=subject.config, canvas=n, prompt=prompt, output=output, steps=_steps(steps, subject.sampler.steps),
@@ -76,9 +87,7 @@ def run(
     found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
     chosen, sentence = recommend(found, profile, works[0])
     if picture is not None:
-        from dgemma.benchmarks.plan.plot import draw
-
-        draw(picture, profile, works[0], found)
+        plot.draw(picture, profile, works[0], found)
     if as_json:
         values = {
             "model": model, "device": profile.to_dict(), "prompt": prompt, "output": output,
@@ -89,6 +98,13 @@ def run(
     else:
         show.plan(profile, works[0], found, sentence, _left_out(subject, recipe))
     return 0
+
+
+def _sampler(soft: str) -> SamplerConfig:
+    try:
+        return SamplerConfig(soft=soft)
+    except UsageError:
+        raise UsageError(f"--soft {soft!r} must be {EXACT}, or topk:K with K between 1 and {MOST_K}") from None
 
 
 def _left_out(subject: Subject, recipe: str) -> list[str]:
@@ -155,7 +171,7 @@ def _suits(recipe: Recipe, config: ModelConfig) -> bool:
 def _profile(device: str, config: ModelConfig) -> Profile:
     from dgemma.benchmarks.plan import fit, profile
 
-    if device in profile.names() or not (Path(device).suffix or Path(device).exists()):
+    if not device or device in profile.names() or not (Path(device).suffix or Path(device).exists()):
         return profile.shipped(device)
     values = profile.read_json(Path(device), "--device")
     if fit.is_result(values):
@@ -193,13 +209,12 @@ def _steps(text: str | None, most: int) -> tuple[float, float]:
             few, many = (float(part) for part in (text.split("-") if "-" in text else (text, text)))
         except ValueError:
             raise UsageError(f"--steps-per-canvas {text!r} must be a number or FEW-MANY, such as 12-20") from None
+        if not 1 <= few <= many <= MOST_STEPS:
+            raise UsageError(f"--steps-per-canvas {text!r} must be a number or FEW-MANY, between 1 and {MOST_STEPS}")
     return min(few, most), min(many, most)
 
 
 def _canvases(text: str | None, config: ModelConfig) -> list[int]:
     if text is None:
         return [config.canvas_length]
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise UsageError(f"--canvas {text!r} must be numbers of tokens with commas between, such as 256,64") from None
+    return list(lengths(text, "--canvas", "256,64"))

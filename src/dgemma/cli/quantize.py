@@ -15,11 +15,13 @@ from dgemma.core.progress import notes, stages
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
     recipe: Annotated[str, typer.Option("--recipe", help="w8, w4-mixed, w4, w4-all, or a file NAME.json.")],
-    out: Annotated[Path, typer.Option("--out", help="Quantized checkpoint to write; must not exist.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the quantized checkpoint to; must not exist.")],
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="Prompts to calibrate on (gptq): .jsonl with prompt_ids.")
+        Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ: a .jsonl file with prompt_ids.")
     ] = None,
-    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", help="Use random weights of this seed; CKPT is a preset.")
+    ] = None,
 ) -> int:
     from dgemma.model import checkpoint as checkpoints
     from dgemma.model import hf_config

@@ -14,6 +14,7 @@ from dgemma.core.errors import UsageError
 
 EXACT, TOP_K = "exact", "topk:"
 MOST_K = 1024
+MOST_STEPS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class SamplerConfig:
     soft: str = EXACT
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or not 1 <= self.steps <= 4096:
-            raise UsageError(f"{self.steps=} must be an integer between 1 and 4096")
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"{self.steps=} must be an integer between 1 and {MOST_STEPS}")
         if not 0 < self.t_min < self.t_max:
             raise UsageError(f"temperatures must satisfy 0 < t_min < t_max: {self.t_min=}, {self.t_max=}")
         if not self.entropy_bound > 0:
