@@ -119,13 +119,18 @@ class Router(nn.Module):
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [M, D] → dense weights [M, E], zero for experts that were not chosen."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [M, D] → weights [M, top_k] and the experts that they are of, int64 [M, top_k]."""
         scores = self.proj(self.norm(x) * self.scale * self.root_size)
         probabilities = scores.float().softmax(-1)
         top, index = probabilities.topk(self.top_k, dim=-1)
         top = top / top.sum(-1, keepdim=True) * self.per_expert_scale[index]
-        return torch.zeros_like(probabilities).scatter(-1, index, top).type_as(x)
+        return top.type_as(x), index
+
+
+def for_all_experts(weights: Tensor, ids: Tensor, experts: int) -> Tensor:
+    """Weights [M, top_k] of some experts → of all [M, E], zero for those that were not chosen."""
+    return weights.new_zeros(weights.shape[0], experts).scatter(-1, ids, weights)
 
 
 class Experts(nn.Module):
@@ -138,8 +143,9 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [M, D], weights [M, E] → [M, D]."""
+    def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """x [M, D], weights and ids [M, top_k] → [M, D]."""
+        weights = for_all_experts(weights, ids, self.gate_up_proj.shape[0])
         gate, up = torch.matmul(x[None], self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)  # [E, M, W]
         out = torch.matmul(F.gelu(gate, approximate="tanh") * up, self.down_proj.transpose(1, 2))  # [E, M, D]
         return (out * weights.t()[:, :, None]).sum(0)
@@ -174,7 +180,7 @@ class Layer(nn.Module):
         hidden = self.mlp(tap(f"{self.taps}mlp_in", self.pre_feedforward_layernorm(x)))
         if self.is_moe:
             flat = x.reshape(-1, x.shape[-1])
-            routed = self.experts(self.pre_feedforward_layernorm_2(flat), self.router(flat)).view_as(x)
+            routed = self.experts(self.pre_feedforward_layernorm_2(flat), *self.router(flat)).view_as(x)
             hidden = self.post_feedforward_layernorm_1(hidden) + self.post_feedforward_layernorm_2(routed)
         return self.post_feedforward_layernorm(tap(f"{self.taps}mlp_out", hidden))
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgemma.model.denoiser import Denoiser, Experts, TiedEmbedding
+from dgemma.model.denoiser import Denoiser, Experts, TiedEmbedding, for_all_experts
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.hadamard import hadamard
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -75,8 +75,9 @@ class FakeQuantExperts(nn.Module):
         super().__init__()
         self.gate_up_proj, self.down_proj = FakeQuantLinear(gate_up), FakeQuantLinear(down)
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [M, D], weights [M, E] → [M, D]."""
+    def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """x [M, D], weights and ids [M, top_k] → [M, D]."""
+        weights = for_all_experts(weights, ids, self.down_proj.integers.shape[0])
         gate, up = self.gate_up_proj(x[None]).chunk(2, dim=-1)  # [E, M, W]
         out = self.down_proj(F.gelu(gate, approximate="tanh") * up)  # [E, M, D]
         return (out * weights.t()[:, :, None]).sum(0)

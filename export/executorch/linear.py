@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dgemma.export.executorch import ops
 from dgemma.export.executorch.dedup_constants import Table
-from dgemma.model.denoiser import Experts
+from dgemma.model.denoiser import Experts, for_all_experts
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.matrix import QuantizedMatrix
 
@@ -204,8 +204,9 @@ class IntegerExperts(nn.Module):
         self.up = nn.ModuleList(IntegerLinear(part(gate_up, e, slice(width, None))) for e in experts)
         self.down = nn.ModuleList(IntegerLinear(part(down, e)) for e in experts)
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [M, D], weights [M, E] → [M, D]."""
+    def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """x [M, D], weights and ids [M, top_k] → [M, D]."""
+        weights = for_all_experts(weights, ids, len(self.down))
         total = torch.zeros_like(x)
         for e, (gate, up, down) in enumerate(zip(self.gate, self.up, self.down, strict=True)):
             out = down(F.gelu(gate(x), approximate="tanh") * up(x))

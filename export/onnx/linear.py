@@ -20,6 +20,7 @@ from onnxscript import opset21 as op
 from onnxscript import values
 from torch import Tensor, nn
 
+from dgemma.export.experts import RoutedExperts
 from dgemma.model.denoiser import Experts, GatedMLP
 from dgemma.quantize.activations import LEAST, SMALLEST, quantize_tokens
 from dgemma.quantize.hadamard import hadamard
@@ -177,7 +178,7 @@ class IntegerWeight(nn.Module):
 
 
 class IntegerLinear(nn.Module):
-    """Integer product with a quantized weight; stacked matrices [E, …] give one product each."""
+    """Integer product with a quantized weight."""
 
     hadamard: Tensor
 
@@ -217,20 +218,6 @@ class IntegerMLP(nn.Module):
         gate = nn.functional.gelu(self.gate_proj.product(read) * unit, approximate="tanh")
         hidden, own = to_uint8(self.down_proj.rotate(gate * self.up_proj.product(read)))
         return self.down_proj.product(hidden) * (own * unit)
-
-
-class IntegerExperts(nn.Module):
-    """Stacked experts as batched integer products; every expert is computed and weighted."""
-
-    def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix) -> None:
-        super().__init__()
-        self.gate_up_proj, self.down_proj = IntegerLinear(gate_up), IntegerLinear(down)
-
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [M, D], weights [M, E] → [M, D]."""
-        gate, up = self.gate_up_proj(x[None]).chunk(2, dim=-1)  # [E, M, W]
-        out = self.down_proj(nn.functional.gelu(gate, approximate="tanh") * up)  # [E, M, D]
-        return (out * weights.t()[:, :, None]).sum(0)
 
 
 class IntegerEmbedding(nn.Module):
@@ -324,7 +311,7 @@ def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: 
         elif isinstance(child, Experts):
             stacked = [f"{prefix}{name}.{part}_proj" for part in ("gate_up", "down")]
             if stacked[0] in quantized:
-                setattr(model, name, IntegerExperts(*(quantized[part] for part in stacked)))
+                setattr(model, name, RoutedExperts(*(quantized[part] for part in stacked)))
         else:
             replace(child, quantized, f"{prefix}{name}.")
             parts = [part for part in child.children() if isinstance(part, IntegerLinear)]

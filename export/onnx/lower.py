@@ -18,7 +18,7 @@ from onnxscript import optimizer
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.graphs import Shapes, release, sharing, specs
-from dgemma.export.onnx import softmax, taps
+from dgemma.export.onnx import experts, softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
 from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.linear import MICROSOFT, TRANSLATIONS, replace
@@ -43,7 +43,7 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
         traced = trace(module, inputs, shapes)
     program = torch.onnx.export(
         traced, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
-        custom_translation_table=TRANSLATIONS | softmax.TRANSLATIONS | taps.TRANSLATIONS,
+        custom_translation_table=TRANSLATIONS | experts.TRANSLATIONS | softmax.TRANSLATIONS | taps.TRANSLATIONS,
         input_names=[s.name for s in inputs], output_names=[s.name for s in outputs],
     )  # fmt: skip
     assert program is not None
@@ -86,7 +86,7 @@ class _Named(torch.nn.Module):
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     opsets = [helper.make_opsetid(domain, version) for domain, version in (("", OPSET), (MICROSOFT, 1))]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    made = helper.make_model(graph, opset_imports=[*opsets, *experts.imports(graph)], ir_version=IR_VERSION)
     made.producer_name, made.producer_version = "dgemma", ""
     return made
 

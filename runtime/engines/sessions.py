@@ -8,6 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.errors import EngineError
+from dgemma.runtime.engines import wire
+from dgemma.runtime.native import build
+
+_OPSETS, _DOMAIN, _EXPERTS = 8, 1, b"dgemma.native"  # fields of onnx.proto, and who gives the operator
 _FATAL = 4  # severity; errors arrive as exceptions, so the library has nothing to print
 
 
@@ -35,7 +40,32 @@ def open_session(model: Path | bytes, options: Any = None) -> Any:
 
 
 def open_as_it_is(model: str | bytes, options: Any) -> Any:
-    """A session over a model whose products are known to be exact, or are to be found not to be."""
+    """A session over a model whose products are known to be exact, or are to be found not to be.
+
+    Raises what onnxruntime raises, and EngineError where the model needs an operator that cannot be built here.
+    """
     import onnxruntime as ort
 
+    if _has_experts(model):
+        options.register_custom_ops_library(str(_experts_library()))
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _has_experts(model: str | bytes) -> bool:
+    """Whether a model imports the domain of routed experts; False where it is none, which onnxruntime will say."""
+    try:
+        data = memoryview(model if isinstance(model, bytes) else Path(model).read_bytes())
+        imports = [data[value:end] for number, _, value, end in wire.fields(data) if number == _OPSETS]
+        return any(field == _DOMAIN and part[v:e] == _EXPERTS for part in imports for field, _, v, e in wire.fields(part))
+    except (OSError, IndexError):
+        return False
+
+
+def _experts_library() -> Path:
+    try:
+        return build.experts()
+    except build.Unavailable as error:
+        raise EngineError(
+            f"a mixture of experts runs on a kernel that is built at first use, and here it cannot be: {error}; install a C++ "
+            "compiler (Debian: apt-get install g++)"
+        ) from None

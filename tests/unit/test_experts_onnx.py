@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import native_experts
 import pytest
 
-from dgemma.runtime.native import build
+from dgemma.core.errors import EngineError
+from dgemma.runtime.engines.sessions import open_session, session_options
 
 onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="builds the kernel, which takes a C++ compiler"
 )
@@ -24,8 +26,8 @@ def model(pair: native_experts.Pair) -> bytes:
     sizes, arrays = native_experts.flat(*pair)
     names = [f"array_{i}" for i in range(len(arrays))]
     node = onnx.helper.make_node(
-        "Experts", ["x", "ids", "weights", *names], ["y"], domain="dgemma", width=sizes[2], gate_up_group=sizes[4],
-        down_group=sizes[5],
+        "Experts", ["x", "ids", "weights", *names], ["y"], domain="dgemma.native", hidden=sizes[1], width=sizes[2],
+        gate_up_group=sizes[4], down_group=sizes[5],
     )  # fmt: skip
     x, ids, weights = (("x", types.FLOAT, HIDDEN), ("ids", types.INT64, CHOSEN), ("weights", types.FLOAT, CHOSEN))
     graph = onnx.helper.make_graph(
@@ -33,16 +35,13 @@ def model(pair: native_experts.Pair) -> bytes:
         [info("y", types.FLOAT, [1, "M", HIDDEN])],
         [onnx.numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)],
     )  # fmt: skip
-    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("dgemma", 1)]
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("dgemma.native", 1)]
     made: bytes = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return made
 
 
 def session(pair: native_experts.Pair, threads: int) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
-    options.register_custom_ops_library(str(build.experts()))
-    return ort.InferenceSession(model(pair), options)
+    return open_session(model(pair), session_options(threads))
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -63,3 +62,14 @@ def test_an_expert_that_does_not_exist() -> None:
         opened.run(None, {"x": x[None], "ids": ids[None] + 5, "weights": weights[None]})
     with pytest.raises(Exception, match="rows do not agree"):
         opened.run(None, {"x": x[None], "ids": ids[None, :2], "weights": weights[None, :2]})
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = model(native_experts.matrices(8))
+    assert open_session(made).get_outputs()[0].name == "y"
+    (tmp_path / "experts.onnx").write_bytes(made)
+    monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for source in (made, tmp_path / "experts.onnx"):
+        with pytest.raises(EngineError, match=r"mixture of experts.*no-such-compiler.*apt-get install g\+\+"):
+            open_session(source)

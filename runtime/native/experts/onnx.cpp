@@ -1,10 +1,10 @@
-// The kernel for experts as an operator of ONNX Runtime: dgemma::Experts, for RegisterCustomOps.
+// The kernel for experts as an operator of ONNX Runtime: Experts of the domain dgemma.native, for RegisterCustomOps.
 //
 // ONNX Runtime's wheel has no headers. Its C interface is a table of functions to which versions only append, so what is used
 // here is named by its place in that table (api version 20 and later: ONNX Runtime 1.20).
 //
 // Inputs: x float32 [..., D], ids int64 [..., K], weights float32 [..., K], then the six arrays of dg_experts, of which
-// multipliers are empty for 8 bits. Attributes: width, gate_up_group, down_group.
+// multipliers are empty for 8 bits. Attributes: hidden, width, gate_up_group, down_group.
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -93,8 +93,8 @@ class Experts {
   explicit Experts(Api api) : api_(api) {}
 
   Status* configure(const void* info) {
-    const char* names[3] = {"width", "gate_up_group", "down_group"};
-    for (int i = 0; i < 3; ++i) {
+    const char* names[4] = {"hidden", "width", "gate_up_group", "down_group"};
+    for (int i = 0; i < 4; ++i) {
       if (Status* s = call<Status*>(api_, kAttributeInt, info, names[i], &attributes_[i])) return s;
     }
     return nullptr;
@@ -104,9 +104,10 @@ class Experts {
     Tensor in[kInputs];
     for (size_t i = 0; i < kInputs; ++i) {
       if (Status* s = read(api_, context, i, &in[i])) return s;
-      if (in[i].shape.empty()) return failed(api_, "dgemma::Experts: an input is a scalar");
+      if (in[i].shape.empty()) return failed(api_, "Experts: an input is a scalar");
     }
-    if (in[0].rows() != in[1].rows() || in[1].shape != in[2].shape) return failed(api_, "dgemma::Experts: rows do not agree");
+    if (in[0].shape.back() != attributes_[0]) return failed(api_, "Experts: rows are not as wide as the experts");
+    if (in[0].rows() != in[1].rows() || in[1].shape != in[2].shape) return failed(api_, "Experts: rows do not agree");
     void *value, *out;
     const std::vector<int64_t>& shape = in[0].shape;
     if (Status* s = call<Status*>(api_, kOutput, context, size_t{0}, shape.data(), shape.size(), &value)) return s;
@@ -114,8 +115,8 @@ class Experts {
     const auto bytes = [&](int i) { return static_cast<const uint8_t*>(in[i].data); };
     const auto floats = [&](int i) { return static_cast<const float*>(in[i].data); };
     const dg_experts layer = {
-        static_cast<int32_t>(in[3].shape[0]), static_cast<int32_t>(shape.back()), static_cast<int32_t>(attributes_[0]),
-        attributes_[1] != 0 ? 4 : 8, static_cast<int32_t>(attributes_[1]), static_cast<int32_t>(attributes_[2]), bytes(3),
+        static_cast<int32_t>(in[3].shape[0]), static_cast<int32_t>(shape.back()), static_cast<int32_t>(attributes_[1]),
+        attributes_[2] != 0 ? 4 : 8, static_cast<int32_t>(attributes_[2]), static_cast<int32_t>(attributes_[3]), bytes(3),
         bytes(4), floats(5), bytes(6), bytes(7), floats(8)};
     Run run{this, context, nullptr};
     const dg_parallel parallel = {spread, &run};
@@ -142,7 +143,7 @@ class Experts {
   }
 
   Api api_;
-  int64_t attributes_[3] = {};
+  int64_t attributes_[4] = {};
 };
 
 int type(const Op*, size_t index) {
@@ -183,11 +184,11 @@ const Op* op() {
 
 extern "C" DG_EXPERTS_API Status* RegisterCustomOps(void* options, const ApiBase* base) {
   const Api api = base->get(kVersion);
-  if (api == nullptr) return failed(base->get(1), "dgemma::Experts needs ONNX Runtime 1.20 or later");
+  if (api == nullptr) return failed(base->get(1), "Experts needs ONNX Runtime 1.20 or later");
   static std::atomic<void*> domain{nullptr};  // one for the process: sessions hold on to it
   if (domain == nullptr) {
     void* made = nullptr;
-    if (Status* s = call<Status*>(api, kCreateDomain, "dgemma", &made)) return s;
+    if (Status* s = call<Status*>(api, kCreateDomain, "dgemma.native", &made)) return s;
     if (Status* s = call<Status*>(api, kDomainAdd, made, op())) return s;
     domain = made;
   }

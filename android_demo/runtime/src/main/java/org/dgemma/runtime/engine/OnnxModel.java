@@ -27,6 +27,9 @@ import org.jspecify.annotations.Nullable;
  */
 final class OnnxModel {
     static final int MODEL_GRAPH = 7;
+    private static final int MODEL_OPSET = 8;
+    private static final int OPSET_DOMAIN = 1;
+    private static final String EXPERTS = "dgemma.native"; // of the operator that a library of the Python package brings
     static final int GRAPH_INITIALIZER = 5;
     private static final int GRAPH_INPUT = 11;
     private static final int INPUT_NAME = 1;
@@ -57,7 +60,9 @@ final class OnnxModel {
     static OnnxModel read(Bundle bundle, String name, boolean unsigned) {
         File file = bundle.file(name);
         try {
-            return parse(LinkedWeights.of(bundle, name), unsigned);
+            LinkedWeights linked = LinkedWeights.of(bundle, name);
+            refuseExperts(file, linked.model);
+            return parse(linked, unsigned);
         } catch (IOException | ProtoException | IllegalArgumentException error) {
             throw new EngineException(file + ": is not an ONNX model (" + AbstractEngine.line(error)
                     + "); export the bundle again");
@@ -68,6 +73,21 @@ final class OnnxModel {
     static ByteBuffer map(File file) throws IOException {
         try (FileChannel channel = FileChannel.open(file.toPath(), StandardOpenOption.READ)) {
             return channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size());
+        }
+    }
+
+    /** Throws EngineException for a model with the operator of routed experts. */
+    static void refuseExperts(File file, ByteBuffer model) {
+        for (ProtoReader field = new ProtoReader(model); field.next(); ) {
+            if (field.number() != MODEL_OPSET) {
+                continue;
+            }
+            for (ProtoReader opset = field.message(); opset.next(); ) {
+                if (opset.number() == OPSET_DOMAIN && opset.text().equals(EXPERTS)) {
+                    throw new EngineException(file + ": is a quantized mixture of experts, whose operator Java does not have; "
+                            + "run it in Python, or export it with --recipe fp32");
+                }
+            }
         }
     }
 

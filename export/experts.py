@@ -1,0 +1,65 @@
+"""A layer's routed experts as one operator, which the native kernel of `runtime/native/experts` runs in every engine.
+
+Here it is plain torch, up to the order of the sum over experts and the last bit of a GELU. Letters: M rows, K experts of a row,
+D hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dgemma.quantize.expert_layout import LaidOut, lay_out, put_back
+from dgemma.quantize.fake_quant import FakeQuantExperts
+from dgemma.quantize.matrix import QuantizedMatrix
+
+
+@torch.library.custom_op("dgemma::experts", mutates_args=())
+def experts(
+    x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, gate_up_multipliers: Tensor, gate_up_scale: Tensor, down: Tensor,
+    down_multipliers: Tensor, down_scale: Tensor, hidden: int, width: int, gate_up_group: int, down_group: int,
+) -> Tensor:  # fmt: skip
+    """Outputs of the chosen experts, weighted and added up.
+
+    Args:
+        x: float32 [M, D]; rounded to 8 bits per row.
+        ids, weights: int64 and float32 [M, K].
+        gate_up … down_scale: as `quantize.expert_layout.LaidOut` has them.
+        hidden, width: D, and the width of an expert.
+        gate_up_group, down_group: inputs to a multiplier; 0 for 8 bits.
+    Returns:
+        float32 [M, D].
+    """
+    stacks = (
+        LaidOut(weight=gate_up, multipliers=gate_up_multipliers, scale=gate_up_scale, group=gate_up_group),
+        LaidOut(weight=down, multipliers=down_multipliers, scale=down_scale, group=down_group),
+    )
+    return FakeQuantExperts(*put_back(*stacks, hidden=hidden, width=width))(x, weights, ids)
+
+
+@experts.register_fake
+def _(
+    x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, gate_up_multipliers: Tensor, gate_up_scale: Tensor, down: Tensor,
+    down_multipliers: Tensor, down_scale: Tensor, hidden: int, width: int, gate_up_group: int, down_group: int,
+) -> Tensor:  # fmt: skip
+    return torch.empty_like(x)
+
+
+class RoutedExperts(nn.Module):
+    """Quantized experts of a layer, of which the chosen ones are computed."""
+
+    def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix) -> None:
+        super().__init__()
+        self.hidden, self.width = down.integers.shape[1:]
+        self.groups = []
+        for name, stack in zip(("gate_up", "down"), lay_out(gate_up, down), strict=True):
+            for part, tensor in (("", stack.weight), ("_multipliers", stack.multipliers), ("_scale", stack.scale)):
+                self.register_parameter(name + part, nn.Parameter(tensor, requires_grad=False))
+            self.groups.append(stack.group)
+
+    def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """x [M, D], weights and ids [M, K] → [M, D]."""
+        return experts(
+            x, ids, weights, self.gate_up, self.gate_up_multipliers, self.gate_up_scale, self.down, self.down_multipliers,
+            self.down_scale, self.hidden, self.width, *self.groups,
+        )  # fmt: skip
