@@ -227,7 +227,7 @@ def test_plan_prints_one_object_and_draws(capsys: pytest.CaptureFixture[str], tm
     assert dispatch(["plan", "26b-a4b", "--device", "laptop-apple-m2", "--canvas", "256,64"]) == 0
     out = capsys.readouterr().out
     assert "their groups do not divide" not in out and out.count("w8, onnx") == out.count("w4-all, onnx") == 2
-    assert dispatch(["plan", str(micro.save(tmp_path / "odd"))]) == 0
+    assert dispatch(["plan", str(micro.save(tmp_path / "odd")), "--prompt", "4", "--output", "8"]) == 0
     assert "w4-mixed, w4, w4-all left out" in capsys.readouterr().out
 
 
