@@ -25,6 +25,7 @@ from dgemma.export.onnx.linear import MICROSOFT, TRANSLATIONS, replace
 from dgemma.export.onnx.loop import loop
 from dgemma.export.onnx.pieces import BODY, pieces
 from dgemma.export.onnx.registry_cache import cached_registry
+from dgemma.export.onnx.rewrite_filter import filtered_rules
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.onnx.wiring import Wiring, value_info
 from dgemma.export.trace import trace
@@ -110,7 +111,7 @@ def lower(
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, onnx.ModelProto] = {}
-    with (folder / FILE).open("wb") as file, cached_registry():
+    with (folder / FILE).open("wb") as file, cached_registry(), filtered_rules():
         weights = WeightFile(file)
         stage, made = "", dict[tuple[object, ...], onnx.ModelProto]()
         for name, (module, inputs, outputs) in pieces(model, policy).items():
