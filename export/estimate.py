@@ -1,13 +1,13 @@
 """What an export will take, from the config alone: bytes of each engine's files, peak memory, operations, and time.
 
-Sizes and operations are counted. Memory and time are models fitted to exports of `2b` and of two of its layers (torch 2.13,
-executorch 1.5.1; seconds of one core of an AMD EPYC): they know the large terms, and nothing of the machine.
+Sizes and operations are counted. Memory is a model fitted to exports of `2b` and of two of its layers, time one fitted to
+`tiny` and to two layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC): they know
+the large terms, and nothing of the machine.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ from pathlib import Path
 from dgemma.core.cost import CostModel, prefix_bytes
 from dgemma.core.shapes import Shape, parameter_count, parameter_shapes
 from dgemma.export.request import ExportRequest
+from dgemma.export.stages import EXECUTORCH, LOAD, ONNX, QUANTIZE, Reached, Stage
 from dgemma.quantize.recipes import file_bytes, stored_bytes
 
 MB = 1e6
 _IMPORTS = 650 * MB  # of torch and both exporters
-_DISK = 200 * MB  # a second: what an ordinary laptop disk keeps up for large files
+_DISK = 200 * MB  # a second, an assumption: what an ordinary laptop disk keeps up for large files
 _SEARCH = 1.45  # memory of rounding a matrix, in sizes of its float32 form
 
 
@@ -91,31 +92,33 @@ class Estimate:
         return {name: cost.operations for name, cost in calls.items()}
 
     @property
-    def seconds(self) -> list[tuple[str, float]]:
-        """Stages in order, by how their names begin, and about how long each takes."""
+    def plan(self) -> list[Stage]:
+        """Stages in order."""
         layers, billions = self.request.config.num_layers, self.parameters / 1e9
         written = {engine: size / _DISK for engine, size in self.sizes.items()}
         read = max(written.values()) if self.request.is_quantized else 2 * self.parameters / _DISK  # checkpoints are bfloat16
-        found = [("load", 3.0 + read)]
+        found = {LOAD: 3.0 + read}
         if self.request.recipe.quantizes and not self.request.is_quantized:
-            found.append(("quantize", 16 * billions))
+            found[QUANTIZE] = 16 * billions
         if "onnx" in self.engines:
-            found += [("onnx: embed", 3), ("onnx: condition", 1), ("onnx: stack", 5 * layers)]
-            found += [("onnx: graphs", 3 + 2 * billions + written["onnx"])]
-            found += [("onnx", 12)]  # pieces of the head come before the graphs
+            parts = {"embed": 3, "condition": 1, "stack": 2.5 * layers, "head": 9}
+            found |= {ONNX[part]: seconds for part, seconds in parts.items()}
+            found[ONNX["graphs"]] = 3 + 2 * billions + written["onnx"]
         if "executorch" in self.engines:
-            found += [("executorch: layers", 4 + 1.8 * layers), ("executorch: encode", 3 + 0.4 * layers)]
-            found += [("executorch: denoise", 20 + 5.3 * layers)]  # two methods, of all positions and of some
-            found += [("executorch: decode", 3 + 0.5 * layers), ("executorch: check", 3 + 0.8 * layers)]
-            found += [("executorch: generate", 5 + 0.9 * layers)]
-            found += [("executorch: write", 3 + 15 * billions + written["executorch"])]
-        return found
+            each = 1.2 + 0.5 * (self.request.config.num_experts or 0)  # products of experts are operations of their own there
+            parts = {
+                "layers": 2 + each * layers, "encode": 2 + 0.1 * layers, "denoise": 5.5 + 0.1 * layers,
+                "denoise_active": 8.5 + 0.1 * layers, "decode": 2.6 + 0.1 * layers, "check": 2.3 + 0.1 * layers,
+                "generate": 9 + 0.1 * layers, "write": 5 + 15 * billions + written["executorch"],
+            }  # fmt: skip
+            found |= {EXECUTORCH[part]: seconds for part, seconds in parts.items()}
+        return [Stage(name=name, seconds=seconds) for name, seconds in found.items()]
 
     def lines(self, checkpoint: Path | str) -> list[str]:
         """The plan for people."""
         request, shapes = self.request, self.request.shapes
         kind = f", {request.config.num_experts} experts" if request.config.is_moe else ""
-        took = sum(seconds for _, seconds in self.seconds)
+        took = sum(stage.seconds for stage in self.plan)
         return [
             f"checkpoint  {checkpoint}: {self.parameters:,} parameters, {request.config.num_layers} layers{kind}",
             f"graphs      encode, denoise, denoise_active, generate, decode, check for {', '.join(self.engines)}",
@@ -127,7 +130,7 @@ class Estimate:
             + ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in self.stages.items()) + ")",
             "operations  " + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
             + " a call at full context",
-            f"time        about {_time(took)} on an idle core",
+            f"time        about {_time(took)} on an idle core, if the disk takes {_DISK / MB:.0f} MB/s",
         ]  # fmt: skip
 
 
@@ -138,31 +141,30 @@ class TimeLeft:
     """
 
     def __init__(self, estimate: Estimate, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._stages, self._say, self._clock = estimate.seconds, say, clock
-        self._total = sum(seconds for _, seconds in self._stages)
+        self._say, self._clock = say, clock
+        self._plan, self._before, self._total = dict[str, Stage](), dict[str, float](), 0.0
+        for stage in estimate.plan:
+            self._plan[stage.name], self._before[stage.name] = stage, self._total
+            self._total += stage.seconds
         self._start = clock()
         self._shown = math.inf
 
-    def __call__(self, stage: str) -> None:
-        done = self.done(stage)
+    def __call__(self, reached: Reached) -> None:
+        done = self.done(reached)
         elapsed = self._clock() - self._start
         pace = max(elapsed / done, 0.2) if done > 0.05 * self._total else 1.0
         left = (self._total - done) * pace
         if left > self._shown:
-            self._say(f"{stage}, longer than planned")
+            self._say(f"{reached}, longer than planned")
             return
         self._shown = left
-        self._say(f"{stage}, about {_time(left)} left" if left >= 1 else stage)
+        self._say(f"{reached}, about {_time(left)} left" if left >= 1 else str(reached))
 
-    def done(self, stage: str) -> float:
-        """Seconds of the model that lie before a stage that starts, or before the next part of one that counts them."""
-        before = 0.0
-        for name, seconds in self._stages:
-            if stage.startswith(name):
-                part = re.search(r"(\d+) of (\d+)", stage)
-                return before + (seconds * int(part[1]) / int(part[2]) if part else 0.0)
-            before += seconds
-        return self._total
+    def done(self, reached: Reached) -> float:
+        """Seconds of the plan that lie before; all of them before a stage that is in no plan, such as the last one."""
+        if reached.stage not in self._plan:
+            return self._total
+        return self._before[reached.stage] + reached.share * self._plan[reached.stage].seconds
 
 
 def _time(seconds: float) -> str:

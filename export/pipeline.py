@@ -23,13 +23,13 @@ from dgemma.export import room
 from dgemma.export.estimate import Estimate
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, specs
 from dgemma.export.request import ExportRequest, Weights, check, read_weights
+from dgemma.export.stages import GOLDEN, LOAD, Progress, Reached
 
 # What was tested; a reader with an older engine refuses the bundle.
 # Of releases that were tried. onnxruntime 1.23.2 … 1.29.0 give the float tokens of 1.32; integers follow from float sums that
 # 1.32 rounds otherwise, so a quantized bundle's near-ties fall otherwise there (and alike in all of the older ones).
 LOWEST_VERSIONS = {"onnx": "1.23.2", "executorch": "1.5.1"}
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "executorch": ("torch", "torchao", "executorch")}
-Progress = Callable[[str], None]
 
 
 def lower(
@@ -85,7 +85,7 @@ def write_bundle(
     """Write a bundle at `out`, which must not exist.
 
     Args:
-        progress: called with the name of each stage.
+        progress: called as each stage begins, with what can be printed.
         finish: called with the staged, loadable bundle before it is sealed.
     Raises:
         CheckpointError, ExportError: one line with the cure.
@@ -98,7 +98,7 @@ def write_bundle(
     room.check(Estimate(request=request, engines=engines), out)
     text, sampler, shapes = request.text, request.sampler, request.shapes
     with staging(out, ExportError, "export") as stage:
-        say("load")
+        say(Reached(LOAD))
         scratch = stage / "quantized"
         weights = read_weights(request, scratch, say)
         if text:
@@ -125,7 +125,7 @@ def write_bundle(
         )  # fmt: skip
         manifest = seal(stage, manifest)
         if finish is not None:
-            say("golden")
+            say(Reached(GOLDEN))
             finish(stage)
             seal(stage, manifest)
     return out

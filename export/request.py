@@ -5,7 +5,7 @@ A checkpoint is a float one, a quantized one (`dgemma quantize`), or a preset's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from dgemma.core.sampler import EXACT, MOST_K, TOP_K, SamplerConfig
 from dgemma.core.shapes import parameter_count
 from dgemma.export.chat import read_chat
 from dgemma.export.graphs import Shapes
+from dgemma.export.stages import QUANTIZE, Progress, Reached
 from dgemma.export.tokenizer import CheckpointTokenizer, read_tokenizer
 from dgemma.model import checkpoint as checkpoints
 from dgemma.model import hf_config
@@ -139,7 +140,7 @@ def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Sha
     return Shapes(canvas=canvas, chunk=min(256, max(64, canvas), context), context=context)
 
 
-def read_weights(request: ExportRequest, scratch: Path, progress: Callable[[str], None]) -> Weights:
+def read_weights(request: ExportRequest, scratch: Path, progress: Progress) -> Weights:
     """The weights; where the recipe quantizes, a quantized checkpoint is made at `scratch`, the caller's to remove."""
     if request.is_quantized or request.recipe.quantizes:
         folder = request.folder if request.is_quantized else scratch
@@ -147,7 +148,7 @@ def read_weights(request: ExportRequest, scratch: Path, progress: Callable[[str]
             float_one = request.folder or _preset(request.config)
             write_quantized(
                 float_one, scratch, request.recipe, random_seed=request.random_weights, prompts=request.calibration,
-                progress=lambda line: progress(f"quantize: {line}"),
+                progress=lambda line: progress(_quantizing(line)),
             )  # fmt: skip
         assert folder is not None
         store = open_quantized(folder, check_files=request.is_quantized)
@@ -167,6 +168,14 @@ def read_weights(request: ExportRequest, scratch: Path, progress: Callable[[str]
         "bits_per_weight": 32.0, "activations": "float32", "calibration": None,
     }  # fmt: skip
     return Weights(model=model, quantized={}, quantization=quantization, provenance=_licensed(request.folder, provenance))
+
+
+def _quantizing(line: str) -> Reached:
+    """What quantizing says of its parts, as `3 of 8  layers.1`."""
+    number, of, rest = line.partition(" of ")
+    total = rest.partition(" ")[0]
+    share = int(number) / int(total) if of and number.isdecimal() and total.isdecimal() else 0.0
+    return Reached(QUANTIZE, line, share)
 
 
 def _preset(config: ModelConfig) -> str:

@@ -10,8 +10,9 @@ memory by that, held the beginnings of many independent sums at once.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -67,36 +68,46 @@ def _pass_manager(program: Any, passes: Any = None) -> XNNPACKPassManager:
 
 
 def _kept(deepcopy: Any) -> Any:
-    """Stands in for a tensor's `__deepcopy__`: programs are copied many times, and their constants never change."""
+    """Stands in for a tensor's `__deepcopy__`: programs are copied many times, and their constants never change. Other threads'
+    copies stay copies."""
+    thread = threading.get_ident()
 
     def kept(tensor: Tensor, memo: dict[int, Any]) -> Any:
         plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and not tensor.requires_grad
-        return tensor if plain and tensor.nbytes > _SMALL else deepcopy(tensor, memo)
+        is_kept = plain and tensor.nbytes > _SMALL and threading.get_ident() == thread
+        return tensor if is_kept else deepcopy(tensor, memo)
 
     return kept
 
 
 @contextmanager
-def patched_exir() -> Iterator[None]:
-    """Nodes without histories, delegates known by their shapes and constants that are not copied, while it lasts."""
-    source: Any = traceback.NodeSource
-    patched: Any = import_module("torch._higher_order_ops.executorch_call_delegate")
-    partitions: Any = import_module("executorch.exir.lowered_backend_module")
-    tracer: Any = import_module("torch._dynamo.variables.builder")
-    init, run, clone = source.__init__, patched.call_delegate_cpu, tracer._clone_input
-    sort = partitions.legalize_graph
-    copies = [(kind, kind.__deepcopy__) for kind in (Tensor, torch.nn.Parameter)]
-    for kind, deepcopy in copies:
-        setattr(kind, "__deepcopy__", _kept(deepcopy))  # noqa: B010
-    source.__init__, patched.call_delegate_cpu = _without_history, _outputs_by_shape
-    partitions.legalize_graph = stable_topological_sort
-    tracer._clone_input = lambda value, fake_mode: value
-    xnnpack_preprocess.XNNPACKPassManager = _pass_manager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        source.__init__, patched.call_delegate_cpu, tracer._clone_input = init, run, clone
-        partitions.legalize_graph = sort
-        for kind, deepcopy in copies:
-            setattr(kind, "__deepcopy__", deepcopy)  # noqa: B010
-        xnnpack_preprocess.XNNPACKPassManager = XNNPACKPassManager
+        setattr(owner, name, original)
+
+
+@contextmanager
+def patched_exir() -> Iterator[None]:
+    """Nodes without histories, delegates known by their shapes and constants that are not copied, while it lasts.
+
+    All but the copying of constants holds in the whole process, so no other thread may trace or lower meanwhile.
+    """
+    partitions: Any = import_module("executorch.exir.lowered_backend_module")
+    tracer: Any = import_module("torch._dynamo.variables.builder")
+    delegates: Any = import_module("torch._higher_order_ops.executorch_call_delegate")
+    with ExitStack() as patches:
+        for owner, name, value in (
+            (traceback.NodeSource, "__init__", _without_history),
+            (delegates, "call_delegate_cpu", _outputs_by_shape),
+            (partitions, "legalize_graph", stable_topological_sort),
+            (tracer, "_clone_input", lambda value, fake_mode: value),
+            (xnnpack_preprocess, "XNNPACKPassManager", _pass_manager),
+            (torch.nn.Parameter, "__deepcopy__", _kept(torch.nn.Parameter.__deepcopy__)),
+            (Tensor, "__deepcopy__", _kept(Tensor.__deepcopy__)),
+        ):
+            patches.enter_context(_replaced(owner, name, value))
+        yield

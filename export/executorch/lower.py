@@ -7,7 +7,7 @@ context, for a lowered module inside a loop cannot be traced with an open dimens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from dgemma.export.executorch.loop import ScanGenerate
 from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_gelus, replace_modules
 from dgemma.export.executorch.visitors import our_partitioner
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, Stack, example, sharing, specs, stack_inputs
+from dgemma.export.stages import EXECUTORCH, Progress, Reached
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Attention, Denoiser, RMSNorm
 from dgemma.quantize.matrix import QuantizedMatrix
 
-Progress = Callable[[str], None]
 _CONFIG = EdgeCompileConfig(_check_ir_validity=False)
 # Inputs are read where the caller has them: with a place in the arena a prefix would be copied there in every step.
 WRITTEN = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
@@ -39,7 +39,10 @@ PRODUCTS = ("mm", "bmm", "addmm", "linear", "integer_linear", "attend")
 
 
 def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
-    """How many operations XNNPACK takes and how many are left to CPU kernels, matrix products apart."""
+    """How many operations XNNPACK takes and how many are left to CPU kernels, matrix products apart.
+
+    Not by executorch's `get_delegation_info`, which counts getitems as operations and tells operators by the names of nodes.
+    """
     inside = outside = products = conversions = 0
     for _, child in program.exported_program(method).graph_module.named_modules():
         if hasattr(child, "original_module"):
@@ -93,7 +96,7 @@ def lower(
     edge: dict[str, Any] = {}
     share = {}
     with patched_exir(), torch.no_grad():
-        progress("executorch: layers")
+        progress(Reached(EXECUTORCH["layers"]))
         body = Stack(model).eval()
         stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
         methods = {
@@ -102,17 +105,17 @@ def lower(
         }  # fmt: skip
         lowered: dict[str, EdgeProgramManager] = {}
         for name, module in methods.items():
-            progress(f"executorch: {name}")
+            progress(Reached(EXECUTORCH[name]))
             lowered[name] = delegate(trace(module, wanted[name][0], shapes), name)
             edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
-        progress("executorch: generate")
+        progress(Reached(EXECUTORCH["generate"]))
         step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
         looped = ScanGenerate(step, policy, model.config.hidden_size)
         given = example(wanted["generate"][0], dict.fromkeys(PREFIX_DIMS, shapes.context))
         outer = torch.export.export(looped, given, strict=True)
         with remembered_results():
             edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
-        progress("executorch: write")
+        progress(Reached(EXECUTORCH["write"]))
         with remembered_results():
             final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)
         with path.open("wb") as file:

@@ -6,7 +6,7 @@ page or more are in `weights.bin`, once for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -28,6 +28,7 @@ from dgemma.export.onnx.registry_cache import cached_registry
 from dgemma.export.onnx.rewrite_filter import filtered_rules
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.onnx.wiring import Wiring, value_info
+from dgemma.export.stages import ONNX, Progress, Reached
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.taps import collecting
@@ -35,7 +36,6 @@ from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.read_onnx import WEIGHT
 
 OPSET, IR_VERSION = 21, 10
-Progress = Callable[[str], None]
 
 
 def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: Shapes) -> ir.Model:
@@ -117,14 +117,14 @@ def lower(
         for name, (module, inputs, outputs) in pieces(model, policy).items():
             before, stage = stage, name if name in BODY else "head"
             if stage != before:
-                progress(f"onnx: {stage}")
+                progress(Reached(ONNX[stage]))
             same = (type(module), *inputs, *outputs)  # the last tile, for one, is often as long as the others
             if same not in made:
                 part = convert(module.eval(), inputs, outputs, shapes)
                 weights.externalize(part)
                 made[same] = ir.to_proto(part)
             parts[name] = made[same]
-    progress("onnx: graphs")
+    progress(Reached(ONNX["graphs"]))
     denoise = wanted["denoise"][0]
     wiring = Wiring(parts)
     files = {"shared.onnx": shared(wiring, Head.of(wiring, model, policy), wanted)}

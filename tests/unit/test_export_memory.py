@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +24,10 @@ from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
 from dgemma.export import graphs, pipeline, request, room
 from dgemma.export.estimate import Estimate, TimeLeft
-from dgemma.export.executorch import dedup_constants
+from dgemma.export.executorch import dedup_constants, exir_patches
 from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.zero_copy import ZeroCopyData
+from dgemma.export.stages import EXECUTORCH, GOLDEN, LOAD, ONNX, QUANTIZE, Reached
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.recipes import class_of
 
@@ -51,14 +53,24 @@ def test_zero_copy_data_are_the_bytes_of_a_tensor_and_no_copy(dtype: torch.dtype
 
 
 def test_programs_are_copied_without_their_constants() -> None:
-    """While lowering; before and after, a copy is a copy, and what may change is copied always."""
+    """While lowering; before, after and in other threads, a copy is a copy, and what may change is copied always."""
     weight, small, moving = nn.Parameter(inputs(64, 64), requires_grad=False), torch.zeros(3), nn.Parameter(inputs(64, 64))
     for _ in range(2):
         assert copy.deepcopy(weight) is not weight
         with patched_exir():
             copied = copy.deepcopy({"w": weight, "s": small, "m": moving})
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(copy.deepcopy, weight).result() is not weight
         assert copied["w"] is weight and copied["s"] is not small and copied["m"] is not moving
         assert torch.equal(copied["m"], moving)
+
+
+def test_patches_are_taken_back_whatever_happens() -> None:
+    with pytest.raises(ValueError, match="inside"), patched_exir():
+        raise ValueError("inside")
+    weight = nn.Parameter(inputs(64, 64), requires_grad=False)
+    assert copy.deepcopy(weight) is not weight
+    assert exir_patches.xnnpack_preprocess.XNNPACKPassManager is exir_patches.XNNPACKPassManager
 
 
 def test_a_copy_that_is_used_up_gives_its_own_weights_back() -> None:
@@ -190,9 +202,9 @@ def figures(made: Estimate, slower: float) -> list[str]:
     """What is said at the start of each stage by a machine that takes `slower` times what is planned."""
     said, now = list[str](), [0.0]
     left = TimeLeft(made, said.append, lambda: now[0])
-    for name, seconds in made.seconds:
-        left(name)
-        now[0] += slower * seconds
+    for stage in made.plan:
+        left(Reached(stage.name))
+        now[0] += slower * stage.seconds
     return said
 
 
@@ -212,14 +224,25 @@ def test_time_left_never_rises(slower: float) -> None:
 def test_time_is_no_less_than_the_files_take_to_read_and_write() -> None:
     made = estimate("26b-a4b", "fp32", random_weights=0)
     least = (2 * made.parameters + sum(made.sizes.values())) / 200e6
-    assert sum(seconds for _, seconds in made.seconds) > least
+    assert sum(stage.seconds for stage in made.plan) > least
 
 
 def test_time_left_counts_the_parts_of_a_stage() -> None:
     made = estimate("2b", "w8", random_weights=0)
     left = TimeLeft(made, [].append, lambda: 0.0)
-    parts = [left.done(f"quantize: {n} of 4  x") for n in range(5)]
+    parts = [left.done(request._quantizing(f"{n} of 4  layers.{n}")) for n in range(5)]
     assert parts == sorted(parts) and parts[4] - parts[0] == pytest.approx(16 * made.parameters / 1e9)
+
+
+def test_stages_are_planned_in_the_order_that_they_come_in() -> None:
+    made = estimate("2b", "w8", random_weights=0)
+    assert [stage.name for stage in made.plan] == [LOAD, QUANTIZE, *ONNX.values(), *EXECUTORCH.values()]
+    said = list[str]()
+    left = TimeLeft(made, said.append, lambda: 0.0)
+    assert left.done(Reached(ONNX["stack"])) < left.done(Reached(ONNX["head"])) < left.done(Reached(ONNX["graphs"]))
+    assert left.done(Reached(GOLDEN)) == pytest.approx(sum(stage.seconds for stage in made.plan))
+    assert str(request._quantizing("calibration 16 of 64 prompts")) == "quantize: calibration 16 of 64 prompts"
+    assert request._quantizing("calibration 16 of 64 prompts").share == 0 and request._quantizing("1 of 4  x").share == 0.25
 
 
 def test_an_export_that_does_not_fit_is_refused_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,36 @@
+"""An export's stages: their names, which lowerings announce and the estimate knows, and how long each is planned to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LOAD, QUANTIZE, GOLDEN = "load", "quantize", "golden"
+ONNX = {part: f"onnx: {part}" for part in ("embed", "condition", "stack", "head", "graphs")}
+EXECUTORCH = {
+    part: f"executorch: {part}"
+    for part in ("layers", "encode", "denoise", "denoise_active", "decode", "check", "generate", "write")
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the plan; seconds are of an idle core."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The stage that an export is in: its beginning, or where it counts its parts, the share of it that is done."""
+
+    stage: str
+    detail: str = ""
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.detail}" if self.detail else self.stage
+
+
+Progress = Callable[[Reached], None]
