@@ -80,6 +80,11 @@ class Estimate:
         return max(self.stages.values())
 
     @property
+    def together(self) -> int:
+        """Bytes of engines that are lowered at the same time."""
+        return sum(self.stages[engine] for engine in self.engines)
+
+    @property
     def operations(self) -> dict[str, int]:
         """Operations of one call, a multiply-add being two: a denoising step and a chunk at full context, and one token."""
         shapes = self.request.shapes
@@ -97,13 +102,14 @@ class Estimate:
         layers, billions = self.request.config.num_layers, self.parameters / 1e9
         written = {engine: size / _DISK for engine, size in self.sizes.items()}
         read = max(written.values()) if self.request.is_quantized else 2 * self.parameters / _DISK  # checkpoints are bfloat16
-        found = {LOAD: 3.0 + read}
+        found = [Stage(name=LOAD, seconds=3.0 + read)]
         if self.request.recipe.quantizes and not self.request.is_quantized:
-            found[QUANTIZE] = 16 * billions
+            found.append(Stage(name=QUANTIZE, seconds=16 * billions))
         if "onnx" in self.engines:
-            parts = {"embed": 3, "condition": 1, "stack": 2.5 * layers, "head": 9}
-            found |= {ONNX[part]: seconds for part, seconds in parts.items()}
-            found[ONNX["graphs"]] = 3 + 2 * billions + written["onnx"]
+            parts = {
+                "embed": 3, "condition": 1, "stack": 2.5 * layers, "head": 9, "graphs": 3 + 2 * billions + written["onnx"],
+            }  # fmt: skip
+            found += [Stage(name=ONNX[part], seconds=seconds, engine="onnx") for part, seconds in parts.items()]
         if "executorch" in self.engines:
             each = 1.2 + 0.5 * (self.request.config.num_experts or 0)  # products of experts are operations of their own there
             parts = {
@@ -111,8 +117,8 @@ class Estimate:
                 "denoise_active": 8.5 + 0.1 * layers, "decode": 2.6 + 0.1 * layers, "check": 2.3 + 0.1 * layers,
                 "generate": 9 + 0.1 * layers, "write": 5 + 15 * billions + written["executorch"],
             }  # fmt: skip
-            found |= {EXECUTORCH[part]: seconds for part, seconds in parts.items()}
-        return [Stage(name=name, seconds=seconds) for name, seconds in found.items()]
+            found += [Stage(name=EXECUTORCH[part], seconds=seconds, engine="executorch") for part, seconds in parts.items()]
+        return found
 
     def lines(self, checkpoint: Path | str) -> list[str]:
         """The plan for people."""
@@ -140,12 +146,22 @@ class TimeLeft:
     The time left never rises. Where the pace seen calls for more than was last shown, the line says so without a figure.
     """
 
-    def __init__(self, estimate: Estimate, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, estimate: Estimate, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic, *,
+        at_once: bool = False,
+    ) -> None:  # fmt: skip
         self._say, self._clock = say, clock
-        self._plan, self._before, self._total = dict[str, Stage](), dict[str, float](), 0.0
+        self._stages = dict[str, tuple[str, float, float]]()  # stage → its lane, the seconds before it there, and its own
+        self._ends = dict[str, float]()  # lane → seconds from the start to its end; engines at once are a lane each
+        self._first = first = sum(stage.seconds for stage in estimate.plan if stage.engine is None)
+        before = 0.0
         for stage in estimate.plan:
-            self._plan[stage.name], self._before[stage.name] = stage, self._total
-            self._total += stage.seconds
+            lane = (stage.engine if at_once else None) or ""
+            begin = before if stage.engine is None else self._ends.get(lane, first)
+            self._stages[stage.name] = lane, begin, stage.seconds
+            before = self._ends[lane] = begin + stage.seconds
+        self._passed = dict.fromkeys(self._ends, 0.0)
+        self._total = max(self._ends.values())
         self._start = clock()
         self._shown = math.inf
 
@@ -161,10 +177,15 @@ class TimeLeft:
         self._say(f"{reached}, about {_time(left)} left" if left >= 1 else str(reached))
 
     def done(self, reached: Reached) -> float:
-        """Seconds of the plan that lie before; all of them before a stage that is in no plan, such as the last one."""
-        if reached.stage not in self._plan:
+        """Seconds of the plan that lie before, by the engine that has most left to do; all of them before a stage that is in no
+        plan, such as the last one."""
+        if reached.stage not in self._stages:
             return self._total
-        return self._before[reached.stage] + reached.share * self._plan[reached.stage].seconds
+        lane, before, own = self._stages[reached.stage]
+        self._passed = {name: max(passed, min(before, self._first)) for name, passed in self._passed.items()}
+        self._passed[lane] = before + reached.share * own
+        behind = [self._ends[name] - passed for name, passed in self._passed.items()]
+        return self._total - max(behind)
 
 
 def _time(seconds: float) -> str:

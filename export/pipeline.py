@@ -6,7 +6,6 @@ nothing of running graphs: who calls it may hand in `finish`, which adds golden 
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,11 +16,11 @@ from typing import Any
 from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
 from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
-from dgemma.core.sampler import SamplerConfig
 from dgemma.core.staging import staging
 from dgemma.export import room
 from dgemma.export.estimate import Estimate
-from dgemma.export.graphs import PREFIX_DIMS, Shapes, specs
+from dgemma.export.graphs import PREFIX_DIMS, specs
+from dgemma.export.processes import Lowered, lower_all
 from dgemma.export.request import ExportRequest, Weights, check, read_weights
 from dgemma.export.stages import GOLDEN, LOAD, Progress, Reached
 
@@ -32,10 +31,9 @@ LOWEST_VERSIONS = {"onnx": "1.23.2", "executorch": "1.5.1"}
 TOOLS = {"onnx": ("torch", "onnx", "onnxscript", "onnxruntime"), "executorch": ("torch", "torchao", "executorch")}
 
 
-def lower(
-    engine: str, weights: Weights, sampler: SamplerConfig, shapes: Shapes, stage: Path, progress: Progress
-) -> tuple[dict[str, GraphSpec], dict[str, Any]]:
+def lower(engine: str, request: ExportRequest, weights: Weights, stage: Path, progress: Progress) -> Lowered:
     """Write one engine's files below `stage`; returns its graphs and what lowering reports."""
+    sampler, shapes = request.sampler, request.shapes
     model, quantized = weights.model, weights.quantized
     wanted = specs(model.config, shapes, sampler.steps)
     if engine == "onnx":
@@ -81,12 +79,15 @@ def write_bundle(
     engines: Sequence[str] = ENGINES,
     progress: Progress | None = None,
     finish: Callable[[Path], None] | None = None,
+    at_once: bool = False,
 ) -> Path:
     """Write a bundle at `out`, which must not exist.
 
     Args:
         progress: called as each stage begins, with what can be printed.
         finish: called with the staged, loadable bundle before it is sealed.
+        at_once: lower the engines at the same time, in processes of their own; `room.at_once` tells whether they fit. Files
+            are the same. The program's own module has to be importable without side effects, as for `multiprocessing`.
     Raises:
         CheckpointError, ExportError: one line with the cure.
     """
@@ -103,10 +104,9 @@ def write_bundle(
         weights = read_weights(request, scratch, say)
         if text:
             text.tokenizer.save(stage)
-        graphs, reports = {}, {}
-        for engine in engines:
-            graphs[engine], reports[engine] = lower(engine, weights, sampler, shapes, stage, say)
-            gc.collect()  # what lowering leaves behind in cycles is as large as the weights
+        lowered = lower_all(lower, engines, request, weights, stage, at_once=at_once, progress=say)
+        graphs = {engine: found for engine, (found, _) in lowered.items()}
+        reports = {engine: report for engine, (_, report) in lowered.items()}
         shutil.rmtree(scratch, ignore_errors=True)
         quantization = {**weights.quantization, "stored_bits_per_weight": _stored(stage, engines, weights)}
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}

@@ -70,8 +70,10 @@ class ExportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A model whose quantized parameters may be without data, its integers, and what a manifest says of both."""
+    """A model whose quantized parameters may be without data, its integers, and what a manifest says of both; `folder` is the
+    quantized checkpoint that they are mapped from."""
 
+    folder: Path | None
     model: Denoiser
     quantized: Mapping[str, QuantizedMatrix]
     quantization: dict[str, Any]
@@ -142,21 +144,24 @@ def lengths(config: ModelConfig, canvas: int | None, context: int | None) -> Sha
 
 def read_weights(request: ExportRequest, scratch: Path, progress: Progress) -> Weights:
     """The weights; where the recipe quantizes, a quantized checkpoint is made at `scratch`, the caller's to remove."""
-    if request.is_quantized or request.recipe.quantizes:
-        folder = request.folder if request.is_quantized else scratch
-        if not request.is_quantized:
-            float_one = request.folder or _preset(request.config)
-            write_quantized(
-                float_one, scratch, request.recipe, random_seed=request.random_weights, prompts=request.calibration,
-                progress=lambda line: progress(_quantizing(line)),
-            )  # fmt: skip
-        assert folder is not None
-        store = open_quantized(folder, check_files=request.is_quantized)
+    if request.is_quantized or not request.recipe.quantizes:
+        return open_weights(request, request.folder if request.is_quantized else None)
+    write_quantized(
+        request.folder or _preset(request.config), scratch, request.recipe, random_seed=request.random_weights,
+        prompts=request.calibration, progress=lambda line: progress(_quantizing(line)),
+    )  # fmt: skip
+    return open_weights(request, scratch)
+
+
+def open_weights(request: ExportRequest, quantized: Path | None) -> Weights:
+    """Those of a quantized checkpoint, or of the float one that the request names."""
+    if quantized is not None:
+        store = open_quantized(quantized, check_files=request.is_quantized)
         described = store.description
         keys = ("bits", "parameters", "bits_per_weight", "activations", "calibration")
         provenance = {**described["source"], "quantized": described["digest"]}
         return Weights(
-            model=store.model(), quantized=store.matrices,
+            folder=quantized, model=store.model(), quantized=store.matrices,
             quantization={"recipe": described["recipe"]["name"], **{key: described[key] for key in keys}},
             provenance=_licensed(request.folder, provenance),
         )  # fmt: skip
@@ -167,7 +172,9 @@ def read_weights(request: ExportRequest, scratch: Path, progress: Progress) -> W
         "recipe": request.recipe.name, "bits": {c: 32 for c in CLASSES if c in present}, "parameters": parameters,
         "bits_per_weight": 32.0, "activations": "float32", "calibration": None,
     }  # fmt: skip
-    return Weights(model=model, quantized={}, quantization=quantization, provenance=_licensed(request.folder, provenance))
+    return Weights(
+        folder=None, model=model, quantized={}, quantization=quantization, provenance=_licensed(request.folder, provenance)
+    )
 
 
 def _quantizing(line: str) -> Reached:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,10 +18,18 @@ def check(estimate: Estimate, out: Path) -> None:
             raise ExportError(f"--out {out}: {reason}")
 
 
+def at_once(estimate: Estimate) -> bool:
+    """Whether the engines can be lowered at the same time: a core for each, and memory for all with a fifth to spare."""
+    free, cores = available(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 < len(estimate.engines) <= cores and free is not None and 1.25 * estimate.together <= free
+
+
 def lines(estimate: Estimate, out: Path) -> list[str]:
     """The same in words, for a plan."""
     free = _free_memory()
     memory = _memory(estimate) or ("memory suffices" if free is not None else "free memory is not known")
+    if at_once(estimate):
+        memory += f"; engines are lowered at the same time, with {estimate.together / 1e9:.1f} GB"
     return [f"room        {_disk(estimate, out) or 'disk suffices'}", f"            {memory}"]
 
 

@@ -15,10 +15,11 @@ EXECUTORCH = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of the plan; seconds are of an idle core."""
+    """A stage of the plan; seconds are of an idle core. Without an engine it is for all of them."""
 
     name: str
     seconds: float
+    engine: str | None = None
 
 
 @dataclass(frozen=True)

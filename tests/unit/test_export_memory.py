@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -243,6 +244,33 @@ def test_stages_are_planned_in_the_order_that_they_come_in() -> None:
     assert left.done(Reached(GOLDEN)) == pytest.approx(sum(stage.seconds for stage in made.plan))
     assert str(request._quantizing("calibration 16 of 64 prompts")) == "quantize: calibration 16 of 64 prompts"
     assert request._quantizing("calibration 16 of 64 prompts").share == 0 and request._quantizing("1 of 4  x").share == 0.25
+
+
+def test_time_left_of_engines_at_once_is_that_of_the_slower_one() -> None:
+    made = estimate("2b", "w8", random_weights=0)
+    parts = {engine: [stage for stage in made.plan if stage.engine == engine] for engine in (None, *ENGINES)}
+    took = {engine: sum(stage.seconds for stage in of_engine) for engine, of_engine in parts.items()}
+    fast, slow = sorted(ENGINES, key=took.__getitem__)
+    assert 0 < took[fast] < took[slow]
+    left = TimeLeft(made, [].append, lambda: 0.0, at_once=True)
+    assert left.done(Reached(parts[slow][0].name)) == pytest.approx(took[None])
+    assert left.done(Reached(parts[fast][-1].name)) == pytest.approx(took[None]), "the slower one has just begun"
+    last = parts[slow][-1]
+    assert left.done(Reached(last.name)) == pytest.approx(took[None] + took[slow] - last.seconds)
+    assert left.done(Reached(GOLDEN)) == pytest.approx(took[None] + took[slow])
+
+
+def test_engines_are_lowered_at_once_where_both_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = estimate("2b", "w8", random_weights=0)
+    assert made.together == made.stages["onnx"] + made.stages["executorch"] > made.peak
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for free, fits in ((int(1.25 * made.together) + 1, True), (made.together, False), (None, False)):
+        monkeypatch.setattr(room, "available", lambda free=free: free)
+        assert room.at_once(made) == fits
+    monkeypatch.setattr(room, "available", lambda: 1 << 50)
+    assert not room.at_once(estimate("2b", "w8", "onnx", random_weights=0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert not room.at_once(made)
 
 
 def test_an_export_that_does_not_fit_is_refused_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,8 @@ def run(
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
     with quiet(), stages() as say:
-        progress = TimeLeft(estimate, say)
-        pipeline.write_bundle(estimate.request, out, engines=engines, progress=progress, finish=golden)
+        at_once = room.at_once(estimate)
+        progress = TimeLeft(estimate, say, at_once=at_once)
+        pipeline.write_bundle(estimate.request, out, engines=engines, progress=progress, finish=golden, at_once=at_once)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
     return 0
