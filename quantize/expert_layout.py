@@ -39,6 +39,7 @@ class LaidOut:
 
 def lay_out(gate_up: QuantizedMatrix, down: QuantizedMatrix) -> tuple[LaidOut, LaidOut]:
     """gate_up [E, 2W, D] and down [E, D, W] for the kernel, at 4 bits where both have 4 and groups that it takes, else at 8."""
+    assert gate_up.rotation is down.rotation is None, "recipes rotate no experts"
     width = down.integers.shape[-1]
     four = all(m.group is not None and m.group % GROUP == 0 for m in (gate_up, down))
     halves = (_filled(_rows(gate_up, at, at + width), PANEL, INPUTS, four) for at in (0, width))

@@ -209,7 +209,7 @@ def stored_bytes(recipe: Recipe, engine: str, name: str, shape: Shape) -> int:
     columns = shape[-1]
     rows = count // columns
     group = recipe.group_of(name, columns) if bits == 4 else columns
-    if engine == "onnx":  # multipliers of groups are int8
+    if engine == "onnx" or class_of(name) == "experts":  # multipliers of groups are bytes
         return count * bits // 8 + 4 * rows + (count // group if bits == 4 else 0)
     if bits == 8:
         return rows * (columns + _EXTREMES + 4)

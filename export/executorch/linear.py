@@ -1,4 +1,4 @@
-"""Integer products, expert MLPs and the tied table as modules that replace torch's.
+"""Integer products and the tied table as modules that replace torch's.
 
 A table is stored once: what is looked up and the tiles of the head and of the soft embedding have the same bytes, and
 `dedup_constants.py` stores equal bytes once.
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dgemma.export.executorch import ops
 from dgemma.export.executorch.dedup_constants import Table
-from dgemma.model.denoiser import Experts, for_all_experts
+from dgemma.export.experts import RoutedExperts
+from dgemma.model.denoiser import Experts
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.matrix import QuantizedMatrix
 
@@ -193,42 +194,12 @@ class FloatEmbedding(nn.Module):
         return _summed(self.share, weights)
 
 
-class IntegerExperts(nn.Module):
-    """Gated expert MLPs, three products an expert; every expert is computed and weighted."""
-
-    def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix) -> None:
-        super().__init__()
-        width = down.integers.shape[-1]
-        experts = range(down.integers.shape[0])
-        self.gate = nn.ModuleList(IntegerLinear(part(gate_up, e, slice(None, width))) for e in experts)
-        self.up = nn.ModuleList(IntegerLinear(part(gate_up, e, slice(width, None))) for e in experts)
-        self.down = nn.ModuleList(IntegerLinear(part(down, e)) for e in experts)
-
-    def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """x [M, D], weights and ids [M, top_k] → [M, D]."""
-        weights = for_all_experts(weights, ids, len(self.down))
-        total = torch.zeros_like(x)
-        for e, (gate, up, down) in enumerate(zip(self.gate, self.up, self.down, strict=True)):
-            out = down(F.gelu(gate(x), approximate="tanh") * up(x))
-            total = total + out * weights[:, e : e + 1]
-        return total
-
-
-def part(stacked: QuantizedMatrix, expert: int, rows: slice = slice(None)) -> QuantizedMatrix:
-    """Some rows of one matrix of a stack [E, out, in]."""
-    multipliers = None if stacked.multipliers is None else stacked.multipliers[expert, rows]
-    return QuantizedMatrix(
-        bits=stacked.bits, integers=stacked.integers[expert, rows], scale=stacked.scale[expert, rows],
-        multipliers=multipliers, rotation=stacked.rotation,
-    )  # fmt: skip
-
-
 def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: str = "") -> None:
     """Replace every quantized Linear, stack of experts and the tied embedding, in place."""
     for name, child in model.named_children():
         path = f"{prefix}{name}"
         if isinstance(child, Experts) and f"{path}.gate_up_proj" in quantized:
-            setattr(model, name, IntegerExperts(quantized[f"{path}.gate_up_proj"], quantized[f"{path}.down_proj"]))
+            setattr(model, name, RoutedExperts(quantized[f"{path}.gate_up_proj"], quantized[f"{path}.down_proj"]))
         elif isinstance(child, nn.Embedding):
             matrix = quantized.get(f"{path}.weight")
             setattr(model, name, FloatEmbedding(child.weight.detach()) if matrix is None else IntegerEmbedding(matrix))

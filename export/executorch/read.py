@@ -1,15 +1,23 @@
-"""The integers and scales that a `.pte` has for XNNPACK, to compare with what they were made from."""
+"""The integers and scales that a `.pte` has, to compare with what they were made from."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from executorch.exir._serialize._program import deserialize_pte_binary
+from executorch.exir.scalar_type import ScalarType
+from executorch.exir.schema import KernelCall
 from torch import Tensor
 
 from dgemma.export.executorch import ops
 from dgemma.export.executorch.pte import Layout
+from dgemma.quantize.expert_layout import LaidOut, put_back
+from dgemma.quantize.matrix import QuantizedMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +30,7 @@ class StoredMatrix:
 
 
 def read_integers(path: Path) -> dict[str, StoredMatrix]:
-    """Parameter name → matrix, for every quantized matrix of the file; experts are single, as `experts.up.3.weight`."""
+    """Parameter name → matrix, for every quantized matrix that XNNPACK has."""
     data = path.read_bytes()
     layout = Layout(data)
     named = {}
@@ -35,6 +43,35 @@ def read_integers(path: Path) -> dict[str, StoredMatrix]:
         if len(form) == 2:
             found[name] = _matrix(raw, named[f"{name}/scale"], int(form[0]), int(form[1]))
     return _joined(found)
+
+
+def read_experts(path: Path) -> list[tuple[QuantizedMatrix, QuantizedMatrix]]:
+    """Gate-and-up and down of each layer's experts, in the order of layers."""
+    program = deserialize_pte_binary(path.read_bytes()).program
+    plan: Any = program.execution_plan[0]
+
+    def tensor(index: int) -> Tensor:
+        value = plan.values[index].val
+        dtype = torch.float32 if value.scalar_type == ScalarType.FLOAT else torch.uint8
+        stored = bytearray(program.constant_buffer[value.data_buffer_idx].storage)
+        return torch.frombuffer(stored, dtype=dtype, count=math.prod(value.sizes)).view(value.sizes)
+
+    found = []
+    for call in (i.instr_args for chain in plan.chains for i in chain.instructions):
+        if not isinstance(call, KernelCall) or plan.operators[call.op_index].name != "dgemma::experts":
+            continue
+        arrays = [tensor(i) if math.prod(plan.values[i].val.sizes) else _none(plan.values[i].val.sizes) for i in call.args[3:9]]
+        hidden, width, *groups = (plan.values[i].val.int_val for i in call.args[9:13])
+        stacks = (
+            LaidOut(weight=weight, multipliers=multipliers, scale=scale, group=group)
+            for (weight, multipliers, scale), group in zip((arrays[:3], arrays[3:]), groups, strict=True)
+        )
+        found.append(put_back(*stacks, hidden=hidden, width=width))
+    return found
+
+
+def _none(sizes: Sequence[int]) -> Tensor:
+    return torch.empty(list(sizes), dtype=torch.uint8)
 
 
 def _joined(found: dict[str, StoredMatrix]) -> dict[str, StoredMatrix]:

@@ -26,6 +26,7 @@ from dgemma.runtime.native.packed import PackedProgram
 
 NATIVE, STOCK = "native", "stock binding"
 CACHE_FROM = 64 << 20  # bytes of a program from which on mapping packed weights beats packing them
+_EXPERTS = b"dgemma::experts"
 _BINDING = "executorch.extension.pybindings."
 
 
@@ -69,6 +70,7 @@ class ExecutorchEngine(Engine):
 
     def _open(self, path: Path) -> _Program:
         if self._library is None:
+            check_operators(path)
             return _Stock(path, self.threads)
         if not cache.enabled() or path.stat().st_size < CACHE_FROM:
             return Program(self._library, path, threads=self.threads)
@@ -109,6 +111,19 @@ def _native() -> Path | None:
             raise EngineError(f"no native executorch engine: {error} ({build.SWITCH}=1 asks for it)") from None
         warnings.warn(f"executorch runs through its {STOCK}, slower to load: {error}", DgemmaWarning, stacklevel=4)
         return None
+
+
+def check_operators(path: Path) -> None:
+    """Raises EngineError where a program calls an operator that the native library alone has."""
+    with path.open("rb") as file:
+        beginning = file.read(32)
+        file.seek(0)  # the program is ahead of its weights, and says how long it is
+        size = int.from_bytes(beginning[16:24], "little") if beginning[8:12] == b"eh00" else 0
+        if _EXPERTS in file.read(size):
+            raise EngineError(
+                f"{path}: a quantized mixture of experts runs on the native library alone, and here there is none "
+                f"({build.state()[1]}); install a C++ compiler (Debian: apt-get install g++)"
+            )
 
 
 class _Stock:

@@ -23,12 +23,15 @@ from dgemma.core.errors import EngineError
 from dgemma.runtime import cache
 
 _HERE = Path(__file__).parent
-EXPERTS = tuple(
-    _HERE / "experts" / name
-    for name in ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp", "onnx.cpp")
-)
-SOURCES = tuple(_HERE / name for name in ("dgemma_executorch.h", "dgemma_executorch.cpp"))
+_KERNEL = ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp")
+EXPERTS = tuple(_HERE / "experts" / name for name in (*_KERNEL, "onnx.cpp"))
+SOURCES = (
+    *(_HERE / name for name in ("dgemma_executorch.h", "dgemma_executorch.cpp")),
+    *(_HERE / "experts" / name for name in (*_KERNEL, "executorch.cpp")),
+)  # fmt: skip
 LIBRARIES = ("executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool", "executorch")
+# Contracted operations would give the kernels for experts different bits.
+_FLAGS = ("-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 _COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "DGEMMA_NATIVE"
 _BUILD_S = 300
@@ -97,19 +100,19 @@ def command(root: Path, target: Path, compiler: str, machine: str = sys.platform
     headers, libraries = root / "include", root / "lib"
     register = [] if machine == "darwin" else ["-Wl,--no-as-needed"]  # nothing refers to what only registers itself
     return [
-        compiler, "-std=c++20", "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-DC10_USING_CUSTOM_GENERATED_MACROS",
-        f"-I{headers}", f"-I{headers}/executorch/runtime/core/portable_type/c10", str(SOURCES[1]), "-o", str(target),
+        compiler, "-std=c++20", *_FLAGS, "-DC10_USING_CUSTOM_GENERATED_MACROS", f"-I{headers}",
+        f"-I{headers}/executorch/runtime/core/portable_type/c10", *_units(SOURCES), "-o", str(target),
         f"-L{libraries}", f"-Wl,-rpath,{libraries}", *register, *(f"-l{name}" for name in LIBRARIES),
     ]  # fmt: skip
 
 
 def experts_command(target: Path, compiler: str) -> list[str]:
-    """The command that builds the experts' operator; contracted operations would give kernels different bits."""
-    units = [str(path) for path in EXPERTS if path.suffix == ".cpp"]
-    return [
-        compiler, "-std=c++17", "-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", *units,
-        "-o", str(target),
-    ]  # fmt: skip
+    """The command that builds the experts' operator for ONNX Runtime."""
+    return [compiler, "-std=c++17", *_FLAGS, *_units(EXPERTS), "-o", str(target)]
+
+
+def _units(sources: tuple[Path, ...]) -> list[str]:
+    return [str(path) for path in sources if path.suffix == ".cpp"]
 
 
 def wheel() -> Path:

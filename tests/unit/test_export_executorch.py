@@ -19,14 +19,13 @@ from torch.fx.passes.tools_common import legalize_graph
 
 from dgemma.export.executorch import exir_patches, linear, lower, ops, visitors
 from dgemma.export.executorch.exir_patches import patched_exir
-from dgemma.export.executorch.linear import IntegerEmbedding, IntegerExperts, IntegerLinear, replace
+from dgemma.export.executorch.linear import IntegerEmbedding, IntegerLinear, replace
 from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_modules
 from dgemma.export.graphs import sharing
 from dgemma.export.quiet import quiet
 from dgemma.model.denoiser import GatedMLP, RMSNorm
 from dgemma.quantize.hadamard import rotate_inputs
 from dgemma.quantize.integers import quantize_rows
-from dgemma.quantize.matrix import QuantizedMatrix
 
 
 def lowered(module: nn.Module, *x: Tensor, rows: bool = False) -> tuple[Callable[..., Tensor], dict[str, int]]:
@@ -280,29 +279,3 @@ def test_tied_table(group: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert share["matrix_products_on_cpu"] == share["quantization_on_cpu"] == 0
     assert worst(run(p), p @ matrix.dequantize()) < 2e-6
     assert worst(run(p.flip(-1)), p @ matrix.dequantize()) > 1e-2
-
-
-@pytest.mark.parametrize("group", [0, 32])
-def test_experts(group: int) -> None:
-    if group:
-        gate_up, down = four_bits(3, 64, 64, group=32), four_bits(3, 64, 32, group=32, rotation=32)
-    else:
-        stacks = [[quantize_rows(inputs(64, k, seed=e)) for e in range(3)] for k in (64, 32)]
-        gate_up, down = (
-            QuantizedMatrix(
-                bits=8, integers=torch.stack([m.integers for m in s]), scale=torch.stack([m.scale for m in s])
-            )
-            for s in stacks
-        )
-    experts = IntegerExperts(gate_up, down)
-    x, weights = inputs(4, 64), torch.rand(4, 3, generator=torch.Generator().manual_seed(1))
-    ids = torch.arange(3).expand(4, 3).contiguous()
-    run, share = lowered(experts, x, weights, ids)
-    assert share["matrix_products_on_cpu"] == share["quantization_on_cpu"] == 0
-    wanted = experts(x, weights, ids)
-    assert worst(run(x, weights, ids), wanted) < 1e-3  # a last bit of the GELU moves an activation to the next integer
-    gate, up = (x @ gate_up.dequantize().transpose(1, 2)).chunk(2, -1)
-    inner = nn.functional.gelu(gate, approximate="tanh") * up
-    exact = (ops.rotate_blocks(inner, 32 if group else 0) @ down.dequantize().transpose(1, 2) * weights.t()[..., None]).sum(0)
-    assert worst(wanted, exact) < 0.1
-    assert worst(run(x, weights, ids.flip(1).contiguous()), wanted) > 0.1

@@ -16,7 +16,7 @@ from dgemma.export.executorch.dedup_constants import Table, dedup_constants
 from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.linear import FloatEmbedding, IntegerEmbedding
 from dgemma.export.executorch.pte import Layout
-from dgemma.export.executorch.read import read_integers
+from dgemma.export.executorch.read import read_experts, read_integers
 from dgemma.export.graphs import Shapes
 from dgemma.export.quiet import quiet
 from dgemma.quantize.integers import quantize_rows
@@ -81,12 +81,13 @@ CONFIG = replace(micro.CONFIG, hidden_size=64, intermediate_size=96)
 
 
 def quantized(model: nn.Module) -> dict[str, QuantizedMatrix]:
-    """4 bits in MLPs and experts, their down projections rotated, 8 elsewhere; made-up integers."""
+    """4 bits in MLPs and experts, the MLPs' down projections rotated, 8 elsewhere; made-up integers."""
     made = {}
     for seed, (name, parameter) in enumerate(model.named_parameters()):
         kind = class_of(name)
         if kind in ("mlp_up_gate", "mlp_down", "experts"):
-            made[name] = four_bits(*parameter.shape, group=32, rotation=32 if "down" in name else None, seed=seed)
+            rotation = 32 if kind == "mlp_down" else None
+            made[name] = four_bits(*parameter.shape, group=32, rotation=rotation, seed=seed)
         elif kind is not None:
             made[name] = quantize_rows(parameter)
     return made
@@ -107,19 +108,19 @@ def test_integers_of_a_whole_model_come_back(experts: bool, tmp_path: Path) -> N
     assert not any(s["matrix_products_on_cpu"] or s["quantization_on_cpu"] for s in share.values())
     layout = Layout(path.read_bytes())
     table = canonical["embed_tokens.weight"].integers.numel()
-    assert layout.constants() and layout.spans[0][1] < 1.5 * table, "weights of delegates among the constants as well"
-    found = read_integers(path)
+    routed = sum(m.integers.numel() // 2 for name, m in canonical.items() if ".experts." in name)
+    once = layout.spans[0][1] - 1.5 * routed
+    assert layout.constants() and once < 1.5 * table, "weights of delegates among the constants as well"
+    found, layers = read_integers(path), read_experts(path)
     for name, matrix in canonical.items():
-        parts = {name: (..., slice(None))}
         if ".experts." in name:
-            stem, last = name.rsplit(".", 1)
-            halves = {"gate": slice(None, 32), "up": slice(32, None)} if last == "gate_up_proj" else {"down": slice(None)}
-            parts = {f"{stem}.{k}.{e}.weight": (e, rows) for k, rows in halves.items() for e in range(2)}
-        for part, (expert, rows) in parts.items():
-            stored = found.pop(part)
-            assert torch.equal(stored.integers, matrix.integers[expert][rows])
-            scale = matrix.scale if matrix.multipliers is None else matrix.multipliers * matrix.scale[..., None]
-            assert torch.equal(stored.scale, scale[expert][rows])
-            assert stored.group == (matrix.group or 0)
-    assert not found
+            stored_experts = layers[int(name.split(".")[1])][name.endswith(".down_proj")]
+            assert torch.equal(stored_experts.expanded(), matrix.expanded()) and torch.equal(stored_experts.scale, matrix.scale)
+            continue
+        stored = found.pop(name)
+        assert torch.equal(stored.integers, matrix.integers)
+        scale = matrix.scale if matrix.multipliers is None else matrix.multipliers * matrix.scale[..., None]
+        assert torch.equal(stored.scale, scale)
+        assert stored.group == (matrix.group or 0)
+    assert not found and len(layers) == (2 if experts else 0)
     assert not torch.equal(read_integers(path)["embed_tokens.weight"].integers, canonical["embed_tokens.weight"].integers + 1)

@@ -1,0 +1,72 @@
+// The kernel for experts as an operator of ExecuTorch, dgemma::experts.out, registered when the library is loaded.
+//
+// Arguments: x float32 [M, D], ids int64 [M, K], weights float32 [M, K], the six arrays of dg_experts, hidden, width, gate_up_group,
+// down_group, and out float32 [M, D].
+#include <executorch/runtime/core/exec_aten/util/tensor_util.h>
+#include <executorch/runtime/core/function_ref.h>
+#include <executorch/runtime/kernel/kernel_runtime_context.h>
+#include <executorch/runtime/kernel/operator_registry.h>
+
+#include <cstring>
+
+#include "experts.h"
+
+// The wheel has the library of the pool, but not its header.
+namespace executorch::extension::threadpool {
+class ThreadPool {
+ public:
+  void run(runtime::FunctionRef<void(size_t)> task, size_t count);
+};
+ThreadPool* get_threadpool();
+}  // namespace executorch::extension::threadpool
+
+namespace {
+
+using executorch::aten::Tensor;
+using executorch::runtime::Error;
+using executorch::runtime::EValue;
+using executorch::runtime::Kernel;
+using executorch::runtime::KernelRuntimeContext;
+using executorch::runtime::Span;
+
+constexpr const char* kName = "dgemma::experts.out";
+
+void spread(void*, void (*task)(void*, size_t), void* context, size_t count) {
+  executorch::extension::threadpool::get_threadpool()->run([&](size_t i) { task(context, i); }, count);
+}
+
+void run(KernelRuntimeContext& context, Span<EValue*> stack) {
+  const auto tensor = [&](int i) -> const Tensor& { return stack[i]->toTensor(); };
+  const auto number = [&](int i) { return static_cast<int32_t>(stack[i]->toInt()); };
+  const auto bytes = [&](int i) { return tensor(i).const_data_ptr<uint8_t>(); };
+  const auto floats = [&](int i) { return tensor(i).const_data_ptr<float>(); };
+  const Tensor& x = tensor(0);
+  const Tensor& ids = tensor(1);
+  Tensor& out = stack[13]->toTensor();
+  if (x.dim() != 2 || ids.dim() != 2 || x.size(1) != number(9) || x.size(0) != ids.size(0) ||
+      executorch::runtime::resize_tensor(out, x.sizes()) != Error::Ok) {
+    ET_LOG(Error, "rows do not fit the experts");
+    return context.fail(Error::InvalidArgument);
+  }
+  const dg_experts layer = {static_cast<int32_t>(tensor(3).size(0)), number(9), number(10), number(11) != 0 ? 4 : 8, number(11),
+                            number(12), bytes(3), bytes(4), floats(5), bytes(6), bytes(7), floats(8)};
+  const dg_parallel parallel = {spread, nullptr};
+  const char* wrong = dg_experts_run(&layer, floats(0), ids.const_data_ptr<int64_t>(), floats(2), x.size(0),
+                                     static_cast<int32_t>(ids.size(1)), out.mutable_data_ptr<float>(), nullptr, &parallel);
+  if (wrong != nullptr) {
+    ET_LOG(Error, "%s", wrong);
+    context.fail(Error::InvalidArgument);
+  }
+}
+
+// Once for a process, which a second registration would end: a library of another place may be loaded already.
+Error register_once() {
+  for (const Kernel& kernel : executorch::runtime::get_registered_kernels()) {
+    if (kernel.name_ != nullptr && std::strcmp(kernel.name_, kName) == 0) return Error::Ok;
+  }
+  return executorch::runtime::register_kernel(Kernel(kName, run));
+}
+
+const Error registered = register_once();
+
+}  // namespace
