@@ -24,6 +24,7 @@ from dgemma.export.tokenizer import CheckpointTokenizer, read_tokenizer
 from dgemma.model import checkpoint as checkpoints
 from dgemma.model import hf_config
 from dgemma.model.denoiser import Denoiser
+from dgemma.model.hub import name_of
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.read_checkpoint import is_quantized, open_quantized
 from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
@@ -192,11 +193,11 @@ def _preset(config: ModelConfig) -> str:
 def _float_weights(request: ExportRequest) -> tuple[Denoiser, dict[str, Any]]:
     folder, seed = request.folder, request.random_weights
     if seed is not None:
-        shape = _preset(request.config) if folder is None else folder.resolve().name
+        shape = _preset(request.config) if folder is None else name_of(folder)
         return checkpoints.random_weights(request.config, seed), {"shape_of": shape, "random_weights": seed}
     assert folder is not None
     loaded = checkpoints.load(folder)
-    return loaded.model, {"name": folder.resolve().name, "files": loaded.files(), "skipped_tensors": loaded.skipped}
+    return loaded.model, {"name": name_of(folder), "files": loaded.files(), "skipped_tensors": loaded.skipped}
 
 
 def _licensed(folder: Path | None, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -259,19 +259,21 @@ def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
 
 
 def find_config(named: Path | str) -> tuple[ModelConfig, SamplerConfig, Path | None]:
-    """As `read_config`, of a folder or a preset, and the folder, None for a preset. A folder of a preset's name comes first.
+    """As `read_config`, of a folder, a hub id or a preset, and the folder, None for a preset. Folders come first.
 
     Raises:
-        CheckpointError: also when there is neither; `tiny` is shipped as a bundle alone.
+        CheckpointError: also when there is none of them; `tiny` is shipped as a bundle alone.
     """
-    folder = Path(named)
-    if str(named) in PRESETS and not folder.is_dir():
+    from dgemma.model.hub import folder_of  # which reads names with this module
+
+    if str(named) in PRESETS and not Path(named).is_dir():
         return PRESETS[str(named)], SamplerConfig(), None
+    folder = folder_of(named)
     if folder.exists():
         return *read_config(folder), folder
     if str(named) == "tiny":
         raise CheckpointError("tiny: is shipped as a bundle, not a checkpoint; give checkpoints/tiny of a source checkout")
-    raise CheckpointError(f"{named}: no such checkpoint folder; give one, or a preset: {', '.join(PRESETS)}")
+    raise CheckpointError(f"{named}: no such checkpoint folder; give one, a hub id, or a preset: {', '.join(PRESETS)}")
 
 
 def notes(folder: Path | str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from dgemma.core.errors import CheckpointError
-from dgemma.model.hf_config import CONFIG, read_json
+from dgemma.model.hf_config import CONFIG, Json, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -77,10 +77,20 @@ def find_weights(folder: Path) -> WeightFiles:
     return WeightFiles(files=files, index=index, ignored=tuple(n for n in others if n not in files and n != index))
 
 
-def _promised(index: Path, present: list[str]) -> dict[str, frozenset[str] | None]:
+def promised_files(index: Path) -> set[str]:
+    """Names of the files that an index speaks of; raises CheckpointError."""
+    return {str(name) for name in _weight_map(index).values()}
+
+
+def _weight_map(index: Path) -> Json:
     mapping = read_json(index).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise CheckpointError(f"{index}: has no weight_map; copy the checkpoint again")
+    return mapping
+
+
+def _promised(index: Path, present: list[str]) -> dict[str, frozenset[str] | None]:
+    mapping = _weight_map(index)
     files: dict[str, set[str]] = {}
     for tensor, name in mapping.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):

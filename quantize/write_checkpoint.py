@@ -24,6 +24,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.core.staging import staging
 from dgemma.model.checkpoint import MappedWeights, RandomWeights, is_finite, load, random_weights, write_config
 from dgemma.model.hf_config import find_config
+from dgemma.model.hub import name_of
 from dgemma.quantize import calibration
 from dgemma.quantize.integers import quantize_matrix
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -66,7 +67,7 @@ def write_quantized(
         source: dict[str, Any] = {"shape_of": _shape_of(checkpoint), "random_weights": random_seed}
     else:
         weights = MappedWeights(folder or Path())
-        source = {"name": weights.folder.resolve().name, "files": weights.sources(), "skipped_tensors": weights.skipped}
+        source = {"name": name_of(weights.folder), "files": weights.sources(), "skipped_tensors": weights.skipped}
     hessians, calibrated = _calibrate(folder, config, sampler, random_seed, prompts, say)
     with staging(out, CheckpointError, "quantize") as stage:
         _copy(folder, stage, config, sampler)
@@ -109,7 +110,7 @@ def _request(
 
 
 def _shape_of(checkpoint: Path | str) -> str:
-    return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
+    return name_of(Path(checkpoint)) if Path(checkpoint).is_dir() else str(checkpoint)
 
 
 def _calibrate(

@@ -24,6 +24,7 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import MOST_STEPS, SamplerConfig
 from dgemma.model.hf_config import find_config
+from dgemma.model.hub import name_of
 from dgemma.reference import cost, has_tpu, hlo, sharding, texts, tpu
 from dgemma.reference import weights as weight_files
 from dgemma.reference.denoiser import denoise, soft_embed
@@ -95,7 +96,7 @@ def request(
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"--steps {steps} must be between 1 and {MOST_STEPS}")
     policy = policy if steps is None else replace(policy, steps=steps)
-    name = target if folder is None else folder.resolve().name
+    name = target if folder is None else name_of(folder)
     return CompileRequest(name=name, folder=folder, config=config, policy=policy, slots=whole - n, topology=topology)
 
 

@@ -64,13 +64,15 @@ def describe(manifest: Manifest, given: str) -> dict[str, Any]:
     Raises:
         CheckpointError: as `folder_of`.
     """
+    from dgemma.model.hub import name_of
+
     folder = folder_of(manifest, given)
     if folder is None:
         name = f"{given}, random weights, seed {manifest.provenance['random_weights']}"
         return {"name": name, "folder": None, "files": {}, "same": True, "difference": None}
     files = {path.name: sha256_file(path) for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors")}
     why = difference(manifest, folder, files)
-    return {"name": folder.resolve().name, "folder": folder, "files": files, "same": why is None, "difference": why}
+    return {"name": name_of(folder), "folder": folder, "files": files, "same": why is None, "difference": why}
 
 
 def folder_of(manifest: Manifest, given: str) -> Path | None:
@@ -80,10 +82,11 @@ def folder_of(manifest: Manifest, given: str) -> Path | None:
         CheckpointError: it is quantized, cannot be read, or describes another shape.
     """
     from dgemma.model.hf_config import read_config
+    from dgemma.model.hub import folder_of as find_folder
 
     if "random_weights" in manifest.provenance and given == manifest.provenance.get("shape_of"):
         return None
-    folder = Path(given)
+    folder = find_folder(given)
     if not folder.exists():
         raise CheckpointError(f"{given}: no such folder; give the folder of the checkpoint that the bundle was made from")
     if (folder / QUANTIZED).exists():

@@ -20,7 +20,7 @@ GOLDEN_PROMPTS = [
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
     out: Annotated[Path, typer.Option("--out", help="Bundle to write; must not exist.")],
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
     recipe: Annotated[
@@ -43,7 +43,6 @@ def run(
     from dgemma.export import pipeline, request, room
     from dgemma.export.estimate import Estimate, TimeLeft
     from dgemma.export.quiet import quiet
-    from dgemma.quantize.read_checkpoint import is_quantized
 
     engines = engines_of(engine)
     options: dict[str, Any] = {
@@ -61,7 +60,7 @@ def run(
         from dgemma.verify import golden
 
         own = steps is None and canvas is None and random_weights is None
-        folder = Path(checkpoint) if own and not is_quantized(checkpoint) else None
+        folder = estimate.request.folder if own and not estimate.request.is_quantized else None
         if golden.is_large(read_manifest(stage, check_files=False)[0]) and not large_golden:
             return
         golden.write(stage, folder, GOLDEN_PROMPTS)

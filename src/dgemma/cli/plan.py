@@ -37,7 +37,7 @@ class Subject:
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="CKPT|PRESET|BUNDLE", help="Checkpoint folder, bundle, or 2b, 9b, 26b-a4b.")],
+    model: Annotated[str, typer.Argument(metavar="CKPT|PRESET|BUNDLE", help="Checkpoint, bundle, or 2b, 9b, 26b-a4b.")],
     device: Annotated[
         str,
         typer.Option(

@@ -13,7 +13,7 @@ from dgemma.core.progress import notes, stages
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
     recipe: Annotated[str, typer.Option("--recipe", help="w8, w4-mixed, w4, w4-all, or a file NAME.json.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write the quantized checkpoint to; must not exist.")],
     calibration: Annotated[
@@ -24,13 +24,14 @@ def run(
     ] = None,
 ) -> int:
     from dgemma.model import checkpoint as checkpoints
-    from dgemma.model import hf_config
+    from dgemma.model import hf_config, hub
     from dgemma.quantize.read_checkpoint import is_quantized
     from dgemma.quantize.recipes import find
     from dgemma.quantize.write_checkpoint import write_quantized
 
-    if random_weights is None and Path(checkpoint).is_dir() and not is_quantized(checkpoint):
-        notes((*checkpoints.notes(checkpoint), *hf_config.notes(checkpoint)))
+    folder = hub.folder_of(checkpoint)
+    if random_weights is None and folder.is_dir() and not is_quantized(folder):
+        notes((*checkpoints.notes(folder), *hf_config.notes(folder)))
     with stages() as say:
         made = write_quantized(checkpoint, out, find(recipe), random_seed=random_weights, prompts=calibration, progress=say)
     size = sum(entry["size"] for entry in made["files"].values())

@@ -21,7 +21,7 @@ REPORT = "report.json"
 
 def run(
     action: Annotated[str, typer.Argument(metavar="compile", help="What to do: compile.")],
-    target: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or a preset: 2b, 9b, 26b-a4b.")],
+    target: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
     topology: Annotated[str, typer.Option("--topology", help="TPU v4 chips, as v4:1x1x1 or v4:2x2x1.")] = "v4:1x1x1",
     canvas: Annotated[
         int | None, typer.Option("--canvas", help="Canvas length N, in tokens. Default: the model's own.")
