@@ -75,6 +75,7 @@ def test_onnx_holds_four_bits_as_eight() -> None:
     recipe = {"bits": {"embedding": 8, "mlp_down": 4, "router": 32}}
     assert held_bits(recipe, "onnx") == {"embedding": 8, "mlp_down": 8, "router": 32}
     assert held_bits(recipe, "executorch")["mlp_down"] == 4
+    assert held_bits({"bits": {"experts": 4}}, "onnx") == {"experts": 4}
     assert held_bits({}, "onnx") == {}
 
 

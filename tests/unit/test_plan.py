@@ -61,6 +61,11 @@ def test_all_experts_are_computed() -> None:
     assert every.weights == every.operations // 2 == 2 * some.weights == 4 * 2 * 3 * 32 * 16
 
 
+def test_integer_experts_are_routed() -> None:
+    runs = [as_run(micro.MOE_CONFIG, bits).denoise(2, 0).products["experts"] for bits in ({}, {"experts": 32}, {"experts": 4})]
+    assert runs[0].operations == runs[1].operations == 2 * runs[2].operations  # 4 experts, 2 of them chosen
+
+
 def test_seconds_of_a_call_by_hand() -> None:
     """A step of 16 rows: 8-bit products are arithmetic; attention is float32; everything beside them is added."""
     bits = dict.fromkeys(("attention", "mlp_up_gate", "mlp_down", "self_conditioning", "embedding"), 8)

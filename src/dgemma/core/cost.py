@@ -168,14 +168,15 @@ class CostModel:
 
 
 def as_run(config: ModelConfig, bits: Mapping[str, int], soft: str = EXACT) -> CostModel:
-    """What the exported graphs compute today: every expert, and all slots of the prefix in every layer."""
-    return CostModel(config=config, bits=bits, soft=soft, every_expert=True, slot_step=SLOT_STEP)
+    """What the exported graphs compute today: every float expert, and all slots of the prefix in every layer."""
+    every = bits.get("experts", FLOAT) == FLOAT
+    return CostModel(config=config, bits=bits, soft=soft, every_expert=every, slot_step=SLOT_STEP)
 
 
 def held_bits(quantization: Mapping[str, Any], engine: str) -> dict[str, int]:
-    """Bits by tensor class as kernels read them: onnx multiplies 4-bit weights out to 8 bits when a session opens."""
+    """Bits by tensor class as kernels read them: onnx multiplies 4-bit weights but experts out to 8 on opening."""
     bits = {str(name): int(value) for name, value in (quantization.get("bits") or {}).items()}
-    return {name: 8 if engine == "onnx" and value < 8 else value for name, value in bits.items()}
+    return {name: 8 if engine == "onnx" and value < 8 and name != "experts" else value for name, value in bits.items()}
 
 
 def prefix_values(config: ModelConfig, tokens: int) -> int:
