@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dgemma.core.cost import prefix_bytes, step_bytes
+from dgemma.core.cost import CostModel, held_bits, prefix_bytes, step_bytes
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import Manifest
 from dgemma.core.memory import SWITCH, available, is_checked
@@ -29,12 +29,15 @@ class Need:
 
 
 def need(manifest: Manifest, engine: str) -> Need:
-    """The bound for one engine: onnx multiplies 4-bit weights out to 8 bits, executorch keeps them."""
+    """The bound for one engine: onnx multiplies 4-bit weights out to 8 bits, those of experts aside; executorch keeps them."""
     weights = sum(entry.size for name, entry in manifest.files.items() if name.startswith(f"{engine}/"))
     bits = manifest.quantization.get("bits_per_weight")
-    if engine == "onnx" and isinstance(bits, (int, float)) and bits < 8:
-        weights = max(weights, int(manifest.quantization.get("parameters", 0)))
     n, model = manifest.canvas_length, manifest.model
+    if engine == "onnx" and isinstance(bits, (int, float)) and bits < 8:
+        held = held_bits(manifest.quantization, engine)
+        experts = CostModel(config=model, bits=held).stack(model.num_experts or 1).get("experts", (0, 0))[1]
+        spared = experts // 2 if held.get("experts") == 4 else 0
+        weights = max(weights, int(manifest.quantization.get("parameters", 0)) - spared)
     return Need(weights=weights, prefix=prefix_bytes(model, min(manifest.context, 2 * n)), transient=step_bytes(model, n))
 
 

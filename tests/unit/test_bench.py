@@ -17,7 +17,7 @@ from dgemma.benchmarks.bench.ceilings import Ceilings
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
 from dgemma.core import machine
 from dgemma.core import memory as free_memory
-from dgemma.core.config import ModelConfig
+from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.cost import CostModel, held_bits
 from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.install import pip_install
@@ -77,6 +77,7 @@ def test_onnx_holds_four_bits_as_eight() -> None:
     assert held_bits(recipe, "executorch")["mlp_down"] == 4
     assert held_bits({"bits": {"experts": 4}}, "onnx") == {"experts": 4}
     assert held_bits({}, "onnx") == {}
+    assert held_bits({"bits": {"experts": 4, "mlp_down": 4}}, "onnx") == {"experts": 4, "mlp_down": 8}
 
 
 def test_a_floor_is_arithmetic_or_reading_whichever_takes_longer() -> None:
@@ -265,6 +266,17 @@ def test_four_bit_weights_need_eight_in_onnx_and_what_would_fit_is_said(monkeypa
     assert least.weights == 0  # no file is listed in a manifest that was not written
     with pytest.raises(EngineError, match=r"at most 8\.0 bits per weight would fit"):
         need_of_memory.check(float_, "executorch", "a.dgemma")
+
+
+def test_four_bit_experts_stay_four_bits_in_onnx() -> None:
+    """The operator reads them as they are stored: half of the experts' weights, at 8 bits, are not needed."""
+    shape = PRESETS["26b-a4b"]
+    size = {"recipe": "w4-mixed", "parameters": 25_250_986_752, "bits_per_weight": 4.4}
+    many = replace(manifest(quantization={**size, "bits": {"experts": 4, "attention": 8}}), model=shape)
+    eight = replace(manifest(quantization={**size, "bits": {"experts": 8, "attention": 8}}), model=shape)
+    experts = 30 * 128 * 3 * 2816 * 704
+    assert need_of_memory.need(eight, "onnx").weights - need_of_memory.need(many, "onnx").weights == experts // 2
+    assert need_of_memory.need(many, "onnx").weights < 14.5e9
 
 
 def test_available_memory_minds_the_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
