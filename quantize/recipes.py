@@ -104,8 +104,9 @@ class Recipe:
         tensor_class = class_of(parameter)
         if tensor_class is None:
             return 32
-        bits = [self.bits[tensor_class], *(bits for pattern, bits in self.overrides if fnmatchcase(parameter, pattern))][-1]
-        return max(bits, ROUTER_BITS) if tensor_class == "router" else bits
+        least = ROUTER_BITS if tensor_class == "router" else min(BITS)
+        overrides = [bits for pattern, bits in self.overrides if fnmatchcase(parameter, pattern) and bits >= least]
+        return [self.bits[tensor_class], *overrides][-1]
 
     @property
     def takes_calibration(self) -> bool:
@@ -223,7 +224,8 @@ def file_bytes(recipe: Recipe, engine: str, config: ModelConfig) -> int:
 
 
 def _recipe(name: str, *, four: Iterable[TensorClass] = (), bits: int = 8, **options: Any) -> Recipe:
-    return Recipe(name=name, bits={**dict.fromkeys(CLASSES, bits), **dict.fromkeys(four, 4)}, **options)
+    routers: dict[TensorClass, int] = {"router": 32}  # one that errs derails the layer after it, and they are small
+    return Recipe(name=name, bits={**dict.fromkeys(CLASSES, bits), **dict.fromkeys(four, 4), **routers}, **options)
 
 
 _MLPS: tuple[TensorClass, ...] = ("mlp_up_gate", "mlp_down", "experts", "self_conditioning")
