@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError
-from dgemma.core.manifest import TRIMS, ChatTemplate
+from dgemma.core.manifest import ChatTemplate
+from dgemma.core.roles import Roles
+from dgemma.export import probes
+from dgemma.export.roles import Finder
 from dgemma.export.template import compile_template, other_template, read_template, special_settings
 from dgemma.export.tokenizer import CheckpointTokenizer, either
-
-_MARK = "90817263540"  # digits: no filter changes them
-# Each shows some change of the text: of white space at an end, of case, of line ends, of escapes, of a cut.
-_WHITE = "".join(chr(c) for c in range(0x3001) if chr(c).isspace())
-_PROBES = (
-    f"{_WHITE}x{_WHITE}", "hello wOrld", "HELLO", "<b>&'\"\\", "a\r\nb\n\n\nc\t d  e", "</think>x", "{{ x }}", "ß ŉ é e\u0301",
-    "\u200bx\u200b", "x\n", "\nx", " x", "x ", " \n", "a" * 3000,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +28,8 @@ class _Split:
     suffix: str
     opened: str
     trim: str
+    roles: Roles | None
+    notes: tuple[str, ...]
 
 
 def read_chat(
@@ -52,6 +50,7 @@ def _notes(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer, sp
         found.append("no chat template: prompts need --raw, and there is no `dgemma chat`")
     elif config.eos_token_ids and not set(tokenizer.encode(split.between)) & set(config.eos_token_ids):
         found.append(f"{split.path.name}: no stop token ends an answer, so the model may not end its own")
+    found += split.notes if split else ()
     if (other := other_template(folder)) and split:
         found.append(f"{other.name}: its chat template, which transformers' processors take, is ignored for {split.path.name}")
     return tuple(found)
@@ -65,17 +64,26 @@ def _split(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) ->
     from jinja2 import TemplateError
 
     special = _special_tokens(folder, config, tokenizer)
-    marks = [f"{_MARK}{i}{_MARK}" for i in range(3)]
+    marks = [probes.mark(i) for i in range(3)]
     try:
         render = compile_template(path, text)
+
+        def show_messages(
+            messages: Sequence[Mapping[str, Any]], *, prompt: bool, think: bool = False,
+            tools: Sequence[Mapping[str, Any]] | None = None,
+        ) -> str:  # fmt: skip
+            switch = {"enable_thinking": True} if think else {}  # off is what a template does without being told
+            return render(
+                messages=messages, add_generation_prompt=prompt, tools=tools, documents=None, **switch, **special
+            )  # fmt: skip
 
         def show(contents: list[str], *, prompt: bool) -> str:
             roles = ("user", "assistant", "user")
             messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
-            return render(messages=messages, add_generation_prompt=prompt, tools=None, documents=None, **special)
+            return show_messages(messages, prompt=prompt)
 
         def cut(count: int, *, prompt: bool) -> list[str]:
-            parts = show(marks[:count], prompt=prompt).split(_MARK)[::2]
+            parts = show(marks[:count], prompt=prompt).split(probes.MARK)[::2]
             if len(parts) != count + 1:
                 raise CheckpointError(f"{path}: does not show every message once; only a plain chat template can be used")
             return parts
@@ -85,14 +93,17 @@ def _split(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) ->
         before, answer, between, last = cut(3, prompt=True)
         if not opened.startswith(suffix) or last != opened:
             raise CheckpointError(f"{path}: the generation prompt changes the turn before it; this template cannot be split")
-        trim = _trim(
+        trim = probes.trim(
             path,
             (lambda text: show([text], prompt=True), first, opened),
             (lambda text: show([*marks[:2], text], prompt=True), before + marks[0] + answer + marks[1] + between, opened),
         )
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be rendered ({(str(error).splitlines() or [''])[0]})") from None
-    return _Split(path=path, first=first, between=between, suffix=suffix, opened=opened, trim=trim)
+    roles, notes = Finder(path=path, template=text, show=show_messages, tokenizer=tokenizer).roles()
+    return _Split(
+        path=path, first=first, between=between, suffix=suffix, opened=opened, trim=trim, roles=roles, notes=notes
+    )  # fmt: skip
 
 
 def _as_ids(config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split) -> ChatTemplate:
@@ -122,26 +133,8 @@ def _as_ids(config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split) 
     return ChatTemplate(
         start=tuple(ids[: len(ids) - same]), user_prefix=tuple(ids[len(ids) - same :]), user_suffix=tuple(end_of_user),
         model_prefix=tuple(start_of_model), model_suffix=tuple(later[stop : len(later) - same]),
-        user_lead=lead, user_tail=opened[:at], trim=split.trim,
+        user_lead=lead, user_tail=opened[:at], trim=split.trim, roles=split.roles,
     )  # fmt: skip
-
-
-def _trim(path: Path, *turns: tuple[Callable[[str], str], str, str]) -> str:
-    """Which end of a user's text the template trims, in every turn alike; raises CheckpointError where it changes it otherwise.
-
-    A turn is what renders a conversation with a text in it, and what that gives before and after the text.
-    """
-    left = dict(TRIMS)
-    for probe in _PROBES:
-        for show, before, after in turns:
-            shown = show(probe)
-            left = {name: trim for name, trim in left.items() if before + trim(probe) + after == shown}
-            if not left:
-                given, text = probe[:40], shown.removeprefix(before).removesuffix(after)[:40]
-                raise CheckpointError(
-                    f"{path}: changes the user's text in a way that a bundle cannot carry (it gives {text!r} for {given!r})"
-                )
-    return next(iter(left))
 
 
 def _special_tokens(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> dict[str, str]:

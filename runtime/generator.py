@@ -58,13 +58,16 @@ class Generator:
                 names = "early_commit, start_width and speculate"
                 raise UsageError(f"{path}: was exported without {graph!r}; export it again, or leave {names} out")
 
-    def generate(self, run: Progress, ids: Sequence[int], options: GenerateOptions, watch: Watcher | None = None) -> None:
-        """Denoise canvases behind `ids` until a stop token, the limit, the end of the context, or a cancel.
+    def generate(
+        self, run: Progress, ids: Sequence[int], options: GenerateOptions, watch: Watcher | None = None, *, kept: int = 0
+    ) -> None:  # fmt: skip
+        """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
+        context, or a cancel.
 
         Raises PromptTooLong, UsageError, EngineError.
         """
         compute, manifest = options.compute, self._manifest
-        self._begin(ids, options.continue_, manifest.canvas_length)
+        self._begin(ids, kept, manifest.canvas_length)
         speculate = compute is not None and compute.speculate
         graph = _GRAPHS[options.loop] if compute is None else ACTIVE
         self._prepare(run, "encode", graph, *([CHECK] if speculate else []))
@@ -77,7 +80,7 @@ class Generator:
 
     def decode(self, run: Progress, ids: Sequence[int]) -> None:
         """One greedy token behind `ids` per call of `decode`, until as in `generate`, whose errors it raises."""
-        self._begin(ids, False, 1)
+        self._begin(ids, 0, 1)
         self._prepare(run, "encode", "decode")
         self._encode(run, keep=1)
         clock = time.perf_counter()
@@ -92,9 +95,9 @@ class Generator:
             raise UsageError(f"cannot rewind to {length!r}: the prefix has {held} tokens")
         self.prefix.truncate(length)
 
-    def _begin(self, ids: Sequence[int], continue_: bool, room: int) -> None:
-        """Put a prompt into the prefix; nothing changes when it is too long."""
-        kept, context = len(self.prefix.ids) if continue_ else 0, self._manifest.context
+    def _begin(self, ids: Sequence[int], kept: int, room: int) -> None:
+        """Put a prompt into the prefix, behind its first `kept` tokens; nothing changes when it is too long."""
+        context = self._manifest.context
         if kept + len(ids) + room > context:
             before = f" after {counted(kept, 'token')} of conversation" if kept else ""
             raise PromptTooLong(

@@ -41,6 +41,11 @@ def zeros(shape: Sequence[int]) -> Array:
     return np.frombuffer(pages, np.float32).reshape(shape)
 
 
+def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many ids the two begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
 class Prefix:
     """Token ids and per-layer caches [1, context, K, d]."""
 

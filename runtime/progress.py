@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from dgemma.core.messages import ToolCall
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.engines.base import Array
 from dgemma.runtime.result import Result, StopReason, Timings
@@ -49,14 +50,18 @@ class Progress:
             return [*new, ids[end]], "stop"
         return new, "length" if len(self.tokens) == self.most else None
 
-    def result(self, text: str, engine: str, loop: str) -> Result:
+    def result(
+        self, text: str, engine: str, loop: str, *, thinking: str = "", tool_calls: tuple[ToolCall, ...] = (),
+        warnings: tuple[str, ...] = (),
+    ) -> Result:  # fmt: skip
         """Of a generation that has ended."""
         timings = Timings(
             load_s=self.load_s, prefill_s=self.prefill_s, denoise_s=self.denoise_s, commit_s=self.commit_s,
             total_s=time.perf_counter() - self.started, engine_s=self.native_s,
         )  # fmt: skip
         return Result(
-            text=text, tokens=tuple(self.tokens), pads=self.pads, steps=self.steps, canvases=self.canvases,
+            text=text, thinking=thinking, tool_calls=tool_calls, warnings=warnings, tokens=tuple(self.tokens), pads=self.pads,
+            steps=self.steps, canvases=self.canvases,
             position_forwards=self.position_forwards, prefill_position_forwards=self.prefill_position_forwards,
             stop_reason=self.reason, engine=engine, loop=loop, timings=timings, trajectory=self.trajectory,
         )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from dgemma.core.messages import Message, ToolCall
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.engines.base import Array
 
@@ -38,7 +39,7 @@ class Result:
     """One generation.
 
     Args:
-        text: decoded tokens; empty for a bundle without a tokenizer.
+        text: decoded tokens, without thoughts, calls and markers; empty for a bundle without a tokenizer.
         tokens: committed ids up to, without, the first stop token, at most max_new_tokens.
         steps: denoising steps run, over all canvases (calls of `decode` for the autoregressive baseline).
         canvases: canvases committed.
@@ -50,6 +51,9 @@ class Result:
         pads: how many padding tokens `tokens` ends with where no stop token was given. Rates do not count them, and the prefix
             does not hold them.
         trajectory: every step, where `trace` was asked for.
+        thinking: what stands in thought channels, where the chat template has them; joined by line breaks.
+        tool_calls: calls of tools, where the chat template has them.
+        warnings: what is wrong with the answer, one line each: why it is empty, which calls are malformed.
     """
 
     text: str
@@ -64,6 +68,14 @@ class Result:
     timings: Timings
     pads: int = 0
     trajectory: Trajectory | None = None
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of `messages`."""
+        return Message(role="assistant", content=self.text, tool_calls=self.tool_calls, thinking=self.thinking)
 
     @property
     def count(self) -> int:
@@ -87,7 +99,8 @@ class Result:
             "tokens_per_forward": self.tokens_per_forward, "stop_reason": self.stop_reason, "engine": self.engine,
             "loop": self.loop, "timings": asdict(self.timings), "position_forwards": self.position_forwards,
             "position_forwards_per_token": self.position_forwards_per_token,
-            "prefill_position_forwards": self.prefill_position_forwards,
+            "prefill_position_forwards": self.prefill_position_forwards, "thinking": self.thinking,
+            "tool_calls": [call.to_dict() for call in self.tool_calls], "warnings": list(self.warnings),
         }  # fmt: skip
 
 
@@ -104,7 +117,9 @@ class StepEvent:
         canvas: [N] int64, the next step's input.
         entropy: [N] float32, nats of the tempered distribution.
         accepted: [N] bool.
-        text: decodes committed tokens and the argmax canvas up to its stop token.
+        text: decodes committed tokens and the argmax canvas up to its stop token, as `Result.text` would show them.
+        thinking: the same of `Result.thinking`.
+        kinds: text, thought or call, of each of these tokens.
     """
 
     canvas_index: int
@@ -116,3 +131,5 @@ class StepEvent:
     entropy: Array
     accepted: Array
     text: Callable[[], str]
+    thinking: Callable[[], str]
+    kinds: Callable[[], Sequence[str]]

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from dgemma.core.errors import SessionBusy, TokenizerError, UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
+from dgemma.core.messages import OPENING_ROLES, Message, read_messages
 from dgemma.runtime import memory
+from dgemma.runtime.answer import Answer, AnswerReader, why_empty
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
 from dgemma.runtime.generator import Generator, Watcher
 from dgemma.runtime.loops import DenoisingStep
-from dgemma.runtime.progress import visible
+from dgemma.runtime.prefix import shared_length
+from dgemma.runtime.progress import Progress, visible
+from dgemma.runtime.prompt import conversation_ids, without_thoughts
 from dgemma.runtime.result import Result, StepEvent
 from dgemma.runtime.tokenizer import chat_ids, load_tokenizer
 
@@ -38,6 +42,8 @@ class Session:
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self.manifest = bundle, bundle.manifest
         self.tokenizer = load_tokenizer(bundle)
+        chat = self.manifest.chat
+        self.reader = None if self.tokenizer is None else AnswerReader(self.tokenizer, chat.roles if chat else None)
         self._engine = engine
         self._stops = frozenset(self.manifest.model.eos_token_ids)
         self._busy = threading.Lock()
@@ -78,7 +84,8 @@ class Session:
         return tuple(self._generator.prefix.ids)
 
     def generate(
-        self, prompt: str | Sequence[int], options: GenerateOptions | None = None, *, on_step: OnStep | None = None,
+        self, prompt: str | Sequence[int] | None = None, options: GenerateOptions | None = None, *,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None, on_step: OnStep | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Result:  # fmt: skip
         """Denoise canvases until a stop token, the limit, the end of the context, or a cancel.
@@ -86,6 +93,8 @@ class Session:
         Args:
             prompt: text, put through the chat template unless `raw`; or ids, taken verbatim.
             options: how; None: as the keywords say.
+            messages: in place of `prompt`, a whole conversation: messages, or objects with `role` (system, developer, user,
+                assistant or tool) and `content`; with `tool_calls`, `tool_call_id`, `name` and `thinking` where they belong.
             on_step: called after every step (with loop graph, after every canvas for each of its steps). What it
                 raises ends the generation and leaves the prefix as it was before the canvas.
             keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy` in place of
@@ -100,17 +109,20 @@ class Session:
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
             self._generator.check(options)
-            ids = self._prompt_ids(prompt, options.raw, self._generator.prefix.ids if options.continue_ else [])
-            self._generator.generate(run, ids, options, None if on_step is None else self._watcher(on_step))
-            return run.result(self._text(run.tokens), self._engine.name, options.loop)
+            ids, kept = self._prompt(prompt, messages, options)
+            inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
+            watch = None if on_step is None else self._watcher(on_step, inside)
+            self._generator.generate(run, ids, options, watch, kept=kept)
+            return self._result(run, options.loop, inside)
 
     def decode_greedy(self, prompt: str | Sequence[int], *, max_new_tokens: int = MAX_NEW_TOKENS, raw: bool = False) -> Result:
         """Autoregressive baseline: the same weights, one greedy token per call of `decode`. Arguments as in `generate`."""
         options = GenerateOptions(max_new_tokens=max_new_tokens, raw=raw)
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
-            self._generator.decode(run, self._prompt_ids(prompt, options.raw, []))
-            return run.result(self._text(run.tokens), self._engine.name, "decode")
+            ids = self._prompt_ids(prompt, options.raw, [])
+            self._generator.decode(run, ids)
+            return self._result(run, "decode", self._inside(ids))
 
     def cancel(self) -> None:
         """End the running generation before its next step; from any thread. The canvas in work is dropped."""
@@ -159,6 +171,50 @@ class Session:
         if self._closed:
             raise SessionBusy("the session is closed; load it again")
 
+    def _prompt(
+        self, prompt: str | Sequence[int] | None, messages: Sequence[Message | Mapping[str, Any]] | None,
+        options: GenerateOptions,
+    ) -> tuple[list[int], int]:  # fmt: skip
+        """Ids to append, and behind how many tokens of the prefix."""
+        before = self._generator.prefix.ids if options.continue_ else []
+        if (prompt is None) == (messages is None):
+            raise UsageError("give a prompt or messages, one of the two")
+        if prompt is not None and not options.speaks:
+            kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
+            whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
+        else:
+            whole = self._conversation(prompt, messages, options)
+        same = min(shared_length(before, whole), len(whole) - 1)
+        return whole[same:], same
+
+    def _conversation(
+        self, prompt: str | Sequence[int] | None, messages: Sequence[Message | Mapping[str, Any]] | None,
+        options: GenerateOptions,
+    ) -> list[int]:  # fmt: skip
+        if self.tokenizer is None:
+            raise TokenizerError(f"{self.bundle.path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
+        if options.raw:
+            raise UsageError("raw leaves the chat template out, which messages need; leave raw out")
+        if prompt is not None:
+            if not isinstance(prompt, str):
+                raise UsageError("system, think and tools need a prompt of text, or messages; ids are taken as they are")
+            if not prompt:
+                raise UsageError("the prompt is empty; give some text")
+            if options.continue_:
+                raise UsageError("to go on with system, think or tools, give the whole conversation as messages")
+            messages = [Message(role="user", content=prompt)]
+        given = read_messages(messages)
+        if options.system is not None:
+            if given[0].role in OPENING_ROLES:
+                raise UsageError(f"the messages begin with a {given[0].role} turn; leave system out")
+            given = (Message(role="system", content=options.system), *given)
+        return conversation_ids(self.manifest, self.tokenizer, given, think=options.think, tools=options.tools)
+
+    def _without_thoughts(self, ids: list[int]) -> list[int]:
+        """A prefix as the chat template writes it for the turn after it."""
+        roles = self.manifest.chat.roles if self.manifest.chat else None
+        return without_thoughts(ids, roles.channel) if roles and roles.channel and roles.drops_thoughts == "yes" else ids
+
     def _prompt_ids(self, prompt: str | Sequence[int], raw: bool, before: Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
             if not prompt:
@@ -177,19 +233,36 @@ class Session:
             raise UsageError(f"prompt id {wrong[0]!r} must be an integer from 0 to {vocab - 1}")
         return [int(i) for i in ids]
 
-    def _watcher(self, on_step: OnStep) -> Watcher:
+    def _watcher(self, on_step: OnStep, inside: bool) -> Watcher:
         def tell(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:
+            canvas = step.argmax[: step.width]
+            read = partial(self._read_so_far, committed, canvas, inside)
             event = StepEvent(
                 canvas_index=canvas_index, step=number, remaining=step.remaining, committed=committed, argmax=step.argmax,
                 canvas=step.canvas_out, entropy=step.entropy, accepted=step.accepted,
-                text=partial(self._text_so_far, committed, step.argmax[: step.width]),
+                text=lambda: read().text, thinking=lambda: read().thinking,
+                kinds=lambda: self._kinds([*committed, *self.visible(canvas)], inside),
             )  # fmt: skip
             on_step(event)
 
         return tell
 
-    def _text_so_far(self, committed: Sequence[int], canvas: Array) -> str:
-        return self._text([*committed, *self.visible(canvas)])
+    def _read_so_far(self, committed: Sequence[int], canvas: Array, inside: bool) -> Answer:
+        return self._read([*committed, *self.visible(canvas)], inside)
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids) if self.tokenizer else ""
+    def _read(self, ids: Sequence[int], inside: bool) -> Answer:
+        return self.reader.read(ids, inside=inside) if self.reader else Answer(text="")
+
+    def _kinds(self, ids: Sequence[int], inside: bool) -> Sequence[str]:
+        return self.reader.kinds(ids, inside=inside) if self.reader else ["text"] * len(ids)
+
+    def _inside(self, prompt: Sequence[int]) -> bool:
+        return self.reader is not None and self.reader.opens_inside(prompt)
+
+    def _result(self, run: Progress, loop: str, inside: bool) -> Result:
+        answer = self._read(run.tokens, inside)
+        empty = why_empty(answer, run.reason, len(run.tokens))
+        return run.result(
+            answer.text, self._engine.name, loop, thinking=answer.thinking, tool_calls=answer.tool_calls,
+            warnings=(*answer.warnings, *([empty] if empty else [])),
+        )  # fmt: skip

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dgemma.core.errors import TokenizerError, UsageError
-from dgemma.core.manifest import TRIMS, ChatTemplate, Manifest
+from dgemma.core.manifest import ChatTemplate, Manifest
 from dgemma.core.markers import looks_special
+from dgemma.core.roles import TRIMS
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.signals import raised_in_handler
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+NO_TEMPLATE = "the bundle has no chat template; use raw text (--raw) or ids (--prompt-ids)"
 _NO_CHARACTER = "\U0010fffe"  # in no vocabulary
 
 
@@ -168,11 +170,11 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
 def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequence[int]) -> list[int]:
     """Ids that a user's turn appends to the prefix `before` (empty, or ending with an answer)."""
     if manifest.chat is None:
-        raise UsageError("the bundle has no chat template; use raw text (--raw) or ids (--prompt-ids)")
+        raise UsageError(NO_TEMPLATE)
     chat = manifest.chat
     ids: list[int] = [*chat.start]
     if before:
-        ids = [] if before[-1] in manifest.model.eos_token_ids else _end_of_turn(manifest, chat)
+        ids = [] if before[-1] in manifest.model.eos_token_ids else end_of_turn(manifest, chat)
         ids += chat.model_suffix
     ids += chat.user_prefix
     following = [*chat.user_suffix, *chat.model_prefix]
@@ -181,7 +183,7 @@ def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequen
     return [*ids, *tokenizer.encode_user(content, **between), *following]
 
 
-def _end_of_turn(manifest: Manifest, chat: ChatTemplate) -> list[int]:
+def end_of_turn(manifest: Manifest, chat: ChatTemplate) -> list[int]:
     """The stop token that ends a user's turn ends an answer as well; none where the model has none."""
     stops = manifest.model.eos_token_ids
     return [next((i for i in chat.user_suffix if i in stops), stops[0])] if stops else []
@@ -192,6 +194,7 @@ def _marker_ids(manifest: Manifest) -> set[int]:
     ids = {model.pad_token_id, model.bos_token_id, *model.eos_token_ids}
     if chat is not None:
         ids.update(chat.start, chat.user_prefix, chat.user_suffix, chat.model_prefix, chat.model_suffix)
+        ids |= chat.roles.marker_ids() if chat.roles else set()
     return ids
 
 

@@ -34,32 +34,138 @@ SPECIAL = {
 FIRST_BYTE = 238
 CORPUS = "Reverse the word table. Write 4271 in words. Spell the words tiger pilot. Is the answer in the garden on Monday? " * 3
 
+# What the published template does, written anew: system and developer turns, the switch for thinking and its channel, tools.
 TEMPLATE = """\
+{%- macro quoted(text) -%}{{- '<|"|>' + text + '<|"|>' -}}{%- endmacro -%}
+{%- macro value(v, bare) -%}
+    {%- if v is string -%}{{- quoted(v) -}}
+    {%- elif v is boolean -%}{{- 'true' if v else 'false' -}}
+    {%- elif v is mapping -%}{{- '{' + entries(v, bare) + '}' -}}
+    {%- elif v is sequence -%}
+        {{- '[' -}}{%- for item in v -%}{{- value(item, bare) -}}{{- ',' if not loop.last -}}{%- endfor -%}{{- ']' -}}
+    {%- else -%}{{- NULL -}}{%- endif -%}
+{%- endmacro -%}
+{%- macro entries(values, bare) -%}
+    {%- for key, v in values | dictsort -%}
+        {{- key if bare else quoted(key) -}}{{- ':' + value(v, bare) -}}{{- ',' if not loop.last -}}
+    {%- endfor -%}
+{%- endmacro -%}
+{%- macro required(names) -%}
+    {{- 'required:[' -}}{%- for n in names -%}{{- quoted(n) -}}{{- ',' if not loop.last -}}{%- endfor -%}{{- ']' -}}
+{%- endmacro -%}
+{%- macro items(schema) -%}
+    {%- for key, v in schema | dictsort if v is not none -%}
+        {%- if key == 'properties' -%}{{- 'properties:{' + (properties(v) if v is mapping else '') + '}' -}}
+        {%- elif key == 'required' -%}{{- required(v) -}}
+        {%- elif key == 'type' -%}{{- 'type:' + value(v | upper if v is string else v | map('upper') | list, false) -}}
+        {%- else -%}{{- key + ':' + value(v, false) -}}{%- endif -%}
+        {{- ',' if not loop.last -}}
+    {%- endfor -%}
+{%- endmacro -%}
+{%- macro properties(schemas, skip=[]) -%}
+    {%- for key, s in schemas | dictsort if key not in skip -%}
+        {{- key + ':{' -}}
+        {%- if s['description'] -%}{{- 'description:' + quoted(s['description']) + ',' -}}{%- endif -%}
+        {%- set kind = s['type'] | upper -%}
+        {%- if kind == 'STRING' and s['enum'] -%}{{- 'enum:' + value(s['enum'], false) + ',' -}}{%- endif -%}
+        {%- if kind == 'ARRAY' and s['items'] is mapping and s['items'] -%}
+            {{- 'items:{' + items(s['items']) + '},' -}}
+        {%- endif -%}
+        {%- if s['nullable'] -%}{{- 'nullable:true,' -}}{%- endif -%}
+        {%- if kind == 'OBJECT' -%}
+            {%- if s['properties'] is mapping -%}{{- 'properties:{' + properties(s['properties']) + '},' -}}
+            {%- elif s is mapping -%}
+                {{- 'properties:{' + properties(s, ['description', 'type', 'properties', 'required', 'nullable']) + '},' -}}
+            {%- endif -%}
+            {%- if s['required'] -%}{{- required(s['required']) + ',' -}}{%- endif -%}
+        {%- endif -%}
+        {{- 'type:' + quoted(kind) + '}' -}}{{- ',' if not loop.last -}}
+    {%- endfor -%}
+{%- endmacro -%}
+{%- macro declaration(f) -%}
+    {{- 'declaration:' + f['name'] + '{description:' + quoted(f['description']) -}}
+    {%- set p = f['parameters'] -%}
+    {%- if p -%}
+        {{- ',parameters:{' -}}
+        {%- if p['properties'] -%}{{- 'properties:{' + properties(p['properties']) + '},' -}}{%- endif -%}
+        {%- if p['required'] -%}{{- required(p['required']) + ',' -}}{%- endif -%}
+        {%- if p['type'] -%}{{- 'type:' + quoted(p['type'] | upper) + '}' -}}{%- endif -%}
+    {%- endif -%}
+    {%- if 'response' in f -%}
+        {{- ',response:{' -}}
+        {%- set r = f['response'] -%}
+        {%- if r['description'] -%}{{- 'description:' + quoted(r['description']) + ',' -}}{%- endif -%}
+        {%- if r['type'] | upper == 'OBJECT' -%}{{- 'type:' + quoted('OBJECT') + '}' -}}{%- endif -%}
+    {%- endif -%}
+    {{- '}' -}}
+{%- endmacro -%}
 {%- macro spoken(text) -%}
     {%- for part in text.split('<channel|>') -%}{{- part.split('<|channel>')[0] -}}{%- endfor -%}
 {%- endmacro -%}
 {{- bos_token -}}
 {%- set turns = messages -%}
 {%- set think = enable_thinking is defined and enable_thinking -%}
-{%- if think or messages[0].role in ['system', 'developer'] -%}
-    {{- '<|turn>system\\n' -}}
-    {%- if think -%}{{- '<|think|>\\n' -}}{%- endif -%}
-    {%- if messages[0].role in ['system', 'developer'] -%}
-        {{- messages[0].content | trim -}}
-        {%- set turns = messages[1:] -%}
-    {%- endif -%}
-    {{- '<turn|>\\n' -}}
+{%- set headed = messages[0].role in ['system', 'developer'] -%}
+{%- if think or tools or headed -%}
+    {{- '<|turn>system\n' -}}
+    {%- if think -%}{{- '<|think|>\n' -}}{%- endif -%}
+    {%- if headed -%}{{- messages[0].content | trim -}}{%- set turns = messages[1:] -%}{%- endif -%}
+    {%- for tool in tools or [] -%}{{- '<|tool>' + declaration(tool['function']) + '<tool|>' -}}{%- endfor -%}
+    {{- '<turn|>\n' -}}
 {%- endif -%}
+{%- set ns = namespace(user=-1, before='', called=false, results=false, behind='') -%}
+{%- for turn in turns -%}{%- if turn.role == 'user' -%}{%- set ns.user = loop.index0 -%}{%- endif -%}{%- endfor -%}
 {%- for turn in turns -%}
+    {%- if turn.role == 'tool' -%}
+        {%- if LATER -%}{%- set ns.before = 'tool' -%}{%- endif -%}
+        {%- continue -%}
+    {%- endif -%}
     {%- set role = 'model' if turn.role == 'assistant' else turn.role -%}
-    {%- set content = spoken(turn.content) if role == 'model' else turn.content -%}
-    {{- '<|turn>' + role + '\\n' + content | trim + '<turn|>\\n' -}}
+    {%- if not (role == 'model' and ns.before == 'assistant') -%}{{- '<|turn>' + role + '\n' -}}{%- endif -%}
+    {%- set thought = turn.get('reasoning') or turn.get('reasoning_content') -%}
+    {%- if thought and loop.index0 > ns.user and (LATER or turn.get('tool_calls')) -%}
+        {{- '<|channel>thought\n' + thought + '\n<channel|>' -}}
+    {%- endif -%}
+    {%- set ns.called = turn.get('tool_calls') is not none and turn.get('tool_calls') | length > 0 -%}
+    {%- set ns.results = false -%}
+    {%- set ns.behind = '' -%}
+    {%- for call in turn.get('tool_calls') or [] -%}
+        {%- set f = call['function'] -%}
+        {{- '<|tool_call>call:' + f['name'] + '{' + entries(f['arguments'], true) + '}<tool_call|>' -}}
+    {%- endfor -%}
+    {%- for follow in turns[loop.index0 + 1:] -%}
+        {%- if follow.role != 'tool' -%}{%- set ns.behind = ns.behind or follow.role -%}
+        {%- elif ns.called and not ns.behind -%}
+            {%- set ns.results = true -%}
+            {%- set name = namespace(of=follow.get('name') or 'unknown') -%}
+            {%- for call in turn['tool_calls'] if call.get('id') == follow.get('tool_call_id') -%}
+                {%- set name.of = call['function']['name'] -%}
+            {%- endfor -%}
+            {%- set held = follow.content if follow.content is mapping else {'value': follow.content} -%}
+            {{- '<|tool_response>response:' + name.of + '{' + entries(held, true) + '}<tool_response|>' -}}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- set text = turn.content or '' -%}
+    {%- set text = (spoken(text) if role == 'model' else text) | trim -%}
+    {{- text -}}
+    {%- if ns.called and not ns.results -%}{{- '<|tool_response>' -}}
+    {%- elif LATER and role == 'model' and ns.behind == 'assistant' -%}
+    {%- elif not ns.results or text or (LATER and ns.behind) -%}{{- '<turn|>\n' -}}{%- endif -%}
+    {%- set ns.before = turn.role -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-    {{- '<|turn>model\\n' -}}
-    {%- if not think -%}{{- '<|channel>thought\\n<channel|>' -}}{%- endif -%}
+    {%- if not ns.called -%}
+        {{- '<|turn>model\n' -}}
+        {%- if not (think or LATER) -%}{{- '<|channel>thought\n<channel|>' -}}{%- endif -%}
+    {%- elif LATER and ns.results and think -%}{{- '<|channel>thought\n' -}}{%- endif -%}
 {%- endif -%}
 """
+
+
+def template(*, later: bool = False) -> str:
+    """The template as it was published first, or as it was changed later: no empty thoughts, and turns that close otherwise."""
+    null = "'null' if v is none else v" if later else "v"
+    return TEMPLATE.replace("NULL", null).replace("LATER", str(later).lower())
 
 
 def make(folder: Path, seed: int = 4) -> Path:
@@ -73,7 +179,7 @@ def make(folder: Path, seed: int = 4) -> Path:
     names = {"bos_token": 2, "eos_token": 1, "pad_token": 0, "unk_token": 3, "mask_token": 4}
     settings = {"tokenizer_class": "GemmaTokenizer", **{name: SPECIAL[i] for name, i in names.items()}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(template())
     processor = {"processor_class": "Gemma4Processor", "image_seq_length": 280, "image_processor": {"patch_size": 4}}
     (folder / "processor_config.json").write_text(json.dumps(processor))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")

@@ -78,7 +78,8 @@ def test_run_json_is_one_object(toy: dict[str, Any], bundle: str, capsys: pytest
     assert err == "" and out.count("\n") == 1
     assert list(values) == [
         "text", "tokens", "steps", "canvases", "tokens_per_forward", "stop_reason", "engine", "loop", "timings",
-        "position_forwards", "position_forwards_per_token", "prefill_position_forwards",
+        "position_forwards", "position_forwards_per_token", "prefill_position_forwards", "thinking", "tool_calls",
+        "warnings",
     ]  # fmt: skip
     assert values["tokens"] == ANSWER[:18] and values["steps"] == 12 and values["tokens_per_forward"] == 1.5
     assert (values["stop_reason"], values["engine"], values["loop"], values["canvases"]) == ("length", "onnx", loop, 2)
@@ -369,7 +370,7 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = fake_session(tmp_path / "b", ANSWER)
-    chat_command.answer(session, "hi", chat_command.DEFAULT)
+    chat_command.answer(session, "hi", chat_command.DEFAULT, [])
     before, calls = session.prefix_ids, 0
     denoise = FakeEngine._denoise
 
@@ -381,9 +382,9 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
         return denoise(self, feeds)
 
     monkeypatch.setattr(FakeEngine, "_denoise", interrupt)
-    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1)) is None
+    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1), []) is None
     assert session.prefix_ids == before and "taken back" in capsys.readouterr().err
-    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1)) is not None
+    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1), []) is not None
     assert fake_engine(session).encoded
 
 

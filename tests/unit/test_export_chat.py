@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import CheckpointError
-from dgemma.core.manifest import WHITESPACE, ChatTemplate
+from dgemma.core.manifest import ChatTemplate
+from dgemma.core.roles import WHITESPACE
 from dgemma.export.chat import read_chat
 from dgemma.export.template import read_template
 from dgemma.export.tokenizer import read_tokenizer

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from dgemma.core.manifest import TRIMS, ChatTemplate
+from dgemma.core.manifest import ChatTemplate
+from dgemma.core.roles import TRIMS
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, _marker_ids, chat_ids
 
 HERE = Path(__file__).parent
@@ -55,8 +56,8 @@ def _case(entry: dict[str, Any], chat: ChatTemplate, bos: int, stop: int) -> dic
     befores: list[list[int]] = [[], [bos, stop], [bos, tokenizer.vocab_size - 1]]
     turns = [[text, before, chat_ids(manifest, tokenizer, text, before)] for text in TEXTS for before in befores]
     return {
-        "file": entry["file"], "kind": entry["kind"], "pad": bos, "bos": bos, "stops": [stop], "chat": asdict(chat),
-        "turns": turns,
+        "file": entry["file"], "kind": entry["kind"], "pad": bos, "bos": bos, "stops": [stop],
+        "chat": {key: value for key, value in asdict(chat).items() if key != "roles"}, "turns": turns,
     }  # fmt: skip
 
 

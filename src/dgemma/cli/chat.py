@@ -1,4 +1,4 @@
-"""`dgemma chat`: a conversation. Ctrl-C while it answers takes the turn back; /reset forgets all; /exit ends."""
+"""`dgemma chat`: a conversation. Ctrl-C while it answers takes the turn back; lines that begin with / are commands."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from dgemma.cli.options import (
     SeedOption,
     SpeculateOption,
     StartWidthOption,
+    SystemOption,
+    ThinkOption,
     ThreadsOption,
     TokensOption,
     compute_policy,
 )
-from dgemma.cli.terminal import show, stats
+from dgemma.cli.terminal import answer as said
+from dgemma.cli.terminal import dim, folded, show, stats
 from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.messages import Message
 from dgemma.core.plural import counted
+from dgemma.runtime.prompt import conversation_ids
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
-HELP = "Type a message. /reset forgets the conversation, /exit (or Ctrl-D) ends, Ctrl-C stops an answer."
+HELP = (
+    "Type a message. /system TEXT and /think on|off change how it answers, /reset forgets the conversation, /exit (or Ctrl-D) "
+    "ends, Ctrl-C stops an answer."
+)
 DEFAULT = GenerateOptions(continue_=True)
 
 
@@ -43,47 +51,91 @@ def run(
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
     threads: ThreadsOption = None,
+    system: SystemOption = None,
+    think: ThinkOption = False,
 ) -> None:
     options = replace(
         DEFAULT, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop,
-        compute=compute_policy(early_commit, start_width, recheck, speculate),
+        compute=compute_policy(early_commit, start_width, recheck, speculate), system=system, think=think,
     )  # fmt: skip
     with Session.load(bundle, engine=engine, threads=threads) as session:
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")
+        check(session, options)
         interactive = sys.stdin.isatty()
         if interactive:
             print(HELP, file=sys.stderr)
+        turns: list[Message] = []
         while (line := _read("> " if interactive else "")) is not None:
             if line == "/exit":
                 return
-            if line == "/reset":
-                session.reset()
-                print("conversation forgotten", file=sys.stderr)
-            elif line.startswith("/"):
-                print(f"unknown command {line}; {HELP}", file=sys.stderr)
-            elif line and answer(session, line, options) is not None:
+            if line.startswith("/"):
+                options = _command(session, line, options, turns)
+            elif line and answer(session, line, options, turns) is not None:
                 options = replace(options, seed=(options.seed + 1) % (1 << 64))
 
 
-def answer(session: Session, line: str, options: GenerateOptions) -> Result | None:
-    """One turn; None when there was no room for it or it was taken back, the prefix then being as before."""
+def check(session: Session, options: GenerateOptions) -> None:
+    """Whether the chat template has what the options say; raises UsageError."""
+    if session.tokenizer is not None and options.speaks:
+        system = [] if options.system is None else [Message(role="system", content=options.system)]
+        turns = [*system, Message(role="user", content="x")]
+        conversation_ids(session.manifest, session.tokenizer, turns, think=options.think)
+
+
+def _command(session: Session, line: str, options: GenerateOptions, turns: list[Message]) -> GenerateOptions:
+    """What a line that begins with / does; the options from then on."""
+    name, _, text = line.partition(" ")
+    changed = options
+    if line == "/reset":
+        session.reset()
+        turns.clear()
+        print("conversation forgotten", file=sys.stderr)
+    elif name == "/system":
+        changed = replace(options, system=text.strip() or None)
+    elif name == "/think" and text.strip() in ("on", "off"):
+        changed = replace(options, think=text.strip() == "on")
+    else:
+        print(f"unknown command {line}; {HELP}", file=sys.stderr)
+    try:
+        check(session, changed)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return options
+    return changed
+
+
+def answer(session: Session, line: str, options: GenerateOptions, turns: list[Message]) -> Result | None:
+    """One turn, added to the turns before; None when there was no room for it or it was taken back, all then being as before.
+
+    Where the chat template has roles of its own, the whole conversation is given, for it drops thoughts of earlier turns.
+    """
     before = len(session.prefix_ids)
     live = sys.stdout.isatty()
     if live:
         from dgemma.cli.live import LiveCanvas
+    asked = Message(role="user", content=line)
+    whole = session.manifest.chat is not None and session.manifest.chat.roles is not None
     try:
         with LiveCanvas(session) if live else nullcontext() as view:
-            result = session.generate(line, options, on_step=view)
+            if whole:
+                result = session.generate(None, options, messages=[*turns, asked], on_step=view)
+            else:
+                result = session.generate(line, options, on_step=view)
     except PromptTooLong as error:
         print(f"the context is full: {error}", file=sys.stderr)
         print("/reset forgets the conversation and goes on; a shorter message may still fit; /exit ends", file=sys.stderr)
         return None
     except KeyboardInterrupt:
-        session.rewind(before)
+        session.rewind(min(before, len(session.prefix_ids)))
         print("stopped; this turn is taken back", file=sys.stderr)
         return None
-    show(result.text)
+    turns += [asked, replace(result.message, thinking="")]
+    if result.thinking:
+        print(dim(folded(result.thinking)), file=sys.stderr)
+    show(said(result))
+    for warning in result.warnings:
+        print(warning, file=sys.stderr)
     if live:
         print(stats(result), file=sys.stderr)
     if result.stop_reason == "context":

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dgemma.cli.terminal import printable
+from dgemma.cli.terminal import folded, printable
 from dgemma.core.errors import TokenizerError
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
+
+_THOUGHT = 70  # characters of a thought's end that are shown
 
 
 class LiveCanvas:
@@ -38,9 +40,15 @@ class LiveCanvas:
         self._live.update(Text("\n").join(lines[-room:]), refresh=True)
 
     def render(self, event: StepEvent) -> Text:
-        """Committed text, then the argmax canvas piece by piece, then where the denoising stands."""
-        text = Text(printable(self._tokenizer.decode(event.committed)))
-        shown = self._session.visible(event.argmax)
-        for piece, accepted in zip(self._tokenizer.pieces(shown), event.accepted, strict=False):
-            text.append(printable(piece), style="bold" if accepted else "dim")
+        """Thoughts on one dim line; committed text, then the argmax canvas piece by piece; where the denoising stands."""
+        committed, shown, kinds = event.committed, self._session.visible(event.argmax), event.kinds()
+        text = Text()
+        if thinking := event.thinking():
+            text.append(folded(thinking[-_THOUGHT:], _THOUGHT) + "\n", style="dim")
+        told = [i for i, kind in zip(committed, kinds, strict=False) if kind != "thought"]
+        text.append(printable(self._tokenizer.decode(told)))
+        pieces = zip(self._tokenizer.pieces(shown), event.accepted, kinds[len(committed) :], strict=False)
+        for piece, accepted, kind in pieces:
+            if kind != "thought":
+                text.append(printable(piece), style="bold" if accepted else "dim")
         return text.append(f"\ncanvas {event.canvas_index + 1}, step {event.step}", style="dim italic")

@@ -54,6 +54,12 @@ SpeculateOption = Annotated[
         "--speculate", help="Treat canvases as drafts that the causal encoder checks. The text is that of greedy decoding.",
     ),
 ]  # fmt: skip
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)
+]
+ThinkOption = Annotated[
+    bool, typer.Option("--think", help="Let the model think before it answers. Thoughts are not part of the text.")
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that the engine uses. Default: its own choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,16 +23,20 @@ from dgemma.cli.options import (
     SeedOption,
     SpeculateOption,
     StartWidthOption,
+    SystemOption,
+    ThinkOption,
     ThreadsOption,
     TokensOption,
     compute_policy,
 )
-from dgemma.cli.terminal import print_json, show, stats
+from dgemma.cli.terminal import answer, dim, folded, print_json, show, stats
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.messages import Message, read_messages, read_tools
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
+    from dgemma.runtime.result import Result
 
 DEFAULT = GenerateOptions()
 
@@ -52,6 +57,15 @@ def run(
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
     threads: ThreadsOption = None,
+    system: SystemOption = None,
+    think: ThinkOption = False,
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            "--messages", metavar="FILE",
+            help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
+        ),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")] = False,
     as_json: JsonOption = False,
     trace: Annotated[
@@ -60,30 +74,61 @@ def run(
 ) -> None:
     from dgemma.runtime.session import Session
 
-    given = _prompt(prompt, prompt_ids)
+    if messages is not None and (prompt is not None or prompt_ids is not None):
+        raise UsageError("give --messages, or a prompt, not both")
+    conversation, tools = (None, tuple[dict[str, Any], ...]()) if messages is None else read_conversation(messages)
+    given = _prompt(prompt, prompt_ids) if messages is None else None
     if trace is not None:
         check_trace_path(trace)
     options = GenerateOptions(
         max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, raw=raw, trace=trace is not None,
-        compute=compute_policy(early_commit, start_width, recheck, speculate),
+        compute=compute_policy(early_commit, start_width, recheck, speculate), system=system, think=think, tools=tools,
     )  # fmt: skip
     with Session.load(bundle, engine=engine, threads=threads) as session:
         live = not as_json and sys.stdout.isatty() and session.tokenizer is not None
         if live:
             from dgemma.cli.live import LiveCanvas
         with LiveCanvas(session) if live else nullcontext() as view:
-            result = session.generate(given, options, on_step=view)
+            result = session.generate(given, options, messages=conversation, on_step=view)
         if trace is not None and result.trajectory is not None:
             save_trace(result.trajectory, trace)
         if as_json:
             print_json(result.to_dict())
         else:
-            show(result.text if session.tokenizer else ",".join(map(str, result.tokens)))
-            if result.count == 0:
-                why = "the model gave only padding" if result.pads else "the model ended it at once"
-                print(f"the answer is empty: {why}", file=sys.stderr)
+            if live and result.thinking:
+                print(dim(folded(result.thinking)), file=sys.stderr)
+            show(answer(result) if session.tokenizer else ",".join(map(str, result.tokens)))
+            for line in (*result.warnings, *([why] if (why := empty(result)) else [])):
+                print(line, file=sys.stderr)
             if live:
                 print(stats(result), file=sys.stderr)
+
+
+def empty(result: Result) -> str | None:
+    """Why an answer without tokens is empty."""
+    why = "the model gave only padding" if result.pads else "the model ended it at once"
+    return None if result.count else f"the answer is empty: {why}"
+
+
+def read_conversation(path: Path) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
+    """Messages and tools of a file; raises UsageError."""
+    values: Any
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"--messages {path}: cannot be read ({error.strerror or error}); name a JSON file") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"--messages {path}: is not JSON in UTF-8; write a list of objects with role and content") from None
+    tools: object = ()
+    if isinstance(values, dict):
+        if unknown := sorted(values.keys() - {"messages", "tools"}):
+            raise UsageError(f"--messages {path}: unknown key {unknown[0]!r}; an object has messages and tools")
+        tools = values.get("tools") or ()
+        values = values.get("messages")
+    try:
+        return read_messages(values), read_tools(tools)
+    except UsageError as error:
+        raise UsageError(f"--messages {path}: {error}") from None
 
 
 def check_trace_path(path: Path) -> None:

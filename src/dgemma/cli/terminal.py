@@ -43,6 +43,23 @@ def show(text: str) -> None:
     print(printable(text) if sys.stdout.isatty() else text, flush=True)
 
 
+def answer(result: Result) -> str:
+    """The text, and each tool call on a line of its own: the name, and the arguments as JSON."""
+    calls = [f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}" for call in result.tool_calls]
+    return "\n".join([*([result.text] if result.text or not calls else []), *calls])
+
+
+def folded(thinking: str, width: int = 100) -> str:
+    """Thoughts on one line: how they begin."""
+    line = printable(" ".join(thinking.split()))
+    return f"thought: {line if len(line) <= width else line[: width - 1] + '…'}"
+
+
+def dim(text: str) -> str:
+    """Text for stderr, dim on a terminal."""
+    return f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text
+
+
 def stats(result: Result) -> str:
     """One line of figures about a generation."""
     timings = result.timings

@@ -6,7 +6,7 @@ It knows nothing of bundles: whether a bundle has the graphs and the positions t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self, TypedDict, Unpack
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import UsageError
+from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
 
 MAX_NEW_TOKENS = 256
@@ -35,6 +36,9 @@ class GenerateKeywords(TypedDict, total=False):
     raw: bool
     trace: bool
     continue_: bool
+    system: str | None
+    think: bool
+    tools: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,11 @@ class GenerateOptions:
         compute: how much of a canvas is computed; None: every position in every step. Needs loop host.
         raw: do not put a prompt that is text through the chat template.
         trace: record every step in `Result.trajectory`.
-        continue_: go on from the prefix of earlier generations instead of an empty one.
+        continue_: go on from the prefix of earlier generations instead of an empty one. Of a whole conversation, what the
+            prefix holds already is not encoded again.
+        system: a system turn before the prompt or the messages.
+        think: let the model think before it answers, where the chat template has a switch for it.
+        tools: declarations `{"type": "function", "function": {"name", "description", "parameters"}}` of what it may call.
     Raises:
         UsageError.
     """
@@ -62,6 +70,9 @@ class GenerateOptions:
     raw: bool = False
     trace: bool = False
     continue_: bool = False
+    system: str | None = None
+    think: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if not is_int(self.max_new_tokens, 1):
@@ -71,9 +82,21 @@ class GenerateOptions:
         key_from_seed(int(self.seed))
         if self.loop not in LOOPS:
             raise UsageError(f"unknown loop {self.loop!r}; choose one of {', '.join(LOOPS)}")
+        if self.system is not None and not (isinstance(self.system, str) and self.system.strip()):
+            raise UsageError("system must be a text that is not empty")
+        if not isinstance(self.think, bool):
+            raise UsageError(f"think {self.think!r} must be True or False")
+        object.__setattr__(self, "tools", read_tools(self.tools))
+        if self.raw and self.speaks:
+            raise UsageError("raw leaves the chat template out, which system, think and tools need; leave raw out")
         if self.compute is not None and self.loop != "host":
             options = "early_commit, start_width and speculate"
             raise UsageError(f"{options} need loop host: the fused graph runs every position in every step")
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it says something about the conversation, which then is given whole."""
+        return self.system is not None or self.think or bool(self.tools)
 
     @classmethod
     def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:

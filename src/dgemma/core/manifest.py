@@ -16,23 +16,13 @@ from typing import Annotated, Any
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.errors import BundleError, CheckpointError, UsageError
+from dgemma.core.roles import GEMMA, TRIMS, Roles
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.schema import UnknownKey, WrongKind, read_as
 
 FORMAT_VERSION = 2  # 2: the sampler has `soft`, without which a bundle's is exact
 MANIFEST = "manifest.json"
 UNHASHED = (MANIFEST, "verify.json")
-# What `trim` takes away: the characters that Python's str.strip does.
-WHITESPACE = (
-    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)
-TRIMS: dict[str, Callable[[str], str]] = {
-    "none": lambda text: text,
-    "both": lambda text: text.strip(WHITESPACE),
-    "start": lambda text: text.lstrip(WHITESPACE),
-    "end": lambda text: text.rstrip(WHITESPACE),
-}
 _MOST_BYTES = 8 << 20
 _MOST_DEPTH = 100  # containers inside one another
 _MOST_VALUES = 1 << 18  # in one manifest, containers included
@@ -83,6 +73,7 @@ class ChatTemplate:
     user_lead: str = ""
     user_tail: str = ""
     trim: str = "none"  # a key of TRIMS
+    roles: Roles | None = None  # where the template names other roles, thinking or tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,11 +225,24 @@ def read_manifest(
         for graph in graphs.values():
             if graph.file not in manifest.files:
                 raise BundleError(f"{path}: {engine!r} graph file {graph.file!r} is not listed; export the bundle again")
-    if manifest.chat and manifest.chat.trim not in TRIMS:
-        raise BundleError(f"{path}: chat.trim {manifest.chat.trim!r} is unknown; upgrade dgemma, or export the bundle again")
+    if manifest.chat and (unknown := _unknown_form(manifest.chat)):
+        raise BundleError(f"{path}: {unknown} is unknown; upgrade dgemma, or export the bundle again")
     if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:
         raise BundleError(f"{path}: tokenizer {manifest.tokenizer.file!r} is not listed; export the bundle again")
     return manifest, expected
+
+
+def _unknown_form(chat: ChatTemplate) -> str | None:
+    """The first value of the chat template that names a form which this version does not have."""
+    if chat.trim not in TRIMS:
+        return f"chat.trim {chat.trim!r}"
+    if chat.roles:
+        trims = (chat.roles.opening_trim, *(turn.trim for turn in chat.roles.turns.values()))
+        if wrong := [trim for trim in trims if trim not in TRIMS]:
+            return f"chat.roles trim {wrong[0]!r}"
+        if chat.roles.tools and chat.roles.tools.form != GEMMA:
+            return f"chat.roles.tools.form {chat.roles.tools.form!r}"
+    return None
 
 
 def _read_json(bundle: Path) -> dict[str, Any]:

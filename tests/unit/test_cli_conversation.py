@@ -1,0 +1,133 @@
+"""`run` and `chat` over a bundle that thinks and calls tools, and over one whose template has neither."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import released_folder
+from fake_bundle import write_bundle
+from speaking import CALL, CALLED, END, THINK, Speaker, _ids, write_speaking, write_text
+
+from dgemma.cli import dispatch
+from dgemma.runtime import session as session_module
+
+THOUGHT = [THINK, *_ids("thought\nIn words, then."), END]
+
+
+@pytest.fixture
+def spoken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the model answers, and in `engines` those that were opened."""
+    state: dict[str, Any] = {"answer": [*THOUGHT, *_ids("Four.")], "engines": []}
+
+    def open_engine(bundle: Any, engine: Any, threads: Any) -> Speaker:
+        made = Speaker(bundle, state["answer"], stop=106)
+        state["engines"].append(made)
+        return made
+
+    monkeypatch.setattr(session_module, "open_engine", open_engine)
+    return state
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> str:
+    (tmp_path / "text").mkdir()
+    return str(write_speaking(tmp_path / "b", write_text(tmp_path / "text", released_folder.template())))
+
+
+def test_run_shows_text_alone(spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["run", bundle, "-p", "4?", "--think", "--system", "Be brief."]) == 0
+    assert capsys.readouterr() == ("Four.\n", "")
+    assert dispatch(["run", bundle, "-p", "4?", "--think", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["text"], said["thinking"], said["tool_calls"]) == ("Four.", "In words, then.", [])
+
+
+def test_run_says_why_there_is_no_answer(spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["run", bundle, "-p", "4?", "--think", "--max-new-tokens", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "\n" and err.startswith("the thought took all 5 tokens") and err.count("\n") == 1
+
+
+def test_run_takes_a_conversation_with_tools(
+    spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spoken["answer"] = [CALL, *_ids("call:f{n:1}"), CALLED]
+    file = tmp_path / "talk.json"
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "4?"}]
+    file.write_text(json.dumps({"messages": messages, "tools": [{"function": {"name": "f"}}]}), encoding="utf-8")
+    assert dispatch(["run", bundle, "--messages", str(file)]) == 0
+    assert capsys.readouterr() == ('f {"n": 1}\n', "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read"), ("[", "is not JSON"), ("{}", "messages must be a list"), ("[]", "messages must be a list"),
+        ('[{"role": "user"}]', "message 1: content must be a text"), ('{"messages": [], "x": 1}', "unknown key 'x'"),
+        ('{"messages": [{"role": "user", "content": "x"}], "tools": [1]}', "tool 1: must be an object"),
+    ],
+)  # fmt: skip
+def test_a_conversation_that_cannot_be_read_is_one_line(
+    bundle: str, spoken: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, says: str
+) -> None:
+    file = tmp_path / "talk.json"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    assert dispatch(["run", bundle, "--messages", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "talk.json" in err and says in err
+
+
+def test_messages_and_a_prompt(bundle: str, spoken: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["run", bundle, "-p", "x", "--messages", "y"]) == 2
+    assert "give --messages, or a prompt, not both" in capsys.readouterr().err
+
+
+def test_chat_folds_thoughts_and_changes_turns(
+    spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "/think on\n/system Be brief.\n4?\nAnd now?\n/think off\n/think perhaps\n/reset\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert dispatch(["chat", bundle]) == 0
+    out, err = capsys.readouterr()
+    assert out == "Four.\nFour.\n"
+    assert err.count("thought: In words, then.\n") == 2 and "conversation forgotten" in err
+    assert err.count("unknown command /think perhaps") == 1
+    (engine,) = spoken["engines"]
+    assert sum(engine.encoded) < 200  # the second turn goes on from what the first one encoded
+
+
+def test_chat_drops_thoughts_of_earlier_turns(
+    spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[list[int]] = []
+    monkeypatch.setattr(sys, "stdin", io.StringIO("4?\nAnd now?\n"))
+    generate = session_module.Session.generate
+
+    def spy(self: Any, *args: Any, **keywords: Any) -> Any:
+        result = generate(self, *args, **keywords)
+        prompts.append(list(self.prefix_ids[: -len(result.tokens) - 1]))
+        return result
+
+    monkeypatch.setattr(session_module.Session, "generate", spy)
+    assert dispatch(["chat", bundle, "--think"]) == 0
+    assert [prompt.count(THINK) for prompt in prompts] == [0, 0] and len(prompts[1]) > len(prompts[0])
+
+
+def test_a_template_without_them(
+    toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = str(write_bundle(tmp_path / "plain"))
+    for option, says in ((["--think"], "has no thinking"), (["--system", "x"], "has no system turn here")):
+        for command in (["run", plain, "-p", "x"], ["chat", plain]):
+            assert dispatch([*command, *option]) == 2
+            assert says in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/think on\nhi\n"))
+    assert dispatch(["chat", plain]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1 and "has no thinking" in err
