@@ -44,6 +44,24 @@ final class Chat {
         return ids.toArray();
     }
 
+    /** An answer as text, without thoughts. */
+    static String text(Manifest manifest, Tokenizer tokenizer, int[] ids) {
+        int[] channel = manifest.chat == null || manifest.chat.roles == null ? null : manifest.chat.roles.channel;
+        if (channel == null) {
+            return tokenizer.decode(ids);
+        }
+        IntList spoken = new IntList();
+        boolean inside = false;
+        for (int id : ids) {
+            inside = id != channel[1] && (inside || id == channel[0]);
+            if (!inside && id != channel[1]) {
+                spoken.add(id);
+            }
+        }
+        String text = tokenizer.decode(spoken.toArray());
+        return spoken.size() == ids.length ? text : trim(text, "both");
+    }
+
     private static int last(int[] ids, int none) {
         return ids.length > 0 ? ids[ids.length - 1] : none;
     }
@@ -76,6 +94,16 @@ final class Chat {
             append(ids, chat.userSuffix);
             append(ids, chat.modelPrefix);
             append(ids, chat.modelSuffix);
+            if (chat.roles != null) {
+                chat.roles.pieces.forEach(part -> {
+                    if (part instanceof Integer) {
+                        ids.add((Integer) part);
+                    }
+                });
+                if (chat.roles.channel != null) {
+                    append(ids, chat.roles.channel);
+                }
+            }
         }
         TreeSet<Integer> sorted = new TreeSet<>();
         for (int id : ids.toArray()) {

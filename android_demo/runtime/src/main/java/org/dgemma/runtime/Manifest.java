@@ -285,7 +285,8 @@ public final class Manifest {
      */
     public static final class ChatTemplate {
         static final Kind<ChatTemplate> KIND = Kind.object(ChatTemplate::new,
-                "start", "user_prefix", "user_suffix", "model_prefix", "model_suffix", "user_lead", "user_tail", "trim");
+                "start", "user_prefix", "user_suffix", "model_prefix", "model_suffix", "user_lead", "user_tail", "trim",
+                "roles");
 
         public final int[] start, userPrefix, userSuffix, modelPrefix;
         /** After the stop token of a finished answer. */
@@ -293,6 +294,7 @@ public final class Manifest {
         public final String userLead, userTail;
         /** none, both, start or end. */
         public final String trim;
+        final @Nullable Roles roles;
 
         private ChatTemplate(Fields fields) {
             start = fields.get("start", Kind.INTEGERS);
@@ -303,6 +305,7 @@ public final class Manifest {
             userLead = fields.get("user_lead", Kind.TEXT, "");
             userTail = fields.get("user_tail", Kind.TEXT, "");
             trim = fields.get("trim", Kind.TEXT, "none");
+            roles = fields.get("roles", Kind.orNull(Roles.KIND), null);
         }
     }
 

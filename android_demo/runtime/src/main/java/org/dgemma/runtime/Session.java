@@ -394,6 +394,6 @@ public final class Session implements AutoCloseable {
     }
 
     private String text(int[] ids) {
-        return tokenizer == null ? "" : tokenizer.decode(ids);
+        return tokenizer == null ? "" : Chat.text(manifest, tokenizer, ids);
     }
 }

@@ -60,6 +60,27 @@ public class ChatVectorsTest {
                 + ": chat.trim 'middle' is unknown; upgrade dgemma, or export the bundle again", said);
     }
 
+    /** Of a template with roles, thinking and tools, prompts of one user run; thoughts and markers are no text. */
+    @Test
+    public void thoughtsAreNoText() throws Exception {
+        String roles = "{\"openings\":{\"\":[[2]],\"system\":[[2,105,\"system\"],[106]]},\"opening_trim\":\"both\","
+                + "\"turns\":{\"user\":{\"before\":[105,\"user\"],\"after\":[106],\"trim\":\"both\"}},"
+                + "\"answer\":{\"\":[105,\"model\",107,\"thought\",108]},\"joins\":\"no\",\"drops_thoughts\":\"yes\","
+                + "\"keeps_thinking\":\"none\",\"channel\":{\"open\":107,\"close\":108,\"name\":\"thought\",\"open_text\":\"<\","
+                + "\"close_text\":\">\"},\"tools\":{\"form\":\"gemma\",\"declaration\":[46,47],\"call\":[48,49],"
+                + "\"response\":[50,51],\"quote\":52,\"null\":\"None\",\"reopens\":\"no\",\"closes\":\"no\"}}";
+        Manifest manifest = Bundle.open(ToyBundle.write(
+                values -> chat(values).put("roles", org.dgemma.format.Json.parse(roles)))).manifest();
+        for (int marker : new int[] {46, 49, 51, 52, 105, 106, 107, 108}) {
+            assertTrue("" + marker, Arrays.binarySearch(Chat.markerIds(manifest), marker) >= 0);
+        }
+        ToyTokenizer tokenizer = new ToyTokenizer();
+        String spoken = tokenizer.decode(new int[] {200, 201, 202});
+        assertEquals(spoken.trim(), Chat.text(manifest, tokenizer, new int[] {107, 300, 108, 200, 201, 107, 301, 108, 202}));
+        assertEquals(spoken, Chat.text(manifest, tokenizer, new int[] {200, 201, 202}));
+        assertEquals("", Chat.text(manifest, tokenizer, new int[] {107, 300}));
+    }
+
     @Test
     public void withoutAStopTokenNothingEndsAnAnswer() throws Exception {
         Manifest manifest = Bundle.open(ToyBundle.write(values -> {
