@@ -101,9 +101,14 @@ def work(argv: Sequence[str]) -> int:
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             asked = json.loads(line)
             result = session.generate(
-                asked["prompt"], seed=asked["seed"], loop=asked["loop"], max_new_tokens=asked["max_new_tokens"],
-                adaptive=asked["adaptive"], continue_=asked["continue"], trace=True,
-            )  # fmt: skip
+                asked["prompt"],
+                seed=asked["seed"],
+                loop=asked["loop"],
+                max_new_tokens=asked["max_new_tokens"],
+                adaptive=asked["adaptive"],
+                continue_=asked["continue"],
+                trace=True,
+            )
             assert result.trajectory is not None
             arrays = {name: array.tolist() for name, array in result.trajectory.arrays().items()}
             print(json.dumps({**result.to_dict(), "version": session.engine_version, "trajectory": arrays}), flush=True)
@@ -195,10 +200,16 @@ def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompt
     on_java["differences_that_python_has_too"] = len(shared)
     on_java["differences"] = [difference for difference in on_java["differences"] if difference not in shared]
     return {
-        "bundle": path.name, "digest": bundle.digest, "generations": len(asked), "prompts": len(prompts),
-        "seeds": list(SEEDS[: options.seeds]), "second_turns": sum(one["continue"] for one in asked),
-        "fixed_steps": sum(not one["adaptive"] for one in asked), "installed_onnxruntime": versions[1], **found,
-    }  # fmt: skip
+        "bundle": path.name,
+        "digest": bundle.digest,
+        "generations": len(asked),
+        "prompts": len(prompts),
+        "seeds": list(SEEDS[: options.seeds]),
+        "second_turns": sum(one["continue"] for one in asked),
+        "fixed_steps": sum(not one["adaptive"] for one in asked),
+        "installed_onnxruntime": versions[1],
+        **found,
+    }
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -224,11 +235,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def write(options: argparse.Namespace, bundles: Sequence[dict[str, Any]]) -> None:
     java = subprocess.run([options.java, "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
-    report.write_json(options.out, {
-        "machine": machine.facts(), "java": java[:1], "onnxruntime_java": options.version,
-        "onnxruntime_python": options.version, "onnxruntime_installed": metadata.version("onnxruntime"),
-        "threads": options.threads, "bundles": list(bundles),
-    })  # fmt: skip
+    report.write_json(
+        options.out,
+        {
+            "machine": machine.facts(),
+            "java": java[:1],
+            "onnxruntime_java": options.version,
+            "onnxruntime_python": options.version,
+            "onnxruntime_installed": metadata.version("onnxruntime"),
+            "threads": options.threads,
+            "bundles": list(bundles),
+        },
+    )
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -247,11 +265,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     for one in found:
         for name in ("java_against_python", "java_against_installed", "python_against_installed"):
             tally = one[name]
-            rows.append([
-                f"{one['bundle']} {name.replace('_', ' ')}", *(f"{tally[key]} of {tally[of]}" for key, of in (
-                    ("equal", "compared"), ("equal_canvases", "canvases"), ("same_answers", "compared"))),
-                f"{tally['entropy_error']:.1e}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{one['bundle']} {name.replace('_', ' ')}",
+                    *(
+                        f"{tally[key]} of {tally[of]}"
+                        for key, of in (("equal", "compared"), ("equal_canvases", "canvases"), ("same_answers", "compared"))
+                    ),
+                    f"{tally['entropy_error']:.1e}",
+                ]
+            )
     report.table("Same tokens", ["bundle, sides", "trajectories", "canvases", "answers", "entropy, nats"], rows)
     for difference in (d for one in found for d in one["java_against_python"]["differences"]):
         print(f"  {json.dumps(difference, ensure_ascii=False)}")

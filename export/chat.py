@@ -32,9 +32,7 @@ class _Split:
     notes: tuple[str, ...]
 
 
-def read_chat(
-    folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer
-) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+def read_chat(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> tuple[ChatTemplate | None, tuple[str, ...]]:
     """Turns rendered around sentinels and the text cut at them, None where the checkpoint has no template; and what of the
     folder's text a bundle lacks or reads otherwise, one line each. Raises CheckpointError."""
     split = _split(folder, config, tokenizer)
@@ -69,13 +67,14 @@ def _split(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) ->
         render = compile_template(path, text)
 
         def show_messages(
-            messages: Sequence[Mapping[str, Any]], *, prompt: bool, think: bool = False,
+            messages: Sequence[Mapping[str, Any]],
+            *,
+            prompt: bool,
+            think: bool = False,
             tools: Sequence[Mapping[str, Any]] | None = None,
-        ) -> str:  # fmt: skip
+        ) -> str:
             switch = {"enable_thinking": True} if think else {}  # off is what a template does without being told
-            return render(
-                messages=messages, add_generation_prompt=prompt, tools=tools, documents=None, **switch, **special
-            )  # fmt: skip
+            return render(messages=messages, add_generation_prompt=prompt, tools=tools, documents=None, **switch, **special)
 
         def show(contents: list[str], *, prompt: bool) -> str:
             roles = ("user", "assistant", "user")
@@ -101,9 +100,7 @@ def _split(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) ->
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be rendered ({(str(error).splitlines() or [''])[0]})") from None
     roles, notes = Finder(path=path, template=text, show=show_messages, tokenizer=tokenizer).roles()
-    return _Split(
-        path=path, first=first, between=between, suffix=suffix, opened=opened, trim=trim, roles=roles, notes=notes
-    )  # fmt: skip
+    return _Split(path=path, first=first, between=between, suffix=suffix, opened=opened, trim=trim, roles=roles, notes=notes)
 
 
 def _as_ids(config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split) -> ChatTemplate:
@@ -131,10 +128,16 @@ def _as_ids(config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split) 
     if [*end_of_user, *start_of_model] != whole:
         end_of_user, start_of_model = whole, []
     return ChatTemplate(
-        start=tuple(ids[: len(ids) - same]), user_prefix=tuple(ids[len(ids) - same :]), user_suffix=tuple(end_of_user),
-        model_prefix=tuple(start_of_model), model_suffix=tuple(later[stop : len(later) - same]),
-        user_lead=lead, user_tail=opened[:at], trim=split.trim, roles=split.roles,
-    )  # fmt: skip
+        start=tuple(ids[: len(ids) - same]),
+        user_prefix=tuple(ids[len(ids) - same :]),
+        user_suffix=tuple(end_of_user),
+        model_prefix=tuple(start_of_model),
+        model_suffix=tuple(later[stop : len(later) - same]),
+        user_lead=lead,
+        user_tail=opened[:at],
+        trim=split.trim,
+        roles=split.roles,
+    )
 
 
 def _special_tokens(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) -> dict[str, str]:

@@ -107,16 +107,25 @@ class Estimate:
             found.append(Stage(name=QUANTIZE, seconds=16 * billions))
         if "onnx" in self.engines:
             parts = {
-                "embed": 3, "condition": 1, "stack": 2.5 * layers, "head": 9, "graphs": 3 + 2 * billions + written["onnx"],
-            }  # fmt: skip
+                "embed": 3,
+                "condition": 1,
+                "stack": 2.5 * layers,
+                "head": 9,
+                "graphs": 3 + 2 * billions + written["onnx"],
+            }
             found += [Stage(name=ONNX[part], seconds=seconds, engine="onnx") for part, seconds in parts.items()]
         if "executorch" in self.engines:
             each = 1.2 + 0.5 * (self.request.config.num_experts or 0)  # products of experts are operations of their own there
             parts = {
-                "layers": 2 + each * layers, "encode": 2 + 0.1 * layers, "denoise": 5.5 + 0.1 * layers,
-                "denoise_active": 8.5 + 0.1 * layers, "decode": 2.6 + 0.1 * layers, "check": 2.3 + 0.1 * layers,
-                "generate": 9 + 0.1 * layers, "write": 5 + 15 * billions + written["executorch"],
-            }  # fmt: skip
+                "layers": 2 + each * layers,
+                "encode": 2 + 0.1 * layers,
+                "denoise": 5.5 + 0.1 * layers,
+                "denoise_active": 8.5 + 0.1 * layers,
+                "decode": 2.6 + 0.1 * layers,
+                "check": 2.3 + 0.1 * layers,
+                "generate": 9 + 0.1 * layers,
+                "write": 5 + 15 * billions + written["executorch"],
+            }
             found += [Stage(name=EXECUTORCH[part], seconds=seconds, engine="executorch") for part, seconds in parts.items()]
         return found
 
@@ -133,11 +142,13 @@ class Estimate:
             f"weights     recipe {request.recipe.name}: "
             + ", ".join(f"{engine} {size / MB:.1f} MB" for engine, size in self.sizes.items()),
             f"memory      peak {self.peak / 1e9:.1f} GB ("
-            + ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in self.stages.items()) + ")",
-            "operations  " + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
+            + ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in self.stages.items())
+            + ")",
+            "operations  "
+            + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
             + " a call at full context",
             f"time        about {_time(took)} on an idle core, if the disk takes {_DISK / MB:.0f} MB/s",
-        ]  # fmt: skip
+        ]
 
 
 class TimeLeft:
@@ -147,9 +158,13 @@ class TimeLeft:
     """
 
     def __init__(
-        self, estimate: Estimate, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic, *,
+        self,
+        estimate: Estimate,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
         at_once: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._say, self._clock = say, clock
         self._stages = dict[str, tuple[str, float, float]]()  # stage → its lane, the seconds before it there, and its own
         self._ends = dict[str, float]()  # lane → seconds from the start to its end; engines at once are a lane each

@@ -16,9 +16,20 @@ from dgemma.quantize.matrix import QuantizedMatrix
 
 @torch.library.custom_op("dgemma::experts", mutates_args=())
 def experts(
-    x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, gate_up_multipliers: Tensor, gate_up_scale: Tensor, down: Tensor,
-    down_multipliers: Tensor, down_scale: Tensor, hidden: int, width: int, gate_up_group: int, down_group: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    gate_up: Tensor,
+    gate_up_multipliers: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_multipliers: Tensor,
+    down_scale: Tensor,
+    hidden: int,
+    width: int,
+    gate_up_group: int,
+    down_group: int,
+) -> Tensor:
     """Outputs of the chosen experts, weighted and added up.
 
     Args:
@@ -39,9 +50,20 @@ def experts(
 
 @experts.register_fake
 def _(
-    x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, gate_up_multipliers: Tensor, gate_up_scale: Tensor, down: Tensor,
-    down_multipliers: Tensor, down_scale: Tensor, hidden: int, width: int, gate_up_group: int, down_group: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    gate_up: Tensor,
+    gate_up_multipliers: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_multipliers: Tensor,
+    down_scale: Tensor,
+    hidden: int,
+    width: int,
+    gate_up_group: int,
+    down_group: int,
+) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -60,6 +82,16 @@ class RoutedExperts(nn.Module):
     def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """x [M, D], weights and ids [M, K] → [M, D]."""
         return experts(
-            x, ids, weights, self.gate_up, self.gate_up_multipliers, self.gate_up_scale, self.down, self.down_multipliers,
-            self.down_scale, self.hidden, self.width, *self.groups,
-        )  # fmt: skip
+            x,
+            ids,
+            weights,
+            self.gate_up,
+            self.gate_up_multipliers,
+            self.gate_up_scale,
+            self.down,
+            self.down_multipliers,
+            self.down_scale,
+            self.hidden,
+            self.width,
+            *self.groups,
+        )

@@ -56,9 +56,13 @@ def _merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _build(
-    folder: Path, vocab: dict[str, int], merges: list[tuple[str, str]], *,
-    in_file: dict[int, AddedToken] | None = None, pieces: Iterable[AddedToken] = (),
-) -> Tokenizer:  # fmt: skip
+    folder: Path,
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    *,
+    in_file: dict[int, AddedToken] | None = None,
+    pieces: Iterable[AddedToken] = (),
+) -> Tokenizer:
     try:
         named, added, extra = _added_tokens(folder, vocab, in_file, list(pieces))
         unknown = named["unk_token"].content

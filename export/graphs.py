@@ -153,9 +153,16 @@ class DenoiseActive(nn.Module):
         self.model, self.policy = model, policy
 
     def forward(
-        self, canvas: Tensor, positions: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor,
-        settled: Tensor, prefix: list[Tensor],
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self,
+        canvas: Tensor,
+        positions: Tensor,
+        soft: Tensor,
+        words: Tensor,
+        temperature: Tensor,
+        prefix_length: Tensor,
+        settled: Tensor,
+        prefix: list[Tensor],
+    ) -> tuple[Tensor, ...]:
         """canvas, positions [1, A], soft [1, A, D], words [2, A], temperature, prefix_length [1], settled bool [1, N] →
         `denoise`'s outputs for A positions, then their keys and values [1, A, K, d]."""
         logits, new = self.model.denoise_active(canvas, positions[0], soft, pairs(prefix), prefix_length, settled[0])
@@ -197,10 +204,12 @@ def stack_inputs(config: ModelConfig) -> list[TensorSpec]:
     """Inputs of `Stack`; M rows of tokens or canvas."""
     return [
         TensorSpec(name="x", dtype="float32", shape=(1, "M", config.hidden_size)),
-        TensorSpec(name="length", dtype="int64", shape=(1,)), TensorSpec(name="is_canvas", dtype="bool", shape=(1,)),
-        TensorSpec(name="positions", dtype="int64", shape=(1, "M")), TensorSpec(name="settled", dtype="bool", shape=(1, "E")),
+        TensorSpec(name="length", dtype="int64", shape=(1,)),
+        TensorSpec(name="is_canvas", dtype="bool", shape=(1,)),
+        TensorSpec(name="positions", dtype="int64", shape=(1, "M")),
+        TensorSpec(name="settled", dtype="bool", shape=(1, "E")),
         *prefix_specs(config, "S"),
-    ]  # fmt: skip
+    ]
 
 
 def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:
@@ -214,9 +223,12 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
 
     def sampled(rows: int | str) -> list[TensorSpec]:
         return [
-            spec("next_canvas", "int64", 1, rows), spec("argmax", "int64", 1, rows), spec("entropy", "float32", 1, rows),
-            spec("accepted", "bool", 1, rows), spec("next_soft", "float32", 1, rows, hidden),
-        ]  # fmt: skip
+            spec("next_canvas", "int64", 1, rows),
+            spec("argmax", "int64", 1, rows),
+            spec("entropy", "float32", 1, rows),
+            spec("accepted", "bool", 1, rows),
+            spec("next_soft", "float32", 1, rows, hidden),
+        ]
 
     tokens = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1)]
     chunk = [*tokens, spec("count", "int64", 1), *prefix]
@@ -225,29 +237,41 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
         "encode": (chunk, new),
         "denoise": (
             [
-                spec("canvas", "int64", 1, n), spec("soft", "float32", 1, n, hidden), spec("words", "int64", 2, n),
-                spec("temperature", "float32", 1), *length,
+                spec("canvas", "int64", 1, n),
+                spec("soft", "float32", 1, n, hidden),
+                spec("words", "int64", 2, n),
+                spec("temperature", "float32", 1),
+                *length,
             ],
             sampled(n),
         ),
         "denoise_active": (
             [
-                spec("canvas", "int64", 1, "A"), spec("positions", "int64", 1, "A"), spec("soft", "float32", 1, "A", hidden),
-                spec("words", "int64", 2, "A"), spec("temperature", "float32", 1), spec("prefix_length", "int64", 1),
-                spec("settled", "bool", 1, n), *prefix,
+                spec("canvas", "int64", 1, "A"),
+                spec("positions", "int64", 1, "A"),
+                spec("soft", "float32", 1, "A", hidden),
+                spec("words", "int64", 2, "A"),
+                spec("temperature", "float32", 1),
+                spec("prefix_length", "int64", 1),
+                spec("settled", "bool", 1, n),
+                *prefix,
             ],
             [*sampled("A"), *prefix_specs(config, "A", "new")],
         ),
         "generate": (
             [spec("canvas", "int64", 1, n), spec("words", "int64", steps, 2, n), spec("adaptive", "bool", 1), *length],
             [
-                spec("committed", "int64", 1, n), spec("steps", "int64", 1), spec("argmaxes", "int64", steps, n),
-                spec("canvases", "int64", steps, n), spec("entropies", "float32", steps, n), spec("accepts", "bool", steps, n),
+                spec("committed", "int64", 1, n),
+                spec("steps", "int64", 1),
+                spec("argmaxes", "int64", steps, n),
+                spec("canvases", "int64", steps, n),
+                spec("entropies", "float32", steps, n),
+                spec("accepts", "bool", steps, n),
             ],
         ),
         "decode": (chunk, [spec("next_token", "int64", 1), *new]),
         "check": ([*tokens, spec("rows", "int64", "R"), *prefix], [spec("next_tokens", "int64", 1, "R"), *new]),
-    }  # fmt: skip
+    }
 
 
 def example(inputs: list[TensorSpec], sizes: dict[str, int]) -> tuple[object, ...]:

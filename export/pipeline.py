@@ -111,18 +111,26 @@ def write_bundle(
         quantization = {**weights.quantization, "stored_bits_per_weight": _stored(stage, engines, weights)}
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
         manifest = Manifest(
-            engines={engine: LOWEST_VERSIONS[engine] for engine in engines}, model=request.config,
-            tokenizer=text.tokenizer.spec if text else None, chat=text.chat if text else None,
-            canvas_length=shapes.canvas, steps=sampler.steps, context=shapes.context, chunk=shapes.chunk, sampler=sampler,
+            engines={engine: LOWEST_VERSIONS[engine] for engine in engines},
+            model=request.config,
+            tokenizer=text.tokenizer.spec if text else None,
+            chat=text.chat if text else None,
+            canvas_length=shapes.canvas,
+            steps=sampler.steps,
+            context=shapes.context,
+            chunk=shapes.chunk,
+            sampler=sampler,
             noise={"generator": "threefry2x32", "rows": ["sample", "renoise"]},
             dims={
-                **dict.fromkeys(PREFIX_DIMS, (1, shapes.context)), **dict.fromkeys(("C", "R"), (1, shapes.chunk)),
+                **dict.fromkeys(PREFIX_DIMS, (1, shapes.context)),
+                **dict.fromkeys(("C", "R"), (1, shapes.chunk)),
                 "A": (1, shapes.canvas),
             },
             graphs=graphs,
             quantization={**quantization, "lowering": reports},
-            tools=dict(sorted(tools.items())), provenance=weights.provenance,
-        )  # fmt: skip
+            tools=dict(sorted(tools.items())),
+            provenance=weights.provenance,
+        )
         manifest = seal(stage, manifest)
         if finish is not None:
             say(Reached(GOLDEN))

@@ -19,9 +19,11 @@ _TEXTS = (
     "\u200bx\u200b", "x\n", "\nx", " x", "x ", " \n", "a" * 3000,
 )  # fmt: skip
 _OBJECT = {
-    "type": "object", "description": "where", "required": ["city"],
+    "type": "object",
+    "description": "where",
+    "required": ["city"],
     "properties": {"city": {"type": "string"}, "Area": {"type": "object", "properties": {"km": {"type": "number"}}}},
-}  # fmt: skip
+}
 # A tool without parameters, and one with all that a declaration writes out.
 TOOLS: tuple[dict[str, Any], ...] = (
     {"type": "function", "function": {"name": "now", "description": "The time."}},
@@ -88,9 +90,13 @@ def battery(roles: Roles, *, think: bool, tools: bool) -> Iterator[Conversation]
 
 
 _ORDERS: tuple[tuple[str, ...], ...] = (
-    ("user",), ("user", "assistant", "user"), ("user", "assistant"), ("user", "assistant", "user", "assistant", "user"),
-    ("user", "user"), ("user", "assistant", "assistant", "user"),
-)  # fmt: skip
+    ("user",),
+    ("user", "assistant", "user"),
+    ("user", "assistant"),
+    ("user", "assistant", "user", "assistant", "user"),
+    ("user", "user"),
+    ("user", "assistant", "assistant", "user"),
+)
 
 
 def _filled(roles: Sequence[str], channel: Channel | None) -> tuple[dict[str, Any], ...]:

@@ -29,9 +29,15 @@ Lower = Callable[[str, ExportRequest, Weights, Path, Progress], Lowered]
 
 
 def lower_all(
-    lower: Lower, engines: Sequence[str], request: ExportRequest, weights: Weights, stage: Path, *,
-    at_once: bool, progress: Progress,
-) -> dict[str, Lowered]:  # fmt: skip
+    lower: Lower,
+    engines: Sequence[str],
+    request: ExportRequest,
+    weights: Weights,
+    stage: Path,
+    *,
+    at_once: bool,
+    progress: Progress,
+) -> dict[str, Lowered]:
     """What `lower` gives for each engine; it has to be a function of a module, and so has what it raises.
 
     Args:

@@ -82,10 +82,17 @@ class Weights:
 
 
 def check(
-    checkpoint: Path | str, *, engines: Sequence[str], recipe: str | None = None, steps: int | None = None,
-    canvas: int | None = None, context: int | None = None, random_weights: int | None = None, calibration: Path | None = None,
+    checkpoint: Path | str,
+    *,
+    engines: Sequence[str],
+    recipe: str | None = None,
+    steps: int | None = None,
+    canvas: int | None = None,
+    context: int | None = None,
+    random_weights: int | None = None,
+    calibration: Path | None = None,
     soft: str | None = None,
-) -> ExportRequest:  # fmt: skip
+) -> ExportRequest:
     """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
     config, sampler, folder = hf_config.find_config(checkpoint)
     if folder is None and random_weights is None:
@@ -105,9 +112,15 @@ def check(
         engines_of(engine)
     chosen.check(engines, config)
     return ExportRequest(
-        folder=folder, config=config, sampler=sampler, recipe=chosen, shapes=lengths(config, canvas, context),
-        random_weights=random_weights, calibration=calibration, defaulted=recipe is None,
-    )  # fmt: skip
+        folder=folder,
+        config=config,
+        sampler=sampler,
+        recipe=chosen,
+        shapes=lengths(config, canvas, context),
+        random_weights=random_weights,
+        calibration=calibration,
+        defaulted=recipe is None,
+    )
 
 
 def default_recipe(config: ModelConfig) -> str:
@@ -148,9 +161,13 @@ def read_weights(request: ExportRequest, scratch: Path, progress: Progress) -> W
     if request.is_quantized or not request.recipe.quantizes:
         return open_weights(request, request.folder if request.is_quantized else None)
     write_quantized(
-        request.folder or _preset(request.config), scratch, request.recipe, random_seed=request.random_weights,
-        prompts=request.calibration, progress=lambda line: progress(_quantizing(line)),
-    )  # fmt: skip
+        request.folder or _preset(request.config),
+        scratch,
+        request.recipe,
+        random_seed=request.random_weights,
+        prompts=request.calibration,
+        progress=lambda line: progress(_quantizing(line)),
+    )
     return open_weights(request, scratch)
 
 
@@ -162,17 +179,23 @@ def open_weights(request: ExportRequest, quantized: Path | None) -> Weights:
         keys = ("bits", "parameters", "bits_per_weight", "activations", "calibration")
         provenance = {**described["source"], "quantized": described["digest"]}
         return Weights(
-            folder=quantized, model=store.model(), quantized=store.matrices,
+            folder=quantized,
+            model=store.model(),
+            quantized=store.matrices,
             quantization={"recipe": described["recipe"]["name"], **{key: described[key] for key in keys}},
             provenance=_licensed(request.folder, provenance),
-        )  # fmt: skip
+        )
     model, provenance = _float_weights(request)
     parameters = sum(p.numel() for p in model.parameters())
     present = {class_of(name) for name, _ in model.named_parameters()}
     quantization = {
-        "recipe": request.recipe.name, "bits": {c: 32 for c in CLASSES if c in present}, "parameters": parameters,
-        "bits_per_weight": 32.0, "activations": "float32", "calibration": None,
-    }  # fmt: skip
+        "recipe": request.recipe.name,
+        "bits": {c: 32 for c in CLASSES if c in present},
+        "parameters": parameters,
+        "bits_per_weight": 32.0,
+        "activations": "float32",
+        "calibration": None,
+    }
     return Weights(
         folder=None, model=model, quantized={}, quantization=quantization, provenance=_licensed(request.folder, provenance)
     )

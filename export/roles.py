@@ -99,9 +99,7 @@ class Finder:
                 openings[role] = opening
         answer = _less(self._cut("user", prompt=True)[-1], after_user)
         trim = next(iter(trims.values()), "none")
-        return Roles(
-            openings=openings, opening_trim=trim, turns=turns, answer={"": self._piece(answer)}, joins=joins
-        )  # fmt: skip
+        return Roles(openings=openings, opening_trim=trim, turns=turns, answer={"": self._piece(answer)}, joins=joins)
 
     def _joins(self, after_answer: str) -> Literal["no", "before", "both"]:
         try:
@@ -134,7 +132,7 @@ class Finder:
                 raise CannotCarry("no empty thought opens an answer without thinking, so its markers are unknown")
         return Channel(
             open=start, close=end, name=name, open_text=self.tokenizer.piece(start), close_text=self.tokenizer.piece(end)
-        )  # fmt: skip
+        )
 
     def _first_held(self, candidates: Sequence[Roles], *, think: bool, tools: bool) -> Roles:
         """The first that gives what the template gives; raises what is wrong with the one that came farthest."""
@@ -165,12 +163,24 @@ class Finder:
         if "think" in roles.answer:
             answer["tool+think"] = self._behind_results(think=True)
         candidates = [
-            replace(roles, openings=openings, answer=answer, keeps_thinking=kept, tools=ToolForm(
-                form=GEMMA, declaration=pairs["tool"], call=pairs["tool_call"], response=pairs["tool_response"],
-                quote=ids[_QUOTE], null=null, reopens=reopens, closes=closes,
-            ))
+            replace(
+                roles,
+                openings=openings,
+                answer=answer,
+                keeps_thinking=kept,
+                tools=ToolForm(
+                    form=GEMMA,
+                    declaration=pairs["tool"],
+                    call=pairs["tool_call"],
+                    response=pairs["tool_response"],
+                    quote=ids[_QUOTE],
+                    null=null,
+                    reopens=reopens,
+                    closes=closes,
+                ),
+            )
             for null, reopens, closes, kept in product(("None", "null"), _FLAGS, _FLAGS, _KEPT)
-        ]  # fmt: skip
+        ]
         return self._first_held(candidates, think="think" in roles.answer, tools=True)
 
     def _behind_results(self, *, think: bool) -> Piece:

@@ -10,7 +10,7 @@ ONNX = {part: f"onnx: {part}" for part in ("embed", "condition", "stack", "head"
 EXECUTORCH = {
     part: f"executorch: {part}"
     for part in ("layers", "encode", "denoise", "denoise_active", "decode", "check", "generate", "write")
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def compile_template(path: Path, text: str) -> Render:
     """What renders the template with the variables given as keywords; raises jinja2's TemplateError."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )  # fmt: skip
+    )
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -107,9 +107,12 @@ def compile_template(path: Path, text: str) -> Render:
 
 
 def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
-) -> str:  # fmt: skip
+) -> str:
     """Unlike jinja's own, it escapes nothing for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

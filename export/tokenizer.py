@@ -112,11 +112,14 @@ def _of_library(path: Path, fast: Tokenizer, *, rebuilt: bool = False, note: str
 
     return CheckpointTokenizer(
         spec=TokenizerSpec(file=JSON, kind="tokenizers", vocab_size=int(fast.get_vocab_size(with_added_tokens=True))),
-        source=path, encode=encode, piece=lambda token: str(fast.id_to_token(token)),
+        source=path,
+        encode=encode,
+        piece=lambda token: str(fast.id_to_token(token)),
         markers={t.content: i for i, t in added.items() if t.special or looks_special(t.content)},
         frozen=tuple(t.content for t in added.values() if not (t.lstrip or t.rstrip or t.single_word or t.normalized)),
-        rebuilt=fast.to_str() if rebuilt else None, note=note,
-    )  # fmt: skip
+        rebuilt=fast.to_str() if rebuilt else None,
+        note=note,
+    )
 
 
 def _sentencepiece(path: Path) -> CheckpointTokenizer:
@@ -138,9 +141,12 @@ def _sentencepiece(path: Path) -> CheckpointTokenizer:
     newline = [p for p in pieces if p.strip("\n") == ""]  # a piece only where the trainer was told of it: text is split there
     return CheckpointTokenizer(
         spec=TokenizerSpec(file=path.name, kind="sentencepiece", vocab_size=size),
-        source=path, encode=encode, piece=lambda token: str(model.id_to_piece(token)), markers=markers,
+        source=path,
+        encode=encode,
+        piece=lambda token: str(model.id_to_piece(token)),
+        markers=markers,
         frozen=(*markers, *newline),
-    )  # fmt: skip
+    )
 
 
 def either(texts: dict[str, int]) -> re.Pattern[str] | None:

@@ -184,9 +184,7 @@ class Layer(nn.Module):
             hidden = self.post_feedforward_layernorm_1(hidden) + self.post_feedforward_layernorm_2(routed)
         return self.post_feedforward_layernorm(tap(f"{self.taps}mlp_out", hidden))
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, prefix: KV | None, mode: Mode
-    ) -> tuple[Tensor, KV]:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, prefix: KV | None, mode: Mode) -> tuple[Tensor, KV]:
         entering = tap(f"{self.taps}attention_in", self.input_layernorm(x))
         attended, new = self.self_attn(entering, cos, sin, bias, prefix)
         x = x + self.post_attention_layernorm(tap(f"{self.taps}attention_out", attended))

@@ -77,9 +77,15 @@ def _steps(sampler: SamplerConfig, seed: int, index: int, n: int) -> Iterator[tu
 
 
 def denoise_canvas(
-    model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
-    *, seed: int, index: int, adaptive: bool,
-) -> tuple[list[int], int]:  # fmt: skip
+    model: Denoiser,
+    sampler: SamplerConfig,
+    prefix: list[KV] | None,
+    recorder: TrajectoryRecorder,
+    *,
+    seed: int,
+    index: int,
+    adaptive: bool,
+) -> tuple[list[int], int]:
     """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards."""
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
@@ -99,9 +105,17 @@ def denoise_canvas(
 
 
 def denoise_active(
-    model: Denoiser, sampler: SamplerConfig, prefix: list[KV] | None, recorder: TrajectoryRecorder,
-    *, seed: int, index: int, adaptive: bool, compute: ComputePolicy, first: int | None = None,
-) -> tuple[list[int], int]:  # fmt: skip
+    model: Denoiser,
+    sampler: SamplerConfig,
+    prefix: list[KV] | None,
+    recorder: TrajectoryRecorder,
+    *,
+    seed: int,
+    index: int,
+    adaptive: bool,
+    compute: ComputePolicy,
+    first: int | None = None,
+) -> tuple[list[int], int]:
     """`denoise_canvas` of the positions that `core.compute_policy` lets run: what the canvas has grown to, and its
     position-forwards.
 
@@ -153,9 +167,15 @@ def _room(model: Denoiser, prefix: list[KV] | None, n: int) -> list[KV]:
 
 @torch.no_grad()
 def generate(
-    model: Denoiser, sampler: SamplerConfig, prompt_ids: Sequence[int], *, seed: int, max_new_tokens: int,
-    adaptive: bool = True, compute: ComputePolicy | None = None,
-) -> Generation:  # fmt: skip
+    model: Denoiser,
+    sampler: SamplerConfig,
+    prompt_ids: Sequence[int],
+    *,
+    seed: int,
+    max_new_tokens: int,
+    adaptive: bool = True,
+    compute: ComputePolicy | None = None,
+) -> Generation:
     """Generate with eager PyTorch.
 
     Args:
@@ -203,6 +223,10 @@ def generate(
         tokens = tokens[: next(i for i, token in enumerate(tokens) if token in stops)]
     trajectory = recorder.finish(prompt_ids, tokens)
     return Generation(
-        tokens=tuple(tokens), stop_reason=stop_reason, steps=len(recorder.steps), canvases=index,
-        position_forwards=position_forwards, trajectory=trajectory,
-    )  # fmt: skip
+        tokens=tuple(tokens),
+        stop_reason=stop_reason,
+        steps=len(recorder.steps),
+        canvases=index,
+        position_forwards=position_forwards,
+        trajectory=trajectory,
+    )

@@ -29,9 +29,12 @@ _DEFAULT_GLOBAL_HEAD_DIM = 512
 _DEFAULT_EOS = 1  # of a text config that leaves it out
 
 _GENERATION_FIELDS = (
-    ("max_denoising_steps", "steps"), ("t_min", "t_min"), ("t_max", "t_max"),
-    ("stability_threshold", "stability_threshold"), ("confidence_threshold", "confidence_threshold"),
-)  # fmt: skip
+    ("max_denoising_steps", "steps"),
+    ("t_min", "t_min"),
+    ("t_max", "t_max"),
+    ("stability_threshold", "stability_threshold"),
+    ("confidence_threshold", "confidence_threshold"),
+)
 _GENERATION_OTHER = {
     "sampler_config", "eos_token_id", "pad_token_id", "bos_token_id", "max_new_tokens", "max_length",
     "return_dict_in_generate", "cache_implementation", "cache_config", "disable_compile", "transformers_version",

@@ -187,9 +187,13 @@ def find_tensors(folder: Path, known: set[str]) -> StoredTensors:
         first = folder / min(sources.files)
         raise CheckpointError(f"{first}: tensor {missing[0]} is missing ({len(missing)} in all); see {CONFIG}")
     return StoredTensors(
-        folder=folder, sources=sources, tensors={name: group[0] for name, group in found.items()},
-        copies={name: tuple(group[1:]) for name, group in found.items() if len(group) > 1}, vision=vision, buffers=buffers,
-    )  # fmt: skip
+        folder=folder,
+        sources=sources,
+        tensors={name: group[0] for name, group in found.items()},
+        copies={name: tuple(group[1:]) for name, group in found.items() if len(group) > 1},
+        vision=vision,
+        buffers=buffers,
+    )
 
 
 def differs(folder: Path, tensor: Stored, copy: Stored) -> CheckpointError:

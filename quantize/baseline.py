@@ -88,9 +88,15 @@ class FloatBaseline:
     """The float model's answers to some items, once, and any other model held against them."""
 
     def __init__(
-        self, model: Denoiser, sampler: SamplerConfig, items: Sequence[ScoredPrompt], *, seed: int, max_new_tokens: int,
+        self,
+        model: Denoiser,
+        sampler: SamplerConfig,
+        items: Sequence[ScoredPrompt],
+        *,
+        seed: int,
+        max_new_tokens: int,
         forced_every: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.sampler, self.items, self.seed, self.max_new_tokens = sampler, items, seed, max_new_tokens
         runs = [self._run(model, item) for item in items]
         self.right, self.steps = self._right(runs), [run.steps for run in runs]

@@ -98,9 +98,13 @@ class Recorder:
 
 
 def hessians(
-    model: Denoiser, sampler: SamplerConfig, prompts: Sequence[Sequence[int]], *, seed: int = 0,
+    model: Denoiser,
+    sampler: SamplerConfig,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """Mean outer products [in, in] of what every Linear reads while the model answers the prompts, by parameter name."""
     recorder = Recorder()
     with recorder.watching(model):

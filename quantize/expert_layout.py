@@ -66,9 +66,10 @@ def _filled(matrix: QuantizedMatrix, outputs: int, inputs: int, four: bool) -> t
         groups = -(-(integers.shape[2] + wider) // matrix.group)
         multipliers = F.pad(matrix.multipliers.to(torch.uint8), (0, groups - matrix.multipliers.shape[2]), value=1)
     return (
-        F.pad(integers, (0, wider, 0, more)), F.pad(multipliers, (0, 0, 0, more), value=1),
+        F.pad(integers, (0, wider, 0, more)),
+        F.pad(multipliers, (0, 0, 0, more), value=1),
         F.pad(matrix.scale.float(), (0, more), value=1.0),
-    )  # fmt: skip
+    )
 
 
 def _panels(integers: Tensor, multipliers: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,9 +80,7 @@ def _panels(integers: Tensor, multipliers: Tensor, scale: Tensor) -> tuple[Tenso
         stored = halves[:, :, :, 0] | halves[:, :, :, 1] << 4
     else:
         stored = blocks.contiguous().view(torch.uint8)
-    return (
-        stored.flatten(3), multipliers.unflatten(1, (-1, PANEL)).transpose(2, 3), scale.unflatten(1, (-1, PANEL))
-    )  # fmt: skip
+    return (stored.flatten(3), multipliers.unflatten(1, (-1, PANEL)).transpose(2, 3), scale.unflatten(1, (-1, PANEL)))
 
 
 def _made(parts: Sequence[Tensor], group: int) -> LaidOut:
@@ -96,9 +95,11 @@ def put_back(gate_up: LaidOut, down: LaidOut, *, hidden: int, width: int) -> tup
     if gate.multipliers is not None and up.multipliers is not None:
         multipliers = torch.cat([gate.multipliers, up.multipliers], 1)
     both = QuantizedMatrix(
-        bits=gate.bits, integers=torch.cat([gate.integers, up.integers], 1), scale=torch.cat([gate.scale, up.scale], 1),
+        bits=gate.bits,
+        integers=torch.cat([gate.integers, up.integers], 1),
+        scale=torch.cat([gate.scale, up.scale], 1),
         multipliers=multipliers,
-    )  # fmt: skip
+    )
     return both, _matrix(down, hidden, width)
 
 

@@ -116,9 +116,14 @@ def open_quantized(folder: Path | str, *, check_files: bool = True) -> Quantized
 
     shapes = {name: tuple(t.shape) for name, t in assemble(config, {}).state_dict().items()}
     return QuantizedCheckpoint(
-        folder=folder, config=config, sampler=sampler, recipe=recipe, description=values,
-        matrices=_Lazy(list(described), matrix), floats=_Lazy(floats, lambda name: tensor(name, torch.float32, shapes[name])),
-    )  # fmt: skip
+        folder=folder,
+        config=config,
+        sampler=sampler,
+        recipe=recipe,
+        description=values,
+        matrices=_Lazy(list(described), matrix),
+        floats=_Lazy(floats, lambda name: tensor(name, torch.float32, shapes[name])),
+    )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -170,9 +175,13 @@ def _parts(bits: int) -> tuple[str, ...]:
 
 
 def _check_names(
-    folder: Path, config: ModelConfig, where: Mapping[str, str], described: Mapping[str, dict[str, Any]], known: set[str],
+    folder: Path,
+    config: ModelConfig,
+    where: Mapping[str, str],
+    described: Mapping[str, dict[str, Any]],
+    known: set[str],
     floats: list[str],
-) -> None:  # fmt: skip
+) -> None:
     """Every tensor of the model is there once, as integers or in float, with its shape; nothing else is."""
     shapes = matrix_shapes(config)
     for name, values in described.items():
@@ -210,6 +219,9 @@ def _matrix(
     packed = tensor(f"{name}.integers", torch.uint8, (*rows, -(-inputs // 2)))
     multipliers = tensor(f"{name}.multipliers", torch.uint8, (*rows, -(-groups // 2)))
     return QuantizedMatrix(
-        bits=4, integers=unpack(packed, inputs, signed=True), scale=scale,
-        multipliers=unpack(multipliers, groups, signed=False), rotation=rotation,
-    )  # fmt: skip
+        bits=4,
+        integers=unpack(packed, inputs, signed=True),
+        scale=scale,
+        multipliers=unpack(multipliers, groups, signed=False),
+        rotation=rotation,
+    )

@@ -47,9 +47,12 @@ def read_integers(path: Path) -> dict[str, QuantizedMatrix]:
         if last == "packed":
             multipliers = read(feeds[f"{name}/int8/multipliers"]).transpose(-2, -1).contiguous()
             found[parameter] = QuantizedMatrix(
-                bits=4, integers=integers.transpose(-2, -1).contiguous(), scale=scale, multipliers=multipliers,
+                bits=4,
+                integers=integers.transpose(-2, -1).contiguous(),
+                scale=scale,
+                multipliers=multipliers,
                 rotation=_rotation(parameter, block, integers.shape[-2]),
-            )  # fmt: skip
+            )
         else:
             upright = integers if stem == _TABLE else integers.transpose(-2, -1).contiguous()
             rotation = _rotation(parameter, block, upright.shape[-1])

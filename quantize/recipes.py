@@ -19,8 +19,14 @@ from dgemma.core.shapes import Shape, parameter_shapes
 
 TensorClass = Literal["embedding", "attention", "mlp_up_gate", "mlp_down", "self_conditioning", "router", "experts"]
 CLASSES: tuple[TensorClass, ...] = (
-    "embedding", "attention", "mlp_up_gate", "mlp_down", "self_conditioning", "router", "experts",
-)  # fmt: skip
+    "embedding",
+    "attention",
+    "mlp_up_gate",
+    "mlp_down",
+    "self_conditioning",
+    "router",
+    "experts",
+)
 Method = Literal["nearest", "searched", "gptq"]
 METHODS: tuple[Method, ...] = ("nearest", "searched", "gptq")
 BITS = (4, 8, 32)
@@ -255,10 +261,12 @@ def nearest(recipe: Recipe, engine: str) -> str:
 
     support = SUPPORT[engine]
     runs = [
-        r for r in RECIPES.values()
-        if r.name != recipe.name and set(r.bits.values()) <= support.bits
+        r
+        for r in RECIPES.values()
+        if r.name != recipe.name
+        and set(r.bits.values()) <= support.bits
         and (4 not in r.bits.values() or r.group % support.group_multiple == 0)
-    ]  # fmt: skip
+    ]
     return min(runs, key=distance).name
 
 

@@ -44,9 +44,14 @@ Progress = Callable[[str], None]
 
 
 def write_quantized(
-    checkpoint: Path | str, out: Path | str, recipe: Recipe, *, random_seed: int | None = None,
-    prompts: Path | None = None, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    checkpoint: Path | str,
+    out: Path | str,
+    recipe: Recipe,
+    *,
+    random_seed: int | None = None,
+    prompts: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Quantize a checkpoint folder, or a preset with random weights, into the new folder `out`.
 
     Args:
@@ -73,13 +78,16 @@ def write_quantized(
         _copy(folder, stage, config, sampler)
         described = _write_shards(stage, weights, recipe, hessians, say)
         values = {
-            "format": FORMAT, "recipe": recipe.to_dict(), **described,
-            "activations": "dynamic int8 per token" if recipe.quantizes else "float32", "calibration": calibrated,
+            "format": FORMAT,
+            "recipe": recipe.to_dict(),
+            **described,
+            "activations": "dynamic int8 per token" if recipe.quantizes else "float32",
+            "calibration": calibrated,
             "source": source,
             "files": {
                 p.name: {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in sorted(stage.iterdir()) if p.is_file()
             },
-        }  # fmt: skip
+        }
         values["digest"] = digest(values)
         _write_json(stage / DESCRIPTION, values)
     return values
@@ -159,9 +167,11 @@ def _write_shards(
     _write_json(stage / SHARD_INDEX, {"weight_map": dict(sorted(where.items()))})
     classes = {class_of(name) for name in weights}
     return {
-        "bits": {c: recipe.bits[c] for c in CLASSES if c in classes}, "bits_per_weight": round(bits / parameters, 4),
-        "parameters": parameters, "matrices": matrices,
-    }  # fmt: skip
+        "bits": {c: recipe.bits[c] for c in CLASSES if c in classes},
+        "bits_per_weight": round(bits / parameters, 4),
+        "parameters": parameters,
+        "matrices": matrices,
+    }
 
 
 def _float(name: str, weight: Tensor) -> Tensor:
@@ -173,17 +183,21 @@ def _float(name: str, weight: Tensor) -> Tensor:
 
 def _describe(matrix: QuantizedMatrix) -> dict[str, Any]:
     return {
-        "bits": matrix.bits, "shape": list(matrix.integers.shape), "group": matrix.group, "rotation": matrix.rotation,
-    }  # fmt: skip
+        "bits": matrix.bits,
+        "shape": list(matrix.integers.shape),
+        "group": matrix.group,
+        "rotation": matrix.rotation,
+    }
 
 
 def _tensors(name: str, matrix: QuantizedMatrix) -> dict[str, Tensor]:
     if matrix.multipliers is None:
         return {f"{name}.integers": matrix.integers.contiguous(), f"{name}.scale": matrix.scale}
     return {
-        f"{name}.integers": pack(matrix.integers), f"{name}.scale": matrix.scale,
+        f"{name}.integers": pack(matrix.integers),
+        f"{name}.scale": matrix.scale,
         f"{name}.multipliers": pack(matrix.multipliers),
-    }  # fmt: skip
+    }
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -39,20 +39,36 @@ class State(NamedTuple):
 
 
 def active(
-    weights: Weights, config: ModelConfig, policy: SamplerConfig, compute: ComputePolicy, canvas: Array, words: Array,
-    adaptive: Array, prefix: denoiser.Prefix, length: Array,
-) -> tuple[Canvas, Array]:  # fmt: skip
+    weights: Weights,
+    config: ModelConfig,
+    policy: SamplerConfig,
+    compute: ComputePolicy,
+    canvas: Array,
+    words: Array,
+    adaptive: Array,
+    prefix: denoiser.Prefix,
+    length: Array,
+) -> tuple[Canvas, Array]:
     """Denoise one canvas; arguments as in `generate.generate`. Also how many positions the canvas has in the end, int32 []."""
     steps, n = policy.steps, canvas.shape[0]
     schedule, positions = jnp.asarray(temperatures(policy)), jnp.arange(n, dtype=jnp.int32)
     stop_ids, none = jnp.array(sorted(config.eos_token_ids), jnp.int32), jnp.zeros(n, jnp.bool_)
     no, zero = jnp.bool_(False), jnp.int32(0)
     start = State(
-        record=Canvas.empty(jnp.zeros(n, jnp.int32), steps), width=jnp.int32(compute.first_width(n)), canvas=canvas,
-        soft=jnp.zeros((n, config.hidden_size), weights["embed"].dtype), caches=prefix, committed=none,
-        entropy=jnp.zeros(n, jnp.float32), accepted=none, unchanged=zero, compared=zero, closed=jnp.bool_(True), rechecking=no,
+        record=Canvas.empty(jnp.zeros(n, jnp.int32), steps),
+        width=jnp.int32(compute.first_width(n)),
+        canvas=canvas,
+        soft=jnp.zeros((n, config.hidden_size), weights["embed"].dtype),
+        caches=prefix,
+        committed=none,
+        entropy=jnp.zeros(n, jnp.float32),
+        accepted=none,
+        unchanged=zero,
+        compared=zero,
+        closed=jnp.bool_(True),
+        rechecking=no,
         done=no,
-    )  # fmt: skip
+    )
 
     def unfinished(state: State) -> Array:
         return (state.record.steps < steps) & ~(state.done & adaptive)
@@ -99,10 +115,20 @@ def active(
         soft = jnp.where(running[:, None], denoiser.soft_embed(weights, config, tempered, policy.top_k), state.soft)
         accepted = of_running(step.accepted, state.accepted)
         return State(
-            record=state.record.followed_by(argmax, canvas, entropy, accepted), width=width, canvas=canvas, soft=soft,
-            caches=jax.tree.map(place, state.caches, new), committed=committed, entropy=entropy, accepted=accepted,
-            unchanged=unchanged, compared=width, closed=closed, rechecking=again, done=done & ~again,
-        )  # fmt: skip
+            record=state.record.followed_by(argmax, canvas, entropy, accepted),
+            width=width,
+            canvas=canvas,
+            soft=soft,
+            caches=jax.tree.map(place, state.caches, new),
+            committed=committed,
+            entropy=entropy,
+            accepted=accepted,
+            unchanged=unchanged,
+            compared=width,
+            closed=closed,
+            rechecking=again,
+            done=done & ~again,
+        )
 
     state = lax.while_loop(unfinished, body, start)
     return state.record, state.width

@@ -52,10 +52,13 @@ class CompileRequest:
         """Shapes of `generate`'s arguments: weights, canvas, words, adaptive, prefix, length."""
         n = self.config.canvas_length
         return (
-            weight_files.shapes(self.config, self.dtype), jax.ShapeDtypeStruct((n,), jnp.int32),
-            jax.ShapeDtypeStruct((self.policy.steps, 2, n), jnp.uint32), jax.ShapeDtypeStruct((), jnp.bool_),
-            texts.prefix_shapes(self.config, self.slots, weight_files.DTYPES[self.dtype]), jax.ShapeDtypeStruct((), jnp.int32),
-        )  # fmt: skip
+            weight_files.shapes(self.config, self.dtype),
+            jax.ShapeDtypeStruct((n,), jnp.int32),
+            jax.ShapeDtypeStruct((self.policy.steps, 2, n), jnp.uint32),
+            jax.ShapeDtypeStruct((), jnp.bool_),
+            texts.prefix_shapes(self.config, self.slots, weight_files.DTYPES[self.dtype]),
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
 
     def program(self) -> Callable[..., Canvas]:
         """`generate` of the six arguments."""
@@ -130,9 +133,11 @@ def compile_report(wanted: CompileRequest, progress: Progress) -> dict[str, Any]
     done = time.monotonic()
     stats = compiled.memory_analysis()
     sizes = {
-        "arguments": stats.argument_size_in_bytes, "outputs": stats.output_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes, "code": stats.generated_code_size_in_bytes,
-    }  # fmt: skip
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
     report["memory"] = {"usable": cost.V4.memory, **sizes, "peak": sum(sizes.values()) - stats.alias_size_in_bytes}
     report["fits"], report["reason"] = report["memory"]["peak"] <= cost.V4.memory, None
     report["compile"] = {"lower_seconds": middle - started, "compile_seconds": done - middle, "peak_host_bytes": _peak_host()}
@@ -201,22 +206,36 @@ def _counts(wanted: CompileRequest, chips: int) -> dict[str, Any]:
     chosen = steps * one.flops_chosen / (chips * cost.V4.flops)
     counted = one_step_flops(wanted)
     return {
-        "model": wanted.name, "parameters": weight_files.parameters(weight_files.shapes(config, DTYPE)), "dtype": wanted.dtype,
-        "canvas": config.canvas_length, "prefix": wanted.slots, "steps": steps,
-        "topology": wanted.topology, "chips": chips, "chip": cost.V4.name,
+        "model": wanted.name,
+        "parameters": weight_files.parameters(weight_files.shapes(config, DTYPE)),
+        "dtype": wanted.dtype,
+        "canvas": config.canvas_length,
+        "prefix": wanted.slots,
+        "steps": steps,
+        "topology": wanted.topology,
+        "chips": chips,
+        "chip": cost.V4.name,
         "flops": {
-            "total": one.flops * steps, "per_step": one.flops, "per_step_chosen_experts": one.flops_chosen,
-            "per_step_xla_unrolled": counted, "xla_over_count": counted / one.flops,
+            "total": one.flops * steps,
+            "per_step": one.flops,
+            "per_step_chosen_experts": one.flops_chosen,
+            "per_step_xla_unrolled": counted,
+            "xla_over_count": counted / one.flops,
         },
         "bytes_read_per_step": one.bytes,
         "floor": {
-            "seconds": least.seconds, "compute_seconds": least.compute, "memory_seconds": least.memory,
-            "what": "of this program, which runs every expert", "compute_seconds_chosen_experts": chosen,
-            "peak_flops_per_chip": cost.V4.flops, "peak_bytes_per_second_per_chip": cost.V4.bandwidth,
+            "seconds": least.seconds,
+            "compute_seconds": least.compute,
+            "memory_seconds": least.memory,
+            "what": "of this program, which runs every expert",
+            "compute_seconds_chosen_experts": chosen,
+            "peak_flops_per_chip": cost.V4.flops,
+            "peak_bytes_per_second_per_chip": cost.V4.bandwidth,
         },
-        "compiler_estimate": None, "measured": None,
+        "compiler_estimate": None,
+        "measured": None,
         "versions": {name: _version(name) for name in ("dgemma", "jax", "jaxlib", "libtpu")},
-    }  # fmt: skip
+    }
 
 
 def _places(wanted: CompileRequest, on: Any) -> tuple[Any, ...]:
@@ -224,8 +243,13 @@ def _places(wanted: CompileRequest, on: Any) -> tuple[Any, ...]:
     whole = sharding.replicated(on)
     weights, _, _, _, prefix, _ = wanted.shapes()
     return (
-        sharding.weights(wanted.config, weights, on), whole, whole, whole, sharding.prefix(wanted.config, prefix, on), whole
-    )  # fmt: skip
+        sharding.weights(wanted.config, weights, on),
+        whole,
+        whole,
+        whole,
+        sharding.prefix(wanted.config, prefix, on),
+        whole,
+    )
 
 
 def _bytes_per_chip(shapes: Any, places: Any) -> int:
@@ -239,9 +263,12 @@ def _estimate(text: str) -> dict[str, Any]:
     found = hlo.estimated_cycles(text)
     return {
         "what": "XLA's estimated_cycles weighted by trip counts; an estimate, not a measurement",
-        "cycles": found.total, "seconds": found.total / tpu.CLOCK, "clock_hz": tpu.CLOCK,
-        "instructions": found.instructions, "trip_counts": list(found.trips),
-    }  # fmt: skip
+        "cycles": found.total,
+        "seconds": found.total / tpu.CLOCK,
+        "clock_hz": tpu.CLOCK,
+        "instructions": found.instructions,
+        "trip_counts": list(found.trips),
+    }
 
 
 def _measure(wanted: CompileRequest, compiled: Any, places: tuple[Any, ...], progress: Progress) -> dict[str, Any]:
@@ -254,10 +281,13 @@ def _measure(wanted: CompileRequest, compiled: Any, places: tuple[Any, ...], pro
     _, canvas, words, _, prefix, _ = wanted.shapes()
     noise = np.random.default_rng(0)
     arguments = (
-        weights, noise.integers(0, wanted.config.vocab_size, canvas.shape, np.int32),
-        noise.integers(0, 1 << 32, words.shape, np.uint32), np.bool_(False),
-        jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), prefix), np.int32(0),
-    )  # fmt: skip
+        weights,
+        noise.integers(0, wanted.config.vocab_size, canvas.shape, np.int32),
+        noise.integers(0, 1 << 32, words.shape, np.uint32),
+        np.bool_(False),
+        jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), prefix),
+        np.int32(0),
+    )
     placed = jax.tree.map(partial(jax.device_put), arguments, places)
     progress("run")
     jax.block_until_ready(compiled(*placed))

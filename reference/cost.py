@@ -59,6 +59,4 @@ class Floor:
 
 def floor(cost: StepCost, *, steps: int, chips: int, chip: Chip = V4) -> Floor:
     """The roofline's floor for T steps on `chips` chips that share all work and all bytes evenly."""
-    return Floor(
-        compute=steps * cost.flops / (chips * chip.flops), memory=steps * cost.bytes / (chips * chip.bandwidth)
-    )  # fmt: skip
+    return Floor(compute=steps * cost.flops / (chips * chip.flops), memory=steps * cost.bytes / (chips * chip.bandwidth))

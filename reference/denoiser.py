@@ -170,9 +170,16 @@ def runs(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 def stack(
-    weights: Weights, config: ModelConfig, x: Array, positions: Array, visible: tuple[Array, Array],
-    prefix: Prefix | None, mode: Mode, names: tuple[str, ...], unroll: bool = False,
-) -> tuple[Array, dict[str, Taps]]:  # fmt: skip
+    weights: Weights,
+    config: ModelConfig,
+    x: Array,
+    positions: Array,
+    visible: tuple[Array, Array],
+    prefix: Prefix | None,
+    mode: Mode,
+    names: tuple[str, ...],
+    unroll: bool = False,
+) -> tuple[Array, dict[str, Taps]]:
     """All layers, scanned over the stacks so that a layer is compiled once per kind and run.
 
     Args:
@@ -293,9 +300,16 @@ def check(weights: Weights, config: ModelConfig, tokens: Array, prefix: Prefix |
 
 
 def denoise(
-    weights: Weights, config: ModelConfig, canvas: Array, soft: Array, prefix: Prefix | None, length: Array, *,
-    taps: bool = False, unroll: bool = False,
-) -> tuple[Array, Taps]:  # fmt: skip
+    weights: Weights,
+    config: ModelConfig,
+    canvas: Array,
+    soft: Array,
+    prefix: Prefix | None,
+    length: Array,
+    *,
+    taps: bool = False,
+    unroll: bool = False,
+) -> tuple[Array, Taps]:
     """Bidirectional pass over a canvas; it writes nothing.
 
     Args:
@@ -318,9 +332,16 @@ def denoise(
 
 
 def denoise_active(
-    weights: Weights, config: ModelConfig, canvas: Array, positions: Array, soft: Array, prefix: Prefix, length: Array,
-    settled: Array, running: Array | None = None,
-) -> tuple[Array, Prefix]:  # fmt: skip
+    weights: Weights,
+    config: ModelConfig,
+    canvas: Array,
+    positions: Array,
+    soft: Array,
+    prefix: Prefix,
+    length: Array,
+    settled: Array,
+    running: Array | None = None,
+) -> tuple[Array, Prefix]:
     """`denoise` of the active positions alone.
 
     Args:

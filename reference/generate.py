@@ -41,9 +41,13 @@ class Canvas(NamedTuple):
         """With one step more, all of it [N]."""
         i = self.steps
         return Canvas(
-            argmax, i + 1, self.argmaxes.at[i].set(argmax), self.canvases.at[i].set(canvas),
-            self.entropies.at[i].set(entropy), self.accepts.at[i].set(accepted),
-        )  # fmt: skip
+            argmax,
+            i + 1,
+            self.argmaxes.at[i].set(argmax),
+            self.canvases.at[i].set(canvas),
+            self.entropies.at[i].set(entropy),
+            self.accepts.at[i].set(accepted),
+        )
 
 
 def temperatures(policy: SamplerConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -52,9 +56,15 @@ def temperatures(policy: SamplerConfig) -> np.ndarray[Any, np.dtype[np.float32]]
 
 
 def generate(
-    weights: Weights, config: ModelConfig, policy: SamplerConfig, canvas: Array, words: Array, adaptive: Array,
-    prefix: denoiser.Prefix | None, length: Array,
-) -> Canvas:  # fmt: skip
+    weights: Weights,
+    config: ModelConfig,
+    policy: SamplerConfig,
+    canvas: Array,
+    words: Array,
+    adaptive: Array,
+    prefix: denoiser.Prefix | None,
+    length: Array,
+) -> Canvas:
     """Denoise one canvas.
 
     Args:

@@ -30,12 +30,16 @@ def weights(config: ModelConfig, tree: Weights, on: Mesh) -> Any:
     def layer_axis(name: str, kv_heads: int) -> tuple[int, int] | None:
         """The axis of a stacked tensor that is split, and how many indivisible pieces it has."""
         return {
-            "q_proj": (1, config.num_heads), "o_proj": (2, config.num_heads),
-            "k_proj": (1, kv_heads), "v_proj": (1, kv_heads),
-            "gate_proj": (1, config.intermediate_size), "up_proj": (1, config.intermediate_size),
+            "q_proj": (1, config.num_heads),
+            "o_proj": (2, config.num_heads),
+            "k_proj": (1, kv_heads),
+            "v_proj": (1, kv_heads),
+            "gate_proj": (1, config.intermediate_size),
+            "up_proj": (1, config.intermediate_size),
             "down_proj": (2, config.intermediate_size),
-            "expert_gate_up": (1, config.num_experts or 1), "expert_down": (1, config.num_experts or 1),
-        }.get(name)  # fmt: skip
+            "expert_gate_up": (1, config.num_experts or 1),
+            "expert_down": (1, config.num_experts or 1),
+        }.get(name)
 
     def place(found: tuple[int, int] | None) -> NamedSharding:
         if found is None or found[1] % n:

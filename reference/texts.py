@@ -147,9 +147,12 @@ class Reference:
         if stopped:
             tokens = tokens[: next(i for i, token in enumerate(tokens) if token in stops)]
         return Text(
-            tokens=tuple(tokens), stop_reason="stop" if stopped else "length", steps=len(recorder.steps),
-            canvases=index, trajectory=recorder.finish(prompt_ids, tokens),
-        )  # fmt: skip
+            tokens=tuple(tokens),
+            stop_reason="stop" if stopped else "length",
+            steps=len(recorder.steps),
+            canvases=index,
+            trajectory=recorder.finish(prompt_ids, tokens),
+        )
 
 
 def empty_prefix(config: ModelConfig, slots: int, dtype: Any) -> denoiser.Prefix:
@@ -182,6 +185,12 @@ def _record(recorder: TrajectoryRecorder, policy: SamplerConfig, index: int, fir
     for i in range(int(done.steps)):
         before = first if i == 0 else done.canvases[i - 1]
         recorder.add(
-            index, policy.steps - i, float(schedule[i]), before, done.argmaxes[i], done.entropies[i], done.accepts[i],
+            index,
+            policy.steps - i,
+            float(schedule[i]),
+            before,
+            done.argmaxes[i],
+            done.entropies[i],
+            done.accepts[i],
             done.canvases[i],
-        )  # fmt: skip
+        )

@@ -22,9 +22,12 @@ CLOCK = 1.05e9  # Hz of v4; Jouppi et al. (arXiv 2304.01433), table 4
 
 # Without a TPU machine's metadata server libtpu asks for it and complains; several processes may compile at a time.
 _ENVIRONMENT = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v4-8",
-    "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
-}  # fmt: skip
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
 
 
 def parse(topology: str) -> tuple[int, int, int]:

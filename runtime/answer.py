@@ -109,9 +109,12 @@ class AnswerReader:
                     said.append('"'.join(texts))
                     warnings.append(f"a tool call is not of the template's form ({error}); it is left as text")
         return Answer(
-            text=self._joined(said).strip(), thinking="\n".join(filter(None, thoughts)), tool_calls=tuple(calls),
-            warnings=tuple(warnings), thinks=not spans[-1].closed and spans[-1].kind == "thought",
-        )  # fmt: skip
+            text=self._joined(said).strip(),
+            thinking="\n".join(filter(None, thoughts)),
+            tool_calls=tuple(calls),
+            warnings=tuple(warnings),
+            thinks=not spans[-1].closed and spans[-1].kind == "thought",
+        )
 
     def _joined(self, said: Sequence[int | str]) -> str:
         texts, held = list[str](), list[int]()

@@ -60,7 +60,7 @@ class Generator:
 
     def generate(
         self, run: Progress, ids: Sequence[int], options: GenerateOptions, watch: Watcher | None = None, *, kept: int = 0
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
         context, or a cancel.
 
@@ -225,9 +225,15 @@ def _also_recorded(watch: Watcher | None, recorder: TrajectoryRecorder | None) -
 
     def record(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:
         recorder.add(
-            canvas_index, step.remaining, float(step.temperature), step.canvas_in, step.argmax, step.entropy, step.accepted,
+            canvas_index,
+            step.remaining,
+            float(step.temperature),
+            step.canvas_in,
+            step.argmax,
+            step.entropy,
+            step.accepted,
             step.canvas_out,
-        )  # fmt: skip
+        )
         if watch is not None:
             watch(canvas_index, number, step, committed)
 

@@ -51,20 +51,41 @@ class Progress:
         return new, "length" if len(self.tokens) == self.most else None
 
     def result(
-        self, text: str, engine: str, loop: str, *, thinking: str = "", tool_calls: tuple[ToolCall, ...] = (),
+        self,
+        text: str,
+        engine: str,
+        loop: str,
+        *,
+        thinking: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
         warnings: tuple[str, ...] = (),
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         """Of a generation that has ended."""
         timings = Timings(
-            load_s=self.load_s, prefill_s=self.prefill_s, denoise_s=self.denoise_s, commit_s=self.commit_s,
-            total_s=time.perf_counter() - self.started, engine_s=self.native_s,
-        )  # fmt: skip
+            load_s=self.load_s,
+            prefill_s=self.prefill_s,
+            denoise_s=self.denoise_s,
+            commit_s=self.commit_s,
+            total_s=time.perf_counter() - self.started,
+            engine_s=self.native_s,
+        )
         return Result(
-            text=text, thinking=thinking, tool_calls=tool_calls, warnings=warnings, tokens=tuple(self.tokens), pads=self.pads,
-            steps=self.steps, canvases=self.canvases,
-            position_forwards=self.position_forwards, prefill_position_forwards=self.prefill_position_forwards,
-            stop_reason=self.reason, engine=engine, loop=loop, timings=timings, trajectory=self.trajectory,
-        )  # fmt: skip
+            text=text,
+            thinking=thinking,
+            tool_calls=tool_calls,
+            warnings=warnings,
+            tokens=tuple(self.tokens),
+            pads=self.pads,
+            steps=self.steps,
+            canvases=self.canvases,
+            position_forwards=self.position_forwards,
+            prefill_position_forwards=self.prefill_position_forwards,
+            stop_reason=self.reason,
+            engine=engine,
+            loop=loop,
+            timings=timings,
+            trajectory=self.trajectory,
+        )
 
 
 def visible(canvas: Sequence[int] | Array, stops: Collection[int], *, stop: bool = False) -> list[int]:

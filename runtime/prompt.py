@@ -16,9 +16,13 @@ from dgemma.runtime.tokenizer import NO_TEMPLATE, Tokenizer, chat_ids, end_of_tu
 
 
 def conversation_ids(
-    manifest: Manifest, tokenizer: Tokenizer, messages: Sequence[Message], *, think: bool = False,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    think: bool = False,
     tools: Sequence[Mapping[str, Any]] = (),
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """Ids of a whole conversation up to where the model answers. Raises UsageError, TokenizerError."""
     if manifest.chat is None:
         raise UsageError(NO_TEMPLATE)

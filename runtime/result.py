@@ -95,13 +95,22 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """JSON types, as `dgemma run --json` prints them."""
         return {
-            "text": self.text, "tokens": list(self.tokens), "steps": self.steps, "canvases": self.canvases,
-            "tokens_per_forward": self.tokens_per_forward, "stop_reason": self.stop_reason, "engine": self.engine,
-            "loop": self.loop, "timings": asdict(self.timings), "position_forwards": self.position_forwards,
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "steps": self.steps,
+            "canvases": self.canvases,
+            "tokens_per_forward": self.tokens_per_forward,
+            "stop_reason": self.stop_reason,
+            "engine": self.engine,
+            "loop": self.loop,
+            "timings": asdict(self.timings),
+            "position_forwards": self.position_forwards,
             "position_forwards_per_token": self.position_forwards_per_token,
-            "prefill_position_forwards": self.prefill_position_forwards, "thinking": self.thinking,
-            "tool_calls": [call.to_dict() for call in self.tool_calls], "warnings": list(self.warnings),
-        }  # fmt: skip
+            "prefill_position_forwards": self.prefill_position_forwards,
+            "thinking": self.thinking,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,10 +84,14 @@ class Session:
         return tuple(self._generator.prefix.ids)
 
     def generate(
-        self, prompt: str | Sequence[int] | None = None, options: GenerateOptions | None = None, *,
-        messages: Sequence[Message | Mapping[str, Any]] | None = None, on_step: OnStep | None = None,
+        self,
+        prompt: str | Sequence[int] | None = None,
+        options: GenerateOptions | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        on_step: OnStep | None = None,
         **keywords: Unpack[GenerateKeywords],
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         """Denoise canvases until a stop token, the limit, the end of the context, or a cancel.
 
         Args:
@@ -172,9 +176,11 @@ class Session:
             raise SessionBusy("the session is closed; load it again")
 
     def _prompt(
-        self, prompt: str | Sequence[int] | None, messages: Sequence[Message | Mapping[str, Any]] | None,
+        self,
+        prompt: str | Sequence[int] | None,
+        messages: Sequence[Message | Mapping[str, Any]] | None,
         options: GenerateOptions,
-    ) -> tuple[list[int], int]:  # fmt: skip
+    ) -> tuple[list[int], int]:
         """Ids to append, and behind how many tokens of the prefix."""
         before = self._generator.prefix.ids if options.continue_ else []
         if (prompt is None) == (messages is None):
@@ -188,9 +194,11 @@ class Session:
         return whole[same:], same
 
     def _conversation(
-        self, prompt: str | Sequence[int] | None, messages: Sequence[Message | Mapping[str, Any]] | None,
+        self,
+        prompt: str | Sequence[int] | None,
+        messages: Sequence[Message | Mapping[str, Any]] | None,
         options: GenerateOptions,
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         if self.tokenizer is None:
             raise TokenizerError(f"{self.bundle.path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
         if options.raw:
@@ -238,11 +246,18 @@ class Session:
             canvas = step.argmax[: step.width]
             read = partial(self._read_so_far, committed, canvas, inside)
             event = StepEvent(
-                canvas_index=canvas_index, step=number, remaining=step.remaining, committed=committed, argmax=step.argmax,
-                canvas=step.canvas_out, entropy=step.entropy, accepted=step.accepted,
-                text=lambda: read().text, thinking=lambda: read().thinking,
+                canvas_index=canvas_index,
+                step=number,
+                remaining=step.remaining,
+                committed=committed,
+                argmax=step.argmax,
+                canvas=step.canvas_out,
+                entropy=step.entropy,
+                accepted=step.accepted,
+                text=lambda: read().text,
+                thinking=lambda: read().thinking,
                 kinds=lambda: self._kinds([*committed, *self.visible(canvas)], inside),
-            )  # fmt: skip
+            )
             on_step(event)
 
         return tell
@@ -263,6 +278,10 @@ class Session:
         answer = self._read(run.tokens, inside)
         empty = why_empty(answer, run.reason, len(run.tokens))
         return run.result(
-            answer.text, self._engine.name, loop, thinking=answer.thinking, tool_calls=answer.tool_calls,
+            answer.text,
+            self._engine.name,
+            loop,
+            thinking=answer.thinking,
+            tool_calls=answer.tool_calls,
             warnings=(*answer.warnings, *([empty] if empty else [])),
-        )  # fmt: skip
+        )

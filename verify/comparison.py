@@ -55,16 +55,28 @@ class Comparison:
         """Every judged figure with its limit."""
         limit, forced = self.tolerance, self.forced
         found = [
-            Check(name="tensors, relative error", value=_worst([s.soft_error for s in forced.steps],
-                  [error for _, error in forced.prefixes]), limit=limit.tensors),
-            Check(name="entropy error, nats", value=_worst([float(s.entropy_error.max()) for s in forced.steps]),
-                  limit=limit.entropy),
-            Check(name="other argmax, share", value=1 - float(np.concatenate([s.same for s in forced.steps]).mean()),
-                  limit=limit.argmax),
-            Check(name="other next token, share", value=1 - float(np.concatenate([s.canvas for s in forced.steps]).mean()),
-                  limit=limit.canvas),
+            Check(
+                name="tensors, relative error",
+                value=_worst([s.soft_error for s in forced.steps], [error for _, error in forced.prefixes]),
+                limit=limit.tensors,
+            ),
+            Check(
+                name="entropy error, nats",
+                value=_worst([float(s.entropy_error.max()) for s in forced.steps]),
+                limit=limit.entropy,
+            ),
+            Check(
+                name="other argmax, share",
+                value=1 - float(np.concatenate([s.same for s in forced.steps]).mean()),
+                limit=limit.argmax,
+            ),
+            Check(
+                name="other next token, share",
+                value=1 - float(np.concatenate([s.canvas for s in forced.steps]).mean()),
+                limit=limit.canvas,
+            ),
             Check(name="steps run, ratio", value=max(self.steps_ratio, 1 / self.steps_ratio), limit=STEPS_RATIO),
-        ]  # fmt: skip
+        ]
         errors = [s.logits_error for s in forced.steps if s.logits_error is not None]
         if errors:
             found.insert(0, Check(name="logits, error of range", value=_worst(errors), limit=limit.logits))
@@ -78,9 +90,11 @@ class Comparison:
         prefixes = dict(self.forced.prefixes)
         for step in self.forced.steps:
             figures = [
-                (prefixes.get(step.place, 0.0), limit.tensors), (step.soft_error, limit.tensors),
-                (float(step.entropy_error.max()), limit.entropy), (step.logits_error or 0.0, limit.logits),
-            ]  # fmt: skip
+                (prefixes.get(step.place, 0.0), limit.tensors),
+                (step.soft_error, limit.tensors),
+                (float(step.entropy_error.max()), limit.entropy),
+                (step.logits_error or 0.0, limit.logits),
+            ]
             if not all(value <= most for value, most in figures):  # NaN is beyond
                 return step.place
         shares = {c.name: c for c in self.checks() if c.name.endswith("share") and not c.passed}

@@ -108,9 +108,14 @@ def first_divergence(
     if not np.array_equal(a.tokens, b.tokens):
         last = rows - 1
         return Divergence(
-            row=last, canvas=int(a.canvas_index[last]), step=int(a.step[last]), rule="host", position=None, margin=None,
+            row=last,
+            canvas=int(a.canvas_index[last]),
+            step=int(a.step[last]),
+            rule="host",
+            position=None,
+            margin=None,
             entropy_error=0.0,
-        )  # fmt: skip
+        )
     return None
 
 
@@ -138,6 +143,11 @@ def _stop(a: Trajectory, b: Trajectory, row: int, sampler: SamplerConfig) -> Div
     """One of them stopped after this row, the other went on: the mean entropy's distance to the threshold."""
     mean = float(a.entropy[row].mean(dtype=np.float64))
     return Divergence(
-        row=row, canvas=int(a.canvas_index[row]), step=int(a.step[row]), rule="stop", position=None,
-        margin=abs(mean - sampler.confidence_threshold), entropy_error=float(np.abs(a.entropy[row] - b.entropy[row]).max()),
-    )  # fmt: skip
+        row=row,
+        canvas=int(a.canvas_index[row]),
+        step=int(a.step[row]),
+        rule="stop",
+        position=None,
+        margin=abs(mean - sampler.confidence_threshold),
+        entropy_error=float(np.abs(a.entropy[row] - b.entropy[row]).max()),
+    )

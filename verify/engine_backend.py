@@ -87,22 +87,28 @@ class EngineBackend(Backend):
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         assert self._engine is not None and self._cache is not None
         feeds: Feeds = {
-            **self._cache.feeds("denoise"), "prefix_length": np.array([self._cache.encoded], np.int64),
-            "canvas": np.ascontiguousarray(canvas[None]), "soft": np.ascontiguousarray(soft[None], np.float32),
-            "words": words.astype(np.int64), "temperature": np.array([temperature], np.float32),
-        }  # fmt: skip
+            **self._cache.feeds("denoise"),
+            "prefix_length": np.array([self._cache.encoded], np.int64),
+            "canvas": np.ascontiguousarray(canvas[None]),
+            "soft": np.ascontiguousarray(soft[None], np.float32),
+            "words": words.astype(np.int64),
+            "temperature": np.array([temperature], np.float32),
+        }
         out = self._engine.run("denoise", feeds)
         logits = self._engine.logits(out) if isinstance(self._engine, LogitsEngine) else None
         found = self._engine.taps("denoise") if taps and isinstance(self._engine, LogitsEngine) else {}
         return StepOut(
-            argmax=out["argmax"][0], entropy=out["entropy"][0], accepted=out["accepted"][0], canvas=out["next_canvas"][0],
-            soft=out["next_soft"][0], logits=logits, taps=found,
-        )  # fmt: skip
+            argmax=out["argmax"][0],
+            entropy=out["entropy"][0],
+            accepted=out["accepted"][0],
+            canvas=out["next_canvas"][0],
+            soft=out["next_soft"][0],
+            logits=logits,
+            taps=found,
+        )
 
 
-def open_forced(
-    bundle: Bundle, engine: str | None, threads: int | None, *, taps: bool = False
-) -> tuple[Engine, str | None]:
+def open_forced(bundle: Bundle, engine: str | None, threads: int | None, *, taps: bool = False) -> tuple[Engine, str | None]:
     """The engine for single steps, with logits where they can be had; and why not, where they cannot. Raises EngineError."""
     name, version = choose(bundle, engine)
     if name != "onnx":

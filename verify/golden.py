@@ -102,9 +102,13 @@ def write_reference(
         _put(arrays, f"reference_{i}", trajectory)
     model = manifest.model
     facts = {
-        **made, "canvas_length": manifest.canvas_length, "vocab_size": model.vocab_size, "max_new_tokens": MAX_NEW_TOKENS,
-        "eos_token_ids": list(model.eos_token_ids), "sampler": manifest.sampler.to_dict(),
-    }  # fmt: skip
+        **made,
+        "canvas_length": manifest.canvas_length,
+        "vocab_size": model.vocab_size,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "eos_token_ids": list(model.eos_token_ids),
+        "sampler": manifest.sampler.to_dict(),
+    }
     arrays["made"] = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
     arrays["seeds"] = np.array([seed for seed, _ in runs], np.uint64)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

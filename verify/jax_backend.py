@@ -71,20 +71,37 @@ class JaxBackend(Backend):
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         dtype = self.reference.weights["embed"].dtype
         done, logits, next_soft, tensors = self._step[taps](
-            self.reference.weights, canvas.astype(np.int32), jnp.asarray(soft, dtype), words.astype(np.uint32),
-            np.float32(temperature), self._prefix, np.int32(self._length),
-        )  # fmt: skip
+            self.reference.weights,
+            canvas.astype(np.int32),
+            jnp.asarray(soft, dtype),
+            words.astype(np.uint32),
+            np.float32(temperature),
+            self._prefix,
+            np.int32(self._length),
+        )
         return StepOut(
-            argmax=np.asarray(done.argmax, np.int64), entropy=np.asarray(done.entropy), accepted=np.asarray(done.accepted),
-            canvas=np.asarray(done.canvas, np.int64), soft=_array(next_soft), logits=np.asarray(logits),
+            argmax=np.asarray(done.argmax, np.int64),
+            entropy=np.asarray(done.entropy),
+            accepted=np.asarray(done.accepted),
+            canvas=np.asarray(done.canvas, np.int64),
+            soft=_array(next_soft),
+            logits=np.asarray(logits),
             taps={name: _array(x) for name, x in tensors.items()},
-        )  # fmt: skip
+        )
 
 
 def _step(
-    config: Any, policy: Any, taps: bool, weights: Any, canvas: Any, soft: Any, words: Any, temperature: Any, prefix: Any,
+    config: Any,
+    policy: Any,
+    taps: bool,
+    weights: Any,
+    canvas: Any,
+    soft: Any,
+    words: Any,
+    temperature: Any,
+    prefix: Any,
     length: Any,
-) -> Any:  # fmt: skip
+) -> Any:
     logits, tensors = denoiser.denoise(weights, config, canvas, soft, prefix, length, taps=taps)
     tempered = logits / temperature
     done = sampler.step(tempered, words, policy.entropy_bound)

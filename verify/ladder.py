@@ -123,9 +123,13 @@ def compare_backends(
         own = _own(backend, recorder, tolerances[j], asked, generated)
         checks = [Check(**{k: c[k] for k in ("name", "value", "limit")}) for c in own["checks"]]
         entry: dict[str, Any] = {
-            **outcome.circumstances(*_library(backend)), "golden_runs": len(asked), "steps": generated[backend.name].steps,
-            **own, "against": None, "follows": None,
-        }  # fmt: skip
+            **outcome.circumstances(*_library(backend)),
+            "golden_runs": len(asked),
+            "steps": generated[backend.name].steps,
+            **own,
+            "against": None,
+            "follows": None,
+        }
         if j != base:
             compared = compare(passed[-1], j) if j > base else compare(j, base)
             other = compared.above if j > base else compared.below

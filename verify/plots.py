@@ -171,9 +171,17 @@ def _points(
     for x, at, color, label in zip(_spread(exact, apart * (high - low + 2 * room)), figures, colors, labels, strict=True):
         below, above = max(at["value"] - at["low"], 0.0), max(at["high"] - at["value"], 0.0)
         axes.errorbar(
-            [x], [at["value"]], yerr=[[below], [above]], color=color, marker="D" if color == FLOAT else marker, markersize=7,
-            capsize=4, linewidth=1.4, linestyle="none", label=label,
-        )  # fmt: skip
+            [x],
+            [at["value"]],
+            yerr=[[below], [above]],
+            color=color,
+            marker="D" if color == FLOAT else marker,
+            markersize=7,
+            capsize=4,
+            linewidth=1.4,
+            linestyle="none",
+            label=label,
+        )
 
 
 def _spread(values: Sequence[float], apart: float) -> list[float]:

@@ -124,10 +124,12 @@ def check_shape(manifest: Manifest, config: ModelConfig, folder: Path) -> None:
 def _shape(config: ModelConfig) -> dict[str, Any]:
     layers = range(config.num_layers)
     return {
-        "vocabulary": config.vocab_size, "hidden size": config.hidden_size, "number of layers": config.num_layers,
+        "vocabulary": config.vocab_size,
+        "hidden size": config.hidden_size,
+        "number of layers": config.num_layers,
         "kv heads by layer": [config.layer_kv_heads(i) for i in layers],
         "head size by layer": [config.layer_head_dim(i) for i in layers],
-    }  # fmt: skip
+    }
 
 
 def _source(manifest: Manifest) -> str:

@@ -92,13 +92,18 @@ class TeacherForced:
         self.worst_soft = float(np.minimum(self.worst_soft, metrics.sqnr(reference.soft, other.soft)))
         self.steps.append(
             ForcedStep(
-                place=place, index=steps - int(trajectory.step[place.row]) + 1, same=same,
+                place=place,
+                index=steps - int(trajectory.step[place.row]) + 1,
+                same=same,
                 canvas=other.canvas == reference.canvas,
                 jaccard=metrics.jaccard(other.accepted, reference.accepted),
-                entropy_error=np.abs(other.entropy.astype(np.float64) - reference.entropy), kl=kl, gaps=gaps,
-                logits_error=error, soft_error=metrics.relative_error(reference.soft, other.soft),
+                entropy_error=np.abs(other.entropy.astype(np.float64) - reference.entropy),
+                kl=kl,
+                gaps=gaps,
+                logits_error=error,
+                soft_error=metrics.relative_error(reference.soft, other.soft),
             )
-        )  # fmt: skip
+        )
 
     def figures(self, without_logits: str | None) -> dict[str, Any]:
         """JSON types. Rates are shares, errors nats, SQNR dB; None is a value that is not finite or not known."""
@@ -106,9 +111,12 @@ class TeacherForced:
         gaps = np.concatenate([s.gaps for s in self.steps]) if self.steps else np.empty(0)
         keys, values = self.keys.values(), self.values.values()
         db = {
-            "next_soft": self.soft.db, "next_soft_worst_step": self.worst_soft, "prefix_keys": _sum(keys).db,
-            "prefix_values": _sum(values).db, "prefix_worst_layer": min([n.db for n in (*keys, *values)], default=np.nan),
-        }  # fmt: skip
+            "next_soft": self.soft.db,
+            "next_soft_worst_step": self.worst_soft,
+            "prefix_keys": _sum(keys).db,
+            "prefix_values": _sum(values).db,
+            "prefix_worst_layer": min([n.db for n in (*keys, *values)], default=np.nan),
+        }
         return {
             "steps": len(self.steps),
             "not_finite": sum(not s.is_finite for s in self.steps) + sum(not np.isfinite(v) for v in db.values()),
@@ -148,9 +156,12 @@ def margins(values: Array, rule: Rule) -> dict[str, Any]:
 
 
 def force(
-    backends: Sequence[Backend], pairs: Sequence[Pair], guide: Backend, runs: Sequence[tuple[int, Trajectory]],
+    backends: Sequence[Backend],
+    pairs: Sequence[Pair],
+    guide: Backend,
+    runs: Sequence[tuple[int, Trajectory]],
     progress: Progress,
-) -> dict[Pair, TeacherForced]:  # fmt: skip
+) -> dict[Pair, TeacherForced]:
     """Walk along trajectories with all backends abreast.
 
     Args:

@@ -74,11 +74,15 @@ def ladder_rows(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]
             kl = figures["teacher_forced"]["kl"]
             rows.append(
                 (
-                    backend if i == 0 else "", figures["name"], *(_short(checks.get(name)) for name in names),
-                    _percent(figures["teacher_forced"]["same_argmax"]), _short(kl and kl["mean"]),
-                    f"{figures['generations_equal']}/{values['golden_runs']}", steps if i == 0 else "",
+                    backend if i == 0 else "",
+                    figures["name"],
+                    *(_short(checks.get(name)) for name in names),
+                    _percent(figures["teacher_forced"]["same_argmax"]),
+                    _short(kl and kl["mean"]),
+                    f"{figures['generations_equal']}/{values['golden_runs']}",
+                    steps if i == 0 else "",
                 )
-            )  # fmt: skip
+            )
     return rows
 
 

@@ -43,24 +43,49 @@ class Tolerance:
 INTEGER_TIES: dict[Rule, float] = {"argmax": 0.5, "accept": 0.1, "sample": 0.05, "stop": 0.05, "host": 0.0}
 
 SAME_FLOAT = Tolerance(
-    tensors=1e-4, logits=1e-4, entropy=1e-2, argmax=1e-3, canvas=2e-3,
+    tensors=1e-4,
+    logits=1e-4,
+    entropy=1e-2,
+    argmax=1e-3,
+    canvas=2e-3,
     reason="the same float32 arithmetic, summed in another order",
-)  # fmt: skip
+)
 BFLOAT16 = Tolerance(
-    tensors=0.25, logits=0.25, entropy=2.0, argmax=0.05, canvas=1.0, margins=None,
+    tensors=0.25,
+    logits=0.25,
+    entropy=2.0,
+    argmax=0.05,
+    canvas=1.0,
+    margins=None,
     reason="every named tensor rounded to 8 bits of mantissa; loud where weights are random",
-)  # fmt: skip
+)
 SAME_INTEGERS = Tolerance(
-    tensors=0.1, logits=0.05, entropy=0.5, argmax=0.01, canvas=0.1, margins=INTEGER_TIES,
+    tensors=0.1,
+    logits=0.05,
+    entropy=0.5,
+    argmax=0.01,
+    canvas=0.1,
+    margins=INTEGER_TIES,
     reason="the same integer products; a last bit before activations are rounded moves some to the next integer",
-)  # fmt: skip
+)
 EIGHT_BITS = Tolerance(
-    tensors=0.15, logits=0.1, entropy=1.0, argmax=0.02, canvas=1.0, margins=None, reason="weights and activations of 8 bits",
-)  # fmt: skip
+    tensors=0.15,
+    logits=0.1,
+    entropy=1.0,
+    argmax=0.02,
+    canvas=1.0,
+    margins=None,
+    reason="weights and activations of 8 bits",
+)
 FOUR_BITS = Tolerance(
-    tensors=0.5, logits=0.3, entropy=2.5, argmax=0.1, canvas=1.0, margins=None,
+    tensors=0.5,
+    logits=0.3,
+    entropy=2.5,
+    argmax=0.1,
+    canvas=1.0,
+    margins=None,
     reason="some weights of 4 bits, activations of 8",
-)  # fmt: skip
+)
 
 
 def of_bits(least: int) -> Tolerance:
@@ -73,12 +98,14 @@ def of_bits(least: int) -> Tolerance:
 def widest(*tolerances: Tolerance) -> Tolerance:
     """Of a backend against one farther up: what any backend between them may do."""
     return Tolerance(
-        tensors=max(t.tensors for t in tolerances), logits=max(t.logits for t in tolerances),
-        entropy=max(t.entropy for t in tolerances), argmax=max(t.argmax for t in tolerances),
+        tensors=max(t.tensors for t in tolerances),
+        logits=max(t.logits for t in tolerances),
+        entropy=max(t.entropy for t in tolerances),
+        argmax=max(t.argmax for t in tolerances),
         canvas=max(t.canvas for t in tolerances),
         margins=None if any(t.margins is None for t in tolerances) else max((t.margins or {} for t in tolerances), key=_argmax),
         reason="; ".join(dict.fromkeys(t.reason for t in tolerances)),
-    )  # fmt: skip
+    )
 
 
 def _argmax(margins: dict[Rule, float]) -> float:

@@ -64,9 +64,14 @@ class TorchBackend(Backend):
             found["logits"] = _array(logits[0])
         made = self.model.soft_embed(tempered, self.sampler.top_k)
         return StepOut(
-            argmax=done.argmax[0].numpy(), entropy=done.entropy[0].numpy(), accepted=done.accepted[0].numpy(),
-            canvas=done.canvas[0].numpy(), soft=_array(made[0]), logits=_array(logits[0]), taps=found,
-        )  # fmt: skip
+            argmax=done.argmax[0].numpy(),
+            entropy=done.entropy[0].numpy(),
+            accepted=done.accepted[0].numpy(),
+            canvas=done.canvas[0].numpy(),
+            soft=_array(made[0]),
+            logits=_array(logits[0]),
+            taps=found,
+        )
 
 
 @contextmanager

@@ -42,9 +42,10 @@ def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tupl
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     made = {
         "command": f"dgemma verify {bundle.name} --checkpoint {folder.name} --write-golden {path.name}",
-        "backend": backend.name, "checkpoint": folder.resolve().name,
+        "backend": backend.name,
+        "checkpoint": folder.resolve().name,
         "versions": {"dgemma": dgemma.__version__, "python": platform.python_version(), **versions},
-    }  # fmt: skip
+    }
     written = golden.write_reference(path, backend, opened.manifest, list(progress(runs, "reference")), made)
     lines = [f"wrote {path}: {len(written)} runs, {sum(len(t.step) for t in written)} steps, by {backend.name}"]
     recorded = golden.read(opened, "float")

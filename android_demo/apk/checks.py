@@ -76,10 +76,13 @@ def check_all(apk: Path, given: Inputs) -> Json:
     sizes = {**size_report(apk), "library": given.library.stat().st_size}
     missing = [abi for abi in given.abis if "libonnxruntime.so" not in sizes["native"].get(abi, {})]
     return {
-        "apk": apk.name, "sha256": hashlib.sha256(apk.read_bytes()).hexdigest(), "runs_models": not missing,
-        "without_native_code": missing, "sizes": sizes,
+        "apk": apk.name,
+        "sha256": hashlib.sha256(apk.read_bytes()).hexdigest(),
+        "runs_models": not missing,
+        "without_native_code": missing,
+        "sizes": sizes,
         "checks": [{"name": name, "holds": not found, "problems": found} for name, found in checks.items()],
-    }  # fmt: skip
+    }
 
 
 def signature(apk: Path) -> list[str]:
@@ -94,9 +97,11 @@ def signature(apk: Path) -> list[str]:
 def badging(said: str, given: Inputs) -> list[str]:
     """Problems in what `aapt2 dump badging` prints: package, versions, permissions, an activity to launch."""
     expected = {
-        "package": rf"^package: name='{re.escape(given.package)}'", "minSdk": rf"^sdkVersion:'{given.min_sdk}'",
-        "targetSdk": rf"^targetSdkVersion:'{given.target_sdk}'", "launcher": r"^launchable-activity: name='.+?'",
-    }  # fmt: skip
+        "package": rf"^package: name='{re.escape(given.package)}'",
+        "minSdk": rf"^sdkVersion:'{given.min_sdk}'",
+        "targetSdk": rf"^targetSdkVersion:'{given.target_sdk}'",
+        "launcher": r"^launchable-activity: name='.+?'",
+    }
     found = [f"no {name} as expected" for name, pattern in expected.items() if not re.search(pattern, said, re.M)]
     return found + [f"asks for {name}" for name in re.findall(r"^uses-permission\S*: name='([^']+)'", said, re.M)]
 

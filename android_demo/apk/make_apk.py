@@ -71,10 +71,22 @@ class Build:
         """Resources and manifest, compiled and linked; R.java below `work`/gen."""
         source, compiled, base = ANDROID_DEMO / "app/src/main", self.work / "resources.zip", self.work / "base.apk"
         run(["aapt2", "compile", "--dir", source / "res", "-o", compiled])
-        run([
-            "aapt2", "link", "-I", self.options.framework, "--manifest", source / "AndroidManifest.xml", "--java",
-            self.work / "gen", "--auto-add-overlay", "-o", base, compiled,
-        ])  # fmt: skip
+        run(
+            [
+                "aapt2",
+                "link",
+                "-I",
+                self.options.framework,
+                "--manifest",
+                source / "AndroidManifest.xml",
+                "--java",
+                self.work / "gen",
+                "--auto-add-overlay",
+                "-o",
+                base,
+                compiled,
+            ]
+        )
         return base
 
     def engine_classes(self) -> Path:
@@ -185,10 +197,18 @@ class Build:
     def inputs(self) -> Inputs:
         """What the checks compare with."""
         return Inputs(
-            framework=self.android, oldest=self.oldest, engine=self.engine_classes(), stubs=self.work / "classes/stubs",
-            java_home=tools.java_home(), package=PACKAGE, min_sdk=MIN_SDK, target_sdk=TARGET_SDK, abis=self.options.abis,
-            asset=ASSET, library=self._library(),
-        )  # fmt: skip
+            framework=self.android,
+            oldest=self.oldest,
+            engine=self.engine_classes(),
+            stubs=self.work / "classes/stubs",
+            java_home=tools.java_home(),
+            package=PACKAGE,
+            min_sdk=MIN_SDK,
+            target_sdk=TARGET_SDK,
+            abis=self.options.abis,
+            asset=ASSET,
+            library=self._library(),
+        )
 
 
 def native_libraries(aar: Path, abis: Iterable[str]) -> dict[str, bytes]:
@@ -212,14 +232,16 @@ def _options() -> Options:
     parser.add_argument("--framework", type=Path, default=tools.FRAMEWORK, help="framework-res.apk or android.jar to link with")
     given = parser.parse_args()
     if not (given.bundle / "manifest.json").is_file():
-        raise ApkError(
-            f"--bundle {given.bundle}: no bundle there; make one with dgemma export --engine onnx --recipe w8"
-        )
+        raise ApkError(f"--bundle {given.bundle}: no bundle there; make one with dgemma export --engine onnx --recipe w8")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     return Options(
-        bundle=given.bundle, aar=tools.aar(given.aar), abis=tuple(given.abi or ["arm64-v8a"]), out=given.out,
-        work=given.out.parent / "work", framework=given.framework,
-    )  # fmt: skip
+        bundle=given.bundle,
+        aar=tools.aar(given.aar),
+        abis=tuple(given.abi or ["arm64-v8a"]),
+        out=given.out,
+        work=given.out.parent / "work",
+        framework=given.framework,
+    )
 
 
 def main() -> int:

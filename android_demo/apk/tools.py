@@ -13,9 +13,14 @@ from pathlib import Path
 ANDROID_DEMO = Path(__file__).resolve().parents[1]
 FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
 PACKAGES = {
-    "aapt2": "aapt", "zipalign": "zipalign", "apksigner": "apksigner", "javac": "openjdk-17-jdk-headless",
-    "java": "openjdk-17-jdk-headless", "keytool": "openjdk-17-jdk-headless", "mvn": "maven",
-}  # fmt: skip
+    "aapt2": "aapt",
+    "zipalign": "zipalign",
+    "apksigner": "apksigner",
+    "javac": "openjdk-17-jdk-headless",
+    "java": "openjdk-17-jdk-headless",
+    "keytool": "openjdk-17-jdk-headless",
+    "mvn": "maven",
+}
 _POM = "{http://maven.apache.org/POM/4.0.0}"
 
 
@@ -64,10 +69,17 @@ def jar(group: str, name: str, version: str) -> Path:
     path = repository() / group.replace(".", "/") / name / version / f"{name}-{version}.jar"
     if not path.is_file():
         plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{versions()['maven-dependency-plugin']}:get"
-        run([
-            "mvn", "-q", "-B", f"-Dmaven.repo.local={repository()}", plugin, f"-Dartifact={group}:{name}:{version}",
-            "-Dtransitive=false",
-        ])  # fmt: skip
+        run(
+            [
+                "mvn",
+                "-q",
+                "-B",
+                f"-Dmaven.repo.local={repository()}",
+                plugin,
+                f"-Dartifact={group}:{name}:{version}",
+                "-Dtransitive=false",
+            ]
+        )
     return path
 
 

@@ -65,11 +65,20 @@ def main() -> None:
         canvas, words = Loops(engine).noise(options.seed, 0)
         steps = len(result.trajectory.step)
         np.savez_compressed(
-            options.out, allow_pickle=False, prompt=result.trajectory.prompt_ids, canvas=canvas, words=words,
-            temperature=result.trajectory.temperature, argmax=result.trajectory.argmax, entropy=result.trajectory.entropy,
-            accepted=result.trajectory.accepted, seed=np.array([options.seed]), canvas_out=result.trajectory.canvas_out,
-            tokens=result.trajectory.tokens, **recorder.arrays,
-        )  # fmt: skip
+            options.out,
+            allow_pickle=False,
+            prompt=result.trajectory.prompt_ids,
+            canvas=canvas,
+            words=words,
+            temperature=result.trajectory.temperature,
+            argmax=result.trajectory.argmax,
+            entropy=result.trajectory.entropy,
+            accepted=result.trajectory.accepted,
+            seed=np.array([options.seed]),
+            canvas_out=result.trajectory.canvas_out,
+            tokens=result.trajectory.tokens,
+            **recorder.arrays,
+        )
     print(f"{options.out}: {steps} steps, calls {' '.join(recorder.calls)}, {options.out.stat().st_size} bytes")
     print(result.text)
 

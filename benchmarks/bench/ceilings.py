@@ -71,9 +71,11 @@ class Ceilings:
     def best_of(self, other: Ceilings) -> Ceilings:
         """The higher of each of two measurements."""
         return replace(
-            self, products=_highest(self.products, other.products), kernels=_highest(self.kernels, other.kernels),
+            self,
+            products=_highest(self.products, other.products),
+            kernels=_highest(self.kernels, other.kernels),
             bytes_per_s=max(self.bytes_per_s, other.bytes_per_s),
-        )  # fmt: skip
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,7 +95,7 @@ class Probe:
 
     def __init__(
         self, rows: int, inner: int, outer: int, read_bytes: int, threads: int, *, engine: str, bits: Collection[int]
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Make the products.
 
         Args:
@@ -129,17 +131,20 @@ class Probe:
 
     def ceilings(self) -> Ceilings:
         """The best of everything; takes about `BEST_S` each."""
+
         def best(run: Callable[[], object]) -> float:
             return self._operations / min(_durations(run, BEST_S))
 
         own = {name: best(run) for name, run in self._products.items()}
-        kernels = {
-            name: own[name] if run is self._products.get(name) else best(run) for name, run in self._kernels.items()
-        }
+        kernels = {name: own[name] if run is self._products.get(name) else best(run) for name, run in self._kernels.items()}
         return Ceilings(
-            products=own, bytes_per_s=_read(self._read_bytes, self._threads), read_bytes=self._read_bytes,
-            missing=self._missing, kernels=kernels, missing_kernels=self._missing_kernels,
-        )  # fmt: skip
+            products=own,
+            bytes_per_s=_read(self._read_bytes, self._threads),
+            read_bytes=self._read_bytes,
+            missing=self._missing,
+            kernels=kernels,
+            missing_kernels=self._missing_kernels,
+        )
 
     def pace(self, seconds: float) -> dict[str, float]:
         """Operations per second of the kernels at this moment: the median of calls, for about so long each."""

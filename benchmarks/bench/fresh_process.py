@@ -28,8 +28,10 @@ from dgemma.runtime import cache, hash_records
 
 COLD = "every file hashed, none of them in the page cache; Python and the engine's library may be"
 PACKED = {  # by whether packed weights were kept before the cold load, and after it
-    (True, True): "kept from an earlier load", (False, True): "made in the cold load", (False, False): "not kept",
-}  # fmt: skip
+    (True, True): "kept from an earlier load",
+    (False, True): "made in the cold load",
+    (False, False): "not kept",
+}
 _SLOW = 20.0  # seconds: a load that takes longer is measured once warm
 
 

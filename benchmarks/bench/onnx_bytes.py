@@ -51,16 +51,19 @@ def _node(node: Node) -> bytes:
 
 
 def model(
-    nodes: Sequence[Node], weights: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, Sequence[int]],
+    nodes: Sequence[Node],
+    weights: Mapping[str, npt.NDArray[Any]],
+    inputs: Mapping[str, Sequence[int]],
     outputs: Mapping[str, Sequence[int]],
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A serialized ModelProto; inputs and outputs are float32 of the shapes given, weights float32, int8 or uint8."""
     graph = [
-        *(wire.field(1, _node(node)) for node in nodes), wire.field(2, "products"),
+        *(wire.field(1, _node(node)) for node in nodes),
+        wire.field(2, "products"),
         *(wire.field(5, _tensor(name, array)) for name, array in weights.items()),
         *(wire.field(11, _value(name, shape)) for name, shape in inputs.items()),
         *(wire.field(12, _value(name, shape)) for name, shape in outputs.items()),
-    ]  # fmt: skip
+    ]
     domains = {"": OPSET, "com.microsoft": 1}
     opsets = [wire.field(8, wire.field(1, domain) + wire.number(2, version)) for domain, version in domains.items()]
     return b"".join([wire.number(1, IR_VERSION), wire.field(7, b"".join(graph)), *opsets])

@@ -62,9 +62,15 @@ def outputs(given: Plan, points: Sequence[dict[str, Any]], prefill_ms: float, st
         single = given.prompt + np.arange(tokens)
         decode = float(np.interp(single, prefix, at["token_ms"]).sum())
         diffusion_s, other_s = (prefill_ms + steps + commits) / 1e3, (prefill_ms + decode) / 1e3
-        found.append({
-            "tokens": tokens, "canvases": len(starts), "diffusion_s": diffusion_s, "autoregressive_s": other_s,
-            "diffusion_tokens_per_s": tokens / diffusion_s, "autoregressive_tokens_per_s": tokens / other_s,
-            "ratio": other_s / diffusion_s,
-        })  # fmt: skip
+        found.append(
+            {
+                "tokens": tokens,
+                "canvases": len(starts),
+                "diffusion_s": diffusion_s,
+                "autoregressive_s": other_s,
+                "diffusion_tokens_per_s": tokens / diffusion_s,
+                "autoregressive_tokens_per_s": tokens / other_s,
+                "ratio": other_s / diffusion_s,
+            }
+        )
     return found

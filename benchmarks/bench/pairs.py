@@ -76,10 +76,15 @@ class Sample:
 def sample(prompt: Prompt, result: Result) -> Sample:
     t = result.timings
     return Sample(
-        tokens=len(result.tokens), steps=result.steps, canvases=max(1, result.canvases),
+        tokens=len(result.tokens),
+        steps=result.steps,
+        canvases=max(1, result.canvases),
         right=None if prompt.answer is None else result.text.strip() == prompt.answer.strip(),
-        seconds=t.total_s, prefill_s=t.prefill_s, denoise_s=t.denoise_s, engine_s=t.engine_s,
-    )  # fmt: skip
+        seconds=t.total_s,
+        prefill_s=t.prefill_s,
+        denoise_s=t.denoise_s,
+        engine_s=t.engine_s,
+    )
 
 
 def prompts(bundle: Path, manifest: Manifest) -> dict[str, list[Prompt]]:

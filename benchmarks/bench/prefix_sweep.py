@@ -49,9 +49,12 @@ class PrefixPoint:
         """Milliseconds; the first of several measurements was a warm-up."""
         steps, tokens = ([1e3 * s for s in values[1:] or values] for values in (self.steps, self.tokens))
         return {
-            "prefix": self.prefix, "encoded": self.encoded, "encode_ms": 1e3 * self.encode_s,
-            "step_ms": asdict(quartiles(steps)), "token_ms": asdict(quartiles(tokens)),
-        }  # fmt: skip
+            "prefix": self.prefix,
+            "encoded": self.encoded,
+            "encode_ms": 1e3 * self.encode_s,
+            "step_ms": asdict(quartiles(steps)),
+            "token_ms": asdict(quartiles(tokens)),
+        }
 
 
 class PrefixSweep:

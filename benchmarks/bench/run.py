@@ -66,26 +66,35 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     if old and request.compare:
         compare.check_same(old, of, request.compare)
     model = CostModel(
-        config=bundle.manifest.model, bits=held_bits(bundle.manifest.quantization, engine.name),
+        config=bundle.manifest.model,
+        bits=held_bits(bundle.manifest.quantization, engine.name),
         soft=bundle.manifest.sampler.soft,
-    )  # fmt: skip
+    )
     try:
         measured = _measure(request, bundle, engine, threads, model, say, stage)
     finally:
         engine.close()
     result: Json = {
-        "benchmark": "bench", "machine": machine.facts(), "of": of,
+        "benchmark": "bench",
+        "machine": machine.facts(),
+        "of": of,
         "bundle": {
-            "digest": bundle.digest, "steps": bundle.manifest.steps, "context": bundle.manifest.context,
+            "digest": bundle.digest,
+            "steps": bundle.manifest.steps,
+            "context": bundle.manifest.context,
             "model": bundle.manifest.model.to_dict(),
         },
         "recipe": bundle.manifest.quantization,
         "options": {
-            "engine": engine.name, "threads": threads, "seconds": request.budget.seconds, "repeats": request.budget.repeats,
-            "outputs": list(request.outputs), "variant": getattr(engine, "variant", None),
+            "engine": engine.name,
+            "threads": threads,
+            "seconds": request.budget.seconds,
+            "repeats": request.budget.repeats,
+            "outputs": list(request.outputs),
+            "variant": getattr(engine, "variant", None),
         },
         **measured,
-    }  # fmt: skip
+    }
     result["ratios"] = compare.ratios(result)
     if old:
         result["comparison"] = {"with": old["bundle"]["digest"], "rows": compare.compare(old, result)}
@@ -95,15 +104,18 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
 def identity(manifest: Manifest, engine: str, threads: int) -> Json:
     """What must be the same of two results that are compared."""
     return {
-        "engine": engine, "threads": threads, "recipe": manifest.quantization.get("recipe"),
-        "canvas_length": manifest.canvas_length, "parameters": manifest.quantization.get("parameters"),
+        "engine": engine,
+        "threads": threads,
+        "recipe": manifest.quantization.get("recipe"),
+        "canvas_length": manifest.canvas_length,
+        "parameters": manifest.quantization.get("parameters"),
         "real_weights": "random_weights" not in manifest.provenance,
-    }  # fmt: skip
+    }
 
 
 def _measure(
     request: BenchRequest, bundle: Bundle, engine: Engine, threads: int, model: CostModel, say: Say, stage: Say
-) -> Json:  # fmt: skip
+) -> Json:
     manifest = bundle.manifest
     n = manifest.canvas_length
     planned = outputs.plan(request.outputs, n, manifest.context)
@@ -148,11 +160,13 @@ def _measure(
         "outputs": made,
         "left_out": [{"tokens": tokens, "why": why} for tokens, why in planned.left_out.items()],
         "noise": {
-            "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
+            "calibration_before_s": before,
+            "calibration_after_s": after,
+            "load_average": load,
             "doubt": reliability.doubt(before, after, load, machine.usable_cores()),
             "warnings": [*warnings, *([path_warning] if path_warning else [])],
         },
-    }  # fmt: skip
+    }
 
 
 def _groups(request: BenchRequest, bundle: Bundle, engine: Engine, stage: Say) -> Json:
@@ -196,10 +210,14 @@ def _prefill(seconds: list[float], tokens: int, chunk: int, model: CostModel, to
     kernels = [1e3 * least for call in calls if (least := top.kernel_floor_s(call)) is not None]
     kernel_floor = sum(kernels) if len(kernels) == len(calls) else None
     return {
-        "tokens": tokens, "ms": ms, "tokens_per_s": 1e3 * tokens / ms["median"], "floor_ms": floor,
-        "over_floor": ms["median"] / floor, "kernel_floor_ms": kernel_floor,
+        "tokens": tokens,
+        "ms": ms,
+        "tokens_per_s": 1e3 * tokens / ms["median"],
+        "floor_ms": floor,
+        "over_floor": ms["median"] / floor,
+        "kernel_floor_ms": kernel_floor,
         "over_kernel_floor": kernel_floor and ms["median"] / kernel_floor,
-    }  # fmt: skip
+    }
 
 
 def _first_canvas(load: Json, prefill: Json, point: Json, steps: float) -> Json:
@@ -214,6 +232,8 @@ def _memory(found: Json, decode: Cost) -> Json:
     weights, running, process = decode.weight_bytes, found.get("running"), found.get("process")
     resident = sum(running.values()) - sum(process.values()) if running and process else None
     return {
-        **found, "weight_bytes": weights, "resident_over_weights": resident / weights if resident else None,
+        **found,
+        "weight_bytes": weights,
+        "resident_over_weights": resident / weights if resident else None,
         "transient_over_weights": found["transient_bytes"] / weights if found["transient_bytes"] else None,
-    }  # fmt: skip
+    }

@@ -139,11 +139,16 @@ def _growth(values: Json) -> None:
 def _outputs(values: Json) -> None:
     rows = [
         [
-            str(o["tokens"]), str(o["canvases"]), f"{o['diffusion_s']:.3f}", f"{o['diffusion_tokens_per_s']:.1f}",
-            f"{o['autoregressive_s']:.3f}", f"{o['autoregressive_tokens_per_s']:.1f}", f"{o['ratio']:.2f}",
+            str(o["tokens"]),
+            str(o["canvases"]),
+            f"{o['diffusion_s']:.3f}",
+            f"{o['diffusion_tokens_per_s']:.1f}",
+            f"{o['autoregressive_s']:.3f}",
+            f"{o['autoregressive_tokens_per_s']:.1f}",
+            f"{o['ratio']:.2f}",
         ]
         for o in values["outputs"]
-    ]  # fmt: skip
+    ]
     header = ["tokens", "canvases", "diffusion, s", "tokens/s", "autoregressive, s", "tokens/s", "ratio"]
     steps = values["steps_per_canvas"]
     report.table(f"Outputs, from the costs above at {steps['value']:.2f} steps a canvas ({steps['of']})", header, rows)
@@ -157,11 +162,19 @@ def _groups(groups: Json) -> None:
         for name in DECODERS:
             d = values[name]
             exact = "-" if d["exact"] is None else f"{d['exact']:.0%}"
-            rows.append([
-                f"{group}, {name}", _q(d["tokens_per_s"], 0), _q(d["step_ms"]), f"{d['tokens_per_forward']:.1f}",
-                f"{d['steps_per_canvas']:.1f}", f"{d['first_canvas_ms']['median']:.1f}", f"{d['tokens']['median']:.0f}",
-                f"{d['engine_share']:.1%}", exact,
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{group}, {name}",
+                    _q(d["tokens_per_s"], 0),
+                    _q(d["step_ms"]),
+                    f"{d['tokens_per_forward']:.1f}",
+                    f"{d['steps_per_canvas']:.1f}",
+                    f"{d['first_canvas_ms']['median']:.1f}",
+                    f"{d['tokens']['median']:.0f}",
+                    f"{d['engine_share']:.1%}",
+                    exact,
+                ]
+            )
     header = ["real prompts", "tokens/s", "ms a step", "tokens/forward", "steps/canvas", "first canvas, ms"]
     header += ["tokens", "in engine", "exact"]
     report.table("Real prompts, median [quartiles]; pads are not counted", header, rows)

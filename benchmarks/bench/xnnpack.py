@@ -29,9 +29,7 @@ EXPORTER = "dgemma.export.executorch.product"
 Shape = tuple[int, int, int, int]  # rows, inner, outer, copies
 
 
-def products(
-    forms: Collection[str], shape: Shape, threads: int
-) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:  # fmt: skip
+def products(forms: Collection[str], shape: Shape, threads: int) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """A call for each form, int8, int4 or float32, and why a form has none."""
     found: dict[str, Callable[[], object]] = {}
     missing: dict[str, str] = {}

@@ -131,17 +131,33 @@ def show(title: str, summary: Mapping[str, Any]) -> None:
     parts = {**summary["tasks"], **{f"{group} ({len(v['tasks'])})": v for group, v in summary["pooled"].items()}}
     lines = [(label, decoder, f) for label, v in parts.items() for decoder, f in v.items() if decoder != "tasks"]
     score = [
-        [label, decoder, str(f["n"]), f"{f['exact']:.1%}", f"{f['low']:.1%} … {f['high']:.1%}", f"{f['strict']['exact']:.1%}",
-         str(f["unparsed"]), _or_dash(f["chance"], ".1%"), str(f["stop_reasons"].get("length", 0))]
+        [
+            label,
+            decoder,
+            str(f["n"]),
+            f"{f['exact']:.1%}",
+            f"{f['low']:.1%} … {f['high']:.1%}",
+            f"{f['strict']['exact']:.1%}",
+            str(f["unparsed"]),
+            _or_dash(f["chance"], ".1%"),
+            str(f["stop_reasons"].get("length", 0)),
+        ]
         for label, decoder, f in lines
-    ]  # fmt: skip
+    ]
     report.table(title, ["task", "decoder", "n", "exact", "95 %", "strict", "unparsed", "chance", "cut at limit"], score)
     cost = [
-        [label, decoder, f"{f['mean_tokens']:.1f}", _or_dash(f["steps_per_canvas"], ".2f"), f"{f['tokens_per_forward']:.1f}",
-         _or_dash(f["position_forwards_per_token"], ".2f"), f"{f['mean_prefill_position_forwards']:.0f}",
-         f"{f['tokens_per_s']:.0f}"]
+        [
+            label,
+            decoder,
+            f"{f['mean_tokens']:.1f}",
+            _or_dash(f["steps_per_canvas"], ".2f"),
+            f"{f['tokens_per_forward']:.1f}",
+            _or_dash(f["position_forwards_per_token"], ".2f"),
+            f"{f['mean_prefill_position_forwards']:.0f}",
+            f"{f['tokens_per_s']:.0f}",
+        ]
         for label, decoder, f in lines
-    ]  # fmt: skip
+    ]
     header = ["task", "decoder", "tokens", "steps/canvas", "tokens/forward", "position-forwards/token", "prefill", "tokens/s"]
     report.table("What the answers cost", header, cost)
     for group, d in summary["difference"].items():

@@ -101,18 +101,27 @@ OWN = Format(name="own", keys=frozenset({"task", "prompt"}), instruction="", lay
 FORMATS = (
     OWN,
     Format(
-        name="mmlu", keys=frozenset({"question", "choices"}), instruction=f"Answer the multiple choice question. {CHOOSE}",
-        layout="{question}\nA. {choice}\nB. {choice} …", item=_mmlu,
+        name="mmlu",
+        keys=frozenset({"question", "choices"}),
+        instruction=f"Answer the multiple choice question. {CHOOSE}",
+        layout="{question}\nA. {choice}\nB. {choice} …",
+        item=_mmlu,
     ),
     Format(
-        name="hellaswag", keys=frozenset({"ctx_a", "endings"}), instruction=f"Choose the ending that fits best. {CHOOSE}",
-        layout="{activity_label}: {ctx_a} {ctx_b}\nA. {ending}\nB. {ending} …", item=_hellaswag,
+        name="hellaswag",
+        keys=frozenset({"ctx_a", "endings"}),
+        instruction=f"Choose the ending that fits best. {CHOOSE}",
+        layout="{activity_label}: {ctx_a} {ctx_b}\nA. {ending}\nB. {ending} …",
+        item=_hellaswag,
     ),
     Format(
-        name="gsm8k", keys=frozenset({"question", "answer"}), layout="{question}", item=_gsm8k,
+        name="gsm8k",
+        keys=frozenset({"question", "answer"}),
+        layout="{question}",
+        item=_gsm8k,
         instruction="Solve the problem step by step. The last line of the answer must be '#### N', where N is the result.",
     ),
-)  # fmt: skip
+)
 KNOWN = "; known are " + ", ".join(f"{f.name} ({', '.join(sorted(f.keys))}, …)" for f in FORMATS) + ", and MMLU's CSV"
 
 

@@ -93,17 +93,32 @@ def answer(session: Decoder, question: Question, decoder: str, options: Generate
         result = session.decode_greedy(question.prompt, max_new_tokens=options.max_new_tokens)
     item, verdict = question.item, judge(question.item, result.text)
     return Row(
-        file=question.file, index=question.index, line=item.line, task=item.task, decoder=decoder, choices=item.choices,
-        text=result.text, **asdict(verdict), tokens=len(result.tokens), steps=result.steps, canvases=result.canvases,
-        position_forwards=result.position_forwards, prefill_position_forwards=result.prefill_position_forwards,
-        stop_reason=result.stop_reason, seconds=result.timings.total_s - result.timings.load_s,
-    )  # fmt: skip
+        file=question.file,
+        index=question.index,
+        line=item.line,
+        task=item.task,
+        decoder=decoder,
+        choices=item.choices,
+        text=result.text,
+        **asdict(verdict),
+        tokens=len(result.tokens),
+        steps=result.steps,
+        canvases=result.canvases,
+        position_forwards=result.position_forwards,
+        prefill_position_forwards=result.prefill_position_forwards,
+        stop_reason=result.stop_reason,
+        seconds=result.timings.total_s - result.timings.load_s,
+    )
 
 
 def answers(
-    session: Decoder, questions: Iterable[Question], decoders: Sequence[str], options: GenerateOptions, *,
+    session: Decoder,
+    questions: Iterable[Question],
+    decoders: Sequence[str],
+    options: GenerateOptions,
+    *,
     known: Callable[[Key], bool] = lambda _: False,
-) -> Iterator[Row]:  # fmt: skip
+) -> Iterator[Row]:
     """Answers of each question by each decoder in turn, those that are known left out."""
     for question in questions:
         for decoder in decoders:
@@ -182,9 +197,9 @@ def evaluate_bundle(request: EvalRequest, say: Callable[[str], None]) -> dict[st
         check_lengths(session, questions, files)
         settings = _settings(request, session, files, shots, questions)
         wanted = [(q.file, q.index, decoder) for q in questions for decoder in decoders]
-        kept = nullcontext() if request.out is None else Journal(
-            side_file(request.out), settings, wanted, resume=request.resume
-        )  # fmt: skip
+        kept = (
+            nullcontext() if request.out is None else Journal(side_file(request.out), settings, wanted, resume=request.resume)
+        )
         with kept as journal:
             done = {} if journal is None else journal.rows
             rows = list(done.values())
@@ -230,6 +245,10 @@ def _describe(file: TaskFile) -> dict[str, Any]:
     rule = file.items[0].rule
     layout = "\n\n".join(part for part in (file.format.instruction, "{examples}", file.format.layout) if part)
     return {
-        "name": file.path.name, "sha256": file.sha256, "format": file.format.name, "questions": len(file.items),
-        "prompt": layout, "rule": RULES[rule],
-    }  # fmt: skip
+        "name": file.path.name,
+        "sha256": file.sha256,
+        "format": file.format.name,
+        "questions": len(file.items),
+        "prompt": layout,
+        "rule": RULES[rule],
+    }

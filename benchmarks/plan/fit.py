@@ -149,9 +149,12 @@ def _ceilings(results: Sequence[Result]) -> Profile:
         cache = Cache(bytes=max(int(t["read_bytes"]) for t in small), bytes_per_s=max(float(t["bytes_per_s"]) for t in small))
     first = results[0].values
     return Profile(
-        name=str(first["machine"]["cpu"]), about=f"{first['machine']['cores']} cores, {first['machine']['int8']}",
-        threads=int(first["options"]["threads"]), memory_bytes=int(first["machine"]["memory_bytes"] or 2**33),
-        bytes_per_s=max(float(t["bytes_per_s"]) for t in (large or tops)), cache=cache,
+        name=str(first["machine"]["cpu"]),
+        about=f"{first['machine']['cores']} cores, {first['machine']['int8']}",
+        threads=int(first["options"]["threads"]),
+        memory_bytes=int(first["machine"]["memory_bytes"] or 2**33),
+        bytes_per_s=max(float(t["bytes_per_s"]) for t in (large or tops)),
+        cache=cache,
         engines={engine: _usual(rates[engine]) for engine in sorted({r.engine for r in results})},
         sources={
             "products": "measured by dgemma bench; XNNPACK's integers estimated from onnxruntime's by the ratio of the kernels",
@@ -159,7 +162,7 @@ def _ceilings(results: Sequence[Result]) -> Profile:
             "memory_bytes": "as the system tells it",
             "kernels": f"fitted to {', '.join(r.where for r in results)}",
         },
-    )  # fmt: skip
+    )
 
 
 def _usual(products: Products) -> Kernels:
@@ -176,9 +179,17 @@ def kernels_of(products: Products, seconds: Sequence[float]) -> Kernels:
     """Inverse of `profile.coefficients`."""
     a, b, functions, values, joined, call, layer, integer, sampler = (float(s) for s in seconds)
     return Kernels(
-        products=products, share_products=1 / a, share_reading=1 / b, functions_per_s=1 / functions, values_per_s=1 / values,
-        joined_bytes_per_s=1 / joined, call_s=call, layer_s=layer, integer_layer_s=integer, sampler_s=sampler,
-    )  # fmt: skip
+        products=products,
+        share_products=1 / a,
+        share_reading=1 / b,
+        functions_per_s=1 / functions,
+        values_per_s=1 / values,
+        joined_bytes_per_s=1 / joined,
+        call_s=call,
+        layer_s=layer,
+        integer_layer_s=integer,
+        sampler_s=sampler,
+    )
 
 
 def _kernels(profile: Profile, engine: str, of: Sequence[Observation]) -> Kernels:
@@ -225,8 +236,14 @@ def ratios(profile: Profile, results: Sequence[Result]) -> list[Mapping[str, Any
     """Predicted over measured, a row for every figure of every result."""
     return [
         {
-            "run": o.run, "engine": o.engine, "figure": o.figure, "prefix": o.prefix, "measured_ms": 1e3 * o.seconds,
-            "predicted_ms": 1e3 * predict(profile, o), "ratio": predict(profile, o) / o.seconds,
+            "run": o.run,
+            "engine": o.engine,
+            "figure": o.figure,
+            "prefix": o.prefix,
+            "measured_ms": 1e3 * o.seconds,
+            "predicted_ms": 1e3 * predict(profile, o),
+            "ratio": predict(profile, o) / o.seconds,
         }
-        for r in results for o in r.observations()
-    ]  # fmt: skip
+        for r in results
+        for o in r.observations()
+    ]

@@ -83,9 +83,13 @@ def _roofline(axes: Axes, profile: Profile, found: dict[str, Prediction], colour
             at = cost.operations / (cost.weight_bytes + cost.cache_bytes)
             face = "none" if call == "encode" else colours[name]
             axes.plot(
-                at, cost.operations / seconds / 1e9, MARKS[call], color=colours[name], markerfacecolor=face,
+                at,
+                cost.operations / seconds / 1e9,
+                MARKS[call],
+                color=colours[name],
+                markerfacecolor=face,
                 markersize=10 if call == "encode" else 6,
-            )  # fmt: skip
+            )
     for call, mark in MARKS.items():
         axes.plot([], [], mark, color="0.3", markerfacecolor="none" if call == "encode" else "0.3", label=call)
     axes.set(xscale="log", yscale="log", xlabel="operations per byte of weights, keys and values", ylabel="G operations per s")

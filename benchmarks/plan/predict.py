@@ -118,13 +118,24 @@ class Prediction:
     def to_dict(self) -> Json:
         """JSON types, milliseconds."""
         return {
-            "recipe": self.recipe, "engine": self.engine, "canvas": self.canvas, "disk_bytes": self.disk,
-            "resident_bytes": self.resident, "fits": self.fits, "bits_per_weight": self.bits, "step_ms": 1e3 * self.step,
-            "step_floor_ms": 1e3 * self.step_floor, "encode_ms": 1e3 * self.encode, "prefill_ms": 1e3 * self.prefill,
-            "token_ms": 1e3 * self.token, "token_floor_ms": 1e3 * self.token_floor,
-            "diffusion_tokens_per_s": list(self.diffusion), "autoregressive_tokens_per_s": self.autoregressive,
-            "break_even_steps": self.break_even, "position_forwards_per_token": list(self.position_forwards_per_token),
-        }  # fmt: skip
+            "recipe": self.recipe,
+            "engine": self.engine,
+            "canvas": self.canvas,
+            "disk_bytes": self.disk,
+            "resident_bytes": self.resident,
+            "fits": self.fits,
+            "bits_per_weight": self.bits,
+            "step_ms": 1e3 * self.step,
+            "step_floor_ms": 1e3 * self.step_floor,
+            "encode_ms": 1e3 * self.encode,
+            "prefill_ms": 1e3 * self.prefill,
+            "token_ms": 1e3 * self.token,
+            "token_floor_ms": 1e3 * self.token_floor,
+            "diffusion_tokens_per_s": list(self.diffusion),
+            "autoregressive_tokens_per_s": self.autoregressive,
+            "break_even_steps": self.break_even,
+            "position_forwards_per_token": list(self.position_forwards_per_token),
+        }
 
 
 def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Prediction:
@@ -152,14 +163,25 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
     resident = run.resident_bytes(work.prompt + work.canvases * n, n)
     weighed = [(p.weights, weights.bits.get(name, FLOAT)) for name, p in run.decode(0).products.items()]
     return Prediction(
-        recipe=weights.recipe, engine=engine, canvas=n, disk=weights.disk_bytes[engine], resident=resident,
-        fits=resident <= ROOM * profile.memory_bytes, step=seconds(calls["denoise"]), step_floor=floors[0],
-        encode=seconds(calls["encode"]), prefill=prefill, token=token, token_floor=floors[1],
+        recipe=weights.recipe,
+        engine=engine,
+        canvas=n,
+        disk=weights.disk_bytes[engine],
+        resident=resident,
+        fits=resident <= ROOM * profile.memory_bytes,
+        step=seconds(calls["denoise"]),
+        step_floor=floors[0],
+        encode=seconds(calls["encode"]),
+        prefill=prefill,
+        token=token,
+        token_floor=floors[1],
         diffusion=(work.output / (prefill + many * denoise + encode), work.output / (prefill + few * denoise + encode)),
-        autoregressive=work.output / (prefill + one), break_even=max(0.0, (one - encode) / denoise),
+        autoregressive=work.output / (prefill + one),
+        break_even=max(0.0, (one - encode) / denoise),
         position_forwards_per_token=(work.position_forwards_per_token(few), work.position_forwards_per_token(many)),
-        bits=sum(count * b for count, b in weighed) / sum(count for count, _ in weighed), calls=calls,
-    )  # fmt: skip
+        bits=sum(count * b for count, b in weighed) / sum(count for count, _ in weighed),
+        calls=calls,
+    )
 
 
 def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tuple[Prediction | None, str]:

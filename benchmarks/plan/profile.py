@@ -156,18 +156,31 @@ def terms(profile: Profile, engine: str, cost: Cost, layers: int) -> tuple[float
     bound = arithmetic > reading
     integers = any(p.bits <= 8 for p in cost.products.values())
     return (
-        (arithmetic if bound else 0.0) + cost.attention / rates.float32, 0.0 if bound else reading, float(cost.functions),
-        float(cost.values), float(cost.cache_bytes), 1.0, float(layers), float(layers if integers else 0),
+        (arithmetic if bound else 0.0) + cost.attention / rates.float32,
+        0.0 if bound else reading,
+        float(cost.functions),
+        float(cost.values),
+        float(cost.cache_bytes),
+        1.0,
+        float(layers),
+        float(layers if integers else 0),
         1.0 if "self_conditioning" in cost.products else 0.0,
-    )  # fmt: skip
+    )
 
 
 def coefficients(k: Kernels) -> tuple[float, ...]:
     """Seconds for each unit of `terms`."""
     return (
-        1 / k.share_products, 1 / k.share_reading, 1 / k.functions_per_s, 1 / k.values_per_s, 1 / k.joined_bytes_per_s,
-        k.call_s, k.layer_s, k.integer_layer_s, k.sampler_s,
-    )  # fmt: skip
+        1 / k.share_products,
+        1 / k.share_reading,
+        1 / k.functions_per_s,
+        1 / k.values_per_s,
+        1 / k.joined_bytes_per_s,
+        k.call_s,
+        k.layer_s,
+        k.integer_layer_s,
+        k.sampler_s,
+    )
 
 
 def names() -> list[str]:

@@ -23,8 +23,9 @@ def plan(profile: Profile, work: Work, found: Sequence[Prediction], sentence: st
     header += ["diffusion, tokens/s", "autoregressive", "even at steps", "position-forwards/token"]
     report.table(
         f"Prompt {work.prompt}, output {work.output} tokens, {few:g} to {many:g} steps a canvas (predicted, not measured)",
-        header, rows,
-    )  # fmt: skip
+        header,
+        rows,
+    )
     if not all(p.fits for p in found):
         print("(!) does not fit beside the system and other programs")
     if left_out:

@@ -118,19 +118,32 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
         matrices = quantize(loaded.model, variant.made(), hessians.get(variant.calibration), levels=variant.levels)
         took = time.perf_counter() - start
         figures = baseline.figures(fake_quantize(loaded.model, matrices))
-        rows.append({
-            "recipe": variant.recipe, "method": variant.name, "bits_per_weight": bits_per_weight(loaded.model, matrices),
-            "quantize_seconds": round(took, 2), **figures,
-        })  # fmt: skip
+        rows.append(
+            {
+                "recipe": variant.recipe,
+                "method": variant.name,
+                "bits_per_weight": bits_per_weight(loaded.model, matrices),
+                "quantize_seconds": round(took, 2),
+                **figures,
+            }
+        )
         say(line(rows[-1]))
     return {
-        "benchmark": "quantize-ablation", "machine": machine.facts(), "checkpoint": {"files": loaded.files()},
+        "benchmark": "quantize-ablation",
+        "machine": machine.facts(),
+        "checkpoint": {"files": loaded.files()},
         "settings": {
-            "held_out": held_out.name, "per_task": per_task, "seed": 0, "max_new_tokens": MAX_NEW_TOKENS,
-            "sampler": loaded.sampler.to_dict(), "calibration_prompts": len(examples), "calibration_seconds": round(seconds, 1),
+            "held_out": held_out.name,
+            "per_task": per_task,
+            "seed": 0,
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "sampler": loaded.sampler.to_dict(),
+            "calibration_prompts": len(examples),
+            "calibration_seconds": round(seconds, 1),
         },
-        "float": baseline.float_figures(), "rows": rows,
-    }  # fmt: skip
+        "float": baseline.float_figures(),
+        "rows": rows,
+    }
 
 
 def line(row: dict[str, Any]) -> str:

@@ -40,10 +40,16 @@ def evaluate(
     decoders = DECODERS["both" if autoregressive else "diffusion"]
     rows: list[Row] = list(answers(session, questions(), decoders, GenerateOptions(seed=seed, max_new_tokens=max_new_tokens)))
     wrong = [
-        {"decoder": row.decoder, "task": row.task, "prompt": asked[row.index].prompt, "answer": asked[row.index].answer,
-         "text": row.text}
-        for row in rows if not row.right
-    ]  # fmt: skip
+        {
+            "decoder": row.decoder,
+            "task": row.task,
+            "prompt": asked[row.index].prompt,
+            "answer": asked[row.index].answer,
+            "text": row.text,
+        }
+        for row in rows
+        if not row.right
+    ]
     return by_task(rows), wrong
 
 
@@ -79,9 +85,12 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     with Session.load(options.bundle, engine=options.engine, threads=options.threads) as session:
         split, wrong = evaluate(
-            session, progress(items, "evaluate"), seed=options.seed, max_new_tokens=options.max_new_tokens,
+            session,
+            progress(items, "evaluate"),
+            seed=options.seed,
+            max_new_tokens=options.max_new_tokens,
             autoregressive=not options.no_autoregressive,
-        )  # fmt: skip
+        )
     summary = summarize(split, solved(split))
     show("Held-out exact match", summary)
     if options.out:

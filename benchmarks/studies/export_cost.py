@@ -73,9 +73,15 @@ def measure(checkpoint: str, bundle: Path, options: Sequence[str]) -> dict[str, 
     expected = planned(plan.stdout)
     ratios = {"peak": found["peak_bytes"] / expected["peak_bytes"], **{e: sizes[e] / expected["engines"][e] for e in sizes}}
     return {
-        "checkpoint": Path(checkpoint).name, "parameters": manifest.quantization["parameters"], "digest": digest,
-        "recipe": manifest.quantization["recipe"], "engines": sizes, **found, "planned": expected, "seen_over_planned": ratios,
-    }  # fmt: skip
+        "checkpoint": Path(checkpoint).name,
+        "parameters": manifest.quantization["parameters"],
+        "digest": digest,
+        "recipe": manifest.quantization["recipe"],
+        "engines": sizes,
+        **found,
+        "planned": expected,
+        "seen_over_planned": ratios,
+    }
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -87,9 +93,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, help="only the first K layers of the preset")
     parser.add_argument("--work", type=Path, required=True, help="an empty folder for the bundle")
     parser.add_argument("--keep", action="store_true", help="leave the bundle there")
-    parser.add_argument(
-        "--out", type=Path, help="JSON; one that is there gains this run"
-    )
+    parser.add_argument("--out", type=Path, help="JSON; one that is there gains this run")
     options = parser.parse_args(argv)
     report.check_out(options.out)
     name = f"{options.preset}{f'-{options.layers}' if options.layers else ''}-{Path(options.recipe).stem}-{options.engine}"

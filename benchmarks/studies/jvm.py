@@ -89,12 +89,14 @@ def compare(rounds: Sequence[tuple[Json, Json]]) -> Json:
             rates = [[side["tokens_per_s"]["median"] for side in both] for both in sides]
             best = [max(both[i]["tokens_per_s"]["q3"] for both in sides) for i in range(2)]
             found[group][name] = {
-                "python_tokens_per_s": median(a for a, _ in rates), "java_tokens_per_s": median(b for _, b in rates),
-                "java_over_python": asdict(quartiles([b / a for a, b in rates])), "best": best[1] / best[0],
+                "python_tokens_per_s": median(a for a, _ in rates),
+                "java_tokens_per_s": median(b for _, b in rates),
+                "java_over_python": asdict(quartiles([b / a for a, b in rates])),
+                "best": best[1] / best[0],
                 "fastest_step_ms": [min(both[i]["step_ms"]["least"] for both in sides) for i in range(2)],
                 "tokens_per_forward": [side["tokens_per_forward"] for side in sides[0]],
                 "host_share": [median(both[i]["host_share"]["median"] for both in sides) for i in range(2)],
-            }  # fmt: skip
+            }
     return found
 
 
@@ -125,17 +127,25 @@ def main() -> int:
     facts["versions"] |= {key: rounds[0][1][key] for key in ("onnxruntime", "java")}
     groups = compare(rounds)
     result = {
-        "benchmark": "jvm", "machine": facts, "bundle": given.bundle.name,
-        "options": {"rounds": given.rounds, "seconds": given.seconds, "threads": given.threads}, "groups": groups,
-    }  # fmt: skip
+        "benchmark": "jvm",
+        "machine": facts,
+        "bundle": given.bundle.name,
+        "options": {"rounds": given.rounds, "seconds": given.seconds, "threads": given.threads},
+        "groups": groups,
+    }
     rows = [
         [
-            f"{group}, {name}", f"{one['python_tokens_per_s']:.0f}", f"{one['java_tokens_per_s']:.0f}",
-            f"{one['java_over_python']['median']:.3f}", f"{one['best']:.3f}",
-            *(f"{ms:.3f}" for ms in one["fastest_step_ms"]), *(f"{share:.3f}" for share in one["host_share"]),
+            f"{group}, {name}",
+            f"{one['python_tokens_per_s']:.0f}",
+            f"{one['java_tokens_per_s']:.0f}",
+            f"{one['java_over_python']['median']:.3f}",
+            f"{one['best']:.3f}",
+            *(f"{ms:.3f}" for ms in one["fastest_step_ms"]),
+            *(f"{share:.3f}" for share in one["host_share"]),
         ]
-        for group, both in groups.items() for name, one in both.items()
-    ]  # fmt: skip
+        for group, both in groups.items()
+        for name, one in both.items()
+    ]
     header = ["prompts, decoder", "Python", "Java", "Java / Python", "best of each"]
     header += ["fastest step, ms", "Java's", "host share", "Java's"]
     report.table("Tokens/s", header, rows)

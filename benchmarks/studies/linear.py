@@ -88,11 +88,12 @@ def measure(inner: int, outer: int, rows: int, threads: int, repeats: int) -> di
     medians = {name: float(np.median(found)) for name, found in times.items()}
     return {
         name: {
-            "seconds": quartiles(found), "gflop_per_s": round(2 * rows * inner * outer / medians[name] / 1e9, 1),
+            "seconds": quartiles(found),
+            "gflop_per_s": round(2 * rows * inner * outer / medians[name] / 1e9, 1),
             "of_reference": round(medians[REFERENCE] / medians[name], 3),
         }
         for name, found in times.items()
-    }  # fmt: skip
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -93,7 +93,7 @@ model's own trajectories is at least as good as on clean text before rotation.""
         Section(heading="Size of `2b`", before="Random weights, one engine.", table=tables.sizes),
         Section(heading="One product in ONNX Runtime", table=tables.product),
     ),
-)  # fmt: skip
+)
 
 FULL_SIZE = Page(
     title="The 2b shape",
@@ -197,7 +197,7 @@ margin that counts as open.""",
             heading="Java against Python",
             before="On one version of ONNX Runtime, Java and Python give the same trajectories bit for bit.",
             table=tables.java,
-                    ),
+        ),
         Section(
             heading="ARM64 (emulated) against x86-64",
             table=tables.arm64,

@@ -83,10 +83,15 @@ def generations(session: Session, items: Sequence[EvalItem], seed: int) -> dict[
 def row(item: EvalItem, result: Result, longest: int) -> Row:
     timings = result.timings
     return Row(
-        task=item.task, right=result.text.strip() == item.answer.strip(), tokens=result.tokens, steps=result.steps,
-        canvases=result.canvases, longest=longest, position_forwards=result.position_forwards,
+        task=item.task,
+        right=result.text.strip() == item.answer.strip(),
+        tokens=result.tokens,
+        steps=result.steps,
+        canvases=result.canvases,
+        longest=longest,
+        position_forwards=result.position_forwards,
         seconds=timings.prefill_s + timings.denoise_s + timings.commit_s,
-    )  # fmt: skip
+    )
 
 
 def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
@@ -96,7 +101,10 @@ def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
     position_forwards = [[row.position_forwards for row in rows] for rows in (own, stock)]
     steps = [[row.steps for row in rows] for rows in (own, stock)]
     return {
-        "n": n, "exact": sum(right) / n, "low": low, "high": high,
+        "n": n,
+        "exact": sum(right) / n,
+        "low": low,
+        "high": high,
         "exact_difference": dict(
             zip(("value", "low", "high"), paired_difference(right, [row.right for row in stock]), strict=True)
         ),
@@ -106,7 +114,7 @@ def figures(own: Sequence[Row], stock: Sequence[Row]) -> dict[str, Any]:
         "position_forwards_per_token": sum(position_forwards[0]) / tokens if tokens else None,
         "position_forward_ratio": dict(zip(("value", "low", "high"), ratio_of_sums(*position_forwards), strict=True)),
         "tokens_per_s": tokens / sum(row.seconds for row in own),
-    }  # fmt: skip
+    }
 
 
 def groups(stock: Sequence[Row], canvas: int) -> dict[str, list[int]]:
@@ -141,11 +149,19 @@ def show(summary: dict[str, dict[str, Any]]) -> None:
         for name, f in options.items():
             d = f["exact_difference"]
             difference = f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} … {100 * d['high']:+.1f})"
-            rows.append([
-                name, str(f["n"]), f"{f['exact']:.1%}", difference, f"{f['equal_tokens']:.1%}", f"{f['mean_steps']:.2f}",
-                f"{f['position_forwards_per_token']:.2f}", f"{f['position_forward_ratio']['value']:.3f}",
-                f"{f['tokens_per_s']:.0f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    str(f["n"]),
+                    f"{f['exact']:.1%}",
+                    difference,
+                    f"{f['equal_tokens']:.1%}",
+                    f"{f['mean_steps']:.2f}",
+                    f"{f['position_forwards_per_token']:.2f}",
+                    f"{f['position_forward_ratio']['value']:.3f}",
+                    f"{f['tokens_per_s']:.0f}",
+                ]
+            )
         report.table(group, header, rows)
 
 
@@ -170,11 +186,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     summary = summarize(rows, manifest.canvas_length)
     show(summary)
     result = {
-        "benchmark": "position-forwards", "machine": machine.facts(),
+        "benchmark": "position-forwards",
+        "machine": machine.facts(),
         "bundle": {"digest": digest, "canvas_length": manifest.canvas_length},
-        "recipe": manifest.quantization["recipe"], "sampler": manifest.sampler.to_dict(), "sampler_options": OPTIONS,
-        "options": {name: getattr(options, name) for name in ("engine", "threads", "seed", "per_task")}, "groups": summary,
-    }  # fmt: skip
+        "recipe": manifest.quantization["recipe"],
+        "sampler": manifest.sampler.to_dict(),
+        "sampler_options": OPTIONS,
+        "options": {name: getattr(options, name) for name in ("engine", "threads", "seed", "per_task")},
+        "groups": summary,
+    }
     if options.out:
         report.write_json(options.out, result)
         print(f"wrote {options.out}")

@@ -40,8 +40,10 @@ from dgemma.runtime.session import Session
 
 Json = dict[str, Any]
 OPTIONS: dict[str, dict[str, Any]] = {
-    STOCK: {}, "early commit 0.01": {"early_commit": 0.01}, "start width auto": {"start_width": "auto"},
-}  # fmt: skip
+    STOCK: {},
+    "early commit 0.01": {"early_commit": 0.01},
+    "start width auto": {"start_width": "auto"},
+}
 STEPS = (12, 16, 20)  # per canvas, as others report of the released model
 GOAL, YARDSTICK = 1.5, "llama.cpp/q4_0"  # times the autoregressive tokens/s of this peer
 OWN = "own"  # the bundle's own autoregressive decoding
@@ -83,10 +85,12 @@ class Costs:
         """From a result of `widths`; `which` is median, q1 or q3."""
         rows = sorted(values["widths"], key=lambda row: int(row["width"]))
         return cls(
-            canvas=values["bundle"]["canvas"], widths=tuple(row["width"] for row in rows),
-            active=tuple(row["ms"][which] for row in rows), denoise=values["denoise_ms"][which],
+            canvas=values["bundle"]["canvas"],
+            widths=tuple(row["width"] for row in rows),
+            active=tuple(row["ms"][which] for row in rows),
+            denoise=values["denoise_ms"][which],
             encode=values["encode_ms"][which],
-        )  # fmt: skip
+        )
 
     def step(self, shares: npt.NDArray[np.float64], whole: bool) -> npt.NDArray[np.float64]:
         """Of steps in which these shares run, [K]; all as `denoise` where `whole`."""
@@ -113,9 +117,13 @@ def needed(costs: Costs, steps: int, step_ms: float, rate: float) -> Json:
 
 
 def project(
-    schedules: Sequence[Schedule], costs: Mapping[str, Costs], rates: Mapping[str, float], steps: int, whole: bool,
+    schedules: Sequence[Schedule],
+    costs: Mapping[str, Costs],
+    rates: Mapping[str, float],
+    steps: int,
+    whole: bool,
     ratio: float | None,
-) -> Json:  # fmt: skip
+) -> Json:
     """One option at K steps.
 
     Args:
@@ -134,8 +142,11 @@ def project(
         took = max(1, round(steps * ratio))
         at_stock = {"steps": took, "tokens_per_s": 1e3 * n / canvas_ms(schedules, costs["median"], took, whole)}
     return {
-        "steps": steps, "share": float(shares.mean()), "shares": [round(float(share), 4) for share in shares],
-        "step_ms": per_step, "canvas_ms": ms["median"],
+        "steps": steps,
+        "share": float(shares.mean()),
+        "shares": [round(float(share), 4) for share in shares],
+        "step_ms": per_step,
+        "canvas_ms": ms["median"],
         "tokens_per_s": {"median": tokens_per_s["median"], "q1": tokens_per_s["q3"], "q3": tokens_per_s["q1"]},
         "at_stock_steps": at_stock,
         "against": {
@@ -146,7 +157,7 @@ def project(
             for name, rate in rates.items()
         },
         "goal": needed(costs["median"], steps, per_step, GOAL * rates[YARDSTICK]) if YARDSTICK in rates else None,
-    }  # fmt: skip
+    }
 
 
 def step_ratio(own: Sequence[Schedule], stock: Sequence[Schedule]) -> Json | None:
@@ -171,10 +182,12 @@ def summarize(
             ratio = step_ratio(recorded[option], long[STOCK])  # of canvases that were long for the stock loop
             value = None if ratio is None else ratio["value"]
             groups[group][option] = {
-                "canvases": len(kept), "right": sum(s.right for s in kept),
-                "mean_steps": sum(len(s.shares) for s in kept) / len(kept) if kept else None, "step_ratio": ratio,
+                "canvases": len(kept),
+                "right": sum(s.right for s in kept),
+                "mean_steps": sum(len(s.shares) for s in kept) / len(kept) if kept else None,
+                "step_ratio": ratio,
                 "projections": [project(kept, costs, rates, k, option == STOCK, value) for k in steps if kept],
-            }  # fmt: skip
+            }
     return groups
 
 
@@ -225,10 +238,16 @@ def _cells(title: str, row: Json) -> list[str]:
         share = "no share" if goal["share"] is None else f"{goal['share']:.0%}"
         limits = f"{goal['steps']:.1f}, {goal['step_ms']:.0f}, {share}"
     return [
-        title, str(row["steps"]), f"{row['share']:.0%}", f"{row['step_ms']:.0f}",
-        f"{rate['median']:.1f} [{rate['q1']:.1f} … {rate['q3']:.1f}]", f"{at['tokens_per_s']:.1f}" if at else "–",
-        against[OWN], against.get(YARDSTICK, "–"), limits,
-    ]  # fmt: skip
+        title,
+        str(row["steps"]),
+        f"{row['share']:.0%}",
+        f"{row['step_ms']:.0f}",
+        f"{rate['median']:.1f} [{rate['q1']:.1f} … {rate['q3']:.1f}]",
+        f"{at['tokens_per_s']:.1f}" if at else "–",
+        against[OWN],
+        against.get(YARDSTICK, "–"),
+        limits,
+    ]
 
 
 def notes(values: Json) -> list[str]:
@@ -310,18 +329,28 @@ def run(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"{options.bundle}: filled no canvas to {FILLED:.0%}; raise --per-task, or give longer --tasks")
     rates = {OWN: 1e3 / widths["token_ms"]["median"], **rates}
     result = {
-        "benchmark": "projection", "machine": widths["machine"],
+        "benchmark": "projection",
+        "machine": widths["machine"],
         "bundle": {
-            "digest": digest, "name": manifest.provenance.get("name"), "recipe": manifest.quantization.get("recipe"),
-            "canvas": manifest.canvas_length, "items": len(items), "sampler": manifest.sampler.to_dict(),
+            "digest": digest,
+            "name": manifest.provenance.get("name"),
+            "recipe": manifest.quantization.get("recipe"),
+            "canvas": manifest.canvas_length,
+            "items": len(items),
+            "sampler": manifest.sampler.to_dict(),
         },
         "options": {
-            "steps": options.steps, "per_task": options.per_task, "seed": options.seed, "sampler_options": OPTIONS,
+            "steps": options.steps,
+            "per_task": options.per_task,
+            "seed": options.seed,
+            "sampler_options": OPTIONS,
             "threads": widths["options"]["threads"],
         },
-        "widths": widths, "rates": rates, "groups": summarize(recorded, costs, rates, options.steps),
+        "widths": widths,
+        "rates": rates,
+        "groups": summarize(recorded, costs, rates, options.steps),
         "doubts": doubts,
-    }  # fmt: skip
+    }
     report.table("A projection, not a measurement", HEADER, rows(result))
     for line in notes(result):
         print(line)

@@ -46,37 +46,55 @@ class Study:
 
 STUDIES = (
     Study(
-        name="evaluate", page="quality", results=("tiny-evaluate.json",),
+        name="evaluate",
+        page="quality",
+        results=("tiny-evaluate.json",),
         commands=(f"{_MODULE}.evaluate build/tiny.dgemma --engine onnx --threads 1 --out {_TO}/tiny-evaluate.json",),
     ),
     Study(
-        name="gate", page="quantization", commands=("make gate",),
+        name="gate",
+        page="quantization",
+        commands=("make gate",),
         results=("tiny-verify-fp32.json", "tiny-verify-w*.json", "tiny-sizes.json"),
     ),
     Study(
-        name="ablation", page="quantization", results=("tiny-quantize-ablation.json",),
+        name="ablation",
+        page="quantization",
+        results=("tiny-quantize-ablation.json",),
         commands=(f"{_MODULE}.ablation --out {_TO}/tiny-quantize-ablation.json",),
     ),
     Study(
-        name="sizes", page="quantization", results=("2b-sizes.json",),
+        name="sizes",
+        page="quantization",
+        results=("2b-sizes.json",),
         commands=(f"{_MODULE}.sizes build/2b-w8.dgemma build/2b-w4-mixed.dgemma build/2b-w4.dgemma --out {_TO}/2b-sizes.json",),
     ),
     Study(
-        name="linear", page="quantization", results=("linear.json",), commands=(f"{_MODULE}.linear --out {_TO}/linear.json",),
+        name="linear",
+        page="quantization",
+        results=("linear.json",),
+        commands=(f"{_MODULE}.linear --out {_TO}/linear.json",),
     ),
     Study(
-        name="bench", page="speed", results=("bench-tiny-*.json",),
+        name="bench",
+        page="speed",
+        results=("bench-tiny-*.json",),
         commands=tuple(
             f"dgemma bench build/{bundle}.dgemma --engine {engine} --threads 2 --out {_TO}/bench-tiny-{recipe}-{engine}.json"
-            for engine in ("onnx", "executorch") for bundle, recipe in (("tiny", "fp32"), ("tiny-w8", "w8"))
+            for engine in ("onnx", "executorch")
+            for bundle, recipe in (("tiny", "fp32"), ("tiny-w8", "w8"))
         ),
     ),
     Study(
-        name="jvm", page="speed", results=("tiny-jvm.json", "tiny-jvm-bench.json"),
+        name="jvm",
+        page="speed",
+        results=("tiny-jvm.json", "tiny-jvm-bench.json"),
         commands=(f"{_MODULE}.jvm build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-jvm.json",),
     ),
     Study(
-        name="full-size", page="full-size", results=("bench-2b-*.json", "2b-one-core.json"),
+        name="full-size",
+        page="full-size",
+        results=("bench-2b-*.json", "2b-one-core.json"),
         commands=(
             "dgemma export 2b --random-weights 0 --soft topk:16 --recipe w4-mixed --out build/2b.dgemma",
             f"dgemma bench build/2b.dgemma --engine onnx --threads 2 --out {_TO}/bench-2b-w4-mixed-onnx.json",
@@ -84,15 +102,21 @@ STUDIES = (
         ),
     ),
     Study(
-        name="export-cost", page="full-size", results=("export-cost.json",),
+        name="export-cost",
+        page="full-size",
+        results=("export-cost.json",),
         commands=(f"{_MODULE}.export_cost 2b --recipe w4-mixed --work FOLDER --out {_TO}/export-cost.json",),
     ),
     Study(
-        name="peers", page="peers", results=("peers-*.json",),
+        name="peers",
+        page="peers",
+        results=("peers-*.json",),
         commands=(f"{_MODULE}.peers build/2b.dgemma --llama FOLDER --out {_TO}/peers-2b-w4-mixed.json",),
     ),
     Study(
-        name="same-tokens", page="same-tokens", results=("tiny-same-tokens*.json",),
+        name="same-tokens",
+        page="same-tokens",
+        results=("tiny-same-tokens*.json",),
         commands=(
             f"{_MODULE}.same_tokens build/tiny.dgemma --checkpoint checkpoints/tiny --count 300 --threads 1 "
             f"--out {_TO}/tiny-same-tokens.json",
@@ -103,25 +127,36 @@ STUDIES = (
         ),
     ),
     Study(
-        name="java", page="same-tokens", results=("tiny-java.json",),
+        name="java",
+        page="same-tokens",
+        results=("tiny-java.json",),
         commands=(
             "python android_demo/same_tokens.py build/tiny.dgemma build/tiny-w8.dgemma build/tiny-w4-mixed.dgemma "
             f"--count 200 --seeds 2 --out {_TO}/tiny-java.json",
         ),
     ),
     Study(
-        name="arm64", page="same-tokens", results=("tiny-arm64.json", "tiny-arm64-java.json"), commands=("make arm64",),
+        name="arm64",
+        page="same-tokens",
+        results=("tiny-arm64.json", "tiny-arm64-java.json"),
+        commands=("make arm64",),
     ),
     Study(
-        name="reference", page="tpu", results=("tpu-v4-*.json", "tiny-verify-tpu.json"),
+        name="reference",
+        page="tpu",
+        results=("tpu-v4-*.json", "tiny-verify-tpu.json"),
         commands=("dgemma reference compile 2b --steps 16 --canvas 256 --context 1280 --json",),
     ),
     Study(
-        name="position_forwards", page="less-work", results=("tiny-position-forwards.json",),
+        name="position_forwards",
+        page="less-work",
+        results=("tiny-position-forwards.json",),
         commands=(f"{_MODULE}.position_forwards build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-position-forwards.json",),
     ),
     Study(
-        name="projection", page="projection", results=("2b-projection.json",),
+        name="projection",
+        page="projection",
+        results=("2b-projection.json",),
         commands=(
             f"{_MODULE}.widths build/2b.dgemma --threads 2 --out build/widths.json",
             f"{_MODULE}.projection build/tiny.dgemma --widths build/widths.json --peers {_TO}/peers-2b-w4-mixed.json "
@@ -129,16 +164,20 @@ STUDIES = (
         ),
     ),
     Study(
-        name="soft", page="soft", results=("tiny-soft.json",),
+        name="soft",
+        page="soft",
+        results=("tiny-soft.json",),
         commands=(f"{_MODULE}.soft checkpoints/tiny build/tiny.dgemma --out {_TO}/tiny-soft.json",),
     ),
     Study(
-        name="plan-check", page="plan", results=("plan-check.json",),
+        name="plan-check",
+        page="plan",
+        results=("plan-check.json",),
         commands=(
             f"{_MODULE}.plan_check --fit RESULTS --test RESULTS --checkpoint checkpoints/tiny --out {_TO}/plan-check.json",
         ),
     ),
-)  # fmt: skip
+)
 
 
 def find(name: str) -> Study | None:

@@ -78,10 +78,16 @@ Generate = Callable[[Sequence[int], int, int], Trajectory]  # prompt ids, seed, 
 
 
 def compare(
-    bundle: Path, checkpoint: Path | None, prompts: Sequence[str], seeds: Sequence[int], *,
-    engines: Sequence[str] | None = None, threads: int | None = None, max_new_tokens: int = MAX_NEW_TOKENS,
+    bundle: Path,
+    checkpoint: Path | None,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    engines: Sequence[str] | None = None,
+    threads: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:  # fmt: skip
+) -> Report:
     """Run every prompt with every seed on each engine and loop, and on the backends above them when a checkpoint is given.
 
     Args:
@@ -121,7 +127,7 @@ def compare(
                     difference = divergence_of(judge, first, other, seed)
                     same = np.array_equal(first.tokens, other.tokens)
                     report.add(name, prompt, seed, difference, same, int(first.canvas_index[-1]) + 1, len(other.step))
-                    worst = float(np.abs(first.entropy[: 1] - other.entropy[: 1]).max())
+                    worst = float(np.abs(first.entropy[:1] - other.entropy[:1]).max())
                     report.entropy_error[name] = max(report.entropy_error.get(name, 0.0), worst)
                 report.steps[report.first] = report.steps.get(report.first, 0) + len(first.step)
             if progress:
@@ -164,9 +170,14 @@ def run(argv: Sequence[str] | None = None) -> int:
         raise UsageError("--count and --seeds must be at least 1")
     prompts = read_prompts(options.prompts, options.count)
     report = compare(
-        options.bundle, options.checkpoint, prompts, range(options.seeds), engines=options.engine, threads=options.threads,
+        options.bundle,
+        options.checkpoint,
+        prompts,
+        range(options.seeds),
+        engines=options.engine,
+        threads=options.threads,
         progress=_progress,
-    )  # fmt: skip
+    )
     for backend, n in report.compared.items():
         equal, answers = report.equal[backend], report.same_tokens[backend]
         canvases = f"{report.equal_canvases[backend]} of {report.canvases[backend]} canvases"

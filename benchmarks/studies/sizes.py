@@ -25,11 +25,15 @@ def measure(bundle: Path) -> dict[str, Any]:
     by_engine = {e: sum(size for name, size in files.items() if name.startswith(f"{e}/")) for e in manifest.engines}
     quantization = manifest.quantization
     return {
-        "recipe": quantization["recipe"], "model": manifest.provenance.get("shape_of", manifest.provenance.get("name")),
-        "parameters": quantization["parameters"], "engines": by_engine, "bytes": sum(files.values()),
-        "bits_per_weight": quantization["bits_per_weight"], "stored_bits_per_weight": quantization["stored_bits_per_weight"],
+        "recipe": quantization["recipe"],
+        "model": manifest.provenance.get("shape_of", manifest.provenance.get("name")),
+        "parameters": quantization["parameters"],
+        "engines": by_engine,
+        "bytes": sum(files.values()),
+        "bits_per_weight": quantization["bits_per_weight"],
+        "stored_bits_per_weight": quantization["stored_bits_per_weight"],
         "digest": digest,
-    }  # fmt: skip
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

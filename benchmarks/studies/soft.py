@@ -98,10 +98,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     found = measure(options.checkpoint, options.bundle, items, policies)
     result = {"benchmark": "soft", "seed": SEED, "prompts": len(items), "policies": found, "machine": machine.facts()}
     rows = [
-        (name, f"{f['exact_match']['value']:.3f}", f"{f['exact_match_loss']['value']:+.3f}", str(f["steps"]),
-         f"{f['step_ratio']['value']:.3f}", str(f["equal_trajectories"]), str(f["equal_tokens"]))
+        (
+            name,
+            f"{f['exact_match']['value']:.3f}",
+            f"{f['exact_match_loss']['value']:+.3f}",
+            str(f["steps"]),
+            f"{f['step_ratio']['value']:.3f}",
+            str(f["equal_trajectories"]),
+            str(f["equal_tokens"]),
+        )
         for name, f in found.items()
-    ]  # fmt: skip
+    ]
     header = ("policy", "exact match", "loss", "steps", "ratio", "equal trajectories", "equal tokens")
     report.table(f"soft embeddings, {len(items)} prompts", header, rows)
     if options.out:

@@ -85,18 +85,26 @@ def quantization() -> str:
     n, exact = free["prompts"], free["exact_match"]
     rates = {name: f"{100 * exact[name]['value']:.1f} %" for name in ("float", "autoregressive")}
     decoders = f"{rates['float']}, {RECIPES[-1]} decoding autoregressively {rates['autoregressive']}"
-    return "\n".join([
-        *rows, "",
-        f"ONNX artifacts of tiny, {n} held-out prompts, T = 16, adaptive. Float in PyTorch: {decoders}. {found['date']}.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"ONNX artifacts of tiny, {n} held-out prompts, T = 16, adaptive. Float in PyTorch: {decoders}. {found['date']}.",
+        ]
+    )
 
 
 def methods() -> str:
     values = read("tiny-quantize-ablation.json")
     rows = header(
-        "recipe", "method", "bits per weight", "exact match", "against float, points (95 %)", "step inflation (95 %)",
+        "recipe",
+        "method",
+        "bits per weight",
+        "exact match",
+        "against float, points (95 %)",
+        "step inflation (95 %)",
         "KL, millinats (95 %)",
-    )  # fmt: skip
+    )
     for row in values["rows"]:
         change, inflation, kl = row["exact_match_difference"], row["step_inflation"], row["kl_mean"]
         exact, points = 100 * row["exact_match"]["value"], f"{100 * change['value']:+.1f} ({interval(change, 100, '+.1f')})"
@@ -131,16 +139,22 @@ def product() -> str:
 
 
 SPEEDS = {
-    "fp32, onnx": "bench-tiny-fp32-onnx.json", "w8, onnx": "bench-tiny-w8-onnx.json",
+    "fp32, onnx": "bench-tiny-fp32-onnx.json",
+    "w8, onnx": "bench-tiny-w8-onnx.json",
     "fp32, executorch": "bench-tiny-fp32-executorch.json",
-}  # fmt: skip
+}
 
 
 def speed() -> str:
     rows = header(
-        "answers", "diffusion, tokens/s", "autoregressive, tokens/s", "ratio [quartiles]", "decoding only", "ms a step",
+        "answers",
+        "diffusion, tokens/s",
+        "autoregressive, tokens/s",
+        "ratio [quartiles]",
+        "decoding only",
+        "ms a step",
         "tokens/forward",
-    )  # fmt: skip
+    )
     for bundle, file in SPEEDS.items():
         values = read(file)
         for name, group in values["groups"].items():
@@ -162,7 +176,7 @@ def same_tokens() -> str:
     first = values["first"]
     rows = header(
         f"against {first}", "texts", "equal", "canvases", "equal", "same answer", "steps", "entropy, nats", "widest margin"
-    )  # fmt: skip
+    )
     for backend, (compared, equal, same, _, _) in _compared(values):
         margins = [d["margin"] for d in values["differences"] if d["backend"] == backend]
         widest = f"{max(margins):.1e}" if margins and None not in margins else "–"
@@ -295,9 +309,14 @@ def java() -> str:
     """The Java runtime against the Python one, on one version of onnxruntime and on the installed one."""
     values = read("tiny-java.json")
     rows = header(
-        "bundle", "generations", "canvases", "equal to Python on the same onnxruntime", "largest error of an entropy",
-        "equal to Python on the installed one", "Python against itself on both",
-    )  # fmt: skip
+        "bundle",
+        "generations",
+        "canvases",
+        "equal to Python on the same onnxruntime",
+        "largest error of an entropy",
+        "equal to Python on the installed one",
+        "Python against itself on both",
+    )
     for one in values["bundles"]:
         same, other = one["java_against_python"], one["java_against_installed"]
         itself = one["python_against_installed"]

@@ -94,10 +94,14 @@ class Calls:
         rows, settled = np.arange(self._n - width, self._n), np.ones((1, self._n), np.bool_)
         settled[0, rows] = False
         feeds: Feeds = {
-            **self._prefix.feeds(ACTIVE, self._n), **self._scalars, "positions": rows[None], "settled": settled,
-            "canvas": self._canvas[:, rows], "soft": self._soft[:, rows],
+            **self._prefix.feeds(ACTIVE, self._n),
+            **self._scalars,
+            "positions": rows[None],
+            "settled": settled,
+            "canvas": self._canvas[:, rows],
+            "soft": self._soft[:, rows],
             "words": np.ascontiguousarray(self._words[:, rows]),
-        }  # fmt: skip
+        }
         return lambda: self._prefix.place(self._engine.run(ACTIVE, feeds), rows)
 
     def _denoise(self) -> Call:
@@ -152,11 +156,15 @@ def summarize(seconds: Mapping[str, Sequence[float]], widths: Sequence[int], mod
         own, whole = seconds[str(width)], seconds[str(n)]
         ms = quartiles([1e3 * s for s in own])
         operations = model.denoise(width, prefix + n - width).operations
-        rows.append({
-            "width": width, "ms": asdict(ms), "position_ms": ms.median / width,
-            "over_line": asdict(quartiles([n * a / (width * b) for a, b in zip(own, whole, strict=True)])),
-            "gflop_per_s": operations / ms.median / 1e6,
-        })  # fmt: skip
+        rows.append(
+            {
+                "width": width,
+                "ms": asdict(ms),
+                "position_ms": ms.median / width,
+                "over_line": asdict(quartiles([n * a / (width * b) for a, b in zip(own, whole, strict=True)])),
+                "gflop_per_s": operations / ms.median / 1e6,
+            }
+        )
     return {"widths": rows, **{f"{name}_ms": asdict(quartiles([1e3 * s for s in seconds[name]])) for name in FIXED}}
 
 
@@ -190,21 +198,31 @@ def measure(request: WidthsRequest) -> Json:
     spreads = {f"{row['width']} positions": reliability.spread(row["ms"]) for row in found["widths"]}
     spreads |= {name: reliability.spread(found[f"{name}_ms"]) for name in FIXED}
     return {
-        "benchmark": "widths", "machine": facts,
+        "benchmark": "widths",
+        "machine": facts,
         "bundle": {
-            "digest": bundle.digest, "name": manifest.provenance.get("name"), "recipe": quantization.get("recipe"),
-            "parameters": quantization.get("parameters"), "canvas": manifest.canvas_length, "model": manifest.model.to_dict(),
+            "digest": bundle.digest,
+            "name": manifest.provenance.get("name"),
+            "recipe": quantization.get("recipe"),
+            "parameters": quantization.get("parameters"),
+            "canvas": manifest.canvas_length,
+            "model": manifest.model.to_dict(),
         },
         "options": {
-            "engine": engine.name, "threads": request.threads, "prefix": request.prefix, "rounds": request.rounds,
+            "engine": engine.name,
+            "threads": request.threads,
+            "prefix": request.prefix,
+            "rounds": request.rounds,
             "widths": widths,
         },
         **found,
         "noise": {
-            "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
+            "calibration_before_s": before,
+            "calibration_after_s": after,
+            "load_average": load,
             "warnings": reliability.warnings(before, after, load, machine.usable_cores(), spreads),
         },
-    }  # fmt: skip
+    }
 
 
 def spread(ms: Mapping[str, float], digits: int = 1) -> str:
@@ -217,11 +235,14 @@ def rows(values: Json) -> list[list[str]]:
     n = values["bundle"]["canvas"]
     found = [
         [
-            str(row["width"]), spread(row["ms"]), f"{row['position_ms']:.3f}", spread(row["over_line"], 2),
+            str(row["width"]),
+            spread(row["ms"]),
+            f"{row['position_ms']:.3f}",
+            spread(row["over_line"], 2),
             f"{row['gflop_per_s']:.0f}",
         ]
         for row in values["widths"]
-    ]  # fmt: skip
+    ]
     titles = {"denoise": f"{n}, by `denoise`", "encode": f"{n}, encoded", "token": "1, decoded"}
     for name, title in titles.items():
         ms = values[f"{name}_ms"]
@@ -268,10 +289,14 @@ def run(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--widths {given.widths} must be numbers with commas between, such as 256,128,64") from None
     result = measure(
         WidthsRequest(
-            bundle=given.bundle, engine=given.engine, prefix=given.prefix, widths=widths, threads=given.threads,
+            bundle=given.bundle,
+            engine=given.engine,
+            prefix=given.prefix,
+            widths=widths,
+            threads=given.threads,
             rounds=given.rounds,
         )
-    )  # fmt: skip
+    )
     report.table("A step by its width", HEADER, rows(result))
     for line in notes(result):
         print(line)

@@ -61,9 +61,16 @@ class DenoiseActive(nn.Module):
         self.register_buffer("mode", torch.tensor([True]), persistent=False)
 
     def forward(
-        self, canvas: Tensor, positions: Tensor, soft: Tensor, words: Tensor, temperature: Tensor, prefix_length: Tensor,
-        settled: Tensor, prefix: list[Tensor],
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self,
+        canvas: Tensor,
+        positions: Tensor,
+        soft: Tensor,
+        words: Tensor,
+        temperature: Tensor,
+        prefix_length: Tensor,
+        settled: Tensor,
+        prefix: list[Tensor],
+    ) -> tuple[Tensor, ...]:
         """As `graphs.DenoiseActive`."""
         x = self.model.self_conditioning(self.model.embed(canvas), soft)
         hidden, *new = self.stack(x, prefix_length, self.mode, positions, settled, prefix)

@@ -28,10 +28,15 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 _PASSES = [
-    passes.XNNPACKRemoveCloneOpsTransform, passes.DimOrderOpsRevertPass, passes.ConvertToLinearPass, passes.ConstPropPass,
-    passes.FuseActivationPass, passes.DecomposeConcatenate, passes.ChannelsLastTaggedReshapePass,
+    passes.XNNPACKRemoveCloneOpsTransform,
+    passes.DimOrderOpsRevertPass,
+    passes.ConvertToLinearPass,
+    passes.ConstPropPass,
+    passes.FuseActivationPass,
+    passes.DecomposeConcatenate,
+    passes.ChannelsLastTaggedReshapePass,
     passes.RemoveRedundantCopyPass,
-]  # fmt: skip
+]
 _SMALL = 1024  # bytes
 
 

@@ -217,9 +217,15 @@ def _rows(table: Any, ids: Tensor) -> Iterator[Tensor]:
 
 
 def _draw(
-    model: Denoiser, rows: Tensor, parts: Tensor, maximum: Tensor, scale: Tensor,
-    block: Tensor, before: Tensor, target: Tensor,
-) -> Tensor:  # fmt: skip
+    model: Denoiser,
+    rows: Tensor,
+    parts: Tensor,
+    maximum: Tensor,
+    scale: Tensor,
+    block: Tensor,
+    before: Tensor,
+    target: Tensor,
+) -> Tensor:
     """As `sampler.draw_id`, in two steps: the part of the block, then the id in the part.
 
     Args:

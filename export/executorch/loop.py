@@ -41,8 +41,14 @@ class ScanGenerate(nn.Module):
         def skip(*state: Tensor) -> tuple[Tensor, ...]:
             current, soft, best, still, entropy, accepted, _, temperature = state
             return (
-                current.clone(), soft.clone(), best.clone(), still.clone(), entropy.clone(), accepted.clone(), temperature > 0,
-            )  # fmt: skip
+                current.clone(),
+                soft.clone(),
+                best.clone(),
+                still.clone(),
+                entropy.clone(),
+                accepted.clone(),
+                temperature > 0,
+            )
 
         def round_(carry: tuple[Tensor, ...], xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             *state, stopped = carry
@@ -51,10 +57,20 @@ class ScanGenerate(nn.Module):
             return (current, soft, best, still, entropy, accepted, now), out
 
         start = (
-            canvas.clone(), torch.zeros(1, n, self.hidden), canvas * 0 - 1, torch.zeros(1, dtype=torch.int64),
-            torch.zeros(1, n), torch.zeros(1, n, dtype=torch.bool), torch.zeros(1, dtype=torch.bool),
-        )  # fmt: skip
+            canvas.clone(),
+            torch.zeros(1, n, self.hidden),
+            canvas * 0 - 1,
+            torch.zeros(1, dtype=torch.int64),
+            torch.zeros(1, n),
+            torch.zeros(1, n, dtype=torch.bool),
+            torch.zeros(1, dtype=torch.bool),
+        )
         end, (best, current, entropy, accepted, ran) = scan(round_, start, (words, self.temperatures))
         return (
-            end[2].clone(), ran.sum(0), best.squeeze(1), current.squeeze(1), entropy.squeeze(1), accepted.squeeze(1),
-        )  # fmt: skip
+            end[2].clone(),
+            ran.sum(0),
+            best.squeeze(1),
+            current.squeeze(1),
+            entropy.squeeze(1),
+            accepted.squeeze(1),
+        )

@@ -56,8 +56,11 @@ def delegated_share(program: EdgeProgramManager, method: str) -> dict[str, int]:
             conversions += any(word in str(node.target) for word in ("quantize", "to_float"))
             products += any(f".{op}" in str(node.target) for op in PRODUCTS)
     return {
-        "delegated": inside, "on_cpu": outside, "matrix_products_on_cpu": products, "quantization_on_cpu": conversions,
-    }  # fmt: skip
+        "delegated": inside,
+        "on_cpu": outside,
+        "matrix_products_on_cpu": products,
+        "quantization_on_cpu": conversions,
+    }
 
 
 def delegate(program: ExportedProgram, name: str = "forward") -> EdgeProgramManager:
@@ -102,9 +105,12 @@ def lower(
         body = Stack(model).eval()
         stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
         methods = {
-            "encode": Encode(model, stack), "denoise": Denoise(model, stack, policy),
-            "denoise_active": DenoiseActive(model, stack, policy), "decode": Decode(model, stack), "check": Check(model, stack),
-        }  # fmt: skip
+            "encode": Encode(model, stack),
+            "denoise": Denoise(model, stack, policy),
+            "denoise_active": DenoiseActive(model, stack, policy),
+            "decode": Decode(model, stack),
+            "check": Check(model, stack),
+        }
         lowered: dict[str, EdgeProgramManager] = {}
         for name, module in methods.items():
             progress(Reached(EXECUTORCH[name]))

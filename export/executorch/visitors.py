@@ -51,9 +51,7 @@ class _IntegerLinear(Visitor):
         stored = self.buffer(weight, f"{name}/{weight.shape[0]}/{group}")
         at = {"channel_dim": 0, "scale_buffer_idx": self.buffer(scale, f"{name}/scale"), "num_scales": scale.numel()}
         if not group:
-            return self.value(
-                weight.shape, xnn.XNNDatatype.xnn_datatype_qcint8, xnn.PerChannelQuant(scale=[], **at), stored
-            )
+            return self.value(weight.shape, xnn.XNNDatatype.xnn_datatype_qcint8, xnn.PerChannelQuant(scale=[], **at), stored)
         shape = (weight.shape[0], 2 * weight.shape[1])
         quant = xnn.PerChannelGroupQuant(scale=[], group_size=group, **at)
         return self.value(shape, xnn.XNNDatatype.xnn_datatype_qbint4, quant, stored)
@@ -83,9 +81,13 @@ class _IntegerLinear(Visitor):
         wide = self.concatenate((x, largest, least), last, (*rows, columns + 2))
         if pad > 2:
             wide = self.emit(
-                xnn.XNNStaticConstantPad, (*rows, columns + pad), input_id=wide, padding_value=0.0,
-                pre_paddings=[0] * (last + 1), post_paddings=[*([0] * last), pad - 2],
-            )  # fmt: skip
+                xnn.XNNStaticConstantPad,
+                (*rows, columns + pad),
+                input_id=wide,
+                padding_value=0.0,
+                pre_paddings=[0] * (last + 1),
+                post_paddings=[*([0] * last), pad - 2],
+            )
         per_row = xnn.PerTokenDynamicQuant(num_nonbatch_dims=1)
         rounded = self.value((*rows, columns + pad), xnn.XNNDatatype.xnn_datatype_qdint8, per_row)
         return self.emit(xnn.XNNConvert, rounded, input_id=wide)

@@ -46,14 +46,24 @@ class Visitor(NodeVisitor):  # type: ignore[misc]
         return list(get_tensor_value(self.graph.xvalues[x]).dims)
 
     def value(
-        self, dims: Sequence[int], datatype: xnn.XNNDatatype = FP32, quant: xnn.XNNQuantParams | None = None, buffer: int = 0,
-        external: int = NONE, flags: int = 0,
-    ) -> int:  # fmt: skip
+        self,
+        dims: Sequence[int],
+        datatype: xnn.XNNDatatype = FP32,
+        quant: xnn.XNNQuantParams | None = None,
+        buffer: int = 0,
+        external: int = NONE,
+        flags: int = 0,
+    ) -> int:
         """A new value inside the delegate, constant where there is a buffer."""
         made = xnn.XNNTensorValue(
-            datatype=datatype, num_dims=len(dims), dims=list(dims), external_id=external, constant_buffer_idx=buffer,
-            flags=flags, id_out=len(self.graph.xvalues),
-        )  # fmt: skip
+            datatype=datatype,
+            num_dims=len(dims),
+            dims=list(dims),
+            external_id=external,
+            constant_buffer_idx=buffer,
+            flags=flags,
+            id_out=len(self.graph.xvalues),
+        )
         union = made if quant is None else xnn.XNNQuantizedTensorValue(tensor_value=made, quant_params=quant)
         self.graph.xvalues.append(xnn.XValue(xvalue_union=union))
         return made.id_out
@@ -112,9 +122,17 @@ class Visitor(NodeVisitor):  # type: ignore[misc]
         _, rows, window, channels = self.dims(x)
         none = dict.fromkeys(("padding_top", "padding_right", "padding_bottom", "padding_left"), 0)
         return self.emit(
-            xnn.XNNMaxPooling2d, (1, rows, 1, channels), input_id=x, pooling_height=1, pooling_width=window,
-            stride_height=1, stride_width=window, dilation_height=1, dilation_width=1, **none,
-        )  # fmt: skip
+            xnn.XNNMaxPooling2d,
+            (1, rows, 1, channels),
+            input_id=x,
+            pooling_height=1,
+            pooling_width=window,
+            stride_height=1,
+            stride_width=window,
+            dilation_height=1,
+            dilation_width=1,
+            **none,
+        )
 
     def concatenate(self, values: Sequence[int], axis: int, out: int | Sequence[int]) -> int:
         kind = {2: xnn.XNNConcatenate2, 3: xnn.XNNConcatenate3}[len(values)]

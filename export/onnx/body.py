@@ -41,8 +41,12 @@ def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> l
         *wiring.piece(
             "stack",
             {
-                "x": "conditioned", "length": "prefix_length", "is_canvas": "always", "positions": "positions",
-                "settled": "settled", **prefix,
+                "x": "conditioned",
+                "length": "prefix_length",
+                "is_canvas": "always",
+                "positions": "positions",
+                "settled": "settled",
+                **prefix,
             },
             {"hidden": "hidden"},
         ),
@@ -110,17 +114,19 @@ def shared(
     walked = head.walk("wanted", "argmax", is_canvas="is_canvas")
     of_rows: dict[str, tuple[str, Shape]] = {s.name: (s.dtype, (1, "R", *s.shape[2:])) for s in sampled}
     sample = _branch(
-        "sample_canvas", head.decide({name: f"canvas_{name}" for name in SAMPLED}),
+        "sample_canvas",
+        head.decide({name: f"canvas_{name}" for name in SAMPLED}),
         [(f"canvas_{name}", *of_rows[name]) for name in SAMPLED],
-    )  # fmt: skip
+    )
     for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
         wiring.constant(f"no_{name}", np.zeros(shape, dtype))
     wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
     nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
     greedy = _branch(
-        "greedy", [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
+        "greedy",
+        [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
         [(f"token_{name}", *of_rows[name]) for name in SAMPLED],
-    )  # fmt: skip
+    )
     for name, number in (("zero", 0), ("one", 1)):
         wiring.constant(name, np.array([number]))
     wiring.constant("first", np.array(0))
@@ -138,7 +144,11 @@ def shared(
         *wiring.piece(
             "stack",
             {
-                "x": "x", "length": "length", "is_canvas": "is_canvas_row", "positions": "row_positions", "settled": "settled",
+                "x": "x",
+                "length": "length",
+                "is_canvas": "is_canvas_row",
+                "positions": "row_positions",
+                "settled": "settled",
                 **prefix,
             },
             {"hidden": "hidden", **{name: name for name in _kv(new, "new")}},
@@ -149,13 +159,17 @@ def shared(
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
         node("Reshape", ["first_argmax", "one"], ["next_token"]),
         node("Identity", ["argmax"], ["next_tokens"]),
-    ]  # fmt: skip
+    ]
     for name, default in _defaults(hidden).items():
         wiring.constant(name, default)
     opened: dict[str, Shape] = {  # letters of their own, for defaults are of other sizes than what a caller gives
-        "canvas": (1, "A"), "positions": (1, "P"), "settled": (1, "E"), "soft": (1, "A", hidden), "words": (2, "W"),
+        "canvas": (1, "A"),
+        "positions": (1, "P"),
+        "settled": (1, "E"),
+        "soft": (1, "A", hidden),
+        "words": (2, "W"),
         "rows": ("L",),
-    }  # fmt: skip
+    }
     opened |= {name: shape for name, (_, shape) in of_rows.items()} | {s.name: (1, "M", *s.shape[2:]) for s in new}
 
     def infos(listed: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
@@ -163,17 +177,26 @@ def shared(
         return [value_info(s) for s in unique.values()]
 
     return helper.make_graph(
-        [*wiring.expansions, *nodes], "shared", infos([*chunk, *chosen, *canvas, *active]),
-        infos([*sampled, *decoded, *checked]), list(wiring.initializers.values()),
-    )  # fmt: skip
+        [*wiring.expansions, *nodes],
+        "shared",
+        infos([*chunk, *chosen, *canvas, *active]),
+        infos([*sampled, *decoded, *checked]),
+        list(wiring.initializers.values()),
+    )
 
 
 def _defaults(hidden: int) -> dict[str, npt.NDArray[Any]]:
     """What an input is when its caller leaves it out: no tokens, no canvas, one row for the head."""
     return {
-        "tokens": np.zeros((1, 0), np.int64), "start": np.zeros(1, np.int64),
-        "count": np.ones(1, np.int64), "rows": np.zeros(1, np.int64),
-        "canvas": np.zeros((1, 0), np.int64), "positions": np.zeros((1, 0), np.int64), "settled": np.zeros((1, 1), np.bool_),
+        "tokens": np.zeros((1, 0), np.int64),
+        "start": np.zeros(1, np.int64),
+        "count": np.ones(1, np.int64),
+        "rows": np.zeros(1, np.int64),
+        "canvas": np.zeros((1, 0), np.int64),
+        "positions": np.zeros((1, 0), np.int64),
+        "settled": np.zeros((1, 1), np.bool_),
         "soft": np.zeros((1, 0, hidden), np.float32),
-        "words": np.zeros((2, 1), np.int64), "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
-    }  # fmt: skip
+        "words": np.zeros((2, 1), np.int64),
+        "temperature": np.ones(1, np.float32),
+        "prefix_length": np.zeros(1, np.int64),
+    }

@@ -21,14 +21,17 @@ _INPUTS = {
     "gate_up_scale": "float", "down": "uint8", "down_multipliers": "uint8", "down_scale": "float",
 }  # fmt: skip
 _experts = values.Op(
-    values.Opset(EXPERTS_DOMAIN, 1), EXPERTS,
+    values.Opset(EXPERTS_DOMAIN, 1),
+    EXPERTS,
     OpSchema(
-        EXPERTS, EXPERTS_DOMAIN, 1,
+        EXPERTS,
+        EXPERTS_DOMAIN,
+        1,
         inputs=[OpSchema.FormalParameter(name, f"tensor({dtype})") for name, dtype in _INPUTS.items()],
         outputs=[OpSchema.FormalParameter("y", "tensor(float)")],
         attributes=[OpSchema.Attribute(name, OpSchema.AttrType.INT, "") for name in _ATTRIBUTES],
     ),
-)  # fmt: skip
+)
 
 
 def _translate(*inputs: Any) -> Any:

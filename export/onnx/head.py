@@ -44,10 +44,13 @@ class Head:
     def of(cls, wiring: Wiring, model: Denoiser, policy: SamplerConfig) -> Head:
         table = stored(model)
         return cls(
-            wiring=wiring, vocab_size=model.config.vocab_size, weight=_TABLE + table.names[0],
-            scale=_TABLE + table.names[1] if table.names[1] else None, axis=0 if table.upright else 1,
+            wiring=wiring,
+            vocab_size=model.config.vocab_size,
+            weight=_TABLE + table.names[0],
+            scale=_TABLE + table.names[1] if table.names[1] else None,
+            axis=0 if table.upright else 1,
             is_exact=policy.top_k is None,
-        )  # fmt: skip
+        )
 
     def walk(self, rows: str, argmax: str, is_canvas: str | None = None) -> Nodes:
         """All tiles: `rows` [1, R, D] → `argmax` [1, R] and values `head/…`; `is_canvas` says whether a soft embedding is
@@ -102,9 +105,10 @@ class Head:
             other = helper.make_graph(passed, f"pass_{i}", [], [_real(f"absorb_{i}/passed")])
             nodes = [node("If", [is_canvas], [own["total"]], then_branch=then, else_branch=other)]
         return [
-            *nodes, node("Slice", [own["total"], "head/0", "head/1", "head/2"], [f"head/absorbed_{i}"]),
+            *nodes,
+            node("Slice", [own["total"], "head/0", "head/1", "head/2"], [f"head/absorbed_{i}"]),
             node("Add", [f"head/absorbed_{i}", own["tile_done"]], [own["done"]]),
-        ]  # fmt: skip
+        ]
 
     def decide(self, outputs: Mapping[str, str]) -> Nodes:
         """What a step decides, after `walk`, by the names of `denoise`'s outputs but for the argmax."""
@@ -147,10 +151,11 @@ class Head:
             "position", {name: f"position/{name}" for name in scanned}, {name: f"position/{name}" for name in results}
         )
         body = helper.make_graph(
-            inner, "position",
+            inner,
+            "position",
             [helper.make_tensor_value_info(f"position/{name}", kinds.get(name, TensorProto.FLOAT), None) for name in scanned],
             [_real(f"position/{name}") for name in results],
-        )  # fmt: skip
+        )
         each = [f"head/each_{name}" for name in scanned]
         return [
             *(node("Squeeze", [source, "head/0"], [f"head/each_{name}"]) for name, source in scanned.items()),

@@ -41,22 +41,33 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
         weight = (size, hidden) if table.upright else (hidden, size)
         given = [*read, spec("weight", table_dtype, *weight), real("scale", size), spec("first", "int64", 1)]
         made[name] = (
-            head.Tile(model, policy), [*given, real("before", 1, "R", 1), real("temperature", 1)],
+            head.Tile(model, policy),
+            [*given, real("before", 1, "R", 1), real("temperature", 1)],
             [
-                real("unit", 1, "R", size), real("weights", 1, "R", size), real("maximum", 1, "R", 1),
-                real("parts", 1, "R", blocks * in_block), real("sums", 1, "R", blocks), real("moment", 1, "R", 1),
+                real("unit", 1, "R", size),
+                real("weights", 1, "R", size),
+                real("maximum", 1, "R", 1),
+                real("parts", 1, "R", blocks * in_block),
+                real("sums", 1, "R", blocks),
+                real("moment", 1, "R", 1),
                 real("best", 1, "R", kept),
-                spec("ids", "int64", 1, "R", kept), real("done", 1, "R", 1),
+                spec("ids", "int64", 1, "R", kept),
+                real("done", 1, "R", 1),
             ],
-        )  # fmt: skip
+        )
         if policy.top_k is None:
             total = real("total", 1, "R", hidden)
             made[f"absorb_{name}"] = (
                 head.Absorb(model),
-                [total, real("weights", 1, "R", size), real("before", 1, "R", 1), real("maximum", 1, "R", 1),
-                 spec("first", "int64", 1)],
+                [
+                    total,
+                    real("weights", 1, "R", size),
+                    real("before", 1, "R", 1),
+                    real("maximum", 1, "R", 1),
+                    spec("first", "int64", 1),
+                ],
                 [real("absorbed", 1, "R", hidden)],
-            )  # fmt: skip
+            )
     blocks = sum(-(-(end - start) // sampler.BLOCK) for start, end in spans)
     kept = sum(min(policy.top_k or 1, end - start) for start, end in spans)
     best = min(policy.top_k or 1, vocab)
@@ -66,11 +77,22 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
     draw = [spec("block", "int64", 1, "R"), spec("before", "float64", 1, "R", 1), spec("target", "float64", 1, "R")]
     made["combine"] = (
         head.Combine(policy, spans),
-        [real("maxima", 1, "R", len(spans)), real("tile_sums", 1, "R", blocks), real("moments", 1, "R", len(spans)),
-         real("best", 1, "R", kept), spec("ids", "int64", 1, "R", kept)],
-        [spec("argmax", "int64", 1, "R"), entropy, sums, real("total", 1, "R", 1), spec("likeliest", "int64", 1, "R", best),
-         real("probabilities", 1, "R", best)],
-    )  # fmt: skip
+        [
+            real("maxima", 1, "R", len(spans)),
+            real("tile_sums", 1, "R", blocks),
+            real("moments", 1, "R", len(spans)),
+            real("best", 1, "R", kept),
+            spec("ids", "int64", 1, "R", kept),
+        ],
+        [
+            spec("argmax", "int64", 1, "R"),
+            entropy,
+            sums,
+            real("total", 1, "R", 1),
+            spec("likeliest", "int64", 1, "R", best),
+            real("probabilities", 1, "R", best),
+        ],
+    )
     made["draw"] = (head.Draw(policy), [words, entropy, sums], [accepted, *draw])
     part = [spec("first", "int64", 1, "R"), spec("before_part", "float64", 1, "R", 1)]
     given = [real("parts", 1, "R", blocks * in_block), real("maxima", 1, "R", len(spans)), *draw]
@@ -85,14 +107,19 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
         made["position"] = (
             head.Position(model, policy),
             [
-                spec("read", read_dtype, hidden), real("inverse", 1), spec("first", "int64"),
-                spec("likeliest", "int64", best), real("probabilities", best),
+                spec("read", read_dtype, hidden),
+                real("inverse", 1),
+                spec("first", "int64"),
+                spec("likeliest", "int64", best),
+                real("probabilities", best),
             ],
             [real("products", head.PART), *([] if policy.top_k is None else [real("soft", hidden)])],
-        )  # fmt: skip
+        )
         made["weigh"] = (
-            head.Weigh(model), [real("products", "R", head.PART), real("temperature", 1), maximum], [weights],
-        )  # fmt: skip
+            head.Weigh(model),
+            [real("products", "R", head.PART), real("temperature", 1), maximum],
+            [weights],
+        )
     made["choose"] = (head.Choose(vocab), [weights, *part, draw[-1], words, accepted], [spec("next_canvas", "int64", 1, "R")])
     if policy.top_k is None:
         made["soft"] = (head.Soft(model), [real("weighted", 1, "R", hidden), real("total", 1, "R", 1)], [soft])

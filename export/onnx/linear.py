@@ -31,25 +31,34 @@ DOMAIN = "dgemma"  # of the placeholders for expanded 4-bit weights, which `lowe
 MICROSOFT = "com.microsoft"  # of onnxruntime's own operators
 FLOAT_ROWS = 2048  # of the table, made float at once
 _expand_int4 = values.Op(
-    values.Opset(DOMAIN, 1), "ExpandInt4",
+    values.Opset(DOMAIN, 1),
+    "ExpandInt4",
     OpSchema(
-        "ExpandInt4", DOMAIN, 1,
+        "ExpandInt4",
+        DOMAIN,
+        1,
         inputs=[Parameter("packed", "tensor(uint8)"), Parameter("multipliers", "tensor(int8)")],
         outputs=[Parameter("weight", "tensor(int8)")],
     ),
-)  # fmt: skip
+)
 
 _multiply = values.Op(
-    values.Opset(MICROSOFT, 1), "MatMulIntegerToFloat",
+    values.Opset(MICROSOFT, 1),
+    "MatMulIntegerToFloat",
     OpSchema(
-        "MatMulIntegerToFloat", MICROSOFT, 1,
+        "MatMulIntegerToFloat",
+        MICROSOFT,
+        1,
         inputs=[
-            Parameter("x", "tensor(uint8)"), Parameter("weight", "tensor(int8)"), Parameter("x_scale", "tensor(float)"),
-            Parameter("weight_scale", "tensor(float)"), Parameter("x_zero_point", "tensor(uint8)"),
+            Parameter("x", "tensor(uint8)"),
+            Parameter("weight", "tensor(int8)"),
+            Parameter("x_scale", "tensor(float)"),
+            Parameter("weight_scale", "tensor(float)"),
+            Parameter("x_zero_point", "tensor(uint8)"),
         ],
         outputs=[Parameter("product", "tensor(float)")],
     ),
-)  # fmt: skip
+)
 
 
 @torch.library.custom_op("dgemma::to_uint8", mutates_args=())

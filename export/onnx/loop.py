@@ -52,43 +52,61 @@ def _body(denoise: Sequence[onnx.NodeProto], n: int, hidden: int, policy: Sample
         node("Not", ["loop_stop"], ["loop_go"]),
         node("Reshape", ["loop_go", "loop_scalar"], ["loop_condition"]),
         node("Identity", ["argmax"], ["loop_best"]),
-    ] + [
-        node("Squeeze", [name, "loop_first"], [f"scan_{name}"]) for name in ("argmax", "next_canvas", "entropy", "accepted")
-    ]
+    ] + [node("Squeeze", [name, "loop_first"], [f"scan_{name}"]) for name in ("argmax", "next_canvas", "entropy", "accepted")]
 
     def info(name: str, dtype: int, *shape: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, dtype, list(shape))
 
     ids, reals, flags = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
     inputs = [
-        info("iteration", ids), info("condition", flags), info(f"{_STEP}canvas", ids, 1, n),
-        info(f"{_STEP}soft", reals, 1, n, hidden), info(f"{_STEP}best", ids, 1, n), info(f"{_STEP}still", ids, 1),
-    ]  # fmt: skip
+        info("iteration", ids),
+        info("condition", flags),
+        info(f"{_STEP}canvas", ids, 1, n),
+        info(f"{_STEP}soft", reals, 1, n, hidden),
+        info(f"{_STEP}best", ids, 1, n),
+        info(f"{_STEP}still", ids, 1),
+    ]
     outputs = [
-        info("loop_condition", flags), info("next_canvas", ids, 1, n), info("next_soft", reals, 1, n, hidden),
-        info("loop_best", ids, 1, n), info("loop_still", ids, 1), info("scan_argmax", ids, n), info("scan_next_canvas", ids, n),
-        info("scan_entropy", reals, n), info("scan_accepted", flags, n),
-    ]  # fmt: skip
+        info("loop_condition", flags),
+        info("next_canvas", ids, 1, n),
+        info("next_soft", reals, 1, n, hidden),
+        info("loop_best", ids, 1, n),
+        info("loop_still", ids, 1),
+        info("scan_argmax", ids, n),
+        info("scan_next_canvas", ids, n),
+        info("scan_entropy", reals, n),
+        info("scan_accepted", flags, n),
+    ]
     return helper.make_graph(before + steps + after, "denoising_step", inputs, outputs)
 
 
 def loop(
-    denoise: Sequence[onnx.NodeProto], wiring: Wiring, soft: TensorSpec, policy: SamplerConfig,
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec],
-) -> onnx.GraphProto:  # fmt: skip
+    denoise: Sequence[onnx.NodeProto],
+    wiring: Wiring,
+    soft: TensorSpec,
+    policy: SamplerConfig,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> onnx.GraphProto:
     """Build `generate` around the nodes of a step, which `wiring` made; `soft` is the spec of that input, [1, N, D]."""
     node, steps = helper.make_node, policy.steps
     n, hidden = (int(size) for size in soft.shape[1:])
     ids, reals, doubles = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE
     constants = [
         _constant("temperatures", reals, [steps], [policy.temperature(r) for r in range(steps, 0, -1)]),
-        _constant("loop_one", ids, [1], [1]), _constant("loop_axis", ids, [1], [-1]), _constant("loop_first", ids, [1], [0]),
-        _constant("loop_scalar", ids, [0], []), _constant("loop_confidence", doubles, [1], [policy.confidence_threshold]),
-        _constant("loop_stability", ids, [1], [policy.stability_threshold]), _constant("loop_trips", ids, [], [steps]),
-        _constant("loop_start", TensorProto.BOOL, [], [1]), _constant("loop_zero", ids, [1], [0]),
-        _constant("loop_total", ids, [1], [steps]), _constant("loop_soft_shape", ids, [3], [1, n, hidden]),
+        _constant("loop_one", ids, [1], [1]),
+        _constant("loop_axis", ids, [1], [-1]),
+        _constant("loop_first", ids, [1], [0]),
+        _constant("loop_scalar", ids, [0], []),
+        _constant("loop_confidence", doubles, [1], [policy.confidence_threshold]),
+        _constant("loop_stability", ids, [1], [policy.stability_threshold]),
+        _constant("loop_trips", ids, [], [steps]),
+        _constant("loop_start", TensorProto.BOOL, [], [1]),
+        _constant("loop_zero", ids, [1], [0]),
+        _constant("loop_total", ids, [1], [steps]),
+        _constant("loop_soft_shape", ids, [3], [1, n, hidden]),
         _constant("loop_canvas_shape", ids, [2], [1, n]),
-    ]  # fmt: skip
+    ]
     scans = ("argmaxes", "canvases", "entropies", "accepts")
     nodes = [
         node("ConstantOfShape", ["loop_soft_shape"], ["loop_no_soft"], value=_constant("value", reals, [1], [0.0])),
@@ -108,6 +126,9 @@ def loop(
         node("Cast", ["accepts_int"], ["accepts"], to=TensorProto.BOOL),
     ]
     return helper.make_graph(
-        [*wiring.expansions, *nodes], "generate", [value_info(s) for s in inputs], [value_info(s) for s in outputs],
+        [*wiring.expansions, *nodes],
+        "generate",
+        [value_info(s) for s in inputs],
+        [value_info(s) for s in outputs],
         [*wiring.initializers.values(), *constants],
-    )  # fmt: skip
+    )

@@ -43,10 +43,15 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
     with collecting(taps.mark):
         traced = trace(module, inputs, shapes)
     program = torch.onnx.export(
-        traced, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+        traced,
+        dynamo=True,
+        optimize=False,
+        opset_version=OPSET,
+        verbose=False,
         custom_translation_table=TRANSLATIONS | experts.TRANSLATIONS | softmax.TRANSLATIONS | taps.TRANSLATIONS,
-        input_names=[s.name for s in inputs], output_names=[s.name for s in outputs],
-    )  # fmt: skip
+        input_names=[s.name for s in inputs],
+        output_names=[s.name for s in outputs],
+    )
     assert program is not None
     model: ir.Model = program.model
     optimizer.optimize_ir(model, should_fold=lambda node: False if _uses_weights(node) else None)
@@ -68,9 +73,12 @@ def module_graph(
     wiring = Wiring({"module": ir.to_proto(convert(_Named(module).eval(), inputs, outputs, shapes))})
     nodes = wiring.piece("module", {s.name: s.name for s in inputs}, {s.name: s.name for s in outputs})
     graph = helper.make_graph(
-        [*wiring.expansions, *nodes], "module", [value_info(s) for s in inputs], [value_info(s) for s in outputs],
+        [*wiring.expansions, *nodes],
+        "module",
+        [value_info(s) for s in inputs],
+        [value_info(s) for s in outputs],
         list(wiring.initializers.values()),
-    )  # fmt: skip
+    )
     return _model(graph)
 
 

@@ -57,7 +57,9 @@ def pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
             [spec("conditioned", "float32", 1, "A", hidden)],
         ),
         "stack": (
-            Stack(model), stack_inputs(config), [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],
+            Stack(model),
+            stack_inputs(config),
+            [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],
         ),
         **head_pieces(model, policy),
-    }  # fmt: skip
+    }

@@ -17,13 +17,17 @@ from torch import Tensor
 _DOMAIN, _MARK = "dgemma.taps", "Tap"
 _PREFIX = "layers."  # taps of other names are outputs of pieces, which have names of their own
 _mark = values.Op(
-    values.Opset(_DOMAIN, 1), _MARK,
+    values.Opset(_DOMAIN, 1),
+    _MARK,
     OpSchema(
-        _MARK, _DOMAIN, 1, inputs=[OpSchema.FormalParameter("x", "tensor(float)")],
+        _MARK,
+        _DOMAIN,
+        1,
+        inputs=[OpSchema.FormalParameter("x", "tensor(float)")],
         outputs=[OpSchema.FormalParameter("y", "tensor(float)")],
         attributes=[OpSchema.Attribute("name", OpSchema.AttrType.STRING, "")],
     ),
-)  # fmt: skip
+)
 
 
 @torch.library.custom_op("dgemma::tap", mutates_args=())

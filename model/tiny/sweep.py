@@ -48,20 +48,36 @@ POLICIES: dict[str, tuple[SamplerConfig, ComputePolicy | None]] = {
     **{f"T=16 bound={b}": (replace(BASE, entropy_bound=b), None) for b in (0.03, 0.3, 1.0)},
     **{f"T=16 confidence={c}": (replace(BASE, confidence_threshold=c), None) for c in (0.02, 0.05, 0.1, 0.2, 0.5)},
     **{f"T={t} confidence=0.1": (replace(SHIPPED, steps=t), None) for t in (4, 8)},
-    **{f"T=16 stability=0 confidence={c}": (replace(BASE, stability_threshold=0, confidence_threshold=c), None)
-       for c in (0.005, 0.02, 0.1)},
-    **{f"T=16 confidence=0.1 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), None)
-       for k in (1, 2, 4, 8)},
-    **{f"T={t} early_commit={s}": (replace(SHIPPED, steps=t), ComputePolicy(early_commit=s))
-       for t in (4, 8, 16) for s in (0.003, 0.01, 0.03)},
-    **{f"T=16 early_commit=0.01 cooling={k}":
-       (Cooling(steps=16, confidence_threshold=0.1, cooling=k), ComputePolicy(early_commit=0.01))
-       for k in (1, 2, 4)},
-    **{f"T=16 early_commit={s} start={n}": (SHIPPED, ComputePolicy(early_commit=s, start_width=n))
-       for s in (0.003, 0.01, 0.03) for n in (4, 8, 16, 32)},
-    **{f"T=16 draft early_commit={s} start={n}": (SHIPPED, ComputePolicy(early_commit=s, start_width=n, speculate=True))
-       for s in (0.03, 0.1, 0.3, 1.0) for n in (8, 64)},
-}  # fmt: skip
+    **{
+        f"T=16 stability=0 confidence={c}": (replace(BASE, stability_threshold=0, confidence_threshold=c), None)
+        for c in (0.005, 0.02, 0.1)
+    },
+    **{
+        f"T=16 confidence=0.1 cooling={k}": (Cooling(steps=16, confidence_threshold=0.1, cooling=k), None) for k in (1, 2, 4, 8)
+    },
+    **{
+        f"T={t} early_commit={s}": (replace(SHIPPED, steps=t), ComputePolicy(early_commit=s))
+        for t in (4, 8, 16)
+        for s in (0.003, 0.01, 0.03)
+    },
+    **{
+        f"T=16 early_commit=0.01 cooling={k}": (
+            Cooling(steps=16, confidence_threshold=0.1, cooling=k),
+            ComputePolicy(early_commit=0.01),
+        )
+        for k in (1, 2, 4)
+    },
+    **{
+        f"T=16 early_commit={s} start={n}": (SHIPPED, ComputePolicy(early_commit=s, start_width=n))
+        for s in (0.003, 0.01, 0.03)
+        for n in (4, 8, 16, 32)
+    },
+    **{
+        f"T=16 draft early_commit={s} start={n}": (SHIPPED, ComputePolicy(early_commit=s, start_width=n, speculate=True))
+        for s in (0.03, 0.1, 0.3, 1.0)
+        for n in (8, 64)
+    },
+}
 
 
 def prompt_ids(sp: Any, prompt: str) -> list[int]:
@@ -80,11 +96,14 @@ def measure(model: Denoiser, sp: Any, policy: SamplerConfig, compute: ComputePol
         steps, canvases = steps + done.steps, canvases + done.canvases
         position_forwards, tokens = position_forwards + done.position_forwards, tokens + len(done.tokens)
     return {
-        "policy": asdict(policy), "compute": None if compute is None else asdict(compute), "prompts": len(examples),
-        "exact": round(sum(right.values()) / len(examples), 4), "steps_per_canvas": round(steps / canvases, 3),
+        "policy": asdict(policy),
+        "compute": None if compute is None else asdict(compute),
+        "prompts": len(examples),
+        "exact": round(sum(right.values()) / len(examples), 4),
+        "steps_per_canvas": round(steps / canvases, 3),
         "position_forwards_per_token": round(position_forwards / tokens, 3),
         "exact_by_task": {t: round(n / per_task, 3) for t, n in right.items()},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -306,10 +306,25 @@ def spell_many(s: Source) -> Pair:
 TASKS: dict[str, Callable[[Source], Pair]] = {
     f.__name__: f
     for f in (
-        reverse, number_words, upper, spell, sort_letters, next_letters, template, to_json, add, sort_numbers, sudoku,
-        letter, spell_list, numbers_list, upper_list, invitations, spell_many,
+        reverse,
+        number_words,
+        upper,
+        spell,
+        sort_letters,
+        next_letters,
+        template,
+        to_json,
+        add,
+        sort_numbers,
+        sudoku,
+        letter,
+        spell_list,
+        numbers_list,
+        upper_list,
+        invitations,
+        spell_many,
     )
-}  # fmt: skip
+}
 
 
 def make(task: str, rng: random.Random, split: Split) -> Example:

@@ -272,19 +272,30 @@ def run(out: Path, work: Path, train: TrainConfig, *, init: bool) -> None:
         sums["steps"] += 1
         if used - logged >= 60 or used >= budget:
             line = {
-                "step": step, "minutes": round(used / 60, 2), "tokens": seen, "lr": round(factor, 4),
+                "step": step,
+                "minutes": round(used / 60, 2),
+                "tokens": seen,
+                "lr": round(factor, 4),
                 **{k: round(v / sums["steps"], 4) for k, v in sums.items() if k != "steps"},
                 "exact": {k: round(v, 3) for k, v in data.solved.items()},
-            }  # fmt: skip
+            }
             log.write(json.dumps(line) + "\n")
             log.flush()
             print(json.dumps(line), flush=True)
             sums, logged = dict.fromkeys(sums, 0.0), used
         if used - saved >= 180 or used >= budget:
-            save(last_state, {
-                "model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step, "used": used,
-                "seen": seen, "solved": data.solved,
-            })  # fmt: skip
+            save(
+                last_state,
+                {
+                    "model": model.state_dict(),
+                    "muon": muon.state_dict(),
+                    "adam": adam.state_dict(),
+                    "step": step,
+                    "used": used,
+                    "seen": seen,
+                    "solved": data.solved,
+                },
+            )
             saved = used
         if used >= budget:
             return
@@ -305,9 +316,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     train = TrainConfig(
-        minutes=options.minutes, seed=options.seed, decay_from=options.decay_from, narrow_share=options.narrow_share,
-        muon_lr=TrainConfig.muon_lr * options.rate, adam_lr=TrainConfig.adam_lr * options.rate,
-    )  # fmt: skip
+        minutes=options.minutes,
+        seed=options.seed,
+        decay_from=options.decay_from,
+        narrow_share=options.narrow_share,
+        muon_lr=TrainConfig.muon_lr * options.rate,
+        adam_lr=TrainConfig.adam_lr * options.rate,
+    )
     run(options.out, options.work, train, init=options.init)
 
 

@@ -53,7 +53,10 @@ def build(path: Path) -> None:
         remove_extra_whitespaces=False,
         control_symbols=[],
         user_defined_symbols=[START_OF_TURN, END_OF_TURN, "\n", *dict.fromkeys(_frequent_words())],
-        pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
         minloglevel=2,
-    )  # fmt: skip
+    )
     path.write_bytes(model.getvalue())

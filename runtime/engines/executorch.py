@@ -142,9 +142,12 @@ class _Stock:
             if threads is not None and binding._threadpool_get_thread_count() != threads:
                 binding._unsafe_reset_threadpool(threads)  # one pool for the whole process
             self._program = binding._load_program(
-                str(path), enable_etdump=False, debug_buffer_size=0,
-                program_verification=binding.Verification.InternalConsistency, data_path=None,
-            )  # fmt: skip
+                str(path),
+                enable_etdump=False,
+                debug_buffer_size=0,
+                program_verification=binding.Verification.InternalConsistency,
+                data_path=None,
+            )
 
     def has(self, method: str) -> bool:
         return method in [self._program.get_method_name(i) for i in range(self._program.num_methods())]

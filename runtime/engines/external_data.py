@@ -14,8 +14,11 @@ from dgemma.runtime.engines import wire
 
 # field number → what it holds, for the messages that tensors are in; graphs are in attributes again
 _CHILDREN = {
-    "model": {7: "graph"}, "graph": {1: "node", 5: "tensor"}, "node": {5: "attribute"}, "attribute": {6: "graph", 11: "graph"},
-}  # fmt: skip
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {6: "graph", 11: "graph"},
+}
 _NAME, _EXTERNAL = 8, 13  # of a tensor
 _BLOB = re.compile(r"\|(\d+);(\d+)")
 

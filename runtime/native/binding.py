@@ -26,8 +26,11 @@ _MAX_RANK = 8
 
 class _Tensor(ctypes.Structure):
     _fields_ = (
-        ("data", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("rank", ctypes.c_int32), ("shape", ctypes.c_int32 * _MAX_RANK),
-    )  # fmt: skip
+        ("data", ctypes.c_void_p),
+        ("dtype", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.c_int32 * _MAX_RANK),
+    )
 
 
 @once

@@ -28,7 +28,7 @@ EXPERTS = tuple(_HERE / "experts" / name for name in (*_KERNEL, "onnx.cpp"))
 SOURCES = (
     *(_HERE / name for name in ("dgemma_executorch.h", "dgemma_executorch.cpp")),
     *(_HERE / "experts" / name for name in (*_KERNEL, "executorch.cpp")),
-)  # fmt: skip
+)
 LIBRARIES = ("executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool", "executorch")
 # Contracted operations would give the kernels for experts different bits.
 _FLAGS = ("-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
@@ -100,10 +100,20 @@ def command(root: Path, target: Path, compiler: str, machine: str = sys.platform
     headers, libraries = root / "include", root / "lib"
     register = [] if machine == "darwin" else ["-Wl,--no-as-needed"]  # nothing refers to what only registers itself
     return [
-        compiler, "-std=c++20", *_FLAGS, "-DC10_USING_CUSTOM_GENERATED_MACROS", f"-I{headers}",
-        f"-I{headers}/executorch/runtime/core/portable_type/c10", *_units(SOURCES), "-o", str(target),
-        f"-L{libraries}", f"-Wl,-rpath,{libraries}", *register, *(f"-l{name}" for name in LIBRARIES),
-    ]  # fmt: skip
+        compiler,
+        "-std=c++20",
+        *_FLAGS,
+        "-DC10_USING_CUSTOM_GENERATED_MACROS",
+        f"-I{headers}",
+        f"-I{headers}/executorch/runtime/core/portable_type/c10",
+        *_units(SOURCES),
+        "-o",
+        str(target),
+        f"-L{libraries}",
+        f"-Wl,-rpath,{libraries}",
+        *register,
+        *(f"-l{name}" for name in LIBRARIES),
+    ]
 
 
 def experts_command(target: Path, compiler: str) -> list[str]:

@@ -39,10 +39,12 @@ _ERRORS = (
     "TokenizerError", "UsageError",
 )  # fmt: skip
 _HOMES = {
-    "Session": "dgemma.runtime.session", "Result": "dgemma.runtime.result",
-    "GenerateOptions": "dgemma.core.generate_options", "ComputePolicy": "dgemma.core.compute_policy",
+    "Session": "dgemma.runtime.session",
+    "Result": "dgemma.runtime.result",
+    "GenerateOptions": "dgemma.core.generate_options",
+    "ComputePolicy": "dgemma.core.compute_policy",
     **dict.fromkeys(_ERRORS, "dgemma.core.errors"),
-}  # fmt: skip
+}
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -22,9 +22,13 @@ def canvas(trajectory: Trajectory, index: int) -> dict[str, np.ndarray[Any, Any]
 
 
 def compare(
-    ours: Sequence[Trajectory], theirs: Sequence[Trajectory], seeds: Sequence[int], sampler: SamplerConfig,
-    logits: Logits | None = None, limits: Mapping[Rule, float] = NEAR,
-) -> dict[str, Any]:  # fmt: skip
+    ours: Sequence[Trajectory],
+    theirs: Sequence[Trajectory],
+    seeds: Sequence[int],
+    sampler: SamplerConfig,
+    logits: Logits | None = None,
+    limits: Mapping[Rule, float] = NEAR,
+) -> dict[str, Any]:
     """Figures over all prompts; `ours` is the machine that the other is held against.
 
     Returns:

@@ -77,9 +77,11 @@ def prepare(work: Path) -> Machine:
     program = str(qemu / "usr/bin/qemu-aarch64")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     return Machine(
-        emulator=(program, "-L", str(root)), python=(str(root / "usr/bin/python3.11"),), path=(site,),
+        emulator=(program, "-L", str(root)),
+        python=(str(root / "usr/bin/python3.11"),),
+        path=(site,),
         facts={**versions, "emulator": version},
-    )  # fmt: skip
+    )
 
 
 def java(work: Path) -> tuple[list[str], dict[str, str]]:
@@ -134,10 +136,15 @@ def _unpacked(folder: Path, suite: str, architecture: str, packages: Sequence[st
     (state / "status").touch()
     (state / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_MIRROR} {suite} main\n")
     options = {
-        "Dir::State": state, "Dir::State::status": state / "status", "Dir::Cache": state, "Dir::Etc::sourceparts": "-",
-        "Dir::Etc::sourcelist": state / "sources.list", "APT::Architecture": architecture, "APT::Architectures": architecture,
+        "Dir::State": state,
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::sourcelist": state / "sources.list",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Sandbox::User": "root",
-    }  # fmt: skip
+    }
     apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
     _run([*apt, "update"], state)
     _run([*apt, "download", *packages], state / "debs")
@@ -158,10 +165,23 @@ def _wheels(folder: Path, versions: dict[str, str]) -> Path:
     wanted = [f"{name}=={version}" for name, version in versions.items()]
     platforms = [option for name in PLATFORMS for option in ("--platform", name)]
     _run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "311",
-         *platforms, "-d", str(files), *wanted],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            "311",
+            *platforms,
+            "-d",
+            str(files),
+            *wanted,
+        ],
         folder.parent,
-    )  # fmt: skip
+    )
     for wheel in files.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(stage)

@@ -29,11 +29,17 @@ def made(canvases: int = 2, steps: int = 2) -> Trajectory:
     rows = canvases * steps
     ids = np.arange(rows * N, dtype=np.int64).reshape(rows, N)
     return Trajectory(
-        prompt_ids=np.array([1, 2], np.int64), canvas_index=np.repeat(np.arange(canvases), steps),
-        step=np.tile(T - np.arange(steps), canvases), temperature=np.full(rows, 0.5, np.float32), canvas_in=ids, argmax=ids + 1,
-        entropy=np.tile(np.arange(1, N + 1, dtype=np.float32) / 1000, (rows, 1)), accepted=np.ones((rows, N), bool),
-        canvas_out=ids + 2, tokens=np.arange(5, dtype=np.int64),
-    )  # fmt: skip
+        prompt_ids=np.array([1, 2], np.int64),
+        canvas_index=np.repeat(np.arange(canvases), steps),
+        step=np.tile(T - np.arange(steps), canvases),
+        temperature=np.full(rows, 0.5, np.float32),
+        canvas_in=ids,
+        argmax=ids + 1,
+        entropy=np.tile(np.arange(1, N + 1, dtype=np.float32) / 1000, (rows, 1)),
+        accepted=np.ones((rows, N), bool),
+        canvas_out=ids + 2,
+        tokens=np.arange(5, dtype=np.int64),
+    )
 
 
 def changed(trajectory: Trajectory, name: str, row: int, position: int, value: Any) -> Trajectory:

@@ -18,8 +18,10 @@ from dgemma.runtime.native import build
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 PROCESSORS = {
-    "cortex-a53": ["portable"], "cortex-a76": ["dotprod", "portable"], "max": ["i8mm", "dotprod", "portable"],
-}  # fmt: skip
+    "cortex-a53": ["portable"],
+    "cortex-a76": ["dotprod", "portable"],
+    "max": ["i8mm", "dotprod", "portable"],
+}
 pytestmark = pytest.mark.skipif(
     not (shutil.which(COMPILER) and shutil.which(EMULATOR) and shutil.which("g++")),
     reason=f"takes {COMPILER} (g++-aarch64-linux-gnu) and {EMULATOR} (qemu-user)",

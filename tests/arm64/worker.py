@@ -46,9 +46,12 @@ def main(bundle: str, engine: str, prompts: str, out: str) -> None:
             path.with_suffix(".part").rename(path)
             variant = getattr(session._engine, "variant", None)
             facts = {
-                "machine": platform.machine(), "features": features(), "engine_version": session.engine_version,
-                "variant": variant, "seconds": round(seconds, 1),
-            }  # fmt: skip
+                "machine": platform.machine(),
+                "features": features(),
+                "engine_version": session.engine_version,
+                "variant": variant,
+                "seconds": round(seconds, 1),
+            }
             known.write_text(json.dumps(facts))
             print(f"{i} {result.steps} steps", file=sys.stderr, flush=True)
 

@@ -100,9 +100,14 @@ def feeds_of(
     """Arguments of `graphs.DenoiseActive` but for the prefix, and all of them by name."""
     words = micro.noise(3)[1][0]
     tensors = {
-        "canvas": canvas[:, rows], "positions": torch.tensor([rows]), "soft": soft[:, rows], "words": words[:, rows],
-        "temperature": torch.tensor([0.7]), "prefix_length": torch.tensor([length]), "settled": settled[None],
-    }  # fmt: skip
+        "canvas": canvas[:, rows],
+        "positions": torch.tensor([rows]),
+        "soft": soft[:, rows],
+        "words": words[:, rows],
+        "temperature": torch.tensor([0.7]),
+        "prefix_length": torch.tensor([length]),
+        "settled": settled[None],
+    }
     feeds = {name: np.ascontiguousarray(t.numpy()) for name, t in tensors.items()}
     for layer, (keys, values) in enumerate(caches):
         feeds |= {f"prefix_key_{layer}": keys.numpy(), f"prefix_value_{layer}": values.numpy()}
@@ -151,19 +156,26 @@ def test_the_reference_gives_what_eager_gives(model: Denoiser) -> None:
             layers = [i for i in range(config.num_layers) if config.is_full(i) == full]
             prefix[kind] = tuple(jnp.stack([jnp.asarray(caches[i][part][0].numpy()) for i in layers]) for part in (0, 1))
         found, kept = jax_denoiser.denoise_active(
-            weights, config, jnp.asarray(canvas[0, rows].numpy(), jnp.int32), jnp.asarray(rows, jnp.int32),
-            jnp.asarray(soft[0, rows].numpy()), prefix, jnp.int32(21), jnp.asarray(settled.numpy()),
-        )  # fmt: skip
+            weights,
+            config,
+            jnp.asarray(canvas[0, rows].numpy(), jnp.int32),
+            jnp.asarray(rows, jnp.int32),
+            jnp.asarray(soft[0, rows].numpy()),
+            prefix,
+            jnp.int32(21),
+            jnp.asarray(settled.numpy()),
+        )
         np.testing.assert_allclose(np.asarray(found), logits[0].numpy(), atol=TOLERANCE)
         np.testing.assert_allclose(np.asarray(kept["full"][0][0]), new[-1][0][0].numpy(), atol=TOLERANCE)
 
 
 POLICIES = {
-    "early_commit": ComputePolicy(early_commit=EARLY_COMMIT), "recheck": ComputePolicy(early_commit=EARLY_COMMIT, recheck=True),
+    "early_commit": ComputePolicy(early_commit=EARLY_COMMIT),
+    "recheck": ComputePolicy(early_commit=EARLY_COMMIT, recheck=True),
     "narrow": ComputePolicy(early_commit=EARLY_COMMIT, start_width=2),
     "grows at once": ComputePolicy(early_commit=1e-30, start_width=N // 2),
     "draft": ComputePolicy(early_commit=EARLY_COMMIT, start_width=4, speculate=True),
-}  # fmt: skip
+}
 SAME = ("canvas_index", "step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens")
 works = pytest.mark.parametrize("name", POLICIES)
 both_stops = pytest.mark.parametrize("adaptive", [True, False])

@@ -52,7 +52,7 @@ TEMPLATES = {
     "{%- if not enable_thinking | default(false) -%}{{- '[INST]thought\n[/INST]' -}}{%- endif -%}{%- endif -%}",
     "loop-controls": "{% for m in messages %}{% if m.role == 'tool' %}{% continue %}{% endif %}<TURN>{{ m.content }}<EOT>"
     "{% if loop.index > 99 %}{% break %}{% endif %}{% endfor %}",
-}  # fmt: skip
+}
 REFUSED = {
     "upper": (_gemma("| upper"), "changes the user's text in a way that a bundle cannot carry .it gives"),
     "escape": (_gemma("| e"), "changes the user's text"),

@@ -85,9 +85,10 @@ def config(top: dict[str, Any] | None = None, **text: Any) -> Edit:
 def tied(held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every copy that transformers ties, as a plain `save_file` of the state dict holds them."""
     copies = {
-        ENCODER + name.removeprefix(DECODER): tensor.clone() for name, tensor in held.items()
+        ENCODER + name.removeprefix(DECODER): tensor.clone()
+        for name, tensor in held.items()
         if name.startswith(tuple(DECODER + part for part in ("layers.", "embed_tokens", "norm"))) and "layer_scalar" not in name
-    }  # fmt: skip
+    }
     return {**held, **copies, HEAD: held[EMBEDDING].clone()}
 
 
@@ -155,9 +156,10 @@ FORMS: dict[str, Edit] = {
     "pytorch_model.bin beside it": lambda folder: torch.save({}, folder / "pytorch_model.bin"),
     "a variant beside it": lambda folder: shutil.copyfile(folder / WEIGHTS, folder / "model.fp16.safetensors"),
     "a file that the config names": lambda folder: (
-        (folder / WEIGHTS).rename(folder / "other.safetensors"), config({"transformers_weights": "other.safetensors"})(folder),
+        (folder / WEIGHTS).rename(folder / "other.safetensors"),
+        config({"transformers_weights": "other.safetensors"})(folder),
     ),
-}  # fmt: skip
+}
 BROKEN: dict[str, Edit] = {
     "no weights": lambda folder: (folder / WEIGHTS).unlink(),
     "no config": lambda folder: (folder / "config.json").unlink(),

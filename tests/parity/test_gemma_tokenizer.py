@@ -28,9 +28,11 @@ TEXTS = [
 ]  # fmt: skip
 SIZE = 618  # pieces of tiny's SentencePiece model
 ADDED = {
-    "<|new|>": {"special": True}, "<|word|>": {}, "<|wide|>": {"lstrip": True, "rstrip": True},
+    "<|new|>": {"special": True},
+    "<|word|>": {},
+    "<|wide|>": {"lstrip": True, "rstrip": True},
     "<|one|>": {"single_word": True},
-}  # fmt: skip
+}
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
@@ -95,10 +97,16 @@ def test_other_sentencepiece_models(kind: str, tmp_path: Path) -> None:
 
     lines = [line for line in (ROOT / "LICENSE").read_text(encoding="utf-8").splitlines() if line.strip()]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "tokenizer"), model_type=kind, vocab_size=450,
-        byte_fallback=True, control_symbols=["<start_of_turn>"], user_defined_symbols=["\n", "<|word|>"],
-        hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type=kind,
+        vocab_size=450,
+        byte_fallback=True,
+        control_symbols=["<start_of_turn>"],
+        user_defined_symbols=["\n", "<|word|>"],
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     size = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model")).vocab_size()
     _folder(tmp_path, {"unk_token": "<unk>", "bos_token": "<s>"})
     _write(tmp_path / "added_tokens.json", {"<|new|>": size})

@@ -267,11 +267,13 @@ def scripted_step() -> list[onnx.NodeProto]:
     """A stand-in for the nodes of a step that takes its argmax from the words, and its entropies too, in thousandths."""
     node = helper.make_node
     return [
-        node("Split", ["words"], ["argmax", "milli"], axis=0, num_outputs=2), node("Identity", ["canvas"], ["next_canvas"]),
+        node("Split", ["words"], ["argmax", "milli"], axis=0, num_outputs=2),
+        node("Identity", ["canvas"], ["next_canvas"]),
         node("Cast", ["milli"], ["entropy_milli"], to=onnx.TensorProto.FLOAT),
         node("Mul", ["entropy_milli", "thousandth"], ["entropy"]),
-        node("Less", ["argmax", "canvas"], ["accepted"]), node("Add", ["soft", "temperature"], ["next_soft"]),
-    ]  # fmt: skip
+        node("Less", ["argmax", "canvas"], ["accepted"]),
+        node("Add", ["soft", "temperature"], ["next_soft"]),
+    ]
 
 
 @pytest.mark.parametrize(

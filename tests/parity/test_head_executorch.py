@@ -26,10 +26,14 @@ from dgemma.runtime.session import Session
 pytest.importorskip("executorch")
 POLICY = replace(micro.POLICY, entropy_bound=30.0)  # accepts nearly all positions, so that nearly all draws show
 CASES = [
-    ("w8", 1030, "topk:7"), ("w8", 1024, "exact"), pytest.param("w8", 300, "topk:7", marks=pytest.mark.slow),
-    pytest.param("fp32", 1030, "exact", marks=pytest.mark.slow), pytest.param("w4-all", 1030, "topk:3", marks=pytest.mark.slow),
-    pytest.param("w4-all", 1024, "exact", marks=pytest.mark.slow), pytest.param("fp32", 1030, "topk:1", marks=pytest.mark.slow),
-]  # fmt: skip
+    ("w8", 1030, "topk:7"),
+    ("w8", 1024, "exact"),
+    pytest.param("w8", 300, "topk:7", marks=pytest.mark.slow),
+    pytest.param("fp32", 1030, "exact", marks=pytest.mark.slow),
+    pytest.param("w4-all", 1030, "topk:3", marks=pytest.mark.slow),
+    pytest.param("w4-all", 1024, "exact", marks=pytest.mark.slow),
+    pytest.param("fp32", 1030, "topk:1", marks=pytest.mark.slow),
+]
 
 
 def rows(seed: int, scale: float = 1.0) -> Tensor:

@@ -160,9 +160,7 @@ def test_a_fault_in_the_model_is_named(name: str, reference: JaxBackend, good: B
 def one_more_token(patch: Patch) -> None:
     """W prefix tokens instead of W − 1, in denoising alone."""
     original = denoiser.denoise_masks
-    patch.setattr(
-        denoiser, "denoise_masks", lambda c, *a: original(replace(c, sliding_window=c.sliding_window + 1), *a)
-    )  # fmt: skip
+    patch.setattr(denoiser, "denoise_masks", lambda c, *a: original(replace(c, sliding_window=c.sliding_window + 1), *a))
 
 
 def bound_of_own_too(patch: Patch) -> None:

@@ -83,7 +83,6 @@ def tokens(seed: int, n: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(3, hf.VOCAB - 10, n)
 
 
-
 def expected(model: Any, prompt: npt.NDArray[np.int64]) -> Arrays:
     """transformers: encode of the prompt, two denoising steps of each of BLOCKS canvases, a commit in between."""
     cache, out = hf.hf_cache(model), {}
@@ -99,9 +98,11 @@ def expected(model: Any, prompt: npt.NDArray[np.int64]) -> Arrays:
         signal = None
         for step in range(2):
             logits = model(
-                decoder_input_ids=torch.from_numpy(tokens(100 + 10 * block + step, hf.CANVAS))[None], past_key_values=cache,
-                self_conditioning_logits=signal, decoder_position_ids=torch.arange(start, start + hf.CANVAS)[None],
-            ).logits  # fmt: skip
+                decoder_input_ids=torch.from_numpy(tokens(100 + 10 * block + step, hf.CANVAS))[None],
+                past_key_values=cache,
+                self_conditioning_logits=signal,
+                decoder_position_ids=torch.arange(start, start + hf.CANVAS)[None],
+            ).logits
             out[f"logits{block}.{step}"], signal = logits[0].numpy(), logits / T_MAX
         ids = torch.from_numpy(tokens(200 + block, hf.CANVAS))[None]
     return out

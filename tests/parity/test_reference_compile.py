@@ -23,9 +23,7 @@ from dgemma.reference import cost, tpu, weights
 from dgemma.reference.generate import temperatures
 from dgemma.reference.texts import empty_prefix
 
-needs_libtpu = pytest.mark.skipif(
-    find_spec("libtpu") is None, reason="libtpu is not installed: the reference extra has it"
-)
+needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed: the reference extra has it")
 
 
 def request(target: str = "2b", **options: Any) -> compiling.CompileRequest:
@@ -55,8 +53,9 @@ def artifacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     wanted = replace(request(str(tiny_checkpoint), context=128, steps=4), dtype="float32")
     folder = tmp_path_factory.mktemp("artifacts")
     assert [p.name for p in compiling.write_artifacts(wanted, folder, lambda _: None)] == [
-        "generate-tpu.jaxexport", "generate-cpu.jaxexport",
-    ]  # fmt: skip
+        "generate-tpu.jaxexport",
+        "generate-cpu.jaxexport",
+    ]
     return wanted, folder
 
 
@@ -65,10 +64,13 @@ def test_the_cpu_artifact_equals_the_jitted_program(artifacts: tuple[compiling.C
     config, n = wanted.config, wanted.config.canvas_length
     noise = np.random.default_rng(1)
     arguments = (
-        weights.random(config, 0, "float32"), noise.integers(0, config.vocab_size, n).astype(np.int32),
-        noise.integers(0, 1 << 32, (4, 2, n), np.uint32), np.bool_(False),
-        empty_prefix(config, wanted.slots, np.dtype(np.float32)), np.int32(0),
-    )  # fmt: skip
+        weights.random(config, 0, "float32"),
+        noise.integers(0, config.vocab_size, n).astype(np.int32),
+        noise.integers(0, 1 << 32, (4, 2, n), np.uint32),
+        np.bool_(False),
+        empty_prefix(config, wanted.slots, np.dtype(np.float32)),
+        np.int32(0),
+    )
     call = compiling.read_artifact(folder / "generate-cpu.jaxexport")
     got, want = jax.device_get(call(*arguments)), jax.device_get(jax.jit(wanted.program())(*arguments))
     assert int(want.steps) == 4

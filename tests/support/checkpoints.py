@@ -40,9 +40,13 @@ def hf_config(*, experts: int | None = None, **text: Any) -> DiffusionGemmaConfi
         "position_embedding_size": 16,
     }  # fmt: skip
     return DiffusionGemmaConfig(
-        text_config=shape | text, vision_config=vision, canvas_length=CANVAS, boi_token_id=296, eoi_token_id=297,
+        text_config=shape | text,
+        vision_config=vision,
+        canvas_length=CANVAS,
+        boi_token_id=296,
+        eoi_token_id=297,
         image_token_id=298,
-    )  # fmt: skip
+    )
 
 
 def hf_model(
@@ -83,8 +87,11 @@ def save(model: DiffusionGemmaForBlockDiffusion, folder: Path, *, shards: str = 
     if model.config.text_config.num_experts == 1:
         config = json.loads((folder / "config.json").read_text())
         config["text_config"] |= {
-            "num_experts": None, "top_k_experts": None, "moe_intermediate_size": None, "enable_moe_block": False,
-        }  # fmt: skip
+            "num_experts": None,
+            "top_k_experts": None,
+            "moe_intermediate_size": None,
+            "enable_moe_block": False,
+        }
         (folder / "config.json").write_text(json.dumps(config))
         tensors = load_file(folder / "model.safetensors")
         kept = {name: tensor.clone() for name, tensor in tensors.items() if not _EXPERT_PARTS.search(name)}
@@ -122,6 +129,13 @@ def hf_generation(
 ) -> DiffusionGemmaGenerationConfig:
     """A generation config with everything said."""
     return DiffusionGemmaGenerationConfig(
-        max_denoising_steps=steps, sampler_config=EntropyBoundSamplerConfig(bound), t_min=0.4, t_max=0.8,
-        stability_threshold=stability, confidence_threshold=confidence, eos_token_id=eos, pad_token_id=0, bos_token_id=2,
-    )  # fmt: skip
+        max_denoising_steps=steps,
+        sampler_config=EntropyBoundSamplerConfig(bound),
+        t_min=0.4,
+        t_max=0.8,
+        stability_threshold=stability,
+        confidence_threshold=confidence,
+        eos_token_id=eos,
+        pad_token_id=0,
+        bos_token_id=2,
+    )

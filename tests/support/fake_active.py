@@ -57,8 +57,9 @@ class ActiveFake(FakeEngine):
         entropy = np.where(sure, np.float32(self.entropy_floor), feeds["temperature"]).astype(np.float32)
         new = [
             np.zeros((1, len(rows), MODEL_CONFIG.layer_kv_heads(layer), MODEL_CONFIG.layer_head_dim(layer)), np.float32)
-            for layer in range(MODEL_CONFIG.num_layers) for _ in ("key", "value")
-        ]  # fmt: skip
+            for layer in range(MODEL_CONFIG.num_layers)
+            for _ in ("key", "value")
+        ]
         return [canvas[None], argmax[None], entropy[None], sure[None], feeds["soft"] + np.float32(1), *new]
 
 

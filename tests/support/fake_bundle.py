@@ -66,14 +66,21 @@ def graph_specs(suffix: str) -> dict[str, GraphSpec]:
         spec("temperature", "float32", 1),
     ]
     denoise_out = [
-        spec("next_canvas", "int64", 1, N), spec("argmax", "int64", 1, N), spec("entropy", "float32", 1, N),
-        spec("accepted", "bool", 1, N), spec("next_soft", "float32", 1, N, hidden),
-    ]  # fmt: skip
+        spec("next_canvas", "int64", 1, N),
+        spec("argmax", "int64", 1, N),
+        spec("entropy", "float32", 1, N),
+        spec("accepted", "bool", 1, N),
+        spec("next_soft", "float32", 1, N, hidden),
+    ]
     generate_in = [canvas, spec("words", "int64", STEPS, 2, N), spec("adaptive", "bool", 1)]
     generate_out = [
-        spec("committed", "int64", 1, N), spec("steps", "int64", 1), spec("argmaxes", "int64", STEPS, N),
-        spec("canvases", "int64", STEPS, N), spec("entropies", "float32", STEPS, N), spec("accepts", "bool", STEPS, N),
-    ]  # fmt: skip
+        spec("committed", "int64", 1, N),
+        spec("steps", "int64", 1),
+        spec("argmaxes", "int64", STEPS, N),
+        spec("canvases", "int64", STEPS, N),
+        spec("entropies", "float32", STEPS, N),
+        spec("accepts", "bool", STEPS, N),
+    ]
 
     def graph(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphSpec:
         return GraphSpec(file=f"{suffix}/{name}.bin", inputs=(*inputs, *prefix), outputs=tuple(outputs))
@@ -93,13 +100,24 @@ def manifest(engines: Sequence[str] = ("onnx",), **changes: Any) -> Manifest:
         model=MODEL_CONFIG,
         tokenizer=TokenizerSpec(file="tokenizer.model", kind="sentencepiece", vocab_size=VOCAB),
         chat=ChatTemplate(
-            start=(BOS,), user_prefix=(START_OF_TURN, USER), user_suffix=(END_OF_TURN, START),
-            model_prefix=(START_OF_TURN, MODEL, START), model_suffix=(START,),
+            start=(BOS,),
+            user_prefix=(START_OF_TURN, USER),
+            user_suffix=(END_OF_TURN, START),
+            model_prefix=(START_OF_TURN, MODEL, START),
+            model_suffix=(START,),
         ),
-        canvas_length=N, steps=STEPS, context=CONTEXT, chunk=CHUNK, sampler=SamplerConfig(steps=STEPS), noise={"rows": STEPS},
-        dims={"S": (1, CONTEXT), "L": (1, CONTEXT), "C": (1, CHUNK)}, graphs={e: graph_specs(e) for e in engines},
-        quantization={"recipe": "fp32"}, tools={"dgemma": "0"}, provenance={"licence": "none"},
-    )  # fmt: skip
+        canvas_length=N,
+        steps=STEPS,
+        context=CONTEXT,
+        chunk=CHUNK,
+        sampler=SamplerConfig(steps=STEPS),
+        noise={"rows": STEPS},
+        dims={"S": (1, CONTEXT), "L": (1, CONTEXT), "C": (1, CHUNK)},
+        graphs={e: graph_specs(e) for e in engines},
+        quantization={"recipe": "fp32"},
+        tools={"dgemma": "0"},
+        provenance={"licence": "none"},
+    )
     return replace(plain, **changes)
 
 

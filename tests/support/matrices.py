@@ -17,7 +17,9 @@ def four_bits(*shape: int, group: int, rotation: int | None = None, seed: int = 
     generator = torch.Generator().manual_seed(seed)
     *stack, columns = shape
     return QuantizedMatrix(
-        bits=4, integers=torch.randint(-8, 8, shape, generator=generator, dtype=torch.int8),
+        bits=4,
+        integers=torch.randint(-8, 8, shape, generator=generator, dtype=torch.int8),
         scale=torch.randint(8, 16, stack, generator=generator) * 2.0**-9,
-        multipliers=torch.randint(1, 16, (*stack, columns // group), generator=generator, dtype=torch.int8), rotation=rotation,
-    )  # fmt: skip
+        multipliers=torch.randint(1, 16, (*stack, columns // group), generator=generator, dtype=torch.int8),
+        rotation=rotation,
+    )

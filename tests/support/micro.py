@@ -69,4 +69,3 @@ def noise(seed: int, steps: int = T) -> tuple[Tensor, Tensor]:
     """Initial canvas [1, N] and words [T, 2, N], int64."""
     words = torch.stack([torch.from_numpy(step_words(seed, 0, i + 1, N).astype("int64")) for i in range(steps)])
     return torch.from_numpy(token_from_word(canvas_words(seed, 0, N), VOCAB))[None], words
-

@@ -46,11 +46,19 @@ class Layer(ctypes.Structure):
     """`dg_experts`."""
 
     _fields_ = (
-        ("experts", ctypes.c_int32), ("hidden", ctypes.c_int32), ("width", ctypes.c_int32), ("bits", ctypes.c_int32),
-        ("gate_up_group", ctypes.c_int32), ("down_group", ctypes.c_int32), ("gate_up", ctypes.c_void_p),
-        ("gate_up_multipliers", ctypes.c_void_p), ("gate_up_scale", ctypes.c_void_p), ("down", ctypes.c_void_p),
-        ("down_multipliers", ctypes.c_void_p), ("down_scale", ctypes.c_void_p),
-    )  # fmt: skip
+        ("experts", ctypes.c_int32),
+        ("hidden", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("gate_up_group", ctypes.c_int32),
+        ("down_group", ctypes.c_int32),
+        ("gate_up", ctypes.c_void_p),
+        ("gate_up_multipliers", ctypes.c_void_p),
+        ("gate_up_scale", ctypes.c_void_p),
+        ("down", ctypes.c_void_p),
+        ("down_multipliers", ctypes.c_void_p),
+        ("down_scale", ctypes.c_void_p),
+    )
 
 
 @cache
@@ -76,18 +84,29 @@ def flat(gate_up: QuantizedMatrix, down: QuantizedMatrix) -> tuple[list[int], li
 
 
 def run(
-    gate_up: QuantizedMatrix, down: QuantizedMatrix, x: Array, ids: Array, weights: Array, *, kernel: str | None = None,
+    gate_up: QuantizedMatrix,
+    down: QuantizedMatrix,
+    x: Array,
+    ids: Array,
+    weights: Array,
+    *,
+    kernel: str | None = None,
     threads: int = 1,
-) -> Array:  # fmt: skip
+) -> Array:
     """x float32 [R, D], ids int64 [R, K], weights float32 [R, K] → [R, D]; raises ValueError with what the library says."""
     sizes, arrays = flat(gate_up, down)
     layer = Layer(*sizes, *(a.ctypes.data for a in arrays))
     out = np.full_like(x, 7.0)
     given = [np.ascontiguousarray(a) for a in (x, ids, weights)]
     wrong = library().dg_experts_run_threads(
-        ctypes.byref(layer), *(a.ctypes.data_as(ctypes.c_void_p) for a in given), ctypes.c_int64(len(x)),
-        ctypes.c_int32(ids.shape[1]), out.ctypes.data_as(ctypes.c_void_p), kernel and kernel.encode(), ctypes.c_int(threads),
-    )  # fmt: skip
+        ctypes.byref(layer),
+        *(a.ctypes.data_as(ctypes.c_void_p) for a in given),
+        ctypes.c_int64(len(x)),
+        ctypes.c_int32(ids.shape[1]),
+        out.ctypes.data_as(ctypes.c_void_p),
+        kernel and kernel.encode(),
+        ctypes.c_int(threads),
+    )
     if wrong:
         raise ValueError(wrong.decode())
     return out

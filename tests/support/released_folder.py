@@ -23,8 +23,11 @@ REPO, REVISION = "google/diffusiongemma-26B-A4B-it", "0123456789abcdef0123456789
 PIECES, VOCAB = 640, 704
 EXPERTS, TOP_K, WIDTH = 8, 2, 32
 TEXT_SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB, "num_hidden_layers": 12, "moe_intermediate_size": WIDTH, "max_position_embeddings": 4096,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "num_hidden_layers": 12,
+    "moe_intermediate_size": WIDTH,
+    "max_position_embeddings": 4096,
+}
 IMAGE = {"boi_token_id": 630, "image_token_id": 631, "eoi_token_id": 632}
 SPECIAL = {
     0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>", 46: "<|tool>", 47: "<tool|>", 48: "<|tool_call>",

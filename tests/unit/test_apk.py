@@ -85,10 +85,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def inputs(made: dict[str, Any], **changes: Any) -> checks.Inputs:
     values: dict[str, Any] = {
-        "framework": made["new"], "oldest": made["old"], "engine": made["engine"], "stubs": made["folder"] / "stubs",
-        "java_home": tools.java_home(), "package": "org.dgemma.demo", "min_sdk": 26, "target_sdk": 35, "abis": ("arm64-v8a",),
-        "asset": "tiny.dgemma", "library": made["engine"],
-    }  # fmt: skip
+        "framework": made["new"],
+        "oldest": made["old"],
+        "engine": made["engine"],
+        "stubs": made["folder"] / "stubs",
+        "java_home": tools.java_home(),
+        "package": "org.dgemma.demo",
+        "min_sdk": 26,
+        "target_sdk": 35,
+        "abis": ("arm64-v8a",),
+        "asset": "tiny.dgemma",
+        "library": made["engine"],
+    }
     return checks.Inputs(**{**values, **changes})
 
 
@@ -122,9 +130,11 @@ def test_every_reference_is_declared_somewhere(made: dict[str, Any], tmp_path: P
     newer = jar(tmp_path, "newer", {"A.java": "class A extends java.util.ArrayList<String> { }"})
     (using,) = [dexed(tmp_path, newer)]
     changed = dex.Dex(
-        classes=using.classes, types=using.types | {"java/lang/Record"}, fields=using.fields,
+        classes=using.classes,
+        types=using.types | {"java/lang/Record"},
+        fields=using.fields,
         methods=using.methods | {("java/lang/String", ("isBlank", "()Z"))},
-    )  # fmt: skip
+    )
     found = checks.references([changed], inputs(made))
     assert found == ["no class java/lang/Record", "no method java/lang/String.isBlank()Z"]
 
@@ -134,9 +144,11 @@ def test_every_reference_is_declared_somewhere(made: dict[str, Any], tmp_path: P
 def test_what_is_newer_than_the_oldest_android_needs_a_guard(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     new, old = classfile.Jar(made["new"]), classfile.Jar(made["old"])
     calls = dex.Dex(
-        classes={}, types=frozenset({"android/app/Screen"}), fields=frozenset(),
+        classes={},
+        types=frozenset({"android/app/Screen"}),
+        fields=frozenset(),
         methods=frozenset({("android/app/Screen", ("glow", "()V")), ("android/app/Screen", ("show", "()V"))}),
-    )  # fmt: skip
+    )
     assert checks.newer_than([calls], new, new) == []
     assert checks.newer_than([calls], old, new) == ["android/app/Screen.glow is newer than minSdk and no guard is known"]
     monkeypatch.setitem(checks.GUARDED, "android/app/Screen.glow", 99)
@@ -278,9 +290,7 @@ def test_an_apk_is_built_with_an_aar_and_verified(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "argv", ["make_apk.py", "--out", str(tmp_path / "x.apk"), "--aar", str(tmp_path / "fake.aar")])
     try:
         tools.need()
-        options = make_apk.Options(
-            bundle=tmp_path, aar=None, abis=(), out=tmp_path / "y", work=tmp_path, framework=tmp_path
-        )  # fmt: skip
+        options = make_apk.Options(bundle=tmp_path, aar=None, abis=(), out=tmp_path / "y", work=tmp_path, framework=tmp_path)
         make_apk.Build(options)
     except tools.ApkError as error:
         pytest.skip(str(error))

@@ -35,10 +35,13 @@ def manifest_facts(path: Path) -> dict[str, str]:
     sdk = root.find("uses-sdk")
     assert sdk is not None
     return {
-        "namespace": root.attrib["package"], "applicationId": root.attrib["package"],
-        "versionCode": root.attrib[f"{ANDROID}versionCode"], "versionName": root.attrib[f"{ANDROID}versionName"],
-        "minSdk": sdk.attrib[f"{ANDROID}minSdkVersion"], "targetSdk": sdk.attrib[f"{ANDROID}targetSdkVersion"],
-    }  # fmt: skip
+        "namespace": root.attrib["package"],
+        "applicationId": root.attrib["package"],
+        "versionCode": root.attrib[f"{ANDROID}versionCode"],
+        "versionName": root.attrib[f"{ANDROID}versionName"],
+        "minSdk": sdk.attrib[f"{ANDROID}minSdkVersion"],
+        "targetSdk": sdk.attrib[f"{ANDROID}targetSdkVersion"],
+    }
 
 
 def test_modules_are_those_of_maven_and_have_sources() -> None:
@@ -79,8 +82,10 @@ def test_ids_and_levels_are_those_of_the_manifest_and_of_the_apk() -> None:
     script, facts = read("app/build.gradle.kts"), manifest_facts(ROOT / "app/src/main/AndroidManifest.xml")
     assert {name: setting(script, name) for name in facts} == facts
     assert (facts["namespace"], int(facts["minSdk"]), int(facts["targetSdk"])) == (
-        make_apk.PACKAGE, make_apk.MIN_SDK, make_apk.TARGET_SDK,
-    )  # fmt: skip
+        make_apk.PACKAGE,
+        make_apk.MIN_SDK,
+        make_apk.TARGET_SDK,
+    )
     assert setting(script, "compileSdk") == facts["targetSdk"]
     version = ElementTree.parse(ROOT / "pom.xml").getroot().findtext("{http://maven.apache.org/POM/4.0.0}version")
     assert facts["versionName"] == version

@@ -92,9 +92,11 @@ def test_a_floor_is_arithmetic_or_reading_whichever_takes_longer() -> None:
 
 def test_the_floor_of_kernels_is_made_of_the_rates_of_those_that_run() -> None:
     top = Ceilings(
-        products={"int8": 1e9, "int4": 5e8, "float32": 1e8}, bytes_per_s=1e12, read_bytes=1,
+        products={"int8": 1e9, "int4": 5e8, "float32": 1e8},
+        bytes_per_s=1e12,
+        read_bytes=1,
         kernels={"int8": 4e8, "int4": 2e8, "float32": 5e7},
-    )  # fmt: skip
+    )
     cost = CostModel(config=CONFIG, bits=BITS).denoise(5, 7)
     four = 2 * 5 * 3 * MLP
     eight = cost.operations - cost.attention - four
@@ -257,9 +259,7 @@ def test_a_bundle_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: py
 def test_four_bit_weights_need_eight_in_onnx_and_what_would_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     four = manifest(quantization={"recipe": "w4", "parameters": 4_000_000, "bits_per_weight": 4.5})
     assert need_of_memory.need(four, "onnx").weights == 4_000_000
-    float_ = manifest(
-        quantization={"recipe": "fp32", "parameters": 1_000, "bits_per_weight": 32.0}, engines=("executorch",)
-    )
+    float_ = manifest(quantization={"recipe": "fp32", "parameters": 1_000, "bits_per_weight": 32.0}, engines=("executorch",))
     least = need_of_memory.need(float_, "executorch")
     monkeypatch.setattr(need_of_memory, "need", lambda *_: need_of_memory.Need(weights=4000, prefix=0, transient=0))
     monkeypatch.setattr(need_of_memory, "available", lambda: 1000)

@@ -26,11 +26,15 @@ def made() -> dict[str, Any]:
         for p, step in ((10, 4.0), (20, 5.0))
     ]
     result: dict[str, Any] = {
-        "benchmark": "bench", "of": dict.fromkeys(compare.SAME, 1) | {"canvas_length": 16}, "bundle": {"digest": "d"},
-        "growth": points, "prefill": {"ms": times(3.0), "floor_ms": 1.0}, "noise": {"doubt": 0.0},
+        "benchmark": "bench",
+        "of": dict.fromkeys(compare.SAME, 1) | {"canvas_length": 16},
+        "bundle": {"digest": "d"},
+        "growth": points,
+        "prefill": {"ms": times(3.0), "floor_ms": 1.0},
+        "noise": {"doubt": 0.0},
         "groups": {"short": {"ratio": times(2.0), "diffusion": {"tokens_per_forward": 9.0}}},
         "memory": {"resident_over_weights": 1.5, "transient_over_weights": None},
-    }  # fmt: skip
+    }
     return {**result, "ratios": compare.ratios(result)}
 
 

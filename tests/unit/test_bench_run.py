@@ -131,9 +131,7 @@ def test_both_floors_are_equal_in_onnx(toy: Path, tmp_path: Path, capsys: Any) -
     assert slower["step, first canvas, over the floor of its kernels"]["value"] == pytest.approx(over / 2)
 
 
-def test_a_step_is_judged_by_the_products_of_its_own_minute(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:  # fmt: skip
+def test_a_step_is_judged_by_the_products_of_its_own_minute(toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     asked: list[float] = []
 
     def pace(self: ceilings.Probe, seconds: float) -> dict[str, float]:

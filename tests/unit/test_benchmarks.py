@@ -78,9 +78,17 @@ def test_quartiles_are_inclusive() -> None:
 def result(text: str, steps: int) -> Result:
     timings = Timings(load_s=0.5, prefill_s=0.0, denoise_s=1.0, commit_s=0.0, total_s=1.5, engine_s=1.0)
     return Result(
-        text=text, tokens=(1, 2, 3, 4), steps=steps, canvases=1, position_forwards=8 * steps,
-        prefill_position_forwards=3, stop_reason="stop", engine="onnx", loop="host", timings=timings,
-    )  # fmt: skip
+        text=text,
+        tokens=(1, 2, 3, 4),
+        steps=steps,
+        canvases=1,
+        position_forwards=8 * steps,
+        prefill_position_forwards=3,
+        stop_reason="stop",
+        engine="onnx",
+        loop="host",
+        timings=timings,
+    )
 
 
 class Table:
@@ -154,9 +162,15 @@ def test_the_committed_held_out_set_is_what_the_generator_writes() -> None:
 
 def sample(tokens: int, seconds: float, steps: int = 2) -> Sample:
     return Sample(
-        tokens=tokens, steps=steps, canvases=2, right=True, seconds=seconds, prefill_s=seconds / 4, denoise_s=seconds / 2,
+        tokens=tokens,
+        steps=steps,
+        canvases=2,
+        right=True,
+        seconds=seconds,
+        prefill_s=seconds / 4,
+        denoise_s=seconds / 2,
         engine_s=seconds * 0.9,
-    )  # fmt: skip
+    )
 
 
 TWICE = Budget(seconds=1, repeats=2)

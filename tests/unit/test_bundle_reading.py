@@ -114,11 +114,16 @@ def test_newer_version(bundle: Path) -> None:
 @pytest.mark.parametrize(
     "where",
     [
-        lambda v: v, lambda v: v["model"], lambda v: v["sampler"], lambda v: v["chat"], lambda v: v["tokenizer"],
-        lambda v: v["files"]["tokenizer.model"], lambda v: v["graphs"]["onnx"]["encode"],
+        lambda v: v,
+        lambda v: v["model"],
+        lambda v: v["sampler"],
+        lambda v: v["chat"],
+        lambda v: v["tokenizer"],
+        lambda v: v["files"]["tokenizer.model"],
+        lambda v: v["graphs"]["onnx"]["encode"],
         lambda v: v["graphs"]["onnx"]["encode"]["inputs"][0],
     ],
-)  # fmt: skip
+)
 def test_unknown_keys(bundle: Path, where: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     edit(bundle, lambda values: where(values).update(surprise=[]))
     refused(bundle, MANIFEST, "surprise")

@@ -173,8 +173,10 @@ def test_a_half_precision_file_loads_at_either_precision(tmp_path: Path) -> None
 
 def test_shards_and_vision_tensors(folder: Path) -> None:
     whole = load(folder)
-    vision = {"model.encoder.vision_tower.x.weight": torch.tensor([float("nan")]),
-              "model.encoder.embed_vision.embedding_projection.weight": torch.zeros(2, 2, dtype=torch.int64)}  # fmt: skip
+    vision = {
+        "model.encoder.vision_tower.x.weight": torch.tensor([float("nan")]),
+        "model.encoder.embed_vision.embedding_projection.weight": torch.zeros(2, 2, dtype=torch.int64),
+    }
     edit_tensors(folder, lambda tensors: tensors.update(vision))
     shard(folder)
     found = load(folder)
@@ -244,10 +246,12 @@ def test_one_file_comes_before_an_index_and_its_shards(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("pytorch_model.bin", "only those are read"), ("pytorch_model.bin.index.json", "only those are read"),
-        ("shard-00000-model-00001-of-00001.safetensors", "distributed checkpoint"), ("model.fp16.safetensors", "has neither"),
+        ("pytorch_model.bin", "only those are read"),
+        ("pytorch_model.bin.index.json", "only those are read"),
+        ("shard-00000-model-00001-of-00001.safetensors", "distributed checkpoint"),
+        ("model.fp16.safetensors", "has neither"),
     ],
-)  # fmt: skip
+)
 def test_weights_that_are_not_read_say_what_to_do(folder: Path, name: str, reason: str) -> None:
     (folder / WEIGHTS).rename(folder / name)
     assert reason in refused(folder)
@@ -286,17 +290,22 @@ BAD_TENSORS: dict[str, tuple[Edit, str, str]] = {
     "surplus": (lambda t: t.update({"model.decoder.extra.weight": torch.ones(2)}), "model.decoder.extra.weight", "surplus"),
     "untied head": (lambda t: t.update({"lm_head.weight": t[EMBEDDING] + 1}), EMBEDDING, "lm_head.weight differs"),
     "untied zeros": (
-        lambda t: (t[ENCODER_NORM[1]].zero_(), t.update({ENCODER_NORM[0]: -t[ENCODER_NORM[1]]})), *ENCODER_NORM,
+        lambda t: (t[ENCODER_NORM[1]].zero_(), t.update({ENCODER_NORM[0]: -t[ENCODER_NORM[1]]})),
+        *ENCODER_NORM,
     ),
     "half a head": (lambda t: t.update({"lm_head.weight": t[EMBEDDING].bfloat16()}), EMBEDDING, "lm_head.weight differs"),
     "an adapter's": (lambda t: t.update({"model.decoder.layers.0.q.lora_A.weight": t[NORM] + 0}), "lora_A", "merge_and_unload"),
     "experts in a dense model": (
-        lambda t: t.update({"model.decoder.layers.0.router.scale": torch.ones(16)}), "layers.0.router.scale", "surplus",
+        lambda t: t.update({"model.decoder.layers.0.router.scale": torch.ones(16)}),
+        "layers.0.router.scale",
+        "surplus",
     ),
     "transposed": (replace(EMBEDDING, lambda x: x.t().contiguous()), EMBEDDING, "shape [16, 40] instead of [40, 16]"),
     "one row short": (replace(EMBEDDING, lambda x: x[:-1].clone()), EMBEDDING, "shape [39, 16]"),
     "scalar without a dimension": (
-        replace("model.decoder.layers.0.layer_scalar", lambda x: x[0].clone()), "layers.0.layer_scalar", "shape []",
+        replace("model.decoder.layers.0.layer_scalar", lambda x: x[0].clone()),
+        "layers.0.layer_scalar",
+        "shape []",
     ),
     "integers": (replace(NORM, lambda x: x.to(torch.int32)), NORM, "torch.int32"),
     "float64": (replace(NORM, lambda x: x.double()), NORM, "torch.float64"),
@@ -304,7 +313,7 @@ BAD_TENSORS: dict[str, tuple[Edit, str, str]] = {
     "NaN": (replace(EMBEDDING, poison(float("nan"))), EMBEDDING, "NaN or infinity"),
     "infinity": (replace(NORM, poison(float("inf"))), NORM, "NaN or infinity"),
     "minus infinity in bfloat16": (replace(NORM, lambda x: poison(float("-inf"))(x.bfloat16())), NORM, "NaN or infinity"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_TENSORS)

@@ -34,7 +34,6 @@ from dgemma.runtime.session import Session
 ANSWER = list(range(200, 220))
 
 
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
     return str(write_bundle(tmp_path / "toy.dgemma"))

@@ -67,11 +67,15 @@ def test_run_takes_a_conversation_with_tools(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "cannot be read"), ("[", "is not JSON"), ("{}", "messages must be a list"), ("[]", "messages must be a list"),
-        ('[{"role": "user"}]', "message 1: content must be a text"), ('{"messages": [], "x": 1}', "unknown key 'x'"),
+        (None, "cannot be read"),
+        ("[", "is not JSON"),
+        ("{}", "messages must be a list"),
+        ("[]", "messages must be a list"),
+        ('[{"role": "user"}]', "message 1: content must be a text"),
+        ('{"messages": [], "x": 1}', "unknown key 'x'"),
         ('{"messages": [{"role": "user", "content": "x"}], "tools": [1]}', "tool 1: must be an object"),
     ],
-)  # fmt: skip
+)
 def test_a_conversation_that_cannot_be_read_is_one_line(
     bundle: str, spoken: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, says: str
 ) -> None:

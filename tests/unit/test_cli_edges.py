@@ -122,7 +122,7 @@ TABLE: list[tuple[str, int, str, str]] = [
     ("DGEMMA run BUNDLE -p hi --trace ''", 2, "", "error: --trace…"),
     ("DGEMMA -h >/dev/full", 2, "", "error: No space left on device\n"),
     ("DGEMMA inspect BUNDLE --json >/dev/full", 2, "", "error: No space left on device\n"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("script", "status", "out", "err"), TABLE, ids=[row[0][:60] for row in TABLE])

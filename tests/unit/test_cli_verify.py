@@ -24,7 +24,6 @@ from dgemma.verify import golden, outcome
 ANSWER = list(range(200, 220))
 
 
-
 @pytest.fixture
 def bundle(toy: dict[str, Any], tmp_path: Path) -> Path:
     """A toy bundle with golden trajectories."""
@@ -295,5 +294,9 @@ def test_tiny_end_to_end(tmp_path: Path, repo_root: Path, capsys: pytest.Capture
     assert min(exact["value"] for exact in found["free_running"]["exact_match"].values()) > 0.85
     assert 0 < found["teacher_forced"]["kl"]["mean"] < 1e-3 and found["teacher_forced"]["same_argmax"] > 0.999
     assert {p.name for p in (tmp_path / "report").iterdir()} == {
-        "ladder.png", "agreement-onnx.png", "entropy-onnx.png", "accuracy.png", "report.html",
-    }  # fmt: skip
+        "ladder.png",
+        "agreement-onnx.png",
+        "entropy-onnx.png",
+        "accuracy.png",
+        "report.html",
+    }

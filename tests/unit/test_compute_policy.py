@@ -116,7 +116,10 @@ def test_drafts_commit_sooner() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"early_commit": 0.0}, {"early_commit": float("inf")}, {"early_commit": True}, {"early_commit": 0.1, "start_width": 0},
+        {"early_commit": 0.0},
+        {"early_commit": float("inf")},
+        {"early_commit": True},
+        {"early_commit": 0.1, "start_width": 0},
         {"early_commit": 1, "start_width": "8"},
     ],
 )

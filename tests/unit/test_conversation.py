@@ -127,8 +127,9 @@ def test_a_conversation_with_tools(speaking: Speaking, tokenizer: HuggingFaceTok
     assert second.text == "It is cold."
     assert sum(speaking.engine.encoded) - encoded < len(held), "what the prefix held was encoded again"
     assert json.loads(json.dumps(result.to_dict()))["tool_calls"][0]["function"] == {
-        "name": "f", "arguments": {"town": "a}b", "n": 3}
-    }  # fmt: skip
+        "name": "f",
+        "arguments": {"town": "a}b", "n": 3},
+    }
 
 
 def test_going_on_drops_thoughts(speaking: Speaking, tokenizer: HuggingFaceTokenizer, chat: ChatTemplate) -> None:
@@ -166,8 +167,10 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
         ({"messages": [{"role": "user", "content": "x", "say": 1}]}, "message 1: unknown key 'say'"),
         ({"messages": [USER, {"role": "tool", "content": "x"}]}, "message 2: a tool's result must follow"),
         ({"messages": [{"role": "system", "content": "x"}, USER], "system": "y"}, "begin with a system turn; leave system out"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-         "arguments of 'f' must be an object"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "arguments of 'f' must be an object",
+        ),
         ({"prompt": "x", "system": " "}, "system must be a text"),
         ({"prompt": "x", "think": 1}, "think 1 must be True or False"),
         ({"prompt": "x", "tools": [{"name": "f"}]}, "tool 1: must be an object such as"),
@@ -178,7 +181,7 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
         ({"prompt": [5], "think": True}, "ids are taken as they are"),
         ({"prompt": "x", "think": True, "continue_": True}, "give the whole conversation as messages"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_said(speaking: Speaking, keywords: dict[str, Any], phrase: str) -> None:
     with pytest.raises(UsageError) as raised:
         speaking.session.generate(**keywords)
@@ -258,7 +261,7 @@ def test_what_is_written_is_read(arguments: dict[str, Any]) -> None:
         ([THINK, "thought\nA", CALL, "call:f{}", CALLED], "", "A", False),
         ([], "", "", False),
     ],
-)  # fmt: skip
+)
 def test_channels(
     reader: AnswerReader, tokenizer: HuggingFaceTokenizer, parts: list[int | str], text: str, thinking: str, thinks: bool
 ) -> None:
@@ -312,8 +315,9 @@ def test_a_template_without_roles(tmp_path: Path) -> None:
     user = [*chat.user_prefix, *hi, *chat.user_suffix, *chat.model_prefix]
     assert list(session.prefix_ids) == [*chat.start, *user, *ho, 5, *chat.model_suffix, *user, 30, 31, 5]
     for keywords, phrase in (
-        ({"think": True}, "has no thinking"), ({"tools": [TOOL]}, "has no tools"),
+        ({"think": True}, "has no thinking"),
+        ({"tools": [TOOL]}, "has no tools"),
         ({"system": "x"}, "has no system turn here; it takes user and assistant by turns"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=phrase):
             session.generate("hi", **keywords)

@@ -314,9 +314,7 @@ def test_inspect_shows_what_is_kept(bundle: Path, capsys: pytest.CaptureFixture[
     assert [line for line in lines if line.endswith("/generate (damaged; made again when it is needed)")]
 
 
-def test_the_command_line_says_a_warning_in_one_line(
-    bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+def test_the_command_line_says_a_warning_in_one_line(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder.write_text("in the way")
     assert dispatch(["run", str(bundle), "--prompt-ids", "5,6", "--max-new-tokens", "3", "--engine", "onnx"]) == 0
     err = capsys.readouterr().err.splitlines()
@@ -340,16 +338,19 @@ def test_external_data_moves_and_all_else_stays() -> None:
     model = helper.make_model(helper.make_graph([body], "g", [], [], [outside, kept]))
     found = external_data.weights(model.SerializeToString())
     assert {(w.name, w.regions, w.keys) for w in found} == {
-        ("c", ((300, 7),), ()), ("a", ((100, 5), (10, 20), (40, 50)), ("Kernel+12",)),
-    }  # fmt: skip
+        ("c", ((300, 7),), ()),
+        ("a", ((100, 5), (10, 20), (40, 50)), ("Kernel+12",)),
+    }
     far = 1 << 40
     bytes_ = external_data.moved(model.SerializeToString(), lambda w: ("new", [at + far for at, _ in w.regions]))
     moved = onnx.ModelProto.FromString(bytes_)
     data = {e.key: e.value for e in moved.graph.initializer[0].external_data}
     assert data == {
-        "location": "new", "offset": str(far + 100), "length": "5",
+        "location": "new",
+        "offset": str(far + 100),
+        "length": "5",
         "prepacked_0": f"Kernel+12|{far + 10};20;0|{far + 40};50;0",
-    }  # fmt: skip
+    }
     back = external_data.moved(bytes_, lambda w: ("old", [at - far for at, _ in w.regions]))
     assert onnx.ModelProto.FromString(back) == model
     with pytest.raises(ValueError, match="not a model"):

@@ -64,10 +64,24 @@ def test_an_empty_answer_has_no_position_forwards_per_token(tmp_path: Path) -> N
 
 def row(index: int, right: bool, decoder: str = "diffusion", task: str = "mmlu/a", **changes: Any) -> Row:
     values: dict[str, Any] = {
-        "file": 0, "index": index, "line": index + 1, "task": task, "decoder": decoder, "choices": 4, "text": "x",
-        "found": "A", "right": right, "strict": right, "tokens": 10, "steps": 4, "canvases": 1, "position_forwards": 64,
-        "prefill_position_forwards": 30, "stop_reason": "stop", "seconds": 0.5,
-    }  # fmt: skip
+        "file": 0,
+        "index": index,
+        "line": index + 1,
+        "task": task,
+        "decoder": decoder,
+        "choices": 4,
+        "text": "x",
+        "found": "A",
+        "right": right,
+        "strict": right,
+        "tokens": 10,
+        "steps": 4,
+        "canvases": 1,
+        "position_forwards": 64,
+        "prefill_position_forwards": 30,
+        "stop_reason": "stop",
+        "seconds": 0.5,
+    }
     return Row(**{**values, **changes})
 
 
@@ -159,8 +173,9 @@ def test_a_side_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 QUESTIONS = [
     {"question": f"{i}?", "subject": subject, "choices": ["a", "b", "c", "d"], "answer": i % 4}
-    for subject in ("law", "art") for i in range(8)
-]  # fmt: skip
+    for subject in ("law", "art")
+    for i in range(8)
+]
 
 
 @pytest.fixture

@@ -52,8 +52,11 @@ def test_verdicts_strict_and_flexible() -> None:
     choice = EvalItem(task="t", prompt="p", answer="B", rule="letter", choices=4)
     verdicts = [judge(choice, text) for text in ("x\nAnswer: B", "It is B.\nB", "Answer: A", "none")]
     assert [(v.found, v.right, v.strict) for v in verdicts] == [
-        ("B", True, True), ("B", True, False), ("A", False, False), (None, False, False),
-    ]  # fmt: skip
+        ("B", True, True),
+        ("B", True, False),
+        ("A", False, False),
+        (None, False, False),
+    ]
     sum_ = EvalItem(task="t", prompt="p", answer="18", rule="number")
     verdicts = [judge(sum_, text) for text in ("#### 18", "so $18.00", "#### 18\nand 3", "none")]
     assert [(v.right, v.strict) for v in verdicts] == [(True, True), (True, False), (False, True), (False, False)]

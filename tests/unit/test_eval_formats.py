@@ -31,14 +31,18 @@ def write(path: Path, *lines: Any) -> Path:
 def test_mmlu_lines_and_the_original_csv_give_the_same_items(tmp_path: Path) -> None:
     lines = read_task_file(write(tmp_path / "m.jsonl", MMLU, {**MMLU, "question": "a, \u2028b?", "answer": "D"}))
     file = tmp_path / "elementary_mathematics_test.csv"
-    file.write_bytes("2+2?,3,4,5,6,B\r\n\"a, \u2028b?\",3,4,5,6,D\r\n".encode())
+    file.write_bytes('2+2?,3,4,5,6,B\r\n"a, \u2028b?",3,4,5,6,D\r\n'.encode())
     table = read_task_file(file)
     assert lines.format.name == table.format.name == "mmlu"
     assert lines.items == table.items
     assert lines.items[0] == EvalItem(
-        task="mmlu/elementary_mathematics", prompt="2+2?\nA. 3\nB. 4\nC. 5\nD. 6", answer="B", rule="letter", choices=4,
+        task="mmlu/elementary_mathematics",
+        prompt="2+2?\nA. 3\nB. 4\nC. 5\nD. 6",
+        answer="B",
+        rule="letter",
+        choices=4,
         solution="Answer: B",
-    )  # fmt: skip
+    )
     assert [i.line for i in lines.items] == [i.line for i in table.items] == [1, 2]
     assert lines.sha256 != table.sha256
 
@@ -54,9 +58,7 @@ def test_hellaswag_is_read_with_its_marks_taken_out(tmp_path: Path) -> None:
     file = read_task_file(write(tmp_path / "h.jsonl", HELLASWAG, {**HELLASWAG, "label": 3, "source_id": "activitynet~v_x"}))
     assert file.format.name == "hellaswag"
     first, second = file.items
-    assert first.prompt == (
-        "Baking: A cook stirs. Then he\nA. bakes it.\nB. eats a hat.\nC. sleeps.\nD. flies. home."
-    )
+    assert first.prompt == ("Baking: A cook stirs. Then he\nA. bakes it.\nB. eats a hat.\nC. sleeps.\nD. flies. home.")
     assert (first.task, first.answer, second.task, second.answer) == ("hellaswag/wikihow", "A", "hellaswag/activitynet", "D")
 
 

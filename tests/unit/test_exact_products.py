@@ -51,19 +51,29 @@ def model() -> bytes:
     branches = {"then_branch": inner(product("branch", "yes")), "else_branch": inner(product("plain", "no"))}
     scaled = ["x", "twice", "one", "scale", "zero"]
     nodes = [
-        product("plain", "of_plain"), product("twice", "of_twice"),
+        product("plain", "of_plain"),
+        product("twice", "of_twice"),
         node("MatMulIntegerToFloat", scaled, ["of_scaled"], domain="com.microsoft"),
-        node("If", ["choice"], ["of_branch"], **branches), node("Loop", ["trips", ""], ["of_loop"], body=body),
-        node("Slice", ["table", "first", "end"], ["rows"]), node("Transpose", ["rows"], ["columns"]),
+        node("If", ["choice"], ["of_branch"], **branches),
+        node("Loop", ["trips", ""], ["of_loop"], body=body),
+        node("Slice", ["table", "first", "end"], ["rows"]),
+        node("Transpose", ["rows"], ["columns"]),
         product("columns", "of_columns"),
-    ]  # fmt: skip
+    ]
     constants = {
-        **WEIGHTS, "table": TABLE, "scale": SCALE, "one": np.float32(1), "zero": np.uint8(128), "trips": np.int64(2),
+        **WEIGHTS,
+        "table": TABLE,
+        "scale": SCALE,
+        "one": np.float32(1),
+        "zero": np.uint8(128),
+        "trips": np.int64(2),
         "end": np.array([FIRST + N]),
-    }  # fmt: skip
+    }
     inputs = [
-        value("x", TensorProto.UINT8, [M, K]), value("choice", TensorProto.BOOL, []), value("first", TensorProto.INT64, [1])
-    ]  # fmt: skip
+        value("x", TensorProto.UINT8, [M, K]),
+        value("choice", TensorProto.BOOL, []),
+        value("first", TensorProto.INT64, [1]),
+    ]
     kinds = {"f": TensorProto.FLOAT, "i": TensorProto.INT32}
     outputs = [value(name, kinds[found.dtype.kind], found.shape) for name, found in expected().items()]
     initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
@@ -77,10 +87,13 @@ def expected() -> dict[str, Array]:
     centred = X.astype(np.int64) - 128
     sums = {name: centred @ weight for name, weight in WEIGHTS.items()}
     return {
-        "of_plain": sums["plain"], "of_twice": sums["twice"], "of_scaled": sums["twice"].astype(np.float32) * SCALE,
-        "of_branch": sums["branch"], "of_loop": np.stack([sums["loop"]] * 2),
+        "of_plain": sums["plain"],
+        "of_twice": sums["twice"],
+        "of_scaled": sums["twice"].astype(np.float32) * SCALE,
+        "of_branch": sums["branch"],
+        "of_loop": np.stack([sums["loop"]] * 2),
         "of_columns": centred @ TABLE[FIRST : FIRST + N].T,
-    }  # fmt: skip
+    }
 
 
 def results(serialized: bytes) -> dict[str, Array]:
@@ -127,9 +140,11 @@ def test_every_product_is_changed_and_nothing_else() -> None:
 
 def test_a_model_without_integer_products_keeps_its_nodes() -> None:
     graph = helper.make_graph(
-        [helper.make_node("Add", ["a", "a"], ["b"])], "g", [helper.make_tensor_value_info("a", TensorProto.FLOAT, [1])],
+        [helper.make_node("Add", ["a", "a"], ["b"])],
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])],
-    )  # fmt: skip
+    )
     plain = helper.make_model(graph)
     assert onnx.load_from_string(exact_products.unsigned(plain.SerializeToString())).graph.node == plain.graph.node
     with pytest.raises(IndexError):

@@ -87,9 +87,7 @@ def test_the_drawing_shows_every_step_and_fetches_nothing(repo_root: Path, tiny_
     assert "url(" not in svg.replace("url(#", "")
 
 
-def test_the_cells_of_the_notebook_draw_the_canvas(
-    repo_root: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cells_of_the_notebook_draw_the_canvas(repo_root: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """IPython is no dependency of the tests: what the notebook takes from it is recorded instead."""
     updates: list[str] = []
 

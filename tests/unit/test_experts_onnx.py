@@ -26,15 +26,23 @@ def model(pair: native_experts.Pair) -> bytes:
     sizes, arrays = native_experts.flat(*pair)
     names = [f"array_{i}" for i in range(len(arrays))]
     node = onnx.helper.make_node(
-        "Experts", ["x", "ids", "weights", *names], ["y"], domain="dgemma.native", hidden=sizes[1], width=sizes[2],
-        gate_up_group=sizes[4], down_group=sizes[5],
-    )  # fmt: skip
+        "Experts",
+        ["x", "ids", "weights", *names],
+        ["y"],
+        domain="dgemma.native",
+        hidden=sizes[1],
+        width=sizes[2],
+        gate_up_group=sizes[4],
+        down_group=sizes[5],
+    )
     x, ids, weights = (("x", types.FLOAT, HIDDEN), ("ids", types.INT64, CHOSEN), ("weights", types.FLOAT, CHOSEN))
     graph = onnx.helper.make_graph(
-        [node], "experts", [info(n, t, [1, "M", size]) for n, t, size in (x, ids, weights)],
+        [node],
+        "experts",
+        [info(n, t, [1, "M", size]) for n, t, size in (x, ids, weights)],
         [info("y", types.FLOAT, [1, "M", HIDDEN])],
         [onnx.numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)],
-    )  # fmt: skip
+    )
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("dgemma.native", 1)]
     made: bytes = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return made

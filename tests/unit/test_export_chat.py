@@ -85,7 +85,7 @@ def test_no_template_and_no_tokenizer(folder: Path, tmp_path: Path) -> None:
         ("{% for m in messages %}{{ loop.index }}{{ m.content }}|{% endfor %}", "opens unlike the first"),
         ("{% for m in messages %}{{ m.content }}{{ '' if add_generation_prompt else '|' }}{% endfor %}>", "cannot be split"),
     ],
-)  # fmt: skip
+)
 def test_templates_that_cannot_be_split(template: str, says: str, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=says) as raised:
         split(folder, template)

@@ -187,8 +187,13 @@ def test_an_export_holds_its_weights_once(engine: str, tmp_path: Path) -> None:
     from dgemma.model.hf_config import write_config
 
     config = replace(
-        PRESETS["2b"], num_layers=3, layer_types=(), vocab_size=16_384, hidden_size=1536, intermediate_size=6144,
-    )  # fmt: skip
+        PRESETS["2b"],
+        num_layers=3,
+        layer_types=(),
+        vocab_size=16_384,
+        hidden_size=1536,
+        intermediate_size=6144,
+    )
     folder = tmp_path / "shape"
     folder.mkdir()
     write_config(folder, config, SamplerConfig())
@@ -310,7 +315,7 @@ def test_a_dry_run_says_whether_there_is_room(
         (10**12, 10**12, ("disk suffices", "memory suffices")),
         (0, 10**9, ("of disk at most and 0.0 GB", "and 1.0 GB is free")),
         (10**12, None, ("disk suffices", "free memory is not known")),
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, disk=disk: SimpleNamespace(free=disk))
         monkeypatch.setattr(room, "available", lambda memory=memory: memory)
         assert dispatch(args) == 0

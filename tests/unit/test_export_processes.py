@@ -57,9 +57,13 @@ def test_two_processes_write_what_one_does(asked: request.ExportRequest, weights
     ],
 )
 def test_failures_come_through_and_no_process_is_left(
-    lower: processes.Lower, error: type[Exception], message: str, asked: request.ExportRequest, weights: request.Weights,
+    lower: processes.Lower,
+    error: type[Exception],
+    message: str,
+    asked: request.ExportRequest,
+    weights: request.Weights,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     with pytest.raises(error, match=message):
         run(lower, asked, weights, tmp_path)
     assert not multiprocessing.active_children()

@@ -147,8 +147,10 @@ def test_wheel_with_onnx_alone_runs_a_bundle(wheel: Path, tiny_bundle: Path, tmp
     # An engine that is not installed is one line and status 2, not another engine.
     missing = subprocess.run(
         [str(bin_ / "dgemma"), "run", str(tiny_bundle), "-p", prompt, "--engine", "executorch"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert missing.returncode == 2
     assert len(missing.stderr.strip().splitlines()) == 1
     assert "executorch" in missing.stderr

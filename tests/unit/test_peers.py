@@ -257,9 +257,7 @@ def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]
     return commands
 
 
-def test_a_run_from_end_to_end(
-    programs: list[list[str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_a_run_from_end_to_end(programs: list[list[str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write_bundle(tmp_path / "b.dgemma", model=replace(SHAPE, vocab_size=618), quantization={"recipe": "w8"})
     out = tmp_path / "peers-toy.json"
     options = ["--prefix", "32", "--rounds", "2", "--threads", "2", "--llama", str(tmp_path / "llama"), "--out", str(out)]

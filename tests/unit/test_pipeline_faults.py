@@ -69,9 +69,14 @@ def fails(capsys: pytest.CaptureFixture[str], *args: object, says: str, status: 
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])
 def test_bad_options(
-    options: str, says: str, dry: bool, checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str],
+    options: str,
+    says: str,
+    dry: bool,
+    checkpoint: Path,
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """They are found before a weight is read, and by a dry run as well."""
     monkeypatch.setattr(pipeline, "read_weights", lambda *_: pytest.fail("weights were read"))
     fails(capsys, checkpoint, "--out", place / "b", *options.split(), *(["--dry-run"] if dry else []), says=says)
@@ -136,11 +141,14 @@ def _garbage(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (_truncate, "model.safetensors"), (_unknown_key, "novelty"), (_garbage("config.json"), "config.json"),
-        (_garbage("tokenizer.model"), "tokenizer.model"), (_garbage("tokenizer.json"), "tokenizer.json"),
+        (_truncate, "model.safetensors"),
+        (_unknown_key, "novelty"),
+        (_garbage("config.json"), "config.json"),
+        (_garbage("tokenizer.model"), "tokenizer.model"),
+        (_garbage("tokenizer.json"), "tokenizer.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("no_lowering")
 def test_bad_checkpoints(
     spoil: Callable[[Path], None], says: str, checkpoint: Path, place: Path, capsys: pytest.CaptureFixture[str]
@@ -178,10 +186,12 @@ def test_a_dry_run_writes_nothing(checkpoint: Path, place: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("accident", "raised"),
     [
-        (RuntimeError("a stage broke"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt),
-        (OSError(errno.ENOSPC, "No space left on device"), ExportError), (OSError(errno.EACCES, "denied"), ExportError),
+        (RuntimeError("a stage broke"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), ExportError),
+        (OSError(errno.EACCES, "denied"), ExportError),
     ],
-)  # fmt: skip
+)
 def test_accidents_leave_nothing(accident: BaseException, raised: type[BaseException], checkpoint: Path, place: Path) -> None:
     def finish(stage: Path) -> None:
         assert (stage / "manifest.json").is_file() and stage.parent == place

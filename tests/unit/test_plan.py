@@ -30,9 +30,14 @@ ROUND = Kernels(
     values_per_s=2e9, joined_bytes_per_s=4e9, call_s=1e-4, layer_s=1e-5, integer_layer_s=2e-5, sampler_s=3e-4,
 )  # fmt: skip
 DEVICE = Profile(
-    name="round", about="round figures", threads=2, memory_bytes=2**33, bytes_per_s=1e10, engines={"onnx": ROUND},
+    name="round",
+    about="round figures",
+    threads=2,
+    memory_bytes=2**33,
+    bytes_per_s=1e10,
+    engines={"onnx": ROUND},
     sources=dict.fromkeys(profiles.SOURCED, "made up"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("config", [micro.CONFIG, micro.MOE_CONFIG], ids=["dense", "experts"])

@@ -135,9 +135,16 @@ def session(tmp_path: Path) -> Iterator[Session]:
         yield opened
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"early_commit": 0.01}, {"start_width": 4}, {"start_width": "auto"}, {"early_commit": 0.01, "recheck": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"early_commit": 0.01},
+        {"start_width": 4},
+        {"start_width": "auto"},
+        {"early_commit": 0.01, "recheck": True},
+    ],
+)
 def test_a_replay_finds_the_rows_that_ran(session: Session, options: dict[str, Any]) -> None:
     ran: list[list[int]] = []
     loops = session._generator._loops
@@ -191,12 +198,15 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: Session) -> 
     tasks.write_text("".join(json.dumps(item) + "\n" for item in items))
     token = {"token_ms": measured["token_ms"]}
     peers = {
-        "benchmark": "peers", "bundle": measured["bundle"], "options": measured["options"],
+        "benchmark": "peers",
+        "bundle": measured["bundle"],
+        "options": measured["options"],
         "runs": [
-            {"peer": "dgemma", "tokens_per_s": {"median": 1.0}, **token}, {"peer": YARDSTICK, "tokens_per_s": {"median": 10.0}},
+            {"peer": "dgemma", "tokens_per_s": {"median": 1.0}, **token},
+            {"peer": YARDSTICK, "tokens_per_s": {"median": 10.0}},
             {"peer": "transformers/eager/float32", "tokens_per_s": None},
         ],
-    }  # fmt: skip
+    }
     found["peers"].write_text(json.dumps(peers))
     return {**found, "bundle": bundle, "tasks": tasks}
 

@@ -58,9 +58,12 @@ def test_four_bits_round_to_the_nearest_level_of_their_group(search: bool) -> No
     matrix = round_4(weight, 16, search=search)
     assert matrix.multipliers is not None and matrix.multipliers.shape == (6, 3) and matrix.group == 16
     for row, integers, scale, multipliers in zip(
-        weight.unflatten(1, (3, 16)).tolist(), matrix.integers.unflatten(1, (3, 16)).tolist(), matrix.scale.tolist(),
-        matrix.multipliers.tolist(), strict=True,
-    ):  # fmt: skip
+        weight.unflatten(1, (3, 16)).tolist(),
+        matrix.integers.unflatten(1, (3, 16)).tolist(),
+        matrix.scale.tolist(),
+        matrix.multipliers.tolist(),
+        strict=True,
+    ):
         assert integers == naive_4(row, scale, multipliers)
 
 

@@ -287,10 +287,13 @@ def test_gptq_needs_a_calibration_file_that_holds_prompts(source: Path) -> None:
     with pytest.raises(UsageError, match="give --calibration"):
         write_quantized(source, out, recipe)
     for text, message in (
-        ("", "holds no prompts"), ("\n \n", "holds no prompts"), ("{}", "line 1 has no prompt_ids"), ("x", "line 1"),
+        ("", "holds no prompts"),
+        ("\n \n", "holds no prompts"),
+        ("{}", "line 1 has no prompt_ids"),
+        ("x", "line 1"),
         ('{"prompt_ids": [1]}\n{"prompt_ids": [300]}', "line 2 must list ids below 300"),
         ('{"prompt_ids": "a"}', "line 1 must"),
-    ):  # fmt: skip
+    ):
         prompts.write_text(text)
         with pytest.raises(DgemmaError, match=rf"c\.jsonl: {message}"):
             write_quantized(source, out, recipe, prompts=prompts)

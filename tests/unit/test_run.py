@@ -119,7 +119,11 @@ def test_children_can_be_interrupted_under_nohup(repo_root: Path, tmp_path: Path
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
     found = os.pathsep.join(str(repo_root / name) for name in ("src", "tests/support"))
     done = subprocess.run(
-        [sys.executable, "-c", code, *command[1:]], env={**os.environ, "PYTHONPATH": found}, capture_output=True, text=True,
-        timeout=60, cwd=tmp_path,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *command[1:]],
+        env={**os.environ, "PYTHONPATH": found},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -440,9 +440,12 @@ def test_a_fused_graph_that_commits_something_else_is_refused(tmp_path: Path, mo
 
 def denoise_feeds(slots: int = 64) -> dict[str, Any]:
     feeds: dict[str, Any] = {
-        "canvas": np.zeros((1, N), np.int64), "soft": np.zeros((1, N, 8), np.float32), "words": np.zeros((2, N), np.int64),
-        "temperature": np.ones(1, np.float32), "prefix_length": np.zeros(1, np.int64),
-    }  # fmt: skip
+        "canvas": np.zeros((1, N), np.int64),
+        "soft": np.zeros((1, N, 8), np.float32),
+        "words": np.zeros((2, N), np.int64),
+        "temperature": np.ones(1, np.float32),
+        "prefix_length": np.zeros(1, np.int64),
+    }
     for kind in ("key", "value"):
         feeds[f"prefix_{kind}_0"] = np.zeros((1, slots, 2, 2), np.float32)
         feeds[f"prefix_{kind}_1"] = np.zeros((1, slots, 1, 4), np.float32)

@@ -109,7 +109,6 @@ def test_ids_out_of_range(tokenizer: Tokenizer) -> None:
         tokenizer.decode([-1])
 
 
-
 def test_invalid_unicode(tokenizer: Tokenizer) -> None:
     for encode in (tokenizer.encode, tokenizer.encode_user):
         with pytest.raises(TokenizerError, match="Unicode"):

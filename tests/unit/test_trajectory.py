@@ -51,11 +51,15 @@ def test_the_recorder_copies() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("argmax", np.zeros((3, 4), np.int32)), ("argmax", np.zeros((3, 5), np.int64)), ("step", np.zeros(2, np.int64)),
-        ("accepted", np.zeros((3, 4), np.int64)), ("entropy", np.zeros((3, 4))), ("tokens", np.zeros((1, 1), np.int64)),
+        ("argmax", np.zeros((3, 4), np.int32)),
+        ("argmax", np.zeros((3, 5), np.int64)),
+        ("step", np.zeros(2, np.int64)),
+        ("accepted", np.zeros((3, 4), np.int64)),
+        ("entropy", np.zeros((3, 4))),
+        ("tokens", np.zeros((1, 1), np.int64)),
         ("prompt_ids", [1, 2]),
     ],
-)  # fmt: skip
+)
 def test_wrong_arrays_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=name):
         dataclasses.replace(example(), **{name: value})

@@ -85,8 +85,11 @@ def test_sections_are_kept_for_one_digest_and_dropped_for_another(tmp_path: Path
     assert lines[0] == "verify        FAILED"
     assert "    step inflation: 2 (limit 1.02)  MISSED" in lines
     assert outcome.merged(tmp_path, "cd" * 32, {"ladder": values()}) == {
-        "format": 2, "digest": "cd" * 32, "passed": True, "ladder": values(),
-    }  # fmt: skip
+        "format": 2,
+        "digest": "cd" * 32,
+        "passed": True,
+        "ladder": values(),
+    }
     assert "for another bundle" in outcome.lines(found, "cd" * 32)[0] and len(outcome.lines(found, "cd" * 32)) == 1
     assert list(tmp_path.iterdir()) == [] and outcome.place(tmp_path).name == f"{tmp_path.name}.verify.json"  # beside it
     assert not list(tmp_path.parent.glob(".*verify.json*"))
@@ -174,10 +177,14 @@ def test_prompts_are_shared_out_in_turns() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"prompt": "a"}\nno\n', r"p\.jsonl:2"), ('{"prompt": 3}', r"p\.jsonl:1"), ("[]", r"p\.jsonl:1"),
-        ('{"prompt": "a", "answer": 4}', r"p\.jsonl:1"), ('{"prompt": ""}', r"p\.jsonl:1"), ("\n", "holds no prompts"),
+        ('{"prompt": "a"}\nno\n', r"p\.jsonl:2"),
+        ('{"prompt": 3}', r"p\.jsonl:1"),
+        ("[]", r"p\.jsonl:1"),
+        ('{"prompt": "a", "answer": 4}', r"p\.jsonl:1"),
+        ('{"prompt": ""}', r"p\.jsonl:1"),
+        ("\n", "holds no prompts"),
     ],
-)  # fmt: skip
+)
 def test_bad_prompt_files_are_named(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(text)

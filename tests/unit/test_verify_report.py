@@ -34,12 +34,15 @@ def made_up(trajectory: Trajectory, right: dict[str, int], steps: dict[str, int]
     difference = Divergence(row=0, canvas=0, step=4, rule="accept", position=1, margin=0.015, entropy_error=1e-3)
     return [
         free_running.Run(
-            item=TaskPrompt(task="a" if i % 2 else "b", prompt="p", answer=" yes "), reference=trajectory, artifact=trajectory,
-            steps=steps, texts={name: "yes\n" if i < right[name] else "no" for name in free_running.DECODERS},
+            item=TaskPrompt(task="a" if i % 2 else "b", prompt="p", answer=" yes "),
+            reference=trajectory,
+            artifact=trajectory,
+            steps=steps,
+            texts={name: "yes\n" if i < right[name] else "no" for name in free_running.DECODERS},
             difference=None if i else difference,
         )
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def test_figures_of_runs(trajectory: Trajectory) -> None:
@@ -63,10 +66,17 @@ def step(index: int, kl: float | None = 1e-4) -> teacher_forced.ForcedStep:
     errors = np.linspace(1e-5, 1e-2 * index, 16)
     kls = None if kl is None else np.full(16, kl)
     return teacher_forced.ForcedStep(
-        place=teacher_forced.Place(run=0, row=index - 1), index=index, same=same, canvas=same, jaccard=0.98,
-        entropy_error=errors, kl=kls, gaps=np.full(int(index == 2), 0.03), logits_error=None if kl is None else 1e-3,
+        place=teacher_forced.Place(run=0, row=index - 1),
+        index=index,
+        same=same,
+        canvas=same,
+        jaccard=0.98,
+        entropy_error=errors,
+        kl=kls,
+        gaps=np.full(int(index == 2), 0.03),
+        logits_error=None if kl is None else 1e-3,
         soft_error=1e-2,
-    )  # fmt: skip
+    )
 
 
 def figures(trajectory: Trajectory, *, kl: float | None = 1e-4, recipe: str = "w8", answers: bool = True) -> dict[str, Any]:
@@ -81,11 +91,20 @@ def figures(trajectory: Trajectory, *, kl: float | None = 1e-4, recipe: str = "w
     fed = forced.figures(None if kl is not None else "no <logits> here")
     checks = gate.judge(recipe, ran, fed)
     return {
-        "date": "2026-01-02", "tools": {"dgemma": "0"}, "machine": "x86_64", "recipe": recipe, "reference": "torch",
-        "checkpoint": {"name": "tiny", "files": {"config.json": "ab" * 32}, "same": True}, "other_checkpoint": False,
-        "prompts": {"file": "p.jsonl", "count": 10}, "max_steps": 16, "checks": [c.to_dict() for c in checks],
-        "passed": all(c.passed for c in checks), "free_running": ran, "teacher_forced": fed,
-    }  # fmt: skip
+        "date": "2026-01-02",
+        "tools": {"dgemma": "0"},
+        "machine": "x86_64",
+        "recipe": recipe,
+        "reference": "torch",
+        "checkpoint": {"name": "tiny", "files": {"config.json": "ab" * 32}, "same": True},
+        "other_checkpoint": False,
+        "prompts": {"file": "p.jsonl", "count": 10},
+        "max_steps": 16,
+        "checks": [c.to_dict() for c in checks],
+        "passed": all(c.passed for c in checks),
+        "free_running": ran,
+        "teacher_forced": fed,
+    }
 
 
 class Page(HTMLParser):

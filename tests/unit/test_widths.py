@@ -51,10 +51,11 @@ def test_notes_say_whether_narrow_steps_lose(halves: float, phrase: str) -> None
     ms = {width: {"median": 10.0 * width, "q1": 9.0, "q3": 11.0} for width in (16, 8, 4)}
     over = {16: 1.0, 8: 1.02, 4: halves}
     values = {
-        "bundle": {"recipe": "w8", "canvas": 16}, "options": {"engine": "onnx", "prefix": 5, "threads": 1, "rounds": 2},
+        "bundle": {"recipe": "w8", "canvas": 16},
+        "options": {"engine": "onnx", "prefix": 5, "threads": 1, "rounds": 2},
         "widths": [{"width": w, "ms": ms[w], "over_line": {"median": over[w]}} for w in (16, 8, 4)],
         "noise": {"warnings": ["loud"]},
-    }  # fmt: skip
+    }
     notes = widths.notes(values)
     assert phrase in notes[1]
     assert notes[-1] == "noise: loud"

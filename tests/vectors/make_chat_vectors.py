@@ -38,9 +38,15 @@ def cases() -> list[dict[str, Any]]:
         first, last = entry["markers"][0], entry["markers"][-1]
         for trim, (lead, tail) in zip(TRIMS, (("user\n", "\n"), ("", ""), ("Q: ", ""), ("", " A:")), strict=True):
             chat = ChatTemplate(
-                start=(first,), user_prefix=(last,) if number % 2 else (), user_suffix=(last,), model_prefix=(),
-                model_suffix=(), user_lead=lead, user_tail=tail, trim=trim,
-            )  # fmt: skip
+                start=(first,),
+                user_prefix=(last,) if number % 2 else (),
+                user_suffix=(last,),
+                model_prefix=(),
+                model_suffix=(),
+                user_lead=lead,
+                user_tail=tail,
+                trim=trim,
+            )
             made.append(_case(entry, chat, first, last))
     return made
 
@@ -56,9 +62,14 @@ def _case(entry: dict[str, Any], chat: ChatTemplate, bos: int, stop: int) -> dic
     befores: list[list[int]] = [[], [bos, stop], [bos, tokenizer.vocab_size - 1]]
     turns = [[text, before, chat_ids(manifest, tokenizer, text, before)] for text in TEXTS for before in befores]
     return {
-        "file": entry["file"], "kind": entry["kind"], "pad": bos, "bos": bos, "stops": [stop],
-        "chat": {key: value for key, value in asdict(chat).items() if key != "roles"}, "turns": turns,
-    }  # fmt: skip
+        "file": entry["file"],
+        "kind": entry["kind"],
+        "pad": bos,
+        "bos": bos,
+        "stops": [stop],
+        "chat": {key: value for key, value in asdict(chat).items() if key != "roles"},
+        "turns": turns,
+    }
 
 
 def text() -> str:

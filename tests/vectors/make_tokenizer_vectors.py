@@ -149,10 +149,15 @@ def vectors(path: Path, kind: str, seed: int, blocks: int) -> dict[str, Any]:
         shown = None if ids is None else tokenizer.decode(ids)
         examples.append([text, ids, shown, None if ids is None else tokenizer.pieces(ids)])
     return {
-        "kind": kind, "markers": markers, "vocab_size": tokenizer.vocab_size, "ranges": name, "seed": seed,
-        "examples": examples, "long": long_text(tokenizer, Random(seed << 32), ranges),
+        "kind": kind,
+        "markers": markers,
+        "vocab_size": tokenizer.vocab_size,
+        "ranges": name,
+        "seed": seed,
+        "examples": examples,
+        "long": long_text(tokenizer, Random(seed << 32), ranges),
         "blocks": [block(tokenizer, Random((seed << 32) + i), ranges) for i in range(blocks)],
-    }  # fmt: skip
+    }
 
 
 def corpus() -> Iterator[str]:
@@ -321,9 +326,13 @@ def words_style() -> Any:
 
 
 HUGGING_FACE: dict[str, Callable[[], Any]] = {
-    "hf-gemma": gemma_style, "hf-llama2": llama2_style, "hf-gpt2": gpt2_style, "hf-llama3": llama3_style,
-    "hf-unigram": unigram_style, "hf-words": words_style,
-}  # fmt: skip
+    "hf-gemma": gemma_style,
+    "hf-llama2": llama2_style,
+    "hf-gpt2": gpt2_style,
+    "hf-llama3": llama3_style,
+    "hf-unigram": unigram_style,
+    "hf-words": words_style,
+}
 
 
 def legacy_merges(text: str) -> str:

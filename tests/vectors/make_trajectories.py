@@ -27,32 +27,42 @@ PROMPTS = [
 ]
 WORK_PROMPTS = [PROMPTS[0], ("Write 98765 in words.", 6), PROMPTS[3]]
 POLICIES = [
-    ComputePolicy(early_commit=0.003), ComputePolicy(early_commit=EARLY_COMMIT, start_width="auto"),
+    ComputePolicy(early_commit=0.003),
+    ComputePolicy(early_commit=EARLY_COMMIT, start_width="auto"),
     ComputePolicy(early_commit=EARLY_COMMIT, start_width="auto", recheck=True),
     ComputePolicy(early_commit=DRAFT_EARLY_COMMIT, start_width="auto", speculate=True),
-]  # fmt: skip
+]
 MAX_NEW_TOKENS = 192
 
 
 def work(compute: ComputePolicy) -> dict[str, Any]:
     """A policy under the names that readers in other languages know."""
     return {
-        "settle": compute.early_commit, "canvas": compute.start_width, "repair": compute.recheck,
+        "settle": compute.early_commit,
+        "canvas": compute.start_width,
+        "repair": compute.recheck,
         "speculate": compute.speculate,
-    }  # fmt: skip
+    }
 
 
 def entry(done: Generation, compute: ComputePolicy | None) -> dict[str, Any]:
     """JSON values of one generation; float32 in as few digits as tell it apart."""
     t = done.trajectory
     return {
-        "work": compute and work(compute), "stop_reason": done.stop_reason,
-        "canvases": done.canvases, "passes": done.position_forwards,
-        "tokens": t.tokens.tolist(), "canvas_index": t.canvas_index.tolist(), "step": t.step.tolist(),
-        "temperature": [float(x) for x in t.temperature], "canvas_in": t.canvas_in.tolist(), "argmax": t.argmax.tolist(),
-        "entropy": [[float(f"{x:.9g}") for x in row] for row in t.entropy], "accepted": t.accepted.astype(int).tolist(),
+        "work": compute and work(compute),
+        "stop_reason": done.stop_reason,
+        "canvases": done.canvases,
+        "passes": done.position_forwards,
+        "tokens": t.tokens.tolist(),
+        "canvas_index": t.canvas_index.tolist(),
+        "step": t.step.tolist(),
+        "temperature": [float(x) for x in t.temperature],
+        "canvas_in": t.canvas_in.tolist(),
+        "argmax": t.argmax.tolist(),
+        "entropy": [[float(f"{x:.9g}") for x in row] for row in t.entropy],
+        "accepted": t.accepted.astype(int).tolist(),
         "canvas_out": t.canvas_out.tolist(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -69,11 +79,16 @@ def main() -> None:
         return asked | entry(done, compute)
 
     head = {
-        "checkpoint": "checkpoints/tiny", "command": "python tests/vectors/make_trajectories.py", "torch": torch.__version__,
-        "max_new_tokens": MAX_NEW_TOKENS, "vocab_size": loaded.config.vocab_size, "canvas_length": loaded.config.canvas_length,
-        "eos_token_ids": list(loaded.config.eos_token_ids), "sampler": loaded.sampler.to_dict(),
+        "checkpoint": "checkpoints/tiny",
+        "command": "python tests/vectors/make_trajectories.py",
+        "torch": torch.__version__,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "vocab_size": loaded.config.vocab_size,
+        "canvas_length": loaded.config.canvas_length,
+        "eos_token_ids": list(loaded.config.eos_token_ids),
+        "sampler": loaded.sampler.to_dict(),
         "work_defaults": {"settle": EARLY_COMMIT, "draft_settle": DRAFT_EARLY_COMMIT, "narrowest": NARROWEST},
-    }  # fmt: skip
+    }
     lists = {
         "runs": [run(text, seed, None) for text, seed in PROMPTS],
         "work_runs": [run(text, seed, compute) for text, seed in WORK_PROMPTS for compute in POLICIES],

@@ -102,12 +102,17 @@ def softmax_entropy(logits: list[float]) -> float:
 def noise_vectors() -> dict[str, Any]:
     known = [((0, 0), (0, 0)), ((MASK, MASK), (MASK, MASK)), ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3))]
     streams = [
-        {"seed": str(seed), "canvas": canvas, "stream": stream, "shape": [n] if stream == 0 else [2, n],
-         "key": list(stream_key(seed, canvas, stream)),
-         "words": words(stream_key(seed, canvas, stream), n if stream == 0 else 2 * n)}
+        {
+            "seed": str(seed),
+            "canvas": canvas,
+            "stream": stream,
+            "shape": [n] if stream == 0 else [2, n],
+            "key": list(stream_key(seed, canvas, stream)),
+            "words": words(stream_key(seed, canvas, stream), n if stream == 0 else 2 * n),
+        }
         for seed in SEEDS
         for canvas, stream, n in ((0, 0, 16), (0, 1, 8), (3, 2, 5), (70_000, 48, 3))
-    ]  # fmt: skip
+    ]
     some = [0, 1, 255, 256, 0x7FFFFFFF, 0x80000000, MASK, *words((0, 1), 5)]
     return {
         "format": 1,
@@ -171,8 +176,13 @@ def accept_vectors() -> list[dict[str, Any]]:
 
 def entropy_vectors() -> list[dict[str, Any]]:
     rows = [
-        [0.0, 0.0], [0.0] * 7, [30.0, -30.0, -30.0], [1.0, 2.0, 3.0, 4.0], [-5.0, 5.0, 4.75, 0.125], [60.0, 59.5, -60.0],
-    ]  # fmt: skip
+        [0.0, 0.0],
+        [0.0] * 7,
+        [30.0, -30.0, -30.0],
+        [1.0, 2.0, 3.0, 4.0],
+        [-5.0, 5.0, 4.75, 0.125],
+        [60.0, 59.5, -60.0],
+    ]
     rows.append([(word >> 8) * 2.0**-20 for word in words((0, 3), 40)])
     return [{"logits": row, "entropy": softmax_entropy(row), "tolerance": 2e-6} for row in rows]
 
@@ -195,17 +205,29 @@ def step_vectors() -> list[dict[str, Any]]:
         assert margin > 1e-5
         canvas.append(token if accepted[i] else (noise[n + i] * vocab) >> 32)
     return [
-        {"tempered": rows, "words": [noise[:n], noise[n:]], "bound": bound, "canvas": canvas,
-         "argmax": [row.index(max(row)) for row in rows], "entropy": entropy, "accepted": accepted, "tolerance": 1e-5}
-    ]  # fmt: skip
+        {
+            "tempered": rows,
+            "words": [noise[:n], noise[n:]],
+            "bound": bound,
+            "canvas": canvas,
+            "argmax": [row.index(max(row)) for row in rows],
+            "entropy": entropy,
+            "accepted": accepted,
+            "tolerance": 1e-5,
+        }
+    ]
 
 
 def files() -> dict[str, str]:
     """Name → content of both files."""
     sampling = {
-        "format": 1, "block": BLOCK, "inverse_cdf": cdf_vectors(), "accept": accept_vectors(),
-        "entropy": entropy_vectors(), "step": step_vectors(),
-    }  # fmt: skip
+        "format": 1,
+        "block": BLOCK,
+        "inverse_cdf": cdf_vectors(),
+        "accept": accept_vectors(),
+        "entropy": entropy_vectors(),
+        "step": step_vectors(),
+    }
     return {name: dump(values) for name, values in (("noise.json", noise_vectors()), ("sampling.json", sampling))}
 
 

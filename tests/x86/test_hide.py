@@ -126,9 +126,10 @@ def test_cpuinfo_loses_the_flags_of_a_group_and_nothing_else() -> None:
     text = f"processor\t: 0\nmodel name\t: vnni amx\nflags\t\t: {flags}\nbugs\t\t:\n\n" * 2
     assert hide.without(text, []) == text
     for group, left in {
-        "amx": "fpu avx2 avx_vnni avx512f avx512_vnni avx512_4vnniw", "vnni": "fpu avx2 avx512f amx_bf16 amx_int8",
+        "amx": "fpu avx2 avx_vnni avx512f avx512_vnni avx512_4vnniw",
+        "vnni": "fpu avx2 avx512f amx_bf16 amx_int8",
         "avx512": "fpu avx2 avx_vnni amx_bf16 amx_int8",
-    }.items():  # fmt: skip
+    }.items():
         assert [line.split() for line in hide.without(text, [group]).splitlines()] == [
             line.split() for line in text.replace(flags, left).splitlines()
         ]

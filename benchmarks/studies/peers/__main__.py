@@ -27,8 +27,9 @@ from dgemma.core.progress import stages
 
 def run(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m dgemma.benchmarks.studies.peers", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dgemma.benchmarks.studies.peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--engine", help="of the bundle")
@@ -44,10 +45,17 @@ def run(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     report.check_out(given.out)
     request = PeersRequest(
-        bundle=given.bundle, engine=given.engine, peers=tuple(name.strip() for name in given.peers.split(",") if name.strip()),
-        llama=given.llama, diffusion_model=given.llama_diffusion_model, threads=given.threads, prefix=given.prefix,
-        rounds=given.rounds, repeats=given.repeats, limit_s=given.limit,
-    )  # fmt: skip
+        bundle=given.bundle,
+        engine=given.engine,
+        peers=tuple(name.strip() for name in given.peers.split(",") if name.strip()),
+        llama=given.llama,
+        diffusion_model=given.llama_diffusion_model,
+        threads=given.threads,
+        prefix=given.prefix,
+        rounds=given.rounds,
+        repeats=given.repeats,
+        limit_s=given.limit,
+    )
     with stages() as stage:
         result = measure(request, stage)
     report.table("Side by side", show.HEADER, show.rows(result))

@@ -83,10 +83,13 @@ def _ours(request: PeersRequest, manifest: Manifest, engine: str) -> Peer:
     command = peer.module("ours", request.bundle, engine, *_common(request))
     bits = manifest.quantization.get("bits_per_weight")
     return Peer(
-        name=OURS, weights=f"{manifest.quantization.get('recipe', 'float32')}, {engine}", bits=bits and round(bits, 2),
-        need=memory.need(manifest, engine).total, measure=partial(_child, request, command),
+        name=OURS,
+        weights=f"{manifest.quantization.get('recipe', 'float32')}, {engine}",
+        bits=bits and round(bits, 2),
+        need=memory.need(manifest, engine).total,
+        measure=partial(_child, request, command),
         note="a step has the sampler in it",
-    )  # fmt: skip
+    )
 
 
 def _transformers(request: PeersRequest, manifest: Manifest, name: str, work: Path) -> Peer:
@@ -97,12 +100,14 @@ def _transformers(request: PeersRequest, manifest: Manifest, name: str, work: Pa
     parameters = int(manifest.quantization.get("parameters") or 0)
     absent = [package for package in ("torch", "transformers") if util.find_spec(package) is None]
     return Peer(
-        name=name, weights=dtype, bits=8.0 * DTYPES[dtype],
+        name=name,
+        weights=dtype,
+        bits=8.0 * DTYPES[dtype],
         need=parameters * DTYPES[dtype] + 4 * _LOGITS * manifest.canvas_length * model.vocab_size + (1 + compiled) * _LIBRARIES,
         measure=partial(_child, request, [*command, "--compiled"] if compiled else command, extra),
         missing=f"{absent[0]} is not installed; pip install 'transformers==5.23.*' torch" if absent else None,
         note="no sampler" + ("; tokens are not compiled" if compiled else ""),
-    )  # fmt: skip
+    )
 
 
 def _llama(request: PeersRequest, manifest: Manifest, kind: str, work: Path) -> Peer:
@@ -132,9 +137,14 @@ def _llama(request: PeersRequest, manifest: Manifest, kind: str, work: Path) -> 
         return _child(request, peer.module("llama_binding", file, *words))
 
     return Peer(
-        name=f"llama.cpp/{kind}", weights=gguf.KINDS[kind].name, bits=gguf.KINDS[kind].bits, need=size + _LIBRARIES // 2,
-        measure=measure, missing=missing, note=f"no steps; prefill of {canvas} tokens, logits of one",
-    )  # fmt: skip
+        name=f"llama.cpp/{kind}",
+        weights=gguf.KINDS[kind].name,
+        bits=gguf.KINDS[kind].bits,
+        need=size + _LIBRARIES // 2,
+        measure=measure,
+        missing=missing,
+        note=f"no steps; prefill of {canvas} tokens, logits of one",
+    )
 
 
 def _llama_diffusion(request: PeersRequest) -> Peer:
@@ -146,15 +156,17 @@ def _llama_diffusion(request: PeersRequest) -> Peer:
 
     def measure() -> Sample:
         assert program and file
-        return llama.diffusion(
-            program, file, prefix=request.prefix, threads=request.threads, limit_s=request.limit_s
-        )  # fmt: skip
+        return llama.diffusion(program, file, prefix=request.prefix, threads=request.threads, limit_s=request.limit_s)
 
     return Peer(
-        name=LLAMA_DIFFUSION, weights=file.stem if file else "", bits=None, missing=missing, measure=measure,
+        name=LLAMA_DIFFUSION,
+        weights=file.stem if file else "",
+        bits=None,
+        missing=missing,
+        measure=measure,
         need=(file.stat().st_size if file else 0) + _LIBRARIES,
         note="dims are the given file's; a step has a share of the prompt in it",
-    )  # fmt: skip
+    )
 
 
 def _common(request: PeersRequest) -> list[str]:

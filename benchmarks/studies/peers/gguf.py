@@ -96,20 +96,28 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
 def metadata(config: ModelConfig, context: int) -> dict[str, Value]:
     """Keys as llama.cpp reads them; the vocabulary is a number of nameless tokens."""
     own: dict[str, Value] = {
-        "vocab_size": config.vocab_size, "context_length": context, "embedding_length": config.hidden_size,
-        "block_count": config.num_layers, "feed_forward_length": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "context_length": context,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_layers,
+        "feed_forward_length": config.intermediate_size,
         "embedding_length_per_layer_input": 0,
         "attention.head_count": config.num_heads,
         "attention.head_count_kv": [config.layer_kv_heads(i) for i in range(config.num_layers)],
-        "attention.key_length": config.global_head_dim, "attention.value_length": config.global_head_dim,
-        "attention.key_length_swa": config.head_dim, "attention.value_length_swa": config.head_dim,
+        "attention.key_length": config.global_head_dim,
+        "attention.value_length": config.global_head_dim,
+        "attention.key_length_swa": config.head_dim,
+        "attention.value_length_swa": config.head_dim,
         "attention.sliding_window": config.sliding_window,
         "attention.sliding_window_pattern": [kind != FULL for kind in config.layer_types],
-        "attention.shared_kv_layers": 0, "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.dimension_count": config.global_head_dim, "rope.dimension_count_swa": config.head_dim,
-        "rope.freq_base": config.full_rope_theta, "rope.freq_base_swa": config.sliding_rope_theta,
+        "attention.shared_kv_layers": 0,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.dimension_count": config.global_head_dim,
+        "rope.dimension_count_swa": config.head_dim,
+        "rope.freq_base": config.full_rope_theta,
+        "rope.freq_base_swa": config.sliding_rope_theta,
         "final_logit_softcapping": config.final_logit_softcapping,
-    }  # fmt: skip
+    }
     return {"tokenizer.ggml.model": "none", **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()}}
 
 

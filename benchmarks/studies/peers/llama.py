@@ -39,9 +39,7 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"--llama {folder}: neither {BENCH} nor {DIFFUSION} is there or in build/bin; give their folder")
 
 
-def bench(
-    program: Path, model: Path, *, canvas: int, prefix: int, repeats: int, threads: int, limit_s: float
-) -> Sample:  # fmt: skip
+def bench(program: Path, model: Path, *, canvas: int, prefix: int, repeats: int, threads: int, limit_s: float) -> Sample:
     """Tokens and a prefill of `canvas` tokens after `prefix`, by llama-bench, which warms up by itself."""
     command = [program, "-m", model, "-p", canvas, "-n", GENERATED, "-d", prefix, "-r", repeats, "-t", threads, "-ngl", 0]
     out, _ = peer.call([str(word) for word in (*command, "-o", "json")], threads, limit_s)

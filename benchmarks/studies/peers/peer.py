@@ -80,9 +80,15 @@ def call(command: Sequence[str | Path], threads: int, limit_s: float, extra: dic
     words = [str(word) for word in command]
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+        )
     except OSError as error:
         raise EngineError(f"{Path(words[0]).name} cannot be started ({error.strerror})") from None
     try:

@@ -58,22 +58,34 @@ def measure(request: PeersRequest, stage: Callable[[str], None]) -> Json:
     spreads = {name: reliability.spread(found) for name, found in figures.items() if found}
     quantization = manifest.quantization
     return {
-        "benchmark": "peers", "machine": facts,
+        "benchmark": "peers",
+        "machine": facts,
         "bundle": {
-            "digest": bundle.digest, "name": manifest.provenance.get("name"), "recipe": quantization.get("recipe"),
-            "parameters": quantization.get("parameters"), "canvas": manifest.canvas_length, "model": manifest.model.to_dict(),
+            "digest": bundle.digest,
+            "name": manifest.provenance.get("name"),
+            "recipe": quantization.get("recipe"),
+            "parameters": quantization.get("parameters"),
+            "canvas": manifest.canvas_length,
+            "model": manifest.model.to_dict(),
         },
         "options": {
-            "engine": engine, "threads": request.threads, "prefix": request.prefix, "rounds": request.rounds,
-            "repeats": request.repeats, "limit_s": request.limit_s, "peers": list(request.peers),
+            "engine": engine,
+            "threads": request.threads,
+            "prefix": request.prefix,
+            "rounds": request.rounds,
+            "repeats": request.repeats,
+            "limit_s": request.limit_s,
+            "peers": list(request.peers),
         },
         "runs": runs,
         "left_out": [{"peer": turns.peer.name, "why": turns.why} for turns in every if turns.why],
         "noise": {
-            "calibration_before_s": before, "calibration_after_s": after, "load_average": load,
+            "calibration_before_s": before,
+            "calibration_after_s": after,
+            "load_average": load,
             "warnings": reliability.warnings(before, after, load, machine.usable_cores(), spreads),
         },
-    }  # fmt: skip
+    }
 
 
 def take_turns(every: Sequence[Turns], rounds: int, stage: Callable[[str], None]) -> None:
@@ -126,6 +138,12 @@ def _row(peer: Peer, samples: dict[int, Sample], ours: dict[int, Sample]) -> Jso
         figures[f"{name}_over_ours"] = asdict(quartiles(ratios)) if ratios else None
     first = next(iter(samples.values()))
     return {
-        "peer": peer.name, "weights": peer.weights, "bits": peer.bits, "version": first.version, "rounds": len(samples),
-        **figures, "compile_s": first.compile_s, "note": peer.note,
-    }  # fmt: skip
+        "peer": peer.name,
+        "weights": peer.weights,
+        "bits": peer.bits,
+        "version": first.version,
+        "rounds": len(samples),
+        **figures,
+        "compile_s": first.compile_s,
+        "note": peer.note,
+    }

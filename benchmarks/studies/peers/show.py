@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 HEADER = (
-    "program, weights", "bits per weight", "a step, ms [quartiles]", "× dgemma's", "autoregressive, tokens/s [quartiles]",
-    "prefill of a canvas, ms", "of dgemma's step",
-)  # fmt: skip
+    "program, weights",
+    "bits per weight",
+    "a step, ms [quartiles]",
+    "× dgemma's",
+    "autoregressive, tokens/s [quartiles]",
+    "prefill of a canvas, ms",
+    "of dgemma's step",
+)
 Json = dict[str, Any]
 
 
@@ -16,12 +21,16 @@ def rows(values: Json) -> list[list[str]]:
     """Cells in the order of `HEADER`; what a peer has not is a dash."""
     return [
         [
-            f"{run['peer']}, {run['weights']}", _one(run["bits"], 2),
-            _spread(run["step_ms"], 1), _median(run["step_over_ours"], 2), _spread(run["tokens_per_s"], 1),
-            _median(run["prefill_ms"], 1), _median(run["prefill_over_ours"], 2),
+            f"{run['peer']}, {run['weights']}",
+            _one(run["bits"], 2),
+            _spread(run["step_ms"], 1),
+            _median(run["step_over_ours"], 2),
+            _spread(run["tokens_per_s"], 1),
+            _median(run["prefill_ms"], 1),
+            _median(run["prefill_over_ours"], 2),
         ]
         for run in values["runs"]
-    ]  # fmt: skip
+    ]
 
 
 def notes(values: Json) -> list[str]:

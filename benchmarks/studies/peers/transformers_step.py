@@ -34,13 +34,24 @@ _TEMPERATURE = 0.8
 def settings(c: ModelConfig) -> dict[str, Any]:
     """transformers' `text_config` of a shape, dense ones with one narrow expert."""
     return {
-        "vocab_size": c.vocab_size, "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size,
-        "num_hidden_layers": c.num_layers, "num_attention_heads": c.num_heads, "num_key_value_heads": c.num_kv_heads,
-        "head_dim": c.head_dim, "global_head_dim": c.global_head_dim, "num_global_key_value_heads": c.global_num_kv_heads,
-        "layer_types": list(c.layer_types), "sliding_window": c.sliding_window, "num_experts": c.num_experts or 1,
-        "top_k_experts": c.top_k_experts or 1, "moe_intermediate_size": c.moe_intermediate_size or 8,
-        "pad_token_id": c.pad_token_id, "bos_token_id": c.bos_token_id, "eos_token_id": list(c.eos_token_ids),
-    }  # fmt: skip
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "global_head_dim": c.global_head_dim,
+        "num_global_key_value_heads": c.global_num_kv_heads,
+        "layer_types": list(c.layer_types),
+        "sliding_window": c.sliding_window,
+        "num_experts": c.num_experts or 1,
+        "top_k_experts": c.top_k_experts or 1,
+        "moe_intermediate_size": c.moe_intermediate_size or 8,
+        "pad_token_id": c.pad_token_id,
+        "bos_token_id": c.bos_token_id,
+        "eos_token_id": list(c.eos_token_ids),
+    }
 
 
 def build(shape: ModelConfig, canvas: int, dtype: Any) -> Any:
@@ -74,9 +85,7 @@ def build(shape: ModelConfig, canvas: int, dtype: Any) -> Any:
     return made.eval()
 
 
-def measure(
-    shape: ModelConfig, canvas: int, dtype: str, *, prefix: int, repeats: int, tokens: int, compiled: bool
-) -> Sample:  # fmt: skip
+def measure(shape: ModelConfig, canvas: int, dtype: str, *, prefix: int, repeats: int, tokens: int, compiled: bool) -> Sample:
     """Seconds of single steps and tokens with a cached prefix; the first of each warms up and is left out."""
     import torch
     import transformers
@@ -139,9 +148,14 @@ def main() -> int:
     with TemporaryDirectory(prefix="dgemma-compiled-") as folder:
         os.environ.setdefault(COMPILED, folder)
         sample = measure(
-            manifest.model, manifest.canvas_length, given.dtype, prefix=given.prefix, repeats=given.repeats,
-            tokens=given.tokens, compiled=given.compiled,
-        )  # fmt: skip
+            manifest.model,
+            manifest.canvas_length,
+            given.dtype,
+            prefix=given.prefix,
+            repeats=given.repeats,
+            tokens=given.tokens,
+            compiled=given.compiled,
+        )
     print(sample.to_line())
     return 0
 

@@ -43,9 +43,13 @@ def run(
 
     report.check_out(out)
     request = BenchRequest(
-        bundle=bundle, engine=engine, threads=threads, budget=Budget(seconds=seconds, repeats=repeats),
-        outputs=lengths(outputs), compare=compare,
-    )  # fmt: skip
+        bundle=bundle,
+        engine=engine,
+        threads=threads,
+        budget=Budget(seconds=seconds, repeats=repeats),
+        outputs=lengths(outputs),
+        compare=compare,
+    )
     # While a spinner turns, rich sends what is printed to its own terminal, which is wrong for a pipe.
     stream = None if sys.stdout.isatty() else sys.stdout
     with stages() as stage:

@@ -55,9 +55,15 @@ def run(
     think: ThinkOption = False,
 ) -> None:
     options = replace(
-        DEFAULT, max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop,
-        compute=compute_policy(early_commit, start_width, recheck, speculate), system=system, think=think,
-    )  # fmt: skip
+        DEFAULT,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        adaptive=adaptive,
+        loop=loop,
+        compute=compute_policy(early_commit, start_width, recheck, speculate),
+        system=system,
+        think=think,
+    )
     with Session.load(bundle, engine=engine, threads=threads) as session:
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")

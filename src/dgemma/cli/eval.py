@@ -59,12 +59,20 @@ def run(
     from dgemma.benchmarks.eval.run import EvalRequest, evaluate_bundle
 
     request = EvalRequest(
-        bundle=bundle, tasks=tuple(task), engine=engine, threads=threads, limit=limit, shots=tuple(shots or ()),
-        num_shots=num_shots, decoder=decoder, out=out, resume=resume,
+        bundle=bundle,
+        tasks=tuple(task),
+        engine=engine,
+        threads=threads,
+        limit=limit,
+        shots=tuple(shots or ()),
+        num_shots=num_shots,
+        decoder=decoder,
+        out=out,
+        resume=resume,
         options=GenerateOptions(
             seed=seed, max_new_tokens=max_new_tokens, compute=compute_policy(early_commit, start_width, recheck, speculate)
         ),
-    )  # fmt: skip
+    )
     result = evaluate_bundle(request, lambda text: print(text, file=sys.stderr, flush=True))
     if out is not None:
         report.write_json(out, result)

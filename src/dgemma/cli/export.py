@@ -46,9 +46,14 @@ def run(
 
     engines = engines_of(engine)
     options: dict[str, Any] = {
-        "recipe": recipe, "steps": steps, "canvas": canvas, "context": context, "random_weights": random_weights,
-        "calibration": calibration, "soft": soft,
-    }  # fmt: skip
+        "recipe": recipe,
+        "steps": steps,
+        "canvas": canvas,
+        "context": context,
+        "random_weights": random_weights,
+        "calibration": calibration,
+        "soft": soft,
+    }
     estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
     notes(request.notes(estimate.request))
     if dry_run:

@@ -52,8 +52,10 @@ def summary(bundle: Bundle) -> list[str]:
         *judged,
     ]
     for name, values in (
-        ("quantization", manifest.quantization), ("tools", manifest.tools), ("provenance", manifest.provenance),
-    ):  # fmt: skip
+        ("quantization", manifest.quantization),
+        ("tools", manifest.tools),
+        ("provenance", manifest.provenance),
+    ):
         lines += _section(name, values)
     for engine, graphs in manifest.graphs.items():
         here = f"; here: {executorch.variant()}" if engine == "executorch" else ""

@@ -14,10 +14,12 @@ from dgemma.core.shipped import bundle_path
 BundleArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="BUNDLE", help="A folder written by `dgemma export`, or tiny, the bundle that ships with dgemma.",
-        show_default=False, parser=bundle_path,
+        metavar="BUNDLE",
+        help="A folder written by `dgemma export`, or tiny, the bundle that ships with dgemma.",
+        show_default=False,
+        parser=bundle_path,
     ),
-]  # fmt: skip
+]
 EngineOption = Annotated[
     str | None, typer.Option("--engine", help="onnx or executorch. Default: the first of them in the bundle that is installed.")
 ]
@@ -33,17 +35,19 @@ AdaptiveOption = Annotated[
 EarlyCommitOption = Annotated[
     float | None,
     typer.Option(
-        "--early-commit", metavar="NATS",
+        "--early-commit",
+        metavar="NATS",
         help="Keep the token of a position once its entropy is below NATS, and compute the position no more.",
     ),
-]  # fmt: skip
+]
 StartWidthOption = Annotated[
     str | None,
     typer.Option(
-        "--start-width", metavar="auto|N",
+        "--start-width",
+        metavar="auto|N",
         help="Start each canvas with N positions (auto: a sixteenth of it), and double it until a stop token appears.",
     ),
-]  # fmt: skip
+]
 RecheckOption = Annotated[
     bool,
     typer.Option("--recheck", help="Run all positions once more before a canvas is committed, and go on if any changes."),
@@ -51,9 +55,10 @@ RecheckOption = Annotated[
 SpeculateOption = Annotated[
     bool,
     typer.Option(
-        "--speculate", help="Treat canvases as drafts that the causal encoder checks. The text is that of greedy decoding.",
+        "--speculate",
+        help="Treat canvases as drafts that the causal encoder checks. The text is that of greedy decoding.",
     ),
-]  # fmt: skip
+]
 SystemOption = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)
 ]
@@ -64,13 +69,9 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads th
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-def compute_policy(
-    early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool
-) -> ComputePolicy | None:  # fmt: skip
+def compute_policy(early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool) -> ComputePolicy | None:
     """What the four options say together; raises UsageError."""
-    return ComputePolicy.of(
-        early_commit=early_commit, start_width=_width(start_width), recheck=recheck, speculate=speculate
-    )  # fmt: skip
+    return ComputePolicy.of(early_commit=early_commit, start_width=_width(start_width), recheck=recheck, speculate=speculate)
 
 
 def _width(text: str | None) -> StartWidth:

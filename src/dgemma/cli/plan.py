@@ -78,11 +78,15 @@ def run(
     sampler = subject.sampler if soft is None else _sampler(soft)
     works = [
         Work(
-            config=subject.config, canvas=n, prompt=prompt, output=output, steps=_steps(steps, subject.sampler.steps),
+            config=subject.config,
+            canvas=n,
+            prompt=prompt,
+            output=output,
+            steps=_steps(steps, subject.sampler.steps),
             soft=EXACT if sampler.top_k is None else "gathered",
         )
         for n in _canvases(canvas, subject.config)
-    ]  # fmt: skip
+    ]
     engines = _engines(engine, subject.engines, profile)
     found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
     chosen, sentence = recommend(found, profile, works[0])
@@ -90,10 +94,16 @@ def run(
         plot.draw(picture, profile, works[0], found)
     if as_json:
         values = {
-            "model": model, "device": profile.to_dict(), "prompt": prompt, "output": output,
-            "steps_per_canvas": list(works[0].steps), "predictions": [p.to_dict() for p in found],
-            "recommended": chosen and chosen.to_dict(), "sentence": sentence, "left_out": _left_out(subject, recipe),
-        }  # fmt: skip
+            "model": model,
+            "device": profile.to_dict(),
+            "prompt": prompt,
+            "output": output,
+            "steps_per_canvas": list(works[0].steps),
+            "predictions": [p.to_dict() for p in found],
+            "recommended": chosen and chosen.to_dict(),
+            "sentence": sentence,
+            "left_out": _left_out(subject, recipe),
+        }
         print_json(values, allow_nan=False)
     else:
         show.plan(profile, works[0], found, sentence, _left_out(subject, recipe))
@@ -152,11 +162,12 @@ def _of_recipes(name: str, config: ModelConfig) -> tuple[Weights, ...]:
         recipe.check(ENGINES, config)
     return tuple(
         Weights(
-            recipe=r.name, bits={str(c): b for c, b in r.bits.items() if b < 32},
+            recipe=r.name,
+            bits={str(c): b for c, b in r.bits.items() if b < 32},
             disk_bytes={engine: file_bytes(r, engine, config) for engine in ENGINES},
         )
         for r in recipes
-    )  # fmt: skip
+    )
 
 
 def _suits(recipe: Recipe, config: ModelConfig) -> bool:

@@ -62,7 +62,8 @@ def run(
     messages: Annotated[
         Path | None,
         typer.Option(
-            "--messages", metavar="FILE",
+            "--messages",
+            metavar="FILE",
             help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
         ),
     ] = None,
@@ -81,9 +82,17 @@ def run(
     if trace is not None:
         check_trace_path(trace)
     options = GenerateOptions(
-        max_new_tokens=max_new_tokens, seed=seed, adaptive=adaptive, loop=loop, raw=raw, trace=trace is not None,
-        compute=compute_policy(early_commit, start_width, recheck, speculate), system=system, think=think, tools=tools,
-    )  # fmt: skip
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        adaptive=adaptive,
+        loop=loop,
+        raw=raw,
+        trace=trace is not None,
+        compute=compute_policy(early_commit, start_width, recheck, speculate),
+        system=system,
+        think=think,
+        tools=tools,
+    )
     with Session.load(bundle, engine=engine, threads=threads) as session:
         live = not as_json and sys.stdout.isatty() and session.tokenizer is not None
         if live:

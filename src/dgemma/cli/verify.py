@@ -39,8 +39,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what is kept beside the bundle.")] = False,
 ) -> int:
     with_checkpoint = {
-        "--prompts": prompts, "--count": count, "--golden-only": golden_only or None, "--write-golden": write_golden,
-    }  # fmt: skip
+        "--prompts": prompts,
+        "--count": count,
+        "--golden-only": golden_only or None,
+        "--write-golden": write_golden,
+    }
     _check_options(checkpoint, reference, report, compare, with_checkpoint)
     if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
         raise UsageError(f"{given[0]} is for the many prompts, which --golden-only leaves out; give one of them")
@@ -55,9 +58,14 @@ def run(
     many = None
     if checkpoint is not None and not golden_only:
         many = ComparisonRequest(
-            bundle=bundle, checkpoint=checkpoint, reference=reference, engine=engine, prompts=prompts, count=count,
+            bundle=bundle,
+            checkpoint=checkpoint,
+            reference=reference,
+            engine=engine,
+            prompts=prompts,
+            count=count,
             threads=threads,
-        )  # fmt: skip
+        )
     digest, found = _ladder(bundle, checkpoint, engine, threads)
     if many is not None:
         digest, found["float"] = against_float(many, progress)

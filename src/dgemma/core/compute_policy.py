@@ -54,9 +54,13 @@ class ComputePolicy:
 
     @classmethod
     def of(
-        cls, *, early_commit: float | None = None, start_width: StartWidth = None, recheck: bool = False,
+        cls,
+        *,
+        early_commit: float | None = None,
+        start_width: StartWidth = None,
+        recheck: bool = False,
         speculate: bool = False,
-    ) -> ComputePolicy | None:  # fmt: skip
+    ) -> ComputePolicy | None:
         """From what a user asks for; None where that is the stock loop. Raises UsageError."""
         if early_commit is None and start_width is None and not speculate:
             if recheck:

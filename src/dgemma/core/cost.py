@@ -133,11 +133,12 @@ class CostModel:
         used = {**self.stack(rows), **{name: (weights, weights) for name, weights in once.items()}}
         products = {
             name: Product(
-                bits=self.bits.get(name, FLOAT), operations=2 * rows * weights * repeats.get(name, 1),
+                bits=self.bits.get(name, FLOAT),
+                operations=2 * rows * weights * repeats.get(name, 1),
                 weights=read * repeats.get(name, 1),
             )
             for name, (weights, read) in used.items()
-        }  # fmt: skip
+        }
         attention = cache = scores = 0
         c = self.config
         for i in range(c.num_layers):
@@ -148,9 +149,7 @@ class CostModel:
         gated = c.num_layers + ("self_conditioning" in once)
         logits = ("embedding" in once) + ("self_conditioning" in once)  # the softcap's tanh; the sampler's exp
         functions = scores + rows * (gated * c.intermediate_size + logits * c.vocab_size)
-        return Cost(
-            products=products, attention=attention, cache_bytes=cache, functions=functions, values=self._values(rows)
-        )  # fmt: skip
+        return Cost(products=products, attention=attention, cache_bytes=cache, functions=functions, values=self._values(rows))
 
     def _seen(self, layer: int, prefix: int) -> int:
         """Slots of the prefix that a layer takes."""

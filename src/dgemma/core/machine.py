@@ -42,9 +42,12 @@ def int8_path(flags: Collection[str]) -> tuple[str, str | None]:
     Without VNNI, x86's own sum of two byte products saturates (`vpmaddubsw`), so that bytes are widened first (`vpmaddwd`).
     """
     for flag, name in (
-        ("amx_int8", "AMX"), ("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"), ("i8mm", "NEON with i8mm"),
+        ("amx_int8", "AMX"),
+        ("avx512_vnni", "AVX512-VNNI"),
+        ("avx_vnni", "AVX-VNNI"),
+        ("i8mm", "NEON with i8mm"),
         ("asimddp", "NEON with dot product"),
-    ):  # fmt: skip
+    ):
         if flag in flags:
             return name, None
     if "avx2" in flags:

@@ -96,10 +96,13 @@ def _message(value: object, where: str) -> Message:
     if wrong := [key for key, text in texts.items() if text is not None and not isinstance(text, str)]:
         raise UsageError(f"{where}: {wrong[0]} must be a text")
     return Message(
-        role=str(role), content=content, tool_calls=tuple(_call(call, where) for call in calls),
-        tool_call_id=texts["tool_call_id"], name=texts["name"],
+        role=str(role),
+        content=content,
+        tool_calls=tuple(_call(call, where) for call in calls),
+        tool_call_id=texts["tool_call_id"],
+        name=texts["name"],
         thinking=texts["thinking"] or texts["reasoning"] or texts["reasoning_content"] or "",
-    )  # fmt: skip
+    )
 
 
 def _call(value: object, where: str) -> ToolCall:

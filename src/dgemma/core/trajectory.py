@@ -109,14 +109,27 @@ class TrajectoryRecorder:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
-        self, canvas_index: int, step: int, temperature: float, canvas_in: npt.ArrayLike, argmax: npt.ArrayLike,
-        entropy: npt.ArrayLike, accepted: npt.ArrayLike, canvas_out: npt.ArrayLike,
-    ) -> None:  # fmt: skip
+        self,
+        canvas_index: int,
+        step: int,
+        temperature: float,
+        canvas_in: npt.ArrayLike,
+        argmax: npt.ArrayLike,
+        entropy: npt.ArrayLike,
+        accepted: npt.ArrayLike,
+        canvas_out: npt.ArrayLike,
+    ) -> None:
         """Append one denoising step; arrays hold N values in any shape, `step` is the number of steps remaining."""
         values = {
-            "canvas_index": canvas_index, "step": step, "temperature": temperature, "canvas_in": canvas_in,
-            "argmax": argmax, "entropy": entropy, "accepted": accepted, "canvas_out": canvas_out,
-        }  # fmt: skip
+            "canvas_index": canvas_index,
+            "step": step,
+            "temperature": temperature,
+            "canvas_in": canvas_in,
+            "argmax": argmax,
+            "entropy": entropy,
+            "accepted": accepted,
+            "canvas_out": canvas_out,
+        }
         self.steps.append(
             {
                 name: np.asarray(value).astype(_KINDS[name][0]).reshape(self.canvas_length if _KINDS[name][1] == "MN" else ())
