@@ -11,7 +11,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs lint lint-ruff lint-mypy lint-imports links verify gate bench bench-check arm64 clean
+.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs format lint lint-ruff lint-mypy lint-imports links verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,7 +23,8 @@ help:
 	@echo "make test-touched  the slow tests that the last commit touches, or all since DGEMMA_CI_BASE; at most 15 minutes"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make docs       the site, strictly, into build/site"
-	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make format     the Python code laid out by ruff"
+	@echo "make lint       ruff and its format, mypy, import-linter"
 	@echo "make coverage   the fast suite with line coverage of runtime and export"
 	@echo "make verify     the ladder on tiny: reference, torch, ONNX Runtime, ExecuTorch on the golden prompts"
 	@echo "make gate       many prompts against the float model, every recipe of tiny, JSON into $(RESULTS)"
@@ -103,6 +104,10 @@ lint: lint-ruff lint-mypy lint-imports
 
 lint-ruff: $(STAMP)
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/python -m ruff format .
 
 lint-mypy: $(STAMP)
 	$(BIN)/python -m mypy
