@@ -1,0 +1,21 @@
+"""The Python runtime gives the committed ids of conversations and reads the committed answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def test_the_committed_ids_and_answers() -> None:
+    spec = importlib.util.spec_from_file_location("make_conversation_vectors", HERE / "make_conversation_vectors.py")
+    assert spec is not None and spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    held = json.loads((HERE / "conversations.json").read_text(encoding="utf-8"))
+    assert held == json.loads(make.text())
+    for case in held["cases"]:
+        assert len(case["prompts"]) > 20 and {prompt[1] for prompt in case["prompts"]} == {False, True}
+        assert {bool(prompt[2]) for prompt in case["prompts"]} == {False, True}
