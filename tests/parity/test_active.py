@@ -186,7 +186,10 @@ def eager(model: Denoiser, seed: int, adaptive: bool, compute: ComputePolicy) ->
     return ids, generate(model, micro.POLICY, ids, seed=seed, max_new_tokens=40, adaptive=adaptive, compute=compute)
 
 
-@works
+@pytest.mark.parametrize(
+    "name",  # a draft compiles programs of its own, for a minute and more
+    [pytest.param(name, marks=pytest.mark.slow if name == "draft" else ()) for name in POLICIES],
+)
 @both_stops
 def test_the_reference_leaves_out_what_eager_does(model: Denoiser, adaptive: bool, name: str) -> None:
     """A program of one shape, in which what does not run is computed and not seen, makes the same trajectories."""
