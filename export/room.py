@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from dgemma.core.errors import ExportError
+from dgemma.core.machine import usable_cores
 from dgemma.core.memory import SWITCH, available, is_checked
 from dgemma.export.estimate import Estimate
 
@@ -20,8 +20,8 @@ def check(estimate: Estimate, out: Path) -> None:
 
 def at_once(estimate: Estimate) -> bool:
     """Whether the engines can be lowered at the same time: a core for each, and memory for all with a fifth to spare."""
-    free, cores = available(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 < len(estimate.engines) <= cores and free is not None and 1.25 * estimate.together <= free
+    free = available()
+    return 1 < len(estimate.engines) <= usable_cores() and free is not None and 1.25 * estimate.together <= free
 
 
 def lines(estimate: Estimate, out: Path) -> list[str]:

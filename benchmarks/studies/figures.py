@@ -10,6 +10,7 @@ GIGA = 1e9
 def table(folder: str) -> str:
     """Question, figure, and the page that has the details; `folder` leads to those pages."""
     rows = [
+        ("a fresh clone, 2 cores: `make demo`, its first text / whole", _demo(), "two-commands"),
         ("`tiny`: exact match on the tasks it can do, diffusion / autoregressive", _quality(), "quality"),
         ("`tiny`, `w8`, ONNX: diffusion tokens/s over autoregressive, long answers / short ones", _speed(), "speed"),
         ("`tiny`: cost of 4-bit MLPs (`w4-mixed`), exact match / steps", _quantization(), "quantization"),
@@ -19,6 +20,11 @@ def table(folder: str) -> str:
         ("`2b` shape: autoregressive tokens/s over llama.cpp's at 4 bits", _llama(), "peers"),
     ]
     return "\n".join([*header("question", "figure", "page"), *(f"| {q} | {f} | [{p}]({folder}{p}.md) |" for q, f, p in rows)])
+
+
+def _demo() -> str:
+    demo = read("two-commands.json")["demo"]
+    return f"{demo['first_text_s']:.0f} s / {demo['total_s']:.0f} s"
 
 
 def _quality() -> str:

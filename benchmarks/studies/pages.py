@@ -59,6 +59,14 @@ def _names(files: Iterable[Path]) -> str:
     return ", ".join(f"`{path.name}`" for path in files)
 
 
+TWO_COMMANDS = Page(
+    title="The two commands",
+    intro="""
+How long a newcomer waits: a fresh clone, an empty home (no caches of packages), a bare PATH. Installing depends on the
+network. The first text comes from the shipped bundle, before the packages for exporting are installed.""",
+    sections=(Section(table=tables.two_commands),),
+)
+
 QUALITY = Page(
     title="What tiny can do",
     intro="""
@@ -278,8 +286,9 @@ independent test.""",
 )
 
 PAGES: dict[str, Page] = {
-    "quality": QUALITY, "quantization": QUANTIZATION, "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK,
-    "full-size": FULL_SIZE, "peers": PEERS, "projection": PROJECTION, "soft": SOFT, "plan": PLAN, "tpu": TPU,
+    "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "same-tokens": SAME_TOKENS, "speed": SPEED,
+    "less-work": LESS_WORK, "full-size": FULL_SIZE, "peers": PEERS, "projection": PROJECTION, "soft": SOFT, "plan": PLAN,
+    "tpu": TPU,
 }  # fmt: skip
 
 

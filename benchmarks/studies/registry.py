@@ -177,6 +177,12 @@ STUDIES = (
             f"{_MODULE}.plan_check --fit RESULTS --test RESULTS --checkpoint checkpoints/tiny --out {_TO}/plan-check.json",
         ),
     ),
+    Study(
+        name="two-commands",
+        page="two-commands",
+        results=("two-commands.json",),
+        commands=(f"{_MODULE}.two_commands --out {_TO}/two-commands.json",),
+    ),
 )
 
 

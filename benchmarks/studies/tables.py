@@ -41,6 +41,20 @@ def provenance(values: Json) -> str:
     )
 
 
+def two_commands() -> str:
+    """What a newcomer waits for, in seconds and minutes."""
+    values = read("two-commands.json")
+    demo, test, facts = values["demo"], values.get("test"), values["machine"]
+    rows = header("`make demo` in a fresh clone", "seconds")
+    rows += [f"| first text | {demo['first_text_s']:.0f} |", f"| whole | {demo['total_s']:.0f} |"]
+    rows += [f"| of this, {part} | {seconds:.0f} |" for part, seconds in demo["parts_s"].items() if part != "first text"]
+    parts = [*rows, ""]
+    if test:
+        parts += [*header("`make test` after it", "minutes"), f"| {test['counts']} | {test['total_s'] / 60:.0f} |", ""]
+    size = f"{facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB"
+    return "\n".join([*parts, f"{facts['cpu']}, {size}; python {facts['versions']['python']}; {facts['date'][:10]}."])
+
+
 def quality() -> str:
     values = read("tiny-evaluate.json")
     rows = header("task", "n", "diffusion, exact (95 %)", "steps", "tokens/forward", "autoregressive, exact (95 %)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -268,13 +267,13 @@ def test_time_left_of_engines_at_once_is_that_of_the_slower_one() -> None:
 def test_engines_are_lowered_at_once_where_both_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     made = estimate("2b", "w8", random_weights=0)
     assert made.together == made.stages["onnx"] + made.stages["executorch"] > made.peak
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(room, "usable_cores", lambda: 2)
     for free, fits in ((int(1.25 * made.together) + 1, True), (made.together, False), (None, False)):
         monkeypatch.setattr(room, "available", lambda free=free: free)
         assert room.at_once(made) == fits
     monkeypatch.setattr(room, "available", lambda: 1 << 50)
     assert not room.at_once(estimate("2b", "w8", "onnx", random_weights=0))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(room, "usable_cores", lambda: 1)
     assert not room.at_once(made)
 
 
