@@ -9,6 +9,8 @@ from pathlib import Path
 
 from dgemma import DgemmaError, Session
 
+if len(sys.argv) < 2:
+    raise SystemExit("usage: many_prompts.py PROMPTS.txt [BUNDLE]")
 PROMPTS = Path(sys.argv[1])
 BUNDLE = sys.argv[2] if len(sys.argv) > 2 else "tiny"
 

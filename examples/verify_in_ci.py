@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 
+if len(sys.argv) < 2:
+    raise SystemExit("usage: verify_in_ci.py BUNDLE [CHECKPOINT]")
 command = [sys.executable, "-m", "dgemma.cli", "verify", sys.argv[1], "--json"]
 if len(sys.argv) > 2:
     command += ["--checkpoint", sys.argv[2], "--golden-only"]
