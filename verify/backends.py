@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import util
+from pathlib import Path
 
 from dgemma.core.engines import PACKAGES
+from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
+from dgemma.core.manifest import read_manifest
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import installed_version
 from dgemma.verify import source_checkpoint, tolerance
@@ -71,6 +74,22 @@ def fake_quantized(bundle: Bundle, float_model: Backend, name: str) -> Backend:
     integers = read_integers(bundle.file(bundle.graph("onnx", "denoise").file))
     manifest = bundle.manifest
     return TorchBackend(fake_quantize(float_model.model, integers), manifest.sampler, manifest.canvas_length, name=name)
+
+
+def check_float_backends(bundle: Path, checkpoint: str) -> None:
+    """Refuse a checkpoint that nothing installed can run, as nothing would be compared with it.
+
+    Raises:
+        UsageError: neither torch nor, for a folder, jax is installed.
+        BundleError, CheckpointError: those cannot be read.
+    """
+    if util.find_spec("torch") is not None:
+        return
+    if util.find_spec("jax") is None:
+        raise UsageError(f"--checkpoint needs package 'torch' or 'jax' to run the float model; {pip_install('export')}")
+    manifest, _ = read_manifest(bundle, check_files=False)
+    if source_checkpoint.folder_of(manifest, checkpoint) is None:
+        raise UsageError(f"--checkpoint {checkpoint}: random weights need package 'torch'; {pip_install('export')}")
 
 
 def float_backends(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tuple[Backend, Tolerance]], dict[str, str]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fake_bundle import write_bundle
 
 from dgemma.cli import dispatch
 from dgemma.core.errors import UsageError
+from dgemma.core.install import pip_install
 from dgemma.core.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
 from dgemma.verify import golden, outcome
 
@@ -129,7 +131,7 @@ def test_an_outcome_that_cannot_be_kept_is_still_given(
     ("args", "says"),
     [
         (["--reference", "tpu"], ("--reference tpu", "--checkpoint")),
-        (["--golden-only"], ("--golden-only", "--checkpoint")),
+        (["--golden-only", "--count", "3"], ("--count", "--checkpoint")),
         (["--write-golden", "g.npz"], ("--write-golden", "--checkpoint")),
         (["--checkpoint", "{tmp}", "--golden-only", "--count", "3"], ("--count", "--golden-only")),
         (["--reference", "jax"], ("--reference 'jax'", "choose torch or tpu")),
@@ -146,6 +148,46 @@ def test_options_that_cannot_be_meant(
 ) -> None:
     refused(capsys, [str(bundle), *(a.replace("{tmp}", str(tmp_path)) for a in args)], *says)
     assert not outcome.place(bundle).exists()
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Let these look as if they were not installed."""
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, package=None: None if name in packages else real(name, package))
+
+
+def test_golden_only_is_what_happens_without_a_checkpoint(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["verify", str(bundle), "--golden-only"]) == 0
+    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts: onnx" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--golden-only"]])
+def test_a_checkpoint_that_nothing_can_run_is_refused(
+    more: list[str], micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = [str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), *more]
+    hide(monkeypatch, "torch", "jax")
+    refused(capsys, args, "--checkpoint needs package 'torch' or 'jax'", pip_install("export"))
+    assert not outcome.place(micro_copy).exists()
+
+
+def test_random_weights_need_torch(
+    micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relist(micro_copy, provenance={"shape_of": "2b", "random_weights": 5})
+    hide(monkeypatch, "torch")
+    args = [str(micro_copy), "--checkpoint", "2b", "--golden-only"]
+    refused(capsys, args, "random weights need package 'torch'", pip_install("export"))
+
+
+def test_one_float_backend_is_enough(
+    micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--golden-only"]
+    hide(monkeypatch, "jax")
+    assert dispatch(args) == 0
+    out = capsys.readouterr().out
+    assert "PASSED  micro.dgemma: 2 backends, 4 golden prompts: torch" in out and "jax is not installed" in out
 
 
 def test_bundles_without_golden_trajectories(

@@ -38,16 +38,15 @@ def run(
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what is kept beside the bundle.")] = False,
 ) -> int:
-    with_checkpoint = {
-        "--prompts": prompts,
-        "--count": count,
-        "--golden-only": golden_only or None,
-        "--write-golden": write_golden,
-    }
+    with_checkpoint = {"--prompts": prompts, "--count": count, "--write-golden": write_golden}
     _check_options(checkpoint, reference, report, compare, with_checkpoint)
     if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
         raise UsageError(f"{given[0]} is for the many prompts, which --golden-only leaves out; give one of them")
     others = _others(report, compare)
+    if checkpoint is not None and write_golden is None:
+        from dgemma.verify.backends import check_float_backends
+
+        check_float_backends(bundle, checkpoint)
     _warn_of_another(bundle, checkpoint)
     if write_golden is not None:
         assert checkpoint is not None
