@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,14 +24,27 @@ def pip_install(extra: str) -> str:
 
 
 def _installed_from() -> str:
-    """The folder or file that pip was given, if it noted one (PEP 610) and it is still there; else the wheel's usual name."""
+    """The folder or file that pip was given, if it noted one (PEP 610) and it is still there; else the checkout in the current
+    folder, whose egg-info is found too and has no such note; else the wheel's usual name."""
+    found = list(metadata.distributions(name="dgemma"))
+    for distribution in found:
+        try:
+            url = urlsplit(json.loads(distribution.read_text("direct_url.json") or "{}").get("url", ""))
+        except ValueError:
+            continue
+        path = unquote(url.path)
+        if url.scheme == "file" and Path(path).exists():
+            return path
+    if checkout := _current_checkout():
+        return str(checkout)
+    return f"dgemma-{found[0].version}-py3-none-any.whl" if found else "dgemma.whl"  # none: copied there by hand
+
+
+def _current_checkout() -> Path | None:
+    """The current folder, if its pyproject.toml is dgemma's."""
     try:
-        found = metadata.distribution("dgemma")
-    except metadata.PackageNotFoundError:  # copied there by hand
-        return "dgemma.whl"
-    try:
-        url = urlsplit(json.loads(found.read_text("direct_url.json") or "{}").get("url", ""))
-    except ValueError:
-        url = urlsplit("")
-    path = unquote(url.path)
-    return path if url.scheme == "file" and Path(path).exists() else f"dgemma-{found.version}-py3-none-any.whl"
+        folder = Path.cwd()
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return folder if project["name"] == "dgemma" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
