@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
+import sys
+import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from dgemma import __version__
+from dgemma import __version__, cli
 from dgemma.core import install
 from dgemma.core.install import pip_install
+
+ROOMS = ("src/dgemma/core", "src/dgemma/cli", "model", "quantize", "export", "runtime", "reference", "verify", "benchmarks")
 
 
 class Distribution(metadata.Distribution):
@@ -89,10 +97,90 @@ def test_a_copy_that_no_installer_made(installed: Path, monkeypatch: pytest.Monk
 
 def test_once_published_the_name_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "PUBLISHED", True)
-    assert pip_install("onnx") == "pip install 'dgemma[onnx]'"
+    assert pip_install("onnx") == "pip install 'dgemma[onnx]'" and pip_install("") == "pip install dgemma"
+
+
+@pytest.fixture
+def declared(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Extra → the packages that pyproject.toml lists for it, also through other extras; the metadata is made to agree."""
+    project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    lines = []
+    for extra, requirements in groups.items():
+        for requirement in map(Requirement, requirements):
+            if extra:
+                marker = f"({requirement.marker}) and " if requirement.marker else ""
+                requirement.marker = Marker(f'{marker}extra == "{extra}"')
+            lines.append(str(requirement))
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+
+    def packages(extra: str) -> set[str]:
+        found = set()
+        for requirement in map(Requirement, groups[extra]):
+            own = requirement.name == "dgemma"
+            found |= set().union(*map(packages, requirement.extras)) if own else {canonicalize_name(requirement.name)}
+        return found
+
+    return {extra: packages(extra) for extra in groups}
+
+
+def imported(repo_root: Path) -> set[str]:
+    """Top-level names of the foreign modules that the product imports, lazily or not."""
+    names = set()
+    for room in ROOMS:
+        for path in (repo_root / room).rglob("*.py"):
+            if "studies" in path.parts or "example" in path.parts:  # not in the wheel
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"dgemma"}
+
+
+def test_the_extra_that_is_advised_brings_the_package(repo_root: Path, declared: dict[str, set[str]]) -> None:
+    modules = imported(repo_root)
+    assert {"jax", "matplotlib", "onnx_ir", "onnxruntime", "safetensors", "tokenizers", "torch"} <= modules
+    for module in modules:
+        package = {"ml_dtypes": "jax", "sympy": "torch"}.get(module, canonicalize_name(module))
+        for usual in ("onnx", "export", "reference"):
+            assert package in declared[install.extra_with(module, usual)], (module, usual)
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("run", "onnxruntime", "onnx"),
+        ("run", "torch", "executorch"),
+        ("run", "rich", ""),
+        ("export", "torch", "export"),
+        ("verify", "jax", "reference"),
+        ("verify", "ml_dtypes", "reference"),
+        ("bench", "matplotlib", "bench"),
+        ("reference", "flatbuffers", "reference"),
+        ("quantize", "nobody_knows", "export"),
+    ],
+)
+def test_what_a_command_advises(
+    command: str, module: str, extra: str, declared: dict[str, set[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._missing(command, ModuleNotFoundError(name=f"{module}.part")) == 2
+    assert capsys.readouterr().err == f"error: `dgemma {command}` needs package {module!r}; {pip_install(extra)}\n"
+
+
+def test_installed_metadata_is_understood() -> None:
+    assert install.extra_with("jax", "onnx") == "reference" and install.extra_with("numpy", "onnx") == ""
+
+
+def test_without_metadata_the_command_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", none)
+    assert install.extra_with("jax", "export") == "export"
 
 
 def test_no_message_words_it_itself(repo_root: Path) -> None:
-    rooms = ("src/dgemma/core", "src/dgemma/cli", "model", "quantize", "export", "runtime", "reference", "verify", "benchmarks")
-    texts = {p: p.read_text() for room in rooms for p in (repo_root / room).rglob("*.py")}
-    assert [p.name for p, text in texts.items() if re.search(r"install .?dgemma\[", text)] == ["install.py"]
+    texts = {p: p.read_text() for room in ROOMS for p in (repo_root / room).rglob("*.py")}
+    assert [p.name for p, text in texts.items() if re.search(r"pip install .*dgemma[\[{]", text)] == ["install.py"]

@@ -132,13 +132,13 @@ def _invoke(name: str, args: list[str]) -> int:
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> int:
-    from dgemma.core.install import pip_install
+    from dgemma.core.install import extra_with, pip_install
 
     package = (error.name or "").split(".")[0]
     if package == "dgemma":
         raise error
-    extra = "export" if name in ("export", "quantize", "verify") else "onnx"
-    return _fail(f"`dgemma {name}` needs package {package!r}; {pip_install(extra)}")
+    usual = {"export": "export", "quantize": "export", "verify": "export", "reference": "reference"}.get(name, "onnx")
+    return _fail(f"`dgemma {name}` needs package {package!r}; {pip_install(extra_with(package, usual))}")
 
 
 def _reason(error: BaseException) -> str:
