@@ -161,6 +161,13 @@ def test_golden_only_is_what_happens_without_a_checkpoint(bundle: Path, capsys: 
     assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts: onnx" in capsys.readouterr().out
 
 
+def test_golden_only_without_golden_trajectories_compares_nothing(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (micro_copy / golden.FILE).unlink()
+    args = [str(relist(micro_copy)), "--checkpoint", str(micro_bundle.checkpoint()), "--golden-only"]
+    refused(capsys, args, "has no golden.npz", "--golden-only")
+    assert not outcome.place(micro_copy).exists()
+
+
 @pytest.mark.parametrize("more", [[], ["--golden-only"]])
 def test_a_checkpoint_that_nothing_can_run_is_refused(
     more: list[str], micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import typer
 
 from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
 from dgemma.cli.terminal import print_json
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import BundleError, UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.progress import progress
 from dgemma.core.shipped import is_shipped
@@ -65,7 +65,7 @@ def run(
             count=count,
             threads=threads,
         )
-    digest, found = _ladder(bundle, checkpoint, engine, threads)
+    digest, found = _ladder(bundle, checkpoint, golden_only, engine, threads)
     if many is not None:
         digest, found["float"] = against_float(many, progress)
     values = outcome.merged(bundle, digest, found)
@@ -123,7 +123,9 @@ def _warn_of_another(bundle: Path, checkpoint: str | None) -> None:
         print(f"warning: --checkpoint {why}; comparing all the same", file=sys.stderr)
 
 
-def _ladder(bundle: Path, checkpoint: str | None, engine: str | None, threads: int | None) -> tuple[str, Sections]:
+def _ladder(
+    bundle: Path, checkpoint: str | None, golden_only: bool, engine: str | None, threads: int | None
+) -> tuple[str, Sections]:
     """The golden prompts on every backend; a bundle without them has no ladder, an error only if nothing else is asked."""
     from dgemma.core.engines import ENGINES
     from dgemma.core.manifest import read_manifest
@@ -134,6 +136,8 @@ def _ladder(bundle: Path, checkpoint: str | None, engine: str | None, threads: i
 
     manifest, digest = read_manifest(bundle, check_files=False)
     if golden.FILE not in manifest.files and checkpoint is not None:
+        if golden_only:
+            raise BundleError(f"{bundle}: has no {golden.FILE}, so --golden-only leaves nothing to compare; leave it out")
         print(f"warning: {bundle} has no {golden.FILE}, so there is no ladder", file=sys.stderr)
         return digest, {}
     if engine is not None:
