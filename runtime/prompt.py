@@ -11,7 +11,7 @@ from typing import Any
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import ChatTemplate, Manifest
 from dgemma.core.messages import Message
-from dgemma.core.roles import Channel, compose
+from dgemma.core.roles import NO_SYSTEM, NO_THINKING, NO_TOOLS, Channel, compose
 from dgemma.runtime.tokenizer import NO_TEMPLATE, Tokenizer, chat_ids, end_of_turn
 
 
@@ -20,17 +20,23 @@ def conversation_ids(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
     *,
+    system: str | None = None,
     think: bool = False,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
-    """Ids of a whole conversation up to where the model answers. Raises UsageError, TokenizerError."""
+    """Ids of a whole conversation, behind `system` if it is given, up to where the model answers.
+
+    Raises UsageError, TokenizerError.
+    """
     if manifest.chat is None:
         raise UsageError(NO_TEMPLATE)
     if manifest.chat.roles is not None:
-        return _encoded(compose(manifest.chat.roles, messages, think=think, tools=tools), tokenizer)
-    if think or tools:
-        what = "thinking" if think else "tools"
-        raise UsageError(f"the bundle's chat template has no {what} that dgemma can write; leave it out")
+        turns = [*([] if system is None else [Message(role="system", content=system)]), *messages]
+        parts = compose(manifest.chat.roles, turns, think=think, tools=tools, first=1 if system is None else 0)
+        return _encoded(parts, tokenizer)
+    for given, error in ((think, NO_THINKING), (bool(tools), NO_TOOLS), (system is not None, NO_SYSTEM)):
+        if given:
+            raise UsageError(error)
     return _plain_ids(manifest, manifest.chat, tokenizer, messages)
 
 
@@ -41,14 +47,14 @@ def _plain_ids(manifest: Manifest, chat: ChatTemplate, tokenizer: Tokenizer, mes
         expected = ("user", "assistant")[number % 2]
         if message.role != expected or message.tool_calls:
             what = "tool calls" if message.tool_calls else f"{message.role} turn here"
-            raise UsageError(f"the bundle's chat template has no {what}; it takes user and assistant by turns")
+            raise UsageError(f"message {number + 1}: this bundle has no {what}; it takes user and assistant by turns")
         if message.role == "user":
             ids += chat_ids(manifest, tokenizer, str(message.content), ids)
         else:
             end = end_of_turn(manifest, chat)
             ids += [*tokenizer.encode_user(str(message.content), before=ids[-1], after=end[0] if end else None), *end]
     if messages[-1].role != "user":
-        raise UsageError("the last message must be a user's; the bundle's chat template goes on from no other")
+        raise UsageError(f"message {len(messages)}: the last must be a user's; this bundle goes on from no other")
     return ids
 
 

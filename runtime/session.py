@@ -212,11 +212,10 @@ class Session:
                 raise UsageError("to go on with system, think or tools, give the whole conversation as messages")
             messages = [Message(role="user", content=prompt)]
         given = read_messages(messages)
-        if options.system is not None:
-            if given[0].role in OPENING_ROLES:
-                raise UsageError(f"the messages begin with a {given[0].role} turn; leave system out")
-            given = (Message(role="system", content=options.system), *given)
-        return conversation_ids(self.manifest, self.tokenizer, given, think=options.think, tools=options.tools)
+        system, think, tools = options.system, options.think, options.tools
+        if system is not None and given[0].role in OPENING_ROLES:
+            raise UsageError(f"the messages begin with a {given[0].role} turn; leave system out")
+        return conversation_ids(self.manifest, self.tokenizer, given, system=system, think=think, tools=tools)
 
     def _without_thoughts(self, ids: list[int]) -> list[int]:
         """A prefix as the chat template writes it for the turn after it."""

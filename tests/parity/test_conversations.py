@@ -170,13 +170,13 @@ def test_other_templates(name: str, kind: str, tmp_path: Path) -> None:
     for order in ORDERS:
         if set(order[1:]) | set(order[:1]) <= both.roles.turns.keys() | {"system"} and "developer" not in order:
             if "system" in order[1:] and "system" not in both.roles.turns:
-                with pytest.raises(UsageError, match="has no system turn here; use user, assistant"):
+                with pytest.raises(UsageError, match="this bundle has no system turn here; use user, assistant"):
                     both.ours(talk(order, "x"))
                 continue
             for text in TEXTS:
                 messages = [{"role": role, "content": text} for role in order]
                 assert both.ours(messages) == both.expected(messages), (order, text)
-    with pytest.raises(UsageError, match="has no thinking that dgemma can write"):
+    with pytest.raises(UsageError, match="this bundle has no thinking; leave out --think"):
         both.ours(talk(["user"], "x"), think=True)
 
 

@@ -152,7 +152,7 @@ def test_bad_trace_paths_are_refused_before_work(
         (["-p", "x", "--recheck"], "early_commit or start_width"),
         (["-p", "x" * 2 * CONTEXT], "--context"),
         (["-p", "x", "--nonsense"], "--nonsense"),
-        (["-p", "x", "surplus"], "surplus"),
+        (["surplus text"], "(surplus text); give the prompt with -p"),
         (["-p"], "-p"),
     ],
 )
@@ -172,7 +172,15 @@ def test_old_names_of_options_work_and_are_in_no_help(
         raise UsageError("seen")
 
     monkeypatch.setattr(Session, "generate", generate)
-    fails(capsys, ["run", bundle, "-p", "--settle", "--settle", "0.5", "--canvas=4", "--repair"], "seen")
+    assert dispatch(["run", bundle, "-p", "--settle", "--settle", "0.5", "--canvas=4", "--repair"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --settle is called --early-commit now",
+        "warning: --canvas is called --start-width now",
+        "warning: --repair is called --recheck now",
+        "error: seen",
+    ]
+    both = ["--early-commit", "0.5", "--settle", "0.5"]
+    fails(capsys, ["run", bundle, "-p", "x", *both], "--settle is the old name of --early-commit; give --early-commit alone")
     fails(capsys, ["run", bundle, "-p", "x", "--early-commit", "0.5", "--start-width", "4", "--recheck"], "seen")
     assert asked[0] == asked[1] and asked[0].compute == ComputePolicy(early_commit=0.5, start_width=4, recheck=True)
     for command in ("run", "chat", "eval"):
@@ -184,6 +192,8 @@ def test_old_names_of_options_work_and_are_in_no_help(
 def test_bad_bundles_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
     args = ["-p", "x"] if command == "run" else []
     fails(capsys, [command, str(tmp_path / "none"), *args], "none", "dgemma export")
+    fails(capsys, [command, "Tiny", *args], "Tiny: no such folder; give ", "or tiny, the shipped bundle")
+    fails(capsys, [command, "2b", *args], "2b: no such folder; presets are for `dgemma export` and `dgemma plan`; ")
     fails(capsys, [command, *args], "BUNDLE")
     path = write_bundle(tmp_path / "b")
     (path / "onnx" / "denoise.bin").write_bytes(b"Toy graph denoise")

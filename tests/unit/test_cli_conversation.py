@@ -14,6 +14,7 @@ from fake_bundle import write_bundle
 from speaking import CALL, CALLED, END, THINK, Speaker, _ids, write_speaking, write_text
 
 from dgemma.cli import dispatch
+from dgemma.cli.chat import HELP
 from dgemma.runtime import session as session_module
 
 THOUGHT = [THINK, *_ids("thought\nIn words, then."), END]
@@ -95,13 +96,23 @@ def test_messages_and_a_prompt(bundle: str, spoken: dict[str, Any], capsys: pyte
 def test_chat_folds_thoughts_and_changes_turns(
     spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = "/think on\n/system Be brief.\n4?\nAnd now?\n/think off\n/think perhaps\n/reset\n"
+    lines = "/think on\n/system Be brief.\n4?\nAnd now?\n/think off\n/think perhaps\n/system\n/help\n/nothing\n/reset\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     assert dispatch(["chat", bundle]) == 0
     out, err = capsys.readouterr()
     assert out == "Four.\nFour.\n"
     assert err.count("thought: In words, then.\n") == 2 and "conversation forgotten" in err
-    assert err.count("unknown command /think perhaps") == 1
+    told = [line for line in err.splitlines() if not line.startswith("thought: ")]
+    assert told == [
+        "thinking is on",
+        "the system turn is set",
+        "thinking is off",
+        "/think takes on or off",
+        "the system turn is left out",
+        HELP,
+        f"unknown command /nothing; {HELP}",
+        "conversation forgotten",
+    ]
     (engine,) = spoken["engines"]
     assert sum(engine.encoded) < 200  # the second turn goes on from what the first one encoded
 
@@ -127,11 +138,19 @@ def test_a_template_without_them(
     toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = str(write_bundle(tmp_path / "plain"))
-    for option, says in ((["--think"], "has no thinking"), (["--system", "x"], "has no system turn here")):
+    for option, says in ((["--think"], "leave out --think"), (["--system", "x"], "leave out --system")):
         for command in (["run", plain, "-p", "x"], ["chat", plain]):
             assert dispatch([*command, *option]) == 2
             assert says in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("/think on\nhi\n"))
     assert dispatch(["chat", plain]) == 0
     out, err = capsys.readouterr()
-    assert out.count("\n") == 1 and "has no thinking" in err
+    assert out.count("\n") == 1 and err == "this bundle has no thinking\n"
+
+
+def test_inspect_lists_what_a_chat_may_hold(
+    toy: dict[str, Any], bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, has in ((bundle, "user, assistant, system, thinking, tools"), (write_bundle(tmp_path / "p"), "user, assistant")):
+        assert dispatch(["inspect", str(path)]) == 0
+        assert f"chat          {has}" in capsys.readouterr().out.splitlines()

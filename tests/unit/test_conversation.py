@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from speaking import CALL, CALLED, END, QUOTE, STOP, THINK, Speaker, read_templa
 from dgemma.core import gemma_tools
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import ChatTemplate
-from dgemma.core.messages import Message, ToolCall
+from dgemma.core.messages import Message, ToolCall, read_messages
+from dgemma.core.roles import Roles, compose
 from dgemma.runtime.answer import AnswerReader
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.prompt import conversation_ids, without_thoughts
@@ -315,9 +318,66 @@ def test_a_template_without_roles(tmp_path: Path) -> None:
     user = [*chat.user_prefix, *hi, *chat.user_suffix, *chat.model_prefix]
     assert list(session.prefix_ids) == [*chat.start, *user, *ho, 5, *chat.model_suffix, *user, 30, 31, 5]
     for keywords, phrase in (
-        ({"think": True}, "has no thinking"),
-        ({"tools": [TOOL]}, "has no tools"),
-        ({"system": "x"}, "has no system turn here; it takes user and assistant by turns"),
+        ({"think": True}, "this bundle has no thinking; leave out --think (think=)"),
+        ({"tools": [TOOL]}, "this bundle has no tools; leave out tools of the --messages file (tools=)"),
+        ({"system": "x"}, "this bundle has no system turn; leave out --system (system=)"),
+    ):
+        with pytest.raises(UsageError, match=f"^{re.escape(phrase)}$"):
+            session.generate("hi", **keywords)
+    for wrong, phrase in (
+        ([*turns, turns[0]], "message 4: this bundle has no user turn here; it takes user and assistant by turns"),
+        (turns[:2], "message 2: the last must be a user's"),
+        ([{"role": "system", "content": "x"}, turns[0]], "message 1: this bundle has no system turn here"),
+    ):
+        with pytest.raises(UsageError, match=f"^{phrase}"):
+            session.generate(messages=wrong)
+
+
+def test_roles_without_a_turn_or_a_switch(chat: ChatTemplate) -> None:
+    """The option is named, or the message by its number, which a system turn of an option does not move."""
+    assert chat.roles is not None
+    system, user = Message(role="system", content="x"), Message(role="user", content="x")
+    late = Message(role="developer", content="x")
+    few = {key: value for key, value in chat.roles.openings.items() if key in ("", "think")}
+    turns = {role: turn for role, turn in chat.roles.turns.items() if role in ("user", "assistant")}
+    roles = replace(chat.roles, openings=few, turns=turns, tools=None)
+    silent = replace(roles, answer={"": ()}, openings={**few, "system": chat.roles.openings["system"]})
+    cases: list[tuple[Roles, list[Message], dict[str, Any], str]] = [
+        (silent, [user], {"think": True}, "this bundle has no thinking; leave out --think (think=)"),
+        (roles, [user], {"tools": [TOOL]}, "this bundle has no tools; leave out tools of"),
+        (roles, [system, user], {"first": 0}, "this bundle has no system turn; leave out --system (system=)"),
+        (roles, [system, user], {}, "message 1: this bundle has no system turn; leave it out"),
+        (roles, [user, late], {}, "message 2: this bundle has no developer turn here; use user, assistant"),
+        (silent, [system, user, late], {"first": 0}, "message 2: this bundle has no developer turn here"),
+        (
+            replace(silent, answer=chat.roles.answer),
+            [system, user],
+            {"think": True},
+            "no system with think; leave one of them out",
+        ),
+    ]
+    for fewer, messages, more, phrase in cases:
+        with pytest.raises(UsageError) as raised:
+            list(compose(fewer, messages, **more))
+        assert phrase in str(raised.value)
+
+
+def test_text_parts_are_joined(speaking: Speaking) -> None:
+    parts = [{"type": "text", "text": " Write "}, {"type": "text", "text": "4271. "}]
+    (several,), (one,) = (
+        read_messages([{"role": "user", "content": parts}]),
+        read_messages([{"role": "user", "content": parts[:1]}]),
+    )
+    assert (several.content, one.content) == ("Write4271.", " Write ")
+    assert speaking.session.generate(messages=[{"role": "user", "content": parts}]).tokens is not None
+    for wrong, phrase in (
+        (
+            [*parts, {"type": "image_url", "image_url": {"url": "x"}}],
+            "message 1: content part 3 has type 'image_url'; only text",
+        ),
+        (["x"], "message 1: content part 1 has type None"),
+        ([{"type": "text"}], "message 1: text of content part 1 must be a text"),
+        ([], "message 1: content must be a text"),
     ):
         with pytest.raises(UsageError, match=phrase):
-            session.generate("hi", **keywords)
+            read_messages([{"role": "user", "content": wrong}])

@@ -48,9 +48,17 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) ->
         replace(GenerateOptions(), **wrong)
 
 
-def test_an_unknown_keyword_is_a_mistake_in_the_program() -> None:
-    with pytest.raises(TypeError, match="nonsense"):
-        GenerateOptions.of(nonsense=1)
+@pytest.mark.parametrize(
+    ("keywords", "says"),
+    [
+        ({"max_tokens": 3}, r"unknown keyword max_tokens; did you mean max_new_tokens\?"),
+        ({"zzz": 3}, "unknown keyword zzz; choose from max_new_tokens, seed, "),
+        ({"settle": 0.1, "early_commit": 0.1}, "settle is the old name of early_commit; give early_commit alone"),
+    ],
+)
+def test_unknown_keywords_and_two_names_of_one(keywords: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        GenerateOptions.of(**keywords)
 
 
 def test_integers_are_those_of_python_and_numpy() -> None:

@@ -107,12 +107,19 @@ def _invoke(name: str, args: list[str]) -> int:
     try:
         run: Callable[..., Any] = import_module(module).run
         settings: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+        seen: list[str] = []  # names of options: each once where it is declared, and then as they are given
+
+        def renamed(option: str) -> str:
+            seen.append(option)
+            return _RENAMED.get(option, option)
+
         if name in ("run", "chat", "eval"):
-            settings["token_normalize_func"] = lambda option: _RENAMED.get(option, option)
+            settings["token_normalize_func"] = renamed
         app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=settings)
         app.command(name, help=text)(run)
         command = typer.main.get_command(app)
         with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
+            _tell_renamed(seen)
             status = command.invoke(context)
     except typer.Exit as end:  # --help
         status = end.exit_code
@@ -126,9 +133,21 @@ def _invoke(name: str, args: list[str]) -> int:
         describe = getattr(error, "format_message", None)  # the argument parser's errors
         if describe is None:
             raise
-        return _fail(f"{describe()} (see dgemma {name} --help)")
+        cure = "; give the prompt with -p, in quotes" if name == "run" and "unexpected extra argument" in describe() else ""
+        return _fail(f"{describe()}{cure} (see dgemma {name} --help)")
     sys.stdout.flush()
     return int(status or OK)
+
+
+def _tell_renamed(seen: Sequence[str]) -> None:
+    """One line for every old name; raises UsageError where the new one is given, too."""
+    from dgemma.core.errors import UsageError
+
+    for old in dict.fromkeys(option for option in seen if option in _RENAMED):
+        new = _RENAMED[old]
+        if seen.count(new) > 1:
+            raise UsageError(f"--{old} is the old name of --{new}; give --{new} alone")
+        print(f"warning: --{old} is called --{new} now", file=sys.stderr)
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> int:

@@ -33,8 +33,8 @@ from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
 HELP = (
-    "Type a message. /system TEXT and /think on|off change how it answers, /reset forgets the conversation, /exit (or Ctrl-D) "
-    "ends, Ctrl-C stops an answer."
+    "Type a message. /system TEXT and /think on|off change how it answers, /reset forgets the conversation, /help shows "
+    "this, /exit (or Ctrl-D) ends, Ctrl-C stops an answer."
 )
 DEFAULT = GenerateOptions(continue_=True)
 
@@ -84,30 +84,35 @@ def run(
 def check(session: Session, options: GenerateOptions) -> None:
     """Whether the chat template has what the options say; raises UsageError."""
     if session.tokenizer is not None and options.speaks:
-        system = [] if options.system is None else [Message(role="system", content=options.system)]
-        turns = [*system, Message(role="user", content="x")]
-        conversation_ids(session.manifest, session.tokenizer, turns, think=options.think)
+        turns = [Message(role="user", content="x")]
+        conversation_ids(session.manifest, session.tokenizer, turns, system=options.system, think=options.think)
 
 
 def _command(session: Session, line: str, options: GenerateOptions, turns: list[Message]) -> GenerateOptions:
     """What a line that begins with / does; the options from then on."""
     name, _, text = line.partition(" ")
-    changed = options
+    text, changed = text.strip(), options
     if line == "/reset":
         session.reset()
         turns.clear()
-        print("conversation forgotten", file=sys.stderr)
+        says = "conversation forgotten"
+    elif line == "/help":
+        says = HELP
     elif name == "/system":
-        changed = replace(options, system=text.strip() or None)
-    elif name == "/think" and text.strip() in ("on", "off"):
-        changed = replace(options, think=text.strip() == "on")
+        changed = replace(options, system=text or None)
+        says = "the system turn is set" if text else "the system turn is left out"
+    elif name == "/think" and text in ("on", "off"):
+        changed = replace(options, think=text == "on")
+        says = f"thinking is {text}"
+    elif name == "/think":
+        says = "/think takes on or off"
     else:
-        print(f"unknown command {line}; {HELP}", file=sys.stderr)
+        says = f"unknown command {line}; {HELP}"
     try:
         check(session, changed)
     except UsageError as error:
-        print(error, file=sys.stderr)
-        return options
+        changed, says = options, str(error).partition(";")[0]  # without the cure, which is for the command line
+    print(says, file=sys.stderr)
     return changed
 
 

@@ -9,7 +9,7 @@ import typer
 
 from dgemma.cli.options import BundleArgument
 from dgemma.cli.terminal import print_json
-from dgemma.core.manifest import GraphSpec, TensorSpec
+from dgemma.core.manifest import ChatTemplate, GraphSpec, TensorSpec
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
@@ -48,7 +48,7 @@ def summary(bundle: Bundle) -> list[str]:
         f"canvas        {manifest.canvas_length} tokens, {manifest.steps} steps, context {manifest.context}",
         f"sampler       {sampler}",
         f"tokenizer     {manifest.tokenizer.file if manifest.tokenizer else 'none'}",
-        f"chat          {'yes' if manifest.chat else 'no'}",
+        f"chat          {_chat(manifest.chat)}",
         *judged,
     ]
     for name, values in (
@@ -71,6 +71,16 @@ def summary(bundle: Bundle) -> list[str]:
         lines.append(f"  {size:>12,}  {path}{'' if sound else ' (damaged; made again when it is needed)'}")
     lines += [] if kept else ["  none"]
     return lines
+
+
+def _chat(chat: ChatTemplate | None) -> str:
+    """What conversations may hold."""
+    if chat is None:
+        return "no"
+    has: list[tuple[str, object]] = [("user", True), ("assistant", True)]
+    if chat.roles:
+        has += [("system", "system" in chat.roles.openings), ("thinking", chat.roles.thinks), ("tools", chat.roles.tools)]
+    return ", ".join(name for name, there in has if there)
 
 
 def _graph(name: str, spec: GraphSpec) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
@@ -107,7 +108,14 @@ class GenerateOptions:
 
 
 def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords by their new names; raises UsageError for unknown ones and for two names of one."""
+    for name in keywords.keys() - GenerateKeywords.__annotations__.keys() - _RENAMED.keys():
+        near = get_close_matches(name, GenerateKeywords.__annotations__, n=1)
+        cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(GenerateKeywords.__annotations__)}"
+        raise UsageError(f"unknown keyword {name}; {cure}")
     for old in _RENAMED.keys() & keywords:
+        if _RENAMED[old] in keywords:
+            raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give {_RENAMED[old]} alone")
         warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=4)  # of who calls `generate`
     return {_RENAMED.get(name, name): value for name, value in keywords.items()}
 

@@ -14,11 +14,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from dgemma.core.config import ModelConfig
+from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import BundleError, CheckpointError, UsageError
 from dgemma.core.roles import GEMMA, TRIMS, Roles
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.schema import UnknownKey, WrongKind, read_as
+from dgemma.core.shipped import NAMES
 
 FORMAT_VERSION = 2  # 2: the sampler has `soft`, without which a bundle's is exact
 MANIFEST = "manifest.json"
@@ -251,7 +252,9 @@ def _read_json(bundle: Path) -> dict[str, Any]:
     if bundle.is_file():
         raise BundleError(f"{bundle}: is a file, not a bundle made by `dgemma export`; unpack an archive and give the folder")
     if not bundle.is_dir():
-        raise BundleError(f"{bundle}: no such folder; give the path of a bundle made by `dgemma export`")
+        preset = "presets are for `dgemma export` and `dgemma plan`; " if str(bundle) in PRESETS else ""
+        cure = f"give the path of a bundle made by `dgemma export`, or {', '.join(NAMES)}, the shipped bundle"
+        raise BundleError(f"{bundle}: no such folder; {preset}{cure}")
     if not path.is_file():
         raise BundleError(f"{bundle}: has no {MANIFEST}, so it is not a bundle; make one with `dgemma export`")
     if path.stat().st_size > _MOST_BYTES:

@@ -90,6 +90,8 @@ def _message(value: object, where: str) -> Message:
         content = ""
     if role == "tool" and isinstance(content, Mapping) and _is_json(content):
         content = dict(content)
+    elif isinstance(content, Sequence) and not isinstance(content, str) and content:
+        content = _joined(content, where)
     elif not isinstance(content, str):
         raise UsageError(f"{where}: content must be a text" + (" or an object" if role == "tool" else ""))
     texts = {key: value.get(key) for key in _KEYS[3:]}
@@ -103,6 +105,19 @@ def _message(value: object, where: str) -> Message:
         name=texts["name"],
         thinking=texts["thinking"] or texts["reasoning"] or texts["reasoning_content"] or "",
     )
+
+
+def _joined(parts: Sequence[object], where: str) -> str:
+    """Text of a content's parts `{"type": "text", "text": …}`, several each trimmed, as Gemma's template joins them."""
+    texts: list[str] = []
+    for number, part in enumerate(parts, 1):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text":
+            raise UsageError(f"{where}: content part {number} has type {kind!r}; only text parts are taken")
+        if not isinstance(part, Mapping) or not isinstance(text := part.get("text"), str):
+            raise UsageError(f"{where}: text of content part {number} must be a text")
+        texts.append(text)
+    return texts[0] if len(texts) == 1 else "".join(text.strip() for text in texts)
 
 
 def _call(value: object, where: str) -> ToolCall:

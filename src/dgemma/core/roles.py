@@ -27,6 +27,9 @@ TRIMS: dict[str, Callable[[str], str]] = {
     "end": lambda text: text.rstrip(WHITESPACE),
 }
 Flag = Literal["no", "yes"]
+NO_THINKING = "this bundle has no thinking; leave out --think (think=)"
+NO_SYSTEM = "this bundle has no system turn; leave out --system (system=)"
+NO_TOOLS = "this bundle has no tools; leave out tools of the --messages file (tools=)"
 GEMMA = "gemma"  # the form of tools that `gemma_tools` writes
 
 
@@ -107,6 +110,11 @@ class Roles:
         """A finished thought, empty where there is no channel."""
         return (self.channel.open, self.channel.name + text + "\n", self.channel.close) if self.channel else ()
 
+    @property
+    def thinks(self) -> bool:
+        """Whether there is a switch for thinking."""
+        return "think" in self.openings and "think" in self.answer
+
     def marker_ids(self) -> set[int]:
         """Every marker id in the pieces."""
         pieces = [piece for opening in self.openings.values() for piece in opening]
@@ -120,13 +128,17 @@ class Roles:
 
 
 def compose(
-    roles: Roles, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Mapping[str, Any]] = ()
+    roles: Roles,
+    messages: Sequence[Message],
+    *,
+    think: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
+    first: int = 1,
 ) -> Iterator[int | str]:
-    """The conversation up to where the model answers: marker ids, and text between them. Raises UsageError for what the
-    template cannot write."""
+    """The conversation up to where the model answers: marker ids, and text between them. `first` is the first message's number
+    in errors, 0 for a system turn that an option gives. Raises UsageError for what the template cannot write."""
     head = messages[0] if messages and messages[0].role in OPENING_ROLES else None
-    if tools and roles.tools is None:
-        raise UsageError("the bundle's chat template has no tools that dgemma can write; leave tools out")
+    _check_opening(roles, head, think=think, tools=bool(tools), by_option=first == 0)
     yield from _opening(roles, head, think, tools)
     rest = messages[head is not None :]
     last_user = max((i for i, message in enumerate(rest) if message.role == "user"), default=-1)
@@ -136,7 +148,8 @@ def compose(
         if message.role == "tool":
             continue
         if (turn := roles.turns.get(message.role)) is None:
-            raise UsageError(f"the bundle's chat template has no {message.role} turn here; use {', '.join(roles.turns)}")
+            number = first + (head is not None) + i
+            raise UsageError(f"message {number}: this bundle has no {message.role} turn here; use {', '.join(roles.turns)}")
         follows_answer = spoken is not None and message.role == spoken.role == "assistant"
         if not follows_answer or (roles.tools.reopens == "yes" if results and roles.tools else roles.joins == "no"):
             yield from turn.before
@@ -164,13 +177,24 @@ def compose(
         yield from roles.answer.get("tool+think" if think else "tool", ())
 
 
+def _key(head: Message | None, think: bool, tools: bool) -> str:
+    return "+".join([*([head.role] if head else []), *(["think"] if think else []), *(["tools"] if tools else [])])
+
+
+def _check_opening(roles: Roles, head: Message | None, *, think: bool, tools: bool, by_option: bool) -> None:
+    """Whether a conversation can begin so; raises UsageError."""
+    if tools and roles.tools is None:
+        raise UsageError(NO_TOOLS)
+    if think and not roles.thinks:
+        raise UsageError(NO_THINKING)
+    if head and head.role not in roles.openings:
+        raise UsageError(NO_SYSTEM if by_option else f"message 1: this bundle has no {head.role} turn; leave it out")
+    if (key := _key(head, think, tools)) not in roles.openings:
+        raise UsageError(f"this bundle has no {key.replace('+', ' with ')}; leave one of them out")
+
+
 def _opening(roles: Roles, head: Message | None, think: bool, tools: Sequence[Mapping[str, Any]]) -> Iterator[int | str]:
-    key = "+".join([*([head.role] if head else []), *(["think"] if think else []), *(["tools"] if tools else [])])
-    pieces = roles.openings.get(key)
-    if pieces is None or (think and "think" not in roles.answer):
-        lacks = "thinking" if think and "think" not in roles.openings else f"{head.role} turn" if head else key
-        raise UsageError(f"the bundle's chat template has no {lacks} that dgemma can write; leave it out")
-    first, *others = pieces
+    first, *others = roles.openings[_key(head, think, bool(tools))]
     yield from first
     if head:
         yield TRIMS[roles.opening_trim](str(head.content))
@@ -186,7 +210,7 @@ def _opening(roles: Roles, head: Message | None, think: bool, tools: Sequence[Ma
 def _calls(roles: Roles, message: Message, following: Sequence[Message]) -> Iterator[int | str]:
     """Calls, and the results that follow them, as Gemma's template orders them."""
     if (tools := roles.tools) is None:
-        raise UsageError("the bundle's chat template has no tools that dgemma can write; leave tool_calls out")
+        raise UsageError("this bundle has no tools; leave tool_calls out")
     writer = gemma_tools.Writer(quote=tools.quote, null=tools.null)
     for call in message.tool_calls:
         yield tools.call[0]
