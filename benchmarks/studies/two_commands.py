@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.out:
             write_json(options.out, {**found, "machine": machine.facts()})
     print(summary(found))
-    return max(part["status"] for name, part in found.items() if name != "commit")
+    return max(int(part["status"]) for name, part in found.items() if name != "commit")
 
 
 def summary(found: Mapping[str, Any]) -> str:
