@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,28 +34,26 @@ from fake_bundle import (
 import dgemma
 from dgemma.core import noise
 from dgemma.core.errors import (
-    BundleError,
-    DgemmaError,
-    EngineError,
     PromptTooLong,
-    SessionBusy,
     TokenizerError,
     UsageError,
 )
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import ChatTemplate
-from dgemma.runtime import engines
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Feeds
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
-from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
 
 SHORT = list(range(200, 210))
+
 LONG = list(range(200, 240))  # two canvases of 16 and half of a third
+
 PROMPT = [BOS, 50, 51, START]
+
 ANSWERED = [*PROMPT, *SHORT, END_OF_TURN]
+
 both_loops = pytest.mark.parametrize("loop", ["host", "graph"])
 
 
@@ -204,127 +201,6 @@ def test_a_prompt_fills_the_context_exactly_or_is_refused(tmp_path: Path) -> Non
     assert session.generate([*[50] * (CONTEXT - N - 1), START]).stop_reason == "stop"
 
 
-@both_loops
-@pytest.mark.parametrize("in_canvas", [0, 1])
-def test_cancel_in_a_callback_drops_the_canvas(tmp_path: Path, loop: str, in_canvas: int) -> None:
-    session = fake_session(tmp_path / "b", LONG)
-
-    def cancel(event: StepEvent) -> None:
-        if event.canvas_index == in_canvas and event.step == 2:
-            session.cancel()
-
-    result = session.generate(PROMPT, on_step=cancel, loop=loop, trace=True)
-    kept = LONG[: in_canvas * N]
-    assert (result.stop_reason, result.canvases, list(result.tokens)) == ("cancelled", in_canvas, kept)
-    assert list(session.prefix_ids) == [*PROMPT, *kept]
-    assert result.trajectory is not None and len(result.trajectory.step) == result.steps == 4 * in_canvas + 2
-    assert list(session.generate(PROMPT, loop=loop).tokens) == LONG  # usable, and the old cancel is gone
-
-
-@pytest.mark.parametrize("greedy", [False, True])
-def test_cancel_while_a_long_prompt_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greedy: bool) -> None:
-    session = fake_session(tmp_path / "b", SHORT)
-    prompt = [*[50] * 3 * CHUNK, START]
-    encode = FakeEngine._encode
-    with monkeypatch.context() as patch:
-        patch.setattr(FakeEngine, "_encode", lambda self, feeds: session.cancel() or encode(self, feeds))
-        result = session.decode_greedy(prompt) if greedy else session.generate(prompt)
-    assert (result.stop_reason, result.steps, result.tokens) == ("cancelled", 0, ())
-    assert result.tokens_per_forward == 0.0
-    assert fake_engine(session).encoded == [CHUNK] and list(session.prefix_ids) == prompt
-    assert list(session.generate([START], continue_=True).tokens) == SHORT  # the rest is encoded now
-
-
-def test_cancel_from_another_thread(tmp_path: Path) -> None:
-    session = fake_session(tmp_path / "b", [200] * 500)
-    stepped = threading.Event()
-
-    def cancel() -> None:
-        stepped.wait(10)
-        session.cancel()
-
-    thread = threading.Thread(target=cancel)
-    thread.start()
-
-    def on_step(event: StepEvent) -> None:
-        stepped.set()
-        thread.join(10)
-
-    result = session.generate(PROMPT, on_step=on_step)
-    assert (result.stop_reason, result.steps) == ("cancelled", 1)
-
-
-@both_loops
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
-def test_what_a_callback_raises_comes_out_and_the_session_stays_usable(tmp_path: Path, loop: str, error: BaseException) -> None:
-    session = fake_session(tmp_path / "b", LONG)
-
-    def fail(event: StepEvent) -> None:
-        if event.canvas_index == 1:
-            raise error
-
-    with pytest.raises(type(error)):
-        session.generate(PROMPT, on_step=fail, loop=loop)
-    assert list(session.prefix_ids) == [*PROMPT, *LONG[:N]]
-    session.rewind(len(PROMPT))
-    assert list(session.generate([START], continue_=True, loop=loop).tokens) == LONG
-
-
-def test_one_generation_at_a_time(tmp_path: Path) -> None:
-    session = fake_session(tmp_path / "b", SHORT)
-    refused: list[str] = []
-
-    def again(event: StepEvent) -> None:
-        for misuse in (lambda: session.generate(PROMPT), session.reset, session.close):
-            with pytest.raises(SessionBusy) as error:
-                misuse()
-            refused.append(str(error.value))
-
-    assert list(session.generate(PROMPT, on_step=again).tokens) == SHORT
-    assert len(refused) == 3 * 4
-    session.close()
-    session.close()
-    for misuse in (lambda: session.generate(PROMPT), session.reset, lambda: session.prefix_ids):
-        with pytest.raises(SessionBusy, match="closed"):
-            misuse()
-
-
-def test_two_sessions_share_a_bundle(tmp_path: Path) -> None:
-    path = write_bundle(tmp_path / "b")
-    one, two = (Session(Bundle.open(path), FakeEngine(Bundle.open(path), SHORT)) for _ in range(2))
-    nested: list[Any] = []
-    result = one.generate(PROMPT, on_step=lambda event: nested.append(two.generate(PROMPT).tokens))
-    assert set(nested) == {result.tokens}
-
-
-@pytest.mark.parametrize(
-    ("prompt", "options", "error", "says"),
-    [
-        ([], {}, UsageError, "empty"),
-        ("", {}, UsageError, "empty"),
-        ("", {"raw": True}, UsageError, "empty"),
-        ([VOCAB], {}, UsageError, "617"),
-        ([-1], {}, UsageError, "617"),
-        ([True], {}, UsageError, "integer"),
-        ([1.5], {}, UsageError, "integer"),
-        ([1], {"max_new_tokens": 0}, UsageError, "max_new_tokens"),
-        ([1], {"max_new_tokens": 2.0}, UsageError, "max_new_tokens"),
-        ([1], {"seed": -1}, UsageError, "seed"),
-        ([1], {"seed": 2**64}, UsageError, "seed"),
-        ([1], {"seed": "x"}, UsageError, "seed"),
-        ([1], {"loop": "spiral"}, UsageError, "host, graph"),
-        ("\ud800", {}, TokenizerError, "Unicode"),
-    ],
-)
-def test_bad_arguments(tmp_path: Path, prompt: Any, options: dict[str, Any], error: type[DgemmaError], says: str) -> None:
-    session = fake_session(tmp_path / "b", SHORT)
-    session.generate(PROMPT)
-    with pytest.raises(error, match=says) as caught:
-        session.generate(prompt, **options)
-    assert "\n" not in str(caught.value)
-    assert list(session.prefix_ids) == ANSWERED
-
-
 def test_numpy_ids_and_seed_are_accepted(tmp_path: Path) -> None:
     session = fake_session(tmp_path / "b", SHORT)
     result = session.generate(np.array(PROMPT), seed=np.uint64(3))  # type: ignore[arg-type]
@@ -418,95 +294,6 @@ def test_greedy_decoding_at_the_end_of_the_context(tmp_path: Path) -> None:
     assert result.stop_reason == "context" and len(session.prefix_ids) == CONTEXT
     with pytest.raises(PromptTooLong):
         session.decode_greedy([50] * CONTEXT)
-
-
-def test_native_failures_are_one_line_and_leave_the_session_usable(tmp_path: Path) -> None:
-    session = fake_session(tmp_path / "b", SHORT)
-    fake_engine(session).fail_on = "denoise"
-    with pytest.raises(EngineError, match=r"unhappy$"):
-        session.generate(PROMPT)
-    assert list(session.prefix_ids) == PROMPT
-    fake_engine(session).fail_on = None
-    assert list(session.generate(PROMPT).tokens) == SHORT
-
-
-def test_a_fused_graph_that_commits_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = fake_session(tmp_path / "b", SHORT)
-    honest = FakeEngine._generate
-    monkeypatch.setattr(FakeEngine, "_generate", lambda self, feeds: [honest(self, feeds)[0] + 1, *honest(self, feeds)[1:]])
-    with pytest.raises(EngineError, match="did not commit"):
-        session.generate(PROMPT, loop="graph")
-
-
-def denoise_feeds(slots: int = 64) -> dict[str, Any]:
-    feeds: dict[str, Any] = {
-        "canvas": np.zeros((1, N), np.int64),
-        "soft": np.zeros((1, N, 8), np.float32),
-        "words": np.zeros((2, N), np.int64),
-        "temperature": np.ones(1, np.float32),
-        "prefix_length": np.zeros(1, np.int64),
-    }
-    for kind in ("key", "value"):
-        feeds[f"prefix_{kind}_0"] = np.zeros((1, slots, 2, 2), np.float32)
-        feeds[f"prefix_{kind}_1"] = np.zeros((1, slots, 1, 4), np.float32)
-    return feeds
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"canvas": np.zeros((1, N), np.int32)}, "canvas"),
-        ({"canvas": [[0] * N]}, "canvas"),
-        ({"canvas": np.zeros((1, N + 1), np.int64)}, "canvas"),
-        ({"canvas": np.zeros(N, np.int64)}, "canvas"),
-        ({"prefix_value_1": np.zeros((1, 63, 1, 4), np.float32)}, "prefix_value_1"),
-        ({"prefix_key_0": np.zeros((1, 128, 2, 2), np.float32)[:, ::2]}, "contiguous"),
-        ({"extra": np.zeros(1)}, "extra"),
-    ],
-)
-def test_feeds_are_checked_before_native_code(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    session = fake_session(tmp_path / "b", SHORT)
-    engine = fake_engine(session)
-    engine.answer = [200] * N
-    with pytest.raises(EngineError, match=says):
-        engine.run("denoise", {**denoise_feeds(), **change})
-    assert "denoise" not in engine.calls
-    with pytest.raises(EngineError, match="missing"):
-        engine.run("denoise", {k: v for k, v in denoise_feeds().items() if k != "soft"})
-    with pytest.raises(EngineError, match="L = 193"):
-        engine.run("denoise", denoise_feeds(CONTEXT + 1))
-    with pytest.raises(BundleError, match="no onnx graph 'dance'"):
-        engine.run("dance", {})
-
-
-def test_engines_are_chosen_and_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = Bundle.open(write_bundle(tmp_path / "both", ("executorch", "onnx")))
-    one = Bundle.open(write_bundle(tmp_path / "one", ("executorch",)))
-    installed: dict[str, str | None] = {"onnxruntime": "1.32.0", "executorch": "1.5.1+cpu"}
-    monkeypatch.setattr(engines, "installed_version", installed.get)
-    assert engines.choose(both, None) == ("onnx", "1.32.0")
-    assert engines.choose(both, "executorch") == ("executorch", "1.5.1+cpu")
-    assert engines.choose(one, None)[0] == "executorch"
-    for bundle, name, says in ((both, "tflite", "onnx, executorch"), (one, "onnx", "holds: executorch")):
-        with pytest.raises(EngineError, match=says):
-            engines.choose(bundle, name)
-    installed["onnxruntime"] = None
-    with pytest.raises(EngineError, match=r"'onnx' is not installed; pip install .*\[onnx\]'"):
-        engines.choose(both, "onnx")
-    assert engines.choose(both, None)[0] == "executorch"
-    installed["executorch"] = "0.9.9"
-    with pytest.raises(EngineError, match=r"0\.9\.9 is older than 1\.0"):
-        engines.choose(both, None)
-    installed["executorch"] = None
-    with pytest.raises(EngineError, match="no engine"):
-        engines.choose(both, None)
-
-
-def test_threads_are_checked(tmp_path: Path) -> None:
-    path = write_bundle(tmp_path / "b")
-    for wrong in (0, -1, True, 1.5):
-        with pytest.raises(UsageError, match="threads"):
-            Session.load(path, threads=wrong)  # type: ignore[arg-type]
 
 
 def test_importing_the_runtime_loads_no_engine_and_no_torch() -> None:
