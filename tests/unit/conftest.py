@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cli_checks import ANSWER
 from fake_bundle import FakeEngine
 
 from dgemma.runtime import session as session_module
-
-ANSWER = list(range(200, 220))
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_bundle import CONTEXT, N, fake_session, write_bundle
+from cli_checks import ANSWER, fails, text_of
+from fake_bundle import CONTEXT, N, write_bundle
 
 from dgemma.cli import COMMANDS, dispatch, main
 from dgemma.core.compute_policy import ComputePolicy
@@ -25,28 +26,10 @@ from dgemma.core.install import pip_install
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.session import Session
 
-ANSWER = list(range(200, 220))
-
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
     return str(write_bundle(tmp_path / "toy.dgemma"))
-
-
-def fails(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, status: int = 2) -> None:
-    """The command exits with `status`, nothing on stdout, and one line on stderr."""
-    capsys.readouterr()
-    assert dispatch(args) == status
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (out, err)
-    for text in says:
-        assert text in err
-
-
-def text_of(ids: list[int], path: Path) -> str:
-    session = fake_session(path)
-    assert session.tokenizer is not None
-    return session.tokenizer.decode(ids)
 
 
 def test_run_prints_only_text_in_a_pipe(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_checks import ANSWER, fails, text_of
 from fake_bundle import END_OF_TURN, FakeEngine, fake_engine, fake_session, write_bundle
 from rich.console import Console
 
@@ -17,8 +18,6 @@ from dgemma.cli import dispatch
 from dgemma.cli.live import LiveCanvas
 from dgemma.cli.terminal import printable
 from dgemma.runtime.result import StepEvent
-
-ANSWER = list(range(200, 220))
 
 
 @pytest.fixture
@@ -29,22 +28,6 @@ def bundle(tmp_path: Path) -> str:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def fails(capsys: pytest.CaptureFixture[str], args: list[str], *says: str, status: int = 2) -> None:
-    """The command exits with `status`, nothing on stdout, and one line on stderr."""
-    capsys.readouterr()
-    assert dispatch(args) == status
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (out, err)
-    for text in says:
-        assert text in err
-
-
-def text_of(ids: list[int], path: Path) -> str:
-    session = fake_session(path)
-    assert session.tokenizer is not None
-    return session.tokenizer.decode(ids)
 
 
 def test_a_terminal_sees_the_canvas_resolve(

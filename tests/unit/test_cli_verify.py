@@ -15,6 +15,7 @@ from typing import Any
 import micro
 import micro_bundle
 import pytest
+from cli_checks import ANSWER
 from fake_bundle import write_bundle
 
 from dgemma.cli import dispatch
@@ -22,8 +23,6 @@ from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
 from dgemma.verify import golden, outcome
-
-ANSWER = list(range(200, 220))
 
 
 @pytest.fixture
