@@ -63,7 +63,9 @@ class ToolForm:
 
     Args:
         form: gemma.
-        declaration, call, response: marker ids around a declaration, a call and a result.
+        declaration: marker ids around a declaration of a tool.
+        call: marker ids around a call.
+        response: marker ids around a result.
         quote: marker id around texts in them.
         null: how no value is written.
         reopens: an answer behind results opens a turn again.
