@@ -1,23 +1,23 @@
 """What an export will take, from the config alone: bytes of each engine's files, peak memory, operations, and time.
 
 Sizes and operations are counted. Memory is a model fitted to exports of `2b` and of two of its layers, time one fitted to
-`tiny` and to two layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC): they know
-the large terms, and nothing of the machine.
+`tiny` and to two layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC 7003): they
+know the large terms; the countdown adds the machine's pace.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from dgemma.core.cost import CostModel, prefix_bytes
 from dgemma.core.shapes import Shape, parameter_count, parameter_shapes
+from dgemma.export.countdown import spoken
 from dgemma.export.request import ExportRequest
-from dgemma.export.stages import EXECUTORCH, LOAD, ONNX, QUANTIZE, Reached, Stage
+from dgemma.export.stages import EXECUTORCH, LOAD, ONNX, QUANTIZE, Stage
 from dgemma.quantize.recipes import file_bytes, stored_bytes
 
 MB = 1e6
@@ -102,29 +102,29 @@ class Estimate:
         layers, billions = self.request.config.num_layers, self.parameters / 1e9
         written = {engine: size / _DISK for engine, size in self.sizes.items()}
         read = max(written.values()) if self.request.is_quantized else 2 * self.parameters / _DISK  # checkpoints are bfloat16
-        found = [Stage(name=LOAD, seconds=3.0 + read)]
+        found = [Stage(name=LOAD, seconds=2.0 + read)]
         if self.request.recipe.quantizes and not self.request.is_quantized:
             found.append(Stage(name=QUANTIZE, seconds=16 * billions))
         if "onnx" in self.engines:
             parts = {
-                "embed": 3,
-                "condition": 1,
-                "stack": 2.5 * layers,
-                "head": 9,
-                "graphs": 3 + 2 * billions + written["onnx"],
+                "embed": 4.5,
+                "condition": 1.3,
+                "stack": 3.2 * layers,
+                "head": 14,
+                "graphs": 4 + 2 * billions + written["onnx"],
             }
             found += [Stage(name=ONNX[part], seconds=seconds, engine="onnx") for part, seconds in parts.items()]
         if "executorch" in self.engines:
-            each = 1.2 + 0.5 * (self.request.config.num_experts or 0)  # products of experts are operations of their own there
+            each = 3.8 + 0.5 * (self.request.config.num_experts or 0)  # products of experts are operations of their own there
             parts = {
-                "layers": 2 + each * layers,
-                "encode": 2 + 0.1 * layers,
-                "denoise": 5.5 + 0.1 * layers,
-                "denoise_active": 8.5 + 0.1 * layers,
-                "decode": 2.6 + 0.1 * layers,
-                "check": 2.3 + 0.1 * layers,
-                "generate": 9 + 0.1 * layers,
-                "write": 5 + 15 * billions + written["executorch"],
+                "layers": 6 + each * layers,
+                "encode": 4 + 0.1 * layers,
+                "denoise": 10 + 0.1 * layers,
+                "denoise_active": 16 + 0.1 * layers,
+                "decode": 6 + 0.1 * layers,
+                "check": 6 + 0.1 * layers,
+                "generate": 17 + 0.1 * layers,
+                "write": 11 + 15 * billions + written["executorch"],
             }
             found += [Stage(name=EXECUTORCH[part], seconds=seconds, engine="executorch") for part, seconds in parts.items()]
         return found
@@ -147,61 +147,5 @@ class Estimate:
             "operations  "
             + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
             + " a call at full context",
-            f"time        about {_time(took)} on an idle core, if the disk takes {_DISK / MB:.0f} MB/s",
+            f"time        about {spoken(took)} on an idle core, if the disk takes {_DISK / MB:.0f} MB/s",
         ]
-
-
-class TimeLeft:
-    """Adds to each stage's name how long the rest will take: the model's proportions at the pace seen so far.
-
-    The time left never rises. Where the pace seen calls for more than was last shown, the line says so without a figure.
-    """
-
-    def __init__(
-        self,
-        estimate: Estimate,
-        say: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        at_once: bool = False,
-    ) -> None:
-        self._say, self._clock = say, clock
-        self._stages = dict[str, tuple[str, float, float]]()  # stage → its lane, the seconds before it there, and its own
-        self._ends = dict[str, float]()  # lane → seconds from the start to its end; engines at once are a lane each
-        self._first = first = sum(stage.seconds for stage in estimate.plan if stage.engine is None)
-        before = 0.0
-        for stage in estimate.plan:
-            lane = (stage.engine if at_once else None) or ""
-            begin = before if stage.engine is None else self._ends.get(lane, first)
-            self._stages[stage.name] = lane, begin, stage.seconds
-            before = self._ends[lane] = begin + stage.seconds
-        self._passed = dict.fromkeys(self._ends, 0.0)
-        self._total = max(self._ends.values())
-        self._start = clock()
-        self._shown = math.inf
-
-    def __call__(self, reached: Reached) -> None:
-        done = self.done(reached)
-        elapsed = self._clock() - self._start
-        pace = max(elapsed / done, 0.2) if done > 0.05 * self._total else 1.0
-        left = (self._total - done) * pace
-        if left > self._shown:
-            self._say(f"{reached}, longer than planned")
-            return
-        self._shown = left
-        self._say(f"{reached}, about {_time(left)} left" if left >= 1 else str(reached))
-
-    def done(self, reached: Reached) -> float:
-        """Seconds of the plan that lie before, by the engine that has most left to do; all of them before a stage that is in no
-        plan, such as the last one."""
-        if reached.stage not in self._stages:
-            return self._total
-        lane, before, own = self._stages[reached.stage]
-        self._passed = {name: max(passed, min(before, self._first)) for name, passed in self._passed.items()}
-        self._passed[lane] = before + reached.share * own
-        behind = [self._ends[name] - passed for name, passed in self._passed.items()]
-        return self._total - max(behind)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -23,11 +23,10 @@ from dgemma.core.config import PRESETS
 from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
 from dgemma.export import graphs, pipeline, request, room
-from dgemma.export.estimate import Estimate, TimeLeft
+from dgemma.export.estimate import Estimate
 from dgemma.export.executorch import dedup_constants, exir_patches
 from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.zero_copy import ZeroCopyData
-from dgemma.export.stages import EXECUTORCH, GOLDEN, LOAD, ONNX, QUANTIZE, Reached
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.recipes import class_of
 
@@ -203,65 +202,10 @@ def test_an_export_holds_its_weights_once(engine: str, tmp_path: Path) -> None:
     assert 0.85 < planned / found < 1.15, (planned, found)
 
 
-def figures(made: Estimate, slower: float) -> list[str]:
-    """What is said at the start of each stage by a machine that takes `slower` times what is planned."""
-    said, now = list[str](), [0.0]
-    left = TimeLeft(made, said.append, lambda: now[0])
-    for stage in made.plan:
-        left(Reached(stage.name))
-        now[0] += slower * stage.seconds
-    return said
-
-
-def shown(line: str) -> float:
-    number, unit = line.split(" about ")[1].split(" ")[:2]
-    return float(number) * (60 if unit == "min" else 1)
-
-
-@pytest.mark.parametrize("slower", [0.5, 1.0, 3.0])
-def test_time_left_never_rises(slower: float) -> None:
-    said = figures(estimate("2b", "w8", random_weights=0), slower)
-    left = [shown(line) for line in said if " about " in line]
-    assert len(left) >= 3 and left == sorted(left, reverse=True)
-    assert any(line.endswith("longer than planned") for line in said) == (slower > 1)
-
-
 def test_time_is_no_less_than_the_files_take_to_read_and_write() -> None:
     made = estimate("26b-a4b", "fp32", random_weights=0)
     least = (2 * made.parameters + sum(made.sizes.values())) / 200e6
     assert sum(stage.seconds for stage in made.plan) > least
-
-
-def test_time_left_counts_the_parts_of_a_stage() -> None:
-    made = estimate("2b", "w8", random_weights=0)
-    left = TimeLeft(made, [].append, lambda: 0.0)
-    parts = [left.done(request._quantizing(f"{n} of 4  layers.{n}")) for n in range(5)]
-    assert parts == sorted(parts) and parts[4] - parts[0] == pytest.approx(16 * made.parameters / 1e9)
-
-
-def test_stages_are_planned_in_the_order_that_they_come_in() -> None:
-    made = estimate("2b", "w8", random_weights=0)
-    assert [stage.name for stage in made.plan] == [LOAD, QUANTIZE, *ONNX.values(), *EXECUTORCH.values()]
-    said = list[str]()
-    left = TimeLeft(made, said.append, lambda: 0.0)
-    assert left.done(Reached(ONNX["stack"])) < left.done(Reached(ONNX["head"])) < left.done(Reached(ONNX["graphs"]))
-    assert left.done(Reached(GOLDEN)) == pytest.approx(sum(stage.seconds for stage in made.plan))
-    assert str(request._quantizing("calibration 16 of 64 prompts")) == "quantize: calibration 16 of 64 prompts"
-    assert request._quantizing("calibration 16 of 64 prompts").share == 0 and request._quantizing("1 of 4  x").share == 0.25
-
-
-def test_time_left_of_engines_at_once_is_that_of_the_slower_one() -> None:
-    made = estimate("2b", "w8", random_weights=0)
-    parts = {engine: [stage for stage in made.plan if stage.engine == engine] for engine in (None, *ENGINES)}
-    took = {engine: sum(stage.seconds for stage in of_engine) for engine, of_engine in parts.items()}
-    fast, slow = sorted(ENGINES, key=took.__getitem__)
-    assert 0 < took[fast] < took[slow]
-    left = TimeLeft(made, [].append, lambda: 0.0, at_once=True)
-    assert left.done(Reached(parts[slow][0].name)) == pytest.approx(took[None])
-    assert left.done(Reached(parts[fast][-1].name)) == pytest.approx(took[None]), "the slower one has just begun"
-    last = parts[slow][-1]
-    assert left.done(Reached(last.name)) == pytest.approx(took[None] + took[slow] - last.seconds)
-    assert left.done(Reached(GOLDEN)) == pytest.approx(took[None] + took[slow])
 
 
 def test_engines_are_lowered_at_once_where_both_fit(monkeypatch: pytest.MonkeyPatch) -> None:

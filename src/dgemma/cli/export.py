@@ -18,6 +18,8 @@ GOLDEN_PROMPTS = [
     "Invite each of Anna Ben Carla to the party in the garden on Monday at 5.",
 ]
 
+GOLDEN_SECONDS = 16.0  # what they take for tiny, as planned
+
 
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
@@ -41,8 +43,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
     from dgemma.export import pipeline, request, room
-    from dgemma.export.estimate import Estimate, TimeLeft
+    from dgemma.export.countdown import Countdown, pace
+    from dgemma.export.estimate import Estimate
     from dgemma.export.quiet import quiet
+    from dgemma.verify import golden
 
     engines = engines_of(engine)
     options: dict[str, Any] = {
@@ -60,19 +64,15 @@ def run(
         print("\n".join([*estimate.lines(checkpoint), *room.lines(estimate, out)]))
         return 0
 
-    def golden(stage: Path) -> None:
-        from dgemma.core.manifest import read_manifest
-        from dgemma.verify import golden
-
+    def add_golden(stage: Path) -> None:
         own = steps is None and canvas is None and random_weights is None
         folder = estimate.request.folder if own and not estimate.request.is_quantized else None
-        if golden.is_large(read_manifest(stage, check_files=False)[0]) and not large_golden:
-            return
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
+    finish, last = (add_golden, GOLDEN_SECONDS) if large_golden or estimate.parameters <= golden.LARGE else (None, 0.0)
     with quiet(), stages() as say:
         at_once = room.at_once(estimate)
-        progress = TimeLeft(estimate, say, at_once=at_once)
-        pipeline.write_bundle(estimate.request, out, engines=engines, progress=progress, finish=golden, at_once=at_once)
+        progress = Countdown(estimate.plan, say, at_once=at_once, pace=pace(), last=last)
+        pipeline.write_bundle(estimate.request, out, engines=engines, progress=progress, finish=finish, at_once=at_once)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
     return 0
