@@ -9,6 +9,8 @@ before it: what a canvas that starts narrow and grows asks of the model.
 
 Run: `python -m dgemma.model.tiny.train --out checkpoints/tiny --work WORK --minutes 106 --narrow-share 0`, and then
 `python -m dgemma.model.tiny.train --out checkpoints/tiny --work WORK2 --init --minutes 45 --rate 0.5 --decay-from 0.1`
+
+`--mixture-of checkpoints/tiny` trains `tiny-moe` from tiny instead (see `experts`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch import Tensor
 from dgemma.core.config import ModelConfig
 from dgemma.model import checkpoint, sampler
 from dgemma.model.denoiser import KV, Denoiser
-from dgemma.model.tiny import tasks
+from dgemma.model.tiny import experts, tasks
 from dgemma.model.tiny.vocabulary import END_OF_TURN, user_turn
 
 HARD = {"add": 0.25, "sort_numbers": 0.5}  # tasks that a model of this size does not get, however often it sees them
@@ -56,6 +58,8 @@ class TrainConfig:
     least_task_weight: float = 0.15
     narrow_share: float = 0.5  # of batches
     growing_share: float = 0.3  # of batches; the step before has half the width
+    balance_weight: float = 0.01  # of the experts' load-balancing loss
+    bfloat16: bool = True  # layers under autocast: fast with AVX512-BF16 or AMX, slow in emulation without them
 
 
 def tiny_config(vocab_size: int, end_of_turn: int) -> ModelConfig:
@@ -128,13 +132,18 @@ def collate(rows: list[tuple[list[int], list[int], str]]) -> Batch:
     return Batch(prefix, valid, torch.tensor([c for _, c, _ in rows]), [t for _, _, t in rows])
 
 
+def computed(x: Tensor) -> Tensor:
+    """The tensor in the type that layers are computed in: float32, or bfloat16 under autocast."""
+    return x.bfloat16() if torch.is_autocast_enabled("cpu") else x
+
+
 def encode_batch(model: Denoiser, tokens: Tensor, valid: Tensor) -> tuple[Tensor, list[KV]]:
     """Causal pass over left-padded rows; rope is relative, so the padding only shifts a row."""
     n = tokens.shape[1]
     i = torch.arange(n)
     causal = (i[None, :] <= i[:, None]) & valid[:, None, None, None, :]
     near = causal & (i[None, :] > i[:, None] - model.config.sliding_window)
-    return model.stack(model.embed(tokens).bfloat16(), i, (near, causal), None, "encode")
+    return model.stack(computed(model.embed(tokens)), i, (near, causal), None, "encode")
 
 
 def denoise_batch(model: Denoiser, canvas: Tensor, soft: Tensor, prefix: list[KV], valid: Tensor) -> Tensor:
@@ -143,7 +152,7 @@ def denoise_batch(model: Denoiser, canvas: Tensor, soft: Tensor, prefix: list[KV
     seen = F.pad(valid, (0, n), value=True)[:, None, None, None, :]
     slot = torch.arange(slots + n)
     recent = seen & (slot > slots - model.config.sliding_window)
-    x = model.self_conditioning(model.embed(canvas).bfloat16(), soft.bfloat16())
+    x = model.self_conditioning(computed(model.embed(canvas)), computed(soft))
     x, _ = model.stack(x, torch.arange(n) + slots, (recent, seen), prefix, "denoise")
     return model.head(x)
 
@@ -221,16 +230,25 @@ def save(path: Path, state: dict[str, object]) -> None:
     os.replace(temporary, path)
 
 
-def run(out: Path, work: Path, train: TrainConfig, *, init: bool) -> None:
-    """Train until the time is used up; with `init` from the weights in `out`, else from random ones."""
-    torch.manual_seed(train.seed)
+def start(out: Path, train: TrainConfig, *, init: bool, dense: Path | None) -> Denoiser:
+    """The model as training begins: a mixture made from the checkpoint `dense`, the weights in `out`, or random ones."""
+    generator = torch.Generator().manual_seed(train.seed)
+    if dense is not None:
+        return experts.from_dense(checkpoint.load(dense).model, generator)
     sp = spm.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
-    config = tiny_config(sp.vocab_size(), sp.piece_to_id(END_OF_TURN))
-    model = Denoiser(config)
+    model = Denoiser(tiny_config(sp.vocab_size(), sp.piece_to_id(END_OF_TURN)))
     if init:
         model.load_state_dict(checkpoint.load(out).model.state_dict())
     else:
-        initialize(model, torch.Generator().manual_seed(train.seed))
+        initialize(model, generator)
+    return model
+
+
+def run(out: Path, work: Path, train: TrainConfig, *, init: bool, dense: Path | None) -> None:
+    """Train until the time is used up, from what `start` gives or from the last state in `work`."""
+    torch.manual_seed(train.seed)
+    model = start(out, train, init=init, dense=dense)
+    balance = experts.Balance(model)
     muon, adam = optimizers(model, train)
     step, used, seen = 0, 0.0, 0
     solved, last_state = None, work / "last.pt"
@@ -240,22 +258,23 @@ def run(out: Path, work: Path, train: TrainConfig, *, init: bool) -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         step, used, seen, solved = state["step"], state["used"], state["seen"], state["solved"]
-    data = Data(out / "tokenizer.model", config, train, seed=train.seed * 1_000_003 + step)
+    data = Data(out / "tokenizer.model", model.config, train, seed=train.seed * 1_000_003 + step)
     data.solved.update(solved or {})
     generator = torch.Generator().manual_seed(train.seed * 7919 + step)
     parameters = sum(p.numel() for p in model.parameters())
     (work / "config.json").write_text(json.dumps({"train": asdict(train), "parameters": parameters}) + "\n")
     log = (work / "log.jsonl").open("a")
     budget, last, logged, saved = train.minutes * 60, time.monotonic(), used, used
-    sums = {"diffusion": 0.0, "ar": 0.0, "ar_exact": 0.0, "steps": 0.0}
+    sums = {"diffusion": 0.0, "ar": 0.0, "ar_exact": 0.0, "balance": 0.0, "steps": 0.0}
     for batch in data:
         factor = learning_rate(used / budget, step, train)
         for optimizer, base in ((muon, train.muon_lr), (adam, train.adam_lr)):
             for group in optimizer.param_groups:
                 group["lr"] = base * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=train.bfloat16):
             total, parts = loss(model, batch, train, generator)
-        total.backward()
+        routing = balance.take()
+        (total + train.balance_weight * routing).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in (muon, adam):
             optimizer.step()
@@ -269,6 +288,7 @@ def run(out: Path, work: Path, train: TrainConfig, *, init: bool) -> None:
         for key in ("diffusion", "ar"):
             sums[key] += float(parts[key])
         sums["ar_exact"] += float(parts["ar_exact"].float().mean())
+        sums["balance"] += float(routing.detach())
         sums["steps"] += 1
         if used - logged >= 60 or used >= budget:
             line = {
@@ -308,9 +328,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--init", action="store_true", help="go on from the weights in --out, with fresh optimizers")
+    parser.add_argument("--mixture-of", type=Path, help="start a mixture of experts from this dense checkpoint")
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
     parser.add_argument("--decay-from", type=float, default=TrainConfig.decay_from)
     parser.add_argument("--narrow-share", type=float, default=TrainConfig.narrow_share)
+    parser.add_argument("--float32", action="store_true", help="compute in float32, for processors without bfloat16 products")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -320,10 +342,11 @@ def main() -> None:
         seed=options.seed,
         decay_from=options.decay_from,
         narrow_share=options.narrow_share,
+        bfloat16=not options.float32,
         muon_lr=TrainConfig.muon_lr * options.rate,
         adam_lr=TrainConfig.adam_lr * options.rate,
     )
-    run(options.out, options.work, train, init=options.init)
+    run(options.out, options.work, train, init=options.init, dense=options.mixture_of)
 
 
 if __name__ == "__main__":

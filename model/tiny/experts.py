@@ -1,0 +1,94 @@
+"""`tiny-moe`: tiny with half of each dense MLP replaced by routed experts, as small as a mixture of the released form goes.
+
+Positions compute as much as in tiny: 256 dense channels and two of eight experts of 128, in place of 512 dense channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from dgemma.core.config import ModelConfig
+from dgemma.model.denoiser import Denoiser, Router
+
+EXPERTS, CHOSEN, EXPERT_WIDTH = 8, 2, 128
+APART = 0.3  # noise on the weights of an expert, as a share of their deviation: copies would never part
+
+
+def mixture_config(dense: ModelConfig) -> ModelConfig:
+    """The dense config with half of its MLP width in experts."""
+    return dataclasses.replace(
+        dense,
+        intermediate_size=dense.intermediate_size // 2,
+        num_experts=EXPERTS,
+        top_k_experts=CHOSEN,
+        moe_intermediate_size=EXPERT_WIDTH,
+    )
+
+
+def from_dense(dense: Denoiser, generator: torch.Generator) -> Denoiser:
+    """A mixture that starts from a dense model: the first half of each MLP stays, the second half becomes the experts.
+
+    Even experts begin with the third quarter of the channels and odd ones with the fourth, each with its own noise
+    (sparse upcycling, arXiv 2212.05055); everything else is copied, and routers are drawn anew.
+    """
+    model = Denoiser(mixture_config(dense.config))
+    kept = dense.state_dict()
+    half = dense.config.intermediate_size // 2
+    state = model.state_dict()
+    for name, new in state.items():
+        if name.endswith(("gate_proj.weight", "up_proj.weight")):  # of the self-conditioning, too
+            new.copy_(kept[name][:half])
+        elif name.endswith("down_proj.weight"):
+            new.copy_(kept[name][:, :half])
+        elif name.endswith("router.proj.weight"):
+            new.normal_(0.0, 0.5, generator=generator)  # the router divides by √D: scores deviate by 0.5
+        elif name.endswith(("post_feedforward_layernorm_1.weight", "post_feedforward_layernorm_2.weight")):
+            new.fill_(0.7)  # two branches of unit variance add up to about one
+        elif name.endswith("pre_feedforward_layernorm_2.weight"):
+            new.copy_(kept[name.replace("_2.weight", ".weight")])
+        elif "experts." in name:
+            mlp = name.split("experts.")[0] + "mlp."
+            for e in range(EXPERTS):
+                channels = slice(half + e % 2 * EXPERT_WIDTH, half + (e % 2 + 1) * EXPERT_WIDTH)
+                if name.endswith("gate_up_proj"):
+                    taken = torch.cat([kept[f"{mlp}{part}_proj.weight"][channels] for part in ("gate", "up")])
+                else:
+                    taken = kept[f"{mlp}down_proj.weight"][:, channels]
+                noise = torch.randn(taken.shape, generator=generator) * taken.std() * APART
+                new[e].copy_(taken + noise)
+        elif name in kept:
+            new.copy_(kept[name])
+    model.load_state_dict(state)
+    return model
+
+
+class Balance:
+    """Load-balancing loss of all routers of a model since the last call (Switch Transformer, arXiv 2101.03961, eq. 4).
+
+    It is 1 where all experts are chosen equally often, and the number of experts over the number chosen where a few take all.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.losses: list[Tensor] = []
+        for module in model.modules():
+            if isinstance(module, Router):
+                module.register_forward_hook(self._record)
+
+    def _record(self, router: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        if not torch.is_grad_enabled():
+            return
+        assert isinstance(router, Router)
+        scores = router.proj(router.norm(inputs[0]) * router.scale * router.root_size)
+        probabilities = scores.float().softmax(-1)
+        ids = output[1]
+        share = torch.bincount(ids.flatten(), minlength=probabilities.shape[-1]).float() / ids.numel()
+        self.losses.append(probabilities.shape[-1] * (share * probabilities.mean(0)).sum())
+
+    def take(self) -> Tensor:
+        """The mean over the forward passes and routers since the last call; zero where there were none."""
+        mean = torch.stack(self.losses).mean() if self.losses else torch.zeros(())
+        self.losses.clear()
+        return mean
