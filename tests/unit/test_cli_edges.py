@@ -100,38 +100,53 @@ TABLE: list[tuple[str, int, str, str]] = [
     ("DGEMMA run -h | true; exit ${PIPESTATUS[0]}", 0, "", ""),
     ("DGEMMA export -h | head -c 1; exit ${PIPESTATUS[0]}", 0, "U", ""),
     ("DGEMMA run BUNDLE -p hi | true; exit ${PIPESTATUS[0]}", 0, "", ""),
-    ("DGEMMA inspekt BUNDLE", 2, "", "error: unknown command 'inspekt' (did you mean inspect?); choose one of export, …"),
-    ("DGEMMA ''", 2, "", "error: unknown command ''; choose one of …"),
     ("TERM=dumb COLUMNS=1 LINES=0 DGEMMA run BUNDLE -p hi >/dev/null", 0, "", ""),
     ("COLUMNS=1 DGEMMA run -h >/dev/null", 0, "", ""),
     ("COLUMNS=x DGEMMA run -h >/dev/null", 0, "", ""),
     ("DGEMMA run BUNDLE -p $'\\xff'", 2, "", "error: the text cannot be encoded; give valid Unicode text\n"),
-    ("DGEMMA run BUNDLE -p hi --start-width 9" + "9" * 5000, 2, "", "error: --start-width …"),
-    ("DGEMMA run BUNDLE -p hi --start-width -1", 2, "", "error: --start-width …"),
-    ("DGEMMA run BUNDLE -p hi --start-width ''", 2, "", "error: --start-width …"),
-    ("DGEMMA run BUNDLE -p hi --early-commit nan", 2, "", "error: early_commit nan must be a positive number of nats\n"),
-    ("DGEMMA run BUNDLE -p hi --seed 1e400", 2, "", "error: Invalid value for '--seed'…"),
-    ("DGEMMA run BUNDLE -p hi --seed 18446744073709551616", 2, "", "error: seed…"),
-    ("DGEMMA run BUNDLE -p hi --max-new-tokens -1", 2, "", "error: …"),
-    ("DGEMMA run BUNDLE -p hi --threads 99999999999999999999", 2, "", "error: threads …"),
-    ("DGEMMA run BUNDLE --prompt-ids ','", 2, "", "error: …"),
-    ("DGEMMA run BUNDLE --prompt-ids 9" + "9" * 5000, 2, "", "error: …"),
-    ("DGEMMA run '' -p hi", 2, "", "error: …"),
-    ("DGEMMA run /dev/null -p hi", 2, "", "error: /dev/null…"),
-    ("DGEMMA run BUNDLE -p hi --trace /dev/full", 2, "", "error: --trace /dev/full…"),
-    ("DGEMMA run BUNDLE -p hi --trace ''", 2, "", "error: --trace…"),
     ("DGEMMA -h >/dev/full", 2, "", "error: No space left on device\n"),
     ("DGEMMA inspect BUNDLE --json >/dev/full", 2, "", "error: No space left on device\n"),
 ]
+# The same for arguments that no shell has a part in: they are given to the command line in this process.
+ARGUMENTS: list[tuple[str, int, str, str]] = [
+    ("inspekt BUNDLE", 2, "", "error: unknown command 'inspekt' (did you mean inspect?); choose one of export, …"),
+    ("''", 2, "", "error: unknown command ''; choose one of …"),
+    ("run BUNDLE -p hi --start-width 9" + "9" * 5000, 2, "", "error: --start-width …"),
+    ("run BUNDLE -p hi --start-width -1", 2, "", "error: --start-width …"),
+    ("run BUNDLE -p hi --start-width ''", 2, "", "error: --start-width …"),
+    ("run BUNDLE -p hi --early-commit nan", 2, "", "error: early_commit nan must be a positive number of nats\n"),
+    ("run BUNDLE -p hi --seed 1e400", 2, "", "error: Invalid value for '--seed'…"),
+    ("run BUNDLE -p hi --seed 18446744073709551616", 2, "", "error: seed…"),
+    ("run BUNDLE -p hi --max-new-tokens -1", 2, "", "error: …"),
+    ("run BUNDLE -p hi --threads 99999999999999999999", 2, "", "error: threads …"),
+    ("run BUNDLE --prompt-ids ','", 2, "", "error: …"),
+    ("run BUNDLE --prompt-ids 9" + "9" * 5000, 2, "", "error: …"),
+    ("run '' -p hi", 2, "", "error: …"),
+    ("run /dev/null -p hi", 2, "", "error: /dev/null…"),
+    ("run BUNDLE -p hi --trace /dev/full", 2, "", "error: --trace /dev/full…"),
+    ("run BUNDLE -p hi --trace ''", 2, "", "error: --trace…"),
+]
+
+
+def check_edge(expected: tuple[int, str, str], found: tuple[int, str, str]) -> None:
+    (status, out, err), text = expected, found[2]
+    assert found[:2] == (status, out), text
+    assert text == err if not err.endswith("…") else text.startswith(err[:-1]) and text.count("\n") == 1, text
+    assert len(text) < 1500
 
 
 @pytest.mark.parametrize(("script", "status", "out", "err"), TABLE, ids=[row[0][:60] for row in TABLE])
 def test_edges_are_one_line_and_a_status(bundle: Path, script: str, status: int, out: str, err: str) -> None:
     done = shell(script.replace("BUNDLE", str(bundle)))
-    text = done.stderr.decode()
-    assert (done.returncode, done.stdout.decode()) == (status, out), text
-    assert text == err if not err.endswith("…") else text.startswith(err[:-1]) and text.count("\n") == 1, text
-    assert len(text) < 1500
+    check_edge((status, out, err), (done.returncode, done.stdout.decode(), done.stderr.decode()))
+
+
+@pytest.mark.parametrize(("arguments", "status", "out", "err"), ARGUMENTS, ids=[row[0][:60] for row in ARGUMENTS])
+def test_bad_arguments_are_one_line_and_a_status(
+    bundle: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str], arguments: str, status: int, out: str, err: str
+) -> None:
+    returned = dispatch(shlex.split(arguments.replace("BUNDLE", str(bundle))))
+    check_edge((status, out, err), (returned, *capsys.readouterr()))
 
 
 # arguments; how the one line on stderr begins. FILE is no JSON, FOLDER a folder, NEWER a bundle of a later format.
