@@ -91,6 +91,13 @@ class AnswerReader:
 
     def read(self, ids: Sequence[int], *, inside: bool = False) -> Answer:
         """The answer of ids up to, without, the stop token. Raises TokenizerError."""
+        return self._read(ids, inside, ended=True)
+
+    def so_far(self, ids: Sequence[int], *, inside: bool = False) -> Answer:
+        """As `read`, of an answer that may go on: a call that has no end yet is left out."""
+        return self._read(ids, inside, ended=False)
+
+    def _read(self, ids: Sequence[int], inside: bool, *, ended: bool) -> Answer:
         spans = list(self.spans(ids, inside))
         if [span.kind for span in spans] in ([], ["text"]):
             return Answer(text=self._tokenizer.decode(ids))
@@ -101,7 +108,7 @@ class AnswerReader:
                 said += span.ids
             elif span.kind == "thought":
                 thoughts.append(self._thought(span.ids))
-            else:
+            elif span.closed or ended:
                 texts = self._quoted(span.ids)
                 try:
                     calls.append(_call(texts, span.closed, len(calls)))

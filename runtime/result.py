@@ -126,7 +126,8 @@ class StepEvent:
         canvas: [N] int64, the next step's input.
         entropy: [N] float32, nats of the tempered distribution.
         accepted: [N] bool.
-        text: decodes committed tokens and the argmax canvas up to its stop token, as `Result.text` would show them.
+        text: decodes committed tokens and the argmax canvas up to its stop token, as `Result.text` would show them; a call of a
+            tool that has no end yet is left out.
         thinking: the same of `Result.thinking`.
         kinds: text, thought or call, of each of these tokens.
     """

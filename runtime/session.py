@@ -262,7 +262,8 @@ class Session:
         return tell
 
     def _read_so_far(self, committed: Sequence[int], canvas: Array, inside: bool) -> Answer:
-        return self._read([*committed, *self.visible(canvas)], inside)
+        ids = [*committed, *self.visible(canvas)]
+        return self.reader.so_far(ids, inside=inside) if self.reader else Answer(text="")
 
     def _read(self, ids: Sequence[int], inside: bool) -> Answer:
         return self.reader.read(ids, inside=inside) if self.reader else Answer(text="")

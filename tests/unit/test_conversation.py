@@ -25,6 +25,7 @@ from dgemma.core.roles import Roles, compose
 from dgemma.runtime.answer import AnswerReader
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.prompt import conversation_ids, without_thoughts
+from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer
 
@@ -119,7 +120,14 @@ def test_why_an_answer_is_empty(speaking: Speaking, answer: list[int], phrase: s
 def test_a_conversation_with_tools(speaking: Speaking, tokenizer: HuggingFaceTokenizer) -> None:
     call = [CALL, *tokenizer.encode("call:f{town:"), QUOTE, *tokenizer.encode("a}b"), QUOTE, *tokenizer.encode(",n:3}"), CALLED]
     speaking.engine.stop = 50
-    result = speaking.ask(call, [USER], tools=[TOOL])
+    seen: list[str] = []
+
+    def see(event: StepEvent) -> None:
+        if event.kinds()[-1] == "call" and CALLED not in event.argmax:
+            seen.append(event.text())
+
+    result = speaking.ask(call, [USER], tools=[TOOL], on_step=see)
+    assert seen and not any("call:" in text for text in seen), "a call that has no end yet is no text"
     assert result.text == "" and result.stop_reason == "stop" and result.warnings == ()
     assert result.tool_calls == (ToolCall(name="f", arguments={"town": "a}b", "n": 3}, id="call_0"),)
     held = list(speaking.session.prefix_ids)
@@ -179,6 +187,11 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
         ({"prompt": "x", "tools": [{"name": "f"}]}, "tool 1: must be an object such as"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": 1}}}}]}, "every property"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "x": {1}}}]}, "tool 1: must hold JSON values alone"),
+        ({"prompt": "x", "tools": [{"function": {"name": "f", "response": 5}}]}, "tool 1: response must be an object"),
+        (
+            {"prompt": "x", "tools": [{"function": {"name": "f", "response": {"description": 105}}}]},
+            "of the response must be a",
+        ),
         ({"prompt": "x", "system": "y", "raw": True}, "leave raw out"),
         ({"messages": [USER], "raw": True}, "leave raw out"),
         ({"prompt": [5], "think": True}, "ids are taken as they are"),

@@ -69,6 +69,7 @@ def read_tools(values: object) -> tuple[dict[str, Any], ...]:
         if parameters is not None and not isinstance(parameters, Mapping):
             raise UsageError(f"tool {number}: parameters must be an object, a JSON schema")
         _check_schema(parameters or {}, f"tool {number}")
+        _check_response(function.get("response"), f"tool {number}")
         tools.append(json.loads(json.dumps(value)) if _is_json(value) else _no_json(f"tool {number}"))
     return tuple(tools)
 
@@ -144,6 +145,14 @@ def _call(value: object, where: str) -> ToolCall:
 def _follows_call(before: Sequence[Message]) -> bool:
     spoken = next((message for message in reversed(before) if message.role != "tool"), None)
     return spoken is not None and bool(spoken.tool_calls)
+
+
+def _check_response(response: object, where: str) -> None:
+    if response is not None and not isinstance(response, Mapping):
+        raise UsageError(f"{where}: response must be an object")
+    for key in ("description", "type"):
+        if response is not None and not isinstance(response.get(key) or "", str):
+            raise UsageError(f"{where}: {key} of the response must be a text")
 
 
 def _check_schema(schema: Mapping[str, Any], where: str) -> None:
