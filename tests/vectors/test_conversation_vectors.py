@@ -19,3 +19,6 @@ def test_the_committed_ids_and_answers() -> None:
     for case in held["cases"]:
         assert len(case["prompts"]) > 20 and {prompt[1] for prompt in case["prompts"]} == {False, True}
         assert {bool(prompt[2]) for prompt in case["prompts"]} == {False, True}
+        answers = [answer for _, _, answer in case["answers"]]
+        assert len(answers) > 80 and any(answer["thinks"] for answer in answers)
+        assert sum(bool(answer["tool_calls"]) for answer in answers) > 20 < sum(bool(answer["warnings"]) for answer in answers)
