@@ -11,7 +11,8 @@ import org.dgemma.runtime.UsageException;
 /** The library from a desktop's command line. Exit status 0 = done, 2 = bad input, said in one line on stderr. */
 public final class Main {
     private static final String USAGE = "usage:\n"
-            + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | stdin) [--engine E] [--threads N]\n"
+            + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | --messages FILE.json | stdin)\n"
+            + "      [--engine E] [--threads N] [--system TEXT] [--think]\n"
             + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--fixed-steps] [--raw] [--json] [--trace]\n"
             + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate] [--cache DIR]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";

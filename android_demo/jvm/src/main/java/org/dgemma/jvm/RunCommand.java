@@ -7,10 +7,14 @@ import java.io.PrintStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
+import java.util.function.Function;
+import java.util.stream.Stream;
 import org.dgemma.format.Json;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Loop;
@@ -26,9 +30,9 @@ import org.jspecify.annotations.Nullable;
 final class RunCommand {
     static final List<String> OPTIONS = Arrays.asList(
             "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
-            "--early-commit", "--start-width", "--threads", "--cache");
+            "--early-commit", "--start-width", "--threads", "--cache", "--system", "--messages");
     static final List<String> FLAGS = Arrays.asList(
-            "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--json", "--trace");
+            "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--json", "--trace", "--think");
 
     private final Arguments given;
     private final PrintStream out;
@@ -45,9 +49,9 @@ final class RunCommand {
         String file = given.text("--prompts");
         String text = given.text("-p") == null ? given.text("--prompt") : given.text("-p");
         String ids = given.text("--prompt-ids");
-        int sources = (file == null ? 0 : 1) + (text == null ? 0 : 1) + (ids == null ? 0 : 1);
-        if (sources > 1) {
-            throw new UsageException("give one of -p, --prompt-ids and --prompts");
+        String messages = given.text("--messages");
+        if (Stream.of(file, text, ids, messages).filter(Objects::nonNull).count() > 1) {
+            throw new UsageException("give one of -p, --prompt-ids, --prompts and --messages");
         }
         if (given.has("--trace") && !given.has("--json") && file == null) {
             throw new UsageException("--trace: goes into the JSON object; give --json too");
@@ -61,20 +65,45 @@ final class RunCommand {
             }
             return;
         }
-        int[] prompt = ids == null ? null : ids(ids);
-        String asked = prompt == null && text == null ? stdin() : text;
+        Function<Session, Result> asked = asked(messages, text, ids, options);
         try (Session session = Session.load(given.bundle, given.session())) {
-            Result result = prompt == null
-                    ? session.generate(asked, options, null)
-                    : session.generate(prompt, options, null);
+            Result result = asked.apply(session);
+            if (given.has("--json")) {
+                out.println(Json.write(toMap(result)));
+                return;
+            }
             boolean readable = session.bundle().manifest().tokenizer != null;
-            String answer = readable ? shown(result.text) : joined(result.tokens);
-            out.println(given.has("--json") ? Json.write(toMap(result)) : answer);
-            if (!given.has("--json") && result.count() == 0) {
+            out.println(readable ? shown(answer(result)) : joined(result.tokens));
+            result.warnings.forEach(err::println);
+            if (result.count() == 0) {
                 String why = result.pads > 0 ? "the model gave only padding" : "the model ended it at once";
                 err.println("the answer is empty: " + why);
             }
         }
+    }
+
+    private static Function<Session, Result> asked(
+            @Nullable String messages, @Nullable String text, @Nullable String ids, GenerateOptions options) {
+        if (messages != null) {
+            ConversationFile file = ConversationFile.read(messages, options);
+            return session -> session.generate(file.messages, file.options, null);
+        }
+        if (ids != null) {
+            int[] prompt = ids(ids);
+            return session -> session.generate(prompt, options, null);
+        }
+        String prompt = text == null ? stdin() : text;
+        return session -> session.generate(prompt, options, null);
+    }
+
+    /** The text, and each tool call on a line of its own: the name, and the arguments as JSON. */
+    private static String answer(Result result) {
+        List<String> lines = new ArrayList<>();
+        if (!result.text.isEmpty() || result.toolCalls.isEmpty()) {
+            lines.add(result.text);
+        }
+        result.toolCalls.forEach(call -> lines.add(call.name + " " + Json.write(call.arguments)));
+        return String.join("\n", lines);
     }
 
     private GenerateOptions options() {
@@ -92,6 +121,8 @@ final class RunCommand {
                 .loop(loop(given.text("--loop")))
                 .compute(compute())
                 .raw(given.has("--raw"))
+                .system(given.text("--system"))
+                .think(given.has("--think"))
                 .trace(given.has("--trace"));
     }
 
@@ -181,6 +212,11 @@ final class RunCommand {
         found.put("position_forwards", result.positionForwards);
         found.put("position_forwards_per_token", result.positionForwardsPerToken());
         found.put("prefill_position_forwards", result.prefillPositionForwards);
+        List<Object> calls = new ArrayList<>();
+        result.toolCalls.forEach(call -> calls.add(call.toMap()));
+        found.put("thinking", result.thinking);
+        found.put("tool_calls", calls);
+        found.put("warnings", result.warnings);
         if (result.trajectory != null) {
             found.put("trajectory", toMap(result.trajectory));
         }

@@ -116,6 +116,31 @@ public class MainTest {
     }
 
     @Test
+    public void aConversationIsAFile() throws Exception {
+        File file = temporary.newFile();
+        String user = "{\"role\": \"user\", \"content\": \"Write boip backwards.\"}";
+        String[] bundle = {"run", BUNDLE.getPath(), "--threads", "1", "--json", "--messages", file.getPath()};
+        for (String conversation : new String[] {"[" + user + "]", "{\"messages\": [" + user + "], \"tools\": []}"}) {
+            Files.write(file.toPath(), conversation.getBytes(StandardCharsets.UTF_8));
+            assertEquals(err, 0, run(bundle));
+            Map<?, ?> found = (Map<?, ?>) Json.parse(out);
+            assertEquals("piob", found.get("text"));
+            assertEquals("[, [], []]", Arrays.asList(
+                    found.get("thinking"), found.get("tool_calls"), found.get("warnings")).toString());
+        }
+        refused("this bundle has no thinking; leave out --think", "run", BUNDLE.getPath(), "-p", "x", "--think");
+        refused("this bundle has no system turn; leave out --system", "run", BUNDLE.getPath(), "-p", "x", "--system", "y");
+        refused("give one of -p", "run", BUNDLE.getPath(), "-p", "x", "--messages", file.getPath());
+        refused("--messages none: cannot be read", "run", BUNDLE.getPath(), "--messages", "none");
+        String[][] wrong = {{"[", "is not JSON"}, {"[]", "messages must be a list"}, {"{\"say\": 1}", "unknown key 'say'"},
+            {"{\"messages\": [" + user + "], \"tools\": [1]}", "tool 1: must be an object"}};
+        for (String[] each : wrong) {
+            Files.write(file.toPath(), each[0].getBytes(StandardCharsets.UTF_8));
+            refused("--messages " + file.getPath() + ": " + each[1], bundle);
+        }
+    }
+
+    @Test
     public void anEmptyAnswerIsSaidOnStderr() throws Exception {
         assertEquals(err, 0, run("run", BUNDLE.getPath(), "-p", "Write boip backwards.", "--threads", "1"));
         assertEquals("", err);

@@ -229,9 +229,10 @@ public final class Bundle {
                         + Place.quoted(graph.file) + " is not listed; export the bundle again");
             }
         }));
-        if (manifest.chat != null && !Chat.TRIMS.contains(manifest.chat.trim)) {
-            throw new BundleException(path + ": chat.trim " + Place.quoted(manifest.chat.trim)
-                    + " is unknown; upgrade dgemma, or export the bundle again");
+        String unknown = manifest.chat == null ? null : manifest.chat.unknownForm();
+        if (unknown != null) {
+            throw new BundleException(
+                    path + ": " + unknown + " is unknown; upgrade dgemma, or export the bundle again");
         }
         Manifest.TokenizerSpec tokenizer = manifest.tokenizer;
         if (tokenizer != null && !manifest.files.containsKey(tokenizer.file)) {

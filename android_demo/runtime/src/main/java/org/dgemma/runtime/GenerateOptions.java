@@ -1,10 +1,17 @@
 package org.dgemma.runtime;
 
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Consumer;
+import org.dgemma.format.Json;
+import org.dgemma.format.JsonException;
+import org.jspecify.annotations.Nullable;
+
 /** How one generation runs. Immutable; start from {@link #DEFAULT} and change what you need. */
 public final class GenerateOptions {
     /** 256 new tokens, seed 0, adaptive stop, host loop over every position, chat template, an empty prefix. */
-    public static final GenerateOptions DEFAULT =
-            new GenerateOptions(256, 0L, true, Loop.HOST, ComputePolicy.ALL, false, false, false);
+    public static final GenerateOptions DEFAULT = new GenerateOptions(new Draft());
 
     public final int maxNewTokens;
     /** Of all noise; its 64 bits are read as unsigned. */
@@ -20,18 +27,66 @@ public final class GenerateOptions {
     public final boolean continued;
     /** Record every step in {@link Result#trajectory}. */
     public final boolean trace;
+    /** A system turn before the prompt or the messages. */
+    public final @Nullable String system;
+    /** Let the model think before it answers, where the chat template has a switch for it. */
+    public final boolean think;
+    /** Declarations of what the model may call; JSON values, which must not be changed. */
+    public final List<Map<String, @Nullable Object>> tools;
 
-    private GenerateOptions(
-            int maxNewTokens, long seed, boolean adaptive, Loop loop, ComputePolicy compute, boolean raw, boolean continued,
-            boolean trace) {
-        this.maxNewTokens = maxNewTokens;
-        this.seed = seed;
-        this.adaptive = adaptive;
-        this.loop = loop;
-        this.compute = compute;
-        this.raw = raw;
-        this.continued = continued;
-        this.trace = trace;
+    /** The values of options in the making, with the defaults. */
+    private static final class Draft {
+        int maxNewTokens = 256;
+        long seed;
+        boolean adaptive = true;
+        Loop loop = Loop.HOST;
+        ComputePolicy compute = ComputePolicy.ALL;
+        boolean raw;
+        boolean continued;
+        boolean trace;
+        @Nullable String system;
+        boolean think;
+        List<Map<String, @Nullable Object>> tools = Collections.emptyList();
+    }
+
+    private GenerateOptions(Draft draft) {
+        maxNewTokens = draft.maxNewTokens;
+        seed = draft.seed;
+        adaptive = draft.adaptive;
+        loop = draft.loop;
+        compute = draft.compute;
+        raw = draft.raw;
+        continued = draft.continued;
+        trace = draft.trace;
+        system = draft.system;
+        think = draft.think;
+        tools = draft.tools;
+        if (raw && speaks()) {
+            throw new UsageException(
+                    "raw leaves the chat template out, which system, think and tools need; leave raw out");
+        }
+    }
+
+    private GenerateOptions with(Consumer<Draft> change) {
+        Draft draft = new Draft();
+        draft.maxNewTokens = maxNewTokens;
+        draft.seed = seed;
+        draft.adaptive = adaptive;
+        draft.loop = loop;
+        draft.compute = compute;
+        draft.raw = raw;
+        draft.continued = continued;
+        draft.trace = trace;
+        draft.system = system;
+        draft.think = think;
+        draft.tools = tools;
+        change.accept(draft);
+        return new GenerateOptions(draft);
+    }
+
+    /** Whether they say something about the conversation, which then is given whole. */
+    boolean speaks() {
+        return system != null || think || !tools.isEmpty();
     }
 
     /** At most so many new tokens, 1 or more; ceil(K / N) canvases are denoised at most. */
@@ -39,22 +94,22 @@ public final class GenerateOptions {
         if (value < 1) {
             throw new UsageException("maxNewTokens " + value + " must be 1 or more");
         }
-        return new GenerateOptions(value, seed, adaptive, loop, compute, raw, continued, trace);
+        return with(draft -> draft.maxNewTokens = value);
     }
 
     public GenerateOptions seed(long value) {
-        return new GenerateOptions(maxNewTokens, value, adaptive, loop, compute, raw, continued, trace);
+        return with(draft -> draft.seed = value);
     }
 
     public GenerateOptions adaptive(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, value, loop, compute, raw, continued, trace);
+        return with(draft -> draft.adaptive = value);
     }
 
     public GenerateOptions loop(Loop value) {
         if (value == null) {
             throw new UsageException("unknown loop null; choose one of host, graph");
         }
-        return new GenerateOptions(maxNewTokens, seed, adaptive, value, compute, raw, continued, trace);
+        return with(draft -> draft.loop = value);
     }
 
     /** The tokens may differ from those of all of it, but for drafts, which are those of greedy decoding. */
@@ -62,18 +117,49 @@ public final class GenerateOptions {
         if (value == null) {
             throw new UsageException("compute null must be ComputePolicy.ALL, or a policy that leaves something out");
         }
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, value, raw, continued, trace);
+        return with(draft -> draft.compute = value);
     }
 
     public GenerateOptions raw(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, compute, value, continued, trace);
+        return with(draft -> draft.raw = value);
     }
 
     public GenerateOptions continued(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, compute, raw, value, trace);
+        return with(draft -> draft.continued = value);
     }
 
     public GenerateOptions trace(boolean value) {
-        return new GenerateOptions(maxNewTokens, seed, adaptive, loop, compute, raw, continued, value);
+        return with(draft -> draft.trace = value);
+    }
+
+    /** Null for none. */
+    public GenerateOptions system(@Nullable String value) {
+        if (value != null && Trim.both(value).isEmpty()) {
+            throw new UsageException("system must be a text that is not empty");
+        }
+        return with(draft -> draft.system = value);
+    }
+
+    public GenerateOptions think(boolean value) {
+        return with(draft -> draft.think = value);
+    }
+
+    /**
+     * A list of declarations {@code {"type": "function", "function": {"name", "description", "parameters"}}} as JSON
+     * text.
+     */
+    public GenerateOptions tools(String json) {
+        try {
+            Object values = Json.parse(json);
+            return with(draft -> draft.tools = Tools.checked(values));
+        } catch (JsonException error) {
+            throw new UsageException(
+                    "tools are not JSON (" + error.getMessage() + "); write a list of declarations", error);
+        }
+    }
+
+    /** As above, as maps, lists and texts, which are copied. */
+    public GenerateOptions tools(List<?> declarations) {
+        return with(draft -> draft.tools = Tools.checked(declarations));
     }
 }

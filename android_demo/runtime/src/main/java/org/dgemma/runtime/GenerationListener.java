@@ -12,7 +12,11 @@ public interface GenerationListener {
     /** A denoising step has run. The event's arrays are the listener's to keep. */
     default void onStep(StepEvent event) {}
 
-    /** Committed text, in order, cut at code-point borders; joined it is {@link Result#text}. */
+    /**
+     * Committed text, in order, cut at code-point borders; joined it is {@link Result#text}, where the chat template has
+     * thoughts or tools but for white space at its start. Thoughts, calls and markers are no text; a malformed call becomes
+     * text once it has ended.
+     */
     default void onText(String piece) {}
 
     void onDone(Result result);

@@ -2,6 +2,7 @@ package org.dgemma.runtime;
 
 import java.math.BigInteger;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -73,6 +74,15 @@ interface Kind<T extends @Nullable Object> {
         }
         return INTEGERS.read(value, place);
     };
+
+    static Kind<String> oneOf(String... words) {
+        return (value, place) -> {
+            if (!Arrays.asList(words).contains(value)) {
+                throw place.mustBe(String.join(" or ", words));
+            }
+            return (String) value;
+        };
+    }
 
     static <T> Kind<@Nullable T> orNull(Kind<T> kind) {
         return (value, place) -> value == null ? null : kind.read(value, place);

@@ -294,7 +294,23 @@ public final class Manifest {
         public final String userLead, userTail;
         /** none, both, start or end. */
         public final String trim;
+        /** Null where the template names no other roles, thinking or tools. */
         final @Nullable Roles roles;
+
+        /** Whether there are system turns. */
+        public boolean hasSystem() {
+            return roles != null && roles.openings.containsKey("system");
+        }
+
+        /** Whether there is a switch for thinking. */
+        public boolean thinks() {
+            return roles != null && roles.thinks();
+        }
+
+        /** Whether tools can be declared. */
+        public boolean hasTools() {
+            return roles != null && roles.tools != null;
+        }
 
         private ChatTemplate(Fields fields) {
             start = fields.get("start", Kind.INTEGERS);
@@ -306,6 +322,14 @@ public final class Manifest {
             userTail = fields.get("user_tail", Kind.TEXT, "");
             trim = fields.get("trim", Kind.TEXT, "none");
             roles = fields.get("roles", Kind.orNull(Roles.KIND), null);
+        }
+
+        /** The first value that names a form which this version does not have; null where there is none. */
+        @Nullable String unknownForm() {
+            if (!Trim.SIDES.contains(trim)) {
+                return "chat.trim " + Place.quoted(trim);
+            }
+            return roles == null ? null : roles.unknownForm();
         }
     }
 

@@ -151,6 +151,15 @@ final class Prefix {
         return ids.get(ids.size() - 1);
     }
 
+    /** How many ids the two begin with alike. */
+    static int shared(int[] left, int[] right) {
+        int same = 0;
+        while (same < Math.min(left.length, right.length) && left[same] == right[same]) {
+            same++;
+        }
+        return same;
+    }
+
     /** A copy; from any thread. */
     synchronized int[] ids() {
         return ids.toArray();

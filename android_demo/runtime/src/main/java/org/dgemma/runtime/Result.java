@@ -1,11 +1,19 @@
 package org.dgemma.runtime;
 
+import java.util.Collections;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /** One generation. */
 public final class Result {
-    /** Decoded tokens; empty for a bundle without a tokenizer. */
+    /** Decoded tokens, without thoughts, calls and markers; empty for a bundle without a tokenizer. */
     public final String text;
+    /** What stands in thought channels, where the chat template has them; joined by line breaks. */
+    public final String thinking;
+    /** Calls of tools, where the chat template has them. */
+    public final List<ToolCall> toolCalls;
+    /** What is wrong with the answer, one line each: why it is empty, which calls are malformed. */
+    public final List<String> warnings;
     /** Committed ids up to, without, the first stop token, at most maxNewTokens. */
     public final int[] tokens;
     /**
@@ -34,9 +42,12 @@ public final class Result {
     public final @Nullable Trajectory trajectory;
 
     Result(
-            String text, int[] tokens, int pads, int steps, int canvases, int positionForwards, int prefillPositionForwards,
-            StopReason stopReason, String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
-        this.text = text;
+            Answer answer, List<String> warnings, int[] tokens, int pads, int steps, int canvases, int positionForwards,
+            int prefillPositionForwards, StopReason stopReason, String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
+        this.text = answer.text;
+        this.thinking = answer.thinking;
+        this.toolCalls = answer.toolCalls;
+        this.warnings = Collections.unmodifiableList(warnings);
         this.tokens = tokens;
         this.pads = pads;
         this.steps = steps;
@@ -48,6 +59,11 @@ public final class Result {
         this.loop = loop;
         this.timings = timings;
         this.trajectory = trajectory;
+    }
+
+    /** The answer as a turn of a conversation. */
+    public Message message() {
+        return Message.assistant(text).toolCalls(toolCalls).thinking(thinking);
     }
 
     /** Committed tokens without the padding at their end. */

@@ -1,6 +1,7 @@
 package org.dgemma.runtime;
 
 import java.io.File;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
@@ -13,7 +14,6 @@ import org.dgemma.runtime.engine.Engines;
 import org.dgemma.runtime.engine.Memory;
 import org.dgemma.tokenizer.Tokenizer;
 import org.dgemma.tokenizer.TokenizerException;
-import org.dgemma.tokenizer.Tokenizers;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -33,8 +33,7 @@ public final class Session implements AutoCloseable {
     private final Bundle bundle;
     private final Manifest manifest;
     private final Engine engine;
-    private final @Nullable Tokenizer tokenizer;
-    private final int[] stops;
+    private final Speech speech;
     private final Gate gate;
     private final ThreadPoolExecutor worker;
     /** Null once freed, so that a closed session that somebody still holds does not hold its caches. */
@@ -44,8 +43,7 @@ public final class Session implements AutoCloseable {
         this.bundle = engine.bundle();
         this.manifest = bundle.manifest();
         this.engine = engine;
-        this.tokenizer = tokenizer;
-        this.stops = manifest.model.eosTokenIds;
+        this.speech = new Speech(bundle, tokenizer);
         this.gate = new Gate(engine::interrupt, this::free);
         this.generator = new Generator(engine, gate::isCancelled);
         this.worker = new ThreadPoolExecutor(
@@ -76,17 +74,11 @@ public final class Session implements AutoCloseable {
             if (options.checkMemory) {
                 Memory.check(bundle.manifest(), engine.name(), bundle.folder());
             }
-            return new Session(engine, tokenizer(bundle));
+            return new Session(engine, Speech.tokenizer(bundle));
         } catch (Throwable error) {
             engine.close();
             throw error;
         }
-    }
-
-    private static @Nullable Tokenizer tokenizer(Bundle bundle) {
-        Manifest.@Nullable TokenizerSpec spec = bundle.manifest().tokenizer;
-        return spec == null ? null : Tokenizers.load(
-                bundle.file(spec.file), spec.kind, Chat.markerIds(bundle.manifest()), spec.vocabSize);
     }
 
     public Bundle bundle() {
@@ -125,12 +117,20 @@ public final class Session implements AutoCloseable {
      *     SessionBusyException
      */
     public Result generate(String prompt, GenerateOptions options, @Nullable StepListener steps) {
-        return exclusive(() -> run(System.nanoTime(), ids(prompt, options), options, steps, null));
+        return exclusive(() -> run(before -> speech.prefix(before, prompt, options), options, steps, null));
     }
 
     /** As above, of ids taken verbatim. */
     public Result generate(int[] promptIds, GenerateOptions options, @Nullable StepListener steps) {
-        return exclusive(() -> run(System.nanoTime(), checked(promptIds), options, steps, null));
+        return exclusive(() -> run(before -> speech.prefix(before, promptIds, options), options, steps, null));
+    }
+
+    /**
+     * As above, of a whole conversation, up to the turn that the model answers. With {@link GenerateOptions#continued},
+     * what the prefix holds of it is not encoded again.
+     */
+    public Result generate(List<Message> messages, GenerateOptions options, @Nullable StepListener steps) {
+        return exclusive(() -> run(before -> speech.prefix(messages, options), options, steps, null));
     }
 
     /**
@@ -139,26 +139,32 @@ public final class Session implements AutoCloseable {
      * handler; the session stays usable.
      */
     public void start(String prompt, GenerateOptions options, GenerationListener listener) {
-        submit(() -> run(System.nanoTime(), ids(prompt, options), options, listener::onStep, listener), listener);
+        submit(before -> speech.prefix(before, prompt, options), options, listener);
     }
 
     /** As above, of ids taken verbatim; they are copied. */
     public void start(int[] promptIds, GenerateOptions options, GenerationListener listener) {
         int[] copy = promptIds.clone();
-        submit(() -> run(System.nanoTime(), checked(copy), options, listener::onStep, listener), listener);
+        submit(before -> speech.prefix(before, copy, options), options, listener);
+    }
+
+    /** As above, of a whole conversation; the list is copied. */
+    public void start(List<Message> messages, GenerateOptions options, GenerationListener listener) {
+        List<Message> copy = new ArrayList<>(messages);
+        submit(before -> speech.prefix(copy, options), options, listener);
     }
 
     /**
      * Autoregressive baseline: the same weights, one greedy token per call of {@code decode}. Of the options it takes
-     * maxNewTokens and raw.
+     * maxNewTokens, raw, system, think and tools.
      */
     public Result decodeGreedy(String prompt, GenerateOptions options) {
-        return exclusive(() -> decode(System.nanoTime(), ids(prompt, options), options));
+        return exclusive(() -> decode(before -> speech.prefix(before, prompt, options), options));
     }
 
     /** As above, of ids taken verbatim. */
     public Result decodeGreedy(int[] promptIds, GenerateOptions options) {
-        return exclusive(() -> decode(System.nanoTime(), checked(promptIds), options));
+        return exclusive(() -> decode(before -> speech.prefix(before, promptIds, options), options));
     }
 
     /** End the running generation, the native call in work included where the engine can; from any thread. */
@@ -203,6 +209,11 @@ public final class Session implements AutoCloseable {
         T run();
     }
 
+    /** What the prefix becomes by a prompt. */
+    private interface Asked {
+        int[] prefix(int[] before);
+    }
+
     private <T> T exclusive(Job<T> job) {
         gate.acquire(true);
         try {
@@ -212,10 +223,10 @@ public final class Session implements AutoCloseable {
         }
     }
 
-    private void submit(Job<Result> job, GenerationListener listener) {
+    private void submit(Asked asked, GenerateOptions options, GenerationListener listener) {
         gate.acquire(false);
         try {
-            worker.execute(() -> runAndTell(job, listener));
+            worker.execute(() -> runAndTell(() -> run(asked, options, listener::onStep, listener), listener));
         } catch (Throwable error) { // no memory for a thread
             gate.release(false);
             throw error;
@@ -258,18 +269,21 @@ public final class Session implements AutoCloseable {
     }
 
     private Result run(
-            long started, int[] ids, GenerateOptions options, @Nullable StepListener steps,
-            @Nullable GenerationListener texts) {
+            Asked asked, GenerateOptions options, @Nullable StepListener steps, @Nullable GenerationListener texts) {
+        long started = System.nanoTime();
         Generator generator = open();
         double nativeS = engine.seconds();
+        int[] before = options.continued ? generator.prefix.ids() : new int[0];
+        int[] ids = asked.prefix(before);
         options.compute.check(bundle, engine.name(), options.loop);
-        generator.begin(ids, options.continued ? generator.prefix.size() : 0, manifest.canvasLength);
+        int kept = Math.max(0, Math.min(Prefix.shared(before, ids), ids.length - 1));
+        generator.begin(Arrays.copyOfRange(ids, kept, ids.length), kept, manifest.canvasLength);
+        boolean inside = speech.opensInside(ids);
         generator.prepare(options.compute.graphs(options.loop));
-        Progress run = new Progress(options.maxNewTokens, stops);
+        Progress run = new Progress(options.maxNewTokens, manifest.model.eosTokenIds);
         run.loadS = Generator.since(started);
-        int[] promptIds = options.trace ? generator.prefix.ids() : new int[0];
         Recorder recorder = options.trace ? new Recorder() : null;
-        TextStream stream = new TextStream();
+        TextStream stream = speech.stream();
         StopReason reason = generator.denoise(run, options, new Generator.Watcher() {
             @Override
             public void step(int canvas, DenoisingStep step, IntList committed) {
@@ -277,26 +291,29 @@ public final class Session implements AutoCloseable {
                     recorder.add(canvas, step);
                 }
                 if (steps != null) {
-                    steps.onStep(event(canvas, step, committed));
+                    steps.onStep(event(canvas, step, committed, inside));
                 }
             }
 
             @Override
             public void committed(IntList tokens) {
                 if (texts != null) {
-                    tell(texts, stream.grow(text(tokens.toArray())));
+                    tell(texts, stream.grow(speech.soFar(tokens.toArray(), inside).text));
                 }
             }
         });
-        Trajectory trajectory = recorder == null ? null : recorder.finish(promptIds, run.tokens.toArray());
-        Result result = result(run, reason, options.loop.word(), generator.timings(run, started, nativeS), trajectory);
+        Trajectory trajectory = recorder == null ? null : recorder.finish(ids, run.tokens.toArray());
+        Timings timings = generator.timings(run, started, nativeS);
+        Result result = result(run, reason, options.loop.word(), timings, trajectory, inside);
         if (texts != null) {
             tell(texts, stream.finish(result.text));
         }
         return result;
     }
 
-    private Result decode(long started, int[] ids, GenerateOptions options) {
+    private Result decode(Asked asked, GenerateOptions options) {
+        long started = System.nanoTime();
+        int[] ids = asked.prefix(new int[0]);
         if (options.continued || options.trace) {
             throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
                     + "leave continued and trace off");
@@ -305,20 +322,23 @@ public final class Session implements AutoCloseable {
         double nativeS = engine.seconds();
         generator.begin(ids, 0, 1);
         generator.prepare("decode");
-        Progress run = new Progress(options.maxNewTokens, stops);
+        Progress run = new Progress(options.maxNewTokens, manifest.model.eosTokenIds);
         run.loadS = Generator.since(started);
         StopReason reason = generator.decode(run);
-        return result(run, reason, "decode", generator.timings(run, started, nativeS), null);
+        Timings timings = generator.timings(run, started, nativeS);
+        return result(run, reason, "decode", timings, null, speech.opensInside(ids));
     }
 
     private Result result(
-            Progress run, StopReason reason, String loop, Timings timings, @Nullable Trajectory trajectory) {
+            Progress run, StopReason reason, String loop, Timings timings, @Nullable Trajectory trajectory,
+            boolean inside) {
         int[] tokens = run.tokens.toArray();
         int pads = reason == StopReason.STOP ? 0 : padding(tokens); // a model without a stop token ends with padding
         Prefix prefix = open().prefix;
         prefix.truncate(prefix.size() - pads);
+        Answer answer = speech.answer(tokens, inside);
         return new Result(
-                text(tokens), tokens, pads, run.steps, run.canvases, run.positionForwards,
+                answer, Speech.warnings(answer, reason, tokens.length), tokens, pads, run.steps, run.canvases, run.positionForwards,
                 run.prefillPositionForwards, reason, engine.name(), loop, timings, trajectory);
     }
 
@@ -330,9 +350,9 @@ public final class Session implements AutoCloseable {
         return tokens.length - end;
     }
 
-    private StepEvent event(int canvas, DenoisingStep step, IntList committed) {
+    private StepEvent event(int canvas, DenoisingStep step, IntList committed, boolean inside) {
         return new StepEvent(
-                this, canvas, step.number, step.remaining, committed.toArray(), step.width,
+                speech, inside, canvas, step.number, step.remaining, committed.toArray(), step.width,
                 step.argmax.clone(), step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone());
     }
 
@@ -348,52 +368,5 @@ public final class Session implements AutoCloseable {
             throw new SessionBusyException("the session is closed; load it again");
         }
         return found;
-    }
-
-    private int[] ids(@Nullable String prompt, GenerateOptions options) {
-        if (prompt == null || prompt.isEmpty()) {
-            throw new UsageException("the prompt is empty; give some text");
-        }
-        if (tokenizer == null) {
-            throw new TokenizerException(bundle.folder() + ": has no tokenizer; give the prompt as ids (--prompt-ids)");
-        }
-        if (options.raw) {
-            return checked(tokenizer.encode(prompt));
-        }
-        return Chat.ids(manifest, tokenizer, prompt, options.continued ? open().prefix.ids() : new int[0]);
-    }
-
-    private int[] checked(int @Nullable [] ids) {
-        if (ids == null || ids.length == 0) {
-            throw new UsageException("the prompt is empty; give at least one token");
-        }
-        int vocab = manifest.model.vocabSize;
-        for (int id : ids) {
-            if (id < 0 || id >= vocab) {
-                throw new UsageException("prompt id " + id + " must be an integer from 0 to " + (vocab - 1));
-            }
-        }
-        return ids;
-    }
-
-    /** Of a canvas its first {@code width} positions, up to a stop token. */
-    String textSoFar(int[] committed, int[] canvas, int width) {
-        IntList ids = new IntList();
-        ids.add(committed, committed.length);
-        ids.add(canvas, Math.min(width, Progress.visible(canvas, stops)));
-        return text(ids.toArray());
-    }
-
-    String[] pieces(int[] ids) {
-        if (tokenizer != null) {
-            return tokenizer.pieces(ids);
-        }
-        String[] none = new String[ids.length];
-        Arrays.fill(none, "");
-        return none;
-    }
-
-    private String text(int[] ids) {
-        return tokenizer == null ? "" : Chat.text(manifest, tokenizer, ids);
     }
 }

@@ -21,12 +21,14 @@ public final class StepEvent {
     /** [N] */
     public final boolean[] accepted;
 
-    private final Session session;
+    private final Speech speech;
+    private final boolean inside;
 
     StepEvent(
-            Session session, int canvasIndex, int step, int remaining, int[] committed, int width, int[] argmax,
+            Speech speech, boolean inside, int canvasIndex, int step, int remaining, int[] committed, int width, int[] argmax,
             int[] canvas, float[] entropy, boolean[] accepted) {
-        this.session = session;
+        this.speech = speech;
+        this.inside = inside;
         this.canvasIndex = canvasIndex;
         this.step = step;
         this.remaining = remaining;
@@ -38,13 +40,26 @@ public final class StepEvent {
         this.accepted = accepted;
     }
 
-    /** Committed tokens and the argmax canvas up to its stop token, as text. */
+    /**
+     * Committed tokens and the argmax canvas up to its stop token, as {@link Result#text} would show them; a call of a tool
+     * that has no end yet is left out.
+     */
     public String text() {
-        return session.textSoFar(committed, argmax, width);
+        return speech.soFar(speech.shown(committed, argmax, width), inside).text;
+    }
+
+    /** The same of {@link Result#thinking}. */
+    public String thinking() {
+        return speech.soFar(speech.shown(committed, argmax, width), inside).thinking;
+    }
+
+    /** What each committed token, and each of the argmax canvas up to its stop token, belongs to. */
+    public TokenKind[] kinds() {
+        return speech.kinds(speech.shown(committed, argmax, width), inside);
     }
 
     /** One string a position of the argmax canvas, for display; empty for markers. Joined they are nearly its text. */
     public String[] pieces() {
-        return session.pieces(argmax);
+        return speech.pieces(argmax);
     }
 }

@@ -60,9 +60,8 @@ public class ChatVectorsTest {
                 + ": chat.trim 'middle' is unknown; upgrade dgemma, or export the bundle again", said);
     }
 
-    /** Of a template with roles, thinking and tools, prompts of one user run; thoughts and markers are no text. */
     @Test
-    public void thoughtsAreNoText() throws Exception {
+    public void markersOfRolesAreMarkers() throws Exception {
         String roles = "{\"openings\":{\"\":[[2]],\"system\":[[2,105,\"system\"],[106]]},\"opening_trim\":\"both\","
                 + "\"turns\":{\"user\":{\"before\":[105,\"user\"],\"after\":[106],\"trim\":\"both\"}},"
                 + "\"answer\":{\"\":[105,\"model\",107,\"thought\",108]},\"joins\":\"no\",\"drops_thoughts\":\"yes\","
@@ -74,11 +73,6 @@ public class ChatVectorsTest {
         for (int marker : new int[] {46, 49, 51, 52, 105, 106, 107, 108}) {
             assertTrue("" + marker, Arrays.binarySearch(Chat.markerIds(manifest), marker) >= 0);
         }
-        ToyTokenizer tokenizer = new ToyTokenizer();
-        String spoken = tokenizer.decode(new int[] {200, 201, 202});
-        assertEquals(spoken.trim(), Chat.text(manifest, tokenizer, new int[] {107, 300, 108, 200, 201, 107, 301, 108, 202}));
-        assertEquals(spoken, Chat.text(manifest, tokenizer, new int[] {200, 201, 202}));
-        assertEquals("", Chat.text(manifest, tokenizer, new int[] {107, 300}));
     }
 
     @Test

@@ -11,7 +11,7 @@ import org.junit.Test;
 public class TextStreamTest {
     @Test
     public void incompleteCharactersAndTrailingSpacesWait() {
-        TextStream stream = new TextStream();
+        TextStream stream = new TextStream(false);
         assertEquals("a", stream.grow("a \uFFFD\uFFFD"));
         assertEquals("", stream.grow("a "));
         assertEquals(" \u20ACb", stream.grow("a \u20ACb\uFFFD"));
@@ -21,11 +21,11 @@ public class TextStreamTest {
 
     @Test
     public void aDecoderThatChangesWhatWasToldGetsTheRest() {
-        TextStream stream = new TextStream();
+        TextStream stream = new TextStream(false);
         assertEquals("ab", stream.grow("ab"));
         assertEquals("", stream.grow("aXc"));
         assertEquals("Xc", stream.finish("aXc"));
-        TextStream pair = new TextStream();
+        TextStream pair = new TextStream(false);
         pair.grow("\uD83D\uDE00");
         assertEquals("whole code points only", "\uD83D\uDE01", pair.finish("\uD83D\uDE01"));
     }
@@ -41,7 +41,7 @@ public class TextStreamTest {
                 text.append(characters[random.nextInt(characters.length)]);
             }
             byte[] bytes = text.toString().getBytes(StandardCharsets.UTF_8);
-            TextStream stream = new TextStream();
+            TextStream stream = new TextStream(false);
             StringBuilder joined = new StringBuilder();
             StringBuilder naive = new StringBuilder();
             String before = "";

@@ -216,7 +216,8 @@ class ToyEngine implements Engine {
         }
     }
 
-    private int following(List<Integer> ids) {
+    /** What comes behind these ids. */
+    int following(List<Integer> ids) {
         int since = ids.size() - 1 - ids.lastIndexOf(ToyBundle.START);
         return since < answer.length ? answer[since] : since == answer.length ? stop : ToyBundle.PAD;
     }

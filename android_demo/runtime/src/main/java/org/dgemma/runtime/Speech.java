@@ -1,0 +1,148 @@
+package org.dgemma.runtime;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import org.dgemma.tokenizer.Tokenizer;
+import org.dgemma.tokenizer.TokenizerException;
+import org.dgemma.tokenizer.Tokenizers;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * What a session does with text: prompts become ids, and answers are read. Prompts are given as the whole prefix that they
+ * make of the one before. It knows nothing of engines.
+ */
+final class Speech {
+    private final Bundle bundle;
+    private final Manifest manifest;
+    private final @Nullable Tokenizer tokenizer;
+    private final @Nullable AnswerReader reader;
+
+    Speech(Bundle bundle, @Nullable Tokenizer tokenizer) {
+        this.bundle = bundle;
+        this.manifest = bundle.manifest();
+        this.tokenizer = tokenizer;
+        Manifest.ChatTemplate chat = manifest.chat;
+        this.reader = tokenizer == null ? null : new AnswerReader(tokenizer, chat == null ? null : chat.roles);
+    }
+
+    /** The bundle's tokenizer, null where it has none. */
+    static @Nullable Tokenizer tokenizer(Bundle bundle) {
+        Manifest.@Nullable TokenizerSpec spec = bundle.manifest().tokenizer;
+        return spec == null ? null : Tokenizers.load(
+                bundle.file(spec.file), spec.kind, Chat.markerIds(bundle.manifest()), spec.vocabSize);
+    }
+
+    private Tokenizer tokenizer() {
+        if (tokenizer == null) {
+            throw new TokenizerException(bundle.folder() + ": has no tokenizer; give the prompt as ids (--prompt-ids)");
+        }
+        return tokenizer;
+    }
+
+    int[] prefix(int[] before, @Nullable String prompt, GenerateOptions options) {
+        if (prompt == null || prompt.isEmpty()) {
+            throw new UsageException("the prompt is empty; give some text");
+        }
+        if (options.speaks()) {
+            if (options.continued) {
+                throw new UsageException(
+                        "to go on with system, think or tools, give the whole conversation as messages");
+            }
+            return prefix(Collections.singletonList(Message.user(prompt)), options);
+        }
+        if (options.raw) {
+            return joined(before, checked(tokenizer().encode(prompt)));
+        }
+        int[] kept = Prompt.withoutThoughts(manifest, before);
+        return joined(kept, Chat.ids(manifest, tokenizer(), prompt, kept));
+    }
+
+    /** Of a whole conversation, which does not hang on what was there before. */
+    int[] prefix(List<Message> messages, GenerateOptions options) {
+        Tokenizer known = tokenizer();
+        if (options.raw) {
+            throw new UsageException("raw leaves the chat template out, which messages need; leave raw out");
+        }
+        List<Message> given = Messages.checked(messages);
+        if (options.system != null && Messages.OPENING_ROLES.contains(given.get(0).role)) {
+            throw new UsageException("the messages begin with a " + given.get(0).role + " turn; leave system out");
+        }
+        return Prompt.ids(manifest, known, given, options);
+    }
+
+    int[] prefix(int[] before, int @Nullable [] ids, GenerateOptions options) {
+        if (options.speaks()) {
+            throw new UsageException(
+                    "system, think and tools need a prompt of text, or messages; ids are taken as they are");
+        }
+        return joined(before, checked(ids));
+    }
+
+    private int[] checked(int @Nullable [] ids) {
+        if (ids == null || ids.length == 0) {
+            throw new UsageException("the prompt is empty; give at least one token");
+        }
+        int vocab = manifest.model.vocabSize;
+        for (int id : ids) {
+            if (id < 0 || id >= vocab) {
+                throw new UsageException("prompt id " + id + " must be an integer from 0 to " + (vocab - 1));
+            }
+        }
+        return ids;
+    }
+
+    private static int[] joined(int[] before, int[] ids) {
+        int[] all = Arrays.copyOf(before, before.length + ids.length);
+        System.arraycopy(ids, 0, all, before.length, ids.length);
+        return all;
+    }
+
+    /** Whether a prompt ends inside a thought. */
+    boolean opensInside(int[] prompt) {
+        return reader != null && reader.opensInside(prompt);
+    }
+
+    /** @param inside whether the prompt ended inside a thought */
+    Answer answer(int[] ids, boolean inside) {
+        return reader == null ? Answer.of("") : reader.read(ids, inside);
+    }
+
+    Answer soFar(int[] ids, boolean inside) {
+        return reader == null ? Answer.of("") : reader.soFar(ids, inside);
+    }
+
+    TokenKind[] kinds(int[] ids, boolean inside) {
+        return reader == null ? new TokenKind[0] : reader.kinds(ids, inside);
+    }
+
+    /** What is wrong with an answer, one line each. */
+    static List<String> warnings(Answer answer, StopReason reason, int tokens) {
+        List<String> found = new ArrayList<>(answer.warnings);
+        String why = answer.whyEmpty(reason, tokens);
+        if (why != null) {
+            found.add(why);
+        }
+        return found;
+    }
+
+    TextStream stream() {
+        return new TextStream(reader != null && reader.hasMarkers());
+    }
+
+    /** Committed tokens, and of a canvas its first {@code width} positions, up to a stop token. */
+    int[] shown(int[] committed, int[] canvas, int width) {
+        int visible = Math.min(width, Progress.visible(canvas, manifest.model.eosTokenIds));
+        return joined(committed, Arrays.copyOf(canvas, visible));
+    }
+
+    String[] pieces(int[] ids) {
+        if (tokenizer != null) {
+            return tokenizer.pieces(ids);
+        }
+        String[] none = new String[ids.length];
+        Arrays.fill(none, "");
+        return none;
+    }
+}
