@@ -52,23 +52,7 @@ def active(
     """Denoise one canvas; arguments as in `generate.generate`. Also how many positions the canvas has in the end, int32 []."""
     steps, n = policy.steps, canvas.shape[0]
     schedule, positions = jnp.asarray(temperatures(policy)), jnp.arange(n, dtype=jnp.int32)
-    stop_ids, none = jnp.array(sorted(config.eos_token_ids), jnp.int32), jnp.zeros(n, jnp.bool_)
-    no, zero = jnp.bool_(False), jnp.int32(0)
-    start = State(
-        record=Canvas.empty(jnp.zeros(n, jnp.int32), steps),
-        width=jnp.int32(compute.first_width(n)),
-        canvas=canvas,
-        soft=jnp.zeros((n, config.hidden_size), weights["embed"].dtype),
-        caches=prefix,
-        committed=none,
-        entropy=jnp.zeros(n, jnp.float32),
-        accepted=none,
-        unchanged=zero,
-        compared=zero,
-        closed=jnp.bool_(True),
-        rechecking=no,
-        done=no,
-    )
+    stop_ids = jnp.array(sorted(config.eos_token_ids), jnp.int32)
 
     def unfinished(state: State) -> Array:
         return (state.record.steps < steps) & ~(state.done & adaptive)
@@ -85,28 +69,15 @@ def active(
         tempered = logits / schedule[i]
         step = sampler.step(tempered, words[i], policy.entropy_bound, running)
 
-        def place(cache: Array, rows: Array) -> Array:
-            old = lax.dynamic_slice_in_dim(cache, length, n, 1)
-            return lax.dynamic_update_slice_in_dim(cache, jnp.where(running[:, None, None], rows, old), length, 1)
-
         def of_running(fresh: Array, old: Array) -> Array:
             return jnp.where(running, fresh, old)
 
-        last = state.record.committed
-        argmax, entropy = of_running(step.argmax, last), of_running(step.entropy, state.entropy)
+        argmax, entropy = of_running(step.argmax, state.record.committed), of_running(step.entropy, state.entropy)
         committed = of_running(step.entropy < compute.early_commit, committed)
-        stops = jnp.isin(argmax, stop_ids) & within
-        ends = stops & committed
-        end = jnp.where(ends.any(), jnp.argmax(ends), n)
-        committed |= within & (positions > end)
-        width = jnp.minimum(width, end + 1).astype(jnp.int32)
+        width, committed, stopped = _end_at_stop_token(argmax, stop_ids, committed, width)
         within = positions < width
-        closed = (width == n) | stops.any()
-
-        same = (width == state.compared) & ((argmax == last) | ~within).all()
-        unchanged = jnp.where(same, state.unchanged + 1, 0)
-        mean = jnp.where(within, entropy.astype(jnp.float64), 0.0).sum() / n
-        still = (unchanged >= policy.stability_threshold) & (mean < policy.confidence_threshold)
+        closed = (width == n) | stopped
+        unchanged, still = _stable(state, policy, argmax, entropy, width)
         done = closed & (still | (committed | ~within).all())
         again = done & ~state.rechecking if compute.recheck else jnp.bool_(False)
         committed |= within & again
@@ -119,7 +90,7 @@ def active(
             width=width,
             canvas=canvas,
             soft=soft,
-            caches=jax.tree.map(place, state.caches, new),
+            caches=_with_rows(state.caches, new, running, length),
             committed=committed,
             entropy=entropy,
             accepted=accepted,
@@ -130,8 +101,59 @@ def active(
             done=done & ~again,
         )
 
-    state = lax.while_loop(unfinished, body, start)
+    soft = jnp.zeros((n, config.hidden_size), weights["embed"].dtype)
+    state = lax.while_loop(unfinished, body, _start(steps, compute, canvas, soft, prefix))
     return state.record, state.width
+
+
+def _start(steps: int, compute: ComputePolicy, canvas: Array, soft: Array, prefix: denoiser.Prefix) -> State:
+    n = canvas.shape[0]
+    none, no, zero = jnp.zeros(n, jnp.bool_), jnp.bool_(False), jnp.int32(0)
+    return State(
+        record=Canvas.empty(jnp.zeros(n, jnp.int32), steps),
+        width=jnp.int32(compute.first_width(n)),
+        canvas=canvas,
+        soft=soft,
+        caches=prefix,
+        committed=none,
+        entropy=jnp.zeros(n, jnp.float32),
+        accepted=none,
+        unchanged=zero,
+        compared=zero,
+        closed=jnp.bool_(True),
+        rechecking=no,
+        done=no,
+    )
+
+
+def _end_at_stop_token(argmax: Array, stop_ids: Array, committed: Array, width: Array) -> tuple[Array, Array, Array]:
+    """The canvas ends behind its first committed stop token: width, committed positions, and whether it has any stop token."""
+    n, positions = argmax.shape[0], jnp.arange(argmax.shape[0], dtype=jnp.int32)
+    within = positions < width
+    stops = jnp.isin(argmax, stop_ids) & within
+    ends = stops & committed
+    end = jnp.where(ends.any(), jnp.argmax(ends), n)
+    return jnp.minimum(width, end + 1).astype(jnp.int32), committed | (within & (positions > end)), stops.any()
+
+
+def _stable(state: State, policy: SamplerConfig, argmax: Array, entropy: Array, width: Array) -> tuple[Array, Array]:
+    """For how many steps the argmax canvas has been the same, and whether adaptive stop ends the canvas for that."""
+    n = argmax.shape[0]
+    within = jnp.arange(n, dtype=jnp.int32) < width
+    same = (width == state.compared) & ((argmax == state.record.committed) | ~within).all()
+    unchanged = jnp.where(same, state.unchanged + 1, 0)
+    mean = jnp.where(within, entropy.astype(jnp.float64), 0.0).sum() / n
+    return unchanged, (unchanged >= policy.stability_threshold) & (mean < policy.confidence_threshold)
+
+
+def _with_rows(caches: denoiser.Prefix, new: denoiser.Prefix, running: Array, length: Array) -> denoiser.Prefix:
+    """The caches with the new keys and values of the positions that ran, behind the prefix."""
+
+    def place(cache: Array, rows: Array) -> Array:
+        old = lax.dynamic_slice_in_dim(cache, length, running.shape[0], 1)
+        return lax.dynamic_update_slice_in_dim(cache, jnp.where(running[:, None, None], rows, old), length, 1)
+
+    return jax.tree.map(place, caches, new)
 
 
 def jitted(config: ModelConfig, policy: SamplerConfig, compute: ComputePolicy | None) -> Any:

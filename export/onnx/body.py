@@ -100,38 +100,18 @@ def shared(
     (chunk, new), (canvas, sampled), (_, decoded) = specs["encode"], specs["denoise"], specs["decode"]
     chosen, checked = ([s for s in side if s.name in ("rows", "next_tokens")] for side in specs["check"])
     active = [s for s in specs["denoise_active"][0] if s.name in ("positions", "settled")]
-    soft = next(s for s in canvas if s.name == "soft")
-    hidden = int(soft.shape[-1])
-    node = helper.make_node
-
-    rows = (1, "M", hidden)
-    conditioned = _branch(
-        "condition_canvas",
-        wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "canvas_x"}),
-        [("canvas_x", "float32", rows)],
-    )
-    plain = _branch("plain_tokens", [node("Identity", ["embedded"], ["token_x"])], [("token_x", "float32", rows)])
+    hidden = int(next(s for s in canvas if s.name == "soft").shape[-1])
+    of_rows = {s.name: replace(s, shape=(1, "R", *s.shape[2:])) for s in sampled}
+    conditioned = _conditioned(wiring, hidden)
     walked = head.walk("wanted", "argmax", is_canvas="is_canvas")
-    of_rows: dict[str, tuple[str, Shape]] = {s.name: (s.dtype, (1, "R", *s.shape[2:])) for s in sampled}
-    sample = _branch(
-        "sample_canvas",
-        head.decide({name: f"canvas_{name}" for name in SAMPLED}),
-        [(f"canvas_{name}", *of_rows[name]) for name in SAMPLED],
-    )
-    for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
-        wiring.constant(f"no_{name}", np.zeros(shape, dtype))
-    wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
-    nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
-    greedy = _branch(
-        "greedy",
-        [node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
-        [(f"token_{name}", *of_rows[name]) for name in SAMPLED],
-    )
+    decided = _decided(wiring, head, of_rows, hidden)
     for name, number in (("zero", 0), ("one", 1)):
         wiring.constant(name, np.array([number]))
     wiring.constant("first", np.array(0))
     wiring.constant("step", np.array(1))
-    prefix = {name: name for name in _kv(chunk, "prefix")}
+    node = helper.make_node
+    stack = {name: name for name in ("x", "length", "settled", *_kv(chunk, "prefix"))}
+    stack |= {"is_canvas": "is_canvas_row", "positions": "row_positions"}
     nodes = [
         node("Concat", ["tokens", "canvas"], ["ids"], axis=1),
         node("Add", ["start", "prefix_length"], ["length"]),
@@ -140,22 +120,11 @@ def shared(
         node("Reshape", ["is_canvas", "one"], ["is_canvas_row"]),
         *_positions("ids", "row_positions"),
         *wiring.piece("embed", {"ids": "ids"}, {"embedded": "embedded"}),
-        node("If", ["is_canvas"], ["x"], then_branch=conditioned, else_branch=plain),
-        *wiring.piece(
-            "stack",
-            {
-                "x": "x",
-                "length": "length",
-                "is_canvas": "is_canvas_row",
-                "positions": "row_positions",
-                "settled": "settled",
-                **prefix,
-            },
-            {"hidden": "hidden", **{name: name for name in _kv(new, "new")}},
-        ),
+        conditioned,
+        *wiring.piece("stack", stack, {"hidden": "hidden", **{name: name for name in _kv(new, "new")}}),
         *_wanted("hidden", "wanted"),
         *walked,
-        node("If", ["is_canvas"], list(SAMPLED), then_branch=sample, else_branch=greedy),
+        decided,
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
         node("Reshape", ["first_argmax", "one"], ["next_token"]),
         node("Identity", ["argmax"], ["next_tokens"]),
@@ -170,7 +139,7 @@ def shared(
         "words": (2, "W"),
         "rows": ("L",),
     }
-    opened |= {name: shape for name, (_, shape) in of_rows.items()} | {s.name: (1, "M", *s.shape[2:]) for s in new}
+    opened |= {s.name: s.shape for s in of_rows.values()} | {s.name: (1, "M", *s.shape[2:]) for s in new}
 
     def infos(listed: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
         unique = {s.name: replace(s, shape=opened.get(s.name, s.shape)) for s in listed}
@@ -183,6 +152,39 @@ def shared(
         infos([*sampled, *decoded, *checked]),
         list(wiring.initializers.values()),
     )
+
+
+def _conditioned(wiring: Wiring, hidden: int) -> onnx.NodeProto:
+    """The rows that enter the layers: of a canvas with self-conditioning, of tokens as they were embedded."""
+    rows = (1, "M", hidden)
+    canvas = _branch(
+        "condition_canvas",
+        wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "canvas_x"}),
+        [("canvas_x", "float32", rows)],
+    )
+    identity = helper.make_node("Identity", ["embedded"], ["token_x"])
+    tokens = _branch("plain_tokens", [identity], [("token_x", "float32", rows)])
+    return helper.make_node("If", ["is_canvas"], ["x"], then_branch=canvas, else_branch=tokens)
+
+
+def _decided(wiring: Wiring, head: Head, of_rows: Mapping[str, TensorSpec], hidden: int) -> onnx.NodeProto:
+    """What only a canvas has beside the argmax: the outputs of sampling. For tokens they are empty."""
+    listed = [of_rows[name] for name in SAMPLED]
+    sample = _branch(
+        "sample_canvas",
+        head.decide({name: f"canvas_{name}" for name in SAMPLED}),
+        [(f"canvas_{s.name}", s.dtype, s.shape) for s in listed],
+    )
+    for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
+        wiring.constant(f"no_{name}", np.zeros(shape, dtype))
+    wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
+    nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
+    greedy = _branch(
+        "greedy",
+        [helper.make_node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],
+        [(f"token_{s.name}", s.dtype, s.shape) for s in listed],
+    )
+    return helper.make_node("If", ["is_canvas"], list(SAMPLED), then_branch=sample, else_branch=greedy)
 
 
 def _defaults(hidden: int) -> dict[str, npt.NDArray[Any]]:
