@@ -15,7 +15,7 @@ from torch import Tensor
 BLOCK = 256
 
 
-class Step(NamedTuple):
+class SampledStep(NamedTuple):
     """What one denoising step decides; ids int64 [B, N], entropy float32 nats [B, N], accepted bool [B, N]."""
 
     canvas: Tensor
@@ -90,7 +90,7 @@ def accept(entropy: Tensor, bound: float) -> Tensor:
     return (ahead.double() * entropy.double()[..., None, :]).sum(-1) <= bound
 
 
-def step(tempered: Tensor, words: Tensor, bound: float) -> Step:
+def step(tempered: Tensor, words: Tensor, bound: float) -> SampledStep:
     """tempered [B, N, V] float32 logits over temperature; words [B, 2, N], row 0 samples and row 1 renoises."""
     vocab = tempered.shape[-1]
     shifted = tempered - tempered.amax(-1, keepdim=True)
@@ -100,4 +100,4 @@ def step(tempered: Tensor, words: Tensor, bound: float) -> Step:
     sampled = inverse_cdf(weights, uniforms(words[:, 0]))
     accepted = accept(entropy, bound)
     canvas = torch.where(accepted, sampled, tokens(words[:, 1], vocab))
-    return Step(canvas, tempered.argmax(-1), entropy, accepted)
+    return SampledStep(canvas, tempered.argmax(-1), entropy, accepted)

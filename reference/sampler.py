@@ -17,7 +17,7 @@ from dgemma.reference.noise import token_from_word, uniform_from_word
 BLOCK = 256
 
 
-class Step(NamedTuple):
+class ReferenceStep(NamedTuple):
     """What one step decides: ids int32 [N], entropy float32 nats [N], accepted bool [N], mean entropy float64 []."""
 
     canvas: Array
@@ -64,7 +64,7 @@ def accept(entropy: Array, bound: float) -> Array:
     return jnp.where(ahead, other.astype(jnp.float64), 0.0).sum(1) <= bound
 
 
-def step(tempered: Array, words: Array, bound: float, running: Array | None = None) -> Step:
+def step(tempered: Array, words: Array, bound: float, running: Array | None = None) -> ReferenceStep:
     """tempered float32 [N, V], logits over temperature; words uint32 [2, N]: row 0 samples, row 1 renoises.
 
     `running`, bool [N]: positions that take part; the others use up none of the bound, and what is said of them is nothing.
@@ -78,4 +78,4 @@ def step(tempered: Array, words: Array, bound: float, running: Array | None = No
     accepted = accept(entropy if running is None else jnp.where(running, entropy, jnp.inf), bound)
     canvas = jnp.where(accepted, sampled, token_from_word(words[1], vocab))
     argmax = lax.argmax(tempered, 1, jnp.int32)
-    return Step(canvas, argmax, entropy, accepted, entropy.astype(jnp.float64).mean())
+    return ReferenceStep(canvas, argmax, entropy, accepted, entropy.astype(jnp.float64).mean())

@@ -24,6 +24,7 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import reliability
 from dgemma.benchmarks.bench.fresh_process import filler
 from dgemma.benchmarks.stats import quartiles
+from dgemma.benchmarks.studies.bundle_facts import bundle_facts
 from dgemma.core import machine
 from dgemma.core.cost import CostModel, held_bits
 from dgemma.core.errors import UsageError
@@ -192,22 +193,14 @@ def measure(request: WidthsRequest) -> Json:
         after = reliability.calibrate()
     finally:
         engine.close()
-    quantization = manifest.quantization
-    model = CostModel(config=manifest.model, bits=held_bits(quantization, engine.name), soft=manifest.sampler.soft)
+    model = CostModel(config=manifest.model, bits=held_bits(manifest.quantization, engine.name), soft=manifest.sampler.soft)
     found = summarize(seconds, widths, model, request.prefix)
     spreads = {f"{row['width']} positions": reliability.spread(row["ms"]) for row in found["widths"]}
     spreads |= {name: reliability.spread(found[f"{name}_ms"]) for name in FIXED}
     return {
         "benchmark": "widths",
         "machine": facts,
-        "bundle": {
-            "digest": bundle.digest,
-            "name": manifest.provenance.get("name"),
-            "recipe": quantization.get("recipe"),
-            "parameters": quantization.get("parameters"),
-            "canvas": manifest.canvas_length,
-            "model": manifest.model.to_dict(),
-        },
+        "bundle": bundle_facts(bundle),
         "options": {
             "engine": engine.name,
             "threads": request.threads,
@@ -286,7 +279,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         widths = None if given.widths is None else tuple(int(width) for width in given.widths.split(","))
     except ValueError:
-        raise UsageError(f"--widths {given.widths} must be numbers with commas between, such as 256,128,64") from None
+        raise UsageError(f"--widths {given.widths} must be numbers separated by commas, such as 256,128,64") from None
     result = measure(
         WidthsRequest(
             bundle=given.bundle,

@@ -6,16 +6,12 @@ step, so that a round costs nothing. (ExecuTorch has no while_loop.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export.graphs import StopRule, temperatures
-
-Step = Callable[..., tuple[Tensor, ...]]
 
 
 class ScanGenerate(nn.Module):

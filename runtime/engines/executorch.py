@@ -8,11 +8,9 @@ asks for the stock binding, 1 for the native library or an error.
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module, util
+from collections.abc import Sequence
+from importlib import util
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -27,7 +25,6 @@ from dgemma.runtime.native.packed import PackedProgram
 NATIVE, STOCK = "native", "stock binding"
 CACHE_FROM = 64 << 20  # bytes of a program from which on mapping packed weights beats packing them
 _EXPERTS = b"dgemma::experts"
-_BINDING = "executorch.extension.pybindings."
 
 
 class _Program(Protocol):
@@ -71,7 +68,9 @@ class ExecutorchEngine(Engine):
     def _open(self, path: Path) -> _Program:
         if self._library is None:
             check_operators(path)
-            return _Stock(path, self.threads)
+            from dgemma.runtime.engines.stock_binding import StockProgram
+
+            return StockProgram(path, self.threads)
         if not cache.enabled() or path.stat().st_size < CACHE_FROM:
             return Program(self._library, path, threads=self.threads)
         entry = cache.entry(self.bundle.digest, self.name, self.version)
@@ -99,7 +98,7 @@ class ExecutorchEngine(Engine):
 
 
 def _native() -> Path | None:
-    """The native library, or None, said once in a warning, where it cannot be had; raises EngineError if it must be."""
+    """The native library, or None with one warning where it cannot be built; raises EngineError if DGEMMA_NATIVE=1."""
     if os.environ.get(build.SWITCH) == "0":
         return None
     try:
@@ -108,8 +107,8 @@ def _native() -> Path | None:
         return library
     except build.Unavailable as error:
         if os.environ.get(build.SWITCH) == "1":
-            raise EngineError(f"no native executorch engine: {error} ({build.SWITCH}=1 asks for it)") from None
-        warnings.warn(f"executorch runs through its {STOCK}, slower to load: {error}", DgemmaWarning, stacklevel=4)
+            raise EngineError(f"no native executorch engine: {error} ({build.SWITCH}=1 requires it)") from None
+        warnings.warn(f"executorch runs through its {STOCK}, which loads more slowly: {error}", DgemmaWarning, stacklevel=4)
         return None
 
 
@@ -121,65 +120,6 @@ def check_operators(path: Path) -> None:
         size = int.from_bytes(beginning[16:24], "little") if beginning[8:12] == b"eh00" else 0
         if _EXPERTS in file.read(size):
             raise EngineError(
-                f"{path}: a quantized mixture of experts runs on the native library alone, and here there is none "
+                f"{path}: a quantized mixture of experts runs only on the native library, which is not available "
                 f"({build.state()[1]}); install a C++ compiler (Debian: apt-get install g++)"
             )
-
-
-class _Stock:
-    """The binding of the executorch package; imports torch."""
-
-    def __init__(self, path: Path, threads: int | None) -> None:
-        import torch  # first: the binding finds libtorch through it
-
-        try:
-            binding = import_module(_BINDING + "_C")
-        except ImportError:  # the public module is the same, but imports the exporter as well: seconds
-            binding = import_module(_BINDING + "portable_lib")
-        self._from_numpy: Any = torch.from_numpy
-        self._methods: dict[str, Any] = {}
-        with _native_log():
-            if threads is not None and binding._threadpool_get_thread_count() != threads:
-                binding._unsafe_reset_threadpool(threads)  # one pool for the whole process
-            self._program = binding._load_program(
-                str(path),
-                enable_etdump=False,
-                debug_buffer_size=0,
-                program_verification=binding.Verification.InternalConsistency,
-                data_path=None,
-            )
-
-    def has(self, method: str) -> bool:
-        return method in [self._program.get_method_name(i) for i in range(self._program.num_methods())]
-
-    def load(self, method: str, inputs: int, outputs: int) -> None:
-        with _native_log():
-            self._methods[method] = self._program.load_method(method)
-
-    def run(self, method: str, arrays: Sequence[Array]) -> Sequence[Array]:
-        return [tensor.numpy() for tensor in self._methods[method]([self._from_numpy(array) for array in arrays])]
-
-    def close(self) -> None:
-        self._methods.clear()
-        self._program = None
-
-
-@contextmanager
-def _native_log() -> Iterator[None]:
-    """Keep what the library writes to stderr while it loads off the terminal; an error carries its last line."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # this process has no stderr
-        yield
-        return
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except RuntimeError as error:
-            log.seek(0)
-            lines = log.read().decode(errors="replace").splitlines() or [""]
-            raise EngineError(f"executorch cannot load this: {error} {lines[-1]}".replace("\n", " ")[:400]) from error
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

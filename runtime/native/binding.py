@@ -114,7 +114,7 @@ class Program:
 def _copy(slot: _Tensor) -> npt.NDArray[Any]:
     shape, dtype = tuple(slot.shape[: slot.rank]), _NUMPY.get(slot.dtype)
     if dtype is None:
-        raise EngineError(f"executorch: an output has type {slot.dtype}, which is not known here")
+        raise EngineError(f"executorch: an output has type {slot.dtype}, which is not supported")
     array = np.empty(shape, dtype)
     ctypes.memmove(array.ctypes.data, slot.data, array.nbytes)
     return array

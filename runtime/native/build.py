@@ -26,7 +26,7 @@ _HERE = Path(__file__).parent
 _KERNEL = ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp")
 EXPERTS = tuple(_HERE / "experts" / name for name in (*_KERNEL, "onnx.cpp"))
 SOURCES = (
-    *(_HERE / name for name in ("dgemma_executorch.h", "dgemma_executorch.cpp")),
+    *(_HERE / name for name in ("dgemma_executorch.h", "thread_pool.h", "dgemma_executorch.cpp")),
     *(_HERE / "experts" / name for name in (*_KERNEL, "executorch.cpp")),
 )
 LIBRARIES = ("executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool", "executorch")
@@ -146,7 +146,7 @@ def _executorch() -> Library:
 
 def _check_machine() -> None:
     if sys.platform == "win32":
-        raise Unavailable("the native library is not made for Windows")
+        raise Unavailable("the native library does not support Windows")
     if not cache.enabled():
         raise Unavailable("DGEMMA_CACHE=off leaves no place for it")
 

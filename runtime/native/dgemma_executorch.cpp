@@ -25,15 +25,7 @@
 #include <unistd.h>
 #endif
 
-// The wheel has the library of the pool, but not its header.
-namespace executorch::extension::threadpool {
-class ThreadPool {
- public:
-  size_t get_thread_count() const;
-  bool _unsafe_reset_threadpool(uint32_t count);
-};
-ThreadPool* get_threadpool();
-}  // namespace executorch::extension::threadpool
+#include "thread_pool.h"
 
 namespace {
 

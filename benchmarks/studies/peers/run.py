@@ -11,6 +11,7 @@ from typing import Any
 
 from dgemma.benchmarks.bench import reliability
 from dgemma.benchmarks.stats import quartiles
+from dgemma.benchmarks.studies.bundle_facts import bundle_facts
 from dgemma.benchmarks.studies.peers.catalogue import OURS, PeersRequest, peers
 from dgemma.benchmarks.studies.peers.peer import Peer, Sample
 from dgemma.core import machine
@@ -56,18 +57,10 @@ def measure(request: PeersRequest, stage: Callable[[str], None]) -> Json:
     runs = summarize(every)
     figures = {f"{run['peer']}, {name}": run[f"{name}_ms"] for run in runs for name in FIGURES}
     spreads = {name: reliability.spread(found) for name, found in figures.items() if found}
-    quantization = manifest.quantization
     return {
         "benchmark": "peers",
         "machine": facts,
-        "bundle": {
-            "digest": bundle.digest,
-            "name": manifest.provenance.get("name"),
-            "recipe": quantization.get("recipe"),
-            "parameters": quantization.get("parameters"),
-            "canvas": manifest.canvas_length,
-            "model": manifest.model.to_dict(),
-        },
+        "bundle": bundle_facts(bundle),
         "options": {
             "engine": engine,
             "threads": request.threads,

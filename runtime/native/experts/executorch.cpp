@@ -3,22 +3,13 @@
 // Arguments: x float32 [M, D], ids int64 [M, K], weights float32 [M, K], the six arrays of dg_experts, hidden, width, gate_up_group,
 // down_group, and out float32 [M, D].
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
-#include <executorch/runtime/core/function_ref.h>
 #include <executorch/runtime/kernel/kernel_runtime_context.h>
 #include <executorch/runtime/kernel/operator_registry.h>
 
 #include <cstring>
 
+#include "../thread_pool.h"
 #include "experts.h"
-
-// The wheel has the library of the pool, but not its header.
-namespace executorch::extension::threadpool {
-class ThreadPool {
- public:
-  void run(runtime::FunctionRef<void(size_t)> task, size_t count);
-};
-ThreadPool* get_threadpool();
-}  // namespace executorch::extension::threadpool
 
 namespace {
 
