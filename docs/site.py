@@ -20,13 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # Pictures of other folders, with the step out of docs/ that a link in the repository needs and the site has not.
 _OUTSIDE = re.compile(r"\.\./((?:\.\./)*)((?:benchmarks|android_demo)/[\w/-]+\.png)")
 _COMMANDS = "<!-- commands -->"
+# What a page says only to readers of the repository, where the generated part is missing.
+_REPOSITORY = re.compile(r"<!-- repository -->.*?<!-- /repository -->\n*", re.DOTALL)
 EXIT_STATUS = """\
-Exit status: 0 done and true; 1 a check did not hold; 2 bad input, in one line on stderr that names the file or option and the
-cure; 130 interrupted; 143 terminated."""
+Exit status: 0 success; 1 a check failed; 2 bad input (one line on stderr names the file or option and says what to do); 130
+interrupted; 143 terminated."""
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Pages are written for a reader of the repository; the site has pictures beside them and the commands in their place."""
+    markdown = _REPOSITORY.sub("", markdown)
     for _, name in _OUTSIDE.findall(markdown):
         if (ROOT / name).is_file() and not files.get_file_from_path(name):
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))

@@ -1,4 +1,4 @@
-"""The few figures that decide, as one table for the README and for the results' first page."""
+"""The key figures, as one table for the README and for the results' first page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ GIGA = 1e9
 def table(folder: str) -> str:
     """Question, figure, and the page that has the details; `folder` leads to those pages."""
     rows = [
-        ("a fresh clone, 2 cores: `make demo`, its first text / whole", _demo(), "two-commands"),
-        ("`tiny`: exact match on the tasks it can do, diffusion / autoregressive", _quality(), "quality"),
-        ("`tiny`, `w8`, ONNX: diffusion tokens/s over autoregressive, long answers / short ones", _speed(), "speed"),
-        ("`tiny`: cost of 4-bit MLPs (`w4-mixed`), exact match / steps", _quantization(), "quantization"),
+        ("fresh clone, 2 cores: time of `make demo` to its first text / in total", _demo(), "two-commands"),
+        ("`tiny`: exact match on tasks that it can do, diffusion / autoregressive", _quality(), "quality"),
+        ("`tiny`, `w8`, ONNX: tokens/s of diffusion relative to autoregressive, long / short answers", _speed(), "speed"),
+        ("`tiny`: effect of 4-bit MLPs (`w4-mixed`) on exact match / steps", _quantization(), "quantization"),
         ("`tiny`, float32: canvases equal to the JAX reference, ONNX Runtime / ExecuTorch", _same(), "same-tokens"),
-        ("`2b` shape, `w4-mixed`, ExecuTorch, 2 cores: a step of 256 positions / resident memory", _step(), "full-size"),
-        ("`2b` shape: step time of transformers (float32 / bfloat16) over dgemma's", _peers(), "peers"),
-        ("`2b` shape: autoregressive tokens/s over llama.cpp's at 4 bits", _llama(), "peers"),
+        (
+            "`2b` shape, `w4-mixed`, ExecuTorch, 2 cores: time of a step of 256 positions / resident memory",
+            _step(),
+            "full-size",
+        ),
+        ("`2b` shape: step time of transformers (float32 / bfloat16) relative to dgemma's", _peers(), "peers"),
+        ("`2b` shape: autoregressive tokens/s relative to llama.cpp's at 4 bits", _llama(), "peers"),
     ]
     return "\n".join([*header("question", "figure", "page"), *(f"| {q} | {f} | [{p}]({folder}{p}.md) |" for q, f, p in rows)])
 

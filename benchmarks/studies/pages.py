@@ -37,7 +37,7 @@ class Page:
     sections: tuple[Section, ...]
 
     def render(self, name: str) -> str:
-        """The whole page; below the tables stand the commands that measure it again, and which results are old."""
+        """The whole page; the commands that measure it again and a note on old results are below the tables."""
         parts = [f"# {self.title}", NOTICE, self.intro.strip()]
         for section in self.sections:
             heading = f"## {section.heading}" if section.heading else ""
@@ -62,8 +62,9 @@ def _names(files: Iterable[Path]) -> str:
 TWO_COMMANDS = Page(
     title="The two commands",
     intro="""
-How long a newcomer waits: a fresh clone, an empty home (no caches of packages), a bare PATH. Installing depends on the
-network. The first text comes from the shipped bundle, before the packages for exporting are installed.""",
+How long a newcomer waits, starting from a fresh clone, an empty home folder (no package caches) and a minimal PATH. The time
+of installing depends on the network. The first text comes from the shipped bundle, before the packages for exporting are
+installed.""",
     sections=(Section(table=tables.two_commands),),
 )
 
@@ -72,16 +73,16 @@ QUALITY = Page(
     intro="""
 Exact match of the shipped `tiny` checkpoint (`fp32`, ONNX Runtime, T = 16, adaptive) on held-out prompts of every task it
 was trained on, failures included. The autoregressive column decodes the same weights token by token. "Solved tasks" are
-those at 90 % or more. Words, numbers, grids and slot values of the evaluation never occur in training.""",
+those at 90 % or more. The words, numbers, grids and slot values in these prompts do not occur in training.""",
     sections=(Section(table=tables.quality),),
 )
 
 QUANTIZATION = Page(
     title="Quantization",
     intro="""
-A diffusion model reads its own output again at every step, so errors accumulate: a bad recipe gives worse answers and
-also takes more steps. Recipes are judged by both. The gate is the second part of `dgemma verify BUNDLE --checkpoint
-CKPT`; its limits are in `verify/gate.py`. See [how quantization works](../how-it-works/quantization.md).""",
+A diffusion model reads its own output in every step, so errors accumulate: a bad recipe gives worse answers and also takes
+more steps. Recipes are judged by both. The gate is the second part of `dgemma verify BUNDLE --checkpoint CKPT`; its limits
+are set in `verify/gate.py`. See [how quantization works](../how-it-works/quantization.md).""",
     sections=(
         Section(
             heading="The gate",
@@ -91,12 +92,12 @@ CKPT`; its limits are in `verify/gate.py`. See [how quantization works](../how-i
         Section(
             heading="Every rounding method",
             before="""
-With fake quantization (the same integers and rules in eager PyTorch), bad recipes included. Here `w4-mixed` keeps the
-self-conditioning MLP at 8 bits; the shipped recipe has 4 bits there.""",
+Measured with fake quantization (the same integers and rules in eager PyTorch), bad recipes included. Here, `w4-mixed` keeps
+the self-conditioning MLP at 8 bits; the shipped recipe uses 4.""",
             table=tables.methods,
             after="""
-At 4 bits, GPTQ is worth little on tiny. At 3 bits (integers −4 … 3) it is worth a great deal, and calibrating on the
-model's own trajectories is at least as good as on clean text before rotation.""",
+At 4 bits, GPTQ gains little on tiny. At 3 bits (integers −4 … 3) it gains a lot, and calibrating on the model's own
+trajectories is at least as good as calibrating on clean text before rotation.""",
         ),
         Section(heading="Size of `2b`", before="Random weights, one engine.", table=tables.sizes),
         Section(heading="One product in ONNX Runtime", table=tables.product),
@@ -106,34 +107,34 @@ model's own trajectories is at least as good as on clean text before rotation.""
 FULL_SIZE = Page(
     title="The 2b shape",
     intro="""
-The `2b` shape with random weights. It shows what a model of that size costs and says nothing about quality: no public 2b
-checkpoint exists.""",
+The `2b` shape with random weights. These figures show what a model of that size costs. They say nothing about quality: no
+public 2b checkpoint exists.""",
     sections=(
         Section(
             heading="A step, a token, memory",
             table=tables.full_size,
             after="""
-Each column is a separate run. The machine's floor takes products at the rate of ONNX Runtime's int8 kernel on either
-engine; the other floor takes them at the rate of the kernels that the engine runs. Both rates are measured in the same
-run, at their best. Shared machines change their pace, so steps are also compared with the products just before and after
-them: trust that row.
+Each column is a separate run. The machine's floor assumes products at the rate of ONNX Runtime's int8 kernel, for both
+engines; the other floor assumes the rate of the kernels that the engine runs. Both rates are the best measured in the same
+run. The speed of shared machines varies, so steps are also compared with products measured just before and after them; that
+row is the most reliable.
 
-The goals were 1.25 (`w8`) and 1.35 times the floor (`w4-mixed`, on the better engine). What remains above it: norms and
-rounding, the rotation before each 4-bit MLP's last product (which the floor does not count), the draw, and a step that is
-not one large product.""",
+The goals were 1.25 (`w8`) and 1.35 times the floor (`w4-mixed`, on the better engine). The remaining time goes into norms and
+rounding, the rotation before each 4-bit MLP's last product (which the floor does not count), sampling, and the fact that a
+step is not one large product.""",
         ),
         Section(
             heading="By processor",
             before="""
-Median step, followed by that step and the shortest one as multiples of the floor of its kernels. The Intel machine was
-noisy: its products changed by a factor of two from one minute to the next.""",
+The median step, and then the median and the shortest step as multiples of the floor of its kernels. The Intel machine was
+noisy: the speed of its products changed by a factor of two from one minute to the next.""",
             table=tables.processors,
         ),
-        Section(heading="On one core", before="The other core was busy.", table=tables.one_core),
+        Section(heading="On one core", before="The other core was busy during this run.", table=tables.one_core),
         Section(
             heading="Export",
             before="""
-What exports of both engines took, beside what `--dry-run` had predicted. `9b` and `26b-a4b` ran while other work used the
+The cost of exporting for both engines, and what `--dry-run` had predicted. `9b` and `26b-a4b` ran while other work used the
 cores; `26b-a4b` was cut to two layers, with groups of 64.""",
             table=tables.exports,
         ),
@@ -141,19 +142,19 @@ cores; `26b-a4b` was cut to two layers, with groups of 64.""",
 )
 
 PEERS = Page(
-    title="Beside other programs",
+    title="Compared with other programs",
     intro="""
-A bundle beside transformers (its own DiffusionGemma) and llama.cpp (a random-weights `gemma4` GGUF of the same
-dimensions) in one run: every program in a process of its own, one at a time, in turns, with medians and quartiles.
+A bundle compared with transformers (its own DiffusionGemma) and llama.cpp (a `gemma4` GGUF of the same dimensions with random
+weights) in one run. Each program has its own process; they run one at a time, in turns. Figures are medians and quartiles.
 
 Stock llama.cpp has no denoising step. Its row shows a causal pass over as many tokens as a canvas has, after the same
-prefix, with logits for one position and without sampler or self-conditioning: less work than a step. What is missing,
-fails, takes longer than `--limit` or would not fit in memory is left out, and the note below the table says why.""",
+prefix, with logits for one position and without sampler or self-conditioning, which is less work than a step. Programs that
+are missing, fail, take longer than `--limit` or would not fit in memory are left out; the note below the table says why.""",
     sections=(
         Section(
             table=tables.peers,
             after="""
-The goal of a step five times faster than the faster transformers run was **missed** where the processor multiplies
+The goal, a step five times as fast as the faster of the two transformers runs, was **missed** on processors that multiply
 bfloat16 natively.""",
         ),
     ),
@@ -162,16 +163,16 @@ bfloat16 natively.""",
 SPEED = Page(
     title="Speed of tiny",
     intro="""
-Diffusion against autoregressive decoding: same bundle, engine and threads, runs interleaved in pairs. Padding is not
-counted. The autoregressive side is a tight loop over the `decode` graph of the same weights. Tokens per second count the
-whole call, prefill included; "decoding only" leaves out the prefill, which both share. A short answer pays for a whole
-canvas, so diffusion is slower there.""",
+Diffusion compared with autoregressive decoding: same bundle, engine and threads, runs interleaved in pairs. Padding is not
+counted. Autoregressive decoding is a tight loop over the `decode` graph of the same weights. Tokens per second are for the
+whole call, including prefill; "decoding only" excludes the prefill, which is the same for both. A short answer still pays
+for a whole canvas, so diffusion is slower there.""",
     sections=(
         Section(
             table=tables.speed,
             after="""
-The goal was 4 × on answers that fill a canvas. ONNX Runtime reaches it on answers that fill the canvas to the end;
-ExecuTorch, whose autoregressive loop is faster, does not reach it.""",
+The goal was 4 × on answers that fill a canvas. ONNX Runtime reaches it on answers that fill the canvas to the end.
+ExecuTorch, whose autoregressive loop is faster, does not.""",
         ),
     ),
 )
@@ -179,39 +180,40 @@ ExecuTorch, whose autoregressive loop is faster, does not reach it.""",
 SAME_TOKENS = Page(
     title="Same tokens everywhere",
     intro="""
-All randomness is an input made from one seed, and the order of the sampler's sums is fixed. The same seed, prompt and
-bundle therefore give the same trajectory on every engine, up to floating-point near-ties. These tables count how often.
+All randomness is generated from one seed, and the order of the sampler's sums is fixed. The same seed, prompt and bundle
+therefore give the same trajectory on every engine, except where a decision is a floating-point near-tie. These tables count
+how often that happens.
 
-![Every backend of the ladder against the one above](../../benchmarks/results/tiny-ladder.png)""",
+![Every backend of the ladder compared with the one above it](../../benchmarks/results/tiny-ladder.png)""",
     sections=(
         Section(
             heading="Float bundles",
             table=tables.same_tokens,
             after="""
 In float32 every canvas is the same on both engines, with the host loop and the fused graph, in PyTorch and in the JAX
-reference. bfloat16 is different arithmetic: some canvases take another way at an open decision, and nearly all texts
-still end in the same tokens.""",
+reference. bfloat16 is different arithmetic: some canvases diverge at a near-tie, but nearly all texts still end in the same
+tokens.""",
         ),
         Section(
             heading="Quantized bundles",
             before="""
 Both engines multiply the same integers and round activations by the same rule. They differ in the last bit of norms and
-exponentials, so a few of half a million roundings a step go the other way. "Close calls" are differences within the
-margin that counts as open.""",
+exponentials, so a few of the half a million roundings in a step go the other way. "Close calls" are differences within the
+margin of a near-tie.""",
             table=tables.same_tokens_quantized,
             after="The goal of 98 % equal canvases was **missed**.",
         ),
         Section(
             heading="Java against Python",
-            before="On one version of ONNX Runtime, Java and Python give the same trajectories bit for bit.",
+            before="With the same version of ONNX Runtime, Java and Python give the same trajectories bit for bit.",
             table=tables.java,
         ),
         Section(
             heading="ARM64 (emulated) against x86-64",
             table=tables.arm64,
             after="""
-No canvas is equal to the last bit, because exponentials and float sums are computed in another order. In float32 all
-decisions are the same; with integers a few canvases take another way at an open decision.""",
+No canvas is equal in every bit, because exponentials differ and float sums are computed in a different order. In float32 all
+decisions are the same; with integers, a few canvases diverge at a near-tie.""",
         ),
     ),
 )
@@ -219,24 +221,25 @@ decisions are the same; with integers a few canvases take another way at an open
 LESS_WORK = Page(
     title="Less work per canvas",
     intro="""
-What early commits, narrow starts, rechecks and drafts save, and what they cost in answers. The
-[guide](../guides/less-work.md) explains the options. *Position-forwards per token* are the positions put through the
-stack, commits and checks included and prefill excluded, divided by committed tokens. No machine's noise moves it.""",
+What early commits, narrow starts, rechecks and drafts save, and what they cost in accuracy. The
+[guide](../guides/less-work.md) explains the options; "stock" is the default loop. *Position-forwards per token* are the
+positions computed, including commits and checks but not prefill, divided by committed tokens. They do not depend on the
+machine's speed.""",
     sections=(
         Section(heading="By option", table=tables.position_forwards),
         Section(
             heading="By task",
             table=tables.position_forwards_by_task,
             after="""
-`--start-width auto` takes less than half of the stock loop's position-forwards at an exact match that these prompts cannot
-tell from it. Its steps are many and narrow, which pays where a position costs what it computes, as at `2b`. On tiny, where
-a call costs more than its rows, early commits on the whole canvas are faster. Committing too early costs answers.
-`--recheck` prevents that and costs most of what was saved. Drafts gain what the encoder knows better; where the encoder
-keeps disagreeing, they are the most expensive of all.
+`--start-width auto` takes less than half of the default loop's position-forwards, with no difference in exact match that these
+prompts can show. Its steps are many and narrow, which pays off if time is proportional to positions, as at `2b`. On tiny, where
+the overhead of a call dominates, early commits on the whole canvas are faster. Committing too early costs accuracy.
+`--recheck` prevents that, but costs most of what was saved. Drafts are cheap where the encoder agrees with them; where it
+often disagrees, they are the most expensive option.
 
-By position-forwards and accuracy `--start-width auto` would be the default. It is not, because the default loop and the
-fused graph must give the same tokens, and the fused `generate` runs every position. The released model has only seen whole
-canvases: measure with `dgemma eval --start-width auto` before you rely on it.""",
+By position-forwards and accuracy, `--start-width auto` should be the default. It is not, because the default loop and the
+fused graph must give the same tokens, and the fused `generate` runs every position. The released model has been trained on
+whole canvases only: measure with `dgemma eval --start-width auto` before you rely on it.""",
         ),
     ),
 )
@@ -244,24 +247,23 @@ canvases: measure with `dgemma eval --start-width auto` before you rely on it.""
 PROJECTION = Page(
     title="Projection for a full-size model",
     intro="""
-**A projection, not a measurement.** Steps of `2b` were measured by the number of positions that run. Their costs are
+**A projection, not a measurement.** The time of a `2b` step was measured for different numbers of positions. These times are
 combined with the schedules of canvases that tiny filled, stretched to the 12 to 20 steps that others report for the
-released model's stock loop. The goal was 1.5 times llama.cpp's autoregressive rate at 4 bits on the same machine. The
-notes under the tables say where it is missed.""",
+released model with the default loop. The goal was 1.5 times llama.cpp's autoregressive rate at 4 bits on the same machine.
+The notes under the tables say where it is missed.""",
     sections=(Section(table=tables.projection),),
 )
 
 SOFT = Page(
     title="Soft embeddings of the K likeliest ids",
     intro="""
-`dgemma export --soft exact|topk:K` sets what the next step's self-conditioning is the mean of: the embeddings of all ids
-(the default), or those of the K likeliest, found exactly, which spares one product with the whole table. Measured on the
-tiny float model.""",
+`dgemma export --soft exact|topk:K` sets which embeddings self-conditioning averages: those of all ids (the default), or those
+of the K likeliest, which saves one product with the whole table. Measured on the tiny float model.""",
     sections=(
         Section(
             table=tables.soft,
             after="""
-Tiny's vocabulary is small. Which K a vocabulary of 262,144 needs is not known, so exact stays the default.""",
+Tiny's vocabulary is small. It is not known which K a vocabulary of 262,144 needs, so exact remains the default.""",
         ),
     ),
 )
@@ -270,18 +272,18 @@ TPU = Page(
     title="TPU v4, compiled without a TPU",
     intro="""
 `dgemma reference compile` compiles the JAX reference ahead of time for TPU v4 from shapes alone. **Nothing here was
-measured on a TPU.** The floor is the roofline of the program as it is, which runs every expert. The estimate is the
-compiler's `estimated_cycles` weighted by trip counts; traffic between chips and waits for memory are not in it.""",
+measured on a TPU.** The floor is the roofline of the compiled program, which runs every expert. The estimate is the
+compiler's `estimated_cycles` weighted by trip counts; it does not include traffic between chips or waiting for memory.""",
     sections=(Section(table=tables.tpu),),
 )
 
 PLAN = Page(
     title="How well plan predicts",
     intro="""
-`dgemma plan` has nine constants an engine, fitted to results of `dgemma bench`. This check fits them to some results and
-compares the prediction with others that were not in the fit. No large ExecuTorch bundle was in the fit, and there the
-prediction fails. The shipped profile is fitted to all of them, so what it says of large ExecuTorch bundles has no
-independent test.""",
+`dgemma plan` has nine constants per engine, fitted to results of `dgemma bench`. This check fits them to some of the results
+and compares predictions with the others. The fit contained no large ExecuTorch bundle, and for those the prediction fails.
+The shipped profile is fitted to all results, so its predictions for large ExecuTorch bundles have not been tested
+independently.""",
     sections=(Section(table=tables.plan_check),),
 )
 
@@ -293,13 +295,13 @@ PAGES: dict[str, Page] = {
 
 
 def index() -> str:
-    """The folder's first page: the figures that decide, and every page."""
+    """The folder's first page: the key figures, and every page."""
     studies = "\n".join(f"- [{page.title}]({name}.md)" for name, page in PAGES.items())
     intro = (
-        "Every figure on these pages is rendered from JSON that is committed under `benchmarks/results`, together with\n"
-        "machine, versions and date. Failures stay in the tables. `python -m dgemma.benchmarks.studies list` names the studies."
+        "All figures on these pages are generated from JSON files in `benchmarks/results`, which also record machine,\n"
+        "versions and date. Failures stay in the tables. `python -m dgemma.benchmarks.studies list` names the studies."
     )
-    parts = ["# Results", NOTICE, intro, "## The figures that decide", figures.table(""), "## Studies", studies]
+    parts = ["# Results", NOTICE, intro, "## Key figures", figures.table(""), "## Studies", studies]
     return "\n\n".join(parts) + "\n"
 
 
