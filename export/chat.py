@@ -45,9 +45,9 @@ def _notes(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer, sp
     if size < config.vocab_size:
         found.append(f"{tokenizer.source.name}: ids {size} to {config.vocab_size - 1} of the model have no text")
     if split is None:
-        found.append("no chat template: prompts need --raw, and there is no `dgemma chat`")
+        found.append("no chat template: prompts need --raw, and `dgemma chat` is not available")
     elif config.eos_token_ids and not set(tokenizer.encode(split.between)) & set(config.eos_token_ids):
-        found.append(f"{split.path.name}: no stop token ends an answer, so the model may not end its own")
+        found.append(f"{split.path.name}: no stop token ends an answer, so answers may run to their full length")
     found += split.notes if split else ()
     if (other := other_template(folder)) and split:
         found.append(f"{other.name}: its chat template, which transformers' processors take, is ignored for {split.path.name}")
@@ -91,7 +91,7 @@ def _split(folder: Path, config: ModelConfig, tokenizer: CheckpointTokenizer) ->
         _, opened = cut(1, prompt=True)
         before, answer, between, last = cut(3, prompt=True)
         if not opened.startswith(suffix) or last != opened:
-            raise CheckpointError(f"{path}: the generation prompt changes the turn before it; this template cannot be split")
+            raise CheckpointError(f"{path}: the generation prompt changes the turn before it; such a template is not supported")
         trim = probes.trim(
             path,
             (lambda text: show([text], prompt=True), first, opened),
@@ -117,7 +117,9 @@ def _as_ids(config: ModelConfig, tokenizer: CheckpointTokenizer, split: _Split) 
     later, later_lead = opening(split.between)
     stop = next((i + 1 for i, token in enumerate(later) if token in config.eos_token_ids), 0)
     if lead != later_lead:
-        raise CheckpointError(f"{split.path}: the second user turn opens unlike the first; this template cannot be split")
+        raise CheckpointError(
+            f"{split.path}: the second user turn does not open like the first; such a template is not supported"
+        )
     most = min(len(ids) - (ids[:1] == [config.bos_token_id]), len(later) - stop)
     same = next((n for n in range(most) if ids[-n - 1] != later[-n - 1]), max(most, 0))
     found = pattern.search(opened) if pattern else None

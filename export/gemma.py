@@ -24,7 +24,9 @@ def from_json(path: Path, fast: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
     held = json.loads(fast.to_str())
     model = held["model"]
     if model["type"] != "BPE":
-        raise CheckpointError(f"{path}: is no BPE model, as {CLASS} needs; name its own tokenizer_class in {TOKENIZER_CONFIG}")
+        raise CheckpointError(
+            f"{path}: is not a BPE model, as {CLASS} needs; name its own tokenizer_class in {TOKENIZER_CONFIG}"
+        )
     added = {token.pop("id"): AddedToken(**token) for token in [dict(t) for t in held["added_tokens"]]}
     made = _build(path.parent, model["vocab"], [tuple(m) for m in model["merges"]], in_file=added)
     made_parts = json.loads(made.to_str())
@@ -68,7 +70,7 @@ def _build(
         unknown = named["unk_token"].content
         tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{folder / TOKENIZER_CONFIG}: names a token that is none ({error}); correct it") from None
+        raise CheckpointError(f"{folder / TOKENIZER_CONFIG}: names an invalid token ({error}); correct it") from None
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dgemma.core.config import PRESETS, ModelConfig
+from dgemma.core.config import PRESETS, ModelConfig, check_random_weights
 from dgemma.core.engines import engines_of
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import ChatTemplate
@@ -94,6 +94,7 @@ def check(
     soft: str | None = None,
 ) -> ExportRequest:
     """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
+    check_random_weights(random_weights)
     config, sampler, folder = hf_config.find_config(checkpoint)
     if folder is None and random_weights is None:
         raise UsageError(NO_WEIGHTS.format(checkpoint))
@@ -136,10 +137,12 @@ def _recipe(
         return find(name or default_recipe(config))
     made = open_quantized(folder, check_files=False).recipe
     if name is not None and find(name) != made:
-        raise UsageError(f"--recipe {name}: {folder} was quantized with {made.name!r}; leave it out, or give the float one")
+        raise UsageError(
+            f"--recipe {name}: {folder} was quantized with {made.name!r}; leave the option out, or give the float checkpoint"
+        )
     for option, value in (("--random-weights", random_weights), ("--calibration", calibration)):
         if value is not None:
-            raise UsageError(f"{option}: {folder} is quantized already; leave it out, or give the float one")
+            raise UsageError(f"{option}: {folder} is quantized already; leave the option out, or give the float checkpoint")
     return made
 
 
@@ -251,7 +254,7 @@ def _chosen(request: ExportRequest) -> tuple[str, ...]:
     size = 4 * parameter_count(request.config)
     if not request.defaulted or request.is_quantized or size <= LARGE:
         return ()
-    return (f"recipe {request.recipe.name}, because float32 weights take {size / 1e9:.1f} GB; --recipe names another",)
+    return (f"recipe {request.recipe.name}, because float32 weights take {size / 1e9:.1f} GB; --recipe chooses another",)
 
 
 def _read_text(folder: Path, config: ModelConfig) -> Text | None:

@@ -58,16 +58,14 @@ class Finder:
             plain = self._plain()
             found = self._held(plain, self._cases(plain, think=False, tools=False))
         except _FAILURES as error:
-            return None, (
-                f"{self.path.name}: only a user's turns can be carried, no system turns and no thinking ({_why(error)})",
-            )
+            return None, (f"{self.path.name}: only user turns are supported, not system turns or thinking ({_why(error)})",)
         notes = []
         for what, add in (("thinking", self._with_thinking), ("tools", self._with_tools)):
             if (_NAMES[2] if what == "thinking" else what) in self.template:
                 try:
                     found = add(found)
                 except _FAILURES as error:
-                    notes.append(f"{self.path.name}: its form of {what} cannot be carried ({_why(error)})")
+                    notes.append(f"{self.path.name}: its form of {what} is not supported ({_why(error)})")
         return found, tuple(notes)
 
     def _plain(self) -> Roles:
@@ -149,7 +147,7 @@ class Finder:
         ids = self.tokenizer.markers
         names = {word: (f"<|{word}>", f"<{word}|>") for word in _WORDS}
         if lacking := [name for pair in (*names.values(), (_QUOTE,)) for name in pair if name not in ids]:
-            raise CannotCarry(f"dgemma writes tools in Gemma's form alone, and the vocabulary has no {lacking[0]}")
+            raise CannotCarry(f"dgemma supports tools only in Gemma's form, and the vocabulary has no {lacking[0]}")
         pairs = {word: (ids[start], ids[end]) for word, (start, end) in names.items()}
         start, end = pairs["tool"]
         writer = gemma_tools.Writer(quote=ids[_QUOTE], null="")
@@ -193,11 +191,11 @@ class Finder:
         """Pieces before the first user's content, around a system turn's content and the declarations."""
         tools = probes.TOOLS if declared else None
         *parts, last, _ = self._cut(*([role] if role else []), "user", think=think, tools=tools)
-        last = last.removesuffix(user) if last.endswith(user) else _none("the first user's turn opens unlike the later ones")
+        last = last.removesuffix(user) if last.endswith(user) else _none("the first user turn does not open like later ones")
         if declared:
             before, found, last = last.partition(declared)
             if not found:
-                raise CannotCarry("declarations are in another form or at another place than Gemma's")
+                raise CannotCarry("declarations do not have Gemma's form or place")
             parts.append(before)
         return tuple(map(self._piece, (*parts, last)))
 
@@ -220,7 +218,7 @@ class Finder:
             if self._ids(parts) != wanted:
                 turns = ", ".join(str(message["role"]) for message in messages)
                 more = f"{' with thinking' if thinking else ''}{' with tools' if declared else ''}"
-                raise CannotCarry(f"pieces give another text for {turns}{more}", number)
+                raise CannotCarry(f"the pieces give a different text for {turns}{more}", number)
         return roles
 
     def _ids(self, parts: Sequence[int | str]) -> list[int]:
@@ -256,7 +254,7 @@ class Finder:
         pattern = either(self.tokenizer.markers)
         parts = pattern.split(text) if pattern else [text]
         if loose := [part for part in parts if part in self.tokenizer.markers and part not in self.tokenizer.frozen]:
-            raise CannotCarry(f"the marker {loose[0]} changes with what is beside it")
+            raise CannotCarry(f"the marker {loose[0]} depends on what is next to it")
         return tuple(self.tokenizer.markers.get(part, part) for part in parts if part)
 
     def _text(self, piece: Sequence[int | str]) -> str:
@@ -274,7 +272,7 @@ class Finder:
 
 
 def _less(text: str, start: str) -> str:
-    return text[len(start) :] if text.startswith(start) else _none("a turn ends otherwise where another one follows")
+    return text[len(start) :] if text.startswith(start) else _none("a turn ends differently if another one follows")
 
 
 def _none(why: str) -> Any:

@@ -59,7 +59,7 @@ def _memory(estimate: Estimate) -> str | None:
     parts = ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in estimate.stages.items())
     before = estimate.stages.get("quantize", 0)
     fits = [engine for engine in estimate.engines if max(before, estimate.stages[engine]) <= free]
-    alone = f"--engine {fits[0]} alone fits; " if fits else ""
+    alone = f"--engine {fits[0]} would fit; " if fits else ""
     return (
         f"the export takes about {estimate.peak / 1e9:.1f} GB of memory ({parts}) and {free / 1e9:.1f} GB is free; {alone}"
         f"close other programs, choose a smaller --recipe or another machine, or set {SWITCH}=0 to try anyway"

@@ -194,7 +194,7 @@ def generate(
     if outside := [i for i in prompt_ids if not 0 <= i < config.vocab_size]:
         raise UsageError(f"prompt id {outside[0]} is outside the vocabulary of {config.vocab_size}")
     if compute is not None and compute.speculate and not prompt_ids:
-        raise UsageError("drafts are checked against a prompt; give one id at least")
+        raise UsageError("drafts are checked against a prompt; give at least one id")
     recorder, stops = TrajectoryRecorder(config.canvas_length), set(config.eos_token_ids)
     prefix: list[KV] | None = None
     pending, committed, index, position_forwards = list(prompt_ids), list[int](), 0, 0

@@ -47,7 +47,7 @@ def read_json(path: Path) -> Json:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: is missing; a checkpoint folder in the Hugging Face layout holds it") from None
+        raise CheckpointError(f"{path}: is missing; a checkpoint folder in the Hugging Face layout has it") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read as JSON ({reason}); copy the checkpoint again") from None
@@ -194,7 +194,7 @@ def _read_model(path: Path, generation: Json) -> ModelConfig:
             convert = _number if key in keys.FLOATS else _integer
             fields[field] = convert(text[key], inner + key)
         elif needed:
-            raise CheckpointError(f"{inner}{key} is missing; this reader guesses no shapes")
+            raise CheckpointError(f"{inner}{key} is missing; shapes are not guessed")
     if text.get("enable_moe_block", fields.get("num_experts") is not None) is not (fields.get("num_experts") is not None):
         raise CheckpointError(f"{inner}enable_moe_block contradicts num_experts {fields.get('num_experts')}")
     if "final_logit_softcapping" in text:
@@ -253,7 +253,7 @@ def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
         raise CheckpointError(f"{folder}: no such folder; give a checkpoint folder in the Hugging Face layout")
     if (folder / ADAPTER).is_file():
         raise CheckpointError(
-            f"{folder / ADAPTER}: is of an adapter, which transformers would load on top; merge it into the model "
+            f"{folder / ADAPTER}: belongs to an adapter, which transformers would load on top; merge it into the model "
             "(PEFT's `merge_and_unload`, then `save_pretrained`), or move its files away"
         )
     path = folder / GENERATION
@@ -285,13 +285,13 @@ def notes(folder: Path | str) -> tuple[str, ...]:
     generation = read_json(path) if path.exists() else {}
     config = read_json(path.with_name(CONFIG))
     stops, where = _stop_tokens(path.with_name(CONFIG), generation, config, config["text_config"])
-    found = [] if path.exists() else [f"no {GENERATION}: the sampler has its defaults"]
+    found = [] if path.exists() else [f"no {GENERATION}: the sampler uses its defaults"]
     if unknown := sorted(set(config) - keys.TOP - set(keys.REFUSED)):
         found.append(f"{CONFIG}: unknown keys are skipped: {', '.join(unknown)}")
     if not stops:
-        found.append(f"no stop token: every answer runs to its full length; name eos_token_id in {GENERATION}")
+        found.append(f"no stop token: every answer runs to its full length; set eos_token_id in {GENERATION}")
     elif not where.startswith(str(path)):
-        found.append(f"{GENERATION} names no stop token: {CONFIG}'s are taken ({', '.join(map(str, stops))})")
+        found.append(f"{GENERATION} names no stop token: {CONFIG}'s are used ({', '.join(map(str, stops))})")
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ It respects HF_HOME and HF_HUB_CACHE, and takes the revision that `refs/main` na
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -20,8 +21,11 @@ def folder_of(named: Path | str) -> Path:
     """A checkpoint's folder: the path itself, or the snapshot of an `OWNER/NAME` that is no path.
 
     Raises:
-        CheckpointError: the cache has no such snapshot, or a part of it; it says the command that fetches it.
+        CheckpointError: the name is empty, or the cache has no such snapshot or only a part of it; the message says the command
+            that fetches it.
     """
+    if not os.fspath(named):
+        raise CheckpointError("'' is not a checkpoint; give a folder, a hub id or a preset")
     if not _ID.fullmatch(str(named)) or Path(named).exists():
         return Path(named)
     return _snapshot(str(named))
@@ -46,14 +50,14 @@ def _snapshot(repo: str) -> Path:
         partial = getattr(error, "snapshot_path", None)
         if partial is None:
             raise CheckpointError(
-                f"{repo}: is no folder, and the hub's cache {constants.HF_HUB_CACHE} does not hold it; "
+                f"{repo}: is not a folder, and the hub's cache {constants.HF_HUB_CACHE} does not have it; "
                 f"fetch it with `hf download {repo}`, or give a folder or a preset"
             ) from None
         folder = Path(partial)
     lacking = _lacking(folder)
     if lacking or partial is not None:
         what = f"{lacking[0]} is missing ({len(lacking)} in all)" if lacking else "files are missing"
-        raise CheckpointError(f"{folder}: the download was cut, {what}; finish it with `hf download {repo}`")
+        raise CheckpointError(f"{folder}: the download is incomplete: {what}; finish it with `hf download {repo}`")
     return folder
 
 

@@ -60,15 +60,19 @@ def find_weights(folder: Path) -> WeightFiles:
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
     for name in names:
         if _DISTRIBUTED.fullmatch(name):
-            raise CheckpointError(f"{folder / name}: is a shard of a distributed checkpoint, which is not read; {SAVE_AGAIN}")
+            raise CheckpointError(
+                f"{folder / name}: is a shard of a distributed checkpoint, which is not supported; {SAVE_AGAIN}"
+            )
     explicit = read_json(folder / CONFIG).get(EXPLICIT)
     if explicit is not None and (not isinstance(explicit, str) or explicit not in names):
-        raise CheckpointError(f"{folder / CONFIG}: {EXPLICIT} is {explicit!r}, which is no file of this folder; copy it again")
+        raise CheckpointError(
+            f"{folder / CONFIG}: {EXPLICIT} is {explicit!r}, which is not a file of this folder; copy it again"
+        )
     taken = explicit or next((name for name in PRECEDENCE if name in names), None)
     if taken is None:
         raise CheckpointError(f"{folder}: has neither {WEIGHTS} nor {INDEX}; copy the checkpoint again")
     if not taken.endswith((".safetensors", ".safetensors.index.json")):
-        raise CheckpointError(f"{folder / taken}: is no .safetensors file, and only those are read; {SAVE_AGAIN}")
+        raise CheckpointError(f"{folder / taken}: is not a .safetensors file, and only those are read; {SAVE_AGAIN}")
     index = taken if taken.endswith(".index.json") else None
     files: dict[str, frozenset[str] | None] = {taken: None}
     if index:
@@ -94,7 +98,7 @@ def _promised(index: Path, present: list[str]) -> dict[str, frozenset[str] | Non
     files: dict[str, set[str]] = {}
     for tensor, name in mapping.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: tensor {tensor} is in {name!r}, which is no .safetensors file of this folder")
+            raise CheckpointError(f"{index}: tensor {tensor} is in {name!r}, which is not a .safetensors file of this folder")
         if name not in present:
             raise CheckpointError(f"{index}: names {name} for tensor {tensor}, which is missing; copy the checkpoint again")
         files.setdefault(name, set()).add(tensor)
@@ -135,9 +139,9 @@ class StoredTensors:
             shown = copies[0] if len(copies) == 1 else f"{copies[0]}, …"
             found.append(f"weights: tied copies left out, which must be equal: {len(copies)} ({shown})")
         if self.buffers:
-            found.append(f"weights: rotary buffers left out, made again from {CONFIG}: {self.buffers}")
+            found.append(f"weights: rotary buffers left out, recomputed from {CONFIG}: {self.buffers}")
         if self.vision:
-            found.append(f"weights: vision tensors left out, a bundle takes text alone: {self.vision}")
+            found.append(f"weights: vision tensors left out, since a bundle handles only text: {self.vision}")
         return tuple(found)
 
 
@@ -182,7 +186,7 @@ def find_tensors(folder: Path, known: set[str]) -> StoredTensors:
             elif _ADAPTER_PART.search(name):
                 raise CheckpointError(f"{folder / file}: tensor {stored} is an adapter's; merge it (PEFT: `merge_and_unload`)")
             else:
-                raise CheckpointError(f"{folder / file}: tensor {stored} is surplus; {CONFIG} describes no such tensor")
+                raise CheckpointError(f"{folder / file}: tensor {stored} is unexpected; {CONFIG} does not describe it")
     if missing := sorted(known - set(found)):
         first = folder / min(sources.files)
         raise CheckpointError(f"{first}: tensor {missing[0]} is missing ({len(missing)} in all); see {CONFIG}")

@@ -148,7 +148,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _check_file(folder: Path, name: str, entry: dict[str, Any], hashes: bool) -> None:
     path = folder / name
     if Path(name).name != name or (path.is_symlink() and not is_hub_link(folder, path)):
-        raise CheckpointError(f"{folder / DESCRIPTION}: file {name!r} is no plain file of this folder; copy it with cp -rL")
+        raise CheckpointError(f"{folder / DESCRIPTION}: file {name!r} is not a plain file of this folder; copy it with cp -rL")
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; copy the checkpoint again, or {AGAIN}")
     if (size := path.stat().st_size) != entry["size"]:
@@ -191,7 +191,7 @@ def _check_names(
     if missing := sorted((known - set(where)) | (model - set(described) - set(floats))):
         raise CheckpointError(f"{folder / SHARD_INDEX}: tensor {missing[0]} is missing; {AGAIN}")
     if surplus := sorted(set(floats) - (model - set(described))):
-        raise CheckpointError(f"{folder / SHARD_INDEX}: tensor {surplus[0]} is surplus; {AGAIN}")
+        raise CheckpointError(f"{folder / SHARD_INDEX}: tensor {surplus[0]} is unexpected; {AGAIN}")
 
 
 def _read(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

@@ -79,7 +79,7 @@ class Recipe:
     def __post_init__(self) -> None:
         where = f"recipe {self.name!r}:"
         if not isinstance(self.name, str) or not self.name:
-            raise UsageError(f"recipe name {self.name!r} must be a text")
+            raise UsageError(f"recipe name {self.name!r} must be a string with at least one character")
         if wrong := sorted(set(self.bits) ^ set(CLASSES)):
             raise UsageError(f"{where} bits of {wrong[0]!r} are missing or unknown; name {', '.join(CLASSES)}")
         if wrong := sorted(set(self.methods) - set(CLASSES)):

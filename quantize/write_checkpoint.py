@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgemma.core.config import ModelConfig
+from dgemma.core.config import ModelConfig, check_random_weights
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import digest, sha256_file
 from dgemma.core.sampler import SamplerConfig
@@ -101,12 +101,11 @@ def _request(
         raise UsageError(f"--out {out}: exists already; choose another or remove it")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: its folder does not exist; make it first")
-    if random_seed is not None and not 0 <= random_seed < 1 << 64:
-        raise UsageError(f"--random-weights {random_seed} must be between 0 and 2^64-1")
+    check_random_weights(random_seed)
     if recipe.needs_calibration and prompts is None:
         raise UsageError(f"recipe {recipe.name!r} uses gptq, which needs calibration prompts; give --calibration FILE.jsonl")
     if prompts is not None and not recipe.takes_calibration:
-        raise UsageError(f"--calibration {prompts}: recipe {recipe.name!r} has no use for it; leave it out")
+        raise UsageError(f"--calibration {prompts}: recipe {recipe.name!r} does not use it; leave it out")
     config, sampler, folder = find_config(checkpoint)
     if folder is None:
         if random_seed is None:

@@ -36,7 +36,7 @@ def enabled() -> bool:
 def folder() -> Path:
     """DGEMMA_CACHE, else the platform's usual place for caches; it may not exist yet. Ask `enabled` first."""
     place = _place()
-    assert place is not None, "no folder for caches is known"
+    assert place is not None, "no cache folder is known"
     return place
 
 
@@ -138,14 +138,14 @@ def keep(place: Path, need: int, make: Callable[[Path], None], is_sound: Callabl
                 shutil.rmtree(place)
             if not room(place, need):
                 size = f"up to {need / 1e9:.1f} GB"
-                warn(f"{place}: no room for packed weights ({size}); free some, or set DGEMMA_CACHE to a folder")
+                warn(f"{place}: no room for packed weights ({size}); free some space, or set DGEMMA_CACHE to a folder")
                 return False
             with building(place) as stage:
                 make(stage)
         return True
     except OSError as error:
         why = error.strerror or error
-        warn(f"{place}: packed weights cannot be kept ({why}); set DGEMMA_CACHE to another folder, or to off")
+        warn(f"{place}: packed weights cannot be saved ({why}); set DGEMMA_CACHE to another folder, or to off")
         return False
 
 

@@ -98,7 +98,7 @@ def _record(place: Path, line: str) -> None:
             raise
     except OSError as error:
         why = error.strerror or error
-        cache.warn(f"{place.parent}: a file's hash cannot be kept ({why}); set DGEMMA_CACHE to another folder, or to off")
+        cache.warn(f"{place.parent}: a file's hash cannot be saved ({why}); set DGEMMA_CACHE to another folder, or to off")
 
 
 def _remove(path: Path) -> None:

@@ -47,14 +47,16 @@ def _plain_ids(manifest: Manifest, chat: ChatTemplate, tokenizer: Tokenizer, mes
         expected = ("user", "assistant")[number % 2]
         if message.role != expected or message.tool_calls:
             what = "tool calls" if message.tool_calls else f"{message.role} turn here"
-            raise UsageError(f"message {number + 1}: this bundle has no {what}; it takes user and assistant by turns")
+            raise UsageError(
+                f"message {number + 1}: this bundle has no {what}; it takes user and assistant turns in alternation"
+            )
         if message.role == "user":
             ids += chat_ids(manifest, tokenizer, str(message.content), ids)
         else:
             end = end_of_turn(manifest, chat)
             ids += [*tokenizer.encode_user(str(message.content), before=ids[-1], after=end[0] if end else None), *end]
     if messages[-1].role != "user":
-        raise UsageError(f"message {len(messages)}: the last must be a user's; this bundle goes on from no other")
+        raise UsageError(f"message {len(messages)}: the last must be a user's; this bundle cannot continue from any other")
     return ids
 
 

@@ -184,7 +184,7 @@ class Session:
         """Ids to append, and behind how many tokens of the prefix."""
         before = self._generator.prefix.ids if options.continue_ else []
         if (prompt is None) == (messages is None):
-            raise UsageError("give a prompt or messages, one of the two")
+            raise UsageError("give either a prompt or messages")
         if prompt is not None and not options.speaks:
             kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
             whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
@@ -202,14 +202,14 @@ class Session:
         if self.tokenizer is None:
             raise TokenizerError(f"{self.bundle.path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
         if options.raw:
-            raise UsageError("raw leaves the chat template out, which messages need; leave raw out")
+            raise UsageError("raw skips the chat template, which messages need; leave raw out")
         if prompt is not None:
             if not isinstance(prompt, str):
-                raise UsageError("system, think and tools need a prompt of text, or messages; ids are taken as they are")
+                raise UsageError("system, think and tools need a text prompt or messages; ids are used as they are")
             if not prompt:
                 raise UsageError("the prompt is empty; give some text")
             if options.continue_:
-                raise UsageError("to go on with system, think or tools, give the whole conversation as messages")
+                raise UsageError("to continue with system, think or tools, give the whole conversation as messages")
             messages = [Message(role="user", content=prompt)]
         given = read_messages(messages)
         system, think, tools = options.system, options.think, options.tools

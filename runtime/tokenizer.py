@@ -79,7 +79,7 @@ class Tokenizer(ABC):
         except Exception as error:
             if raised_in_handler(error):
                 raise
-            raise TokenizerError(f"ids cannot be decoded ({_line(error)}); they must lie below {self.vocab_size}") from None
+            raise TokenizerError(f"ids cannot be decoded ({_line(error)}); they must be below {self.vocab_size}") from None
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """One string per id for display, empty for markers, U+FFFD past the vocabulary; joined they are nearly `decode`."""

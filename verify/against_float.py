@@ -65,7 +65,8 @@ def compare(request: ComparisonRequest, progress: free_running.Progress) -> tupl
     artifact = EngineBackend(bundle, name, request.threads)
     items, source = choose_items(artifact.session, request)
     float_model, checkpoint = source_checkpoint.load(bundle.manifest, request.checkpoint, request.reference)
-    _use_threads(request.threads)
+    if request.reference == "torch":
+        _use_threads(request.threads)
     runs, left_out = free_running.answer_all(artifact.session, float_model, items, SEED, progress)
     artifact.release()
     pair = (float_model.name, artifact.name)

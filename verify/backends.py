@@ -54,7 +54,7 @@ def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], 
             if "onnx" in bundle.manifest.graphs:
                 add(fake_quantized(bundle, backends[-1], f"torch {recipe}"), tolerance.of_bits(least))
             else:
-                missing[f"torch {recipe}"] = "integers are read back out of ONNX graphs alone, and the bundle has none"
+                missing[f"torch {recipe}"] = "integers can only be read back from ONNX graphs, and the bundle has none"
                 same = tolerance.of_bits(least)
     for engine in engines:
         if installed_version(PACKAGES[engine]) is None:
@@ -76,20 +76,29 @@ def fake_quantized(bundle: Bundle, float_model: Backend, name: str) -> Backend:
     return TorchBackend(fake_quantize(float_model.model, integers), manifest.sampler, manifest.canvas_length, name=name)
 
 
-def check_float_backends(bundle: Path, checkpoint: str) -> None:
-    """Refuse a checkpoint that nothing installed can run, as nothing would be compared with it.
+def check_float_backends(bundle: Path, checkpoint: str, gate: str | None) -> None:
+    """Refuse a checkpoint that nothing installed can run, before any work.
 
+    Args:
+        gate: what the gate runs it with, `torch` or `tpu`; None where only the ladder runs.
     Raises:
-        UsageError: neither torch nor, for a folder, jax is installed.
+        UsageError: a package that is needed is not installed, or random weights are to run in JAX.
         BundleError, CheckpointError: those cannot be read.
     """
-    if util.find_spec("torch") is not None:
-        return
-    if util.find_spec("jax") is None:
+    has_torch, has_jax = (util.find_spec(name) is not None for name in ("torch", "jax"))
+    if not has_torch and not has_jax:
         raise UsageError(f"--checkpoint needs package 'torch' or 'jax' to run the float model; {pip_install('export')}")
+    if has_torch and gate != "tpu":
+        return
     manifest, _ = read_manifest(bundle, check_files=False)
-    if source_checkpoint.folder_of(manifest, checkpoint) is None:
+    is_random = source_checkpoint.folder_of(manifest, checkpoint) is None
+    if is_random and not has_torch:
         raise UsageError(f"--checkpoint {checkpoint}: random weights need package 'torch'; {pip_install('export')}")
+    if is_random and gate == "tpu":
+        raise UsageError("--reference tpu: only torch can make random weights; use --reference torch")
+    if gate == "torch":
+        cure = f"{pip_install('export')}, or give --golden-only or --reference tpu"
+        raise UsageError(f"--checkpoint {checkpoint}: the gate needs package 'torch'; {cure}")
 
 
 def float_backends(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[tuple[Backend, Tolerance]], dict[str, str]]:
@@ -102,7 +111,7 @@ def float_backends(bundle: Bundle, checkpoint: str, threads: int) -> tuple[list[
         if util.find_spec("jax") is None:
             missing[name] = f"jax is not installed; {pip_install('reference')}"
         elif folder is None:
-            missing[name] = "random weights are made by torch alone"
+            missing[name] = "only torch can make random weights"
         else:
             from dgemma.verify.jax_backend import JaxBackend
 

@@ -81,7 +81,7 @@ class Comparison:
         if errors:
             found.insert(0, Check(name="logits, error of range", value=_worst(errors), limit=limit.logits))
         if limit.margins is not None:
-            found.append(Check(name="generations that part at no near-tie", value=len(self.unexplained), limit=0))
+            found.append(Check(name="generations that diverge without a near-tie", value=len(self.unexplained), limit=0))
         return found
 
     def first_wrong(self) -> Place | None:

@@ -90,7 +90,7 @@ def first_divergence(
     """Compare two trajectories of one prompt and seed; None when argmax, acceptance, canvases, steps and tokens are equal."""
     rows = min(len(a.step), len(b.step))
     if not np.array_equal(a.prompt_ids, b.prompt_ids):
-        raise UsageError("trajectories of different prompts cannot be compared; give both the same prompt")
+        raise UsageError("trajectories of different prompts cannot be compared; use the same prompt for both")
     for row in range(rows):
         error = float(np.abs(a.entropy[row] - b.entropy[row]).max())
         where = {"row": row, "canvas": int(a.canvas_index[row]), "step": int(a.step[row]), "entropy_error": error}

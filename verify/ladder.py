@@ -158,10 +158,10 @@ def _own(
     mine = generated[backend.name]
     if mine.fused is None:
         return {"checks": [], "fault": None}
-    parts = [("fused", "fused generations that part at no near-tie", mine.runs, mine.fused, NEAR)]
+    parts = [("fused", "fused generations that diverge without a near-tie", mine.runs, mine.fused, NEAR)]
     if backend.name == recorder:
         recorded = [one.recorded for one in asked]
-        parts.insert(0, ("recorded", "golden differences that are no near-tie", recorded, mine.runs, limit.margins or NEAR))
+        parts.insert(0, ("recorded", "golden differences that are not near-ties", recorded, mine.runs, limit.margins or NEAR))
     fault: dict[str, Any] | None = None
     figures: dict[str, Any] = {}
     checks = []

@@ -99,7 +99,7 @@ def write(bundle: Path, values: dict[str, Any]) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         cure = "make the folder that holds the bundle writable"
-        raise UsageError(f"{path}: cannot be written ({reason}), so the outcome is not kept; {cure}") from None
+        raise UsageError(f"{path}: cannot be written ({reason}), so the result is not kept; {cure}") from None
     finally:
         with contextlib.suppress(OSError):  # a folder that takes no new files holds none of ours
             temporary.unlink(missing_ok=True)
@@ -108,12 +108,12 @@ def write(bundle: Path, values: dict[str, Any]) -> None:
 def lines(values: dict[str, Any], digest: str) -> list[str]:
     """A few lines for people; an outcome for another digest is said to be so, and nothing else of it is shown."""
     if values["digest"] != digest:
-        return [f"verify        none: what is kept is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
+        return [f"verify        none: the result is for another bundle ({values['digest'][:12]}…); run `dgemma verify` again"]
     shown = [f"verify        {'passed' if values['passed'] else 'FAILED'}"]
     for section in SECTIONS:
         for engine, found in values.get(section, {}).items():
             name = "golden prompts" if section == "ladder" else f"against {found.get('reference', 'float')}"
-            forced = ", another checkpoint than the bundle's" if found.get("other_checkpoint") else ""
+            forced = ", not the bundle's checkpoint" if found.get("other_checkpoint") else ""
             result = "passed" if found["passed"] else "FAILED"
             asked = found.get("prompts")
             count = f", {asked.get('count')} prompts" if isinstance(asked, dict) else ""

@@ -46,7 +46,7 @@ def check_folder(folder: Path) -> None:
     for name in _OWN:
         path = folder / name
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise UsageError(f"--report {path}: is in the way, for it is no plain file; move it or choose another folder")
+            raise UsageError(f"--report {path}: is in the way and is not a plain file; move it or choose another folder")
     if not os.access(folder if folder.exists() else folder.absolute().parent, os.W_OK):
         raise UsageError(f"--report {folder}: cannot be written; choose another folder")
 

@@ -38,7 +38,7 @@ def load(manifest: Manifest, given: str, reference: str = "torch") -> tuple[Back
 
         backend: Backend = JaxBackend(facts["folder"], "bfloat16", manifest)
     elif reference == "tpu":
-        raise UsageError(f"--reference tpu: {facts['name']} are made by torch alone; use --reference torch")
+        raise UsageError(f"--reference tpu: {facts['name']} can only be made by torch; use --reference torch")
     else:
         backend = load_torch(manifest, facts["folder"])
     return backend, {name: facts[name] for name in ("name", "files", "same")}

@@ -99,7 +99,7 @@ def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     widths = [max(len(row[i]) for row in table) for i in range(len(LADDER_HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     missing = next(iter(found.values()))["backends_missing"]
-    lines += [f"not there: {backend} ({why})" for backend, why in missing.items()]
+    lines += [f"not run: {backend} ({why})" for backend, why in missing.items()]
     for backend, values in found.items():
         for key, label in (("recorded", "golden trajectories equal"), ("fused", "fused generations equal to the host loop's")):
             if key in values:
@@ -114,9 +114,9 @@ def _float(engine: str, values: Mapping[str, Any]) -> list[str]:
     if values.get("other_checkpoint"):
         lines.append(f"  {checkpoint['name']} is NOT the checkpoint that this bundle was made from")
     if values["prompts"]["file"] and values["prompts"]["count"] < COUNT:
-        lines.append(f"  a quick look: the limits are meant for {COUNT} prompts")
+        lines.append(f"  a quick check: the limits are meant for {COUNT} prompts")
     if free["left_out"]:
-        lines.append(f"  left out, as no room remains for a canvas: {counted(free['left_out'], 'prompt')}")
+        lines.append(f"  left out, for lack of room for a canvas: {counted(free['left_out'], 'prompt')}")
     lines += ["free-running", *_free(free), "teacher-forced", *_forced(forced)]
     return lines
 

@@ -57,7 +57,7 @@ BFLOAT16 = Tolerance(
     argmax=0.05,
     canvas=1.0,
     margins=None,
-    reason="every named tensor rounded to 8 bits of mantissa; loud where weights are random",
+    reason="every named tensor rounded to 8 bits of mantissa; large if weights are random",
 )
 SAME_INTEGERS = Tolerance(
     tensors=0.1,

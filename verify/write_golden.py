@@ -35,7 +35,7 @@ def write(bundle: Path, checkpoint: str, path: Path, progress: Progress) -> tupl
     runs = golden.read(opened)
     folder = source_checkpoint.folder_of(opened.manifest, checkpoint)
     if folder is None:
-        raise UsageError("--write-golden: random weights are made by torch alone; give the folder of a checkpoint")
+        raise UsageError("--write-golden: only torch can make random weights; give the folder of a checkpoint")
     from dgemma.verify.jax_backend import JaxBackend
 
     backend = JaxBackend(folder, "float32", opened.manifest)

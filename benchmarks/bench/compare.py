@@ -81,7 +81,7 @@ def read(path: Path) -> Json:
             assert entry["value"] > 0
             assert entry["scatter"] is None or entry["scatter"] >= 0
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
-        raise UsageError(f"--compare {path}: is damaged or no result of `dgemma bench`; {cure}") from None
+        raise UsageError(f"--compare {path}: is damaged or not a result of `dgemma bench`; {cure}") from None
     return found
 
 

@@ -111,7 +111,7 @@ def _child(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> 
     run = subprocess.run([sys.executable, "-m", __spec__.name, *arguments], capture_output=True, text=True)
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        how = f"exited with status {run.returncode}" if run.returncode > 0 else f"was ended by signal {-run.returncode}"
+        how = f"exited with status {run.returncode}" if run.returncode > 0 else f"was killed by signal {-run.returncode}"
         raise EngineError(f"{bundle}: a fresh process that loads it with {engine} {how}: {last}")
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     found["times"]["process_s"] = found["loaded_at"] - started

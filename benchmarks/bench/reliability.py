@@ -39,9 +39,9 @@ def warnings(before_s: float, after_s: float, load: float | None, cores: int, sp
     """One line for each reason to distrust a run; empty for a quiet one."""
     found = []
     if load is not None and load > LOAD * cores:
-        found.append(f"other work was running when it began (load average {load:.1f} on {cores} cores)")
+        found.append(f"other programs were running at the start (load average {load:.1f} on {cores} cores)")
     if abs(drift := after_s / before_s - 1) > DRIFT:
-        found.append(f"the machine's pace changed by {drift:+.0%} from begin to end")
+        found.append(f"the machine's speed changed by {drift:+.0%} from start to end")
     wide = {name: value for name, value in spreads.items() if value > SPREAD}
     if wide:
         worst = max(wide, key=lambda name: wide[name])

@@ -76,9 +76,9 @@ def result(values: Json) -> None:
     if values["groups"]:
         _groups(values["groups"])
     elif not values["of"]["real_weights"]:
-        print("\nRandom weights do not converge: steps and rates above are evidence of cost, with all steps run, not of speed.")
+        print("\nRandom weights do not converge, so all steps ran: the figures above show cost, not speed.")
     else:
-        print("\nNo prompts suit this bundle: steps above are all steps, and rates are evidence of cost only.")
+        print("\nThere are no prompts for this bundle, so all steps ran: the figures above show cost, not speed.")
     if "comparison" in values:
         comparison(values["comparison"]["rows"])
         if (doubt := values["noise"]["doubt"]) > TOLERANCE:
@@ -196,4 +196,4 @@ def comparison(rows: list[Json]) -> None:
         return [row["ratio"], before, after, f"{row['change']:.2f}", f"{1 + row['tolerance']:.2f}", verdict]
 
     header = ["ratio", "old", "new", "change", "allowed", ""]
-    report.table("Compared with the old result; a change above 1 is for the worse", header, map(cells, rows))
+    report.table("Compared with the old result; a change above 1 is worse", header, map(cells, rows))

@@ -79,4 +79,4 @@ def _export(file: Path, form: str, shape: Shape) -> None:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         if last.startswith("ModuleNotFoundError"):
             raise EngineError(f"needs the export extra; {pip_install('export')}")
-        raise EngineError(f"its program cannot be made: {last[:200]}")
+        raise EngineError(f"its program cannot be built: {last[:200]}")

@@ -14,10 +14,10 @@ from decimal import Decimal, InvalidOperation
 from dgemma.benchmarks.eval.items import EvalItem, Rule
 
 RULES: dict[Rule, str] = {
-    "text": "the whole text, white space at both ends aside",
+    "text": "the whole text, ignoring white space at both ends",
     "letter": (
         "strict: the last line is 'Answer: X'; flexible: X after the last 'answer', 'answer is' or 'answer:' (option, choice); "
-        "else the first, else the last line that is X alone, or starts with 'X.', 'X)' or 'X:'; marks around X are skipped"
+        "else the first, else the last line that is only X, or starts with 'X.', 'X)' or 'X:'; marks around X are skipped"
     ),
     "number": "strict: the number after the first '####'; flexible: the last number; both without $ and thousands commas",
 }

@@ -86,7 +86,7 @@ def _gsm8k(line: dict[str, Any]) -> EvalItem:
     solution = _text(line, "answer")
     number = last_line_number(solution)
     if number is None:
-        raise _Bad("its answer does not end with a line '#### N'; correct the line, or use task, prompt and answer")
+        raise _Bad("its answer does not end with a line '#### N'; correct the line, or use the format task, prompt, answer")
     return EvalItem(task="gsm8k", prompt=_text(line, "question"), answer=number, rule="number", solution=solution)
 
 
@@ -199,7 +199,7 @@ def _detect(line: dict[str, Any]) -> Format:
     for format_ in FORMATS:
         if format_.keys <= line.keys():
             return format_
-    raise _Bad(f"is of no known format, its keys are {', '.join(map(repr, list(line)[:8])) or 'none'}{KNOWN}")
+    raise _Bad(f"has an unknown format; its keys are {', '.join(map(repr, list(line)[:8])) or 'none'}{KNOWN}")
 
 
 def _choice(task: str, question: str, choices: list[str], index: object, key: str) -> EvalItem:

@@ -20,7 +20,7 @@ from dgemma.core.errors import UsageError
 SUFFIX = ".answers.jsonl"
 VERSION = 1
 NAMES = {field.name for field in fields(Row)}
-CURE = "without --resume, after deleting it, eval starts anew"
+CURE = "delete it and leave out --resume to start over"
 
 Key = tuple[int, int, str]  # file, item, decoder
 
@@ -49,7 +49,7 @@ class Journal:
 
     def __enter__(self) -> Self:
         if not self._resume and self.path.exists():
-            raise UsageError(f"{self.path}: holds answers of an earlier run; --resume goes on from them, or delete it")
+            raise UsageError(f"{self.path}: holds answers from an earlier run; give --resume to continue, or delete it")
         try:
             self._file = open(self.path, "a+b")
         except OSError as error:
@@ -67,7 +67,7 @@ class Journal:
             self._file.close()
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             kept = f"{len(self.rows)} of {len(self._wanted)} answers are kept in {self.path}"
-            print(f"{kept}; the same command with --resume goes on", file=sys.stderr, flush=True)
+            print(f"{kept}; to continue, give the same command with --resume", file=sys.stderr, flush=True)
 
     def add(self, row: Row) -> None:
         """Append one answer; it is in the file when this returns."""
@@ -96,7 +96,7 @@ class Journal:
         for number, line in enumerate(lines[1:], 2):
             values = self._json(line, number)
             if values.keys() != NAMES or (key := (values["file"], values["index"], values["decoder"])) not in self._wanted:
-                raise UsageError(f"{self.path}:{number}: is no answer of this run; {CURE}")
+                raise UsageError(f"{self.path}:{number}: is not an answer from this run; {CURE}")
             if key in self.rows:
                 raise UsageError(f"{self.path}:{number}: answers a question a second time; {CURE}")
             self.rows[key] = Row(**values)
@@ -113,10 +113,10 @@ class Journal:
     def _check_head(self, head: Mapping[str, Any]) -> None:
         settings = head.get("settings")
         if head.get("version") != VERSION or not isinstance(settings, dict):
-            raise UsageError(f"{self.path}: is no file of answers of this version; {CURE}")
+            raise UsageError(f"{self.path}: is not an answer file of this version; {CURE}")
         other = [name for name in {**self._settings, **settings} if settings.get(name) != self._settings.get(name)]
         if other:
-            raise UsageError(f"{self.path}: holds answers with another {other[0].replace('_', ' ')}; {CURE}")
+            raise UsageError(f"{self.path}: holds answers with a different {other[0].replace('_', ' ')}; {CURE}")
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

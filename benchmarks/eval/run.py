@@ -62,7 +62,7 @@ class EvalRequest:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise UsageError("no questions; name a file with --task")
+            raise UsageError("no questions; give a file with --task")
         if len(set(self.tasks)) < len(self.tasks):
             raise UsageError("--task names a file twice; name each once")
         if self.decoder not in DECODERS:

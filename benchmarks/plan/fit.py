@@ -88,7 +88,7 @@ def read_result(path: Path, option: str, known: Sequence[ModelConfig] = ()) -> R
     values = read_json(path, option)
     if not is_result(values):
         raise UsageError(
-            f"{option} {path}: is no result of dgemma bench; make one with `dgemma bench BUNDLE --out {path.name}`"
+            f"{option} {path}: is not a result of dgemma bench; make one with `dgemma bench BUNDLE --out {path.name}`"
         )
     return as_result(values, f"{option} {path}", known)
 
@@ -99,14 +99,14 @@ def as_result(values: Json, where: str, known: Sequence[ModelConfig] = ()) -> Re
         shape = values["bundle"].get("model")
         config = ModelConfig.from_dict(shape) if shape else _known(values["of"]["parameters"], known)
         if config is None:
-            raise UsageError(f"{where}: does not tell the shape of its model; run dgemma bench again, or name the checkpoint")
+            raise UsageError(f"{where}: does not say what its model's shape is; run dgemma bench again, or name the checkpoint")
         result = Result(where=Path(where).name, values=values, config=config)
         if any(o.seconds <= 0 for o in result.observations()) or min(_rates(values)) <= 0:
             raise UsageError(f"{where}: has times or ceilings of 0; run dgemma bench again")
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, CheckpointError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{where}: is no complete result of dgemma bench ({error!r}); run dgemma bench again") from None
+        raise UsageError(f"{where}: is not a complete result of dgemma bench ({error!r}); run dgemma bench again") from None
     return result
 
 
@@ -159,7 +159,7 @@ def _ceilings(results: Sequence[Result]) -> Profile:
         sources={
             "products": "measured by dgemma bench; XNNPACK's integers estimated from onnxruntime's by the ratio of the kernels",
             "bytes_per_s": "measured by dgemma bench" + ("" if large else ", in caches only: results of a small model"),
-            "memory_bytes": "as the system tells it",
+            "memory_bytes": "as the system reports it",
             "kernels": f"fitted to {', '.join(r.where for r in results)}",
         },
     )

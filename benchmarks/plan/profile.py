@@ -111,11 +111,11 @@ class Profile:
             _check(kernels, f"{name}: ")
             _check(kernels.products, f"{name}: products: ")
         if not self.engines:
-            raise UsageError("no engine; give figures of onnx or executorch")
+            raise UsageError("no engine; give figures for onnx or executorch")
         if self.cache:
             _check(self.cache, "cache: ")
         if missing := [name for name in SOURCED if not self.sources.get(name)]:
-            raise UsageError(f"no source of {missing[0]}; say under `sources` where the figure comes from")
+            raise UsageError(f"no source for {missing[0]}; say under `sources` where the figure comes from")
 
     def kernels(self, engine: str) -> Kernels:
         """Raises UsageError for an engine that the profile does not have."""

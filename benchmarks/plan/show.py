@@ -30,7 +30,7 @@ def plan(profile: Profile, work: Work, found: Sequence[Prediction], sentence: st
         print("(!) does not fit beside the system and other programs")
     if left_out:
         print(f"{', '.join(left_out)} left out: their groups do not divide the model's widths; give a --recipe FILE.json")
-    print("Answers are not predicted: `dgemma verify` tells what a recipe costs in quality.")
+    print("Quality is not predicted: `dgemma verify` measures what a recipe costs.")
     print(f"\n{sentence}")
 
 

@@ -118,7 +118,7 @@ def validate(text: str) -> Json:
         assert found["growth"][0]["step_ms"]["median"] > 0
         assert isinstance(found["device"], dict)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError):
-        raise UsageError("bench.json of the phone is no result of the benchmark; update the app") from None
+        raise UsageError("bench.json of the phone is not a result of the benchmark; update the app") from None
     result: Json = found
     return result
 
@@ -129,7 +129,7 @@ def append(path: Path, result: Json) -> None:
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         assert isinstance(kept, list)
     except (OSError, ValueError, AssertionError):
-        raise UsageError(f"--out {path}: is no list of results; choose another place") from None
+        raise UsageError(f"--out {path}: is not a list of results; choose another place") from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps([*kept, result], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -200,7 +200,7 @@ def read(option: str, path: Path, benchmark: str) -> Json:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     study = f"python -m dgemma.benchmarks.studies.{benchmark}"
-    raise UsageError(f"{option} {path}: is no result of `{study}`; write one with its --out")
+    raise UsageError(f"{option} {path}: is not a result of `{study}`; write one with its --out")
 
 
 def peer_rates(widths: Json, peers: Json, path: Path) -> tuple[dict[str, float], list[str]]:

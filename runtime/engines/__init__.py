@@ -44,7 +44,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
         raise EngineError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
     if engine not in inside:
         held = ", ".join(inside) or "none"
-        raise EngineError(f"{bundle.path}: was exported without engine {engine!r} (it holds: {held}); choose one it holds")
+        raise EngineError(f"{bundle.path}: was exported without engine {engine!r} (it has: {held}); choose one of these")
     version = installed_version(PACKAGES[engine])
     if version is None:
         raise EngineError(f"engine {engine!r} is not installed; {pip_install(engine)}")

@@ -76,7 +76,7 @@ class Packed:
         except Exception as error:  # of many kinds
             if raised_in_handler(error):
                 raise
-            cache.warn(f"{self.place}: was refused ({_line(error)}); taking the bundle's own weights")
+            cache.warn(f"{self.place}: was refused ({_line(error)}); using the bundle's own weights")
         with suppress(OSError), cache.exclusive(self.place):
             shutil.rmtree(self.place, ignore_errors=True)
         return None

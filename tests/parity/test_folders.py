@@ -174,7 +174,10 @@ DIFFERENT: dict[str, tuple[Edit, str]] = {
     # transformers fills a lost tensor with random values and warns
     "a lost tensor": (tensors(lambda held: held.pop(f"{DECODER}norm.weight")), "norm.weight is missing"),
     # it leaves a tensor out that the model may depend on, and warns
-    "a surplus tensor": (tensors(lambda held: held.update({f"{DECODER}extra": torch.ones(2)})), f"{DECODER}extra is surplus"),
+    "a surplus tensor": (
+        tensors(lambda held: held.update({f"{DECODER}extra": torch.ones(2)})),
+        f"{DECODER}extra is unexpected",
+    ),
     # it unties the two, which no graph here can
     "a head that differs": (tensors(lambda held: held.update({HEAD: held[EMBEDDING] + 1})), f"{HEAD} differs from {EMBEDDING}"),
     # it reads pickles

@@ -123,7 +123,7 @@ def test_special_tokens_map(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decoder", [{"618": 7}, {"x": {"content": "y"}}])
 def test_tokens_that_are_none(decoder: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"^[^\n]*tokenizer_config.json: names a token that is none [^\n]*correct it$"):
+    with pytest.raises(CheckpointError, match=r"^[^\n]*tokenizer_config.json: names an invalid token [^\n]*correct it$"):
         read_tokenizer(_sentencepiece(tmp_path, {"added_tokens_decoder": decoder}))
 
 
@@ -179,7 +179,7 @@ def test_a_file_of_gemmas_form_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_no_bpe(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: is no BPE model, as GemmaTokenizer needs"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: is not a BPE model, as GemmaTokenizer needs"):
         read_tokenizer(_json(tmp_path, "unigram", None))
 
 

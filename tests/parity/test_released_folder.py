@@ -73,7 +73,7 @@ def test_values_and_notes(form: Path) -> None:
     assert config.eos_token_ids == (1, 106, 50)
     assert (sampler.steps, sampler.t_min, sampler.t_max, sampler.entropy_bound) == (48, 0.4, 0.8, 0.1)
     assert hf_config.notes(form) == ()
-    assert notes(form) == ("weights: vision tensors left out, a bundle takes text alone: 16",)
+    assert notes(form) == ("weights: vision tensors left out, since a bundle handles only text: 16",)
 
 
 def swapped_experts(model: Denoiser) -> None:

@@ -131,7 +131,7 @@ def test_a_stale_result_is_not_taken(adb: Adb, bundle: Path, tmp_path: Path, mon
         ({"devices": {"one": "device", "two": "device"}}, "choose one with --serial"),
         ({"start": "Error: Activity class {org.dgemma.demo/x} does not exist."}, "install it"),
         ({"files": {"bench.json.error": "bundle broken; choose another\n"}}, "the app says: bundle broken"),
-        ({"files": {"bench.json": "{}"}}, "no result of the benchmark"),
+        ({"files": {"bench.json": "{}"}}, "not a result of the benchmark"),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line(
@@ -171,7 +171,7 @@ def test_a_result_that_lacks_something_is_refused() -> None:
 def test_results_are_appended_to_a_list_only(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     path.write_text('{"benchmark": "bench"}')
-    with pytest.raises(UsageError, match="no list of results"):
+    with pytest.raises(UsageError, match="not a list of results"):
         android.append(path, {})
     assert path.read_text() == '{"benchmark": "bench"}'
 

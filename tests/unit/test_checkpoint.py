@@ -156,7 +156,7 @@ def test_tied_copies_are_left_out_and_counted(folder: Path, shards: int) -> None
         assert all(torch.equal(state[name], tensor) for name, tensor in whole.items())
     assert notes(folder) == (
         f"weights: tied copies left out, which must be equal: {len(made) - 1} (lm_head.weight, …)",
-        "weights: rotary buffers left out, made again from config.json: 1",
+        "weights: rotary buffers left out, recomputed from config.json: 1",
     )
 
 

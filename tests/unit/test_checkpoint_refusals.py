@@ -38,7 +38,7 @@ def poison(value: float) -> Callable[[Tensor], Tensor]:
 
 BAD_TENSORS: dict[str, tuple[Edit, str, str]] = {
     "missing": (lambda t: t.pop(NORM), NORM, "is missing"),
-    "surplus": (lambda t: t.update({"model.decoder.extra.weight": torch.ones(2)}), "model.decoder.extra.weight", "surplus"),
+    "surplus": (lambda t: t.update({"model.decoder.extra.weight": torch.ones(2)}), "model.decoder.extra.weight", "unexpected"),
     "untied head": (lambda t: t.update({"lm_head.weight": t[EMBEDDING] + 1}), EMBEDDING, "lm_head.weight differs"),
     "untied zeros": (
         lambda t: (t[ENCODER_NORM[1]].zero_(), t.update({ENCODER_NORM[0]: -t[ENCODER_NORM[1]]})),
@@ -49,7 +49,7 @@ BAD_TENSORS: dict[str, tuple[Edit, str, str]] = {
     "experts in a dense model": (
         lambda t: t.update({"model.decoder.layers.0.router.scale": torch.ones(16)}),
         "layers.0.router.scale",
-        "surplus",
+        "unexpected",
     ),
     "transposed": (replace(EMBEDDING, lambda x: x.t().contiguous()), EMBEDDING, "shape [16, 40] instead of [40, 16]"),
     "one row short": (replace(EMBEDDING, lambda x: x[:-1].clone()), EMBEDDING, "shape [39, 16]"),

@@ -152,7 +152,7 @@ def test_old_names_of_options_work_and_are_in_no_help(
         "error: seen",
     ]
     both = ["--early-commit", "0.5", "--settle", "0.5"]
-    fails(capsys, ["run", bundle, "-p", "x", *both], "--settle is the old name of --early-commit; give --early-commit alone")
+    fails(capsys, ["run", bundle, "-p", "x", *both], "--settle is the old name of --early-commit; give only --early-commit")
     fails(capsys, ["run", bundle, "-p", "x", "--early-commit", "0.5", "--start-width", "4", "--recheck"], "seen")
     assert asked[0] == asked[1] and asked[0].compute == ComputePolicy(early_commit=0.5, start_width=4, recheck=True)
     for command in ("run", "chat", "eval"):
@@ -193,6 +193,18 @@ def test_unknown_commands_help_and_version(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as stop:
         main(["version"])
     assert stop.value.code == 0
+
+
+def test_an_export_without_torch_says_first_what_is_wrong_with_its_input(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom dgemma.cli import dispatch\n"
+        "for given in (['none'], ['2b', '--recipe', 'none'], ['2b', '--random-weights', '0']):\n"
+        "    dispatch(['export', *given, '--out', 'x'])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    first, second, third = run.stderr.splitlines()
+    assert first.startswith("error: none: no such checkpoint folder") and second.startswith("error: --recipe 'none' is unknown")
+    assert third.startswith("error: `dgemma export` needs package 'torch'")
 
 
 def test_command_status_and_missing_packages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_run_takes_a_conversation_with_tools(
         ("[", "is not JSON"),
         ("{}", "messages must be a list"),
         ("[]", "messages must be a list"),
-        ('[{"role": "user"}]', "message 1: content must be a text"),
+        ('[{"role": "user"}]', "message 1: content must be a string"),
         ('{"messages": [], "x": 1}', "unknown key 'x'"),
         ('{"messages": [{"role": "user", "content": "x"}], "tools": [1]}', "tool 1: must be an object"),
     ],
@@ -90,7 +90,7 @@ def test_a_conversation_that_cannot_be_read_is_one_line(
 
 def test_messages_and_a_prompt(bundle: str, spoken: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["run", bundle, "-p", "x", "--messages", "y"]) == 2
-    assert "give --messages, or a prompt, not both" in capsys.readouterr().err
+    assert "give either --messages or a prompt, not both" in capsys.readouterr().err
 
 
 def test_chat_folds_thoughts_and_changes_turns(
@@ -108,7 +108,7 @@ def test_chat_folds_thoughts_and_changes_turns(
         "the system turn is set",
         "thinking is off",
         "/think takes on or off",
-        "the system turn is left out",
+        "the system turn is removed",
         HELP,
         f"unknown command /nothing; {HELP}",
         "conversation forgotten",
@@ -145,7 +145,7 @@ def test_a_template_without_them(
     monkeypatch.setattr(sys, "stdin", io.StringIO("/think on\nhi\n"))
     assert dispatch(["chat", plain]) == 0
     out, err = capsys.readouterr()
-    assert out.count("\n") == 1 and err == "this bundle has no thinking\n"
+    assert out.count("\n") == 1 and err == "this bundle does not support thinking\n"
 
 
 def test_inspect_lists_what_a_chat_may_hold(

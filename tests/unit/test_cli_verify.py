@@ -62,7 +62,7 @@ def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixtur
     assert dispatch(["verify", str(bundle)]) == 0
     out, err = capsys.readouterr()
     assert "onnx: 3 of 3 golden trajectories equal" in out and "onnx: 3 of 3 fused generations equal" in out
-    assert "not there: torch (needs --checkpoint)" in out
+    assert "not run: torch (needs --checkpoint)" in out
     assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts: onnx" in out
     assert err.splitlines()[-1] == "generations, onnx: 3/3"
     values, problem = outcome.read(bundle)
@@ -79,7 +79,7 @@ def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
     assert dispatch(["verify", str(bundle)]) == 1
     out, _ = capsys.readouterr()
     assert "0 of 3 golden trajectories equal" in out
-    assert "MISSED  toy.dgemma: onnx: golden differences that are no near-tie 3 (limit 0)" in out
+    assert "MISSED  toy.dgemma: onnx: golden differences that are not near-ties 3 (limit 0)" in out
     assert "run 0 canvas 0 step 6: recorded: argmax (loop) is the first to differ" in out
     assert dispatch(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
@@ -186,6 +186,19 @@ def test_random_weights_need_torch(
     refused(capsys, args, "random weights need package 'torch'", pip_install("export"))
 
 
+def test_the_gate_needs_torch(micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    args = [str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint())]
+    hide(monkeypatch, "torch")
+    refused(capsys, args, "the gate needs package 'torch'", pip_install("export"), "--golden-only or --reference tpu")
+    assert not outcome.place(micro_copy).exists()
+
+
+def test_random_weights_have_no_gate_in_jax(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    relist(micro_copy, provenance={"shape_of": "2b", "random_weights": 5})
+    args = [str(micro_copy), "--checkpoint", "2b", "--reference", "tpu"]
+    refused(capsys, args, "--reference tpu: only torch can make random weights")
+
+
 def test_one_float_backend_is_enough(
     micro_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +252,7 @@ def test_another_checkpoint_is_compared_and_said_so(
     assert found["other_checkpoint"] and not found["checkpoint"]["same"]
     assert found["free_running"]["equal_trajectories"] == 0 and found["teacher_forced"]["kl"]["mean"] > 0.1
     assert dispatch(["inspect", str(micro_copy)]) == 0
-    assert "another checkpoint than the bundle's" in capsys.readouterr().out
+    assert "not the bundle's checkpoint" in capsys.readouterr().out
 
 
 def test_what_is_asked_of_many_prompts_is_checked(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,7 +323,7 @@ def test_random_weights_are_made_again(tmp_path: Path, capsys: pytest.CaptureFix
     made = replace(manifest, provenance={"shape_of": "2b", "random_weights": 5})
     eager, facts = source_checkpoint.load(made, "2b")
     assert facts["same"] and "seed 5" in facts["name"] and eager.config.canvas_length == micro.N
-    with pytest.raises(UsageError, match="made by torch alone"):
+    with pytest.raises(UsageError, match="only torch can make random weights"):
         source_checkpoint.load(made, "2b", "tpu")
 
 

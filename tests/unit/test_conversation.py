@@ -170,11 +170,11 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
 @pytest.mark.parametrize(
     ("keywords", "phrase"),
     [
-        ({}, "give a prompt or messages"),
-        ({"prompt": "x", "messages": [USER]}, "give a prompt or messages"),
+        ({}, "give either a prompt or messages"),
+        ({"prompt": "x", "messages": [USER]}, "give either a prompt or messages"),
         ({"messages": []}, "messages must be a list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1: role 'robot' is unknown; choose one of system"),
-        ({"messages": [{"role": "user"}]}, "message 1: content must be a text"),
+        ({"messages": [{"role": "user"}]}, "message 1: content must be a string"),
         ({"messages": [{"role": "user", "content": "x", "say": 1}]}, "message 1: unknown key 'say'"),
         ({"messages": [USER, {"role": "tool", "content": "x"}]}, "message 2: a tool's result must follow"),
         ({"messages": [{"role": "system", "content": "x"}, USER], "system": "y"}, "begin with a system turn; leave system out"),
@@ -182,11 +182,11 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
             "arguments of 'f' must be an object",
         ),
-        ({"prompt": "x", "system": " "}, "system must be a text"),
+        ({"prompt": "x", "system": " "}, "system must be a string"),
         ({"prompt": "x", "think": 1}, "think 1 must be True or False"),
         ({"prompt": "x", "tools": [{"name": "f"}]}, "tool 1: must be an object such as"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": 1}}}}]}, "every property"),
-        ({"prompt": "x", "tools": [{"function": {"name": "f", "x": {1}}}]}, "tool 1: must hold JSON values alone"),
+        ({"prompt": "x", "tools": [{"function": {"name": "f", "x": {1}}}]}, "tool 1: must hold only JSON values"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "response": 5}}]}, "tool 1: response must be an object"),
         (
             {"prompt": "x", "tools": [{"function": {"name": "f", "response": {"description": 105}}}]},
@@ -194,7 +194,7 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
         ),
         ({"prompt": "x", "system": "y", "raw": True}, "leave raw out"),
         ({"messages": [USER], "raw": True}, "leave raw out"),
-        ({"prompt": [5], "think": True}, "ids are taken as they are"),
+        ({"prompt": [5], "think": True}, "ids are used as they are"),
         ({"prompt": "x", "think": True, "continue_": True}, "give the whole conversation as messages"),
     ],
 )
@@ -331,14 +331,14 @@ def test_a_template_without_roles(tmp_path: Path) -> None:
     user = [*chat.user_prefix, *hi, *chat.user_suffix, *chat.model_prefix]
     assert list(session.prefix_ids) == [*chat.start, *user, *ho, 5, *chat.model_suffix, *user, 30, 31, 5]
     for keywords, phrase in (
-        ({"think": True}, "this bundle has no thinking; leave out --think (think=)"),
-        ({"tools": [TOOL]}, "this bundle has no tools; leave out tools of the --messages file (tools=)"),
-        ({"system": "x"}, "this bundle has no system turn; leave out --system (system=)"),
+        ({"think": True}, "this bundle does not support thinking; leave out --think (think=)"),
+        ({"tools": [TOOL]}, "this bundle does not support tools; leave out tools in the --messages file (tools=)"),
+        ({"system": "x"}, "this bundle does not support system turns; leave out --system (system=)"),
     ):
         with pytest.raises(UsageError, match=f"^{re.escape(phrase)}$"):
             session.generate("hi", **keywords)
     for wrong, phrase in (
-        ([*turns, turns[0]], "message 4: this bundle has no user turn here; it takes user and assistant by turns"),
+        ([*turns, turns[0]], "message 4: this bundle has no user turn here; it takes user and assistant turns in alternation"),
         (turns[:2], "message 2: the last must be a user's"),
         ([{"role": "system", "content": "x"}, turns[0]], "message 1: this bundle has no system turn here"),
     ):
@@ -356,9 +356,9 @@ def test_roles_without_a_turn_or_a_switch(chat: ChatTemplate) -> None:
     roles = replace(chat.roles, openings=few, turns=turns, tools=None)
     silent = replace(roles, answer={"": ()}, openings={**few, "system": chat.roles.openings["system"]})
     cases: list[tuple[Roles, list[Message], dict[str, Any], str]] = [
-        (silent, [user], {"think": True}, "this bundle has no thinking; leave out --think (think=)"),
-        (roles, [user], {"tools": [TOOL]}, "this bundle has no tools; leave out tools of"),
-        (roles, [system, user], {"first": 0}, "this bundle has no system turn; leave out --system (system=)"),
+        (silent, [user], {"think": True}, "this bundle does not support thinking; leave out --think (think=)"),
+        (roles, [user], {"tools": [TOOL]}, "this bundle does not support tools; leave out tools in"),
+        (roles, [system, user], {"first": 0}, "this bundle does not support system turns; leave out --system (system=)"),
         (roles, [system, user], {}, "message 1: this bundle has no system turn; leave it out"),
         (roles, [user, late], {}, "message 2: this bundle has no developer turn here; use user, assistant"),
         (silent, [system, user, late], {"first": 0}, "message 2: this bundle has no developer turn here"),
@@ -389,8 +389,8 @@ def test_text_parts_are_joined(speaking: Speaking) -> None:
             "message 1: content part 3 has type 'image_url'; only text",
         ),
         (["x"], "message 1: content part 1 has type None"),
-        ([{"type": "text"}], "message 1: text of content part 1 must be a text"),
-        ([], "message 1: content must be a text"),
+        ([{"type": "text"}], "message 1: text of content part 1 must be a string"),
+        ([], "message 1: content must be a string"),
     ):
         with pytest.raises(UsageError, match=phrase):
             read_messages([{"role": "user", "content": wrong}])

@@ -311,7 +311,7 @@ def test_inspect_shows_what_is_kept(bundle: Path, capsys: pytest.CaptureFixture[
     assert dispatch(["inspect", str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.endswith("/shared")]
-    assert [line for line in lines if line.endswith("/generate (damaged; made again when it is needed)")]
+    assert [line for line in lines if line.endswith("/generate (damaged; made again when needed)")]
 
 
 def test_the_command_line_says_a_warning_in_one_line(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,14 +150,14 @@ def test_a_side_file_of_something_else_is_refused(tmp_path: Path) -> None:
             pass
     content = path.read_text()
     cases: list[tuple[str, dict[str, Any], str]] = [
-        (content, {"bundle": "c", "seed": 0}, "another bundle"),
-        (content, {"bundle": "b", "seed": 1}, "another seed"),
-        (content, {"bundle": "b"}, "another seed"),
-        (content + "{}\n", SETTINGS, "j:3: is no answer"),
+        (content, {"bundle": "c", "seed": 0}, "a different bundle"),
+        (content, {"bundle": "b", "seed": 1}, "a different seed"),
+        (content, {"bundle": "b"}, "a different seed"),
+        (content + "{}\n", SETTINGS, "j:3: is not an answer"),
         (content + content.splitlines()[1] + "\n", SETTINGS, "j:3: answers a question a second time"),
-        (content.replace('"index": 0', '"index": 7'), SETTINGS, "j:2: is no answer of this run"),
+        (content.replace('"index": 0', '"index": 7'), SETTINGS, "j:2: is not an answer from this run"),
         (content + "?\n", SETTINGS, "j:3: is damaged"),
-        ("{}\n", SETTINGS, "no file of answers"),
+        ("{}\n", SETTINGS, "not an answer file"),
     ]
     for text, settings, says in cases:
         path.write_text(text)
@@ -165,7 +165,7 @@ def test_a_side_file_of_something_else_is_refused(tmp_path: Path) -> None:
             pass
         assert "\n" not in str(error.value) and str(path) in str(error.value)
         assert path.read_text() == text
-    with pytest.raises(UsageError, match="--resume goes on"), open_journal(path, resume=False):
+    with pytest.raises(UsageError, match="--resume to continue"), open_journal(path, resume=False):
         pass
 
 
@@ -278,9 +278,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_figures(
     kept = side_file(out).read_bytes().count(b"\n") - 1
     assert 5 <= kept < 32 and not out.exists()
     assert dispatch([*args, "--out", str(out)]) == 2
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume to continue" in capsys.readouterr().err
     assert dispatch([*args[:-1], "4", "--out", str(out), "--resume"]) == 2
-    assert "another seed" in capsys.readouterr().err
+    assert "a different seed" in capsys.readouterr().err
     resumed = run_json(capsys, *args[1:], "--out", str(out), "--resume")
     assert without_times(resumed) == without_times(whole)
     assert side_file(out).read_bytes().count(b"\n") - 1 == 32

@@ -101,8 +101,8 @@ def test_a_bad_mmlu_line_is_named(tmp_path: Path, line: dict[str, Any], says: st
         ({**HELLASWAG, "endings": "['a', 'b']"}, "'endings' must be a list"),
         ({**GSM8K, "answer": "seven"}, "'#### N'"),
         ({**GSM8K, "answer": "#### 7\nor 8"}, "'#### N'"),
-        ({"prompt": "p", "answer": "a"}, "of no known format, its keys are 'prompt', 'answer'"),
-        ({}, "of no known format, its keys are none"),
+        ({"prompt": "p", "answer": "a"}, "an unknown format; its keys are 'prompt', 'answer'"),
+        ({}, "an unknown format; its keys are none"),
         ([], "is not a JSON object"),
     ],
 )

@@ -82,8 +82,8 @@ def test_no_template_and_no_tokenizer(folder: Path, tmp_path: Path) -> None:
         ("{% for m in messages %}", "cannot be rendered"),
         ("{{ messages[7].content.x.y }}", "cannot be rendered"),
         ("{{ raise_exception('no') }}", "cannot be rendered"),
-        ("{% for m in messages %}{{ loop.index }}{{ m.content }}|{% endfor %}", "opens unlike the first"),
-        ("{% for m in messages %}{{ m.content }}{{ '' if add_generation_prompt else '|' }}{% endfor %}>", "cannot be split"),
+        ("{% for m in messages %}{{ loop.index }}{{ m.content }}|{% endfor %}", "does not open like the first"),
+        ("{% for m in messages %}{{ m.content }}{{ '' if add_generation_prompt else '|' }}{% endfor %}>", "is not supported"),
     ],
 )
 def test_templates_that_cannot_be_split(template: str, says: str, folder: Path) -> None:
@@ -191,13 +191,13 @@ def test_notes(folder: Path, tmp_path: Path) -> None:
         return read_chat(folder, config, found)[1] if found else ()
 
     exact = replace(CONFIG, vocab_size=len(PIECES) + 94)
-    assert said(exact) == ("no chat template: prompts need --raw, and there is no `dgemma chat`",)
+    assert said(exact) == ("no chat template: prompts need --raw, and `dgemma chat` is not available",)
     template = folder / "chat_template.jinja"
     template.write_text(TEMPLATE, encoding="utf-8")
     assert said(exact) == ()
     assert said() == ("tokenizer.json: ids 103 to 299 of the model have no text",)
     template.write_text(TEMPLATE.replace("<end_of_turn>", ""), encoding="utf-8")
-    without = "chat_template.jinja: no stop token ends an answer, so the model may not end its own"
+    without = "chat_template.jinja: no stop token ends an answer, so answers may run to their full length"
     assert said(exact) == (without,)
     assert said(replace(exact, eos_token_ids=())) == ()  # the model's own configs say that
     (folder / "chat_template.json").write_text('{"chat_template": "other"}', encoding="utf-8")

@@ -53,7 +53,7 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) ->
     [
         ({"max_tokens": 3}, r"unknown keyword max_tokens; did you mean max_new_tokens\?"),
         ({"zzz": 3}, "unknown keyword zzz; choose from max_new_tokens, seed, "),
-        ({"settle": 0.1, "early_commit": 0.1}, "settle is the old name of early_commit; give early_commit alone"),
+        ({"settle": 0.1, "early_commit": 0.1}, "settle is the old name of early_commit; give only early_commit"),
     ],
 )
 def test_unknown_keywords_and_two_names_of_one(keywords: dict[str, Any], says: str) -> None:

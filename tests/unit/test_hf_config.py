@@ -169,7 +169,7 @@ def test_where_values_come_from(folder: Path) -> None:
     assert (found.global_head_dim, found.global_num_kv_heads) == (512, DENSE.num_kv_heads)  # transformers' default
 
 
-NOBODY = "no stop token: every answer runs to its full length; name eos_token_id in generation_config.json"
+NOBODY = "no stop token: every answer runs to its full length; set eos_token_id in generation_config.json"
 ABSENT = object()
 
 
@@ -178,9 +178,9 @@ ABSENT = object()
     [
         ([5, 6], 9, 7, (5, 6), None),
         (5, [], None, (5,), None),
-        ([], 9, 7, (9,), "generation_config.json names no stop token: config.json's are taken (9)"),
-        (None, [], [7, 8], (7, 8), "generation_config.json names no stop token: config.json's are taken (7, 8)"),
-        (ABSENT, ABSENT, ABSENT, (1,), "generation_config.json names no stop token: config.json's are taken (1)"),
+        ([], 9, 7, (9,), "generation_config.json names no stop token: config.json's are used (9)"),
+        (None, [], [7, 8], (7, 8), "generation_config.json names no stop token: config.json's are used (7, 8)"),
+        (ABSENT, ABSENT, ABSENT, (1,), "generation_config.json names no stop token: config.json's are used (1)"),
         ([], [], [], (), NOBODY),
         (None, ABSENT, None, (), NOBODY),
     ],
@@ -201,7 +201,7 @@ def test_stop_tokens_come_from_the_first_place_that_names_any(
 
 def test_a_folder_without_generation_config_says_so(folder: Path) -> None:
     (folder / "generation_config.json").unlink()
-    assert notes(folder)[0] == "no generation_config.json: the sampler has its defaults"
+    assert notes(folder)[0] == "no generation_config.json: the sampler uses its defaults"
 
 
 def test_unknown_keys_beside_the_text_config_are_named_once(folder: Path) -> None:

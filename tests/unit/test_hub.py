@@ -41,7 +41,7 @@ def test_main_decides_which(snapshot: Path) -> None:
     newer.mkdir()
     assert hub.folder_of(REPO) == snapshot
     (snapshot.parents[1] / "refs" / "main").write_text(newer.name)
-    with pytest.raises(CheckpointError, match=rf"^{newer}: .* was cut, config.json is missing \(3 in all\); .*{FETCH}$"):
+    with pytest.raises(CheckpointError, match=rf"^{newer}: .* is incomplete: config.json is missing \(3 in all\); .*{FETCH}$"):
         hub.folder_of(REPO)
 
 
@@ -57,7 +57,7 @@ def test_an_id_that_was_not_fetched(snapshot: Path, capsys: pytest.CaptureFixtur
     for command in (["export", "a/b", "--out", "x"], ["quantize", "a/b", "--recipe", "w8", "--out", "x"], ["plan", "a/b"]):
         assert dispatch(command) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "a/b: is no folder, and the hub's cache" in error and "`hf download a/b`" in error
+        assert error.count("\n") == 1 and "a/b: is not a folder, and the hub's cache" in error and "`hf download a/b`" in error
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -68,7 +68,7 @@ def test_a_download_that_was_cut(snapshot: Path, name: str, cut: str) -> None:
     path.resolve().unlink()
     if cut == "link":
         path.unlink()
-    with pytest.raises(CheckpointError, match=rf"^{snapshot}: .* was cut, {name} is missing \(1 in all\); .*{FETCH}$"):
+    with pytest.raises(CheckpointError, match=rf"^{snapshot}: .* is incomplete: {name} is missing \(1 in all\); .*{FETCH}$"):
         hub.folder_of(REPO)
 
 
@@ -86,7 +86,7 @@ def test_what_the_cache_knows_to_be_missing(snapshot: Path, monkeypatch: pytest.
         raise IncompleteSnapshotError("3 file(s) are missing", snapshot_path=str(snapshot))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", look_up)
-    with pytest.raises(CheckpointError, match=rf"^{snapshot}: .* was cut, files are missing; finish it with {FETCH}$"):
+    with pytest.raises(CheckpointError, match=rf"^{snapshot}: .* is incomplete: files are missing; finish it with {FETCH}$"):
         hub.folder_of(REPO)
 
 

@@ -89,7 +89,7 @@ def test_metadata_says_windows_heads_and_vocabulary(tmp_path: Path) -> None:
 
 
 def test_shapes_that_blocks_do_not_fill_and_experts_are_refused() -> None:
-    with pytest.raises(UsageError, match="a width of 8 is no multiple of the 32"):
+    with pytest.raises(UsageError, match="a width of 8 is not a multiple of the 32"):
         list(gguf.tensors(MODEL_CONFIG))
     with pytest.raises(UsageError, match="mixture of experts"):
         list(gguf.tensors(PRESETS["26b-a4b"]))
@@ -292,7 +292,7 @@ def test_widths_that_do_not_fit_and_a_missing_library_are_reasons(
     out = tmp_path / "r.json"
     assert run([str(bundle), "--peers", "llama.cpp/q8_0", "--prefix", "32", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["left_out"] == [
-        {"peer": "llama.cpp/q8_0", "why": "a width of 8 is no multiple of the 32 weights of a GGUF block"}
+        {"peer": "llama.cpp/q8_0", "why": "a width of 8 is not a multiple of the 32 weights of a GGUF block"}
     ]
     given = ["--llama", str(tmp_path / "llama"), "--prefix", "32", "--out", str(out)]
     fits = write_bundle(tmp_path / "fits.dgemma", model=replace(SHAPE, vocab_size=618))

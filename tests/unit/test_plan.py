@@ -180,7 +180,7 @@ def test_shipped_profiles_are_complete_and_say_where_figures_come_from() -> None
         (("engines", "onnx", "layer_s"), None, "number"),
         (("engines", "tflite"), {}, "share_products"),
         (("engines",), {}, "engine"),
-        (("sources", "products"), "", "source of products"),
+        (("sources", "products"), "", "source for products"),
         (("gpu",), 1, "unknown key 'gpu'"),
         (("memory_bytes",), float("nan"), "integer"),
         (("cache",), {"bytes": 1, "bytes_per_s": 1e11}, "bytes 1"),

@@ -112,10 +112,10 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path) -> None:
         fit.as_result(broken, "x.json")
     broken = json.loads(RESULTS["2b-w8-onnx"].read_text())
     del broken["ceilings"]
-    with pytest.raises(UsageError, match="no complete result"):
+    with pytest.raises(UsageError, match="not a complete result"):
         fit.as_result(broken, "x.json")
     (tmp_path / "x.json").write_text("[]")
-    with pytest.raises(UsageError, match="no result of dgemma bench"):
+    with pytest.raises(UsageError, match="not a result of dgemma bench"):
         fit.read_result(tmp_path / "x.json", "--test")
     with pytest.raises(UsageError, match="also under --fit"):
         plan_check.main(["--fit", "a.json", "--test", "a.json"])

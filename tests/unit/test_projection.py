@@ -274,9 +274,11 @@ def test_what_cannot_be_projected_is_one_line_and_status_2(files: Files, tmp_pat
         assert len(lines) == 1
         return lines[0]
 
-    assert "is no result of `python -m dgemma.benchmarks.studies.widths`" in refused("--widths", str(tmp_path / "absent.json"))
-    assert "is no result of `python -m dgemma.benchmarks.studies.widths`" in refused("--widths", str(files["peers"]))
-    assert "is no result of `python -m dgemma.benchmarks.studies.peers`" in refused("--peers", str(files["widths"]))
+    assert "is not a result of `python -m dgemma.benchmarks.studies.widths`" in refused(
+        "--widths", str(tmp_path / "absent.json")
+    )
+    assert "is not a result of `python -m dgemma.benchmarks.studies.widths`" in refused("--widths", str(files["peers"]))
+    assert "is not a result of `python -m dgemma.benchmarks.studies.peers`" in refused("--peers", str(files["widths"]))
     assert "--steps 0 must be between 1 and 4096" in refused("--steps", "0")
     short = tmp_path / "short.jsonl"
     short.write_text('{"task": "t", "prompt": "p"}\n')

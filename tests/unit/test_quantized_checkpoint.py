@@ -153,7 +153,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda f: edit_json(f / DESCRIPTION, lambda v: v["files"].update({"../x": {"size": 1, "sha256": ""}}), sign=True),
-        "'../x' is no plain file",
+        "'../x' is not a plain file",
     ),
 ]
 
@@ -198,7 +198,7 @@ def test_tensors_that_do_not_fit_are_named(store: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"tensor {UP}\.multipliers is missing"):
         open_quantized(store)
     rewrite(store, lambda t: t.update({f"{UP}.multipliers": t[f"{UP}.scale"].clone(), "other": t[f"{UP}.scale"].clone()}))
-    with pytest.raises(CheckpointError, match="tensor other is surplus"):
+    with pytest.raises(CheckpointError, match="tensor other is unexpected"):
         open_quantized(store)
 
 
@@ -254,7 +254,7 @@ def test_a_nan_is_named_and_leaves_nothing(source: Path) -> None:
         (["FLOAT", "--recipe", "w5"], "--recipe 'w5' is unknown"),
         (["FLOAT"], "groups of 128 do not divide"),
         (["FLOAT", "--recipe", "w8", "--calibration", "c.jsonl"], "c.jsonl: cannot be read"),
-        (["FLOAT", "--recipe", "fp32", "--calibration", "c.jsonl"], "has no use for it"),
+        (["FLOAT", "--recipe", "fp32", "--calibration", "c.jsonl"], "does not use it"),
         (["FLOAT", "--recipe", "w8", "--out", "FLOAT"], "exists already"),
         (["FLOAT", "--recipe", "w8", "--out", "no/where"], "does not exist"),
     ],

@@ -102,7 +102,7 @@ def test_widths_that_are_not_asked_for_are_shares_of_the_canvas() -> None:
     ("options", "phrase"),
     [
         (["--widths", "17"], "--widths 17 must be between 1 and the canvas of 16"),
-        (["--widths", "a,b"], "--widths a,b must be numbers with commas between"),
+        (["--widths", "a,b"], "--widths a,b must be numbers separated by commas"),
         (["--prefix", str(CONTEXT)], f"--prefix {CONTEXT}: with a canvas it fills more than the context; give at most"),
         (["--rounds", "0"], "--rounds 0 must be between 1 and"),
         (["--threads", "0"], "--threads 0 must be between 1 and"),

@@ -76,7 +76,7 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
     d, f = config.hidden_size, config.intermediate_size
     widths = [d, f, *(config.num_heads * config.layer_head_dim(i) for i in range(config.num_layers))]
     if bad := [width for width in widths if width % _BLOCK]:
-        raise UsageError(f"a width of {bad[0]} is no multiple of the {_BLOCK} weights of a GGUF block")
+        raise UsageError(f"a width of {bad[0]} is not a multiple of the {_BLOCK} weights of a GGUF block")
     yield Tensor(name="token_embd.weight", dims=(d, config.vocab_size))
     yield Tensor(name="output_norm.weight", dims=(d,))
     yield Tensor(name="rope_freqs.weight", dims=(config.global_head_dim // 2,))

@@ -17,14 +17,14 @@ from dgemma.cli.terminal import abandon, prepare_streams
 
 # command → (module, one line of help)
 COMMANDS = {
-    "export": ("dgemma.cli.export", "Lower a checkpoint to a bundle."),
+    "export": ("dgemma.cli.export", "Export a checkpoint to a bundle."),
     "quantize": ("dgemma.cli.quantize", "Quantize a checkpoint to integers, once for all engines."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
-    "chat": ("dgemma.cli.chat", "Talk to a bundle, turn by turn."),
-    "inspect": ("dgemma.cli.inspect", "Hash every file of a bundle and show what is in it."),
-    "verify": ("dgemma.cli.verify", "Hash a bundle's files; compare it with its golden trajectories or with the float model."),
-    "bench": ("dgemma.cli.bench", "Measure a bundle: speed, memory and load time, against what the machine can do."),
-    "eval": ("dgemma.cli.eval", "Score a bundle on MMLU, HellaSwag, GSM8K or your own questions, with what answers cost."),
+    "chat": ("dgemma.cli.chat", "Chat with a bundle."),
+    "inspect": ("dgemma.cli.inspect", "Check every file of a bundle and show what is in it."),
+    "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),
+    "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and what the machine could do."),
+    "eval": ("dgemma.cli.eval", "Score a bundle on MMLU, HellaSwag, GSM8K or your own questions."),
     "plan": ("dgemma.cli.plan", "Predict size, memory and speed on a device, and recommend a configuration."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
@@ -99,10 +99,12 @@ def usage() -> str:
 
 
 def _invoke(name: str, args: list[str]) -> int:
-    import typer
-
     from dgemma.core.errors import DgemmaError
 
+    try:
+        import typer
+    except ModuleNotFoundError as error:
+        return _missing(name, error)
     module, text = COMMANDS[name]
     try:
         run: Callable[..., Any] = import_module(module).run
@@ -146,7 +148,7 @@ def _tell_renamed(seen: Sequence[str]) -> None:
     for old in dict.fromkeys(option for option in seen if option in _RENAMED):
         new = _RENAMED[old]
         if seen.count(new) > 1:
-            raise UsageError(f"--{old} is the old name of --{new}; give --{new} alone")
+            raise UsageError(f"--{old} is the old name of --{new}; give only --{new}")
         print(f"warning: --{old} is called --{new} now", file=sys.stderr)
 
 

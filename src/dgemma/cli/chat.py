@@ -100,7 +100,7 @@ def _command(session: Session, line: str, options: GenerateOptions, turns: list[
         says = HELP
     elif name == "/system":
         changed = replace(options, system=text or None)
-        says = "the system turn is set" if text else "the system turn is left out"
+        says = "the system turn is set" if text else "the system turn is removed"
     elif name == "/think" and text in ("on", "off"):
         changed = replace(options, think=text == "on")
         says = f"thinking is {text}"
@@ -135,11 +135,11 @@ def answer(session: Session, line: str, options: GenerateOptions, turns: list[Me
                 result = session.generate(line, options, on_step=view)
     except PromptTooLong as error:
         print(f"the context is full: {error}", file=sys.stderr)
-        print("/reset forgets the conversation and goes on; a shorter message may still fit; /exit ends", file=sys.stderr)
+        print("a shorter message may still fit; /reset forgets the conversation, /exit ends it", file=sys.stderr)
         return None
     except KeyboardInterrupt:
         session.rewind(min(before, len(session.prefix_ids)))
-        print("stopped; this turn is taken back", file=sys.stderr)
+        print("stopped; this turn was taken back", file=sys.stderr)
         return None
     turns += [asked, replace(result.message, thinking="")]
     if result.thinking:
@@ -150,7 +150,7 @@ def answer(session: Session, line: str, options: GenerateOptions, turns: list[Me
     if live:
         print(stats(result), file=sys.stderr)
     if result.stop_reason == "context":
-        print("the context is full, so the answer ends here; /reset forgets the conversation, /exit ends", file=sys.stderr)
+        print("the context is full, so the answer ends here; /reset forgets the conversation, /exit ends it", file=sys.stderr)
     elif result.stop_reason == "length" and not result.pads:
         print(f"the answer was cut after {counted(result.count, 'token')}; see --max-new-tokens", file=sys.stderr)
     return result

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dgemma.core.config import check_random_weights
 from dgemma.core.engines import engines_of
 from dgemma.core.progress import notes, stages
 
@@ -27,28 +28,38 @@ def run(
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, or NAME.json; fp32 if not given, w4-mixed above 2 GB."),
+        typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, or NAME.json; default: fp32, above 2 GB w4-mixed."),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps T for one canvas at most.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Most denoising steps T of a canvas.")] = None,
     canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,
-    context: Annotated[int | None, typer.Option("--context", help="All positions: prompt, committed and canvas.")] = None,
-    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Seed of random weights.")] = None,
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Prompts (.jsonl) for a recipe with gptq.")] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", help="Most positions in all: prompt, committed and canvas.")
+    ] = None,
+    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Use random weights with this seed.")] = None,
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ (.jsonl).")] = None,
     soft: Annotated[
-        str | None, typer.Option("--soft", help="Soft embedding of all ids (exact), or of the K likeliest (topk:K).")
+        str | None, typer.Option("--soft", help="Self-conditioning averages all ids (exact) or the K likeliest (topk:K).")
     ] = None,
     large_golden: Annotated[
-        bool, typer.Option("--golden", help="Golden trajectories of a large model too, artifact and float: takes long.")
+        bool, typer.Option("--golden", help="Record golden trajectories even of a large model (slow).")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
 ) -> int:
+    from dgemma.model.hf_config import find_config
+    from dgemma.quantize.recipes import find
+
+    engines = engines_of(engine)
+    check_random_weights(random_weights)
+    find_config(checkpoint)  # what is wrong with these is said before a package is missed that takes long to install
+    if recipe is not None:
+        find(recipe)
+
     from dgemma.export import pipeline, request, room
     from dgemma.export.countdown import Countdown, pace
     from dgemma.export.estimate import Estimate
     from dgemma.export.quiet import quiet
     from dgemma.verify import golden
 
-    engines = engines_of(engine)
     options: dict[str, Any] = {
         "recipe": recipe,
         "steps": steps,

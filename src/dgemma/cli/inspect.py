@@ -27,7 +27,7 @@ def run(
         kept = [{"path": str(path), "bytes": size, "sound": sound} for path, size, sound in cache.held(opened.digest)]
         more = {"verified": True, "total_bytes": total, "cache": kept, "verify": found, "verify_problem": problem}
         if found is not None and found["digest"] != opened.digest:
-            more |= {"verify": None, "verify_problem": f"what `dgemma verify` kept is for digest {found['digest']}"}
+            more |= {"verify": None, "verify_problem": f"the result that `dgemma verify` kept is for digest {found['digest']}"}
         more["executorch_variant"] = executorch.variant()
         print_json({**opened.manifest.to_dict(), **more})
     else:
@@ -68,7 +68,7 @@ def summary(bundle: Bundle) -> list[str]:
     lines.append(f"packed weights kept on this machine{'' if cache.enabled() else ' (DGEMMA_CACHE is off)'}")
     kept = cache.held(bundle.digest)
     for path, size, sound in kept:
-        lines.append(f"  {size:>12,}  {path}{'' if sound else ' (damaged; made again when it is needed)'}")
+        lines.append(f"  {size:>12,}  {path}{'' if sound else ' (damaged; made again when needed)'}")
     lines += [] if kept else ["  none"]
     return lines
 

@@ -37,7 +37,7 @@ EarlyCommitOption = Annotated[
     typer.Option(
         "--early-commit",
         metavar="NATS",
-        help="Keep the token of a position once its entropy is below NATS, and compute the position no more.",
+        help="Keep a position's token once its entropy is below NATS, and stop computing the position.",
     ),
 ]
 StartWidthOption = Annotated[
@@ -50,7 +50,7 @@ StartWidthOption = Annotated[
 ]
 RecheckOption = Annotated[
     bool,
-    typer.Option("--recheck", help="Run all positions once more before a canvas is committed, and go on if any changes."),
+    typer.Option("--recheck", help="Run all positions once more before a canvas is committed, and continue if any changes."),
 ]
 SpeculateOption = Annotated[
     bool,

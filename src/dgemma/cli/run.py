@@ -76,7 +76,7 @@ def run(
     from dgemma.runtime.session import Session
 
     if messages is not None and (prompt is not None or prompt_ids is not None):
-        raise UsageError("give --messages, or a prompt, not both")
+        raise UsageError("give either --messages or a prompt, not both")
     conversation, tools = (None, tuple[dict[str, Any], ...]()) if messages is None else read_conversation(messages)
     given = _prompt(prompt, prompt_ids) if messages is None else None
     if trace is not None:
@@ -182,7 +182,7 @@ def _prompt(prompt: str | None, prompt_ids: str | None) -> str | list[int]:
         try:
             return [int(part) for part in prompt_ids.split(",") if part.strip()]
         except ValueError:
-            raise UsageError(f"--prompt-ids {prompt_ids[:60]!r}: must be integers with commas between, such as 1,2,3") from None
+            raise UsageError(f"--prompt-ids {prompt_ids[:60]!r}: must be integers separated by commas, such as 1,2,3") from None
     if prompt is not None:
         return prompt
     if sys.stdin.isatty():

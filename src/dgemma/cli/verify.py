@@ -24,29 +24,35 @@ def run(
     bundle: BundleArgument,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="The float checkpoint to compare with.")] = None,
     reference: Annotated[
-        str, typer.Option("--reference", help="What the many prompts are compared with: torch, or tpu (JAX, bfloat16).")
+        str, typer.Option("--reference", help="What the gate compares with: torch, or tpu (JAX in bfloat16).")
     ] = "torch",
     engine: EngineOption = None,
-    golden_only: Annotated[bool, typer.Option("--golden-only", help="The golden prompts alone, not the many.")] = False,
+    golden_only: Annotated[bool, typer.Option("--golden-only", help="Run only the golden prompts, not the gate.")] = False,
     write_golden: Annotated[
-        Path | None, typer.Option("--write-golden", metavar="FILE", help="Write the reference's trajectories, and stop.")
+        Path | None,
+        typer.Option("--write-golden", metavar="FILE", help="Write the reference's trajectories, and nothing else."),
     ] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Draw the figures, as PNG and HTML.")] = None,
-    compare: Annotated[list[Path] | None, typer.Option("--compare", help="Another verified bundle, drawn too.")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="JSONL with prompt, task, answer.")] = None,
-    count: Annotated[int | None, typer.Option("--count", help="How many prompts, evenly over the tasks.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write plots and an HTML page to DIR.")] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option("--compare", help="Another verified bundle to include in the report.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="Prompts of the gate: JSON lines with prompt, task, answer."),
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", help="Number of prompts of the gate, spread over the tasks.")] = None,
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: what is kept beside the bundle.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the results kept beside the bundle.")] = False,
 ) -> int:
     with_checkpoint = {"--prompts": prompts, "--count": count, "--write-golden": write_golden}
     _check_options(checkpoint, reference, report, compare, with_checkpoint)
     if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
-        raise UsageError(f"{given[0]} is for the many prompts, which --golden-only leaves out; give one of them")
+        raise UsageError(f"{given[0]} is for the gate, which --golden-only skips; give one of the two")
     others = _others(report, compare)
     if checkpoint is not None and write_golden is None:
         from dgemma.verify.backends import check_float_backends
 
-        check_float_backends(bundle, checkpoint)
+        check_float_backends(bundle, checkpoint, None if golden_only else reference)
     _warn_of_another(bundle, checkpoint)
     if write_golden is not None:
         assert checkpoint is not None
@@ -120,7 +126,7 @@ def _warn_of_another(bundle: Path, checkpoint: str | None) -> None:
 
     manifest, _ = read_manifest(bundle, check_files=False)
     if why := source_checkpoint.describe(manifest, checkpoint)["difference"]:
-        print(f"warning: --checkpoint {why}; comparing all the same", file=sys.stderr)
+        print(f"warning: --checkpoint {why}; comparing anyway", file=sys.stderr)
 
 
 def _ladder(
@@ -163,7 +169,7 @@ def _draw(report: Path, bundle: Path, values: dict[str, Any], others: dict[str, 
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError):  # figures kept from before, in a file that was edited
-        raise UsageError(f"{outcome.place(bundle)}: is damaged; give --checkpoint to compare anew") from None
+        raise UsageError(f"{outcome.place(bundle)}: is damaged; give --checkpoint to compare again") from None
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
 

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgemma.core.errors import CheckpointError
+from dgemma.core.errors import CheckpointError, UsageError
 
 LayerType = Literal["sliding_attention", "full_attention"]
 SLIDING: LayerType = "sliding_attention"
@@ -133,3 +133,9 @@ PRESETS: dict[str, ModelConfig] = {
         moe_intermediate_size=704,
     ),
 }  # fmt: skip
+
+
+def check_random_weights(seed: int | None) -> None:
+    """Check the seed of `--random-weights`, if there is one; raises UsageError."""
+    if seed is not None and not 0 <= seed < 1 << 64:
+        raise UsageError(f"--random-weights {seed} must be between 0 and 2^64-1")

@@ -84,12 +84,12 @@ class GenerateOptions:
         if self.loop not in LOOPS:
             raise UsageError(f"unknown loop {self.loop!r}; choose one of {', '.join(LOOPS)}")
         if self.system is not None and not (isinstance(self.system, str) and self.system.strip()):
-            raise UsageError("system must be a text that is not empty")
+            raise UsageError("system must be a string that is not empty")
         if not isinstance(self.think, bool):
             raise UsageError(f"think {self.think!r} must be True or False")
         object.__setattr__(self, "tools", read_tools(self.tools))
         if self.raw and self.speaks:
-            raise UsageError("raw leaves the chat template out, which system, think and tools need; leave raw out")
+            raise UsageError("raw skips the chat template, which system, think and tools need; leave raw out")
         if self.compute is not None and self.loop != "host":
             options = "early_commit, start_width and speculate"
             raise UsageError(f"{options} need loop host: the fused graph runs every position in every step")
@@ -115,7 +115,7 @@ def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"unknown keyword {name}; {cure}")
     for old in _RENAMED.keys() & keywords:
         if _RENAMED[old] in keywords:
-            raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give {_RENAMED[old]} alone")
+            raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give only {_RENAMED[old]}")
         warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=4)  # of who calls `generate`
     return {_RENAMED.get(name, name): value for name, value in keywords.items()}
 

@@ -126,7 +126,7 @@ class Manifest:
         except UnknownKey as error:
             raise BundleError(f"{where}: {error}; this bundle was written by a newer dgemma, or edited") from None
         except (CheckpointError, UsageError, WrongKind) as error:
-            raise BundleError(f"{where}: a value is missing or of the wrong kind ({error}); export the bundle again") from None
+            raise BundleError(f"{where}: a value is missing or has the wrong type ({error}); export the bundle again") from None
 
 
 def canonical(values: dict[str, Any]) -> bytes:

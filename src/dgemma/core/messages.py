@@ -64,7 +64,7 @@ def read_tools(values: object) -> tuple[dict[str, Any], ...]:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
             raise UsageError(f'tool {number}: must be an object such as {{"type": "function", "function": {{"name": "f"}}}}')
         if not isinstance(function.get("description", ""), str):
-            raise UsageError(f"tool {number}: description must be a text")
+            raise UsageError(f"tool {number}: description must be a string")
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise UsageError(f"tool {number}: parameters must be an object, a JSON schema")
@@ -94,10 +94,10 @@ def _message(value: object, where: str) -> Message:
     elif isinstance(content, Sequence) and not isinstance(content, str) and content:
         content = _joined(content, where)
     elif not isinstance(content, str):
-        raise UsageError(f"{where}: content must be a text" + (" or an object" if role == "tool" else ""))
+        raise UsageError(f"{where}: content must be a string" + (" or an object" if role == "tool" else ""))
     texts = {key: value.get(key) for key in _KEYS[3:]}
     if wrong := [key for key, text in texts.items() if text is not None and not isinstance(text, str)]:
-        raise UsageError(f"{where}: {wrong[0]} must be a text")
+        raise UsageError(f"{where}: {wrong[0]} must be a string")
     return Message(
         role=str(role),
         content=content,
@@ -114,9 +114,9 @@ def _joined(parts: Sequence[object], where: str) -> str:
     for number, part in enumerate(parts, 1):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text":
-            raise UsageError(f"{where}: content part {number} has type {kind!r}; only text parts are taken")
+            raise UsageError(f"{where}: content part {number} has type {kind!r}; only text parts are supported")
         if not isinstance(part, Mapping) or not isinstance(text := part.get("text"), str):
-            raise UsageError(f"{where}: text of content part {number} must be a text")
+            raise UsageError(f"{where}: text of content part {number} must be a string")
         texts.append(text)
     return texts[0] if len(texts) == 1 else "".join(text.strip() for text in texts)
 
@@ -127,7 +127,7 @@ def _call(value: object, where: str) -> ToolCall:
         return value
     function = value.get("function") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise UsageError(f'{where}: a tool call must be such as {{"function": {{"name": "f", "arguments": {{}}}}}}')
+        raise UsageError(f'{where}: a tool call must have the form {{"function": {{"name": "f", "arguments": {{}}}}}}')
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
@@ -138,7 +138,7 @@ def _call(value: object, where: str) -> ToolCall:
         raise UsageError(f"{where}: arguments of {function['name']!r} must be an object of JSON values")
     name = value.get("id")
     if name is not None and not isinstance(name, str):
-        raise UsageError(f"{where}: the id of a tool call must be a text")
+        raise UsageError(f"{where}: the id of a tool call must be a string")
     return ToolCall(name=function["name"], arguments=dict(arguments), id=name)
 
 
@@ -152,7 +152,7 @@ def _check_response(response: object, where: str) -> None:
         raise UsageError(f"{where}: response must be an object")
     for key in ("description", "type"):
         if response is not None and not isinstance(response.get(key) or "", str):
-            raise UsageError(f"{where}: {key} of the response must be a text")
+            raise UsageError(f"{where}: {key} of the response must be a string")
 
 
 def _check_schema(schema: Mapping[str, Any], where: str) -> None:
@@ -180,4 +180,4 @@ def _is_json(value: object) -> bool:
 
 
 def _no_json(where: str) -> dict[str, Any]:
-    raise UsageError(f"{where}: must hold JSON values alone")
+    raise UsageError(f"{where}: must hold only JSON values")

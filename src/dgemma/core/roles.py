@@ -27,9 +27,9 @@ TRIMS: dict[str, Callable[[str], str]] = {
     "end": lambda text: text.rstrip(WHITESPACE),
 }
 Flag = Literal["no", "yes"]
-NO_THINKING = "this bundle has no thinking; leave out --think (think=)"
-NO_SYSTEM = "this bundle has no system turn; leave out --system (system=)"
-NO_TOOLS = "this bundle has no tools; leave out tools of the --messages file (tools=)"
+NO_THINKING = "this bundle does not support thinking; leave out --think (think=)"
+NO_SYSTEM = "this bundle does not support system turns; leave out --system (system=)"
+NO_TOOLS = "this bundle does not support tools; leave out tools in the --messages file (tools=)"
 GEMMA = "gemma"  # the form of tools that `gemma_tools` writes
 
 
@@ -212,7 +212,7 @@ def _opening(roles: Roles, head: Message | None, think: bool, tools: Sequence[Ma
 def _calls(roles: Roles, message: Message, following: Sequence[Message]) -> Iterator[int | str]:
     """Calls, and the results that follow them, as Gemma's template orders them."""
     if (tools := roles.tools) is None:
-        raise UsageError("this bundle has no tools; leave tool_calls out")
+        raise UsageError("this bundle does not support tools; leave tool_calls out")
     writer = gemma_tools.Writer(quote=tools.quote, null=tools.null)
     for call in message.tool_calls:
         yield tools.call[0]

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgemma.core.errors import BundleError
+
 FOLDER = Path(__file__).resolve().parents[1] / "bundles"
 NAMES = ("tiny",)
 
 
 def bundle_path(named: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle: that of a shipped one for its name, unless the working directory has a folder of that name."""
+    """The folder of a bundle: that of a shipped one for its name, unless the working directory has a folder of that name.
+
+    Raises:
+        BundleError: the name is empty.
+    """
+    if not os.fspath(named):
+        raise BundleError(f"'' is not a bundle; give the path of one, or {', '.join(NAMES)}")
     path = Path(named)
     return FOLDER / f"{path}.dgemma" if str(named) in NAMES and not path.is_dir() else path
 

@@ -108,6 +108,9 @@ final class Arguments {
         if (cache != null) {
             options = options.cacheFolder(new File(cache));
         }
+        if ("0".equals(System.getenv("DGEMMA_CHECK_MEMORY"))) {
+            options = options.checkMemory(false);
+        }
         if (values.containsKey("--threads")) {
             int threads = number("--threads", 0);
             if (threads < 1 || threads > 1024) {

@@ -156,7 +156,7 @@ final class RunCommand {
                     .mapToInt(Integer::parseInt).toArray();
         } catch (NumberFormatException error) {
             throw new UsageException(
-                    "--prompt-ids '" + text + "': must be integers with commas between, such as 1,2,3");
+                    "--prompt-ids '" + text + "': must be integers separated by commas, such as 1,2,3");
         }
     }
 

@@ -73,10 +73,10 @@ public class MainTest {
         refused("--json", "run", missing, "-p", "x", "--trace");
         refused("needs a value", "run", missing, "-p");
         refused("given twice", "run", missing, "-p", "x", "-p", "y");
-        refused("earlyCommit 0.0 must be a positive number of nats", "run", missing, "-p", "x", "--early-commit", "0");
+        refused("early commit 0.0 must be a positive number of nats", "run", missing, "-p", "x", "--early-commit", "0");
         refused("--early-commit 'low' must be a number", "run", missing, "-p", "x", "--early-commit", "low");
         refused("--start-width '-4': must be auto, or a number", "run", missing, "-p", "x", "--start-width", "-4");
-        refused("startWidth 0 must be auto", "run", missing, "-p", "x", "--canvas", "0"); // the old spelling
+        refused("start width 0 must be auto", "run", missing, "-p", "x", "--canvas", "0"); // the old spelling
         refused("seconds", "bench", missing, "--seconds", "0");
         File prompts = temporary.newFile();
         Files.write(prompts.toPath(), "{\"prompt\": \"x\"}\n{\"prompt\": 3}\n".getBytes(StandardCharsets.UTF_8));
@@ -128,8 +128,8 @@ public class MainTest {
             assertEquals("[, [], []]", Arrays.asList(
                     found.get("thinking"), found.get("tool_calls"), found.get("warnings")).toString());
         }
-        refused("this bundle has no thinking; leave out --think", "run", BUNDLE.getPath(), "-p", "x", "--think");
-        refused("this bundle has no system turn; leave out --system", "run", BUNDLE.getPath(), "-p", "x", "--system", "y");
+        refused("this bundle does not support thinking; leave out --think", "run", BUNDLE.getPath(), "-p", "x", "--think");
+        refused("this bundle does not support system turns; leave out --system", "run", BUNDLE.getPath(), "-p", "x", "--system", "y");
         refused("give one of -p", "run", BUNDLE.getPath(), "-p", "x", "--messages", file.getPath());
         refused("--messages none: cannot be read", "run", BUNDLE.getPath(), "--messages", "none");
         String[][] wrong = {{"[", "is not JSON"}, {"[]", "messages must be a list"}, {"{\"say\": 1}", "unknown key 'say'"},
@@ -195,9 +195,9 @@ public class MainTest {
             assertEquals(Arrays.toString(options), "piob", less.get("text"));
             assertTrue(Arrays.toString(options), (Long) less.get("position_forwards") < positionForwards);
         }
-        refused("give earlyCommit or startWidth as well", "run", BUNDLE.getPath(), "-p", "x", "--recheck");
+        refused("give early commit or start width as well", "run", BUNDLE.getPath(), "-p", "x", "--recheck");
         refused("need loop host", "run", BUNDLE.getPath(), "-p", "x", "--speculate", "--loop", "graph");
-        refused("startWidth 65 must be auto, or at most the exported 64", "run", BUNDLE.getPath(), "-p", "x",
+        refused("start width 65 must be auto, or at most the exported 64", "run", BUNDLE.getPath(), "-p", "x",
                 "--start-width", "65");
     }
 

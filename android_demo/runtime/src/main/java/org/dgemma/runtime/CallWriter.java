@@ -236,7 +236,7 @@ final class CallWriter {
     /** As Python's {@code str}; what JSON schema has as text must not be an object or a list. */
     private static String plain(@Nullable Object value) {
         if (value instanceof Map || value instanceof List) {
-            throw new UsageException("a type, a description or a required name in a tool's schema must be a text");
+            throw new UsageException("a type, a description or a required name in a tool's schema must be a string");
         }
         if (value instanceof Boolean) {
             return (Boolean) value ? "True" : "False";

@@ -12,9 +12,9 @@ import org.jspecify.annotations.Nullable;
  * the model answers. It knows nothing of tokenizers.
  */
 final class Composer {
-    static final String NO_THINKING = "this bundle has no thinking; leave out --think (think)";
-    static final String NO_SYSTEM = "this bundle has no system turn; leave out --system (system)";
-    static final String NO_TOOLS = "this bundle has no tools; leave out tools of the --messages file (tools)";
+    static final String NO_THINKING = "this bundle does not support thinking; leave out --think (think)";
+    static final String NO_SYSTEM = "this bundle does not support system turns; leave out --system (system)";
+    static final String NO_TOOLS = "this bundle does not support tools; leave out tools in the --messages file (tools)";
 
     private final Roles roles;
     private final boolean think;
@@ -170,7 +170,7 @@ final class Composer {
     /** Calls, and the results that follow them, as Gemma's template orders them. */
     private void calls(Message message, List<Message> following) {
         if (roles.tools == null) {
-            throw new UsageException("this bundle has no tools; leave tool_calls out");
+            throw new UsageException("this bundle does not support tools; leave tool_calls out");
         }
         CallWriter writer = new CallWriter(out, roles.tools);
         for (ToolCall call : message.toolCalls) {

@@ -17,7 +17,7 @@ public final class ComputePolicy {
     static final String ACTIVE = "denoise_active";
     static final String CHECK = "check";
 
-    private static final String OPTIONS = "earlyCommit, startWidth and speculate";
+    private static final String OPTIONS = "early commit, start width and speculate";
     private static final int WHOLE = 0;
     private static final int AUTO = -1;
     /** Nats; where a canvas starts narrow and nothing else is asked for. */
@@ -47,7 +47,7 @@ public final class ComputePolicy {
      */
     public ComputePolicy earlyCommit(double nats) {
         if (!(nats > 0) || Double.isInfinite(nats)) {
-            throw new UsageException("earlyCommit " + Json.repr(nats) + " must be a positive number of nats");
+            throw new UsageException("early commit " + Json.repr(nats) + " must be a positive number of nats");
         }
         return new ComputePolicy(nats, startWidth, recheck, speculate);
     }
@@ -57,7 +57,7 @@ public final class ComputePolicy {
      */
     public ComputePolicy startWidth(int positions) {
         if (positions < 1) {
-            throw new UsageException("startWidth " + positions + " must be auto, or a number of positions, 1 or more");
+            throw new UsageException("start width " + positions + " must be auto, or a number of positions, 1 or more");
         }
         return new ComputePolicy(earlyCommit, positions, recheck, speculate);
     }
@@ -107,7 +107,7 @@ public final class ComputePolicy {
         if (isAll()) {
             if (recheck) {
                 throw new UsageException("recheck runs positions that were committed early; "
-                        + "give earlyCommit or startWidth as well");
+                        + "give early commit or start width as well");
             }
             return;
         }
@@ -117,7 +117,7 @@ public final class ComputePolicy {
         }
         int n = bundle.manifest().canvasLength;
         if (startWidth > n) {
-            throw new UsageException("startWidth " + startWidth + " must be auto, or at most the exported " + n);
+            throw new UsageException("start width " + startWidth + " must be auto, or at most the exported " + n);
         }
         Map<String, ?> known = bundle.manifest().graphs.getOrDefault(engine, Collections.emptyMap());
         for (String graph : graphs(loop)) {

@@ -63,7 +63,7 @@ public final class GenerateOptions {
         tools = draft.tools;
         if (raw && speaks()) {
             throw new UsageException(
-                    "raw leaves the chat template out, which system, think and tools need; leave raw out");
+                    "raw skips the chat template, which system, think and tools need; leave raw out");
         }
     }
 
@@ -135,7 +135,7 @@ public final class GenerateOptions {
     /** Null for none. */
     public GenerateOptions system(@Nullable String value) {
         if (value != null && Trim.both(value).isEmpty()) {
-            throw new UsageException("system must be a text that is not empty");
+            throw new UsageException("system must be a string that is not empty");
         }
         return with(draft -> draft.system = value);
     }

@@ -28,7 +28,7 @@ public final class Message {
             String role, Object content, List<ToolCall> toolCalls, @Nullable String toolCallId, @Nullable String name,
             String thinking) {
         if (content == null || thinking == null) {
-            throw new UsageException("the " + (content == null ? "content" : "thinking") + " of a message must be a text");
+            throw new UsageException("the " + (content == null ? "content" : "thinking") + " of a message must be a string");
         }
         this.role = role;
         this.content = content;

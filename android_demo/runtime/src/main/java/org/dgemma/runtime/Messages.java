@@ -106,7 +106,7 @@ public final class Messages {
     private static @Nullable String text(Map<?, ?> members, String key, String where) {
         Object text = members.get(key);
         if (text != null && !(text instanceof String)) {
-            throw new UsageException(where + ": " + key + " must be a text");
+            throw new UsageException(where + ": " + key + " must be a string");
         }
         return (String) text;
     }
@@ -124,7 +124,7 @@ public final class Messages {
         if (content instanceof List && !((List<?>) content).isEmpty()) {
             return joined((List<?>) content, where);
         }
-        throw new UsageException(where + ": content must be a text" + (role.equals("tool") ? " or an object" : ""));
+        throw new UsageException(where + ": content must be a string" + (role.equals("tool") ? " or an object" : ""));
     }
 
     /** Text of a content's parts {@code {"type": "text", "text": …}}, several each trimmed, as Gemma's template joins them. */
@@ -134,10 +134,10 @@ public final class Messages {
             Map<?, ?> part = parts.get(i) instanceof Map ? (Map<?, ?>) parts.get(i) : Collections.emptyMap();
             if (!"text".equals(part.get("type"))) {
                 throw new UsageException(where + ": content part " + (i + 1) + " has type " + shown(part.get("type"))
-                        + "; only text parts are taken");
+                        + "; only text parts are supported");
             }
             if (!(part.get("text") instanceof String)) {
-                throw new UsageException(where + ": text of content part " + (i + 1) + " must be a text");
+                throw new UsageException(where + ": text of content part " + (i + 1) + " must be a string");
             }
             String text = (String) part.get("text");
             all.append(parts.size() == 1 ? text : Trim.both(text));
@@ -166,7 +166,7 @@ public final class Messages {
         }
         Object id = members.get("id");
         if (id != null && !(id instanceof String)) {
-            throw new UsageException(where + ": the id of a tool call must be a text");
+            throw new UsageException(where + ": the id of a tool call must be a string");
         }
         return ToolCall.of(name, ToolCall.object(arguments, what), (String) id);
     }

@@ -28,7 +28,7 @@ final class Place {
 
     BundleException wrong(String what) {
         return new BundleException(
-                file + ": a value is missing or of the wrong kind (" + what + "); export the bundle again");
+                file + ": a value is missing or has the wrong type (" + what + "); export the bundle again");
     }
 
     BundleException unknown(String key) {

@@ -41,7 +41,7 @@ final class Prompt {
             if (!message.is(i % 2 == 0 ? "user" : "assistant") || !message.toolCalls.isEmpty()) {
                 String what = message.toolCalls.isEmpty() ? message.role + " turn here" : "tool calls";
                 throw new UsageException("message " + (i + 1) + ": this bundle has no " + what
-                        + "; it takes user and assistant by turns");
+                        + "; it takes user and assistant turns in alternation");
             }
             if (message.is("user")) {
                 append(ids, Chat.ids(manifest, tokenizer, message.text(), ids.toArray()));
@@ -54,7 +54,7 @@ final class Prompt {
         }
         if (!messages.get(messages.size() - 1).is("user")) {
             throw new UsageException("message " + messages.size()
-                    + ": the last must be a user's; this bundle goes on from no other");
+                    + ": the last must be a user's; this bundle cannot continue from any other");
         }
         return ids.toArray();
     }

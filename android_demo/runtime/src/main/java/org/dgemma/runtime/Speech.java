@@ -48,7 +48,7 @@ final class Speech {
         if (options.speaks()) {
             if (options.continued) {
                 throw new UsageException(
-                        "to go on with system, think or tools, give the whole conversation as messages");
+                        "to continue with system, think or tools, give the whole conversation as messages");
             }
             return prefix(Collections.singletonList(Message.user(prompt)), options);
         }
@@ -63,7 +63,7 @@ final class Speech {
     int[] prefix(List<Message> messages, GenerateOptions options) {
         Tokenizer known = tokenizer();
         if (options.raw) {
-            throw new UsageException("raw leaves the chat template out, which messages need; leave raw out");
+            throw new UsageException("raw skips the chat template, which messages need; leave raw out");
         }
         List<Message> given = Messages.checked(messages);
         if (options.system != null && Messages.OPENING_ROLES.contains(given.get(0).role)) {
@@ -75,7 +75,7 @@ final class Speech {
     int[] prefix(int[] before, int @Nullable [] ids, GenerateOptions options) {
         if (options.speaks()) {
             throw new UsageException(
-                    "system, think and tools need a prompt of text, or messages; ids are taken as they are");
+                    "system, think and tools need a text prompt or messages; ids are used as they are");
         }
         return joined(before, checked(ids));
     }

@@ -47,7 +47,7 @@ final class Tools {
                 throw new UsageException(form);
             }
             if (function.containsKey("description") && !(function.get("description") instanceof String)) {
-                throw new UsageException(where + ": description must be a text");
+                throw new UsageException(where + ": description must be a string");
             }
             Object parameters = function.get("parameters");
             if (parameters != null && !(parameters instanceof Map)) {
@@ -67,7 +67,7 @@ final class Tools {
         for (String key : response == null ? Collections.<String>emptyList() : Arrays.asList("description", "type")) {
             Object text = ((Map<?, ?>) response).get(key);
             if (text != null && !(text instanceof String)) {
-                throw new UsageException(where + ": " + key + " of the response must be a text");
+                throw new UsageException(where + ": " + key + " of the response must be a string");
             }
         }
     }

@@ -236,7 +236,7 @@ public class SpeakingSessionTest {
         refused("messages must be a list", "{}", same);
         refused("messages are not JSON", "[", same);
         refused("message 1: role 'robot' is unknown; choose one of system", "[{\"role\": \"robot\"}]", same);
-        refused("message 1: content must be a text", "[{\"role\": \"user\"}]", same);
+        refused("message 1: content must be a string", "[{\"role\": \"user\"}]", same);
         refused("message 1: unknown key 'say'", "[{\"role\": \"user\", \"content\": \"x\", \"say\": 1}]", same);
         refused("message 2: a tool's result must follow", "[" + user + ", {\"role\": \"tool\", \"content\": \"x\"}]", same);
         refused("message 1: content part 2 has type 'image'; only text",
@@ -247,24 +247,24 @@ public class SpeakingSessionTest {
                 options -> options.system("y"));
         refused("leave raw out", "[" + user + "]", options -> options.raw(true));
         refused("leave raw out", () -> options().raw(true).think(true));
-        refused("system must be a text", () -> options().system(" \n"));
+        refused("system must be a string", () -> options().system(" \n"));
         refused("tools must be a list", () -> options().tools("{}"));
         refused("tools are not JSON", () -> options().tools("["));
         refused("tool 1: must be an object such as", () -> options().tools("[{\"name\": \"f\"}]"));
         refused("every property must be an object", () -> options().tools(
                 "[{\"function\": {\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": 1}}}}]"));
-        refused("'type' of a schema must be a text", () -> options().tools(
+        refused("'type' of a schema must be a string", () -> options().tools(
                 "[{\"function\": {\"name\": \"f\", \"parameters\": {\"items\": {\"type\": 1}}}}]"));
-        refused("tool 1: description of the response must be a text", () -> options().tools(
+        refused("tool 1: description of the response must be a string", () -> options().tools(
                 "[{\"function\": {\"name\": \"f\", \"response\": {\"description\": 105}}}]"));
         refused("tool 1 must be an object of JSON values", () -> options().tools(
                 Collections.singletonList(Collections.singletonMap("function", new Object()))));
-        refused("ids are taken as they are", () -> session.generate(new int[] {5}, options().think(true), null));
+        refused("ids are used as they are", () -> session.generate(new int[] {5}, options().think(true), null));
         refused("give the whole conversation as messages",
                 () -> session.generate("x", options().think(true).continued(true), null));
         refused("tool calls belong into an assistant's message", () -> Message.user("x").toolCalls(
                 Collections.singletonList(new ToolCall("f", Collections.emptyMap(), null))));
-        refused("the content of a message must be a text", () -> Message.user(null));
+        refused("the content of a message must be a string", () -> Message.user(null));
     }
 
     @Test
@@ -292,13 +292,13 @@ public class SpeakingSessionTest {
             wanted.add(more, more.length);
         }
         assertArrayEquals(wanted.toArray(), whole);
-        refused("this bundle has no thinking; leave out --think (think)",
+        refused("this bundle does not support thinking; leave out --think (think)",
                 () -> session.generate("hi", options().think(true), null));
-        refused("this bundle has no tools; leave out tools", () -> session.generate("hi", options().tools(TOOL), null));
-        refused("this bundle has no system turn; leave out --system (system)",
+        refused("this bundle does not support tools; leave out tools", () -> session.generate("hi", options().tools(TOOL), null));
+        refused("this bundle does not support system turns; leave out --system (system)",
                 () -> session.generate("hi", options().system("x"), null));
         refused("message 2: the last must be a user's", () -> session.generate(turns.subList(0, 2), options(), null));
-        refused("message 1: this bundle has no system turn here; it takes user and assistant by turns",
+        refused("message 1: this bundle has no system turn here; it takes user and assistant turns in alternation",
                 () -> session.generate(Arrays.asList(Message.system("x"), turns.get(0)), options(), null));
         assertFalse(session.bundle().manifest().chat.thinks());
     }

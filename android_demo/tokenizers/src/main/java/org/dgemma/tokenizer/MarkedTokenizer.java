@@ -70,7 +70,7 @@ abstract class MarkedTokenizer implements Tokenizer {
             return decodeAll(shown.toArray());
         } catch (TokenizerException error) {
             throw new TokenizerException(
-                    "ids cannot be decoded (" + error.getMessage() + "); they must lie below " + vocabSize, error);
+                    "ids cannot be decoded (" + error.getMessage() + "); they must be below " + vocabSize, error);
         }
     }
 

@@ -55,10 +55,10 @@ public class TokenizersTest {
     @Test
     public void idsOutOfRange() throws IOException {
         assertEquals("", tiny().decode(new int[] {618, 1_000_000}));
-        refuses("ids cannot be decoded (piece id is out of range.); they must lie below 618",
+        refuses("ids cannot be decoded (piece id is out of range.); they must be below 618",
                 () -> tiny().decode(new int[] {-1}));
         assertEquals("", json(MODEL).decode(new int[] {1_000_000}));
-        refuses("ids cannot be decoded (can't convert negative int to unsigned); they must lie below 4",
+        refuses("ids cannot be decoded (can't convert negative int to unsigned); they must be below 4",
                 () -> json(MODEL).decode(new int[] {-1}));
         assertArrayEquals(new String[] {"", "", "\uFFFD", "\uFFFD"}, tiny().pieces(new int[] {5, 0, 1_000_000, -1}));
     }

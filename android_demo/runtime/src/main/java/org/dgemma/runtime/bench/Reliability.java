@@ -75,11 +75,11 @@ final class Reliability {
     private static List<Object> warnings(double drift, @Nullable Double load, int cores, Map<String, Object> spreads) {
         List<Object> found = new ArrayList<>();
         if (load != null && load > LOAD * cores) {
-            found.add(String.format(Locale.ROOT, "other work was running when it began (load average %.1f on %d cores)",
+            found.add(String.format(Locale.ROOT, "other programs were running at the start (load average %.1f on %d cores)",
                     load, cores));
         }
         if (Math.abs(drift) > DRIFT) {
-            String line = "the machine's pace changed by %+.0f%% from begin to end";
+            String line = "the machine's speed changed by %+.0f%% from start to end";
             found.add(String.format(Locale.ROOT, line, 100 * drift));
         }
         int wide = 0;

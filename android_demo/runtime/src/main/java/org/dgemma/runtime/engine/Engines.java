@@ -53,8 +53,8 @@ public final class Engines {
         }
         if (!inside.contains(engine)) {
             String held = inside.isEmpty() ? "none" : join(inside);
-            throw new EngineException(bundle.folder() + ": was exported without engine '" + engine + "' (it holds: " + held
-                    + "); choose one it holds");
+            throw new EngineException(bundle.folder() + ": was exported without engine '" + engine + "' (it has: " + held
+                    + "); choose one of these");
         }
         if (!isPresent(engine)) {
             throw new EngineException("engine '" + engine + "' is not on the class path; "

@@ -117,7 +117,8 @@ public final class Memory {
                 : "";
         throw new EngineException(where + ": needs at least " + gb(least.total()) + " of memory with " + engine
                 + " (weights " + gb(least.weights) + ", prefix " + gb(least.prefix) + ", a step " + gb(least.step) + ") and "
-                + gb(free) + " is free; " + fits + "close other programs, or set checkMemory(false) to try anyway");
+                + gb(free) + " is free; " + fits + "close other programs, or turn off the memory check to try anyway: "
+                + "checkMemory(false) in code, DGEMMA_CHECK_MEMORY=0 on the command line");
     }
 
     private static long parameters(Manifest manifest) {

@@ -75,15 +75,15 @@ final class PackedWeights {
                 }
             }
         } catch (IOException error) {
-            warn.accept(place + ": packed weights cannot be kept (" + AbstractEngine.line(error)
-                    + "); give another cacheFolder, or none");
+            warn.accept(place + ": packed weights cannot be saved (" + AbstractEngine.line(error)
+                    + "); give another cache folder, or none");
             return false;
         }
     }
 
     /** Forget the entry that the engine refused. */
     void refused(String why) {
-        warn.accept(place + ": was refused (" + why + "); taking the bundle's own weights");
+        warn.accept(place + ": was refused (" + why + "); using the bundle's own weights");
         synchronized (IN_PROCESS) {
             try (FileChannel lock = openLock(); FileLock held = lock.lock()) {
                 if (held.isValid()) {
@@ -112,8 +112,8 @@ final class PackedWeights {
         }
         long need = GROWTH * size;
         if (parent.getUsableSpace() < need + need / 20) {
-            warn.accept(String.format(Locale.ROOT, "%s: no room for packed weights (up to %.1f GB); free some, or give "
-                    + "another cacheFolder", place, need / 1e9));
+            warn.accept(String.format(Locale.ROOT, "%s: no room for packed weights (up to %.1f GB); free some space, or give "
+                    + "another cache folder", place, need / 1e9));
             return false;
         }
         File stage = new File(parent, prefix + UUID.randomUUID());

@@ -35,7 +35,7 @@ public class EnginesTest {
         assertEquals("executorch", Engines.choose(bundle, "executorch"));
         Bundle without = changed("tiny", values -> object(values.get("graphs")).remove("onnx"));
         assertEquals("executorch", Engines.choose(without, null));
-        refused(() -> Engines.choose(without, "onnx"), "was exported without engine 'onnx' (it holds: executorch)");
+        refused(() -> Engines.choose(without, "onnx"), "was exported without engine 'onnx' (it has: executorch)");
         refused(() -> Engines.choose(bundle, "tflite"), "unknown engine 'tflite'; choose one of onnx, executorch");
     }
 

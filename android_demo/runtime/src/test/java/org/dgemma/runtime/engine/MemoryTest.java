@@ -54,6 +54,6 @@ public class MemoryTest {
                 "tiny.dgemma: needs at least 0.01 GB of memory with onnx (weights 0.01 GB, prefix 0.00 GB, a step 0.00 GB)",
                 " and 0.01 GB is free; a recipe of at most 7", " bits per weight would fit; close other programs");
         String none = refused(() -> Memory.check(manifest, "onnx", "tiny.dgemma", 0)).getMessage();
-        assertTrue(none, none.contains("is free; close other programs, or set checkMemory(false) to try anyway"));
+        assertTrue(none, none.contains("is free; close other programs, or turn off the memory check to try anyway"));
     }
 }

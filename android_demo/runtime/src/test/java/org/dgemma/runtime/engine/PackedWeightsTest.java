@@ -150,7 +150,7 @@ public class PackedWeightsTest {
         File file = folder.newFile();
         List<String> warnings = open(new File(file, "cache"), expected);
         assertEquals(1, warnings.size());
-        assertTrue(warnings.get(0), warnings.get(0).contains("packed weights cannot be kept ("));
+        assertTrue(warnings.get(0), warnings.get(0).contains("packed weights cannot be saved ("));
         assertFalse(warnings.get(0), warnings.get(0).contains("\n"));
 
         List<String> said = new ArrayList<>();
@@ -170,7 +170,7 @@ public class PackedWeightsTest {
             Files.write(new File(stage, PackedWeights.WEIGHTS).toPath(), new byte[100]);
             throw new java.io.IOException("No space left on device");
         }));
-        assertTrue(said.toString(), said.get(0).contains("cannot be kept (No space left on device); give another cacheFolder"));
+        assertTrue(said.toString(), said.get(0).contains("cannot be saved (No space left on device); give another cache folder"));
         File parent = packed.model().getParentFile().getParentFile();
         assertEquals(Collections.singletonList("a.lock"), Arrays.asList(parent.list()));
         assertTrue(new File(parent, ".a-killed").mkdir());
