@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dgemma.export.stages import Reached, Stage
 
 _PROBE_SECONDS = 0.0055  # of one pass of the probe, on the processor that the plan's seconds are of
-_PRIOR = 0.15  # share of the plan for which the probe's pace counts beside the pace that was seen
+_PRIOR = 0.3  # share of the plan for which the probe's pace counts beside the pace that was seen
 _HELD = 1.2  # a figure is shown again where the present one exceeds it by no more than this
 _MARGIN = 1.1  # a figure that falls short is worse than one that is a little long
 

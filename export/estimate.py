@@ -102,7 +102,7 @@ class Estimate:
         layers, billions = self.request.config.num_layers, self.parameters / 1e9
         written = {engine: size / _DISK for engine, size in self.sizes.items()}
         read = max(written.values()) if self.request.is_quantized else 2 * self.parameters / _DISK  # checkpoints are bfloat16
-        found = [Stage(name=LOAD, seconds=2.0 + read)]
+        found = [Stage(name=LOAD, seconds=3.5 + read)]
         if self.request.recipe.quantizes and not self.request.is_quantized:
             found.append(Stage(name=QUANTIZE, seconds=16 * billions))
         if "onnx" in self.engines:
