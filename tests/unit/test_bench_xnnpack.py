@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shared
 
 from dgemma.benchmarks.bench import ceilings, xnnpack
 from dgemma.benchmarks.bench.ceilings import PRODUCTS
@@ -25,7 +26,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(scope="module", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("executorch")
-    folder = tmp_path_factory.mktemp("cache")
+    folder = shared.native_cache(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGEMMA_CACHE", str(folder))
         patch.delenv("DGEMMA_NATIVE", raising=False)
@@ -58,22 +59,23 @@ def test_a_program_multiplies_as_the_exporter_does(form: str) -> None:
 
 
 @needs_compiler
-def test_products_run_and_programs_are_made_once(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = cache_folder / f"product-int4-{'x'.join(map(str, SHAPE))}-executorch-1.0-0"
-    old.mkdir()
+def test_products_run_and_programs_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     xnnpack.products(("int8", "float32"), SHAPE, 1)
     monkeypatch.setattr(xnnpack, "_export", lambda *_: pytest.fail("it was made again"))
     found, missing = xnnpack.products(("int8", "float32"), SHAPE, 1)
     assert [[y.shape for y in run()] for run in found.values()] == 2 * [SHAPE[3] * [(1, SHAPE[0], 1)]]
     assert not missing
-    assert old.is_dir()
+
+
+def test_a_program_of_another_version_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path))
+    old = tmp_path / f"product-int4-{'x'.join(map(str, SHAPE))}-executorch-1.0-0"
+    old.mkdir()
     monkeypatch.setattr(xnnpack, "_export", lambda file, *_: file.write_bytes(b"made anew"))
-    shutil.rmtree(xnnpack._program("int4", SHAPE).parent)
-    old.mkdir(exist_ok=True)
-    made = xnnpack._program("int4", SHAPE)
-    assert made.read_bytes() == b"made anew"
+    xnnpack._program("int8", SHAPE)
+    assert old.is_dir()
+    assert xnnpack._program("int4", SHAPE).read_bytes() == b"made anew"
     assert not old.exists()
-    shutil.rmtree(made.parent)
 
 
 @needs_compiler

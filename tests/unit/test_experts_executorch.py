@@ -8,6 +8,7 @@ from pathlib import Path
 import native_experts
 import numpy as np
 import pytest
+import shared
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -19,7 +20,6 @@ from dgemma.export.executorch.read import read_experts
 from dgemma.export.experts import RoutedExperts
 from dgemma.export.quiet import quiet
 from dgemma.runtime.engines.executorch import check_operators
-from dgemma.runtime.native import build
 from dgemma.runtime.native.binding import Program
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +53,7 @@ def test_the_kernels_bits(bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyP
         eager = module(*given).numpy()
     for made, stored in zip(pair, read_experts(path)[0], strict=True):
         assert torch.equal(made.expanded(), stored.expanded()) and torch.equal(made.scale, stored.scale)
-    program = Program(build.library(), path, threads=2)
+    program = Program(shared.native_library(), path, threads=2)
     program.load("forward", 3, 1)
     for count in (ROWS, 1):
         (found,) = program.run("forward", [np.ascontiguousarray(a[:count]) for a in (x, weights, ids)])

@@ -17,6 +17,7 @@ from typing import Any
 import micro_bundle
 import numpy as np
 import pytest
+import shared
 
 from dgemma.core.errors import DgemmaWarning, EngineError
 from dgemma.export.pipeline import export_bundle
@@ -36,7 +37,7 @@ GRAPHS = ("encode", "denoise", "decode", "check", "generate")
 @pytest.fixture(scope="module", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("executorch")
-    folder = tmp_path_factory.mktemp("cache")
+    folder = shared.native_cache(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGEMMA_CACHE", str(folder))
         patch.delenv("DGEMMA_NATIVE", raising=False)
@@ -77,8 +78,16 @@ def open_engine(bundle: Bundle, native: bool = True) -> ExecutorchEngine:
         return ExecutorchEngine(bundle, version="1.5.1", threads=1)
 
 
-def made(recipe: str) -> Bundle:
-    return Bundle.open(micro_bundle.bundle("executorch", *([] if recipe == "fp32" else [recipe])))
+@pytest.fixture(scope="module")
+def micro() -> Bundle:
+    """With eight bits."""
+    return Bundle.open(micro_bundle.bundle("executorch", "w8"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_bundle: Path) -> Bundle:
+    """In float32."""
+    return Bundle.open(tiny_bundle)
 
 
 def check_bits(bundle: Bundle) -> None:
@@ -91,9 +100,9 @@ def check_bits(bundle: Bundle) -> None:
     native.close()
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "w8"])
-def test_the_same_bits_as_the_stock_binding(recipe: str) -> None:
-    check_bits(made(recipe))
+@pytest.mark.parametrize("name", ["tiny", "micro"])
+def test_the_same_bits_as_the_stock_binding(name: str, request: pytest.FixtureRequest) -> None:
+    check_bits(request.getfixturevalue(name))
 
 
 @pytest.mark.slow
@@ -102,22 +111,21 @@ def test_the_same_bits_with_weights_of_four(tiny_checkpoint: Path, tmp_path: Pat
     check_bits(Bundle.open(out))
 
 
-def test_models_do_not_take_each_others_weights() -> None:
+def test_models_do_not_take_each_others_weights(tiny: Bundle, micro: Bundle) -> None:
     """Weights are known by their names, which are the same in every bundle."""
-    one, two = made("fp32"), made("w8")
     sizes = {"C": 3, "S": 64}
-    alone = outputs(open_engine(two), sizes)
-    first = open_engine(one)
+    alone = outputs(open_engine(micro), sizes)
+    first = open_engine(tiny)
     before = outputs(first, sizes)
-    assert outputs(open_engine(two), sizes) == alone != before
+    assert outputs(open_engine(micro), sizes) == alone != before
     assert outputs(first, sizes) == before
 
 
-def test_no_torch_and_nothing_on_stderr() -> None:
+def test_no_torch_and_nothing_on_stderr(micro: Bundle) -> None:
     """In a process of its own: torch costs seconds, and the library would print what it finds of the processor."""
     code = (
         "import sys\nfrom dgemma.runtime.session import Session\n"
-        f"s = Session.load({str(micro_bundle.bundle('executorch'))!r}, engine='executorch', threads=2)\n"
+        f"s = Session.load({str(micro.path)!r}, engine='executorch', threads=2)\n"
         "for loop in ('host', 'graph'): s.generate([1, 2, 3], loop=loop, max_new_tokens=4, raw=True)\n"
         "s.close(); print('torch' in sys.modules)"
     )
@@ -125,9 +133,8 @@ def test_no_torch_and_nothing_on_stderr() -> None:
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["False"], "")
 
 
-def test_failures_are_one_line_and_close_frees(tmp_path: Path) -> None:
-    bundle = made("fp32")
-    library, whole = build.library(), bundle.file("executorch/model.pte")
+def test_failures_are_one_line_and_close_frees(micro: Bundle, tmp_path: Path) -> None:
+    library, whole = build.library(), micro.file("executorch/model.pte")
     for damaged in (b"", whole.read_bytes()[:100], whole.read_bytes()[:-4096], b"x" * 10_000):
         (tmp_path / "model.pte").write_bytes(damaged)
         with pytest.raises(EngineError) as caught:
@@ -149,22 +156,23 @@ def test_failures_are_one_line_and_close_frees(tmp_path: Path) -> None:
         assert str(whole) not in maps.read_text()
 
 
-def test_without_a_compiler_the_stock_binding_runs_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bundle = made("fp32")
+def test_without_a_compiler_the_stock_binding_runs_and_says_so(
+    micro: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.warns(DgemmaWarning, match=r"stock binding.*no C\+\+ compiler"):
-        engine = ExecutorchEngine(bundle, version="1.5.1")
+        engine = ExecutorchEngine(micro, version="1.5.1")
     assert engine.variant == "stock binding"
     assert "compiler" in variant()
     monkeypatch.setenv("DGEMMA_NATIVE", "1")
     with pytest.raises(EngineError, match=r"compiler .*DGEMMA_NATIVE=1"):
-        ExecutorchEngine(bundle, version="1.5.1")
+        ExecutorchEngine(micro, version="1.5.1")
     monkeypatch.setenv("DGEMMA_NATIVE", "0")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert ExecutorchEngine(bundle, version="1.5.1").variant == "stock binding"
+        assert ExecutorchEngine(micro, version="1.5.1").variant == "stock binding"
 
 
 def compiler(folder: Path, then: str) -> Path:
@@ -207,18 +215,18 @@ def test_two_processes_build_it_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (tmp_path / "log").read_text() == "run\n"
 
 
-def test_what_does_not_load_falls_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_does_not_load_falls_back(micro: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", str(compiler(tmp_path, 'while [ "$1" != -o ]; do shift; done; echo rubbish > "$2"')))
     with pytest.warns(DgemmaWarning, match="does not load"):
-        assert ExecutorchEngine(made("fp32"), version="1.5.1").variant == "stock binding"
+        assert ExecutorchEngine(micro, version="1.5.1").variant == "stock binding"
 
 
-def test_the_example_generates_what_a_session_does(tmp_path: Path) -> None:
+def test_the_example_generates_what_a_session_does(micro: Bundle, tmp_path: Path) -> None:
     """Several chunks of prompt and several canvases, by the example as its CMake file builds it."""
     if shutil.which("cmake") is None:
         pytest.skip("builds the example with CMake")
-    path = made("w8").path
+    path = micro.path
     source = build.SOURCES[0].parent.resolve()
     for command in (
         ["cmake", "-S", source, "-B", tmp_path, f"-DEXECUTORCH_ROOT={build.wheel()}", "-DCMAKE_CXX_FLAGS=-O0"],

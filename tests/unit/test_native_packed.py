@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import micro_bundle
 import pytest
+import shared
 
 from dgemma.core.errors import DgemmaWarning
 from dgemma.runtime import cache
@@ -29,11 +30,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def library() -> Path:
     pytest.importorskip("executorch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DGEMMA_CACHE", str(tmp_path_factory.mktemp("library")))
-        yield build.library()
+    return shared.native_library()
+
+
+def micro() -> Path:
+    """Its weights of eight bits are packed as those of float32 are."""
+    return micro_bundle.bundle("executorch", "w8")
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +47,13 @@ def place(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("DGEMMA_NATIVE", "1")
     monkeypatch.setattr(executorch, "CACHE_FROM", 0)
     monkeypatch.setattr(build, "library", lambda: library)
-    with Session.load(micro_bundle.bundle("executorch"), engine="executorch") as session:
+    with Session.load(micro(), engine="executorch") as session:
         return cache.entry(session.bundle.digest, "executorch", session.engine_version)
 
 
 def answer() -> tuple[bytes, bytes]:
     """Entropies and canvases of a generation by each loop."""
-    with Session.load(micro_bundle.bundle("executorch"), engine="executorch", threads=1) as session:
+    with Session.load(micro(), engine="executorch", threads=1) as session:
         found = [session.generate([1, 2, 3], loop=loop, raw=True, trace=True, adaptive=False) for loop in ("host", "graph")]
         traces = [r.trajectory for r in found]
         assert traces[0] is not None and traces[1] is not None
@@ -198,7 +202,7 @@ def test_a_disk_that_fills_up_ends_no_process_but_its_own(
 
 def race(barrier: Any, results: Any) -> None:
     barrier.wait(60)
-    path = micro_bundle.bundle("executorch")
+    path = micro()
     with Session.load(path, engine="executorch", threads=1) as session:
         tokens = session.generate([1, 2, 3], raw=True, adaptive=False).tokens
         barrier.wait(60)
@@ -209,7 +213,7 @@ def race(barrier: Any, results: Any) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the maps of a process")
 def test_processes_that_race_share_one_file(place: Path) -> None:
-    micro_bundle.bundle("executorch")
+    micro()
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
     racers = [context.Process(target=race, args=(barrier, results)) for _ in range(3)]
@@ -231,7 +235,7 @@ def test_a_killed_build_leaves_nothing_that_loads(place: Path, wanted: tuple[byt
         "cache.seal = die\n"
         "packed.PackedProgram(*map(Path, sys.argv[1:4]), ['encode', 'denoise'])"
     )
-    file = micro_bundle.bundle("executorch") / "executorch" / "model.pte"
+    file = micro() / "executorch" / "model.pte"
     command = [sys.executable, "-c", code, str(build.library()), str(file), str(place)]
     assert subprocess.run(command, env=os.environ, cwd=Path(__file__).parents[2]).returncode == 9
     assert not place.exists()
