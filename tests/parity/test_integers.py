@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import micro
+import micro_bundle
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -33,6 +35,8 @@ def lowered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     config, recipe = CASES[request.param]
     model = micro.model(config)
     quantized = quantize(model, recipe)
+    if recipe == RECIPES["w8"]:
+        return config, recipe, model, quantized, micro_bundle.bundle("onnx", "w8") / "onnx"
     folder = tmp_path_factory.mktemp("onnx")
     lower(model, quantized, micro.POLICY, SHAPES, folder, lambda _: None)
     return config, recipe, model, quantized, folder
@@ -87,20 +91,31 @@ def test_a_step_follows_its_integers(lowered: tuple[ModelConfig, Recipe, Any, di
     assert np.median(ratios) < 0.1, ratios
 
 
-def test_both_artifacts_hold_the_same_integers(tmp_path: Path) -> None:
-    """One quantized model lowered for both engines, and read back out of both files: integers and scales, bit for bit."""
-    from dgemma.export.executorch import lower as executorch
+def compare(onnx: Path, pte: Path, quantized: Mapping[str, QuantizedMatrix]) -> None:
+    """Integers and scales of one quantized model, read back out of the files of both engines: bit for bit."""
     from dgemma.export.executorch.read import read_integers as read_pte
 
-    model = micro.model(replace(micro.CONFIG, intermediate_size=64))
-    recipe = replace(FOUR, group=32)
-    quantized = quantize(model, recipe)
-    lower(model, quantized, micro.POLICY, SHAPES, tmp_path / "onnx", lambda _: None)
-    executorch.lower(model, quantized, micro.POLICY, SHAPES, tmp_path / "model.pte", lambda _: None)
-    mine, other = read_integers(tmp_path / "onnx" / "shared.onnx"), read_pte(tmp_path / "model.pte")
+    mine, other = read_integers(onnx / "shared.onnx"), read_pte(pte)
     assert mine.keys() == other.keys() == quantized.keys()
     for name, matrix in quantized.items():
         assert torch.equal(mine[name].integers, other[name].integers) and torch.equal(mine[name].integers, matrix.integers)
         multipliers, scale = mine[name].multipliers, mine[name].scale
         assert torch.equal(scale if multipliers is None else multipliers * scale[..., None], other[name].scale), name
         assert not torch.equal(mine[name].integers, other[name].integers + 1)
+
+
+def test_both_artifacts_hold_the_same_integers() -> None:
+    onnx, executorch = (micro_bundle.bundle(engine, "w8") for engine in ("onnx", "executorch"))
+    compare(onnx / "onnx", executorch / "executorch" / "model.pte", quantize(micro.model(), RECIPES["w8"]))
+
+
+@pytest.mark.slow
+def test_both_artifacts_hold_the_same_groups_of_four_bits(tmp_path: Path) -> None:
+    from dgemma.export.executorch import lower as executorch
+
+    model = micro.model(replace(micro.CONFIG, intermediate_size=64))
+    recipe = replace(FOUR, group=32)
+    quantized = quantize(model, recipe)
+    lower(model, quantized, micro.POLICY, SHAPES, tmp_path / "onnx", lambda _: None)
+    executorch.lower(model, quantized, micro.POLICY, SHAPES, tmp_path / "model.pte", lambda _: None)
+    compare(tmp_path / "onnx", tmp_path / "model.pte", quantized)

@@ -68,6 +68,8 @@ def test_a_table_is_stored_once(kind: str, tmp_path: Path) -> None:
     if matrix is not None:
         found_matrix = read_integers(path)["embed_tokens.weight"]
         assert torch.equal(found_matrix.integers, matrix.integers)
+        scale = matrix.scale if matrix.multipliers is None else matrix.multipliers * matrix.scale[..., None]
+        assert torch.equal(found_matrix.scale, scale)
     layout = Layout(path.read_bytes())
     start, _ = layout.spans[layout.named()[next(iter(table.tables("embed_tokens")[0].parts))]]
     damaged = bytearray(path.read_bytes())
