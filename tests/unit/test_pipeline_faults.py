@@ -214,6 +214,13 @@ def test_without_an_accident_the_bundle_is_all_that_is_left(checkpoint: Path, pl
 
 
 @pytest.mark.usefixtures("no_lowering")
+def test_the_context_that_was_asked_for_is_the_bundles(checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgemma.verify.golden.write", lambda *_: None)  # it would run the graphs
+    assert dispatch(["export", str(checkpoint), "--out", str(place / "b"), "--context", "32"]) == 0
+    assert json.loads((place / "b" / "manifest.json").read_text())["context"] == 32
+
+
+@pytest.mark.usefixtures("no_lowering")
 def test_the_licence_is_named(checkpoint: Path, place: Path) -> None:
     (checkpoint / "LICENSE").write_text("\n  Apache License\n more\n")
     pipeline.export_bundle(checkpoint, place / "b")
