@@ -86,7 +86,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/python -m coverage report --include="*/runtime/*" --fail-under=90
 	$(BIN)/python -m coverage report --include="*/export/*" --fail-under=90
 

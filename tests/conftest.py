@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import shared
@@ -15,6 +16,13 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Programs that the JAX reference has compiled are kept for this run: many tests compile the same one, and so do two workers,
+# which are started after this and find the folder named.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = TemporaryDirectory(prefix="dgemma-jax-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 # Under nohup SIGINT is ignored, and children inherit that; tests send it to theirs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,6 +31,14 @@ settings.register_profile("dgemma", deadline=None, derandomize=True, max_example
 settings.load_profile("dgemma")
 
 ROOT = Path(__file__).resolve().parent.parent
+# One file for each of the longest shared exports: workers that begin with different ones do not wait for each other.
+FIRST = ("vectors/test_trajectories.py", "unit/test_native_packed.py", "parity/test_graphs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These files first, and all others in their order."""
+    rank = {ROOT / "tests" / name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)

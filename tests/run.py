@@ -25,7 +25,7 @@ import packages  # noqa: E402
 
 POM = ROOT / "android_demo" / "pom.xml"
 REPORTS = "*/target/surefire-reports/TEST-*.xml"
-PYTEST = ("-m", "not slow", "--durations=10", "--numprocesses=auto", "--dist=loadfile")
+PYTEST = ("-m", "not slow", "--durations=10", "--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder")
 
 
 @dataclass(frozen=True, kw_only=True)
