@@ -71,6 +71,8 @@ class Estimate:
         if "executorch" in self.engines:  # copies of the table while constants are collected; caches to trace `generate`
             caches = prefix_bytes(config, self.request.shapes.context)
             more = (70 + 30 * layers) * MB + 0.8 * caches
+            if not quantizes:  # float experts are laid out again
+                more += 4 * sum(math.prod(shape) for name, shape in self.shapes.items() if ".experts." in name)
             found["executorch"] = _IMPORTS + float_model + self.sizes["executorch"] + 3.7 * table + more
         return {stage: int(size) for stage, size in found.items()}
 
@@ -115,9 +117,8 @@ class Estimate:
             }
             found += [Stage(name=ONNX[part], seconds=seconds, engine="onnx") for part, seconds in parts.items()]
         if "executorch" in self.engines:
-            each = 3.8 + 0.5 * (self.request.config.num_experts or 0)  # products of experts are operations of their own there
             parts = {
-                "layers": 6 + each * layers,
+                "layers": 6 + 3.8 * layers,  # experts are three products or one operator, whatever their number
                 "encode": 4 + 0.1 * layers,
                 "denoise": 10 + 0.1 * layers,
                 "denoise_active": 16 + 0.1 * layers,

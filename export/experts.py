@@ -1,6 +1,6 @@
 """A layer's routed experts as one operator, which the native kernel of `runtime/native/experts` runs in every engine.
 
-Here it is plain torch, up to the order of the sum over experts and the last bit of a GELU. Letters: M rows, K experts of a row,
+Here it is plain torch, up to the order of the sum over experts and the last bit of a GELU. Letters: K experts of a row,
 D hidden.
 """
 
@@ -33,13 +33,13 @@ def experts(
     """Outputs of the chosen experts, weighted and added up.
 
     Args:
-        x: float32 [M, D]; rounded to 8 bits per row.
-        ids, weights: int64 and float32 [M, K].
+        x: float32 [..., D]; rounded to 8 bits per row.
+        ids, weights: int64 and float32 [..., K].
         gate_up … down_scale: as `quantize.expert_layout.LaidOut` has them.
         hidden, width: D, and the width of an expert.
         gate_up_group, down_group: inputs to a multiplier; 0 for 8 bits.
     Returns:
-        float32 [M, D].
+        float32 [..., D].
     """
     stacks = (
         LaidOut(weight=gate_up, multipliers=gate_up_multipliers, scale=gate_up_scale, group=gate_up_group),
@@ -66,7 +66,7 @@ class RoutedExperts(nn.Module):
             self.groups.append(stack.group)
 
     def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """x [M, D], weights and ids [M, K] → [M, D]."""
+        """x [..., D], weights and ids [..., K] → [..., D]."""
         return experts(
             x,
             ids,

@@ -110,9 +110,10 @@ class GatedMLP(nn.Module):
 class Router(nn.Module):
     """Top-k expert weights, normalized to 1 and scaled per expert; reads the raw residual."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         assert config.num_experts is not None and config.top_k_experts is not None
+        self.taps = f"layers.{layer}."
         self.top_k, self.root_size = config.top_k_experts, config.hidden_size**-0.5
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, scale=False)
         self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
@@ -120,8 +121,8 @@ class Router(nn.Module):
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [M, D] → weights [M, top_k] and the experts that they are of, int64 [M, top_k]."""
-        scores = self.proj(self.norm(x) * self.scale * self.root_size)
+        """x [..., D] → weights [..., top_k] and the experts that they are of, int64 [..., top_k]."""
+        scores = tap(f"{self.taps}router", self.proj(self.norm(x) * self.scale * self.root_size))
         probabilities = scores.float().softmax(-1)
         top, index = probabilities.topk(self.top_k, dim=-1)
         top = top / top.sum(-1, keepdim=True) * self.per_expert_scale[index]
@@ -129,8 +130,8 @@ class Router(nn.Module):
 
 
 def for_all_experts(weights: Tensor, ids: Tensor, experts: int) -> Tensor:
-    """Weights [M, top_k] of some experts → of all [M, E], zero for those that were not chosen."""
-    return weights.new_zeros(weights.shape[0], experts).scatter(-1, ids, weights)
+    """Weights [..., top_k] of some experts → of all [..., E], zero for those that were not chosen."""
+    return weights.new_zeros(*weights.shape[:-1], experts).scatter(-1, ids, weights)
 
 
 class Experts(nn.Module):
@@ -144,11 +145,11 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
 
     def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """x [M, D], weights and ids [M, top_k] → [M, D]."""
-        weights = for_all_experts(weights, ids, self.gate_up_proj.shape[0])
-        gate, up = torch.matmul(x[None], self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)  # [E, M, W]
+        """x [..., D], weights and ids [..., top_k] → [..., D]."""
+        weights = for_all_experts(weights, ids, self.gate_up_proj.shape[0]).flatten(0, -2)  # [M, E]
+        gate, up = torch.matmul(x.reshape(1, -1, x.shape[-1]), self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)  # [E, M, W]
         out = torch.matmul(F.gelu(gate, approximate="tanh") * up, self.down_proj.transpose(1, 2))  # [E, M, D]
-        return (out * weights.t()[:, :, None]).sum(0)
+        return (out * weights.t()[:, :, None]).sum(0).view_as(x)
 
 
 class Layer(nn.Module):
@@ -168,7 +169,7 @@ class Layer(nn.Module):
         self.pre_feedforward_layernorm = RMSNorm(hidden, eps)
         self.post_feedforward_layernorm = RMSNorm(hidden, eps)
         if config.is_moe:
-            self.router, self.experts = Router(config), Experts(config)
+            self.router, self.experts = Router(config, layer), Experts(config)
             self.post_feedforward_layernorm_1 = RMSNorm(hidden, eps)
             self.post_feedforward_layernorm_2 = RMSNorm(hidden, eps)
             self.pre_feedforward_layernorm_2 = RMSNorm(hidden, eps)
@@ -179,8 +180,7 @@ class Layer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.mlp(tap(f"{self.taps}mlp_in", self.pre_feedforward_layernorm(x)))
         if self.is_moe:
-            flat = x.reshape(-1, x.shape[-1])
-            routed = self.experts(self.pre_feedforward_layernorm_2(flat), *self.router(flat)).view_as(x)
+            routed = self.experts(self.pre_feedforward_layernorm_2(x), *self.router(x))
             hidden = self.post_feedforward_layernorm_1(hidden) + self.post_feedforward_layernorm_2(routed)
         return self.post_feedforward_layernorm(tap(f"{self.taps}mlp_out", hidden))
 

@@ -2,7 +2,8 @@
 
 Names: `embedded`, `conditioned` (denoise), `hidden` (after the final norm), and for layer I `layers.I.` with `attention_in`
 (after input_layernorm), `q`, `k` (after norm and rope), `v` (after norm), `attention_out` (after o_proj), `mlp_in` (after
-pre_feedforward_layernorm), `mlp_out` (before post_feedforward_layernorm), `out` (times the layer scalar).
+pre_feedforward_layernorm), in a mixture `router` (scores before the softmax), `mlp_out` (before post_feedforward_layernorm),
+`out` (times the layer scalar).
 Outside `collecting` a tap costs a comparison with None.
 """
 

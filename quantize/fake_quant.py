@@ -76,11 +76,11 @@ class FakeQuantExperts(nn.Module):
         self.gate_up_proj, self.down_proj = FakeQuantLinear(gate_up), FakeQuantLinear(down)
 
     def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """x [M, D], weights and ids [M, top_k] → [M, D]."""
-        weights = for_all_experts(weights, ids, self.down_proj.integers.shape[0])
-        gate, up = self.gate_up_proj(x[None]).chunk(2, dim=-1)  # [E, M, W]
+        """x [..., D], weights and ids [..., top_k] → [..., D]."""
+        weights = for_all_experts(weights, ids, self.down_proj.integers.shape[0]).flatten(0, -2)  # [M, E]
+        gate, up = self.gate_up_proj(x.reshape(1, -1, x.shape[-1])).chunk(2, dim=-1)  # [E, M, W]
         out = self.down_proj(F.gelu(gate, approximate="tanh") * up)  # [E, M, D]
-        return (out * weights.t()[:, :, None]).sum(0)
+        return (out * weights.t()[:, :, None]).sum(0).view_as(x)
 
 
 def fake_quantize(model: Denoiser, quantized: Mapping[str, QuantizedMatrix]) -> Denoiser:

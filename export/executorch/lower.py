@@ -26,6 +26,7 @@ from dgemma.export.executorch.fake_results import remembered_results
 from dgemma.export.executorch.linear import replace
 from dgemma.export.executorch.loop import ScanGenerate
 from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_gelus, replace_modules
+from dgemma.export.executorch.routing import replace_routing
 from dgemma.export.executorch.visitors import our_partitioner
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, Stack, example, sharing, specs, stack_inputs
 from dgemma.export.stages import EXECUTORCH, Progress, Reached
@@ -97,6 +98,7 @@ def lower(
     replace(model, quantized)
     replace_modules(model, RMSNorm, WholeRMSNorm)
     replace_modules(model, Attention, WholeAttention)
+    replace_routing(model)
     wanted = specs(model.config, shapes, policy.steps)
     edge: dict[str, Any] = {}
     share = {}

@@ -85,7 +85,7 @@ class Balance:
         probabilities = scores.float().softmax(-1)
         ids = output[1]
         share = torch.bincount(ids.flatten(), minlength=probabilities.shape[-1]).float() / ids.numel()
-        self.losses.append(probabilities.shape[-1] * (share * probabilities.mean(0)).sum())
+        self.losses.append(probabilities.shape[-1] * (share * probabilities.flatten(0, -2).mean(0)).sum())
 
     def take(self) -> Tensor:
         """The mean over the forward passes and routers since the last call; zero where there were none."""

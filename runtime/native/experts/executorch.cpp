@@ -1,7 +1,7 @@
 // The kernel for experts as an operator of ExecuTorch, dgemma::experts.out, registered when the library is loaded.
 //
-// Arguments: x float32 [M, D], ids int64 [M, K], weights float32 [M, K], the six arrays of dg_experts, hidden, width, gate_up_group,
-// down_group, and out float32 [M, D].
+// Arguments: x float32 [..., D], ids int64 [..., K], weights float32 [..., K], the six arrays of dg_experts, hidden, width,
+// gate_up_group, down_group, and out float32 [..., D].
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
 #include <executorch/runtime/kernel/kernel_runtime_context.h>
 #include <executorch/runtime/kernel/operator_registry.h>
@@ -34,16 +34,17 @@ void run(KernelRuntimeContext& context, Span<EValue*> stack) {
   const Tensor& x = tensor(0);
   const Tensor& ids = tensor(1);
   Tensor& out = stack[13]->toTensor();
-  if (x.dim() != 2 || ids.dim() != 2 || x.size(1) != number(9) || x.size(0) != ids.size(0) ||
-      executorch::runtime::resize_tensor(out, x.sizes()) != Error::Ok) {
+  const int64_t chosen = ids.dim() > 0 ? ids.size(ids.dim() - 1) : 0;
+  if (x.dim() == 0 || chosen == 0 || x.size(x.dim() - 1) != number(9) || x.numel() / number(9) != ids.numel() / chosen ||
+      ids.numel() != tensor(2).numel() || executorch::runtime::resize_tensor(out, x.sizes()) != Error::Ok) {
     ET_LOG(Error, "rows do not fit the experts");
     return context.fail(Error::InvalidArgument);
   }
   const dg_experts layer = {static_cast<int32_t>(tensor(3).size(0)), number(9), number(10), number(11) != 0 ? 4 : 8, number(11),
                             number(12), bytes(3), bytes(4), floats(5), bytes(6), bytes(7), floats(8)};
   const dg_parallel parallel = {spread, nullptr};
-  const char* wrong = dg_experts_run(&layer, floats(0), ids.const_data_ptr<int64_t>(), floats(2), x.size(0),
-                                     static_cast<int32_t>(ids.size(1)), out.mutable_data_ptr<float>(), nullptr, &parallel);
+  const char* wrong = dg_experts_run(&layer, floats(0), ids.const_data_ptr<int64_t>(), floats(2),
+                                     x.numel() / number(9), static_cast<int32_t>(chosen), out.mutable_data_ptr<float>(), nullptr, &parallel);
   if (wrong != nullptr) {
     ET_LOG(Error, "%s", wrong);
     context.fail(Error::InvalidArgument);
