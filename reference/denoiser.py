@@ -10,7 +10,7 @@ bfloat16 every tensor that has a name is rounded once, explicitly (`rounded`), a
 changes the result. XLA for TPU fuses elementwise chains in float32 likewise; TPU v4 has no bfloat16 vector arithmetic.
 
 **Taps.** `encode` and `denoise` can return tensors by name: `embedded`, `conditioned` (denoise), `layers.I.NAME` with the
-names of `LAYER_TAPS`, `hidden` (after the final norm) and `logits` (denoise).
+names of `layer_taps`, `hidden` (after the final norm) and `logits` (denoise).
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ Taps = dict[str, Array]
 # attention_in: after input_layernorm; q, k: after norm and rope; v: after norm; attention_out: after o_proj;
 # mlp_in: after pre_feedforward_layernorm; mlp_out: before post_feedforward_layernorm; out: times the layer scalar.
 LAYER_TAPS = ("attention_in", "q", "k", "v", "attention_out", "mlp_in", "mlp_out", "out")
+
+
+def layer_taps(config: ModelConfig) -> tuple[str, ...]:
+    """Names of a layer's tensors: `LAYER_TAPS`, and in a mixture `router`, its scores before the softmax."""
+    return (*LAYER_TAPS, "router") if config.is_moe else LAYER_TAPS
 
 
 def rounded(x: Array, dtype: Any) -> Array:
@@ -121,14 +126,15 @@ def mlp(w: Weights, x: Array) -> Array:
     return product("nf,df->nd", hidden, w["down_proj"])
 
 
-def route(w: Weights, config: ModelConfig, x: Array) -> Array:
-    """Weights of the experts, float32 [N, E], zero for those not chosen; x is the raw residual [N, D]."""
+def route(w: Weights, config: ModelConfig, x: Array) -> tuple[Array, Array]:
+    """Weights of the experts, zero for those not chosen, and scores before the softmax, float32 [N, E] each; x is the raw
+    residual [N, D]."""
     normed = rms_norm(x, config.rms_norm_eps) * w["router_scale"].astype(jnp.float32) * config.hidden_size**-0.5
     scores = product("nd,ed->ne", rounded(normed, x.dtype), w["router"])
     assert config.top_k_experts is not None
     chosen, index = lax.top_k(jax.nn.softmax(scores, axis=-1), config.top_k_experts)
     shares = chosen / chosen.sum(-1, keepdims=True) * w["expert_scale"].astype(jnp.float32)[index]
-    return (jax.nn.one_hot(index, scores.shape[-1], dtype=jnp.float32) * shares[..., None]).sum(-2)
+    return (jax.nn.one_hot(index, scores.shape[-1], dtype=jnp.float32) * shares[..., None]).sum(-2), scores
 
 
 def experts(w: Weights, x: Array, shares: Array) -> Array:
@@ -142,7 +148,7 @@ def experts(w: Weights, x: Array, shares: Array) -> Array:
 def layer(
     w: Weights, config: ModelConfig, x: Array, angle: Array, visible: Array, prefix: KV | None, mode: Mode
 ) -> tuple[Array, Taps]:
-    """One sandwich-normed layer: x [N, D] → [N, D], and its tensors by the names of `LAYER_TAPS`."""
+    """One sandwich-normed layer: x [N, D] → [N, D], and its tensors by the names of `layer_taps`."""
     dtype, eps = x.dtype, config.rms_norm_eps
     attention_in = rounded(rms_norm(x, eps, w["input_norm"]), dtype)
     attended, taps = attention(w, config, attention_in, angle, visible, prefix)
@@ -152,7 +158,8 @@ def layer(
     out = rounded(mlp(w, mlp_in), dtype)
     if config.is_moe:
         expert_in = rounded(rms_norm(x, eps, w["pre_feedforward_norm_2"]), dtype)
-        routed = rounded(experts(w, expert_in, route(w, config, x)), dtype)
+        shares, taps["router"] = route(w, config, x)
+        routed = rounded(experts(w, expert_in, shares), dtype)
         sides = ((out, w["post_feedforward_norm_1"]), (routed, w["post_feedforward_norm_2"]))
         out = rounded(sum(rms_norm(side, eps, scale) for side, scale in sides), dtype)  # type: ignore[arg-type]
     fed = rounded(rms_norm(out, eps, w["post_feedforward_norm"]), dtype).astype(jnp.float32)
@@ -184,7 +191,7 @@ def stack(
 
     Args:
         x: [N, D]; positions int32 [N]; visible: (sliding, full) as in `attention`.
-        names: which of `LAYER_TAPS` to return.
+        names: which of `layer_taps` to return.
         unroll: no loops, for who counts operations.
     Returns:
         last residual [N, D], and for "sliding" and "full" the named tensors [layers, N, …].
@@ -285,7 +292,7 @@ def encode(
     causal = key[None] <= query[:, None]  # [N, S + N]
     near = query[:, None] - key[None] < config.sliding_window  # itself and the W−1 before it
     x = embed(weights, config, tokens)
-    names = LAYER_TAPS if taps else ("k", "v")
+    names = layer_taps(config) if taps else ("k", "v")
     found: Taps = {"embedded": x}
     x, stacked = stack(weights, config, x, query, (causal & near, causal), prefix, "encode", names)
     hidden = rounded(rms_norm(x, config.rms_norm_eps, weights["norm"]), x.dtype)
@@ -325,7 +332,8 @@ def denoise(
     x = condition(weights, config, embedded, soft)
     found: Taps = {"embedded": embedded, "conditioned": x}
     positions = length + jnp.arange(n, dtype=jnp.int32)
-    x, stacked = stack(weights, config, x, positions, visible, prefix, "denoise", LAYER_TAPS if taps else (), unroll)
+    names = layer_taps(config) if taps else ()
+    x, stacked = stack(weights, config, x, positions, visible, prefix, "denoise", names, unroll)
     hidden, logits = _head(weights, config, x)
     found |= (by_layer(config, stacked) if taps else {}) | {"hidden": hidden, "logits": logits}
     return logits, found if taps else {}

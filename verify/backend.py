@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,22 @@ from dgemma.core.trajectory import Trajectory
 
 Array = npt.NDArray[Any]
 Taps = Mapping[str, Array]
+T = TypeVar("T")
 
 # Tensors of a layer in the order in which they are computed; see `model/taps.py`.
-LAYER_TAPS = ("attention_in", "q", "k", "v", "attention_out", "mlp_in", "mlp_out", "out")
+LAYER_TAPS = ("attention_in", "q", "k", "v", "attention_out", "mlp_in", "router", "mlp_out", "out")
 
 
 def tap_order(config: ModelConfig) -> list[str]:
     """Names of all taps, in the order in which they are computed; encode has no `conditioned` and no `logits`."""
-    layers = [f"layers.{i}.{name}" for i in range(config.num_layers) for name in LAYER_TAPS]
+    names = [name for name in LAYER_TAPS if config.is_moe or name != "router"]
+    layers = [f"layers.{i}.{name}" for i in range(config.num_layers) for name in names]
     return ["embedded", "conditioned", *layers, "hidden", "logits"]
+
+
+def routers_of(taps: Mapping[str, T]) -> dict[int, T]:
+    """Layer → the scores of its router, of tensors by name."""
+    return {int(name.split(".")[1]): x for name, x in taps.items() if name.endswith(".router")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class StepOut:
         soft: float32 [N, D], the next step's self-conditioning.
         logits: float32 [N, V], softcapped, before temperature; None where they cannot be had.
         taps: tensors by name, without a batch.
+        routers: layer → its router's scores before the softmax, float32 [N, E]; empty where they cannot be had.
     """
 
     argmax: Array
@@ -50,6 +58,7 @@ class StepOut:
     soft: Array
     logits: Array | None
     taps: Taps = field(default_factory=dict)
+    routers: Mapping[int, Array] = field(default_factory=dict)
 
 
 class Backend(ABC):

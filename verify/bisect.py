@@ -16,7 +16,10 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.verify.backend import Array, Backend, StepOut, ids_before, tap_order, words_of
 from dgemma.verify.divergence import Divergence
 from dgemma.verify.metrics import relative_error
+from dgemma.verify.routing import changed_margins
 from dgemma.verify.tolerance import Tolerance
+
+Found = tuple[str, float, str | None]  # name, error, and the cause where it is known better than by the name
 
 # What a wrong tensor most likely comes from, where every tensor before it is right.
 _CAUSES = {
@@ -28,7 +31,8 @@ _CAUSES = {
     "v": "v_proj or v_norm",
     "attention_out": "the mask, the prefix or o_proj",
     "mlp_in": "post_attention_layernorm or pre_feedforward_layernorm",
-    "mlp_out": "the MLP",
+    "router": "the router's norm, scale or projection",
+    "mlp_out": "the MLP, or in a mixture its experts",
     "out": "post_feedforward_layernorm or the layer scalar",
     "hidden": "the last norm",
     "logits": "the head or its softcap",
@@ -87,8 +91,8 @@ def forced_fault(
                 backend.close()
     if found is None:
         return None
-    tensor, error = found
-    return Fault(**where, phase=phase, tensor=tensor, error=error, cause=_CAUSES[tensor.rpartition(".")[2]])
+    tensor, error, cause = found
+    return Fault(**where, phase=phase, tensor=tensor, error=error, cause=cause or _CAUSES[tensor.rpartition(".")[2]])
 
 
 def loop_fault(a: Trajectory, b: Trajectory, run: int, difference: Divergence, tolerance: Tolerance) -> Fault:
@@ -110,7 +114,7 @@ def loop_fault(a: Trajectory, b: Trajectory, run: int, difference: Divergence, t
     )
 
 
-def _encode_fault(backends: Sequence[Backend], ids: Sequence[int], tolerance: Tolerance) -> tuple[str, float] | None:
+def _encode_fault(backends: Sequence[Backend], ids: Sequence[int], tolerance: Tolerance) -> Found | None:
     """Both encode the same tokens in the same chunks."""
     chunk = min(backend.chunk for backend in backends)
     for backend in backends:
@@ -124,7 +128,7 @@ def _encode_fault(backends: Sequence[Backend], ids: Sequence[int], tolerance: To
 
 def _step_fault(
     backends: Sequence[Backend], guide: Backend, trajectory: Trajectory, seed: int, row: int, tolerance: Tolerance
-) -> tuple[str, float] | None:
+) -> Found | None:
     """Both run one step on the guide's soft embedding, from their own prefixes."""
     canvas_in, temperature = trajectory.canvas_in[row], trajectory.temperature[row]
     soft = _soft_before(guide, trajectory, row)
@@ -148,25 +152,39 @@ def _soft_before(guide: Backend, trajectory: Trajectory, row: int) -> Array:
 
 def _first(
     backend: Backend, a: Mapping[str, Array], b: Mapping[str, Array], tolerance: Tolerance, without: Sequence[str] = ()
-) -> tuple[str, float] | None:
+) -> Found | None:
+    """Where the scores of a router agree and its choice does not, the choice is named, not the output that it changed."""
     for name in tap_order(backend.config):
         if name in a and name in b and name not in without:
             error = relative_error(a[name], b[name])
             if not error <= tolerance.tensors:  # NaN differs
-                return name, error
+                return _other_experts(name, backend.config.top_k_experts, a, b) or (name, error, None)
     return None
 
 
-def _outputs(a: StepOut, b: StepOut, tolerance: Tolerance) -> tuple[str, float] | None:
+def _other_experts(name: str, count: int | None, a: Mapping[str, Array], b: Mapping[str, Array]) -> Found | None:
+    """The choice of experts, where it differs in the layer of an output."""
+    stem, _, last = name.rpartition(".")
+    router = f"{stem}.router"
+    if last != "mlp_out" or count is None or not (router in a and router in b):
+        return None
+    margins = changed_margins(a[router], b[router], count)
+    if not margins.size:
+        return None
+    where = f"other experts at {margins.size} of {len(a[router])} positions, margins up to {margins.max():.3g} nats"
+    return router, relative_error(a[router], b[router]), where
+
+
+def _outputs(a: StepOut, b: StepOut, tolerance: Tolerance) -> Found | None:
     """Entropy, soft embedding, then what is decided from them."""
     entropy = float(np.abs(a.entropy.astype(np.float64) - b.entropy).max())
     if not entropy <= tolerance.entropy:
-        return "entropy", entropy
+        return "entropy", entropy, None
     soft = relative_error(a.soft, b.soft)
     if not soft <= tolerance.tensors:
-        return "soft", soft
+        return "soft", soft, None
     for name in ("argmax", "accepted", "canvas"):
         share = float((getattr(a, name) != getattr(b, name)).mean())
         if share > 0:
-            return name, share
+            return name, share, None
     return None

@@ -96,6 +96,7 @@ class EngineBackend(Backend):
         }
         out = self._engine.run("denoise", feeds)
         logits = self._engine.logits(out) if isinstance(self._engine, LogitsEngine) else None
+        routers = self._engine.routers(out) if isinstance(self._engine, LogitsEngine) else {}
         found = self._engine.taps("denoise") if taps and isinstance(self._engine, LogitsEngine) else {}
         return StepOut(
             argmax=out["argmax"][0],
@@ -105,6 +106,7 @@ class EngineBackend(Backend):
             soft=out["next_soft"][0],
             logits=logits,
             taps=found,
+            routers=routers,
         )
 
 

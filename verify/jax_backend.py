@@ -19,7 +19,7 @@ from dgemma.core.manifest import Manifest
 from dgemma.core.trajectory import Trajectory
 from dgemma.reference import denoiser, sampler, texts
 from dgemma.reference.texts import Reference
-from dgemma.verify.backend import Array, Backend, StepOut, Taps
+from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
 
 NAMES = {"bfloat16": "reference bfloat16", "float32": "reference float32"}
 
@@ -70,7 +70,7 @@ class JaxBackend(Backend):
 
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         dtype = self.reference.weights["embed"].dtype
-        done, logits, next_soft, tensors = self._step[taps](
+        done, logits, next_soft, tensors, routers = self._step[taps](
             self.reference.weights,
             canvas.astype(np.int32),
             jnp.asarray(soft, dtype),
@@ -87,6 +87,7 @@ class JaxBackend(Backend):
             soft=_array(next_soft),
             logits=np.asarray(logits),
             taps={name: _array(x) for name, x in tensors.items()},
+            routers={layer: _array(x) for layer, x in routers.items()},
         )
 
 
@@ -102,10 +103,11 @@ def _step(
     prefix: Any,
     length: Any,
 ) -> Any:
-    logits, tensors = denoiser.denoise(weights, config, canvas, soft, prefix, length, taps=taps)
+    logits, tensors = denoiser.denoise(weights, config, canvas, soft, prefix, length, taps=taps or config.is_moe)
     tempered = logits / temperature
     done = sampler.step(tempered, words, policy.entropy_bound)
-    return done, logits, denoiser.soft_embed(weights, config, tempered, policy.top_k), tensors
+    routers = routers_of(tensors)
+    return done, logits, denoiser.soft_embed(weights, config, tempered, policy.top_k), tensors if taps else {}, routers
 
 
 def _tapped_encode(config: Any, weights: Any, tokens: Any, prefix: Any, length: Any) -> Any:

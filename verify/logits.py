@@ -18,6 +18,7 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Array, Feeds
 from dgemma.runtime.engines.onnx import OnnxEngine
 from dgemma.runtime.engines.sessions import open_session
+from dgemma.verify.backend import routers_of, tap_order
 
 NAME = "logits"  # softcapped, before temperature; graphs of format 1 hold the value, others in tiles that go as they come
 _UNIT = "head/unit_"  # tile I of tanh(logits / cap), [1, R, t]
@@ -27,7 +28,8 @@ _VALUES = {"embedded": "embedded", "conditioned": "x", "hidden": "hidden"}
 
 
 class LogitsEngine(OnnxEngine):
-    """An ONNX engine whose `denoise` also puts out logits; with `taps`, encode and denoise their tapped tensors too."""
+    """An ONNX engine whose `denoise` also puts out logits and routers' scores; with `taps`, encode and denoise their tapped
+    tensors too."""
 
     def __init__(self, bundle: Bundle, *, version: str, threads: int | None = None, taps: bool = False) -> None:
         import onnx
@@ -42,14 +44,19 @@ class LogitsEngine(OnnxEngine):
         inside = {name for node in self._model.graph.node for name in node.output}
         if NAME not in inside:
             self._model.graph.node.extend(_logits(self._model.graph, bundle.manifest.model.final_logit_softcapping, path))
-        self._taps = _taps(bundle, inside) if taps else {}
+        every = _taps(bundle, inside)
+        self._taps, self._routers = every if taps else {}, routers_of(every)
         self._found: dict[str, Feeds] = {}
         outputs = {o.name for o in self._model.graph.output}
-        for value in {NAME, *self._taps.values()} - outputs:
+        for value in sorted({NAME, *self._taps.values(), *self._routers.values()} - outputs):
             self._model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
-        shape = (1, bundle.manifest.canvas_length, bundle.manifest.model.vocab_size)
-        logits = TensorSpec(name=NAME, dtype="float32", shape=shape)
-        super().__init__(_with_outputs(bundle, {GRAPH: [logits]}), version=version, threads=threads)
+        config = bundle.manifest.model
+        columns = {NAME: config.vocab_size, **dict.fromkeys(self._routers.values(), config.num_experts or 0)}
+        more = [
+            TensorSpec(name=name, dtype="float32", shape=(1, bundle.manifest.canvas_length, size))
+            for name, size in columns.items()
+        ]
+        super().__init__(_with_outputs(bundle, {GRAPH: more}), version=version, threads=threads)
 
     def run(self, graph: str, feeds: Feeds) -> Feeds:
         """As the engine does; tapped tensors are kept for `taps`."""
@@ -69,6 +76,10 @@ class LogitsEngine(OnnxEngine):
         """Logits before temperature, [N, V] float32, of what `run("denoise", …)` gave."""
         logits: Array = outputs[NAME][0]
         return logits
+
+    def routers(self, outputs: Feeds) -> dict[int, Array]:
+        """Layer → scores of its router, [N, E] float32, of what `run("denoise", …)` gave."""
+        return {layer: outputs[value][0] for layer, value in self._routers.items()}
 
     def open(self, file: str) -> Any:
         """As the engine does, but for the graph with outputs more, whose weights stay where they are."""
@@ -94,8 +105,6 @@ def _logits(graph: Any, cap: float, path: Path) -> list[Any]:
 
 def _taps(bundle: Bundle, inside: set[str]) -> dict[str, str]:
     """Tap → value, for those that the graph has."""
-    from dgemma.verify.backend import tap_order
-
     found = {}
     for tap in tap_order(bundle.manifest.model):
         layer, _, name = tap.removeprefix("layers.").partition(".")

@@ -16,6 +16,7 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.verify import metrics
 from dgemma.verify.backend import Array, Backend, StepOut, words_of
 from dgemma.verify.divergence import CLOSE, NEAR, Rule
+from dgemma.verify.routing import Routing
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 Pair = tuple[str, str]  # names of the reference and of what is compared with it
@@ -66,6 +67,8 @@ class TeacherForced:
     keys: dict[int, metrics.Noise] = field(default_factory=dict)
     values: dict[int, metrics.Noise] = field(default_factory=dict)
     prefixes: list[tuple[Place, float]] = field(default_factory=list)  # worst relative error of keys and values encoded there
+    top_k: int | None = None  # experts of a row; None where there are none
+    routing: dict[int, Routing] = field(default_factory=dict)  # by layer, where both give routers' scores
 
     def add_prefix(self, place: Place, reference: Sequence[tuple[Array, Array]], other: Sequence[tuple[Array, Array]]) -> None:
         """Compare keys and values [n, K, d] that both encoded before the step at `place`."""
@@ -88,6 +91,8 @@ class TeacherForced:
         if reference.logits is not None and other.logits is not None:
             kl = metrics.kl_divergence(reference.logits / temperature, other.logits / temperature)
             error = metrics.range_error(reference.logits, other.logits)
+        for layer in sorted(reference.routers.keys() & other.routers.keys()) if self.top_k else ():
+            self.routing.setdefault(layer, Routing()).add(reference.routers[layer], other.routers[layer], self.top_k or 0)
         self.soft.add(reference.soft, other.soft)
         self.worst_soft = float(np.minimum(self.worst_soft, metrics.sqnr(reference.soft, other.soft)))
         self.steps.append(
@@ -106,7 +111,8 @@ class TeacherForced:
         )
 
     def figures(self, without_logits: str | None) -> dict[str, Any]:
-        """JSON types. Rates are shares, errors nats, SQNR dB; None is a value that is not finite or not known."""
+        """JSON types. Rates are shares, errors nats, SQNR dB; None is a value that is not finite or not known. `experts`, of
+        mixtures alone, is by layer as `Routing.figures`."""
         same = np.concatenate([s.same for s in self.steps]) if self.steps else np.empty(0)
         gaps = np.concatenate([s.gaps for s in self.steps]) if self.steps else np.empty(0)
         keys, values = self.keys.values(), self.values.values()
@@ -128,6 +134,7 @@ class TeacherForced:
             "sqnr_db": {name: metrics.finite(value) for name, value in db.items()},
             "flips": {"count": int((same == 0).sum()), **margins(gaps, "argmax")},
             "by_step": [self._at(i) for i in sorted({s.index for s in self.steps})],
+            **({"experts": {str(i): r.figures() for i, r in self.routing.items()} or None} if self.top_k else {}),
         }
 
     def _at(self, index: int) -> dict[str, Any]:
@@ -169,7 +176,7 @@ def force(
         guide: one of the backends, whose soft embeddings all are fed.
         runs: seed and trajectory of each; canvases come from it.
     """
-    found = {pair: TeacherForced() for pair in pairs}
+    found = {pair: TeacherForced(top_k=guide.config.top_k_experts) for pair in pairs}
     for run, (seed, trajectory) in enumerate(progress(runs, "teacher-forced")):
         for backend in backends:
             backend.reset()

@@ -8,6 +8,7 @@ from typing import Any
 from dgemma.core.plural import counted
 from dgemma.verify.against_float import COUNT
 from dgemma.verify.gate import Check
+from dgemma.verify.routing import described
 
 
 def describe(name: str, section: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -101,6 +102,8 @@ def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     missing = next(iter(found.values()))["backends_missing"]
     lines += [f"not run: {backend} ({why})" for backend, why in missing.items()]
     for backend, values in found.items():
+        if (nearest := values.get("nearest")) and "experts" in nearest["teacher_forced"]:
+            lines.append(f"{backend}: other experts than {nearest['name']}: {described(nearest['teacher_forced']['experts'])}")
         for key, label in (("recorded", "golden trajectories equal"), ("fused", "fused generations equal to the host loop's")):
             if key in values:
                 lines.append(f"{backend}: {values[key]['equal']} of {values['golden_runs']} {label}")
@@ -161,6 +164,7 @@ def _forced(forced: Mapping[str, Any]) -> list[str]:
         f"  SQNR, dB            {soft}, prefix keys {number(db['prefix_keys'], '.1f')}, "
         f"values {number(db['prefix_values'], '.1f')}, "
         f"worst layer {number(db['prefix_worst_layer'], '.1f')}",
+        *([f"  other experts       {described(forced['experts'])}"] if "experts" in forced else []),
     ]
 
 

@@ -19,7 +19,7 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.model import checkpoint, generate, sampler
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.taps import collecting
-from dgemma.verify.backend import Array, Backend, StepOut, Taps
+from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
 
 
 class TorchBackend(Backend):
@@ -54,13 +54,16 @@ class TorchBackend(Backend):
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         found: dict[str, Array] = {}
         dtype = self.model.embed_tokens.weight.dtype
-        with _collected(found, taps):
+        with _collected(found, taps or self.config.is_moe):
             conditioning = torch.tensor(soft, dtype=dtype)[None]  # [1, N, D]
             logits = self.model.denoise(torch.from_numpy(canvas)[None], conditioning, self._prefix, self._length)  # [1, N, V]
         tempered = logits / float(temperature)
         noise = torch.from_numpy(words.astype(np.int64))[None]
         done = sampler.step(tempered, noise, self.sampler.entropy_bound)
-        if taps:
+        routers = routers_of(found)
+        if not taps:
+            found.clear()
+        else:
             found["logits"] = _array(logits[0])
         made = self.model.soft_embed(tempered, self.sampler.top_k)
         return StepOut(
@@ -71,6 +74,7 @@ class TorchBackend(Backend):
             soft=_array(made[0]),
             logits=_array(logits[0]),
             taps=found,
+            routers=routers,
         )
 
 

@@ -240,7 +240,7 @@ def test_taps_name_every_tensor(repo_root: Path) -> None:
         return denoiser.encode(w, config, canvas, None, jnp.int32(0), taps=True)
 
     logits, taps = jax.device_get(denoise(ours.weights, ours.prefix, np.int32(ours.length)))
-    layers = {f"layers.{i}.{name}" for i in range(config.num_layers) for name in denoiser.LAYER_TAPS}
+    layers = {f"layers.{i}.{name}" for i in range(config.num_layers) for name in denoiser.layer_taps(config)}
     assert set(taps) == layers | {"embedded", "conditioned", "hidden", "logits"}
     np.testing.assert_array_equal(logits, taps["logits"])
     np.testing.assert_allclose(logits, ours.denoise(canvas, soft), atol=LOGITS)
