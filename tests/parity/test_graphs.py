@@ -157,18 +157,6 @@ def test_denoise_notices(engine: Any, model: Denoiser, control: str) -> None:
     assert one_step(engine, model, 21, 64, graphs.Denoise(other, policy)) > TOLERANCE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine_name", ["onnx", "executorch"])
-def test_experts(engine_name: str) -> None:
-    """A mixture-of-experts checkpoint on both engines; another number of experts per token is noticed."""
-    model = checkpoint.load(micro_bundle.checkpoint(experts=True)).model
-    opened = open_engine(Bundle.open(micro_bundle.export(engine_name, experts=True)), engine_name, 1)
-    for length in (0, 21):
-        assert one_step(opened, model, length, 64, graphs.Denoise(model, micro.POLICY)) < TOLERANCE
-    model.layers[0].router.top_k = 1
-    assert one_step(opened, model, 21, 64, graphs.Denoise(model, micro.POLICY)) > TOLERANCE
-
-
 @pytest.mark.parametrize("engine_name", ENGINES)
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_sessions_agree_with_eager(engine_name: str, adaptive: bool, model: Denoiser) -> None:

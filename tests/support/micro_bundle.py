@@ -20,19 +20,23 @@ from dgemma.verify import golden
 _ROOT = TemporaryDirectory(prefix="dgemma-micro-")  # removed when the tests end
 
 
+def root() -> str:
+    """A folder of this process, removed when the tests end."""
+    return _ROOT.name
+
+
 @cache
-def checkpoint(experts: bool = False) -> Path:
-    config = micro.MOE_CONFIG if experts else micro.CONFIG
-    return micro.save(Path(mkdtemp(dir=_ROOT.name)) / "micro", config)
+def checkpoint() -> Path:
+    return micro.save(Path(mkdtemp(dir=_ROOT.name)) / "micro")
 
 
-def export(engine: str, recipe: str = "fp32", experts: bool = False) -> Path:
+def export(engine: str, recipe: str = "fp32") -> Path:
     """A fresh bundle, golden trajectories included."""
-    return _export(Path(mkdtemp(dir=_ROOT.name)) / f"{engine}-{recipe}.dgemma", engine, recipe, experts)
+    return export_of(checkpoint(), Path(mkdtemp(dir=_ROOT.name)) / f"{engine}-{recipe}.dgemma", engine, recipe)
 
 
-def _export(out: Path, engine: str, recipe: str, experts: bool = False) -> Path:
-    folder = checkpoint(experts)
+def export_of(folder: Path, out: Path, engine: str, recipe: str) -> Path:
+    """A bundle of a checkpoint without a tokenizer, golden trajectories included."""
 
     def finish(stage: Path) -> None:
         golden.write(stage, folder, [])
@@ -45,4 +49,4 @@ def _export(out: Path, engine: str, recipe: str, experts: bool = False) -> Path:
 def bundle(engine: str, recipe: str = "fp32") -> Path:
     if given := os.environ.get("DGEMMA_MICRO_BUNDLES"):
         return Path(given).resolve() / f"{engine}-{recipe}.dgemma"
-    return shared.bundle(f"micro-{engine}-{recipe}", lambda out: _export(out, engine, recipe))
+    return shared.bundle(f"micro-{engine}-{recipe}", lambda out: export_of(checkpoint(), out, engine, recipe))

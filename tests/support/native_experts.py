@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,11 +9,13 @@ import numpy.typing as npt
 import torch
 from matrices import four_bits
 
+from dgemma.benchmarks.studies import experts as study
+from dgemma.benchmarks.studies.experts import kernels
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.expert_layout import lay_out
 from dgemma.quantize.matrix import QuantizedMatrix
-from dgemma.runtime.native import build
 
+__all__ = ["flat", "kernels", "matrices", "rows", "run", "twin"]
 Array = npt.NDArray[Any]
 Pair = tuple[QuantizedMatrix, QuantizedMatrix]
 
@@ -42,40 +42,6 @@ def rows(count: int, hidden: int, number: int, chosen: int, seed: int = 0) -> tu
     return x, ids, weights / weights.sum(1, keepdims=True)
 
 
-class Layer(ctypes.Structure):
-    """`dg_experts`."""
-
-    _fields_ = (
-        ("experts", ctypes.c_int32),
-        ("hidden", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("bits", ctypes.c_int32),
-        ("gate_up_group", ctypes.c_int32),
-        ("down_group", ctypes.c_int32),
-        ("gate_up", ctypes.c_void_p),
-        ("gate_up_multipliers", ctypes.c_void_p),
-        ("gate_up_scale", ctypes.c_void_p),
-        ("down", ctypes.c_void_p),
-        ("down_multipliers", ctypes.c_void_p),
-        ("down_scale", ctypes.c_void_p),
-    )
-
-
-@cache
-def library() -> ctypes.CDLL:
-    loaded = ctypes.CDLL(str(build.experts()))
-    loaded.dg_experts_kernel.restype = loaded.dg_experts_run_threads.restype = ctypes.c_char_p
-    return loaded
-
-
-def kernels() -> list[str]:
-    """What this processor runs, best first."""
-    found: list[str] = []
-    while name := library().dg_experts_kernel(len(found)):
-        found.append(name.decode())
-    return found
-
-
 def flat(gate_up: QuantizedMatrix, down: QuantizedMatrix) -> tuple[list[int], list[Array]]:
     """Sizes and arrays in the order of `dg_experts`."""
     first, second = lay_out(gate_up, down)
@@ -95,21 +61,8 @@ def run(
 ) -> Array:
     """x float32 [R, D], ids int64 [R, K], weights float32 [R, K] → [R, D]; raises ValueError with what the library says."""
     sizes, arrays = flat(gate_up, down)
-    layer = Layer(*sizes, *(a.ctypes.data for a in arrays))
-    out = np.full_like(x, 7.0)
-    given = [np.ascontiguousarray(a) for a in (x, ids, weights)]
-    wrong = library().dg_experts_run_threads(
-        ctypes.byref(layer),
-        *(a.ctypes.data_as(ctypes.c_void_p) for a in given),
-        ctypes.c_int64(len(x)),
-        ctypes.c_int32(ids.shape[1]),
-        out.ctypes.data_as(ctypes.c_void_p),
-        kernel and kernel.encode(),
-        ctypes.c_int(threads),
-    )
-    if wrong:
-        raise ValueError(wrong.decode())
-    return out
+    layer = study.Layer(*sizes, *(a.ctypes.data for a in arrays))
+    return study.run(layer, x, ids, weights, kernel=kernel, threads=threads)
 
 
 def twin(gate_up: QuantizedMatrix, down: QuantizedMatrix, x: Array, ids: Array, weights: Array) -> Array:
