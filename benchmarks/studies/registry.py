@@ -108,6 +108,12 @@ STUDIES = (
         commands=(f"{_MODULE}.export_cost 2b --recipe w4-mixed --work FOLDER --out {_TO}/export-cost.json",),
     ),
     Study(
+        name="experts",
+        page="experts",
+        results=("experts.json",),
+        commands=(f"{_MODULE}.experts --out {_TO}/experts.json",),
+    ),
+    Study(
         name="peers",
         page="peers",
         results=("peers-*.json",),
