@@ -6,12 +6,16 @@ D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from dgemma.export.deferred import Make, defer, is_deferring
 from dgemma.quantize.expert_layout import LaidOut, lay_out, put_back
 from dgemma.quantize.fake_quant import FakeQuantExperts
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.read_checkpoint import outline
 
 
 @torch.library.custom_op("dgemma::experts", mutates_args=())
@@ -56,14 +60,14 @@ def _(x: Tensor, *_: Tensor | int) -> Tensor:
 class RoutedExperts(nn.Module):
     """Quantized experts of a layer, of which the chosen ones are computed."""
 
-    def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix) -> None:
+    def __init__(self, gate_up: QuantizedMatrix, down: QuantizedMatrix, make: Make | None = None) -> None:
+        """Of the matrices, or with `make`, which makes the parameters when they are written, of the matrices' form."""
         super().__init__()
         self.hidden, self.width = down.integers.shape[1:]
-        self.groups = []
-        for name, stack in zip(("gate_up", "down"), lay_out(gate_up, down), strict=True):
-            for part, tensor in (("", stack.weight), ("_multipliers", stack.multipliers), ("_scale", stack.scale)):
-                self.register_parameter(name + part, nn.Parameter(tensor, requires_grad=False))
-            self.groups.append(stack.group)
+        stacks = lay_out(gate_up, down)
+        self.groups = [stack.group for stack in stacks]
+        for name, tensor in (_parts(*stacks) if make is None else defer(_parts(*stacks), make)).items():
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
 
     def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """x [..., D], weights and ids [..., K] → [..., D]."""
@@ -81,3 +85,24 @@ class RoutedExperts(nn.Module):
             self.width,
             *self.groups,
         )
+
+
+def _parts(gate_up: LaidOut, down: LaidOut) -> dict[str, Tensor]:
+    """By the names that the operator has for them."""
+    return {
+        name + part: tensor
+        for name, stack in (("gate_up", gate_up), ("down", down))
+        for part, tensor in (("", stack.weight), ("_multipliers", stack.multipliers), ("_scale", stack.scale))
+    }
+
+
+def routed(quantized: Mapping[str, QuantizedMatrix], gate_up: str, down: str) -> RoutedExperts:
+    """The experts whose matrices have these names. Inside of `deferring` they are laid out when they are written: together
+    they are most of a model."""
+    if not is_deferring():
+        return RoutedExperts(quantized[gate_up], quantized[down])
+
+    def make() -> dict[str, Tensor]:
+        return _parts(*lay_out(quantized[gate_up], quantized[down]))
+
+    return RoutedExperts(outline(quantized, gate_up), outline(quantized, down), make)

@@ -7,7 +7,7 @@ engines or files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from dgemma.quantize.matrix import QuantizedMatrix
 PANEL = 16
 INPUTS, OUTPUTS = 8, 2 * PANEL  # what inputs and the outputs of down are filled up to a multiple of
 GROUP = 8  # what the kernel's groups are multiples of
+_AT_ONCE = 8  # experts that are laid out together, so that what that takes stays small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,25 @@ class LaidOut:
 def lay_out(gate_up: QuantizedMatrix, down: QuantizedMatrix) -> tuple[LaidOut, LaidOut]:
     """gate_up [E, 2W, D] and down [E, D, W] for the kernel, at 4 bits where both have 4 and groups that it takes, else at 8."""
     assert gate_up.rotation is down.rotation is None, "recipes rotate no experts"
+    first = range(0, down.integers.shape[0], _AT_ONCE)
+    pairs = [_lay_out(_experts(gate_up, at), _experts(down, at)) for at in first]
+    one, other = (_joined(stacks) for stacks in zip(*pairs, strict=True))
+    return one, other
+
+
+def _experts(matrix: QuantizedMatrix, first: int) -> QuantizedMatrix:
+    """A few of a stack's."""
+    part = slice(first, first + _AT_ONCE)
+    multipliers = None if matrix.multipliers is None else matrix.multipliers[part]
+    return replace(matrix, integers=matrix.integers[part], scale=matrix.scale[part], multipliers=multipliers)
+
+
+def _joined(stacks: Sequence[LaidOut]) -> LaidOut:
+    weight, multipliers, scale = ([getattr(s, name) for s in stacks] for name in ("weight", "multipliers", "scale"))
+    return replace(stacks[0], weight=torch.cat(weight), multipliers=torch.cat(multipliers), scale=torch.cat(scale))
+
+
+def _lay_out(gate_up: QuantizedMatrix, down: QuantizedMatrix) -> tuple[LaidOut, LaidOut]:
     width = down.integers.shape[-1]
     four = all(m.group is not None and m.group % GROUP == 0 for m in (gate_up, down))
     halves = (_filled(_rows(gate_up, at, at + width), PANEL, INPUTS, four) for at in (0, width))

@@ -15,5 +15,7 @@ def pack(values: Tensor) -> Tensor:
 
 def unpack(packed: Tensor, count: int, *, signed: bool) -> Tensor:
     """Inverse of `pack`: int8 [..., count] of −8 … 7 where signed, else of 0 … 15."""
-    halves = torch.stack([packed & 15, packed >> 4], -1).flatten(-2)[..., :count].to(torch.int8)
-    return (halves << 4) >> 4 if signed else halves
+    halves = torch.stack([packed & 15, packed >> 4], -1).flatten(-2).view(torch.int8)
+    if signed:  # in place, for stacks of experts are large
+        halves.bitwise_left_shift_(4).bitwise_right_shift_(4)
+    return halves[..., :count].contiguous()

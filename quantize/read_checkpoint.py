@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +59,37 @@ class _Lazy(Mapping[str, Value]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class _Matrices(_Lazy[QuantizedMatrix]):
+    """With what describes them."""
+
+    def __init__(self, described: Mapping[str, dict[str, Any]], read: Callable[[str], QuantizedMatrix]) -> None:
+        super().__init__(list(described), read)
+        self._described = described
+
+    def outline(self, name: str) -> QuantizedMatrix:
+        described = self._described[name]
+        *rows, inputs = described["shape"]
+        multipliers = None
+        if described["group"] is not None:
+            multipliers = torch.empty(*rows, inputs // described["group"], dtype=torch.int8, device="meta")
+        return QuantizedMatrix(
+            bits=described["bits"],
+            integers=torch.empty(*rows, inputs, dtype=torch.int8, device="meta"),
+            scale=torch.empty(rows, device="meta"),
+            multipliers=multipliers,
+            rotation=described["rotation"],
+        )
+
+
+def outline(matrices: Mapping[str, QuantizedMatrix], name: str) -> QuantizedMatrix:
+    """A matrix on the meta device; of an open checkpoint's matrices nothing is read for it."""
+    if isinstance(matrices, _Matrices):
+        return matrices.outline(name)
+    found = matrices[name]
+    multipliers = None if found.multipliers is None else found.multipliers.to("meta")
+    return replace(found, integers=found.integers.to("meta"), scale=found.scale.to("meta"), multipliers=multipliers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +152,7 @@ def open_quantized(folder: Path | str, *, check_files: bool = True) -> Quantized
         sampler=sampler,
         recipe=recipe,
         description=values,
-        matrices=_Lazy(list(described), matrix),
+        matrices=_Matrices(described, matrix),
         floats=_Lazy(floats, lambda name: tensor(name, torch.float32, shapes[name])),
     )
 

@@ -17,7 +17,7 @@ SCALES_4 = range(-3, 3)  # 4-bit scales around the smallest that clips nothing, 
 DEPTH_4 = 4  # multipliers tried for a group, from the one that clips nothing downwards
 MULTIPLIERS = 15
 LEVELS_4, LEVELS_8 = (-8, 7), (-127, 127)
-CHUNK = 1 << 20  # elements of a chunk; its temporaries stay in a processor's cache or near it
+CHUNK = 1 << 18  # elements of a chunk; its temporaries stay in a processor's cache or near it
 _SMALLEST = 2.0**-100  # of a scale: its products stay normal numbers in bfloat16
 
 Parts = tuple[Tensor, ...]

@@ -30,9 +30,9 @@ class Table:
 
 
 def dedup_constants(path: Path, tables: Sequence[Table]) -> int:
-    """Rewrite the file; returns the bytes saved. What does not repeat a table byte for byte is left alone."""
-    rewritten = path.with_suffix(".dedup")
-    with path.open("rb") as file:
+    """Rewrite the file, in place, for the constants before its first repetition are most of it; returns the bytes saved. What
+    does not repeat a table byte for byte is left alone."""
+    with path.open("r+b") as file:
         layout = Layout.read(file)
         spans, base = layout.spans, layout.base
         moved = _repetitions(file, layout, tables)
@@ -43,15 +43,16 @@ def dedup_constants(path: Path, tables: Sequence[Table]) -> int:
                 size = end + length
                 end = -(-size // ALIGNMENT) * ALIGNMENT
         layout.move(starts, size)
-        with rewritten.open("wb") as out:
-            out.write(layout.head)
-            for i, ((old, length), start) in enumerate(zip(spans, starts, strict=True)):
-                if i not in moved:
-                    out.seek(base + start)
-                    for _, chunk in _chunks(file, base + old, length):
-                        out.write(chunk)
+        for i, ((old, length), start) in enumerate(zip(spans, starts, strict=True)):
+            if i not in moved and start != old:  # towards the beginning, over what was there before
+                for at, chunk in _chunks(file, base + old, length):
+                    file.seek(base + start + at)
+                    file.write(chunk)
+                file.write(bytes(-length % ALIGNMENT))
+        file.seek(0)
+        file.write(layout.head)
         saved = os.fstat(file.fileno()).st_size - base - size
-    os.replace(rewritten, path)
+        file.truncate(base + size)
     return saved
 
 

@@ -21,11 +21,17 @@ import torch
 from executorch.backends.xnnpack import _passes as passes
 from executorch.backends.xnnpack import xnnpack_preprocess
 from executorch.backends.xnnpack._passes import XNNPACKPassManager
+from executorch.exir.emit._emitter import _Emitter
+from executorch.exir.schema import EValue
+from executorch.exir.tensor import make_tensor_value
 from torch import SymInt, Tensor
 from torch.fx import traceback
 from torch.fx.passes.tools_common import stable_topological_sort
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from dgemma.export.deferred import maker
+from dgemma.export.executorch.zero_copy import ZeroCopyData
 
 _PASSES = [
     passes.XNNPACKRemoveCloneOpsTransform,
@@ -79,10 +85,29 @@ def _kept(deepcopy: Any) -> Any:
 
     def kept(tensor: Tensor, memo: dict[int, Any]) -> Any:
         plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and not tensor.requires_grad
-        is_kept = plain and tensor.nbytes > _SMALL and threading.get_ident() == thread
+        is_kept = plain and (tensor.nbytes > _SMALL or maker(tensor)) and threading.get_ident() == thread
         return tensor if is_kept else deepcopy(tensor, memo)
 
     return kept
+
+
+def _uncopied(plain: Any) -> Any:
+    """Stands in for an emitter's `_tensor_spec_to_evalue`, which copies and hashes a constant for every method that has it."""
+    known = dict[int, ZeroCopyData]()
+
+    def stored(emitter: Any, spec: Any, constant_tag: str | None = None) -> Any:
+        if not spec.const or spec.mem_id is not None or spec.extra_tensor_info is not None:
+            return plain(emitter, spec, constant_tag)
+        tensor = torch.empty(0, dtype=torch.uint8).set_(spec.storage)
+        if (tensor.nbytes <= _SMALL and maker(tensor) is None) or spec.nbytes() != tensor.nbytes:
+            return plain(emitter, spec, constant_tag)
+        data = known.setdefault(tensor.data_ptr(), ZeroCopyData(tensor))
+        index = emitter.program_state.cached_spec_hash_values.get(data.key, -1)
+        if index == -1:
+            index = emitter._save_new_const_tensor(spec, data, data.key)
+        return EValue(make_tensor_value(index, None, spec))
+
+    return stored
 
 
 @contextmanager
@@ -113,6 +138,7 @@ def patched_exir() -> Iterator[None]:
             (xnnpack_preprocess, "XNNPACKPassManager", _pass_manager),
             (torch.nn.Parameter, "__deepcopy__", _kept(torch.nn.Parameter.__deepcopy__)),
             (Tensor, "__deepcopy__", _kept(Tensor.__deepcopy__)),
+            (_Emitter, "_tensor_spec_to_evalue", _uncopied(_Emitter._tensor_spec_to_evalue)),
         ):
             patches.enter_context(_replaced(owner, name, value))
         yield

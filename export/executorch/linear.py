@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dgemma.export.executorch import ops
 from dgemma.export.executorch.dedup_constants import Table
-from dgemma.export.experts import RoutedExperts
+from dgemma.export.experts import routed
 from dgemma.model.denoiser import Experts
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -199,7 +199,7 @@ def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: 
     for name, child in model.named_children():
         path = f"{prefix}{name}"
         if isinstance(child, Experts) and f"{path}.gate_up_proj" in quantized:
-            setattr(model, name, RoutedExperts(quantized[f"{path}.gate_up_proj"], quantized[f"{path}.down_proj"]))
+            setattr(model, name, routed(quantized, f"{path}.gate_up_proj", f"{path}.down_proj"))
         elif isinstance(child, nn.Embedding):
             matrix = quantized.get(f"{path}.weight")
             setattr(model, name, FloatEmbedding(child.weight.detach()) if matrix is None else IntegerEmbedding(matrix))

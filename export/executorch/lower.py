@@ -18,6 +18,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.deferred import deferring
 from dgemma.export.executorch import experts
 from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
 from dgemma.export.executorch.dedup_constants import dedup_constants
@@ -95,14 +96,14 @@ def lower(
 ) -> dict[str, dict[str, int]]:
     """Write the `.pte`; returns per method the operations delegated and left on the CPU."""
     model = sharing(model)
-    replace(model, quantized)
-    replace_modules(model, RMSNorm, WholeRMSNorm)
-    replace_modules(model, Attention, WholeAttention)
-    replace_routing(model)
     wanted = specs(model.config, shapes, policy.steps)
     edge: dict[str, Any] = {}
     share = {}
-    with patched_exir(), torch.no_grad():
+    with patched_exir(), torch.no_grad(), deferring():
+        replace(model, quantized)
+        replace_modules(model, RMSNorm, WholeRMSNorm)
+        replace_modules(model, Attention, WholeAttention)
+        replace_routing(model)
         progress(Reached(EXECUTORCH["layers"]))
         body = Stack(model).eval()
         stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))

@@ -20,7 +20,7 @@ from onnxscript import opset21 as op
 from onnxscript import values
 from torch import Tensor, nn
 
-from dgemma.export.experts import RoutedExperts
+from dgemma.export.experts import routed
 from dgemma.model.denoiser import Experts, GatedMLP
 from dgemma.quantize.activations import LEAST, SMALLEST, quantize_tokens
 from dgemma.quantize.hadamard import hadamard
@@ -318,9 +318,9 @@ def replace(model: nn.Module, quantized: Mapping[str, QuantizedMatrix], prefix: 
             table = FloatEmbedding(child.weight) if quantized_table is None else IntegerEmbedding(quantized_table)
             setattr(model, name, table)
         elif isinstance(child, Experts):
-            stacked = [f"{prefix}{name}.{part}_proj" for part in ("gate_up", "down")]
-            if stacked[0] in quantized:
-                setattr(model, name, RoutedExperts(*(quantized[part] for part in stacked)))
+            gate_up, down = (f"{prefix}{name}.{part}_proj" for part in ("gate_up", "down"))
+            if gate_up in quantized:
+                setattr(model, name, routed(quantized, gate_up, down))
         else:
             replace(child, quantized, f"{prefix}{name}.")
             parts = [part for part in child.children() if isinstance(part, IntegerLinear)]

@@ -6,7 +6,8 @@ page or more are in `weights.bin`, once for both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,7 @@ from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.deferred import deferring, maker
 from dgemma.export.graphs import Shapes, release, sharing, specs
 from dgemma.export.onnx import experts, softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
@@ -54,6 +56,7 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
     )
     assert program is not None
     model: ir.Model = program.model
+    _defer(model)
     optimizer.optimize_ir(model, should_fold=lambda node: False if _uses_weights(node) else None)
     taps.name_values(model)
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
@@ -64,6 +67,19 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
         for out in node.outputs:  # symbolic sizes of the tracer; engines infer their own
             out.shape, out.type = None, None
     return model
+
+
+def _defer(model: ir.Model) -> None:
+    """Put what makes a constant in the place of what stands for it."""
+    for value in model.graph.initializers.values():
+        stored = value.const_value
+        make = maker(stored.raw) if isinstance(stored, ir.Tensor) and isinstance(stored.raw, torch.Tensor) else None
+        if stored is not None and make is not None:
+            value.const_value = ir.LazyTensor(partial(_made, make), stored.dtype, stored.shape, name=stored.name)
+
+
+def _made(make: Callable[[], torch.Tensor]) -> ir.Tensor:
+    return ir.Tensor(make().numpy())
 
 
 def module_graph(
@@ -115,23 +131,11 @@ def lower(
 ) -> dict[str, str]:
     """Write the graphs below `folder`; returns graph name → file name."""
     original, model = model, sharing(model)
-    replace(model, quantized)
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, onnx.ModelProto] = {}
-    with (folder / FILE).open("wb") as file, cached_registry(), filtered_rules():
-        weights = WeightFile(file)
-        stage, made = "", dict[tuple[object, ...], onnx.ModelProto]()
-        for name, (module, inputs, outputs) in pieces(model, policy).items():
-            before, stage = stage, name if name in BODY else "head"
-            if stage != before:
-                progress(Reached(ONNX[stage]))
-            same = (type(module), *inputs, *outputs)  # the last tile, for one, is often as long as the others
-            if same not in made:
-                part = convert(module.eval(), inputs, outputs, shapes)
-                weights.externalize(part)
-                made[same] = ir.to_proto(part)
-            parts[name] = made[same]
+    with (folder / FILE).open("wb") as file, cached_registry(), filtered_rules(), deferring():
+        replace(model, quantized)
+        parts = _written(model, policy, shapes, WeightFile(file), progress)
     progress(Reached(ONNX["graphs"]))
     denoise = wanted["denoise"][0]
     wiring = Wiring(parts)
@@ -144,3 +148,21 @@ def lower(
         (folder / name).write_bytes(_model(graph).SerializeToString(deterministic=True))
     release(model, original)
     return {name: "generate.onnx" if name == "generate" else "shared.onnx" for name in wanted}
+
+
+def _written(
+    model: Denoiser, policy: SamplerConfig, shapes: Shapes, weights: WeightFile, progress: Progress
+) -> dict[str, onnx.ModelProto]:
+    """The pieces of the graphs, their weights written."""
+    parts, made, stage = dict[str, onnx.ModelProto](), dict[tuple[object, ...], onnx.ModelProto](), ""
+    for name, (module, inputs, outputs) in pieces(model, policy).items():
+        before, stage = stage, name if name in BODY else "head"
+        if stage != before:
+            progress(Reached(ONNX[stage]))
+        same = (type(module), *inputs, *outputs)  # the last tile, for one, is often as long as the others
+        if same not in made:
+            part = convert(module.eval(), inputs, outputs, shapes)
+            weights.externalize(part)
+            made[same] = ir.to_proto(part)
+        parts[name] = made[same]
+    return parts
