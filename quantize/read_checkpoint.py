@@ -54,6 +54,9 @@ class _Lazy(Mapping[str, Value]):
             raise KeyError(name)
         return self._read(name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # a mapping's own would read the value
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -6,6 +6,7 @@ Rows are independent, so matrices of any size go through in chunks of rows. It k
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -69,9 +70,15 @@ def round_4(weight: Tensor, group: int, *, search: bool, levels: tuple[int, int]
 
 
 def _in_chunks(weight: Tensor, rows: Callable[[Tensor], Parts]) -> Parts:
-    """Apply `rows` to chunks of [R, in] in float32; results are put together as [..., out, ·]."""
-    flat = weight.detach().reshape(-1, weight.shape[-1])
-    parts = [rows(chunk.float()) for chunk in flat.split(max(1, CHUNK // flat.shape[1]))]
+    """Apply `rows` to chunks of [R, in] in float32; results are put together as [..., out, ·].
+
+    A core has a chunk of its own: with every operation spread over cores, they would wait for each other many times a chunk.
+    """
+    chunks = weight.detach().reshape(-1, weight.shape[-1]).split(max(1, CHUNK // weight.shape[-1]))
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as cores:
+        parts = list(cores.map(lambda chunk: rows(chunk.float()), chunks))
+    torch.set_num_threads(threads)  # for the threads to come
     return tuple(torch.cat(part).unflatten(0, weight.shape[:-1]) for part in zip(*parts, strict=True))
 
 
