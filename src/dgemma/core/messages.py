@@ -168,7 +168,7 @@ def _check_schema(schema: Mapping[str, Any], where: str) -> None:
         _check_schema(schema["items"], where)
 
 
-_KINDS = {"properties": "an object", "items": "an object", "required": "a list", "type": "a text"}
+_KINDS = {"properties": "an object", "items": "an object", "required": "a list", "type": "a string"}
 
 
 def _is_json(value: object) -> bool:

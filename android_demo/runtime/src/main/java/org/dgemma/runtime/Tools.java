@@ -19,7 +19,7 @@ final class Tools {
         KINDS.put("properties", "an object");
         KINDS.put("items", "an object");
         KINDS.put("required", "a list");
-        KINDS.put("type", "a text");
+        KINDS.put("type", "a string");
     }
 
     private Tools() {}

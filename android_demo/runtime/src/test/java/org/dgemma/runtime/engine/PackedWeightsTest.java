@@ -138,7 +138,7 @@ public class PackedWeightsTest {
         Seal.write(entry(cache));
         List<String> warnings = open(cache, expected);
         assertEquals(1, warnings.size());
-        assertTrue(warnings.get(0), warnings.get(0).endsWith("taking the bundle's own weights"));
+        assertTrue(warnings.get(0), warnings.get(0).endsWith("using the bundle's own weights"));
         assertFalse(entry(cache).exists());
         assertEquals(Collections.emptyList(), open(cache, expected));
         assertTrue(entry(cache).exists());
