@@ -83,7 +83,7 @@ def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
     assert "run 0 canvas 0 step 6: recorded: argmax (loop) is the first to differ" in out
     assert dispatch(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
-    assert "verify        FAILED" in shown and "no near-tie: 3 (limit 0)  MISSED" in shown
+    assert "verify        FAILED" in shown and "are not near-ties: 3 (limit 0)  MISSED" in shown
 
 
 def test_json_is_what_the_file_says(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +323,7 @@ def test_random_weights_are_made_again(tmp_path: Path, capsys: pytest.CaptureFix
     made = replace(manifest, provenance={"shape_of": "2b", "random_weights": 5})
     eager, facts = source_checkpoint.load(made, "2b")
     assert facts["same"] and "seed 5" in facts["name"] and eager.config.canvas_length == micro.N
-    with pytest.raises(UsageError, match="only torch can make random weights"):
+    with pytest.raises(UsageError, match="can only be made by torch"):
         source_checkpoint.load(made, "2b", "tpu")
 
 
