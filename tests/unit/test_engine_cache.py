@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_is_a_warning(bundle: Path, folder: Path) -> None:
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.warns(DgemmaWarning, match="packed weights cannot be kept"):
+        with pytest.warns(DgemmaWarning, match="packed weights cannot be saved"):
             sessions = _open(bundle, "shared")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -233,7 +233,7 @@ def test_a_disk_that_fills_up_is_a_warning(bundle: Path, folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_warning(bundle: Path, folder: Path) -> None:
     folder.write_text("in the way")
-    with pytest.warns(DgemmaWarning, match="packed weights cannot be kept"):
+    with pytest.warns(DgemmaWarning, match="packed weights cannot be saved"):
         assert _open(bundle, "shared")
 
 
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_written_is_read(bundle: Path, monkeypatch: pyte
     monkeypatch.setattr(cache, "exclusive", refuse)
     answers(bundle)
     shutil.rmtree(entries(bundle)["generate"])
-    with pytest.warns(DgemmaWarning, match="cannot be kept .Permission denied.; set DGEMMA_CACHE"):
+    with pytest.warns(DgemmaWarning, match="cannot be saved .Permission denied.; set DGEMMA_CACHE"):
         assert _open(bundle, "generate")
 
 
@@ -318,7 +318,7 @@ def test_the_command_line_says_a_warning_in_one_line(bundle: Path, folder: Path,
     folder.write_text("in the way")
     assert dispatch(["run", str(bundle), "--prompt-ids", "5,6", "--max-new-tokens", "3", "--engine", "onnx"]) == 0
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == 1 and err[0].startswith("warning: ") and "cannot be kept" in err[0]
+    assert len(err) == 1 and err[0].startswith("warning: ") and "cannot be saved" in err[0]
 
 
 def test_a_graph_that_is_to_blame_is_an_error(bundle: Path) -> None:

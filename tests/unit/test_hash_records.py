@@ -167,7 +167,7 @@ def test_a_damaged_record_costs_hashing_again(file: Path, folder: Path, damage: 
     if damage == "folder":
         place.unlink()
         place.mkdir()
-        with pytest.warns(DgemmaWarning, match="a file's hash cannot be kept"):
+        with pytest.warns(DgemmaWarning, match="a file's hash cannot be saved"):
             assert holds(file, sha256) == (True, True)
         return
     if damage == "foreign":  # of a file with the same name on another machine

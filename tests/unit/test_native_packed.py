@@ -161,7 +161,7 @@ def test_no_room_and_no_folder(
         assert not place.exists()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(DgemmaWarning, match="cannot be kept"):
+    with pytest.warns(DgemmaWarning, match="cannot be saved"):
         assert answer() == wanted
     monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path / ("x" * 120) / ("y" * 120)))
     with pytest.warns(DgemmaWarning, match="too long"):
