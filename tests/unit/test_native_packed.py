@@ -169,7 +169,7 @@ def test_no_room_and_no_folder(
 
 
 def limited(results: Any) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         results.put((answer(), [str(w.message) for w in said]))

@@ -99,7 +99,7 @@ def test_engines_are_chosen_and_never_replaced(tmp_path: Path, monkeypatch: pyte
     assert engines.choose(both, None) == ("onnx", "1.32.0")
     assert engines.choose(both, "executorch") == ("executorch", "1.5.1+cpu")
     assert engines.choose(one, None)[0] == "executorch"
-    for bundle, name, says in ((both, "tflite", "onnx, executorch"), (one, "onnx", "holds: executorch")):
+    for bundle, name, says in ((both, "tflite", "onnx, executorch"), (one, "onnx", "it has: executorch")):
         with pytest.raises(EngineError, match=says):
             engines.choose(bundle, name)
     installed["onnxruntime"] = None
