@@ -1,4 +1,4 @@
-"""How long an export still takes: the plan's proportions at the machine's pace, corrected by the stages that have passed."""
+"""How much longer an export will take: the plan, scaled by the machine's pace and by how long the finished stages took."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 
 from dgemma.export.stages import Reached, Stage
 
-_PROBE_SECONDS = 0.0055  # of one pass of the probe, on the processor that the plan's seconds are of
-_PRIOR = 0.3  # share of the plan for which the probe's pace counts beside the pace that was seen
-_HELD = 1.2  # a figure is shown again where the present one exceeds it by no more than this
-_MARGIN = 1.1  # a figure that falls short is worse than one that is a little long
+_PROBE_SECONDS = 0.0055  # one pass of the probe on the processor for which the plan was fitted
+_PRIOR = 0.3  # weight of the probe's pace against the pace seen so far, as a share of the plan
+_HELD = 1.2  # up to this factor, the last figure is repeated instead of a higher one
+_MARGIN = 1.1  # an estimate that is too short annoys more than one that is a little long
 
 
 def pace() -> float:
-    """How much longer this machine takes for a little Python work, right now, than the one that the plan was fitted to."""
+    """How many times longer than the plan's machine this one takes for a little Python work, as busy as it is now."""
     begun = time.perf_counter()
     for _ in range(10):
         kept: dict[int, str] = {}
@@ -27,14 +27,14 @@ def pace() -> float:
 class Countdown:
     """Adds to each stage's name how long the rest will take.
 
-    The figure never rises. Where it would have to rise much, the line says so without a figure.
+    The time left never rises. If it would have to rise by much, the line says "longer than planned" instead.
 
     Args:
         plan: stages in order, with their planned seconds.
         say: takes each line.
         clock: seconds, monotonic.
         at_once: the engines are lowered at the same time.
-        pace: of this machine, from `pace()`; the stages that have passed correct it.
+        pace: of this machine, from `pace()`; corrected as stages finish.
         last: planned seconds of what follows the plan.
     """
 
@@ -76,7 +76,7 @@ class Countdown:
         self._say(f"{reached}, about {spoken(self._shown)} left" if self._shown >= 1 else str(reached))
 
     def advance(self, reached: Reached) -> None:
-        """Note where an engine is; a stage that is in no plan, as what follows it, ends all of them."""
+        """Note which stage was reached; a stage that is not in the plan comes after all that are."""
         if reached.stage not in self._stages:
             self._passed = dict(self._ends)
             return
@@ -86,7 +86,7 @@ class Countdown:
 
     @property
     def done(self) -> float:
-        """Seconds of the plan that have passed, by the engine that has most left to do."""
+        """Seconds of the plan that have passed, for the engine with the most left to do."""
         return self._total - self._last - max(self._ends[name] - passed for name, passed in self._passed.items())
 
 

@@ -1,7 +1,8 @@
-"""Constants that are made when they are written, so that they are never in memory together.
+"""Constants that are made only when they are written, so that they are never in memory all at once.
 
-Tracers need shapes alone. What stands for such a constant in a graph is memory that nobody touches, which takes none; who
-writes the graph asks here for the constant by what stands for it. It knows nothing of engines or of what the constants are.
+Tracers need only shapes. In a graph, a stand-in takes the place of such a constant: memory that is never touched and so takes
+up none. When the graph is written, `maker` gives the function that makes the constant. This module knows nothing of engines or
+of what the constants are.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ Make = Callable[[], Mapping[str, Tensor]]
 
 
 class _Scope:
-    """What is deferred; of constants that are made together, those made last are kept."""
+    """The deferred constants. Of those that are made together, only the last group made is kept."""
 
     def __init__(self) -> None:
         self.makers: dict[int, Callable[[], Tensor]] = {}
-        self.stand_ins: list[Tensor] = []  # kept, so that their memory is nothing else's
+        self.stand_ins: list[Tensor] = []  # kept, so that their memory is not reused
         self._made: tuple[Make, Mapping[str, Tensor]] | None = None
 
     def add(self, name: str, form: Tensor, make: Make) -> Tensor:
@@ -34,7 +35,7 @@ class _Scope:
 
     def _part(self, name: str, make: Make) -> Tensor:
         if self._made is None or self._made[0] is not make:
-            self._made = None  # before others are made
+            self._made = None  # freed before the next group is made
             self._made = make, make()
         return self._made[1][name]
 
@@ -44,7 +45,7 @@ _scope: ContextVar[_Scope | None] = ContextVar("deferred constants", default=Non
 
 @contextmanager
 def deferring() -> Iterator[None]:
-    """Constants may be deferred inside; graphs that have them are written inside too."""
+    """Constants may be deferred inside this context; graphs that hold them must be written inside it too."""
     token = _scope.set(_Scope())
     try:
         yield
@@ -57,11 +58,11 @@ def is_deferring() -> bool:
 
 
 def defer(forms: Mapping[str, Tensor], make: Make) -> dict[str, Tensor]:
-    """What stands for constants that are made together, inside of `deferring`.
+    """Stand-ins for constants that are made together, inside `deferring`.
 
     Args:
         forms: name → tensor of a constant's shape and dtype, on the meta device.
-        make: makes the constants; called again where others were made in between.
+        make: makes the constants; called again if others were made in between.
     """
     scope = _scope.get()
     assert scope is not None, "outside of deferring()"
@@ -69,6 +70,6 @@ def defer(forms: Mapping[str, Tensor], make: Make) -> dict[str, Tensor]:
 
 
 def maker(tensor: Tensor) -> Callable[[], Tensor] | None:
-    """What makes the constant that a tensor stands for; None for a tensor that stands for itself."""
+    """The function that makes the constant that a tensor stands in for; None for an ordinary tensor."""
     scope = _scope.get()
     return None if scope is None else scope.makers.get(tensor.data_ptr())

@@ -120,9 +120,14 @@ class Router(nn.Module):
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
+    def scores(self, x: Tensor) -> Tensor:
+        """x [..., D] → [..., E], before the softmax."""
+        scores: Tensor = self.proj(self.norm(x) * self.scale * self.root_size)
+        return scores
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [..., D] → weights [..., top_k] and the experts that they are of, int64 [..., top_k]."""
-        scores = tap(f"{self.taps}router", self.proj(self.norm(x) * self.scale * self.root_size))
+        scores = tap(f"{self.taps}router", self.scores(x))
         probabilities = scores.float().softmax(-1)
         top, index = probabilities.topk(self.top_k, dim=-1)
         top = top / top.sum(-1, keepdim=True) * self.per_expert_scale[index]

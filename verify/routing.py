@@ -1,6 +1,6 @@
-"""Which experts the routers of a mixture chose on one backend and not on another, and how near to a tie that was. numpy only.
+"""Which experts a mixture's routers chose on one backend and not on another, and how close to a tie that was. numpy only.
 
-What was chosen is found from routers' scores again; where two are equal, a backend may have taken either.
+The choices are computed again from the routers' scores. If two scores are equal, a backend may have taken either.
 N rows, E experts.
 """
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from dgemma.verify.backend import Array
 
+_NAMED = 3  # layers in a line
+
 
 def chosen(scores: Array, count: int) -> Array:
     """Scores [N, E] → bool [N, E], `count` of them true in each row."""
@@ -23,8 +25,8 @@ def chosen(scores: Array, count: int) -> Array:
 
 
 def changed_margins(reference: Array, other: Array, count: int) -> Array:
-    """For each row with other experts: how far the reference's last chosen score is above the first that was not, in nats
-    (of the ratio of their probabilities)."""
+    """For each row whose experts differ: by how many nats the reference's lowest chosen score exceeds its highest other score
+    (the logarithm of the ratio of their probabilities)."""
     if count >= reference.shape[1]:
         return np.empty(0)
     changed = (chosen(reference, count) != chosen(other, count)).any(-1)
@@ -56,7 +58,7 @@ class Routing:
 
 
 def described(layers: dict[str, dict[str, Any]] | None) -> str:
-    """The figures of all layers in a line; the layers with the most such rows by name."""
+    """The figures of all layers in one line, which names the layers with the most rows whose experts differ."""
     if not layers:
         return "not known, as its graphs do not put out routers' scores"
     rows, other = (sum(found[key] for found in layers.values()) for key in ("rows", "other"))
@@ -66,6 +68,3 @@ def described(layers: dict[str, dict[str, Any]] | None) -> str:
     named = ", ".join(f"layer {layer} {found['other']}" for layer, found in worst if found["other"])
     largest = max(found["largest_margin"] for found in layers.values() if found["other"])
     return f"at {other} of {rows} positions, all layers together ({named}; margins up to {largest:.2g} nats)"
-
-
-_NAMED = 3  # layers in a line

@@ -2,16 +2,15 @@
 
     python -m dgemma.benchmarks.studies.experts [--hidden 2816] [--width 704] [--chosen 8] [--rows 256] [--out FILE]
 
-Weights are random, of 128 experts and of 16. The goal is that 128 take at most 1.8 times as long as 16 with the best kernel: it
-is the experts of each row that cost, not their number. `--budget` bounds how long it takes: at most that many seconds for each
-kernel, number of experts, of bits and of rows, and one call at least. Needs 1 GB of memory.
+Weights are random, for 128 experts and for 16. The goal is that 128 take at most 1.8 times as long as 16 with the best kernel:
+the cost should come from the experts chosen for each row, not from how many there are. Each mix of kernel, experts, bits
+and rows is called for `--budget` seconds at most, and at least once. Needs 1 GB of memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dgemma.benchmarks import report
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
 from dgemma.quantize.expert_layout import LaidOut, lay_out
@@ -163,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds for the calls of one case")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
+    report.check_out(options.out)
     cases = []
     for case in measure(options.hidden, options.width, options.chosen, options.rows, options.budget):
         cases.append(case)
@@ -173,10 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{EXPERTS[1]} experts take {best:.2f} times as long as {EXPERTS[0]} with the best kernel (goal {GOAL})")
     if options.out:
         settings = {key: value for key, value in vars(options).items() if key != "out"}
-        result = {"settings": settings, "cases": cases, "shares": found, "holds": best <= GOAL, "machine": machine.facts()}
-        options.out.write_text(json.dumps(result, indent=1, default=asdict) + "\n", encoding="utf-8")
+        plain = [{**case, "ms": asdict(case["ms"])} for case in cases]
+        result = {"settings": settings, "cases": plain, "shares": found, "holds": best <= GOAL, "machine": machine.facts()}
+        report.write_json(options.out, result)
     return 0 if best <= GOAL else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    report.main(main)

@@ -30,8 +30,8 @@ class Table:
 
 
 def dedup_constants(path: Path, tables: Sequence[Table]) -> int:
-    """Rewrite the file, in place, for the constants before its first repetition are most of it; returns the bytes saved. What
-    does not repeat a table byte for byte is left alone."""
+    """Rewrite the file in place, since most of it lies before the first repetition; returns the bytes saved. Constants that do
+    not repeat a table byte for byte are left alone."""
     with path.open("r+b") as file:
         layout = Layout.read(file)
         spans, base = layout.spans, layout.base

@@ -34,7 +34,7 @@ class ZeroCopyData(FileBackedData):  # type: ignore[misc]
 
     @property
     def key(self) -> str:
-        """The same for the same bytes, but of a constant that is not made yet, which has one of its own."""
+        """Equal for equal bytes; a deferred constant has a key of its own."""
         return self.sha256().hex() if self._make is None else f"deferred {self._tensor.data_ptr()}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -70,7 +70,7 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
 
 
 def _defer(model: ir.Model) -> None:
-    """Put what makes a constant in the place of what stands for it."""
+    """Replace stand-ins by lazy tensors that make the constants."""
     for value in model.graph.initializers.values():
         stored = value.const_value
         make = maker(stored.raw) if isinstance(stored, ir.Tensor) and isinstance(stored.raw, torch.Tensor) else None

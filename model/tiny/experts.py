@@ -37,8 +37,7 @@ def from_dense(dense: Denoiser, generator: torch.Generator) -> Denoiser:
     model = Denoiser(mixture_config(dense.config))
     kept = dense.state_dict()
     half = dense.config.intermediate_size // 2
-    state = model.state_dict()
-    for name, new in state.items():
+    for name, new in model.state_dict().items():  # the parameters themselves: what is copied into them stays
         if name.endswith(("gate_proj.weight", "up_proj.weight")):  # of the self-conditioning, too
             new.copy_(kept[name][:half])
         elif name.endswith("down_proj.weight"):
@@ -61,7 +60,6 @@ def from_dense(dense: Denoiser, generator: torch.Generator) -> Denoiser:
                 new[e].copy_(taken + noise)
         elif name in kept:
             new.copy_(kept[name])
-    model.load_state_dict(state)
     return model
 
 
@@ -81,8 +79,7 @@ class Balance:
         if not torch.is_grad_enabled():
             return
         assert isinstance(router, Router)
-        scores = router.proj(router.norm(inputs[0]) * router.scale * router.root_size)
-        probabilities = scores.float().softmax(-1)
+        probabilities = router.scores(inputs[0]).float().softmax(-1)
         ids = output[1]
         share = torch.bincount(ids.flatten(), minlength=probabilities.shape[-1]).float() / ids.numel()
         self.losses.append(probabilities.shape[-1] * (share * probabilities.flatten(0, -2).mean(0)).sum())

@@ -19,7 +19,7 @@ GOLDEN_PROMPTS = [
     "Invite each of Anna Ben Carla to the party in the garden on Monday at 5.",
 ]
 
-GOLDEN_SECONDS = 16.0  # what they take for tiny, as planned
+GOLDEN_SECONDS = 16.0  # planned, as for tiny
 
 
 def run(
@@ -58,7 +58,6 @@ def run(
     from dgemma.export.countdown import Countdown, pace
     from dgemma.export.estimate import Estimate
     from dgemma.export.quiet import quiet
-    from dgemma.verify import golden
 
     options: dict[str, Any] = {
         "recipe": recipe,
@@ -74,6 +73,8 @@ def run(
     if dry_run:
         print("\n".join([*estimate.lines(checkpoint), *room.lines(estimate, out)]))
         return 0
+
+    from dgemma.verify import golden
 
     def add_golden(stage: Path) -> None:
         own = steps is None and canvas is None and random_weights is None
