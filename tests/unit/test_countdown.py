@@ -16,7 +16,7 @@ PLANNED_2B = Estimate(request=request.check("2b", engines=ENGINES, recipe="w8", 
 def said(slower: float, pace: float = 1.0, last: float = 0.0) -> tuple[list[str], float]:
     """The lines of a machine that takes `slower` times what is planned, and how long it took to the last line."""
     lines, now = list[str](), [0.0]
-    left = Countdown(PLANNED_2B.plan, lines.append, lambda: now[0], pace=pace, last=last)
+    left = Countdown(PLANNED_2B.plan, lines.append, lambda: now[0], lambda: now[0], pace=pace, last=last)
     for stage in PLANNED_2B.plan:
         left(Reached(stage.name))
         now[0] += slower * stage.seconds
@@ -35,6 +35,21 @@ def test_the_figure_never_rises(slower: float) -> None:
     left = [shown(line) for line in lines if " about " in line]
     assert len(left) >= 3 and left == sorted(left, reverse=True)
     assert any(line.endswith("longer than planned") for line in lines) == (slower > 1)
+
+
+def test_on_a_busy_machine_the_figure_follows_the_pace() -> None:
+    """What other programs take is no fault of the plan. A half of the way, what is left is known."""
+    lines, now = list[str](), [0.0]
+    left = Countdown(PLANNED_2B.plan, lines.append, lambda: now[0], lambda: now[0] / 3)
+    passed = []
+    for stage in PLANNED_2B.plan:
+        left(Reached(stage.name))
+        passed.append(now[0])
+        now[0] += 3 * stage.seconds
+    figures = [shown(line) for line in lines]
+    assert max(figures) > figures[0]
+    half = [(figure, now[0] - at) for figure, at in zip(figures, passed, strict=True) if at > now[0] / 2]
+    assert len(half) > 3 and all(0.6 * real < figure < 1.4 * real for figure, real in half), half
 
 
 @pytest.mark.parametrize("slower", [0.4, 1.0, 3.0])
