@@ -14,6 +14,9 @@ CHECKPOINT := $(wildcard checkpoints/tiny/*)
 .PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs format lint lint-ruff lint-mypy lint-imports links verify gate bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
+# Without bytecode every command would compile the sources of torch again, for 10 s and more.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:
 	@echo "make demo       generate a first text from the shipped bundle; then export tiny and run prompts on both engines"
 	@echo "make first-text generate only the first text: installs a small environment without torch"

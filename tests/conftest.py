@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import shared
 from hypothesis import settings
+
+# Without bytecode each of the many processes that tests start would compile the sources of torch again, for 10 s and more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Before any import of torch and transformers: threads that wait for each other make tiny shapes slower, most of all on a
 # busy machine; and no test may reach a hub.
