@@ -114,7 +114,7 @@ class AnswerReader:
                     calls.append(_call(texts, span.closed, len(calls)))
                 except gemma_tools.Malformed as error:
                     said.append('"'.join(texts))
-                    warnings.append(f"a tool call is not of the template's form ({error}); it is left as text")
+                    warnings.append(f"a tool call cannot be read ({error}) and is left in the text")
         return Answer(
             text=self._joined(said).strip(),
             thinking="\n".join(filter(None, thoughts)),

@@ -60,7 +60,7 @@ class Routing:
 def described(layers: dict[str, dict[str, Any]] | None) -> str:
     """The figures of all layers in one line, which names the layers with the most rows whose experts differ."""
     if not layers:
-        return "not known, as its graphs do not put out routers' scores"
+        return "not known, because its graphs do not return the routers' scores"
     rows, other = (sum(found[key] for found in layers.values()) for key in ("rows", "other"))
     if not other:
         return f"at none of {rows} positions, all layers together"

@@ -234,9 +234,9 @@ def test_malformed_calls_are_text(reader: AnswerReader, tokenizer: HuggingFaceTo
         warnings.simplefilter("error")
         answer = reader.read([*tokenizer.encode("Look: "), *ids, CALLED])
     assert answer.tool_calls == () and answer.text == ("Look: " + text.replace("|", '"')).strip()
-    assert len(answer.warnings) == 1 and "it is left as text" in answer.warnings[0]
+    assert len(answer.warnings) == 1 and "is left in the text" in answer.warnings[0]
     assert reader.read([CALL, *tokenizer.encode("call:f{}")]).warnings == (
-        "a tool call is not of the template's form (it has no end); it is left as text",
+        "a tool call cannot be read (it has no end) and is left in the text",
     )
 
 

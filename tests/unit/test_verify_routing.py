@@ -93,4 +93,4 @@ def test_a_router_that_is_wrong_is_named_for_itself() -> None:
 
 @pytest.mark.parametrize("layers", [None, {}])
 def test_scores_that_cannot_be_had_are_said_to_be(layers: dict[str, Any] | None) -> None:
-    assert described(layers) == "not known, as its graphs do not put out routers' scores"
+    assert described(layers) == "not known, because its graphs do not return the routers' scores"

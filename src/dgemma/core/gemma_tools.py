@@ -152,17 +152,17 @@ class Writer:
 def read_call(texts: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Name and arguments of a call, given as the texts between its quotes, outside and inside in turns. Raises Malformed."""
     if len(texts) % 2 == 0:
-        raise Malformed("a text without its closing quote")
+        raise Malformed("a quote is not closed")
     head = _NAME.match(texts[0].lstrip())
     if head is None:
-        raise Malformed("no call:NAME{")
+        raise Malformed("it does not begin with call:NAME{")
     items: list[str | tuple[str]] = [*texts[0].lstrip()[head.end() :]]  # characters, and texts as tuples of one
     for inside, outside in zip(texts[1::2], texts[2::2], strict=True):
         items += [(inside,), *outside]
     reader = _Reader(items)
     arguments = reader.entries(0)
     if "".join("x" if isinstance(item, tuple) else item for item in items[reader.at :]).strip():
-        raise Malformed("something behind the closing brace")
+        raise Malformed("there is text after the closing brace")
     return head[1], arguments
 
 
@@ -178,18 +178,18 @@ class _Reader:
         while True:
             key = self._quoted() or self._until(":")
             if not key or not self._skip(":"):
-                raise Malformed("a key without a value")
+                raise Malformed("a key has no value")
             if key in found:
-                raise Malformed(f"{key!r} twice")
+                raise Malformed(f"{key!r} is given twice")
             found[key] = self._value(depth + 1)
             if self._skip("}"):
                 return found
             if not self._skip(","):
-                raise Malformed("no comma or brace behind a value")
+                raise Malformed("no comma or brace after a value")
 
     def _value(self, depth: int) -> Any:
         if depth > _MOST_DEPTH:
-            raise Malformed("values inside one another without end")
+            raise Malformed("its values are nested too deeply")
         if (text := self._quoted()) is not None:
             return text
         if self._skip("{"):
@@ -203,10 +203,10 @@ class _Reader:
                 if self._skip("]"):
                     return found
                 if not self._skip(","):
-                    raise Malformed("no comma or bracket behind a value")
+                    raise Malformed("no comma or bracket after a value")
         word = self._until(",}]")
         if not word:
-            raise Malformed("a key without a value")
+            raise Malformed("a key has no value")
         if word in _WORDS:
             return _WORDS[word]
         return json.loads(word) if len(word) <= _LONGEST_NUMBER and _NUMBER.fullmatch(word) else word

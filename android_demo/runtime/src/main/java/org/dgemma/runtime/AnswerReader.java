@@ -138,8 +138,7 @@ final class AnswerReader {
                 } catch (CallReader.Malformed error) {
                     text.append(tokenizer.decode(said.toArray())).append(String.join("\"", texts));
                     said.truncate(0);
-                    warnings.add("a tool call is not of the template's form (" + error.getMessage()
-                            + "); it is left as text");
+                    warnings.add("a tool call cannot be read (" + error.getMessage() + ") and is left in the text");
                 }
             }
         }

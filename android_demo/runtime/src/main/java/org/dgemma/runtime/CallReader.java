@@ -44,7 +44,7 @@ final class CallReader {
     /** The call given as the texts between its quotes, outside and inside in turns. */
     static ToolCall read(List<String> texts, String id) throws Malformed {
         if (texts.size() % 2 == 0) {
-            throw new Malformed("a text without its closing quote");
+            throw new Malformed("a quote is not closed");
         }
         String first = Trim.of(texts.get(0), "start");
         int brace = CALL.length();
@@ -52,7 +52,7 @@ final class CallReader {
             brace++;
         }
         if (!first.startsWith(CALL) || brace == CALL.length() || !first.startsWith("{", brace)) {
-            throw new Malformed("no call:NAME{");
+            throw new Malformed("it does not begin with call:NAME{");
         }
         List<Object> items = new ArrayList<>();
         for (int i = 0; i < texts.size(); i++) {
@@ -67,7 +67,7 @@ final class CallReader {
         CallReader reader = new CallReader(items);
         Map<String, @Nullable Object> arguments = reader.entries(0);
         if (reader.peek() != null) {
-            throw new Malformed("something behind the closing brace");
+            throw new Malformed("there is text after the closing brace");
         }
         return ToolCall.of(first.substring(CALL.length(), brace), arguments, id);
     }
@@ -84,24 +84,24 @@ final class CallReader {
                 key = until(":");
             }
             if (key.isEmpty() || !skip(':')) {
-                throw new Malformed("a key without a value");
+                throw new Malformed("a key has no value");
             }
             if (found.containsKey(key)) {
-                throw new Malformed(Place.quoted(key) + " twice");
+                throw new Malformed(Place.quoted(key) + " is given twice");
             }
             found.put(key, value(depth + 1));
             if (skip('}')) {
                 return found;
             }
             if (!skip(',')) {
-                throw new Malformed("no comma or brace behind a value");
+                throw new Malformed("no comma or brace after a value");
             }
         }
     }
 
     private @Nullable Object value(int depth) throws Malformed {
         if (depth > MOST_DEPTH) {
-            throw new Malformed("values inside one another without end");
+            throw new Malformed("its values are nested too deeply");
         }
         String text = quoted();
         if (text != null) {
@@ -115,7 +115,7 @@ final class CallReader {
         }
         String word = until(",}]");
         if (word.isEmpty()) {
-            throw new Malformed("a key without a value");
+            throw new Malformed("a key has no value");
         }
         if (WORDS.containsKey(word)) {
             return WORDS.get(word);
@@ -134,7 +134,7 @@ final class CallReader {
                 return found;
             }
             if (!skip(',')) {
-                throw new Malformed("no comma or bracket behind a value");
+                throw new Malformed("no comma or bracket after a value");
             }
         }
     }

@@ -179,7 +179,7 @@ public class SpeakingSessionTest {
         assertEquals("Look: call:f{a:1, and on it goes, far", result.text);
         assertEquals(result.text, listener.text.toString());
         assertEquals(Collections.singletonList(
-                "a tool call is not of the template's form (it has no end); it is left as text"), result.warnings);
+                "a tool call cannot be read (it has no end) and is left in the text"), result.warnings);
     }
 
     /** A text prompt goes on from a prefix without thoughts; a whole conversation gives the same ids. */
