@@ -33,6 +33,7 @@ from dgemma.core.prompts import held_out
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.native import build
 from dgemma.runtime.session import Session
 from dgemma.verify.comparison import divergence_of
 from dgemma.verify.divergence import CLOSE, NEAR, Rule
@@ -165,6 +166,12 @@ def is_quantized(bundle: Bundle) -> bool:
     return any(bits < 32 for bits in bundle.manifest.quantization.get("bits", {}).values())
 
 
+def experts_library(bundle: Bundle) -> list[str]:
+    """What Java needs to run a quantized mixture of experts."""
+    is_mixture = bundle.manifest.model.num_experts is not None
+    return [f"-Ddgemma.experts.library={build.experts()}"] if is_mixture and is_quantized(bundle) else []
+
+
 def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompts: Sequence[str]) -> dict[str, Any]:
     """All requests on the three sides, in step, so that no side's answers are held."""
     bundle = Bundle.open(path)
@@ -175,9 +182,9 @@ def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompt
         file.write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
         source = str(Path(sys.modules["dgemma"].__path__[0]).parent)
         python = [sys.executable, str(Path(__file__).resolve()), WORKER, str(path), str(file), str(options.threads)]
-        java = [options.java, "-jar", str(options.jar), "run", str(path), "--prompts", str(file), "--json", "--trace"]
+        java = [options.java, *experts_library(bundle), "-jar", str(options.jar), "run", str(path), "--prompts", str(file)]
         sides = [
-            answers([*java, "--engine", "onnx", "--threads", str(options.threads)], {}, stack),
+            answers([*java, "--json", "--trace", "--engine", "onnx", "--threads", str(options.threads)], {}, stack),
             answers(python, {"PYTHONPATH": os.pathsep.join([str(folder), source])}, stack),
             answers(python, {"PYTHONPATH": source}, stack),
         ]

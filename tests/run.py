@@ -83,12 +83,18 @@ def java() -> Counts:
     for old in POM.parent.glob(REPORTS):
         old.unlink()
     # `package`, because studies and android_demo/same_tokens.py run the command line's jar
-    command = ["mvn", "-q", "-B", "-f", str(POM), *(["-pl", "!app"] if lacks else []), "package"]
+    command = ["mvn", "-q", "-B", "-f", str(POM), *(["-pl", "!app"] if lacks else []), *experts_library(), "package"]
     print("Java:", " ".join(command[:1] + command[3:]), flush=True)
     status = subprocess.run(command, cwd=ROOT, env={"MAVEN_OPTS": "-Xmx512m", **os.environ}).returncode
     found = read(POM.parent.glob(REPORTS))
     print(f"Java: {found}", flush=True)
     return counts + judged(found, status)
+
+
+def experts_library() -> list[str]:
+    """What tells Java's tests where the library for quantized mixtures is; they are skipped where it cannot be built."""
+    done = subprocess.run([sys.executable, "-m", "dgemma.runtime.native"], stdout=subprocess.PIPE, text=True)
+    return [f"-Ddgemma.experts.library={done.stdout.strip()}"] if done.returncode == 0 else []
 
 
 def left_out(part: str, lacks: Sequence[str]) -> Counts:

@@ -8,6 +8,9 @@ val bundle by tasks.registering(Sync::class) {
     into(layout.buildDirectory.dir("bundle/tiny.dgemma"))
 }
 
+// libdgemma_experts.so, which bundles of quantized mixtures of experts need: gradle -Pexperts, with the NDK and CMake.
+val experts = providers.gradleProperty("experts").isPresent
+
 android {
     namespace = "org.dgemma.demo"
     compileSdk = 35
@@ -18,6 +21,15 @@ android {
         targetSdk = 35
         versionCode = 1
         versionName = "0.1.0"
+
+        if (experts) {
+            ndk { abiFilters += "arm64-v8a" }
+            externalNativeBuild { cmake { arguments += "-DANDROID_STL=c++_static" } }
+        }
+    }
+
+    if (experts) {
+        externalNativeBuild { cmake { path = rootDir.resolve("../runtime/native/experts/CMakeLists.txt") } }
     }
 
     compileOptions {

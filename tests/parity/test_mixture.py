@@ -6,6 +6,7 @@ Quantized, both have the same integers, but a last bit before activations are ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,3 +188,14 @@ def test_verify_holds_and_counts_what_it_can_read(name: str) -> None:
         return
     assert list(layers) == ["0", "1"] and layers["0"]["other"] == 0
     assert layers["1"]["rows"] > 0 and (layers["1"]["largest_margin"] or 0) < 1e-4
+
+
+def test_the_bundle_that_java_reads_is_of_today() -> None:
+    """`python tests/support/mixture.py` makes it again. Bits of random weights are the processor's, so sizes are compared."""
+    of_weights = {"tools", "digest", "files", "provenance"}
+    held, fresh = (
+        json.loads((path / "manifest.json").read_text()) for path in (mixture.FOR_JAVA, mixture.bundle("onnx", "w8"))
+    )
+    assert {k: v for k, v in held.items() if k not in of_weights} == {k: v for k, v in fresh.items() if k not in of_weights}
+    sizes = [{name: file["size"] for name, file in m["files"].items() if name.startswith("onnx/")} for m in (held, fresh)]
+    assert sizes[0] == sizes[1] and len(sizes[0]) == 3

@@ -1,7 +1,7 @@
 """A micro mixture of experts whose routers meet what is rare, on every row: experts without rows and ties.
 
 In layer 0 all rows choose experts 1 and 2. In layer 1 nobody chooses expert 0, and 3 and 4, which are the same expert twice,
-have equal scores.
+have equal scores. Run as a script, it makes the bundle that Java's tests read.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 
 import micro
@@ -20,6 +21,7 @@ from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser, Experts
 
 CONFIG = replace(micro.CONFIG, num_experts=6, top_k_experts=2, moe_intermediate_size=16)
+FOR_JAVA = Path(__file__).parents[1] / "vectors" / "mixture-w8.dgemma"
 ALL, NOBODY, TWINS = (1, 2), 0, (3, 4)
 
 
@@ -52,3 +54,8 @@ def folder() -> Path:
 def bundle(engine: str, recipe: str = "fp32") -> Path:
     """Exported once a run, golden trajectories included."""
     return shared.bundle(f"mixture-{engine}-{recipe}", lambda out: micro_bundle.export_of(folder(), out, engine, recipe))
+
+
+if __name__ == "__main__":
+    rmtree(FOR_JAVA, ignore_errors=True)
+    print(micro_bundle.export_of(folder(), FOR_JAVA, "onnx", "w8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from dgemma.core.errors import EngineError
 from dgemma.runtime.engines.sessions import open_session, session_options
+from dgemma.runtime.native import __main__ as command
+from dgemma.runtime.native import build
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -81,3 +84,28 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     for source in (made, tmp_path / "experts.onnx"):
         with pytest.raises(EngineError, match=r"mixture of experts.*no-such-compiler.*apt-get install g\+\+"):
             open_session(source)
+
+
+def test_the_library_that_cmake_builds_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an Android app's build does."""
+    if shutil.which("cmake") is None:
+        pytest.skip("builds the library with CMake")
+    source = build.EXPERTS[0].parent.resolve()
+    for line in (["cmake", "-S", source, "-B", tmp_path, "-DCMAKE_BUILD_TYPE=Debug"], ["cmake", "--build", tmp_path]):
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(build, "experts", lambda: tmp_path / "libdgemma_experts.so")
+    pair = native_experts.matrices(4, 5, HIDDEN, WIDTH)
+    x, ids, weights = native_experts.rows(3, HIDDEN, 5, CHOSEN)
+    (found,) = session(pair, 1).run(None, {"x": x[None], "ids": ids[None], "weights": weights[None]})
+    assert found[0].tobytes() == native_experts.run(*pair, x, ids, weights).tobytes()
+
+
+def test_java_is_told_the_path(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert command.main() == 0
+    assert capsys.readouterr().out == f"{build.experts()}\n"
+    monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert command.main() == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == "error: no C++ compiler (no-such-compiler) is installed\n"

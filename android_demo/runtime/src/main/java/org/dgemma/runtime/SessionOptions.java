@@ -6,7 +6,7 @@ import org.jspecify.annotations.Nullable;
 /** How a bundle is opened. Immutable; start from {@link #DEFAULT} and change what you need. */
 public final class SessionOptions {
     /** The first engine of the bundle that is on the class path, its own choice of threads, no cache. */
-    public static final SessionOptions DEFAULT = new SessionOptions(null, 0, null, true);
+    public static final SessionOptions DEFAULT = new SessionOptions(null, 0, null, true, null);
 
     /** onnx or executorch; null takes the first of them that is in the bundle and on the class path. */
     public final @Nullable String engine;
@@ -16,16 +16,21 @@ public final class SessionOptions {
     public final @Nullable File cacheFolder;
     /** Refuse a bundle that cannot fit into the memory that is free. */
     public final boolean checkMemory;
+    /** {@code libdgemma_experts.so}, which quantized mixtures of experts need on ONNX Runtime; null looks for it. */
+    public final @Nullable File expertsLibrary;
 
-    private SessionOptions(@Nullable String engine, int threads, @Nullable File cacheFolder, boolean checkMemory) {
+    private SessionOptions(
+            @Nullable String engine, int threads, @Nullable File cacheFolder, boolean checkMemory,
+            @Nullable File expertsLibrary) {
         this.engine = engine;
         this.threads = threads;
         this.cacheFolder = cacheFolder;
         this.checkMemory = checkMemory;
+        this.expertsLibrary = expertsLibrary;
     }
 
     public SessionOptions engine(@Nullable String value) {
-        return new SessionOptions(value, threads, cacheFolder, checkMemory);
+        return new SessionOptions(value, threads, cacheFolder, checkMemory, expertsLibrary);
     }
 
     /** 1 to 1024, or 0 for the engine's choice. */
@@ -33,14 +38,19 @@ public final class SessionOptions {
         if (value < 0 || value > 1024) {
             throw new UsageException("threads " + value + " must be between 1 and 1024, or 0 for the engine's choice");
         }
-        return new SessionOptions(engine, value, cacheFolder, checkMemory);
+        return new SessionOptions(engine, value, cacheFolder, checkMemory, expertsLibrary);
     }
 
     public SessionOptions cacheFolder(@Nullable File value) {
-        return new SessionOptions(engine, threads, value, checkMemory);
+        return new SessionOptions(engine, threads, value, checkMemory, expertsLibrary);
     }
 
     public SessionOptions checkMemory(boolean value) {
-        return new SessionOptions(engine, threads, cacheFolder, value);
+        return new SessionOptions(engine, threads, cacheFolder, value, expertsLibrary);
+    }
+
+    /** The library's file; by default {@code -Ddgemma.experts.library}, else one of the app's native libraries. */
+    public SessionOptions expertsLibrary(@Nullable File value) {
+        return new SessionOptions(engine, threads, cacheFolder, checkMemory, value);
     }
 }

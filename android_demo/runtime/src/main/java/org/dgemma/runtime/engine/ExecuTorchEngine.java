@@ -56,7 +56,14 @@ final class ExecuTorchEngine extends AbstractEngine {
             throw new EngineException(new File(bundle.folder(), spec.file) + ": has no method '" + method
                     + "'; export the bundle again");
         }
-        loadMethod(module, method);
+        try {
+            loadMethod(module, method);
+        } catch (Exception error) {
+            throw Memory.expertBits(bundle.manifest()) == 32 ? error : new EngineException(
+                    "executorch cannot load method '" + method + "' (" + line(error) + "); a quantized mixture of experts needs "
+                            + "the operator dgemma::experts.out in the app's ExecuTorch library, which the published one does "
+                            + "not have: link it in, or choose engine 'onnx'", error);
+        }
         modules.put(graph, module);
     }
 

@@ -52,7 +52,7 @@ public final class Memory {
         return 2 * 4 * rows * length;
     }
 
-    /** The bound for one engine: onnx multiplies 4-bit weights out to 8 bits, executorch keeps them. */
+    /** The bound for one engine: onnx multiplies 4-bit weights out to 8 bits, those of experts aside; executorch keeps them. */
     public static Need need(Manifest manifest, String engine) {
         long weights = 0;
         for (Map.Entry<String, Manifest.FileEntry> file : manifest.files.entrySet()) {
@@ -62,7 +62,7 @@ public final class Memory {
         }
         Object bits = manifest.quantization.get("bits_per_weight");
         if (engine.equals(Engines.ONNX) && bits instanceof Number && ((Number) bits).doubleValue() < 8) {
-            weights = Math.max(weights, parameters(manifest));
+            weights = Math.max(weights, parameters(manifest) - spared(manifest));
         }
         long n = manifest.canvasLength;
         Manifest.ModelConfig model = manifest.model;
@@ -119,6 +119,22 @@ public final class Memory {
                 + " (weights " + gb(least.weights) + ", prefix " + gb(least.prefix) + ", a step " + gb(least.step) + ") and "
                 + gb(free) + " is free; " + fits + "close other programs, or turn off the memory check to try anyway: "
                 + "checkMemory(false) in code, DGEMMA_CHECK_MEMORY=0 on the command line");
+    }
+
+    /** Bytes that experts of 4 bits do not take, of the 8 bits that other weights are multiplied out to. */
+    private static long spared(Manifest manifest) {
+        Manifest.ModelConfig model = manifest.model;
+        if (model.numExperts == null || model.moeIntermediateSize == null || expertBits(manifest) != 4) {
+            return 0;
+        }
+        return 3L * model.numLayers * model.numExperts * model.hiddenSize * model.moeIntermediateSize / 2;
+    }
+
+    /** Bits of the experts' weights; 32 where there are no experts. */
+    static long expertBits(Manifest manifest) {
+        Object bits = manifest.quantization.get("bits");
+        Object held = bits instanceof Map ? ((Map<?, ?>) bits).get("experts") : null;
+        return manifest.model.numExperts != null && held instanceof Number ? ((Number) held).longValue() : 32;
     }
 
     private static long parameters(Manifest manifest) {

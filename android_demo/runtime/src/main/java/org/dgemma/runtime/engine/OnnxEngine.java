@@ -37,6 +37,7 @@ final class OnnxEngine extends AbstractEngine {
     private final OrtEnvironment environment;
     private final int threads;
     private final @Nullable File cacheFolder;
+    private final @Nullable File expertsLibrary;
     private final long packFrom;
     private final boolean unsigned;
     private final Map<String, OpenFile> files = new HashMap<>();
@@ -57,6 +58,7 @@ final class OnnxEngine extends AbstractEngine {
         this.environment = OnnxLibrary.environment();
         this.threads = options.threads;
         this.cacheFolder = options.cacheFolder;
+        this.expertsLibrary = options.expertsLibrary;
         this.packFrom = packFrom;
         this.tensors = new OnnxTensors(environment);
         try {
@@ -122,12 +124,12 @@ final class OnnxEngine extends AbstractEngine {
         PackedWeights packed = packed(name);
         if (packed != null && packed.keep(stage -> save(model, source, stage))) {
             try {
-                return openPacked(model, packed.model());
+                return openPacked(model, source, packed.model());
             } catch (OrtException error) {
                 packed.refused(line(error));
             }
         }
-        return open(model, source, options());
+        return open(model, source, options(model, source));
     }
 
     private @Nullable PackedWeights packed(String name) {
@@ -139,8 +141,8 @@ final class OnnxEngine extends AbstractEngine {
         return new PackedWeights(cacheFolder, bundle.digest(), version, name, known.size, this::warn);
     }
 
-    private OpenFile openPacked(OnnxModel model, File saved) throws OrtException {
-        OrtSession.SessionOptions options = options();
+    private OpenFile openPacked(OnnxModel model, File source, File saved) throws OrtException {
+        OrtSession.SessionOptions options = options(model, source);
         options.setOptimizationLevel(OrtSession.SessionOptions.OptLevel.NO_OPT); // done before it was saved
         return session(options, () -> environment.createSession(saved.getPath(), options), model.defaults);
     }
@@ -157,7 +159,7 @@ final class OnnxEngine extends AbstractEngine {
     /** Save what onnxruntime makes of a model, and its packed weights; throws IOException. */
     private void save(OnnxModel model, File source, File stage) throws IOException {
         try {
-            OrtSession.SessionOptions options = options();
+            OrtSession.SessionOptions options = options(model, source);
             options.setOptimizedModelFilePath(new File(stage, PackedWeights.MODEL).getPath());
             options.addConfigEntry("session.save_external_prepacked_constant_initializers", "1");
             options.addConfigEntry(
@@ -169,8 +171,11 @@ final class OnnxEngine extends AbstractEngine {
         }
     }
 
-    private OrtSession.SessionOptions options() throws OrtException {
+    private OrtSession.SessionOptions options(OnnxModel model, File source) throws OrtException {
         OrtSession.SessionOptions options = new OrtSession.SessionOptions();
+        if (model.experts) {
+            ExpertsLibrary.register(options, expertsLibrary, source);
+        }
         options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL); // errors arrive as exceptions
         // Every file has a thread pool; one that spins on after its run takes the cores from the next one's.
         options.addConfigEntry("session.force_spinning_stop", "1");

@@ -29,7 +29,7 @@ final class OnnxModel {
     static final int MODEL_GRAPH = 7;
     private static final int MODEL_OPSET = 8;
     private static final int OPSET_DOMAIN = 1;
-    private static final String EXPERTS = "dgemma.native"; // of the operator that a library of the Python package brings
+    private static final String EXPERTS = "dgemma.native"; // of the operator that ExpertsLibrary brings
     static final int GRAPH_INITIALIZER = 5;
     private static final int GRAPH_INPUT = 11;
     private static final int INPUT_NAME = 1;
@@ -44,11 +44,14 @@ final class OnnxModel {
     final @Nullable ByteBuffer changed;
     /** The folder of its weights. */
     final File weights;
+    /** Whether it has the operator of routed experts. */
+    final boolean experts;
 
-    private OnnxModel(Map<String, Tensor> defaults, @Nullable ByteBuffer changed, File weights) {
+    private OnnxModel(Map<String, Tensor> defaults, @Nullable ByteBuffer changed, LinkedWeights file) {
         this.defaults = defaults;
         this.changed = changed;
-        this.weights = weights;
+        this.weights = file.folder;
+        this.experts = hasExperts(file.model);
     }
 
     /**
@@ -60,9 +63,7 @@ final class OnnxModel {
     static OnnxModel read(Bundle bundle, String name, boolean unsigned) {
         File file = bundle.file(name);
         try {
-            LinkedWeights linked = LinkedWeights.of(bundle, name);
-            refuseExperts(file, linked.model);
-            return parse(linked, unsigned);
+            return parse(LinkedWeights.of(bundle, name), unsigned);
         } catch (IOException | ProtoException | IllegalArgumentException error) {
             throw new EngineException(file + ": is not an ONNX model (" + AbstractEngine.line(error)
                     + "); export the bundle again");
@@ -76,19 +77,19 @@ final class OnnxModel {
         }
     }
 
-    /** Throws EngineException for a model with the operator of routed experts. */
-    static void refuseExperts(File file, ByteBuffer model) {
+    /** Whether a model imports the domain of routed experts. */
+    static boolean hasExperts(ByteBuffer model) {
         for (ProtoReader field = new ProtoReader(model); field.next(); ) {
             if (field.number() != MODEL_OPSET) {
                 continue;
             }
             for (ProtoReader opset = field.message(); opset.next(); ) {
                 if (opset.number() == OPSET_DOMAIN && opset.text().equals(EXPERTS)) {
-                    throw new EngineException(file + ": is a quantized mixture of experts, whose operator Java does not have; "
-                            + "run it in Python, or export it with --recipe fp32");
+                    return true;
                 }
             }
         }
+        return false;
     }
 
     private static OnnxModel parse(LinkedWeights file, boolean unsigned) {
@@ -120,7 +121,7 @@ final class OnnxModel {
         if (unsigned) {
             ExactProducts.finish(kept);
         } else if (defaults.isEmpty()) {
-            return new OnnxModel(defaults, file.followed ? data : null, file.folder);
+            return new OnnxModel(defaults, file.followed ? data : null, file);
         }
         ProtoPieces model = new ProtoPieces(data);
         for (ProtoReader field = new ProtoReader(data); field.next(); ) {
@@ -130,7 +131,7 @@ final class OnnxModel {
                 model.keep(field);
             }
         }
-        return new OnnxModel(defaults, model.toBuffer(), file.folder);
+        return new OnnxModel(defaults, model.toBuffer(), file);
     }
 
     private static ProtoReader graph(ByteBuffer data) {

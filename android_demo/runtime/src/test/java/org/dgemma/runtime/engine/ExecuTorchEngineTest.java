@@ -31,12 +31,16 @@ import org.dgemma.runtime.Session;
 import org.dgemma.runtime.SessionOptions;
 import org.dgemma.runtime.ComputePolicy;
 import org.junit.After;
+import org.junit.Rule;
 import org.junit.Test;
+import org.junit.rules.TemporaryFolder;
 import org.pytorch.executorch.EValue;
 import org.pytorch.executorch.Module;
 
 /** The adapter on a player that knows a generation, recorded from ExecuTorch on a desktop by executorch-stubs/record.py. */
 public class ExecuTorchEngineTest {
+    @Rule public final TemporaryFolder folder = new TemporaryFolder();
+
     private static final SessionOptions OPTIONS = SessionOptions.DEFAULT.engine("executorch").threads(3);
 
     /** Answers with recorded results; every input must be the recorded one, by its hash. */
@@ -258,6 +262,30 @@ public class ExecuTorchEngineTest {
         try (Engine engine = Engines.open(bundle, OPTIONS)) {
             EngineException error = refused(() -> engine.prepare("denoise"), "failed on graph 'denoise': first");
             assertTrue(error.getCause() instanceof IllegalArgumentException);
+        }
+    }
+
+    @Test
+    public void aQuantizedMixtureNeedsItsOperator() throws Exception {
+        Module.player = new Silent() {
+            @Override
+            public void loadMethod(String method) {
+                throw new IllegalStateException("error 20");
+            }
+        };
+        for (long bits : new long[] {8, 32}) {
+            Bundle mixture = Fixtures.changed(bundle("tiny"), folder.newFolder().toPath(), path -> {}, values -> {
+                Map<String, Object> model = Fixtures.object(values.get("model"));
+                for (String name : new String[] {"num_experts", "top_k_experts", "moe_intermediate_size"}) {
+                    model.put(name, 2L);
+                }
+                Map<String, Object> held = Fixtures.object(Fixtures.object(values.get("quantization")).get("bits"));
+                held.put("experts", bits);
+            });
+            try (Engine engine = Engines.open(mixture, OPTIONS)) {
+                String said = refused(() -> engine.prepare("denoise"), "error 20").getMessage();
+                assertEquals(said, bits == 8, said.contains("needs the operator dgemma::experts.out"));
+            }
         }
     }
 

@@ -1,27 +1,20 @@
 package org.dgemma.runtime.engine;
 
-import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertTrue;
 
 import java.io.ByteArrayOutputStream;
-import java.io.File;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
-import org.dgemma.runtime.EngineException;
 import org.junit.Test;
 
-/** Models that Java's onnxruntime cannot run. */
+/** What a model needs besides onnxruntime. */
 public class OnnxModelTest {
     @Test
-    public void expertsAreRefused() throws IOException {
-        File file = new File("shared.onnx");
-        OnnxModel.refuseExperts(file, model("com.microsoft"));
-        ByteBuffer experts = model("dgemma.native");
-        EngineException error =
-                assertThrows(EngineException.class, () -> OnnxModel.refuseExperts(file, experts));
-        assertTrue(error.getMessage(), error.getMessage().startsWith("shared.onnx: is a quantized mixture of experts"));
-        assertTrue(error.getMessage(), error.getMessage().contains("--recipe fp32"));
+    public void expertsAreSeenByTheirDomain() throws IOException {
+        assertFalse(OnnxModel.hasExperts(model("com.microsoft")));
+        assertTrue(OnnxModel.hasExperts(model("dgemma.native")));
     }
 
     /** An empty graph (field 7) that imports version 1 of a domain (field 8). */
