@@ -22,6 +22,7 @@ import org.jspecify.annotations.Nullable;
 /** The chat: a prompt, the canvas that resolves, the turns before. */
 public final class ChatActivity extends Activity implements ModelHolder.Observer {
     private static final String PROMPTS = "prompts";
+    private static final String THOUGHTS = "thoughts";
     private static final String ANSWERS = "answers";
     private static final String SETTINGS_OPEN = "settings_open";
 
@@ -62,13 +63,14 @@ public final class ChatActivity extends Activity implements ModelHolder.Observer
     /** Of a process that is gone: its chat can be read, the model does not know it. */
     private void restore(Bundle saved) {
         String[] prompts = saved.getStringArray(PROMPTS);
+        String[] thoughts = saved.getStringArray(THOUGHTS);
         String[] answers = saved.getStringArray(ANSWERS);
-        if (prompts == null || answers == null || prompts.length != answers.length) {
+        if (prompts == null || thoughts == null || answers == null) {
             return;
         }
         List<Turn> earlier = new ArrayList<>();
         for (int i = 0; i < prompts.length; i++) {
-            earlier.add(Turn.earlier(prompts[i], answers[i]));
+            earlier.add(Turn.earlier(prompts[i], thoughts[i], answers[i]));
         }
         app.restore(earlier);
     }
@@ -78,12 +80,15 @@ public final class ChatActivity extends Activity implements ModelHolder.Observer
         super.onSaveInstanceState(out);
         List<Turn> all = holder.turns();
         String[] prompts = new String[all.size()];
+        String[] thoughts = new String[all.size()];
         String[] answers = new String[all.size()];
         for (int i = 0; i < prompts.length; i++) {
             prompts[i] = all.get(i).prompt;
+            thoughts[i] = all.get(i).thinking();
             answers[i] = all.get(i).text();
         }
         out.putStringArray(PROMPTS, prompts);
+        out.putStringArray(THOUGHTS, thoughts);
         out.putStringArray(ANSWERS, answers);
         out.putBoolean(SETTINGS_OPEN, panel.shown());
     }

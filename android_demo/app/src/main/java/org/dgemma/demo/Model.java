@@ -36,6 +36,9 @@ interface Model extends AutoCloseable {
     /** Positions in all. */
     int context();
 
+    /** Whether it can be told to think before it answers. */
+    boolean thinks();
+
     void start(String prompt, GenerateOptions options, Listener listener);
 
     /** End the run as soon as can be; harmless when none runs. */
@@ -48,6 +51,8 @@ interface Model extends AutoCloseable {
     /** What is kept of a {@link Result}. */
     final class Summary {
         final String text;
+        /** What it thought before; no part of the text. */
+        final String thinking;
         final int tokens;
         final int steps;
         final StopReason reason;
@@ -58,9 +63,10 @@ interface Model extends AutoCloseable {
         final int used;
 
         Summary(
-                String text, int tokens, int steps, StopReason reason, double seconds, double tokensPerForward,
-                        int used) {
+                String text, String thinking, int tokens, int steps, StopReason reason, double seconds,
+                double tokensPerForward, int used) {
             this.text = text;
+            this.thinking = thinking;
             this.tokens = tokens;
             this.steps = steps;
             this.reason = reason;

@@ -209,7 +209,7 @@ final class ModelHolder {
         turn.stopping();
         if (turn == pending) {
             pending = null;
-            turn.done(new Model.Summary("", 0, 0, StopReason.CANCELLED, 0, 0, 0));
+            turn.done(new Model.Summary("", "", 0, 0, StopReason.CANCELLED, 0, 0, 0));
         } else if (model != null) {
             model.cancel();
         }

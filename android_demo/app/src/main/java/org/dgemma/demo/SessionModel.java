@@ -1,10 +1,12 @@
 package org.dgemma.demo;
 
 import java.io.File;
+import java.util.List;
 import org.dgemma.DgemmaException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.GenerationListener;
 import org.dgemma.runtime.Manifest;
+import org.dgemma.runtime.Message;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.SessionBusyException;
@@ -16,6 +18,7 @@ import org.jspecify.annotations.Nullable;
 final class SessionModel implements Model {
     private final Session session;
     private final Manifest manifest;
+    private final Conversation conversation = new Conversation();
 
     private SessionModel(Session session) {
         this.session = session;
@@ -56,8 +59,18 @@ final class SessionModel implements Model {
     }
 
     @Override
+    public boolean thinks() {
+        return manifest.chat != null && manifest.chat.thinks();
+    }
+
+    @Override
     public void start(String prompt, GenerateOptions options, Listener listener) {
-        session.start(prompt, options, new Relay(listener));
+        List<Message> asked = conversation.with(prompt, options.continued);
+        if (options.think && thinks()) {
+            session.start(asked, options, new Relay(listener, asked));
+        } else {
+            session.start(prompt, options.think(false), new Relay(listener, asked));
+        }
     }
 
     @Override
@@ -73,10 +86,12 @@ final class SessionModel implements Model {
     /** Turns events into frames on the session's thread, so that the main thread only draws. */
     private final class Relay implements GenerationListener {
         private final Listener listener;
+        private final List<Message> asked;
         private @Nullable Frame last;
 
-        Relay(Listener listener) {
+        Relay(Listener listener, List<Message> asked) {
             this.listener = listener;
+            this.asked = asked;
         }
 
         @Override
@@ -112,9 +127,10 @@ final class SessionModel implements Model {
         }
 
         private Summary summary(Result result) {
+            conversation.answered(asked, result.text);
             double seconds = result.timings.prefillS + result.timings.denoiseS + result.timings.commitS;
             return new Summary(
-                    result.text, result.tokens.length, result.steps, result.stopReason, seconds,
+                    result.text, result.thinking, result.tokens.length, result.steps, result.stopReason, seconds,
                     result.tokensPerForward(), used());
         }
     }

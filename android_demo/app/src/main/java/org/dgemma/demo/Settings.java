@@ -34,6 +34,11 @@ final class Settings {
         return kept.getBoolean("remember " + model, !model.equals("tiny"));
     }
 
+    /** Let models that can do so think before they answer. */
+    boolean think() {
+        return kept.getBoolean("think", GenerateOptions.DEFAULT.think);
+    }
+
     /** Show each step for long enough to be seen; the model runs at its own speed. */
     boolean slowMotion() {
         return kept.getBoolean("slow_motion", true);
@@ -60,6 +65,10 @@ final class Settings {
         kept.edit().putBoolean("remember " + model, value).apply();
     }
 
+    void think(boolean value) {
+        kept.edit().putBoolean("think", value).apply();
+    }
+
     void slowMotion(boolean value) {
         kept.edit().putBoolean("slow_motion", value).apply();
     }
@@ -71,7 +80,7 @@ final class Settings {
     /** @param model that is asked */
     GenerateOptions options(String model) {
         return GenerateOptions.DEFAULT.seed(seed()).maxNewTokens(maxNewTokens()).adaptive(adaptive())
-                .continued(remember(model));
+                .continued(remember(model)).think(think());
     }
 
     /** The 64 bits of a decimal number from 0 to 2⁶⁴−1; null for anything else. */

@@ -26,6 +26,9 @@ final class SettingsPanel {
         maxNewTokens.setText(String.valueOf(settings.maxNewTokens()));
         adaptive.setChecked(settings.adaptive());
         slowMotion.setChecked(settings.slowMotion());
+        Switch think = root.findViewById(R.id.think);
+        think.setChecked(settings.think());
+        think.setOnCheckedChangeListener((view, on) -> settings.think(on));
         adaptive.setOnCheckedChangeListener((view, on) -> settings.adaptive(on));
         // Short, so that it can be said and typed again.
         root.findViewById(R.id.dice).setOnClickListener(
@@ -56,6 +59,7 @@ final class SettingsPanel {
         remember.setOnCheckedChangeListener(null);
         remember.setChecked(settings.remember(model.name()));
         remember.setOnCheckedChangeListener((view, on) -> settings.remember(model.name(), on));
+        root.findViewById(R.id.think).setVisibility(model.thinks() ? View.VISIBLE : View.GONE);
         TextView about = root.findViewById(R.id.about);
         about.setText(root.getResources().getString(
                 R.string.about_bundle, model.canvasLength(), model.steps(), model.context()));

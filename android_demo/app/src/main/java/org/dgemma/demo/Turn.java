@@ -14,14 +14,16 @@ final class Turn {
     private State state = State.RUNNING;
     private Model.@Nullable Summary summary;
     private String text = "";
+    private String thinking = "";
 
     Turn(String prompt) {
         this.prompt = prompt;
     }
 
     /** Of a chat that the model no longer knows. */
-    static Turn earlier(String prompt, String text) {
+    static Turn earlier(String prompt, String thinking, String text) {
         Turn turn = new Turn(prompt);
+        turn.thinking = thinking;
         turn.text = text;
         turn.state = State.EARLIER;
         return turn;
@@ -49,6 +51,11 @@ final class Turn {
         return text;
     }
 
+    /** What the model thought before it answered, known once it has ended; empty for nothing. */
+    String thinking() {
+        return thinking;
+    }
+
     void add(Frame frame) {
         frames.add(frame);
         text = frame.text;
@@ -63,6 +70,7 @@ final class Turn {
     void done(Model.Summary result) {
         summary = result;
         text = result.text;
+        thinking = result.thinking;
         state = State.DONE;
     }
 

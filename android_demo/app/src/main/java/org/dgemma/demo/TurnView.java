@@ -3,6 +3,7 @@ package org.dgemma.demo;
 import android.content.Context;
 import android.content.res.Resources;
 import android.view.View;
+import android.widget.Button;
 import android.widget.LinearLayout;
 import android.widget.SeekBar;
 import android.widget.TextView;
@@ -20,6 +21,8 @@ final class TurnView extends LinearLayout {
     private static final int MOST_WAITING = 12;
 
     private final Turn turn;
+    private final Button think;
+    private final TextView thinking;
     private final TextView answer;
     private final CanvasView canvas;
     private final View steps;
@@ -44,6 +47,9 @@ final class TurnView extends LinearLayout {
         inflate(context, R.layout.turn, this);
         TextView prompt = findViewById(R.id.turn_prompt);
         prompt.setText(turn.prompt);
+        think = findViewById(R.id.turn_think);
+        thinking = findViewById(R.id.turn_thinking);
+        think.setOnClickListener(view -> unfold(thinking.getVisibility() == GONE));
         answer = findViewById(R.id.turn_answer);
         canvas = findViewById(R.id.turn_canvas);
         steps = findViewById(R.id.turn_steps);
@@ -128,12 +134,29 @@ final class TurnView extends LinearLayout {
         canvas.setVisibility(GONE);
         answer.setVisibility(VISIBLE);
         String text = turn.text().trim();
-        answer.setText(text.isEmpty() ? getResources().getString(R.string.empty_answer) : text);
+        answer.setText(text.isEmpty() ? getResources().getString(whyEmpty()) : text);
+        think.setVisibility(turn.thinking().isEmpty() ? GONE : VISIBLE);
+        thinking.setText(turn.thinking());
         stats.setText(figures());
         steps.setVisibility(last > 0 ? VISIBLE : GONE);
         seek.setMax(Math.max(0, last));
         seek.setProgress(last);
         step.setText(getResources().getString(R.string.step_of, last + 1, last + 1));
+    }
+
+    /** Show what the model thought, which is folded at first. */
+    private void unfold(boolean shown) {
+        thinking.setVisibility(shown ? VISIBLE : GONE);
+        think.setText(shown ? R.string.hide_thinking : R.string.show_thinking);
+    }
+
+    private int whyEmpty() {
+        Model.Summary summary = turn.summary();
+        if (summary == null || turn.thinking().isEmpty() || summary.reason == StopReason.CANCELLED) {
+            return R.string.empty_answer;
+        }
+        return summary.reason == StopReason.LENGTH ? R.string.thought_length
+                : summary.reason == StopReason.CONTEXT ? R.string.thought_context : R.string.thought_only;
     }
 
     private void replay() {
@@ -158,6 +181,8 @@ final class TurnView extends LinearLayout {
     }
 
     private void showCanvas() {
+        think.setVisibility(GONE);
+        unfold(false);
         answer.setVisibility(GONE);
         canvas.setVisibility(VISIBLE);
     }

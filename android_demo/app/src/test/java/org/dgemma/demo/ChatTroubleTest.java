@@ -179,6 +179,7 @@ public final class ChatTroubleTest extends AppTest {
         app.opener(folder -> new FakeModel());
         Bundle saved = new Bundle();
         saved.putStringArray("prompts", new String[] {"a"});
+        saved.putStringArray("thoughts", new String[] {"T"});
         saved.putStringArray("answers", new String[] {"A"});
         ActivityController<ChatActivity> control = Robolectric.buildActivity(ChatActivity.class).setup(saved);
         await("the chat of the process before is there", () -> !app.holder().turns().isEmpty());
@@ -188,6 +189,7 @@ public final class ChatTroubleTest extends AppTest {
         assertEquals(control.get().getString(R.string.earlier), text(turn, R.id.turn_stats));
         Bundle again = new Bundle();
         control.pause().stop().saveInstanceState(again);
+        assertEquals("T", again.getStringArray("thoughts")[0]);
         assertEquals("A", again.getStringArray("answers")[0]);
     }
 

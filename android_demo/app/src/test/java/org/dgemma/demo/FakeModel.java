@@ -14,6 +14,7 @@ final class FakeModel implements Model {
     Listener listener;
     Frame last;
     int cancels;
+    boolean thinks;
     volatile boolean closed;
 
     @Override
@@ -39,6 +40,11 @@ final class FakeModel implements Model {
     @Override
     public int context() {
         return 100;
+    }
+
+    @Override
+    public boolean thinks() {
+        return thinks;
     }
 
     @Override
@@ -81,9 +87,13 @@ final class FakeModel implements Model {
     }
 
     void end(String text, StopReason reason) {
+        end(text, "", reason);
+    }
+
+    void end(String text, String thinking, StopReason reason) {
         Listener told = listener;
         listener = null;
-        told.onDone(new Summary(text, 8, 4, reason, 0.1, 2, 20));
+        told.onDone(new Summary(text, thinking, 8, 4, reason, 0.1, 2, 20));
         AppTest.idle();
     }
 

@@ -69,6 +69,11 @@ public final class ScreenshotsTest extends AppTest {
         }
 
         @Override
+        public boolean thinks() {
+            return model.thinks();
+        }
+
+        @Override
         public void start(String prompt, GenerateOptions options, Listener listener) {
             model.start(prompt, options, new Listener() {
                 private int count;
