@@ -48,14 +48,15 @@ def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], 
             add(backend, limit)
     same = tolerance.SAME_FLOAT
     if least < FLOAT_BITS:
-        same = tolerance.SAME_INTEGERS
+        mixture = bundle.manifest.model.is_moe
+        same = tolerance.same_integers(mixture=mixture)
         if "torch" not in missing:
             recipe = str(bundle.manifest.quantization.get("recipe", "integers"))
             if "onnx" in bundle.manifest.graphs:
-                add(fake_quantized(bundle, backends[-1], f"torch {recipe}"), tolerance.of_bits(least))
+                add(fake_quantized(bundle, backends[-1], f"torch {recipe}"), tolerance.of_bits(least, mixture=mixture))
             else:
                 missing[f"torch {recipe}"] = "integers can only be read back from ONNX graphs, and the bundle has none"
-                same = tolerance.of_bits(least)
+                same = tolerance.of_bits(least, mixture=mixture)
     for engine in engines:
         if installed_version(PACKAGES[engine]) is None:
             missing[engine] = f"not installed; {pip_install(engine)}"

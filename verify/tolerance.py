@@ -6,7 +6,7 @@ and larger models, and lies well below what the faults of the tests do. `referen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dgemma.verify.divergence import NEAR, Rule
 
@@ -88,11 +88,36 @@ FOUR_BITS = Tolerance(
 )
 
 
-def of_bits(least: int) -> Tolerance:
+# A position that a near-tied router sends to another expert is another one from there on. Measured on tiny-moe at 8 bits: ONNX
+# Runtime against torch on the same integers 0.09 of the range of logits, 0.11 of tensors, and a draw 0.07 from a border; torch
+# on integers against float 0.10 and 0.14.
+_MIXTURE = "near-tied routers then choose other experts"
+SAME_INTEGERS_OF_MIXTURE = replace(
+    SAME_INTEGERS,
+    tensors=0.3,
+    logits=0.2,
+    entropy=1.5,
+    argmax=0.03,
+    margins={**INTEGER_TIES, "sample": 0.2},
+    reason=f"{SAME_INTEGERS.reason}; {_MIXTURE}",
+)
+EIGHT_BITS_OF_MIXTURE = replace(
+    EIGHT_BITS, tensors=0.4, logits=0.25, entropy=2.0, argmax=0.05, reason=f"{EIGHT_BITS.reason}; {_MIXTURE}"
+)
+
+
+def same_integers(*, mixture: bool) -> Tolerance:
+    """An engine against torch on the same integers."""
+    return SAME_INTEGERS_OF_MIXTURE if mixture else SAME_INTEGERS
+
+
+def of_bits(least: int, *, mixture: bool = False) -> Tolerance:
     """A model with its matrices as integers of `least` bits or more, against the float model."""
     if least >= 16:
         return SAME_FLOAT
-    return EIGHT_BITS if least == 8 else FOUR_BITS
+    if least == 8:
+        return EIGHT_BITS_OF_MIXTURE if mixture else EIGHT_BITS
+    return FOUR_BITS
 
 
 def widest(*tolerances: Tolerance) -> Tolerance:

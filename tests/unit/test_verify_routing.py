@@ -46,7 +46,14 @@ def wrong(model: Denoiser, sign: int) -> None:
         model.layers[LAYER].router.scale.data *= 1.2
 
 
-def climb(plant: Any) -> dict[str, Any]:
+def exchanged(model: Denoiser, sign: int) -> None:
+    """Experts that stand in for one another."""
+    if sign > 0:
+        for parameter in model.layers[LAYER].experts.parameters():
+            parameter.data = parameter.data.roll(1, 0)
+
+
+def climb(plant: Any, limits: tolerance.Tolerance = tolerance.SAME_FLOAT) -> dict[str, Any]:
     def backend(name: str, sign: int) -> TorchBackend:
         model = micro.model(micro.MOE_CONFIG)
         plant(model, sign)
@@ -58,7 +65,7 @@ def climb(plant: Any) -> dict[str, Any]:
     backends = [backend("above", -1), backend("below", 1)]
     run = backends[0].trajectory(micro.prompt(11), 1, micro.N)
     asked = [ladder.Asked(ids=run.prompt_ids.tolist(), seed=1, most=micro.N, recorded=run)]
-    return ladder.compare_backends(backends, [tolerance.SAME_FLOAT] * 2, asked, "nobody", quietly)
+    return ladder.compare_backends(backends, [limits] * 2, asked, "nobody", quietly)
 
 
 def lines_of(found: dict[str, Any]) -> str:
@@ -94,3 +101,10 @@ def test_a_router_that_is_wrong_is_named_for_itself() -> None:
 @pytest.mark.parametrize("layers", [None, {}])
 def test_scores_that_cannot_be_had_are_said_to_be(layers: dict[str, Any] | None) -> None:
     assert described(layers) == "not known, because its graphs do not return the routers' scores"
+
+
+@pytest.mark.parametrize("limits", [tolerance.SAME_INTEGERS_OF_MIXTURE, tolerance.EIGHT_BITS_OF_MIXTURE])
+def test_limits_of_quantized_mixtures_notice_a_fault(limits: tolerance.Tolerance) -> None:
+    """They leave room for near-tied positions that a last bit sends to other experts, and for nothing more."""
+    assert climb(nothing, limits)["below"]["passed"]
+    assert not climb(exchanged, limits)["below"]["passed"]
