@@ -34,10 +34,11 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> str:
-    (tmp_path / "text").mkdir()
-    return str(write_speaking(tmp_path / "b", write_text(tmp_path / "text", released_folder.template())))
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("speaking")
+    (place / "text").mkdir()
+    return str(write_speaking(place / "b", write_text(place / "text", released_folder.template())))
 
 
 def test_run_shows_text_alone(spoken: dict[str, Any], bundle: str, capsys: pytest.CaptureFixture[str]) -> None:

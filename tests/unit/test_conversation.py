@@ -70,9 +70,13 @@ class Speaking:
         return self.session.generate(messages=messages, **keywords)
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Bundle:
+    return Bundle.open(write_speaking(tmp_path_factory.mktemp("bundle") / "b", folder))
+
+
 @pytest.fixture
-def speaking(tmp_path: Path, folder: Path) -> Speaking:
-    bundle = Bundle.open(write_speaking(tmp_path / "b", folder))
+def speaking(bundle: Bundle) -> Speaking:
     engine = Speaker(bundle, stop=STOP)
     return Speaking(Session(bundle, engine), engine)
 
