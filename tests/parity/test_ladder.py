@@ -20,6 +20,7 @@ import micro_bundle
 import numpy as np
 import pytest
 import torch
+from edited import edited
 from torch import Tensor
 
 from dgemma.core.sampler import SamplerConfig
@@ -29,6 +30,7 @@ from dgemma.export.quiet import quiet
 from dgemma.model import denoiser, generate, sampler
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.taps import tap
+from dgemma.quantize.read_onnx import read_integers
 from dgemma.reference import denoiser as reference_denoiser
 from dgemma.runtime.bundle import Bundle
 from dgemma.verify import ladder, tolerance
@@ -256,12 +258,12 @@ def test_a_fault_in_the_reference_parts_it_from_all_below(good: Bundle, runs: Ru
 
 
 @contextmanager
-def exported(recipe: str, plant: Callable[[Patch], None]) -> Iterator[Bundle]:
+def exported(plant: Callable[[Patch], None]) -> Iterator[Bundle]:
     """A bundle that was exported while a fault was in the code."""
     out = Path(mkdtemp()) / "bad.dgemma"
     with Patch.context() as patch, quiet():
         plant(patch)
-        yield Bundle.open(export_bundle(micro_bundle.checkpoint(), out, engines=("onnx",), recipe=recipe))
+        yield Bundle.open(export_bundle(micro_bundle.checkpoint(), out, engines=("onnx",)))
 
 
 def loading(plant: Callable[[Denoiser], None]) -> Callable[[Patch], None]:
@@ -312,31 +314,20 @@ GRAPH_FAULTS: dict[str, tuple[Callable[[Patch], None], str, str]] = {
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "W" not in n else n for n in GRAPH_FAULTS])
 def test_a_fault_in_a_graph_is_named(name: str, good: Bundle, runs: Runs) -> None:
     plant, phase, tensor = GRAPH_FAULTS[name]
-    with exported("fp32", plant) as bad:
+    with exported(plant) as bad:
         found = climb([torch_backend(), EngineBackend(bad, "onnx", 1)], runs)["onnx"]
     assert not found["passed"] and (found["fault"]["phase"], found["fault"]["tensor"]) == (phase, tensor), found["fault"]
 
 
-def test_a_flipped_scale_is_named_by_its_layer(good: Bundle, runs: Runs) -> None:
+def test_a_flipped_scale_is_named_by_its_layer(runs: Runs, tmp_path: Path) -> None:
     """The model on the bundle's integers follows the artifact; both part from the float model in the layer that is damaged."""
-
-    def plant(patch: Patch) -> None:
-        from dgemma.export.onnx import lower
-
-        original = lower.replace
-
-        def flipped(model: Denoiser, quantized: Any, *rest: Any) -> None:
-            wrong = dict(quantized)
-            name = "layers.1.mlp.up_proj.weight"
-            wrong[name] = replace(wrong[name], scale=wrong[name].scale * torch.where(torch.arange(48) < 12, -1, 1))
-            original(model, wrong, *rest)
-
-        patch.setattr(lower, "replace", flipped)
-
+    name, quantized = "layers.1.mlp.up_proj.weight", micro_bundle.bundle("onnx", "w8")
+    scale = read_integers(quantized / "onnx" / "shared.onnx")[name].scale
+    flipped = scale * torch.where(torch.arange(len(scale)) < 12, -1, 1)
+    bad = Bundle.open(edited(quantized, tmp_path / "bad.dgemma", {f"{name}.scale": flipped}))
     limits = [tolerance.SAME_FLOAT, tolerance.EIGHT_BITS, tolerance.SAME_INTEGERS]
-    with exported("w8", plant) as bad:
-        own = torch_backend()
-        found = climb([own, fake_quantized(bad, own, "torch w8"), EngineBackend(bad, "onnx", 1)], runs, limits)
+    own = torch_backend()
+    found = climb([own, fake_quantized(bad, own, "torch w8"), EngineBackend(bad, "onnx", 1)], runs, limits)
     fault = found["torch w8"]["fault"]
     assert (fault["phase"], fault["tensor"]) == ("encode", "layers.1.mlp_out"), fault
     assert found["onnx"]["follows"] == "torch w8"
