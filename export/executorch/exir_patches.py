@@ -30,8 +30,10 @@ from torch.fx.passes.tools_common import stable_topological_sort
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
+from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import maker
 from dgemma.export.executorch.zero_copy import ZeroCopyData
+from dgemma.export.patching import replaced
 
 _PASSES = [
     passes.XNNPACKRemoveCloneOpsTransform,
@@ -111,16 +113,6 @@ def _uncopied(plain: Any) -> Any:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-@contextmanager
 def patched_exir() -> Iterator[None]:
     """Nodes without histories, delegates known by their shapes and constants that are not copied, while it lasts.
 
@@ -129,7 +121,7 @@ def patched_exir() -> Iterator[None]:
     partitions: Any = import_module("executorch.exir.lowered_backend_module")
     tracer: Any = import_module("torch._dynamo.variables.builder")
     delegates: Any = import_module("torch._higher_order_ops.executorch_call_delegate")
-    with ExitStack() as patches:
+    with kept_decompositions(), ExitStack() as patches:
         for owner, name, value in (
             (traceback.NodeSource, "__init__", _without_history),
             (delegates, "call_delegate_cpu", _outputs_by_shape),
@@ -140,5 +132,5 @@ def patched_exir() -> Iterator[None]:
             (Tensor, "__deepcopy__", _kept(Tensor.__deepcopy__)),
             (_Emitter, "_tensor_spec_to_evalue", _uncopied(_Emitter._tensor_spec_to_evalue)),
         ):
-            patches.enter_context(_replaced(owner, name, value))
+            patches.enter_context(replaced(owner, name, value))
         yield

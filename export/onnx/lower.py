@@ -18,6 +18,7 @@ from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import deferring, maker
 from dgemma.export.graphs import Shapes, release, sharing, specs
 from dgemma.export.onnx import experts, softmax, taps
@@ -133,7 +134,7 @@ def lower(
     original, model = model, sharing(model)
     wanted = specs(model.config, shapes, policy.steps)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("wb") as file, cached_registry(), filtered_rules(), deferring():
+    with (folder / FILE).open("wb") as file, kept_decompositions(), cached_registry(), filtered_rules(), deferring():
         replace(model, quantized)
         parts = _written(model, policy, shapes, WeightFile(file), progress)
     progress(Reached(ONNX["graphs"]))

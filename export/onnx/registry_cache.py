@@ -1,6 +1,7 @@
 """Makes torch's exporter keep what each of its many calls would make again.
 
-Seen with torch 2.13: every call parses the sources of all of torchlib's functions, which takes as long as a small piece does.
+Seen with torch 2.13: every call parses the sources of all of torchlib's functions, which takes as long as a small piece does,
+and picks the decompositions of operators that have none of these functions.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch.onnx._internal.exporter import _registration
+from torch.onnx._internal.exporter import _decomp, _registration
+
+from dgemma.export.patching import replaced
 
 
 @contextmanager
 def cached_registry() -> Iterator[None]:
-    """Torchlib's functions are registered once for each opset, while it lasts."""
+    """Torchlib's functions are registered once for each opset, and decompositions picked once, while it lasts."""
     kind: Any = _registration.ONNXRegistry
-    original, build = kind.__dict__["from_torchlib"], kind.from_torchlib
+    build = kind.from_torchlib
     made: dict[int, Any] = {}
 
     def kept(opset_version: int) -> Any:
@@ -27,8 +30,17 @@ def cached_registry() -> Iterator[None]:
         registry.functions = {target: [*found] for target, found in made[opset_version].functions.items()}  # callers add to it
         return registry
 
-    kind.from_torchlib = staticmethod(kept)
-    try:
+    pick: Any = _decomp.create_onnx_friendly_decomposition_table
+    tables: dict[frozenset[Any], Any] = {}
+
+    def picked(operators: set[Any]) -> Any:
+        key = frozenset(operators)
+        if key not in tables:
+            tables[key] = pick(operators)
+        return {**tables[key]}
+
+    with (
+        replaced(kind, "from_torchlib", staticmethod(kept)),
+        replaced(_decomp, "create_onnx_friendly_decomposition_table", picked),
+    ):
         yield
-    finally:
-        kind.from_torchlib = original

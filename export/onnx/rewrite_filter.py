@@ -12,6 +12,8 @@ from typing import Any
 
 from onnxscript.rewriter import _basics, _matcher
 
+from dgemma.export.patching import replaced
+
 
 @contextmanager
 def filtered_rules() -> Iterator[None]:
@@ -24,8 +26,5 @@ def filtered_rules() -> Iterator[None]:
             return _basics.MatchResult().fail("another operator")
         return original(matcher, model, graph, node, **options)
 
-    kind.match = match
-    try:
+    with replaced(kind, "match", match):
         yield
-    finally:
-        kind.match = original
