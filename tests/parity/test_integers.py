@@ -9,6 +9,7 @@ from typing import Any
 
 import micro
 import micro_bundle
+import mixture
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -27,16 +28,21 @@ from dgemma.runtime.engines.sessions import open_session, session_options
 
 SHAPES = graphs.Shapes(canvas=micro.N, chunk=64, context=micro.CONTEXT)
 FOUR = replace(RECIPES["w4-all"], name="micro", group=16, rotation=16)
-CASES = {"w8": (micro.CONFIG, RECIPES["w8"]), "w4, experts": (micro.MOE_CONFIG, FOUR)}
+CASES = {
+    "w8": (micro.CONFIG, RECIPES["w8"]),
+    "w4": (micro.CONFIG, FOUR),
+    "w4, experts": (micro.MOE_CONFIG, FOUR),  # in the fast suite, experts are held by `test_experts_read_back_equal`
+}
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=["w8", "w4", pytest.param("w4, experts", marks=pytest.mark.slow)])
 def lowered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     config, recipe = CASES[request.param]
     model = micro.model(config)
     quantized = quantize(model, recipe)
-    if recipe == RECIPES["w8"]:
-        return config, recipe, model, quantized, micro_bundle.bundle("onnx", "w8") / "onnx"
+    if config == micro.CONFIG:
+        bundle = micro_bundle.four_bits() if recipe is FOUR else micro_bundle.bundle("onnx", recipe.name)
+        return config, recipe, model, quantized, bundle / "onnx"
     folder = tmp_path_factory.mktemp("onnx")
     lower(model, quantized, micro.POLICY, SHAPES, folder, lambda _: None)
     return config, recipe, model, quantized, folder
@@ -44,6 +50,18 @@ def lowered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_read_back_equal(lowered: tuple[ModelConfig, Recipe, Any, dict[str, QuantizedMatrix], Path]) -> None:
     _, recipe, _, quantized, folder = lowered
+    read_back(folder, recipe, quantized)
+
+
+def test_experts_read_back_equal() -> None:
+    """Of both stacks, which are laid out for the kernel; multiplied in `test_mixture.py`."""
+    quantized = quantize(mixture.model(), RECIPES["w8"])
+    assert any(".experts." in name for name in quantized)
+    read_back(mixture.bundle("onnx", "w8") / "onnx", RECIPES["w8"], quantized)
+
+
+def read_back(folder: Path, recipe: Recipe, quantized: dict[str, QuantizedMatrix]) -> None:
+    """Both graph files hold these matrices."""
     for graph in ("shared.onnx", "generate.onnx"):
         found = read_integers(folder / graph)
         assert found.keys() == quantized.keys()

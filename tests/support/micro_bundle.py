@@ -5,6 +5,7 @@ DGEMMA_MICRO_BUNDLES names a folder of bundles ENGINE-RECIPE.dgemma that were ex
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import shared
 
 from dgemma.export.pipeline import export_bundle
 from dgemma.export.quiet import quiet
+from dgemma.quantize.recipes import find
 from dgemma.verify import golden
 
 _ROOT = TemporaryDirectory(prefix="dgemma-micro-")  # removed when the tests end
@@ -50,3 +52,11 @@ def bundle(engine: str, recipe: str = "fp32") -> Path:
     if given := os.environ.get("DGEMMA_MICRO_BUNDLES"):
         return Path(given).resolve() / f"{engine}-{recipe}.dgemma"
     return shared.bundle(f"micro-{engine}-{recipe}", lambda out: export_of(checkpoint(), out, engine, recipe))
+
+
+@cache
+def four_bits() -> Path:
+    """For ONNX Runtime, every matrix in groups of four bits, the MLP's rotated."""
+    path = Path(_ROOT.name) / "four.json"
+    path.write_text(json.dumps({**find("w4-all").to_dict(), "name": "four", "group": 16, "rotation": 16}))
+    return shared.bundle("micro-onnx-four", lambda out: export_of(checkpoint(), out, "onnx", str(path)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import resource
@@ -20,9 +19,6 @@ from onnx import TensorProto, helper
 from dgemma import Session
 from dgemma.cli import dispatch
 from dgemma.core.errors import DgemmaWarning, EngineError
-from dgemma.export.pipeline import export_bundle
-from dgemma.export.quiet import quiet
-from dgemma.quantize.recipes import find
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import exact_products, external_data, packed
@@ -36,15 +32,9 @@ def bundle() -> Path:
 
 
 @pytest.fixture(scope="module")
-def four_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def four_bits() -> Path:
     """A bundle whose weights are multiplied out when it is opened."""
-    folder = tmp_path_factory.mktemp("four")
-    recipe = {**find("w4-all").to_dict(), "name": "small", "group": 16, "rotation": 16}
-    (folder / "small.json").write_text(json.dumps(recipe))
-    with quiet():
-        return export_bundle(
-            micro_bundle.checkpoint(), folder / "b.dgemma", engines=("onnx",), recipe=str(folder / "small.json")
-        )
+    return micro_bundle.four_bits()
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +57,24 @@ def answers(path: Path) -> list[bytes]:
                 found += [result.trajectory.entropy.tobytes(), result.trajectory.canvas_out.tobytes()]
             decoded = session.decode_greedy([5, 6, 7], max_new_tokens=9)
             return [*found, np.array(decoded.tokens).tobytes()]
+
+
+@pytest.fixture(scope="module")
+def packed_before(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
+    """A cache in which a session packed the bundle's weights, and what this session gave."""
+    place = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGEMMA_CACHE", str(place))
+        patch.setattr(engine_module, "CACHE_FROM", 0)
+        return place, answers(bundle)
+
+
+@pytest.fixture
+def plain(packed_before: tuple[Path, list[bytes]], folder: Path) -> list[bytes]:
+    """What the bundle's sessions give; its weights are in the test's own cache already."""
+    place, found = packed_before
+    shutil.copytree(place, folder)
+    return found
 
 
 def entries(path: Path) -> dict[str, Path]:
@@ -94,17 +102,16 @@ def test_mapped_weights_give_the_same_bits(recipe: str, four_bits: Path, monkeyp
     assert {place: (place / packed.MODEL).stat().st_mtime_ns for place in before} == before, "nothing was made again"
 
 
+@pytest.mark.usefixtures("plain")
 def test_what_was_packed_is_mapped(bundle: Path) -> None:
     """A control of the test above: sessions do hold the file, and not only when it was made."""
-    answers(bundle)
     session = _open(bundle, "shared")
     assert f"{entries(bundle)['shared'] / packed.WEIGHTS}" in Path("/proc/self/maps").read_text()
     del session
 
 
-def test_one_bit_of_a_packed_copy_that_samples_miss_is_seen_by_the_engine(bundle: Path) -> None:
+def test_one_bit_of_a_packed_copy_that_samples_miss_is_seen_by_the_engine(bundle: Path, plain: list[bytes]) -> None:
     """It packs again and compares."""
-    plain = answers(bundle)
     place = entries(bundle)["shared"]
     weight = next(w for w in external_data.weights((place / packed.MODEL).read_bytes()) if w.keys)
     _flip(place / packed.WEIGHTS, weight.regions[1][0])
@@ -115,8 +122,8 @@ def test_one_bit_of_a_packed_copy_that_samples_miss_is_seen_by_the_engine(bundle
     assert answers(bundle) == plain
 
 
+@pytest.mark.usefixtures("plain")
 def test_two_graphs_store_what_they_share_once(bundle: Path) -> None:
-    answers(bundle)
     places = entries(bundle)
     sizes = {name: (place / packed.WEIGHTS).stat().st_size for name, place in places.items()}
     pointed = [w for w in external_data.weights((places["generate"] / packed.MODEL).read_bytes()) if w.keys]
@@ -158,8 +165,7 @@ def test_unsigned_weights_are_kept_apart_and_give_the_same_bits(
     ],
     ids=["truncated", "empty", "weights", "model", "missing", "seal", "unsealed"],
 )
-def test_a_damaged_entry_is_made_again(name: str, damage: Callable[[Path], None], bundle: Path) -> None:
-    plain = answers(bundle)
+def test_a_damaged_entry_is_made_again(name: str, damage: Callable[[Path], None], bundle: Path, plain: list[bytes]) -> None:
     damage(entries(bundle)[name])
     with pytest.warns(DgemmaWarning, match=r"is damaged; packing the weights again") as seen:
         _open(bundle, "shared", "generate")
@@ -178,20 +184,19 @@ def _open(path: Path, *names: str) -> list[object]:
     return [engine.open(f"onnx/{name}.onnx") for name in names]
 
 
-def test_an_entry_that_the_engine_refuses_is_removed(bundle: Path) -> None:
+def test_an_entry_that_the_engine_refuses_is_removed(bundle: Path, plain: list[bytes]) -> None:
     """Sealed nonsense, such as another version of the library might leave."""
-    answers(bundle)
     place = entries(bundle)["shared"]
     (place / packed.MODEL).write_bytes(b"\x08\x0a nonsense")
     cache.seal(place)
     with pytest.warns(DgemmaWarning, match="was refused"):
         assert _open(bundle, "shared")
     assert not place.exists()
-    answers(bundle)
+    assert answers(bundle) == plain
 
 
+@pytest.mark.usefixtures("plain")
 def test_entries_of_another_version_or_processor_are_not_taken(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(bundle)
     ours = entries(bundle)["shared"]
     other = engine_module.kept(Bundle.open(bundle), "9.9")["onnx/shared.onnx"]
     monkeypatch.setattr(cache, "processor", lambda: "another")
@@ -199,8 +204,8 @@ def test_entries_of_another_version_or_processor_are_not_taken(bundle: Path, mon
     assert entries(bundle)["shared"].parent != ours.parent
 
 
+@pytest.mark.usefixtures("plain")
 def test_a_graph_whose_base_was_made_anew_is_made_anew(bundle: Path) -> None:
-    answers(bundle)
     places = entries(bundle)
     (places["shared"] / "more").write_bytes(b"x")
     cache.seal(places["shared"])
@@ -237,15 +242,14 @@ def test_a_folder_that_cannot_be_made_is_a_warning(bundle: Path, folder: Path) -
         assert _open(bundle, "shared")
 
 
-def test_a_folder_that_cannot_be_written_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_read(bundle: Path, plain: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sound is taken without a lock; what is not there cannot be made, which is a warning."""
-    answers(bundle)
 
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(cache, "exclusive", refuse)
-    answers(bundle)
+    assert answers(bundle) == plain
     shutil.rmtree(entries(bundle)["generate"])
     with pytest.warns(DgemmaWarning, match="cannot be saved .Permission denied.; set DGEMMA_CACHE"):
         assert _open(bundle, "generate")
@@ -273,7 +277,7 @@ def _die_while_saving(path: Path) -> None:
 
 
 def test_two_processes_make_it_once(bundle: Path, folder: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     with context.Pool(2) as pool:
         counts = pool.map(_open_and_count, [str(bundle)] * 2)
     assert sorted(counts) == [0, 1]
@@ -303,10 +307,12 @@ def test_an_engine_that_saves_unsoundly_keeps_nothing(bundle: Path) -> None:
     assert engine_module.kept(Bundle.open(bundle), "1.32.0") and not engine_module.kept(Bundle.open(bundle), "1.29.0")
 
 
-def test_inspect_shows_what_is_kept(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_what_is_kept(
+    bundle: Path, packed_before: tuple[Path, list[bytes]], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert dispatch(["inspect", str(bundle)]) == 0
     assert "packed weights kept on this machine\n  none" in capsys.readouterr().out
-    answers(bundle)
+    shutil.copytree(packed_before[0], folder, dirs_exist_ok=True)
     os.truncate(entries(bundle)["generate"] / packed.MODEL, 10)
     assert dispatch(["inspect", str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
