@@ -168,7 +168,13 @@ def test_damaged_weights_fail(pair: tuple[Path, Any], what: str) -> None:
     assert worst["logits"] > 10 * TOLERANCE, worst
 
 
-@pytest.mark.parametrize("change", [{"sliding_rope_theta": 1e6}, {"full_rope_theta": 1e4}, {"full_partial_rotary_factor": 1.0}])
+ROPES = [{"sliding_rope_theta": 1e6}, {"full_rope_theta": 1e4}, {"full_partial_rotary_factor": 1.0}]
+# A change is a program to compile; experts have no part in it.
+KINDS = ["dense", pytest.param("moe", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("pair", KINDS, indirect=True)
+@pytest.mark.parametrize("change", ROPES)
 def test_another_rope_fails(pair: tuple[Path, Any], change: dict[str, float]) -> None:
     ours = Ours(pair[0])
     ours.config = ours.denoise_config = dataclasses.replace(ours.config, **change)  # type: ignore[arg-type]
@@ -176,6 +182,7 @@ def test_another_rope_fails(pair: tuple[Path, Any], change: dict[str, float]) ->
     assert worst["logits"] > 10 * TOLERANCE, worst
 
 
+@pytest.mark.parametrize("pair", KINDS, indirect=True)
 @pytest.mark.parametrize("change", [1, -1])
 def test_another_window_fails(pair: tuple[Path, Any], change: int) -> None:
     """W for W−1 in denoising, with a prefix that was encoded rightly."""
