@@ -255,8 +255,8 @@ def test_interrupted_in_the_middle(checkpoint: Path, place: Path, repo_root: Pat
 
 @pytest.fixture
 def small_disk(place: Path) -> Iterator[Path]:
-    """64 kB, which no export fits on."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
+    """32 kB, which no export fits on, nor the table of the micro model."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", place], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("this machine lets nobody mount")
     yield place
