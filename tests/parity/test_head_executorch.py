@@ -105,17 +105,30 @@ def test_the_likeliest_ids(tmp_path: Path) -> None:
     assert not torch.equal(found, logits[..., :512].argmax(-1)), "all are in the first tiles"
 
 
-@pytest.mark.parametrize("policy", [replace(POLICY, soft="topk:1"), replace(POLICY, soft="exact"), None])
-def test_memory_is_that_of_a_few_tiles(policy: SamplerConfig | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Logits of twice the vocabulary take hardly more; without the wait for the tile before, they are all held."""
+@pytest.mark.parametrize(
+    ("soft", "strips"),
+    [
+        ("exact", 2),
+        ("greedy", 3),
+        pytest.param("exact", 3, marks=pytest.mark.slow),
+        pytest.param("topk:1", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_memory_is_that_of_a_few_tiles(soft: str, strips: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Logits of twice the vocabulary take hardly more; without the wait for the strip before, they are all held."""
     monkeypatch.setattr(linear, "TILE", 512)
+    policy = None if soft == "greedy" else replace(POLICY, soft=soft)
     path = tmp_path / "head.pte"
-    planned = {tiles: delegated.write(delegated.model(1024 * tiles, "w8"), policy, path, 64) for tiles in (3, 6)}
-    one = 64 * 1024 * 4  # bytes of a tile's logits
-    assert planned[6] - planned[3] < one
-    assert planned[6] < 6 * one
+    one = 64 * 1024 * 4  # bytes of a strip's logits
+
+    def planned(strips: int) -> int:
+        return delegated.write(delegated.model(1024 * strips, "w8"), policy, path, 64)
+
+    most = planned(2 * strips)
+    assert most - planned(strips) < one
+    assert most < 6 * one
     monkeypatch.setattr(head, "after", lambda rows, done: rows)
-    assert delegated.write(delegated.model(1024 * 6, "w8"), policy, path, 64) >= planned[6] + 3 * one
+    assert planned(2 * strips) >= most + strips * one
 
 
 @pytest.mark.slow
