@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -115,23 +113,11 @@ def test_nothing_of_this_machine_is_in_the_files(engine: str) -> None:
     assert any(b"MatMul" in p.read_bytes() for p in bundle.rglob("*.onnx")) or engine == "executorch"
 
 
-@pytest.fixture(scope="module")
-def by_command(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The float32 bundle for ONNX Runtime again, and the command that exported it, in a process of its own."""
-    out = tmp_path_factory.mktemp("command") / "b.dgemma"
-    arguments = ["export", str(micro_bundle.checkpoint()), "--out", str(out), "--engine", "onnx"]
-    environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
-    command = [sys.executable, "-m", "dgemma.cli", *arguments]
-    return out, subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-def test_the_command_exports_the_same_bytes(by_command: tuple[Path, object]) -> None:
-    check_bytes(micro_bundle.bundle("onnx"), by_command[0])
-
-
 @pytest.mark.slow
-def test_exporting_twice_gives_the_same_bytes() -> None:
-    check_bytes(micro_bundle.bundle("executorch"), micro_bundle.export("executorch"))
+@pytest.mark.parametrize("engine", ["onnx", "executorch"])
+def test_exporting_twice_gives_the_same_bytes(engine: str) -> None:
+    """In the fast suite `test_shipped.py` holds that of ONNX, with a process of its own."""
+    check_bytes(micro_bundle.bundle(engine), micro_bundle.export(engine))
 
 
 def check_bytes(first: Path, second: Path) -> None:
@@ -173,16 +159,6 @@ def test_golden_prompts_are_cut_to_fit(tmp_path: Path) -> None:
     write_manifest(bundle, replace(manifest, context=32, dims={**manifest.dims, "S": (1, 32), "L": (1, 32)}))
     golden.write(bundle, None, [])
     assert [t.prompt_ids.size for t, _ in golden_trajectories(bundle, "artifact")] == [32 - micro.N] * 4
-
-
-def test_the_command_line_prints_stages_and_nothing_else(
-    by_command: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    out, done = by_command
-    stages = [line.split(" s  ", 1)[-1].split(", ")[0] for line in done.stderr.splitlines()]
-    pieces = ("embed", "condition", "stack", "head", "graphs")
-    assert stages == ["load", *(f"onnx: {piece}" for piece in pieces), "golden"]
-    assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
 
 
 def test_quiet_lets_errors_through(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,6 @@ from dgemma import Session
 from dgemma.cli import dispatch
 from dgemma.core.manifest import list_files, read_manifest
 from dgemma.core.shipped import FOLDER, bundle_path, is_shipped
-from dgemma.export.pipeline import export_bundle
 from dgemma.export.request import check
 
 TINY = FOLDER / "tiny.dgemma"
@@ -105,14 +104,33 @@ def described(bundle: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of today."""
-    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("app") / "tiny.dgemma", engines=("onnx",), recipe="w8")
+def by_command(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The export of today, and the command that made it, as `make tiny-bundle` gives it."""
+    out = tmp_path_factory.mktemp("app") / "tiny.dgemma"
+    arguments = ["export", str(tiny_checkpoint), "--out", str(out), "--engine", "onnx", "--recipe", "w8"]
+    environment = {**os.environ, "PYTHONPATH": str(repo_root / "src")}
+    command = [sys.executable, "-m", "dgemma.cli", *arguments]
+    return out, subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_it_is_what_todays_exporter_makes(exported: Path) -> None:
+def test_it_is_what_todays_exporter_makes(by_command: tuple[Path, object]) -> None:
     """`make tiny-bundle` renews it. Graphs and weights are held to the byte."""
+    exported = by_command[0]
     assert described(TINY) == described(exported)
     held, made = (read_manifest(bundle)[0].files for bundle in (TINY, exported))
     graphs = [name for name in held if name != "golden.npz"]
     assert {name: held[name] for name in graphs} == {name: made[name] for name in graphs if name in made}
+
+
+def test_the_command_line_prints_stages_and_nothing_else(
+    by_command: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, done = by_command
+    stages = [line.split(" s  ", 1)[-1].split(", ")[0] for line in done.stderr.splitlines()]
+    quantized = [stage for stage in stages if stage.startswith("quantize: ")]
+    pieces = ("embed", "condition", "stack", "head", "graphs")
+    assert stages == ["load", *quantized, *(f"onnx: {piece}" for piece in pieces), "golden"]
+    assert len(quantized) == len(set(quantized)) > 2
+    assert done.returncode == 0 and done.stdout.startswith(f"{out}: ") and done.stdout.count("\n") == 1
