@@ -32,6 +32,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import maker
+from dgemma.export.executorch.fused_passes import Nothing, ToEdge, passes_to_edge
 from dgemma.export.executorch.zero_copy import ZeroCopyData
 from dgemma.export.patching import replaced
 
@@ -121,6 +122,7 @@ def patched_exir() -> Iterator[None]:
     partitions: Any = import_module("executorch.exir.lowered_backend_module")
     tracer: Any = import_module("torch._dynamo.variables.builder")
     delegates: Any = import_module("torch._higher_order_ops.executorch_call_delegate")
+    programs: Any = import_module("executorch.exir.program._program")
     with kept_decompositions(), ExitStack() as patches:
         for owner, name, value in (
             (traceback.NodeSource, "__init__", _without_history),
@@ -130,6 +132,10 @@ def patched_exir() -> Iterator[None]:
             (xnnpack_preprocess, "XNNPACKPassManager", _pass_manager),
             (torch.nn.Parameter, "__deepcopy__", _kept(torch.nn.Parameter.__deepcopy__)),
             (Tensor, "__deepcopy__", _kept(Tensor.__deepcopy__)),
+            (programs, "ReplaceViewOpsWithViewCopyOpsPass", Nothing),
+            (programs, "_get_aten_to_edge_passes", passes_to_edge),
+            (programs, "OpReplacePass", ToEdge),
+            (programs, "MemoryFormatOpsPass", Nothing),
             (_Emitter, "_tensor_spec_to_evalue", _uncopied(_Emitter._tensor_spec_to_evalue)),
         ):
             patches.enter_context(replaced(owner, name, value))
