@@ -11,7 +11,7 @@ BUNDLE := build/tiny.dgemma
 RESULTS := benchmarks/results
 CHECKPOINT := $(wildcard checkpoints/tiny/*)
 
-.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs format lint lint-ruff lint-mypy lint-imports links verify gate bench bench-check arm64 clean
+.PHONY: help venv demo first-text tiny-bundle test test-python java-test java-bundles apk test-touched test-slow coverage docs format lint lint-ruff lint-mypy lint-imports links verify gate gate-moe bench bench-check arm64 clean
 .DELETE_ON_ERROR:
 
 # Without bytecode every command would compile the sources of torch again, for 10 s and more.
@@ -31,6 +31,7 @@ help:
 	@echo "make coverage   run the fast suite with line coverage of runtime and export"
 	@echo "make verify     run the ladder on tiny: reference, torch, ONNX Runtime and ExecuTorch on the golden prompts"
 	@echo "make gate       compare every recipe of tiny with the float model on many prompts; JSON goes to $(RESULTS)"
+	@echo "make gate-moe   compare the recipes of tiny-moe, a trained mixture of experts, with its float model on both engines"
 	@echo "make bench      measure quality, speed and sameness of the tiny bundles; writes $(RESULTS) and docs/results"
 	@echo "make bench-check  compare ratios of the tiny bundles with the committed ones; exit status 1 if one got worse"
 	@echo "make arm64      compare canvases on emulated ARM64 (fetches 150 MB, takes half an hour)"
@@ -143,6 +144,21 @@ gate: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 			> $(RESULTS)/tiny-verify-$$recipe.json || exit 1; done
 	$(BIN)/dgemma verify $(BUNDLE) --engine onnx --checkpoint checkpoints/tiny --threads 1 --json > $(RESULTS)/tiny-verify-fp32.json
 	$(BIN)/python -m dgemma.benchmarks.studies.sizes $(BUNDLE) $(RECIPES:%=build/tiny-%.dgemma) --out $(RESULTS)/tiny-sizes.json
+
+MOE := fp32 w8 w4-mixed w4
+
+build/tiny-moe-%.dgemma/manifest.json: $(wildcard checkpoints/tiny-moe/*) | $(STAMP)
+	rm -rf build/tiny-moe-$*.dgemma
+	mkdir -p build
+	$(BIN)/dgemma export checkpoints/tiny-moe --out build/tiny-moe-$*.dgemma --engine all --recipe $*
+
+# A recipe that misses the gate is published too: exit status 1.
+gate-moe: $(STAMP) $(MOE:%=build/tiny-moe-%.dgemma/manifest.json)
+	mkdir -p $(RESULTS)
+	for recipe in $(MOE); do for engine in onnx executorch; do \
+		$(BIN)/dgemma verify build/tiny-moe-$$recipe.dgemma --engine $$engine --checkpoint checkpoints/tiny-moe --count 102 \
+			--threads 1 --json > $(RESULTS)/tiny-moe-verify-$$recipe.json || [ $$? = 1 ] || exit 2; done; done
+	$(BIN)/python -m dgemma.benchmarks.studies.sizes $(MOE:%=build/tiny-moe-%.dgemma) --out $(RESULTS)/tiny-moe-sizes.json
 
 bench: $(STAMP) $(BUNDLE)/manifest.json $(QUANTIZED)
 	mkdir -p $(RESULTS)

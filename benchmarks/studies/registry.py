@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-CURRENT = ("tiny-sizes.json", "2b-sizes.json")  # list the bundles of today, all recipes
+CURRENT = ("tiny-sizes.json", "tiny-moe-sizes.json", "2b-sizes.json")  # list the bundles of today, all recipes
 _MODULE = "python -m dgemma.benchmarks.studies"
 _TO = "benchmarks/results"
 
@@ -56,6 +56,18 @@ STUDIES = (
         page="quantization",
         commands=("make gate",),
         results=("tiny-verify-fp32.json", "tiny-verify-w*.json", "tiny-sizes.json"),
+    ),
+    Study(
+        name="gate-moe",
+        page="mixture",
+        commands=("make gate-moe",),
+        results=("tiny-moe-verify-*.json", "tiny-moe-sizes.json"),
+    ),
+    Study(
+        name="routers",
+        page="mixture",
+        commands=(f"{_MODULE}.routers --out {_TO}/tiny-moe-routers.json",),
+        results=("tiny-moe-routers.json",),
     ),
     Study(
         name="ablation",
