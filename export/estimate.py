@@ -1,8 +1,8 @@
 """What an export will take, from the config alone: bytes of each engine's files, peak memory, operations, and time.
 
-Sizes and operations are counted. Memory is a model fitted to exports of `2b` and of two of its layers, time one fitted to
-`tiny` and to two layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC 7003): they
-know the large terms; the countdown adds the machine's pace.
+Sizes and operations are counted. Memory is a model fitted to exports of `2b` and of one and four layers of `26b-a4b`, time one
+fitted to `tiny` and to a few layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC
+7003): they know the large terms; the countdown adds the machine's pace.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dgemma.core.cost import CostModel, prefix_bytes
+from dgemma.core.cost import FLOAT, CostModel, prefix_bytes, step_bytes
 from dgemma.core.shapes import Shape, parameter_count, parameter_shapes
 from dgemma.export.countdown import spoken
 from dgemma.export.request import ExportRequest
 from dgemma.export.stages import EXECUTORCH, LOAD, ONNX, QUANTIZE, Stage
-from dgemma.quantize.recipes import file_bytes, stored_bytes
+from dgemma.quantize.recipes import file_bytes, held_bytes, stored_bytes
 
 MB = 1e6
-_IMPORTS = 650 * MB  # of torch and both exporters
+_IMPORTS = 850 * MB  # of torch and both exporters
+_RUNTIME = 120 * MB  # of Python and an engine, without a model
 _DISK = 200 * MB  # a second, an assumption: what an ordinary laptop disk keeps up for large files
-_SEARCH = 1.45  # memory of rounding a matrix, in sizes of its float32 form
+_ROUNDED = 2  # bytes for a value of a matrix that is rounded, beside its float form: chunks, and all of them joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,30 @@ class Estimate:
         return {engine: file_bytes(self.request.recipe, engine, self.request.config) for engine in self.engines}
 
     @property
+    def _experts(self) -> tuple[int, int]:
+        """Values and stored bytes of a layer's quantized experts."""
+        found = {name: shape for name, shape in self.shapes.items() if name.startswith("layers.0.experts.")}
+        stored = sum(stored_bytes(self.request.recipe, "onnx", name, shape) for name, shape in found.items())
+        return (sum(map(math.prod, found.values())), stored) if self._routes else (0, 0)
+
+    @property
+    def _routes(self) -> bool:
+        """Whether experts are quantized, so that those that are chosen are computed, and written a layer at a time."""
+        return self.request.config.is_moe and self.request.recipe.bits_of("layers.0.experts.down_proj") < FLOAT
+
+    @property
+    def _table(self) -> int:
+        """Bytes of the table of ids in a file."""
+        name = "embed_tokens.weight"
+        return stored_bytes(self.request.recipe, "onnx", name, self.shapes[name])
+
+    @property
     def disk(self) -> int:
-        """Most bytes of files that lie there at once: the engines', and while they are made, the quantized weights too and a
-        `.pte` twice, for it is rewritten."""
-        again = self.sizes.get("executorch", 0)
+        """Most bytes of files that lie there at once: the engines', and while they are made, the quantized weights too and the
+        copies of the table that a `.pte` has until they are removed."""
+        copies = 2 * self._table if "executorch" in self.engines else 0
         makes_store = self.request.recipe.quantizes and not self.request.is_quantized
-        return sum(self.sizes.values()) + again + (max(self.sizes.values()) if makes_store else 0)
+        return sum(self.sizes.values()) + copies + (max(self.sizes.values()) if makes_store else 0)
 
     @property
     def stages(self) -> dict[str, int]:
@@ -61,19 +80,21 @@ class Estimate:
         config, layers = self.request.config, self.request.config.num_layers
         quantizes = self.request.recipe.quantizes
         float_model = 0 if quantizes else 4 * self.parameters
-        name = "embed_tokens.weight"
-        table = stored_bytes(self.request.recipe, "onnx", name, self.shapes[name])
+        values, stored = self._experts
+        held = {engine: float_model + size - layers * stored for engine, size in self.sizes.items()}  # all else is in memory
+        layer = values + 2 * stored  # of integers, what they are laid out to, and that joined
         found = {}
         if quantizes and not self.request.is_quantized:
-            found["quantize"] = _IMPORTS + _SEARCH * 4 * max(map(math.prod, self.shapes.values()))
+            source = 4 if self.request.random_weights is not None else 2  # checkpoints are bfloat16
+            found["quantize"] = _IMPORTS + (source + _ROUNDED) * max(map(math.prod, self.shapes.values()))
         if "onnx" in self.engines:  # matrices are transposed copies; graphs grow with their layers
-            found["onnx"] = _IMPORTS + float_model + self.sizes["onnx"] + (185 + 19 * layers) * MB
-        if "executorch" in self.engines:  # copies of the table while constants are collected; caches to trace `generate`
+            found["onnx"] = _IMPORTS + held["onnx"] + layer + (185 + 19 * layers) * MB
+        if "executorch" in self.engines:  # caches to trace `generate`
             caches = prefix_bytes(config, self.request.shapes.context)
             more = (70 + 30 * layers) * MB + 0.8 * caches
             if not quantizes:  # float experts are laid out again
                 more += 4 * sum(math.prod(shape) for name, shape in self.shapes.items() if ".experts." in name)
-            found["executorch"] = _IMPORTS + float_model + self.sizes["executorch"] + 3.7 * table + more
+            found["executorch"] = _IMPORTS + held["executorch"] + max(layer, 1.5 * self._table) + more
         return {stage: int(size) for stage, size in found.items()}
 
     @property
@@ -87,16 +108,31 @@ class Estimate:
         return sum(self.stages[engine] for engine in self.engines)
 
     @property
+    def resident(self) -> dict[str, int]:
+        """Engine → bytes that a program has in memory that runs the bundle: weights, keys and values of two canvases, and what
+        a step needs."""
+        config, canvas = self.request.config, self.request.shapes.canvas
+        beside = _RUNTIME + prefix_bytes(config, min(self.request.shapes.context, 2 * canvas)) + step_bytes(config, canvas)
+        return {engine: int(held_bytes(self.request.recipe, engine, config) + beside) for engine in self.engines}
+
+    @property
     def operations(self) -> dict[str, int]:
         """Operations of one call, a multiply-add being two: a denoising step and a chunk at full context, and one token."""
         shapes = self.request.shapes
-        model = CostModel(config=self.request.config, bits={}, soft=self.request.sampler.soft, every_expert=True)
+        model = CostModel(config=self.request.config, bits={}, soft=self.request.sampler.soft, every_expert=not self._routes)
         calls = {
             "denoise": model.denoise(shapes.canvas, shapes.context - shapes.canvas),
             "encode": model.encode(shapes.chunk, shapes.context - shapes.chunk),
             "decode": model.decode(shapes.context - 1),
         }
         return {name: cost.operations for name, cost in calls.items()}
+
+    @property
+    def _quantizing(self) -> float:
+        """Seconds to make random weights and to round: by the bits, for scales of fewer are searched longer."""
+        made = 4e-9 if self.request.random_weights is not None else 0.0
+        each = {FLOAT: 0.0, 8: 22e-9, 4: 46e-9}
+        return sum(math.prod(shape) * (made + each[self.request.recipe.bits_of(n)]) for n, shape in self.shapes.items())
 
     @property
     def plan(self) -> list[Stage]:
@@ -106,7 +142,7 @@ class Estimate:
         read = max(written.values()) if self.request.is_quantized else 2 * self.parameters / _DISK  # checkpoints are bfloat16
         found = [Stage(name=LOAD, seconds=3.5 + read)]
         if self.request.recipe.quantizes and not self.request.is_quantized:
-            found.append(Stage(name=QUANTIZE, seconds=16 * billions))
+            found.append(Stage(name=QUANTIZE, seconds=self._quantizing))
         if "onnx" in self.engines:
             parts = {
                 "embed": 4.5,
@@ -145,6 +181,9 @@ class Estimate:
             f"memory      peak {self.peak / 1e9:.1f} GB ("
             + ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in self.stages.items())
             + ")",
+            "to run      "
+            + ", ".join(f"{engine} {size / 1e9:.1f} GB" for engine, size in self.resident.items())
+            + " of memory",
             "operations  "
             + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
             + " a call at full context",

@@ -229,6 +229,17 @@ def file_bytes(recipe: Recipe, engine: str, config: ModelConfig) -> int:
     return _GRAPH * config.num_layers + stored
 
 
+def held_bytes(recipe: Recipe, engine: str, config: ModelConfig) -> int:
+    """Bytes of a model's weights as an engine's kernels hold them: ONNX Runtime's have 8 bits where 4 are stored, experts
+    aside."""
+    held = 0
+    for name, shape in parameter_shapes(config).items():
+        widened = engine == "onnx" and recipe.bits_of(name) == 4 and class_of(name) != "experts"
+        count = math.prod(shape)
+        held += count + 4 * count // shape[-1] if widened else stored_bytes(recipe, engine, name, shape)
+    return held
+
+
 def _recipe(name: str, *, four: Iterable[TensorClass] = (), bits: int = 8, **options: Any) -> Recipe:
     routers: dict[TensorClass, int] = {"router": 32}  # one that errs derails the layer after it, and they are small
     return Recipe(name=name, bits={**dict.fromkeys(CLASSES, bits), **dict.fromkeys(four, 4), **routers}, **options)

@@ -35,8 +35,7 @@ def need(manifest: Manifest, engine: str) -> Need:
     n, model = manifest.canvas_length, manifest.model
     if engine == "onnx" and isinstance(bits, (int, float)) and bits < 8:
         held = held_bits(manifest.quantization, engine)
-        experts = CostModel(config=model, bits=held).stack(model.num_experts or 1).get("experts", (0, 0))[1]
-        spared = experts // 2 if held.get("experts") == 4 else 0
+        spared = _experts(manifest) // 2 if held.get("experts") == 4 else 0
         weights = max(weights, int(manifest.quantization.get("parameters", 0)) - spared)
     return Need(weights=weights, prefix=prefix_bytes(model, min(manifest.context, 2 * n)), transient=step_bytes(model, n))
 
@@ -49,15 +48,33 @@ def check(manifest: Manifest, engine: str, where: str | os.PathLike[str]) -> Non
     least = need(manifest, engine)
     if least.total <= free:
         return
-    parameters = manifest.quantization.get("parameters") or 0
-    room = 8 * max(0, free - least.prefix - least.transient) / parameters if parameters else 0.0
-    fewest = 8 if engine == "onnx" else 4
-    fits = f"a recipe of at most {room:.1f} bits per weight would fit; " if room >= fewest else ""
     raise EngineError(
         f"{os.fspath(where)}: needs at least {_gb(least.total)} of memory with {engine} (weights {_gb(least.weights)}, prefix "
-        f"{_gb(least.prefix)}, a step {_gb(least.transient)}) and {_gb(free)} is free; {fits}close other programs, "
-        f"or set {SWITCH}=0 to try anyway"
+        f"{_gb(least.prefix)}, a step {_gb(least.transient)}) and {_gb(free)} is free; {_fitting(manifest, engine, free)}close "
+        f"other programs, or set {SWITCH}=0 to try anyway"
     )
+
+
+def _fitting(manifest: Manifest, engine: str, free: int) -> str:
+    """What would fit: the bundle's other engine, or a recipe of fewer bits, or else a machine with more memory."""
+    for other in manifest.graphs:
+        if other != engine and (least := need(manifest, other)).total <= free:
+            return f"--engine {other} needs {_gb(least.total)} and would fit; "
+    least = need(manifest, engine)
+    parameters = int(manifest.quantization.get("parameters") or 0)
+    fewest = parameters - _experts(manifest) // 2 if engine == "onnx" else parameters // 2  # bytes, at four bits
+    left = free - least.prefix - least.transient
+    if parameters and left >= fewest:
+        return f"a recipe of at most {8 * left / parameters:.1f} bits per weight would fit; "
+    return (
+        f"no recipe would fit, but a machine with {_gb(fewest + least.prefix + least.transient)} free; " if parameters else ""
+    )
+
+
+def _experts(manifest: Manifest) -> int:
+    """Weights of all experts."""
+    found = CostModel(config=manifest.model, bits={}).stack(manifest.model.num_experts or 1)
+    return found.get("experts", (0, 0))[1]
 
 
 def _gb(size: int) -> str:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dgemma.benchmarks.bench.ceilings import Ceilings
-from dgemma.core.cost import Cost
+from dgemma.core.cost import FLOAT, Cost
 from dgemma.core.engines import ENGINES
 from dgemma.core.errors import UsageError
 from dgemma.core.schema import UnknownKey, WrongKind, read_as
 
 DEVICES = Path(__file__).parents[1] / "devices"
+# Of the rate of large int8 products, what the experts' kernel reaches with 16 rows to an expert: 160 to 220 GFLOP/s a core with
+# AVX512-VNNI (docs/design/engines.md) of about 400. With AVX2 it is as fast as they are.
+EXPERTS = 0.5
 SOURCED = ("products", "bytes_per_s", "memory_bytes", "kernels")
 # Bounds of what any processor of today can do; a figure outside is one in another unit.
 _LIMITS = {
@@ -151,7 +154,11 @@ class Profile:
 def terms(profile: Profile, engine: str, cost: Cost, layers: int) -> tuple[float, ...]:
     """What a call is made of, in the order of `coefficients`: seconds at the ceilings, counts, bytes, and numbers of parts."""
     rates = profile.kernels(engine).products
-    arithmetic = sum(p.operations / rates.rate(p.bits) for p in cost.products.values())
+    experts = EXPERTS * max(kernels.products.int8 for kernels in profile.engines.values())  # one kernel, in every engine
+    arithmetic = sum(
+        p.operations / (experts if name == "experts" and p.bits < FLOAT else rates.rate(p.bits))
+        for name, p in cost.products.items()
+    )
     reading = cost.weight_bytes / profile.read_rate(cost.weight_bytes)
     bound = arithmetic > reading
     integers = any(p.bits <= 8 for p in cost.products.values())

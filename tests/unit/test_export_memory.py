@@ -148,12 +148,28 @@ def test_operations_are_counted_row_by_row() -> None:
     assert class_of("layers.0.mlp.up_proj.weight") is not None
 
 
+def test_quantized_experts_are_counted_as_they_are_chosen() -> None:
+    """Eight of 128 in a row; float experts are all computed. A layer of them is in memory at a time."""
+    few, every = (estimate("26b-a4b", recipe, random_weights=0) for recipe in ("w4-mixed", "fp32"))
+    expert = 2 * 30 * 3 * 2816 * 704
+    assert every.operations["decode"] - few.operations["decode"] == 120 * expert
+    assert every.operations["denoise"] - few.operations["denoise"] == 256 * 120 * expert
+    assert few.sizes["onnx"] > 13e9 and few.peak < 8e9 < few.together < 16e9
+    assert few.resident["onnx"] < 17e9 and few.resident["executorch"] < 16e9
+
+
 def test_the_plan_says_what_the_export_takes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for preset in ("2b", "9b", "26b-a4b"):
         args = ["export", preset, "--random-weights", "0", "--recipe", "w8", "--out", str(tmp_path / "b"), "--dry-run"]
         assert dispatch(args) == 0
         out = capsys.readouterr().out
-        for word in ("weights     recipe w8: onnx ", "memory      peak ", "operations  denoise ", "time        about "):
+        for word in (
+            "weights     recipe w8: onnx ",
+            "memory      peak ",
+            "to run      onnx ",
+            "operations  denoise ",
+            "time        about ",
+        ):
             assert word in out
     assert not list(tmp_path.iterdir())
 
@@ -222,9 +238,10 @@ def test_engines_are_lowered_at_once_where_both_fit(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_export_that_does_not_fit_is_refused_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk by what lies there at once: files, the .pte once more, and quantized weights. Callers in Python are told too."""
+    """The disk by what lies there at once: files, the table's copies, and quantized weights. Callers in Python are told too."""
     made = estimate("2b", "w8", random_weights=0)
-    needed = made.sizes["onnx"] + 2 * made.sizes["executorch"] + max(made.sizes.values())
+    table = PRESETS["2b"].vocab_size * (PRESETS["2b"].hidden_size + 4)
+    needed = sum(made.sizes.values()) + 2 * table + max(made.sizes.values())
     monkeypatch.setattr(pipeline, "read_weights", lambda *_: pytest.fail("weights were read"))
 
     def reason(disk: int, memory: int | None) -> str:

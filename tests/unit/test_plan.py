@@ -29,6 +29,7 @@ ROUND = Kernels(
     products=Products(int8=1e12, int4=5e11, float32=1e11), share_products=0.5, share_reading=0.8, functions_per_s=1e9,
     values_per_s=2e9, joined_bytes_per_s=4e9, call_s=1e-4, layer_s=1e-5, integer_layer_s=2e-5, sampler_s=3e-4,
 )  # fmt: skip
+SLOW = Products(int8=1e9, int4=1e9, float32=1e9)
 DEVICE = Profile(
     name="round",
     about="round figures",
@@ -69,6 +70,33 @@ def test_all_experts_are_computed() -> None:
 def test_integer_experts_are_routed() -> None:
     runs = [as_run(micro.MOE_CONFIG, bits).denoise(2, 0).products["experts"] for bits in ({}, {"experts": 32}, {"experts": 4})]
     assert runs[0].operations == runs[1].operations == 2 * runs[2].operations  # 4 experts, 2 of them chosen
+
+
+def test_integer_experts_have_a_kernel_of_their_own() -> None:
+    """In every engine the same one, a share of the best rate for bytes; float experts are products like all others."""
+    two = replace(DEVICE, bytes_per_s=1e13, engines={"onnx": ROUND, "executorch": replace(ROUND, products=SLOW)})
+    integers, floats = (as_run(micro.MOE_CONFIG, {"experts": bits}).denoise(16, 0) for bits in (4, 32))
+    for engine, rate in (("onnx", ROUND.products.float32), ("executorch", SLOW.float32)):
+        others = sum(p.operations for name, p in integers.products.items() if name != "experts") + integers.attention
+        experts = integers.products["experts"].operations / (profiles.EXPERTS * ROUND.products.int8)
+        assert profiles.terms(two, engine, integers, 2)[0] == pytest.approx(others / rate + experts)
+        assert profiles.terms(two, engine, floats, 2)[0] == pytest.approx(
+            (others + floats.products["experts"].operations) / rate
+        )
+
+
+def test_memory_of_a_device_can_be_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """26b-a4b at four bits: not with 16 GB, but with 24; at eight with 64."""
+    fitting = {}
+    for memory in ("16", "24", "64"):
+        args = ["plan", "26b-a4b", "--device", "laptop-zen4-8-cores", "--memory", memory, "--json"]
+        assert dispatch(args) == 0
+        values = json.loads(capsys.readouterr().out)
+        fitting[memory] = {p["recipe"] for p in values["predictions"] if p["fits"]}
+        assert values["device"]["memory_bytes"] == int(memory) * 2**30
+        assert (values["recommended"] is None) == (not fitting[memory])
+    assert not fitting["16"] and fitting["24"] == {"w4-mixed", "w4", "w4-all"} and fitting["64"] == set(RECIPES) - {"fp32"}
+    fails(capsys, ["26b-a4b", "--memory", "0.5"], "--memory 0.5")
 
 
 def test_seconds_of_a_call_by_hand() -> None:

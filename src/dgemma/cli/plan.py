@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +46,9 @@ def run(
             help="A device profile, a result of dgemma bench, or the name of a shipped profile (a wrong name lists them).",
         ),
     ] = DEVICE,
+    memory: Annotated[
+        float | None, typer.Option("--memory", metavar="GB", help="Memory of the device, in place of its profile's.")
+    ] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")] = "all",
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
     prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Tokens of the prompt.")] = 128,
@@ -74,7 +77,7 @@ def run(
 
         plot.check(picture)
     subject = _subject(model, recipe)
-    profile = _profile(device, subject.config)
+    profile = _with_memory(_profile(device, subject.config), memory)
     sampler = subject.sampler if soft is None else _sampler(soft)
     works = [
         Work(
@@ -195,6 +198,16 @@ def _profile(device: str, config: ModelConfig) -> Profile:
             )
         return found
     return profile.from_dict(values, f"--device {device}")
+
+
+def _with_memory(profile: Profile, gigabytes: float | None) -> Profile:
+    """The device with so many times 2^30 bytes."""
+    if gigabytes is None:
+        return profile
+    if not 1 <= gigabytes <= 4096:
+        raise UsageError(f"--memory {gigabytes:g} must be between 1 and 4096 GB")
+    sources = {**profile.sources, "memory_bytes": "--memory"}
+    return replace(profile, memory_bytes=int(gigabytes * 2**30), sources=sources)
 
 
 def _engines(option: str, of: tuple[str, ...], profile: Profile) -> tuple[str, ...]:
