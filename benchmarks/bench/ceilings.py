@@ -2,7 +2,8 @@
 
 Products have the bundle's shape [N, D] × [D, F]. The integer ones are onnxruntime's fused operators, on either engine: a
 ceiling belongs to the machine. Beside them stand the rates of the kernels that the bundle's engine runs: onnxruntime's int8
-and float32, or ExecuTorch's, see `xnnpack.py`. A best case is the shortest of many calls, a pace their median.
+and float32, or ExecuTorch's, see `xnnpack.py`; and of one layer of experts, see `experts.py`, with as many rows to an expert as
+a step has. A best case is the shortest of many calls, a pace their median.
 
 Not known: attention is counted at the rate of the float32 product, and exact soft embeddings at that of the table's bits.
 """
@@ -19,13 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.benchmarks.bench import xnnpack
+from dgemma.benchmarks.bench import experts, xnnpack
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
+from dgemma.core.config import ModelConfig
 from dgemma.core.cost import FLOAT, Cost
 from dgemma.core.install import pip_install
 from dgemma.runtime.engines.sessions import open_session, session_options
+from dgemma.runtime.native import build
 
 PRODUCTS = ("int8", "int4", "float32")
+EXPERTS = "experts"  # as tensor class and as kernel
 BEST_S = 0.3  # how long a best case is looked for
 BLOCK = 128  # weights per scale of the int4 product
 _SMALL = 200_000_000  # operations: products smaller than that run several to a call, as they do in a model
@@ -56,16 +60,17 @@ class Ceilings:
 
     def floor_s(self, cost: Cost) -> float:
         """The least that a call takes when arithmetic and reading overlap: attention is float32, and keys are read too."""
-        return self._floor_s(cost, self.rate)
+        return self._floor_s(cost, lambda _, bits: self.rate(bits))
 
     def kernel_floor_s(self, cost: Cost) -> float | None:
         """As `floor_s`, with products as fast as the kernels that run them; None where one of those was not measured."""
-        if not {form(p.bits) for p in cost.products.values()} | {"float32"} <= self.kernels.keys():
+        if not {kernel_of(name, p.bits) for name, p in cost.products.items()} | {"float32"} <= self.kernels.keys():
             return None
-        return self._floor_s(cost, lambda bits: self.kernels[form(bits)])
+        return self._floor_s(cost, lambda name, bits: self.kernels[kernel_of(name, bits)])
 
-    def _floor_s(self, cost: Cost, rate: Callable[[int], float]) -> float:
-        arithmetic = sum(p.operations / rate(p.bits) for p in cost.products.values()) + cost.attention / rate(FLOAT)
+    def _floor_s(self, cost: Cost, rate: Callable[[str, int], float]) -> float:
+        arithmetic = sum(p.operations / rate(name, p.bits) for name, p in cost.products.items())
+        arithmetic += cost.attention / rate("attention", FLOAT)
         return max(arithmetic, (cost.weight_bytes + cost.cache_bytes) / self.bytes_per_s)
 
     def best_of(self, other: Ceilings) -> Ceilings:
@@ -86,6 +91,11 @@ def form(bits: int) -> str:
     return "int4" if bits <= 4 else "int8" if bits <= 8 else "float32"
 
 
+def kernel_of(tensor_class: str, bits: int) -> str:
+    """The kernel that multiplies matrices of a class: integer experts have one of their own in both engines."""
+    return EXPERTS if tensor_class == EXPERTS and bits < FLOAT else form(bits)
+
+
 def _highest(rates: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
     return {name: max(rate, others.get(name, 0.0)) for name, rate in rates.items()}
 
@@ -94,13 +104,23 @@ class Probe:
     """Products and memory read at a bundle's shapes: made once, measured as often as wanted."""
 
     def __init__(
-        self, rows: int, inner: int, outer: int, read_bytes: int, threads: int, *, engine: str, bits: Collection[int]
+        self,
+        rows: int,
+        inner: int,
+        outer: int,
+        read_bytes: int,
+        threads: int,
+        *,
+        engine: str,
+        bits: Collection[int],
+        routed: tuple[ModelConfig, int] | None = None,
     ) -> None:
         """Make the products.
 
         Args:
             engine: whose kernels are measured too.
             bits: of weights as those kernels hold them; float32 is measured in any case.
+            routed: the model and the bits of its experts, where those are integers.
         """
         copies = max(1, min(16, _SMALL // (2 * rows * inner * outer)))
         shape = (rows, inner, outer, copies)
@@ -126,17 +146,34 @@ class Probe:
         else:
             kernels = {name: runs[name] for name in used if name in runs}
             self._missing_kernels = {name: missing[name] for name in used if name not in runs}
-        self._operations = 2 * rows * inner * outer * copies
+        self._operations = dict.fromkeys(PRODUCTS, 2 * rows * inner * outer * copies)
+        if routed:
+            self._add_experts(*routed, rows, threads, kernels)
         self._products, self._kernels, self._missing = runs, kernels, missing
+
+    def _add_experts(
+        self, model: ModelConfig, bits: int, rows: int, threads: int, kernels: dict[str, Callable[[], object]]
+    ) -> None:
+        """A layer of the model's experts among the kernels, or why there is none."""
+        assert model.num_experts and model.top_k_experts and model.moe_intermediate_size
+        dims = {"experts": model.num_experts, "chosen": model.top_k_experts, "width": model.moe_intermediate_size}
+        try:
+            run, operations = experts.layer_call(bits=bits, hidden=model.hidden_size, rows=rows, threads=threads, **dims)
+        except build.Unavailable as error:
+            self._missing_kernels[EXPERTS] = f"needs the native library: {error}"
+        else:
+            kernels[EXPERTS], self._operations[EXPERTS] = run, operations
 
     def ceilings(self) -> Ceilings:
         """The best of everything; takes about `BEST_S` each."""
 
-        def best(run: Callable[[], object]) -> float:
-            return self._operations / min(_durations(run, BEST_S))
+        def best(name: str, run: Callable[[], object]) -> float:
+            return self._operations[name] / min(_durations(run, BEST_S))
 
-        own = {name: best(run) for name, run in self._products.items()}
-        kernels = {name: own[name] if run is self._products.get(name) else best(run) for name, run in self._kernels.items()}
+        own = {name: best(name, run) for name, run in self._products.items()}
+        kernels = {
+            name: own[name] if run is self._products.get(name) else best(name, run) for name, run in self._kernels.items()
+        }
         return Ceilings(
             products=own,
             bytes_per_s=_read(self._read_bytes, self._threads),
@@ -148,7 +185,7 @@ class Probe:
 
     def pace(self, seconds: float) -> dict[str, float]:
         """Operations per second of the kernels at this moment: the median of calls, for about so long each."""
-        return {name: self._operations / median(_durations(run, seconds)) for name, run in self._kernels.items()}
+        return {name: self._operations[name] / median(_durations(run, seconds)) for name, run in self._kernels.items()}
 
 
 def _nodes(name: str, inner: int, outer: int, copies: int) -> tuple[list[Node], dict[str, npt.NDArray[Any]]]:

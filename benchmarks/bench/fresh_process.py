@@ -41,7 +41,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
     load_s is check_s (of all files; hashed_bytes were hashed for it) and graphs_s. transient_bytes is the peak of anonymous
     pages in the steps, beyond those after loading and the prefix's keys and values.
     """
-    read = _read_bytes()
+    read = read_bytes()
     from dgemma.runtime.bundle import Bundle
     from dgemma.runtime.engines import open_engine
     from dgemma.runtime.loops import Loops
@@ -55,7 +55,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
     loaded_at, loaded = time.perf_counter(), memory.resident()
     times = {"check_s": checked - imported, "graphs_s": loaded_at - checked, "load_s": loaded_at - imported}
     moment = time.time()
-    read_at_load = None if read is None else (_read_bytes() or read) - read
+    read_at_load = None if read is None else (read_bytes() or read) - read
     caches = Prefix(runner)
     caches.extend(filler(opened.manifest.model.vocab_size, prefix))
     caches.encode(lambda: False)
@@ -79,7 +79,7 @@ def filler(vocab_size: int, count: int) -> list[int]:
     return [(7919 * (i + 1)) % vocab_size for i in range(count)]
 
 
-def _read_bytes() -> int | None:
+def read_bytes() -> int | None:
     """Bytes that this process had fetched from storage so far."""
     try:
         text = Path("/proc/self/io").read_text(encoding="ascii")

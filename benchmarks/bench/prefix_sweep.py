@@ -119,7 +119,7 @@ class PrefixSweep:
 
     def _tokens(self, prefix: int, clock: Clock) -> list[float]:
         """Seconds of decoding the token after the prefix, several times; nothing is kept, so that the prefix stays."""
-        feeds, found = self._decode_feeds(prefix), []
+        feeds, found = decode_feeds(self._engine, self._prefix, prefix), []
         for _ in range(TOKENS):
             started = time.perf_counter()
             self._engine.run("decode", feeds)
@@ -128,12 +128,13 @@ class PrefixSweep:
                 break
         return found
 
-    def _decode_feeds(self, prefix: int) -> Feeds:
-        tokens = np.zeros((1, max(1, input_dim(self._engine, "decode", "tokens", 1)[0])), np.int64)
-        tokens[0, 0] = self._prefix.ids[prefix - 1]
-        # The prefix's last token is decoded again, in its place: `start` is where it stands.
-        scalars = {"start": np.array([prefix - 1], np.int64), "count": np.ones(1, np.int64)}
-        return {**self._prefix.feeds("decode"), "tokens": tokens, **scalars}
+
+def decode_feeds(engine: Engine, prefix: Prefix, length: int) -> Feeds:
+    """Inputs that decode a prefix's last token again, in its place: `start` is where it stands."""
+    tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
+    tokens[0, 0] = prefix.ids[length - 1]
+    scalars = {"start": np.array([length - 1], np.int64), "count": np.ones(1, np.int64)}
+    return {**prefix.feeds("decode"), "tokens": tokens, **scalars}
 
 
 def _encode(prefix: Prefix) -> float:

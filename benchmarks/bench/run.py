@@ -15,7 +15,7 @@ from dgemma.benchmarks.bench import ceilings, compare, fresh_process, outputs, p
 from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
-from dgemma.core.cost import Cost, CostModel, held_bits
+from dgemma.core.cost import FLOAT, Cost, CostModel, held_bits
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.manifest import Manifest, read_manifest
@@ -126,7 +126,9 @@ def _measure(
     read = calls["decode"].weight_bytes
     shape = (n, manifest.model.hidden_size, manifest.model.intermediate_size)
     bits = {p.bits for call in calls.values() for p in call.products.values()}
-    probe = ceilings.Probe(*shape, read, threads, engine=engine.name, bits=bits)
+    experts = model.bits.get(ceilings.EXPERTS, FLOAT)
+    routed = (manifest.model, experts) if manifest.model.is_moe and experts < FLOAT else None
+    probe = ceilings.Probe(*shape, read, threads, engine=engine.name, bits=bits, routed=routed)
     top = probe.ceilings()
     path, path_warning = machine.int8_path(machine.cpu_flags())
     for line in show.cost_model(calls, top, n, planned.prompt, manifest.chunk, path):

@@ -10,108 +10,21 @@ and rows is called for `--budget` seconds at most, and at least once. Needs 1 GB
 from __future__ import annotations
 
 import argparse
-import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from dgemma.benchmarks import report
+from dgemma.benchmarks.bench.experts import chosen_evenly, kernels, random_experts, run
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
-from dgemma.quantize.expert_layout import LaidOut, lay_out
-from dgemma.quantize.matrix import QuantizedMatrix
-from dgemma.runtime.native import build
 
 GOAL = 1.8
 EXPERTS = (16, 128)
-GROUP = 64  # inputs to a multiplier at 4 bits, as recipes have it for 704 and 2,816 inputs
 CALLS = 9  # at most, of each case
-Array = npt.NDArray[Any]
-
-
-class Layer(ctypes.Structure):
-    """`dg_experts`."""
-
-    _fields_ = (
-        ("experts", ctypes.c_int32),
-        ("hidden", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("bits", ctypes.c_int32),
-        ("gate_up_group", ctypes.c_int32),
-        ("down_group", ctypes.c_int32),
-        ("gate_up", ctypes.c_void_p),
-        ("gate_up_multipliers", ctypes.c_void_p),
-        ("gate_up_scale", ctypes.c_void_p),
-        ("down", ctypes.c_void_p),
-        ("down_multipliers", ctypes.c_void_p),
-        ("down_scale", ctypes.c_void_p),
-    )
-
-
-@cache
-def library() -> ctypes.CDLL:
-    loaded = ctypes.CDLL(str(build.experts()))
-    loaded.dg_experts_kernel.restype = loaded.dg_experts_run_threads.restype = ctypes.c_char_p
-    return loaded
-
-
-def kernels() -> list[str]:
-    """What this processor runs, best first."""
-    found: list[str] = []
-    while name := library().dg_experts_kernel(len(found)):
-        found.append(name.decode())
-    return found
-
-
-def run(layer: Layer, x: Array, ids: Array, weights: Array, *, kernel: str | None = None, threads: int = 1) -> Array:
-    """x float32 [R, D], ids int64 [R, K], weights float32 [R, K] → [R, D]; raises ValueError with what the library says."""
-    out = np.full_like(x, 7.0)
-    given = [np.ascontiguousarray(a) for a in (x, ids, weights)]
-    wrong = library().dg_experts_run_threads(
-        ctypes.byref(layer),
-        *(a.ctypes.data_as(ctypes.c_void_p) for a in given),
-        ctypes.c_int64(len(x)),
-        ctypes.c_int32(ids.shape[1]),
-        out.ctypes.data_as(ctypes.c_void_p),
-        kernel and kernel.encode(),
-        ctypes.c_int(threads),
-    )
-    if wrong:
-        raise ValueError(wrong.decode())
-    return out
-
-
-def _matrix(bits: int, outputs: int, inputs: int) -> QuantizedMatrix:
-    """Of one expert."""
-    generator = torch.Generator().manual_seed(0)
-    low, high = (-127, 128) if bits == 8 else (-8, 8)
-    integers = torch.randint(low, high, (1, outputs, inputs), generator=generator, dtype=torch.int8)
-    scale = torch.rand((1, outputs), generator=generator) * 1e-3 + 1e-3
-    if bits == 8:
-        return QuantizedMatrix(bits=8, integers=integers, scale=scale)
-    multipliers = torch.randint(1, 16, (1, outputs, -(-inputs // GROUP)), generator=generator, dtype=torch.int8)
-    return QuantizedMatrix(bits=4, integers=integers, scale=scale, multipliers=multipliers)
-
-
-def arrays(bits: int, experts: int, hidden: int, width: int) -> tuple[list[Array], list[int]]:
-    """The arrays of `dg_experts`, one expert's integers many times over, and its two groups."""
-    stacks: tuple[LaidOut, LaidOut] = lay_out(_matrix(bits, 2 * width, hidden), _matrix(bits, hidden, width))
-    parts = [np.repeat(t.numpy(), experts, 0) for s in stacks for t in (s.weight, s.multipliers, s.scale)]
-    return parts, [s.group for s in stacks]
-
-
-def rows_of(count: int, hidden: int, experts: int, chosen: int) -> tuple[Array, Array, Array]:
-    """Rows, experts chosen evenly for them, and weights that add up to 1."""
-    rng = np.random.default_rng(0)
-    ids = np.stack([rng.permutation(experts)[:chosen] for _ in range(count)])
-    return rng.standard_normal((count, hidden)).astype(np.float32), ids, np.full((count, chosen), 1 / chosen, np.float32)
 
 
 def seconds(call: Callable[[], object], budget: float) -> list[float]:
@@ -128,19 +41,18 @@ def measure(hidden: int, width: int, chosen: int, rows: int, budget: float) -> I
     """A case at a time: bits, experts, kernel, rows; milliseconds (quartiles) and bytes of the weights."""
     for bits in (8, 4):
         for experts in EXPERTS:
-            parts, groups = arrays(bits, experts, hidden, width)
-            layer = Layer(experts, hidden, width, bits, *groups, *(a.ctypes.data for a in parts))
+            made = random_experts(bits, experts, hidden, width)
             for kernel in kernels():
                 for count in (rows, 1):
-                    given = rows_of(count, hidden, experts, chosen)
-                    taken = seconds(partial(run, layer, *given, kernel=kernel), budget)
+                    given = chosen_evenly(count, hidden, experts, chosen)
+                    taken = seconds(partial(run, made.layer, *given, kernel=kernel), budget)
                     yield {
                         "bits": bits,
                         "experts": experts,
                         "kernel": kernel,
                         "rows": count,
                         "ms": quartiles([1e3 * s for s in taken]),
-                        "bytes": sum(a.nbytes for a in parts),
+                        "bytes": made.bytes,
                     }
 
 

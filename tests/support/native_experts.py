@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from matrices import four_bits
 
-from dgemma.benchmarks.studies import experts as study
-from dgemma.benchmarks.studies.experts import kernels
+from dgemma.benchmarks.bench import experts
+from dgemma.benchmarks.bench.experts import kernels
 from dgemma.quantize.activations import quantize_tokens
 from dgemma.quantize.expert_layout import lay_out
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -61,8 +61,8 @@ def run(
 ) -> Array:
     """x float32 [R, D], ids int64 [R, K], weights float32 [R, K] → [R, D]; raises ValueError with what the library says."""
     sizes, arrays = flat(gate_up, down)
-    layer = study.Layer(*sizes, *(a.ctypes.data for a in arrays))
-    return study.run(layer, x, ids, weights, kernel=kernel, threads=threads)
+    layer = experts.Layer(*sizes, *(a.ctypes.data for a in arrays))
+    return experts.run(layer, x, ids, weights, kernel=kernel, threads=threads)
 
 
 def twin(gate_up: QuantizedMatrix, down: QuantizedMatrix, x: Array, ids: Array, weights: Array) -> Array:

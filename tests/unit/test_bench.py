@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import micro
 import numpy as np
 import pytest
 from fake_bundle import manifest, write_bundle
 
-from dgemma.benchmarks.bench import ceilings, fresh_process, memory, outputs, reliability
+from dgemma.benchmarks.bench import ceilings, experts, fresh_process, memory, outputs, reliability
 from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.bench.ceilings import Ceilings
 from dgemma.benchmarks.bench.onnx_bytes import Node, model
@@ -23,6 +24,7 @@ from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.install import pip_install
 from dgemma.runtime import memory as need_of_memory
 from dgemma.runtime.engines.sessions import open_session
+from dgemma.runtime.native import build
 
 CONFIG = ModelConfig(
     vocab_size=10, hidden_size=8, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
@@ -112,6 +114,37 @@ def test_the_floor_of_kernels_is_made_of_the_rates_of_those_that_run() -> None:
     ) == pytest.approx(top.floor_s(cost))  # in onnx everything runs in int8, the fastest product
     better = top.best_of(replace(top, kernels={"int8": 9e8, "int4": 1e8, "float32": 5e7}))
     assert better.kernels == {"int8": 9e8, "int4": 2e8, "float32": 5e7}
+
+
+def test_integer_experts_have_a_rate_of_their_own() -> None:
+    """In either engine; float experts are products like all others."""
+    rates = {"int8": 4e8, "int4": 2e8, "float32": 5e7, "experts": 1e8}
+    top = Ceilings(products={"float32": 1e8}, bytes_per_s=1e15, read_bytes=1, kernels=rates)
+    cost = CostModel(config=micro.MOE_CONFIG, bits={"experts": 4}).denoise(16, 0)
+    others = cost.operations - cost.products["experts"].operations
+    assert top.kernel_floor_s(cost) == pytest.approx(others / 5e7 + cost.products["experts"].operations / 1e8)
+    assert replace(top, kernels={"float32": 5e7, "int4": 2e8}).kernel_floor_s(cost) is None
+    floats = CostModel(config=micro.MOE_CONFIG, bits={}).denoise(16, 0)
+    assert top.kernel_floor_s(floats) == pytest.approx(floats.operations / 5e7)
+
+
+def test_a_layer_of_experts_is_measured(quick: None) -> None:
+    pytest.importorskip("onnxruntime")
+    probe = ceilings.Probe(16, 64, 32, 1 << 20, threads=1, engine="onnx", bits=(4,), routed=(micro.MOE_CONFIG, 4))
+    top = probe.ceilings()
+    assert set(top.kernels) == {"int4", "float32", "experts"} and not top.missing_kernels
+    assert 1e6 < top.kernels["experts"] < 1e15
+    assert probe.pace(0.01).keys() == top.kernels.keys()
+
+
+def test_without_a_compiler_a_layer_of_experts_is_missing(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> Path:
+        raise build.Unavailable("no compiler")
+
+    experts.library.cache_clear()
+    monkeypatch.setattr(build, "experts", unavailable)
+    top = ceilings.Probe(16, 64, 32, 1 << 20, threads=1, engine="onnx", bits=(4,), routed=(micro.MOE_CONFIG, 4)).ceilings()
+    assert "experts" not in top.kernels and top.missing_kernels == {"experts": "needs the native library: no compiler"}
 
 
 # ---- ceilings --------------------------------------------------------------------------------------------------------

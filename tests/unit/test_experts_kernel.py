@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from matrices import inputs
+from matrices import four_bits, inputs
 
+from dgemma.benchmarks.bench.experts import random_experts
 from dgemma.quantize.expert_layout import lay_out, put_back
 from dgemma.quantize.fake_quant import FakeQuantExperts
 
@@ -55,6 +56,27 @@ def test_the_rule_is_the_one_of_all_products() -> None:
     assert error(found, simulated) < 1e-3
     x[:, 0] *= 1.01  # another scale for most rows
     assert error(native_experts.run(*pair, x, ids, weights), simulated) > 5e-3
+
+
+@pytest.mark.parametrize("dims", [(3, 2816, 704), (2, 64, 32), (2, 36, 21)], ids=str)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_is_timed_has_the_sizes_of_real_experts(bits: int, dims: tuple[int, int, int]) -> None:
+    count, hidden, width = dims
+    made = random_experts(bits, count, hidden, width)
+    if bits == 4 and (hidden % 32 or width % 32):
+        return  # no recipe has 4 bits for such a shape
+    group = {"gate_up": made.groups[0], "down": made.groups[1]}
+    if bits == 8:
+        pair = native_experts.matrices(8, count, hidden, width)
+    else:
+        pair = (
+            four_bits(count, 2 * width, hidden, group=group["gate_up"]),
+            four_bits(count, hidden, width, group=group["down"]),
+        )
+    sizes, arrays = native_experts.flat(*pair)
+    assert [made.experts, made.hidden, made.width, made.bits, *made.groups] == sizes
+    assert [a.shape for a in made.arrays] == [a.shape for a in arrays]
+    assert [a.dtype for a in made.arrays] == [a.dtype for a in arrays]
 
 
 def test_controls() -> None:

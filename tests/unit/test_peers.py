@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_bundle import MODEL_CONFIG, write_bundle
 from gguf import GGUFReader
 
 from dgemma.benchmarks.studies import tables
-from dgemma.benchmarks.studies.peers import catalogue, gguf, llama, peer, show
+from dgemma.benchmarks.studies.peers import catalogue, gguf, llama, peer, show, transformers_step
 from dgemma.benchmarks.studies.peers import run as running
 from dgemma.benchmarks.studies.peers.__main__ import run
 from dgemma.benchmarks.studies.peers.catalogue import PeersRequest
@@ -24,6 +25,7 @@ from dgemma.benchmarks.studies.peers.peer import Peer, Sample
 from dgemma.benchmarks.studies.peers.run import Turns, summarize, take_turns
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import EngineError, UsageError
+from dgemma.core.shapes import parameter_count
 
 SHAPE = ModelConfig(
     vocab_size=96, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16,
@@ -88,11 +90,31 @@ def test_metadata_says_windows_heads_and_vocabulary(tmp_path: Path) -> None:
     assert values["gemma4.final_logit_softcapping"] == 30.0
 
 
-def test_shapes_that_blocks_do_not_fill_and_experts_are_refused() -> None:
+def test_shapes_that_blocks_do_not_fill_are_refused() -> None:
     with pytest.raises(UsageError, match="a width of 8 is not a multiple of the 32"):
         list(gguf.tensors(MODEL_CONFIG))
-    with pytest.raises(UsageError, match="mixture of experts"):
-        list(gguf.tensors(PRESETS["26b-a4b"]))
+
+
+def test_experts_are_written_as_llama_cpp_reads_them(tmp_path: Path) -> None:
+    """By hand: 4 experts of width 32 in each layer, gate and up in one matrix, a float32 router with scales."""
+    mixture = replace(SHAPE, num_experts=4, top_k_experts=2, moe_intermediate_size=32)
+    gguf.write(tmp_path / "m.gguf", mixture, gguf.KINDS["q4_0"], 64)
+    found = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "m.gguf").tensors}
+    for i in range(2):
+        shapes = {"ffn_gate_up_exps": (64, 64, 4), "ffn_down_exps": (32, 64, 4), "ffn_gate_inp": (64, 4)}
+        for name, dims in shapes.items():
+            assert tuple(found[f"blk.{i}.{name}.weight"].shape) == dims
+        assert found[f"blk.{i}.ffn_gate_inp.weight"].tensor_type.name == "F32"
+        assert found[f"blk.{i}.ffn_down_exps.weight"].tensor_type.name == "Q4_0"
+        assert found[f"blk.{i}.ffn_gate_inp.scale"].data.size == 64 and found[f"blk.{i}.ffn_down_exps.scale"].data.size == 4
+    router = found["blk.0.ffn_gate_inp.weight"].data
+    assert 0.01 < float(router.std()) < 0.04
+    values = values_of(tmp_path / "m.gguf")
+    assert [values[f"gemma4.expert_{key}"] for key in ("count", "used_count", "feed_forward_length")] == [4, 2, 32]
+    more = 2 * 4 * 3 * 64 * 32 * 18 // 32 + 4 * 2 * (64 * 4 + 64 + 4 + 3 * 64)
+    assert gguf.file_bytes(mixture, gguf.KINDS["q4_0"]) == gguf.file_bytes(SHAPE, gguf.KINDS["q4_0"]) + more
+    gguf.write(tmp_path / "d.gguf", SHAPE, gguf.KINDS["q4_0"], 64)
+    assert not any("exps" in tensor.name for tensor in GGUFReader(tmp_path / "d.gguf").tensors)
 
 
 def test_size_of_2b_is_that_of_its_parameters() -> None:
@@ -304,10 +326,6 @@ def test_widths_that_do_not_fit_and_a_missing_library_are_reasons(
 
 
 def test_transformers_runs_the_same_dims_eagerly() -> None:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers.models.diffusion_gemma")
-    from dgemma.benchmarks.studies.peers import transformers_step
-
     model = transformers_step.build(SHAPE, 16, torch.float32)
     shapes = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     assert shapes["model.decoder.layers.0.self_attn.q_proj.weight"] == (64, 64)
@@ -326,3 +344,40 @@ def test_tiny_beside_transformers(tiny_bundle: Path, tmp_path: Path) -> None:
     ours, other = json.loads(out.read_text())["runs"]
     assert ours["step_over_ours"]["median"] == 1.0
     assert other["step_ms"]["n"] == 3
+
+
+def test_a_model_that_does_not_fit_is_measured_with_fewer_layers(
+    programs: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = replace(SHAPE, num_layers=12, layer_types=SHAPE.layer_types * 6, vocab_size=618)
+    bundle = write_bundle(tmp_path / "b.dgemma", model=deep, quantization={"recipe": "w8"})
+    layer = parameter_count(transformers_step.first_layers(deep, 3)) - parameter_count(transformers_step.first_layers(deep, 2))
+    of_two = 4 * parameter_count(transformers_step.first_layers(deep, 2)) + 4 * 5 * 16 * 618 + 1_000_000_000
+    monkeypatch.setattr(catalogue, "available", lambda: int((of_two + 3.5 * 4 * layer) / 0.9))
+    out = tmp_path / "r.json"
+    assert (
+        run([str(bundle), "--peers", "transformers/eager/float32", "--rounds", "1", "--prefix", "32", "--out", str(out)]) == 0
+    )
+    (command,) = (words for words in programs if "transformers_step" in words[2])
+    assert command[command.index("--layers") + 1] == "5"
+    assert json.loads(out.read_text())["runs"][1]["note"] == "no sampler; measured with 5 of 12 layers and scaled"
+    monkeypatch.setattr(catalogue, "available", lambda: 1)
+    short = catalogue._fitting(lambda layers: 100 * layers, 12)
+    assert short == 2
+
+
+def test_missing_layers_take_what_a_layer_takes_on_average() -> None:
+    one = Sample(version="1", step_s=[3.0, 3.0, 9.0], token_s=[1.0])
+    some = Sample(version="1", step_s=[11.0, 13.0], token_s=[2.0])
+    found = transformers_step.scaled(one, some, 5, 9)
+    assert found.step_s == [11.0 + 4 * 2.0, 13.0 + 4 * 2.5]
+    assert found.token_s == [3.0]
+
+
+def test_transformers_runs_a_mixture_of_experts() -> None:
+    mixture = replace(SHAPE, num_experts=4, top_k_experts=2, moe_intermediate_size=32)
+    sample = transformers_step.measure(mixture, 16, "float32", prefix=20, repeats=1, tokens=1, compiled=False)
+    assert sample.step_s and sample.token_s
+    model = transformers_step.build(transformers_step.first_layers(mixture, 1), 16, torch.float32)
+    names = [name for name, _ in model.named_parameters() if "decoder.layers" in name]
+    assert any("experts" in name for name in names) and not any("layers.1." in name for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import util
@@ -10,9 +11,11 @@ from pathlib import Path
 
 from dgemma.benchmarks.studies.peers import gguf, llama, llama_binding, peer
 from dgemma.benchmarks.studies.peers.peer import Peer, Sample
-from dgemma.benchmarks.studies.peers.transformers_step import COMPILED, DTYPES
+from dgemma.benchmarks.studies.peers.transformers_step import COMPILED, DTYPES, first_layers
 from dgemma.core.errors import UsageError
 from dgemma.core.manifest import Manifest
+from dgemma.core.memory import available
+from dgemma.core.shapes import parameter_count
 from dgemma.runtime import memory
 
 OURS = "dgemma"
@@ -97,17 +100,34 @@ def _transformers(request: PeersRequest, manifest: Manifest, name: str, work: Pa
     model, compiled = manifest.model, how == "compiled"
     command = peer.module("transformers_step", request.bundle, "--dtype", dtype, *_common(request))
     extra = {COMPILED: str(work / f"compiled-{dtype}"), "TORCHINDUCTOR_COMPILE_THREADS": str(request.threads)}
-    parameters = int(manifest.quantization.get("parameters") or 0)
+    beside = 4 * _LOGITS * manifest.canvas_length * model.vocab_size + (1 + compiled) * _LIBRARIES
+
+    def need(layers: int) -> int:
+        return parameter_count(first_layers(model, layers)) * DTYPES[dtype] + beside
+
+    fitting = _fitting(need, model.num_layers)
+    if fitting < model.num_layers:
+        command += ["--layers", str(fitting)]
     absent = [package for package in ("torch", "transformers") if util.find_spec(package) is None]
     return Peer(
         name=name,
         weights=dtype,
         bits=8.0 * DTYPES[dtype],
-        need=parameters * DTYPES[dtype] + 4 * _LOGITS * manifest.canvas_length * model.vocab_size + (1 + compiled) * _LIBRARIES,
+        need=need(fitting),
         measure=partial(_child, request, [*command, "--compiled"] if compiled else command, extra),
         missing=f"{absent[0]} is not installed; pip install 'transformers==5.23.*' torch" if absent else None,
-        note="no sampler" + ("; tokens are not compiled" if compiled else ""),
+        note="no sampler"
+        + ("; tokens are not compiled" if compiled else "")
+        + (f"; measured with {fitting} of {model.num_layers} layers and scaled" if fitting < model.num_layers else ""),
     )
+
+
+def _fitting(need: Callable[[int], int], layers: int) -> int:
+    """As many layers as fit into nine tenths of the free memory; two at least, which are then found not to fit."""
+    free = available()
+    if free is None or need(layers) <= free:
+        return layers
+    return max((n for n in range(2, layers) if need(n) <= 0.9 * free), default=2)
 
 
 def _llama(request: PeersRequest, manifest: Manifest, kind: str, work: Path) -> Peer:

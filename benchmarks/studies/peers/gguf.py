@@ -1,8 +1,8 @@
 """Random-weights GGUF files with a bundle's dims, for llama.cpp: what a model of that shape costs there, not what it says.
 
-The architecture is `gemma4`, whose layers are the dense denoiser's own: alternating windows, head sizes of their own and no
-v_proj in full layers. Self-conditioning, which no autoregressive model has, is left out. Every matrix, the tied embedding
-included, has the same blocks of 32 weights. ggml's own package `gguf` writes the file.
+The architecture is `gemma4`, whose layers are the denoiser's own: alternating windows, head sizes of their own, no v_proj in
+full layers, and experts beside the MLP. Self-conditioning, which no autoregressive model has, is left out. Every matrix, the
+tied embedding included, has the same blocks of 32 weights; routers are float32. ggml's own package `gguf` writes the file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dgemma.core.errors import UsageError
 
 ARCHITECTURE = "gemma4"
 PACKAGE = "gguf"
+ROUTER = "ffn_gate_inp"
 _BLOCK, _POOL, _STD = 32, 1 << 16, 0.02  # weights of a block, blocks that are drawn and then repeated, spread
 
 Value = int | float | str | list[int] | list[bool]
@@ -52,29 +53,32 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """Dimensions as GGUF counts them, the innermost first; one dimension means a float32 vector."""
+    """Dimensions as GGUF counts them, the innermost first; vectors and routers are float32."""
 
     name: str
     dims: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        return len(self.dims) == 1 or ROUTER in self.name
 
     @property
     def size(self) -> int:
         return int(np.prod(self.dims, dtype=np.int64))
 
     def bytes(self, kind: Kind) -> int:
-        return 4 * self.size if len(self.dims) == 1 else self.size // _BLOCK * kind.block_bytes
+        return 4 * self.size if self.is_float else self.size // _BLOCK * kind.block_bytes
 
 
 def tensors(config: ModelConfig) -> Iterator[Tensor]:
     """All tensors in file order.
 
     Raises:
-        UsageError: experts, or a dimension that blocks of 32 do not fill.
+        UsageError: a dimension that blocks of 32 do not fill.
     """
-    if config.is_moe:
-        raise UsageError("a mixture of experts is not written as GGUF; take a dense bundle")
     d, f = config.hidden_size, config.intermediate_size
-    widths = [d, f, *(config.num_heads * config.layer_head_dim(i) for i in range(config.num_layers))]
+    experts, width = config.num_experts or 0, config.moe_intermediate_size or 0
+    widths = [d, f, width, *(config.num_heads * config.layer_head_dim(i) for i in range(config.num_layers))]
     if bad := [width for width in widths if width % _BLOCK]:
         raise UsageError(f"a width of {bad[0]} is not a multiple of the {_BLOCK} weights of a GGUF block")
     yield Tensor(name="token_embd.weight", dims=(d, config.vocab_size))
@@ -89,6 +93,12 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
         matrices |= {"ffn_gate": (d, f), "ffn_up": (d, f), "ffn_down": (f, d)}
         norms = {"attn_norm": d, "post_attention_norm": d, "ffn_norm": d, "post_ffw_norm": d}
         norms |= {"attn_q_norm": head, "attn_k_norm": head, "layer_output_scale": 1}
+        if experts:
+            matrices |= {ROUTER: (d, experts), "ffn_gate_up_exps": (d, 2 * width, experts)}
+            matrices |= {"ffn_down_exps": (width, d, experts)}
+            norms |= {"pre_ffw_norm_2": d, "post_ffw_norm_1": d, "post_ffw_norm_2": d}
+            yield Tensor(name=f"blk.{i}.{ROUTER}.scale", dims=(d,))
+            yield Tensor(name=f"blk.{i}.ffn_down_exps.scale", dims=(experts,))
         yield from (Tensor(name=f"blk.{i}.{name}.weight", dims=dims) for name, dims in matrices.items())
         yield from (Tensor(name=f"blk.{i}.{name}.weight", dims=(size,)) for name, size in norms.items())
 
@@ -118,6 +128,9 @@ def metadata(config: ModelConfig, context: int) -> dict[str, Value]:
         "rope.freq_base_swa": config.sliding_rope_theta,
         "final_logit_softcapping": config.final_logit_softcapping,
     }
+    if config.num_experts and config.top_k_experts and config.moe_intermediate_size:
+        own["expert_count"], own["expert_used_count"] = config.num_experts, config.top_k_experts
+        own["expert_feed_forward_length"] = config.moe_intermediate_size
     return {"tokenizer.ggml.model": "none", **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()}}
 
 
@@ -144,17 +157,24 @@ def write(path: Path, config: ModelConfig, kind: Kind, context: int, seed: int =
             else:
                 writer.add_key_value(key, value, forms[type(value)])
         for tensor in own:
-            form = GGMLQuantizationType["F32" if len(tensor.dims) == 1 else kind.name]
+            form = GGMLQuantizationType["F32" if tensor.is_float else kind.name]
             writer.add_tensor_info(tensor.name, tensor.dims[::-1], np.dtype(np.float32), tensor.bytes(kind), form)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in own:
-            if len(tensor.dims) > 1:
-                data: Array = np.resize(pool, tensor.bytes(kind))
-            else:
-                data = _frequencies(config) if tensor.name.startswith("rope_freqs") else np.ones(tensor.size, np.float32)
-            writer.write_tensor_data(data)
+            writer.write_tensor_data(_values(tensor, config, kind, pool))
+
+
+def _values(tensor: Tensor, config: ModelConfig, kind: Kind, pool: Array) -> Array:
+    """Blocks that repeat; vectors of ones; routers of random scores, so that rows choose different experts."""
+    if not tensor.is_float:
+        return np.resize(pool, tensor.bytes(kind))
+    if tensor.name.startswith("rope_freqs"):
+        return _frequencies(config)
+    if len(tensor.dims) == 1:
+        return np.ones(tensor.size, np.float32)
+    return np.random.default_rng(len(tensor.name)).normal(0.0, _STD, tensor.size).astype(np.float32)
 
 
 def _frequencies(config: ModelConfig) -> Array:

@@ -1,12 +1,14 @@
 """What one denoising step of a bundle's shape costs in transformers on this CPU, and one token of its causal encoder.
 
     python -m dgemma.benchmarks.studies.peers.transformers_step BUNDLE [--dtype float32] [--compiled] [--prefix 512] \
-        [--repeats 3]
+        [--repeats 3] [--layers 6]
 
-Random weights, eager attention, self-conditioning on. transformers builds no dense model: one expert of width 8 stands beside
-each MLP, which costs nothing to speak of. The sampler's own work is not counted, as transformers does it outside of the
-model. `--compiled` puts the step through `torch.compile`; tokens stay eager, for their cache grows. Needs transformers,
-torch, and memory for the model (11 GB for `2b` in float32). The last line of output is JSON: seconds of single calls.
+Random weights, eager attention, self-conditioning on, experts as transformers runs them by default (`grouped_mm`). It builds no
+dense model: one expert of width 8 stands beside each MLP, which costs nothing to speak of. The sampler's own work is not
+counted, as transformers does it outside of the model. `--compiled` puts the step through `torch.compile`; tokens stay eager,
+for their cache grows. `--layers K` is for models that do not fit: it runs the first K layers, and one alone, and adds the
+missing layers at the mean of those between. Needs transformers, torch, and memory for the model (11 GB for `2b` in float32).
+The last line of output is JSON: seconds of single calls.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,7 +27,7 @@ from typing import Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.studies.peers.peer import Sample
 from dgemma.core.config import ModelConfig
-from dgemma.core.errors import EngineError
+from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.manifest import read_manifest
 
 DTYPES = {"float32": 4, "bfloat16": 2}  # bytes of a weight
@@ -127,6 +131,20 @@ def measure(shape: ModelConfig, canvas: int, dtype: str, *, prefix: int, repeats
     return Sample(version=version, step_s=steps[1:], token_s=singles[1:], compile_s=first)
 
 
+def first_layers(shape: ModelConfig, layers: int) -> ModelConfig:
+    """The shape cut off behind so many layers."""
+    return replace(shape, num_layers=layers, layer_types=shape.layer_types[:layers])
+
+
+def scaled(one: Sample, some: Sample, layers: int, whole: int) -> Sample:
+    """What `whole` layers take: each call of `some`, which has `layers`, and the mean of a layer for those that are missing."""
+
+    def grown(short: Sequence[float], long: Sequence[float]) -> list[float]:
+        return [s + (s - median(short)) / (layers - 1) * (whole - layers) for s in long]
+
+    return replace(some, step_s=grown(one.step_s, some.step_s), token_s=grown(one.token_s, some.token_s))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
@@ -136,8 +154,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--threads", type=int, help="else as many as torch takes")
+    parser.add_argument("--layers", type=int, help="measure with so many layers, two at least, and scale to all")
     given = parser.parse_args()
     manifest, _ = read_manifest(given.bundle)
+    if given.layers is not None and not 2 <= given.layers <= manifest.model.num_layers:
+        raise UsageError(f"--layers {given.layers} must be between 2 and the model's {manifest.model.num_layers}")
     try:
         import torch
         import transformers.models.diffusion_gemma  # noqa: F401
@@ -147,15 +168,20 @@ def main() -> int:
         torch.set_num_threads(given.threads)
     with TemporaryDirectory(prefix="dgemma-compiled-") as folder:
         os.environ.setdefault(COMPILED, folder)
-        sample = measure(
-            manifest.model,
-            manifest.canvas_length,
-            given.dtype,
+        run = partial(
+            measure,
+            canvas=manifest.canvas_length,
+            dtype=given.dtype,
             prefix=given.prefix,
             repeats=given.repeats,
             tokens=given.tokens,
             compiled=given.compiled,
         )
+        if given.layers:
+            one, some = (run(first_layers(manifest.model, layers)) for layers in (1, given.layers))
+            sample = scaled(one, some, given.layers, manifest.model.num_layers)
+        else:
+            sample = run(manifest.model)
     print(sample.to_line())
     return 0
 
