@@ -1,8 +1,8 @@
 """What an export will take, from the config alone: bytes of each engine's files, peak memory, operations, and time.
 
-Sizes and operations are counted. Memory is a model fitted to exports of `2b` and of one and four layers of `26b-a4b`, time one
-fitted to `tiny` and to a few layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC
-7003): they know the large terms; the countdown adds the machine's pace.
+Sizes and operations are counted. Memory is a model fitted to exports of `2b` and of `26b-a4b`, whole and cut; time one fitted
+to `tiny` and to a few layers with and without experts (torch 2.13, executorch 1.5.1; seconds of one core of an AMD EPYC 7003).
+They know the large terms; the countdown adds the machine's pace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MB = 1e6
 _IMPORTS = 850 * MB  # of torch and both exporters
 _RUNTIME = 120 * MB  # of Python and an engine, without a model
 _DISK = 200 * MB  # a second, an assumption: what an ordinary laptop disk keeps up for large files
-_ROUNDED = 2  # bytes for a value of a matrix that is rounded, beside its float form: chunks, and all of them joined
+_ROUNDED = 3.5  # bytes for a value of what is rounded together, beside its float form: chunks, and all of them joined
+_WRITTEN = 1.85  # of a layer of experts as it is laid out: constants of a `.pte` are joined again where they are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ class Estimate:
         found = {}
         if quantizes and not self.request.is_quantized:
             source = 4 if self.request.random_weights is not None else 2  # checkpoints are bfloat16
-            found["quantize"] = _IMPORTS + (source + _ROUNDED) * max(map(math.prod, self.shapes.values()))
+            largest = max(values, *map(math.prod, self.shapes.values()))  # a layer's experts are rounded together
+            found["quantize"] = _IMPORTS + (source + _ROUNDED) * largest
         if "onnx" in self.engines:  # matrices are transposed copies; graphs grow with their layers
             found["onnx"] = _IMPORTS + held["onnx"] + layer + (185 + 19 * layers) * MB
         if "executorch" in self.engines:  # caches to trace `generate`
@@ -94,7 +96,7 @@ class Estimate:
             more = (70 + 30 * layers) * MB + 0.8 * caches
             if not quantizes:  # float experts are laid out again
                 more += 4 * sum(math.prod(shape) for name, shape in self.shapes.items() if ".experts." in name)
-            found["executorch"] = _IMPORTS + held["executorch"] + max(layer, 1.5 * self._table) + more
+            found["executorch"] = _IMPORTS + held["executorch"] + max(_WRITTEN * layer, 1.5 * self._table) + more
         return {stage: int(size) for stage, size in found.items()}
 
     @property

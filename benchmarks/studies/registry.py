@@ -114,6 +114,29 @@ STUDIES = (
         ),
     ),
     Study(
+        name="released-shape",
+        page="released-shape",
+        results=("bench-26b-a4b-*.json",),
+        commands=(
+            "dgemma export 26b-a4b --random-weights 0 --soft topk:16 --recipe w4-mixed --out build/26b-a4b.dgemma",
+            *(
+                f"dgemma bench build/26b-a4b.dgemma --engine {engine} --threads 2 --outputs 128 --seconds 120 "
+                f"--out {_TO}/bench-26b-a4b-w4-mixed-{engine}.json"
+                for engine in ("executorch", "onnx")
+            ),
+        ),
+    ),
+    Study(
+        name="small-memory",
+        page="released-shape",
+        results=("small-memory.json",),
+        commands=(
+            *(f"{_MODULE}.small_memory {part} --out {_TO}/small-memory.json" for part in ("quality", "routing")),
+            "systemd-run --scope -p MemoryMax=13G "
+            f"{_MODULE}.small_memory steps build/26b-a4b.dgemma --name limited --out {_TO}/small-memory.json",
+        ),
+    ),
+    Study(
         name="export-cost",
         page="full-size",
         results=("export-cost.json",),

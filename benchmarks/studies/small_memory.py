@@ -31,6 +31,7 @@ from dgemma.core.memory import available
 
 Json = dict[str, Any]
 LEVELS = {4: (-8, 7), 3: (-4, 3), 2: (-2, 1)}
+GROUPS = Path("/proc/self/cgroup")
 LIMITS = {  # controllers, as /proc/self/cgroup names them → where their groups lie, and the file with the limit
     "": [("/sys/fs/cgroup", "memory.max")],
     "memory": [("/sys/fs/cgroup/memory", "memory.limit_in_bytes")],
@@ -169,7 +170,11 @@ def _timed(call: Callable[[], object]) -> Json:
 
 def limit() -> int | None:
     """Bytes that this process's control group may have, or None."""
-    for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+    try:
+        lines = GROUPS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
         _, controllers, group = line.split(":", 2)
         for root, name in LIMITS.get(controllers, ()):
             try:

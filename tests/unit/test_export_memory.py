@@ -154,7 +154,7 @@ def test_quantized_experts_are_counted_as_they_are_chosen() -> None:
     expert = 2 * 30 * 3 * 2816 * 704
     assert every.operations["decode"] - few.operations["decode"] == 120 * expert
     assert every.operations["denoise"] - few.operations["denoise"] == 256 * 120 * expert
-    assert few.sizes["onnx"] > 13e9 and few.peak < 8e9 < few.together < 16e9
+    assert few.sizes["onnx"] > 13e9 and few.peak < 9e9 < few.together < 16e9
     assert few.resident["onnx"] < 17e9 and few.resident["executorch"] < 16e9
 
 

@@ -1,0 +1,96 @@
+"""Tables of the released shape, from committed JSON: a step, a token and memory; trials of less memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dgemma.benchmarks.studies import full_size
+from dgemma.benchmarks.studies.tables import header, percent_of, read
+from dgemma.core.config import PRESETS
+from dgemma.core.cost import CostModel
+from dgemma.quantize.recipes import file_bytes, find
+
+Json = dict[str, Any]
+RUNS = ("executorch", "onnx")
+
+
+def costs() -> str:
+    """A column for each engine."""
+    runs = [read(f"bench-26b-a4b-w4-mixed-{engine}.json") for engine in RUNS]
+    rows = [f"| {' | '.join(cells)} |" for cells in full_size.costs(runs)]
+    title = "`26b-a4b`, canvas 256, prefix 512, `topk:16`"
+    return "\n".join([*header(title, *map(full_size.title, runs)), *rows, "", full_size.notes(runs[0])])
+
+
+def bits() -> str:
+    """Answers of the trained mixture by the bits of its experts."""
+    part = read("small-memory.json")["parts"]["quality"]
+    rows = header(
+        "experts", "weights of `26b-a4b`", "exact match", "difference from float, points", "steps against float", "same argmax",
+        "KL, 10⁻³ nats",
+    )  # fmt: skip
+    rows.append(f"| float | – | {percent_of(part['float']['exact_match'])} | – | – | – | – |")
+    for row in part["rows"]:
+        points, steps = row["exact_match_difference"], row["step_inflation"]
+        cells = [
+            f"{row['experts_bits']} bits",
+            f"{_size(row['experts_bits']) / 1e9:.1f} GB",
+            percent_of(row["exact_match"]),
+            f"{100 * points['value']:+.1f} ({100 * points['low']:+.1f} … {100 * points['high']:+.1f})",
+            f"{steps['value']:.3f}",
+            f"{100 * row['same_argmax']['value']:.1f} %",
+            f"{1000 * row['kl_mean']['value']:.1f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [*rows, "", f"`{part['checkpoint']}`, {part['prompts']} held-out prompts; all other matrices have 8 bits."]
+    )
+
+
+def _size(bits: int) -> float:
+    """Bytes of the released shape's weights as `w4-mixed` stores them, but for the bits of experts."""
+    config = PRESETS["26b-a4b"]
+    experts = CostModel(config=config, bits={}).stack(config.num_experts or 1)["experts"][1]
+    return file_bytes(find("w4-mixed"), "executorch", config) + experts * (bits - 4) / 8
+
+
+def cached() -> str:
+    """How often a token finds its experts among those used last, and how many a step touches."""
+    part = read("small-memory.json")["parts"]["routing"]
+    found = part["found_by_a_token"]
+    rows = header("experts in memory", *(f"{size} of {part['experts']}" for size in found))
+    rows.append(f"| found by the next token | {' | '.join(f'{100 * share:.0f} %' for share in found.values())} |")
+    shares = " | ".join(f"{100 * int(size) / part['experts']:.0f} %" for size in found)
+    even = f"| if experts were chosen evenly | {shares} |"
+    touched = (
+        f"A denoising step of {part['canvas']} positions touches {100 * part['touched_by_a_step']:.0f} % of a layer's experts"
+    )
+    return "\n".join([*rows, even, "", f"`{part['checkpoint']}`, {part['chosen']} experts a row. {touched}."])
+
+
+def limited() -> str:
+    """Steps and tokens of the whole model, with less memory than its weights take."""
+    parts = {name: part for name, part in read("small-memory.json")["parts"].items() if "steps" in part and "bundle" in part}
+    rows = header("memory limit", "resident", "a step, s", "read in a step", "a token, s", "read in a token")
+    for part in sorted(parts.values(), key=lambda one: -(one["limit_bytes"] or 1 << 60)):
+        limit = part["limit_bytes"]
+        none = limit is None or limit > 1 << 50
+        steps, tokens = part["steps"][1:] or part["steps"], part["tokens"][1:]
+        cells = [
+            "none" if none else f"{limit / 1e9:.1f} GB",
+            f"{part['resident_bytes'] / 1e9:.1f} GB",
+            f"{_median(steps, 'seconds'):.1f}",
+            f"{_median(steps, 'read_bytes') / 1e9:.1f} GB",
+            f"{_median(tokens, 'seconds'):.2f}",
+            f"{_median(tokens, 'read_bytes') / 1e9:.2f} GB",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    one = next(iter(parts.values()))
+    return "\n".join(
+        [*rows, "", f"`{one['recipe']}`, {one['engine']}, prefix {one['prefix']}, {one['threads']} threads; medians."]
+    )
+
+
+def _median(calls: list[Json], key: str) -> float:
+    values = sorted(float(call[key] or 0) for call in calls)
+    return values[len(values) // 2]
