@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.head import BEFORE, stored, tiles
+from dgemma.export.head import BEFORE, PART, stored, tiles
 from dgemma.export.onnx.wiring import Wiring
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.read_onnx import WEIGHT
@@ -28,6 +28,7 @@ class Head:
     """The head of one graph.
 
     Args:
+        hidden: D, the width of a row.
         weight, scale: initializers of the table and, where it has them, of its ids' scales.
         axis: of the table's ids.
         is_exact: whether the soft embedding is.
@@ -35,6 +36,7 @@ class Head:
 
     wiring: Wiring
     vocab_size: int
+    hidden: int
     weight: str
     scale: str | None
     axis: int
@@ -46,6 +48,7 @@ class Head:
         return cls(
             wiring=wiring,
             vocab_size=model.config.vocab_size,
+            hidden=model.config.hidden_size,
             weight=_TABLE + table.names[0],
             scale=_TABLE + table.names[1] if table.names[1] else None,
             axis=0 if table.upright else 1,
@@ -139,14 +142,15 @@ class Head:
 
     def _positions(self, first: str) -> Nodes:
         """What each position looks up, one after the other: all rows at once, made float, would take as much memory as all
-        else together, and more time."""
+        else together, and more time. Scan asks for the shapes of its results, which are not inferred behind an operator of our
+        own."""
         node = helper.make_node
         scanned = {"read": "head/read_0", "inverse": "head/inverse", "first": first}
         if not self.is_exact:
             scanned |= {"likeliest": "head/likeliest", "probabilities": "head/probabilities"}
         kinds = {"read": TensorProto.UINT8 if self.scale else TensorProto.FLOAT}
         kinds |= dict.fromkeys(("first", "likeliest"), TensorProto.INT64)
-        results = ["products"] if self.is_exact else ["products", "soft"]
+        results = {"products": PART} if self.is_exact else {"products": PART, "soft": self.hidden}
         inner = self.wiring.piece(
             "position", {name: f"position/{name}" for name in scanned}, {name: f"position/{name}" for name in results}
         )
@@ -154,7 +158,7 @@ class Head:
             inner,
             "position",
             [helper.make_tensor_value_info(f"position/{name}", kinds.get(name, TensorProto.FLOAT), None) for name in scanned],
-            [_real(f"position/{name}") for name in results],
+            [helper.make_tensor_value_info(f"position/{name}", TensorProto.FLOAT, [size]) for name, size in results.items()],
         )
         each = [f"head/each_{name}" for name in scanned]
         return [

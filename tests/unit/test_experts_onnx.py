@@ -7,13 +7,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import micro
 import native_experts
 import pytest
 
 from dgemma.core.errors import EngineError
+from dgemma.export import head
+from dgemma.export.pipeline import export_bundle
+from dgemma.export.quiet import quiet
 from dgemma.runtime.engines.sessions import open_session, session_options
 from dgemma.runtime.native import __main__ as command
 from dgemma.runtime.native import build
+from dgemma.runtime.session import Session
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -109,3 +114,15 @@ def test_java_is_told_the_path(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert command.main() == 2
     out, err = capsys.readouterr()
     assert out == "" and err == "error: no C++ compiler (no-such-compiler) is installed\n"
+
+
+def test_a_mixture_whose_vocabulary_takes_several_tiles_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime infers no shapes behind the operator, and the loop over positions of the head asks for some."""
+    monkeypatch.setattr(head, "TILE", 128)
+    folder = micro.save(tmp_path / "moe", micro.MOE_CONFIG)
+    with quiet():
+        bundle = export_bundle(folder, tmp_path / "b.dgemma", engines=("onnx",), recipe="w8", soft="topk:4")
+    with Session.load(bundle, threads=1) as opened:
+        result = opened.generate(micro.prompt(5), max_new_tokens=micro.N, seed=3)
+        assert result.steps >= 1 and len(result.tokens) <= micro.N
+        assert opened.generate(micro.prompt(5), max_new_tokens=micro.N, seed=3, loop="graph").tokens == result.tokens
