@@ -45,6 +45,11 @@ class AnswerReader:
         self._channel = roles.channel if roles else None
         self._tools = roles.tools if roles else None
 
+    @property
+    def has_markers(self) -> bool:
+        """Whether there may be anything but text."""
+        return self._channel is not None or self._tools is not None
+
     def opens_inside(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt ends inside a thought, which the answer then goes on with."""
         if self._channel is None:

@@ -25,6 +25,8 @@ _GRAPHS = {"host": DENOISE, "graph": GENERATE}  # loop → the graph that it cal
 
 # Told of every step: number of its canvas, from 0, and its own there, from 1; the step; tokens of the canvases before.
 Watcher = Callable[[int, int, DenoisingStep, tuple[int, ...]], None]
+# Told of all committed tokens whenever there are more of them.
+OnCommit = Callable[[list[int]], None]
 
 
 class Generator:
@@ -59,7 +61,14 @@ class Generator:
                 raise UsageError(f"{path}: was exported without {graph!r}; export it again, or leave {names} out")
 
     def generate(
-        self, run: Progress, ids: Sequence[int], options: GenerateOptions, watch: Watcher | None = None, *, kept: int = 0
+        self,
+        run: Progress,
+        ids: Sequence[int],
+        options: GenerateOptions,
+        watch: Watcher | None = None,
+        on_commit: OnCommit | None = None,
+        *,
+        kept: int = 0,
     ) -> None:
         """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
         context, or a cancel.
@@ -73,18 +82,18 @@ class Generator:
         self._prepare(run, "encode", graph, *([CHECK] if speculate else []))
         recorder = TrajectoryRecorder(manifest.canvas_length) if options.trace else None
         prompt_ids = list(self.prefix.ids)
-        run.reason = self._canvases(run, options, speculate, _also_recorded(watch, recorder))
+        run.reason = self._canvases(run, options, speculate, _also_recorded(watch, recorder), on_commit)
         if recorder is not None:
             run.trajectory = recorder.finish(prompt_ids, run.tokens)
         self._end(run)
 
-    def decode(self, run: Progress, ids: Sequence[int]) -> None:
+    def decode(self, run: Progress, ids: Sequence[int], on_commit: OnCommit | None = None, *, kept: int = 0) -> None:
         """One greedy token behind `ids` per call of `decode`, until as in `generate`, whose errors it raises."""
-        self._begin(ids, 0, 1)
+        self._begin(ids, kept, 1)
         self._prepare(run, "encode", "decode")
         self._encode(run, keep=1)
         clock = time.perf_counter()
-        run.reason = self._decode_all(run)
+        run.reason = self._decode_all(run, on_commit)
         run.denoise_s = time.perf_counter() - clock
         self._end(run)
 
@@ -119,7 +128,9 @@ class Generator:
             self.prefix.truncate(len(self.prefix.ids) - run.pads)
         run.native_s = self._engine.seconds - run.native_s
 
-    def _canvases(self, run: Progress, options: GenerateOptions, speculate: bool, watch: Watcher | None) -> StopReason:
+    def _canvases(
+        self, run: Progress, options: GenerateOptions, speculate: bool, watch: Watcher | None, on_commit: OnCommit | None
+    ) -> StopReason:
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
         n, first, prefix = self._manifest.canvas_length, None, self.prefix
         while len(prefix.ids) + n <= self._manifest.context:
@@ -139,6 +150,8 @@ class Generator:
             new, reason = run.accept(canvas)
             prefix.truncate(before + len(new))
             prefix.extend(new[len(prefix.ids) - before :])
+            if on_commit is not None:
+                on_commit(run.tokens)
             if reason is not None:
                 return reason
         return "context"
@@ -190,7 +203,7 @@ class Generator:
         finally:
             self.prefix.truncate(before + same)
 
-    def _decode_all(self, run: Progress) -> StopReason:
+    def _decode_all(self, run: Progress, on_commit: OnCommit | None) -> StopReason:
         """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
         prefix, engine = self.prefix, self._engine
         tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
@@ -211,6 +224,8 @@ class Generator:
                 self._loops.probe(prefix, f"token {run.steps}")
             new, reason = run.accept([token])
             prefix.extend(new)
+            if on_commit is not None:
+                on_commit(run.tokens)
             if reason is not None:
                 return reason
             if len(prefix.ids) >= prefix.context:

@@ -1,4 +1,4 @@
-"""What a session hands out: the result of a generation, and one event per denoising step."""
+"""What a session hands out: the result of a generation, events of committed text, and one event per denoising step."""
 
 from __future__ import annotations
 
@@ -111,6 +111,22 @@ class Result:
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "warnings": list(self.warnings),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEvent:
+    """Text that has just been committed and stays. Joined, the pieces are `Result.text`; if the chat template has channels or
+    tools, they are that without white space at its ends.
+
+    Args:
+        text: what is new of the answer; characters are whole.
+        thinking: what is new of `Result.thinking`; a thought comes once it has ended.
+        tokens: all that were committed so far.
+    """
+
+    text: str
+    thinking: str
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,13 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from dgemma.core.errors import SessionBusy, TokenizerError, UsageError
-from dgemma.core.generate_options import MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
+from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
 from dgemma.core.messages import OPENING_ROLES, Message, read_messages
 from dgemma.runtime import memory
 from dgemma.runtime.answer import Answer, AnswerReader, why_empty
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.committed_text import CommittedText
+from dgemma.runtime.decoder_choice import DecoderChoice, choose_decoder
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
 from dgemma.runtime.generator import Generator, Watcher
@@ -26,10 +28,12 @@ from dgemma.runtime.loops import DenoisingStep
 from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.prompt import conversation_ids, without_thoughts
-from dgemma.runtime.result import Result, StepEvent
+from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.stream import iterate
 from dgemma.runtime.tokenizer import chat_ids, load_tokenizer
 
 OnStep = Callable[[StepEvent], None]
+OnText = Callable[[TextEvent], None]
 
 
 class Session:
@@ -90,6 +94,7 @@ class Session:
         *,
         messages: Sequence[Message | Mapping[str, Any]] | None = None,
         on_step: OnStep | None = None,
+        on_text: OnText | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Result:
         """Denoise canvases until a stop token, the limit, the end of the context, or a cancel.
@@ -101,6 +106,8 @@ class Session:
                 assistant or tool) and `content`; with `tool_calls`, `tool_call_id`, `name` and `thinking` where they belong.
             on_step: called after every step (with loop graph, after every canvas for each of its steps). What it
                 raises ends the generation and leaves the prefix as it was before the canvas.
+            on_text: called with what is new of the text, and of thoughts, whenever a canvas (with decoder autoregressive, a
+                token) is committed. What it raises ends the generation; the prefix holds what was committed.
             keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy` in place of
                 `compute`.
         Raises:
@@ -115,9 +122,17 @@ class Session:
             self._generator.check(options)
             ids, kept = self._prompt(prompt, messages, options)
             inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
-            watch = None if on_step is None else self._watcher(on_step, inside)
-            self._generator.generate(run, ids, options, watch, kept=kept)
-            return self._result(run, options.loop, inside)
+            written = None if on_text is None else self._written(inside)
+            commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
+            if options.decoder == AUTOREGRESSIVE:
+                self._generator.decode(run, ids, commit, kept=kept)
+            else:
+                watch = None if on_step is None else self._watcher(on_step, inside)
+                self._generator.generate(run, ids, options, watch, commit, kept=kept)
+            result = self._result(run, "decode" if options.decoder == AUTOREGRESSIVE else options.loop, inside)
+            if on_text is not None and written is not None:
+                _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
+            return result
 
     def decode_greedy(self, prompt: str | Sequence[int], *, max_new_tokens: int = MAX_NEW_TOKENS, raw: bool = False) -> Result:
         """Autoregressive baseline: the same weights, one greedy token per call of `decode`. Arguments as in `generate`."""
@@ -127,6 +142,40 @@ class Session:
             ids = self._prompt_ids(prompt, options.raw, [])
             self._generator.decode(run, ids)
             return self._result(run, "decode", self._inside(ids))
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | None = None,
+        options: GenerateOptions | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        steps: bool = False,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Iterator[TextEvent | StepEvent | Result]:
+        """`generate` as an iterator: a `TextEvent` for all that is committed, and at the end the `Result`.
+
+        The generation waits while an event is dealt with, and is cancelled where the iteration is left early. Arguments and
+        errors as in `generate`.
+
+        Args:
+            steps: whether there is a `StepEvent` for every denoising step, too.
+        """
+        if options is None:
+            options = GenerateOptions.of(**keywords)
+        elif keywords:
+            raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
+        chosen = options
+
+        def run(tell: Callable[[object], None]) -> Result:
+            return self.generate(prompt, chosen, messages=messages, on_step=tell if steps else None, on_text=tell)
+
+        events: Iterator[Any] = iterate(run, self.cancel)
+        return events
+
+    def choose_decoder(self, tokens: int = MAX_NEW_TOKENS) -> DecoderChoice:
+        """Which decoder would give so many tokens sooner, by measuring a step and a token. Raises EngineError, SessionBusy."""
+        with self._exclusive():
+            return choose_decoder(self.bundle, self._engine, tokens)
 
     def cancel(self) -> None:
         """End the running generation before its next step; from any thread. The canvas in work is dropped."""
@@ -261,6 +310,11 @@ class Session:
 
         return tell
 
+    def _written(self, inside: bool) -> CommittedText | None:
+        """None for a bundle without a tokenizer, which has no text."""
+        reader = self.reader
+        return None if reader is None else CommittedText(partial(reader.so_far, inside=inside), trims=reader.has_markers)
+
     def _read_so_far(self, committed: Sequence[int], canvas: Array, inside: bool) -> Answer:
         ids = [*committed, *self.visible(canvas)]
         return self.reader.so_far(ids, inside=inside) if self.reader else Answer(text="")
@@ -285,3 +339,8 @@ class Session:
             tool_calls=answer.tool_calls,
             warnings=(*answer.warnings, *([empty] if empty else [])),
         )
+
+
+def _tell(more: Callable[[Sequence[int]], TextEvent | None], on_text: OnText, tokens: Sequence[int]) -> None:
+    if (event := more(tokens)) is not None:
+        on_text(event)

@@ -62,8 +62,22 @@ class Library:
 
 def state() -> tuple[bool, str]:
     """(whether the native ExecuTorch library will be used, what there is to say of it); builds nothing."""
+    return _state(_executorch)
+
+
+def experts_state() -> tuple[bool, str]:
+    """The same of the library of the experts' operator."""
+
+    def named() -> Library:
+        _check_machine()
+        return _experts()
+
+    return _state(named)
+
+
+def _state(find: Callable[[], Library]) -> tuple[bool, str]:
     try:
-        place = _place(_executorch())
+        place = _place(find())
         if (failed := place / "failed.txt").is_file():
             return False, _remembered(failed)
         return True, "native" if cache.sound(place) else "native, built at first use"
@@ -79,7 +93,11 @@ def library() -> Path:
 def experts() -> Path:
     """Path of the library of the experts' operator, built if it has to be; raises Unavailable."""
     _check_machine()
-    return _ready(Library(name="experts", sources=EXPERTS, command=experts_command))
+    return _ready(_experts())
+
+
+def _experts() -> Library:
+    return Library(name="experts", sources=EXPERTS, command=experts_command)
 
 
 def _ready(library: Library) -> Path:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dgemma.core.errors import UsageError as UsageError
     from dgemma.core.generate_options import GenerateOptions as GenerateOptions
     from dgemma.runtime.result import Result as Result
+    from dgemma.runtime.result import StepEvent as StepEvent
+    from dgemma.runtime.result import TextEvent as TextEvent
     from dgemma.runtime.session import Session as Session
 
 # onnxruntime's wheels report usage over the network and write a device's id below the home folder, from their import on, unless
@@ -40,7 +42,7 @@ _ERRORS = (
 )  # fmt: skip
 _HOMES = {
     "Session": "dgemma.runtime.session",
-    "Result": "dgemma.runtime.result",
+    **dict.fromkeys(("Result", "StepEvent", "TextEvent"), "dgemma.runtime.result"),
     "GenerateOptions": "dgemma.core.generate_options",
     "ComputePolicy": "dgemma.core.compute_policy",
     **dict.fromkeys(_ERRORS, "dgemma.core.errors"),

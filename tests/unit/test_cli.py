@@ -93,7 +93,9 @@ def test_trace_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(Trajectory, "save", full)
     before = path.read_bytes()
-    fails(capsys, ["run", bundle, "--prompt-ids", "2,6", "--trace", str(path)], "t.npz", "No space left")
+    fails(capsys, ["run", bundle, "--prompt-ids", "2,6", "--trace", str(path), "--no-stream"], "t.npz", "No space left")
+    assert dispatch(["run", bundle, "--prompt-ids", "2,6", "--trace", str(path)]) == 2  # the text was committed before
+    assert capsys.readouterr().out.strip()
     assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["t.npz", "toy.dgemma"]
 
 
@@ -288,7 +290,7 @@ main(["run", {str(path)!r}, "-p", "x"])
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and out == ""
-    assert [line for line in err.splitlines() if line != "stepping"] == ["error: interrupted"]
+    assert [line for line in err.splitlines() if line != "stepping"] == ["interrupted after 0 tokens"]
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

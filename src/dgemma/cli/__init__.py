@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": ("dgemma.cli.eval", "Score a bundle on MMLU, HellaSwag, GSM8K or your own questions."),
     "plan": ("dgemma.cli.plan", "Predict size, memory and speed on a device, and recommend a configuration."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
+    "doctor": ("dgemma.cli.doctor", "Show what of this machine dgemma can use, and what is missing."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
 
@@ -79,6 +80,11 @@ def _dispatch(argv: list[str]) -> int:
         print(usage(), flush=True)
         return OK
     name = "version" if name == "--version" else name
+    if name == "help":
+        if not rest:
+            print(usage(), flush=True)
+            return OK
+        name, rest = rest[0], ["--help"]
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}{_nearest(name)}; choose one of {', '.join(COMMANDS)}")
     return _invoke(name, rest)
@@ -95,7 +101,7 @@ def _nearest(name: str) -> str:
 def usage() -> str:
     lines = [f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()]
     head = ["Usage: dgemma COMMAND [ARGS]...", "", "DiffusionGemma, lowered ahead of time for phones and laptops.", ""]
-    return "\n".join([*head, "Commands:", *lines, "", "`dgemma COMMAND --help` shows a command's options."])
+    return "\n".join([*head, "Commands:", *lines, "", "`dgemma help COMMAND` shows a command's options."])
 
 
 def _invoke(name: str, args: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`dgemma run`: one prompt, one answer. On a terminal the canvas is seen resolving; in a pipe only text comes out."""
+"""`dgemma run`: one prompt, one answer. On a terminal the canvas is seen resolving; a pipe gets text as it is committed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import tempfile
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dgemma.cli.answering import Interrupted, generate
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
@@ -29,16 +30,17 @@ from dgemma.cli.options import (
     TokensOption,
     compute_policy,
 )
-from dgemma.cli.terminal import answer, dim, folded, print_json, show, stats
 from dgemma.core.errors import UsageError
-from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
 from dgemma.core.messages import Message, read_messages, read_tools
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
     from dgemma.runtime.result import Result
+    from dgemma.runtime.session import Session
 
 DEFAULT = GenerateOptions()
+AUTO = "auto"
 
 
 def run(
@@ -48,6 +50,14 @@ def run(
         str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
     ] = None,
     engine: EngineOption = None,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            metavar="diffusion|autoregressive|auto",
+            help="How tokens come about. auto measures a step and a token on this machine, and takes the quicker decoder.",
+        ),
+    ] = DEFAULT.decoder,
     loop: LoopOption = DEFAULT.loop,
     seed: SeedOption = DEFAULT.seed,
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
@@ -69,12 +79,20 @@ def run(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")] = False,
     as_json: JsonOption = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print a JSON object on a line for each step, committed text and the result.")
+    ] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text once it is whole.")] = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
     ] = None,
-) -> None:
-    from dgemma.runtime.session import Session
+) -> int:
+    from dgemma.runtime.session import Session as Opened
 
+    if decoder not in (*DECODERS, AUTO):
+        raise UsageError(f"--decoder {decoder[:20]!r}: choose one of {', '.join((*DECODERS, AUTO))}")
+    if as_json and json_lines:
+        raise UsageError("give --json or --json-lines, not both")
     if messages is not None and (prompt is not None or prompt_ids is not None):
         raise UsageError("give either --messages or a prompt, not both")
     conversation, tools = (None, tuple[dict[str, Any], ...]()) if messages is None else read_conversation(messages)
@@ -86,6 +104,7 @@ def run(
         seed=seed,
         adaptive=adaptive,
         loop=loop,
+        decoder=DEFAULT.decoder if decoder == AUTO else decoder,
         raw=raw,
         trace=trace is not None,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
@@ -93,30 +112,29 @@ def run(
         think=think,
         tools=tools,
     )
-    with Session.load(bundle, engine=engine, threads=threads) as session:
-        live = not as_json and sys.stdout.isatty() and session.tokenizer is not None
-        if live:
-            from dgemma.cli.live import LiveCanvas
-        with LiveCanvas(session) if live else nullcontext() as view:
-            result = session.generate(given, options, messages=conversation, on_step=view)
-        if trace is not None and result.trajectory is not None:
-            save_trace(result.trajectory, trace)
-        if as_json:
-            print_json(result.to_dict())
-        else:
-            if live and result.thinking:
-                print(dim(folded(result.thinking)), file=sys.stderr)
-            show(answer(result) if session.tokenizer else ",".join(map(str, result.tokens)))
-            for line in (*result.warnings, *([why] if (why := empty(result)) else [])):
-                print(line, file=sys.stderr)
-            if live:
-                print(stats(result), file=sys.stderr)
+    with Opened.load(bundle, engine=engine, threads=threads) as session:
+        if decoder == AUTO:
+            options = _quicker(session, options)
+        output = "json" if as_json else "lines" if json_lines else "whole" if no_stream else "text"
+
+        def save(result: Result) -> None:
+            if trace is not None and result.trajectory is not None:
+                save_trace(result.trajectory, trace)
+
+        try:
+            generate(session, given, options, conversation, output, save)
+        except Interrupted as end:
+            return end.status
+    return 0
 
 
-def empty(result: Result) -> str | None:
-    """Why an answer without tokens is empty."""
-    why = "the model gave only padding" if result.pads else "the model ended it at once"
-    return None if result.count else f"the answer is empty: {why}"
+def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
+    """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
+    if options.compute is not None or options.trace:
+        return options
+    choice = session.choose_decoder(options.max_new_tokens)
+    print(choice, file=sys.stderr)
+    return replace(options, decoder=AUTOREGRESSIVE) if choice.decoder == AUTOREGRESSIVE else options
 
 
 def read_conversation(path: Path) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:

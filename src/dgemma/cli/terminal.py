@@ -45,8 +45,13 @@ def show(text: str) -> None:
 
 def answer(result: Result) -> str:
     """The text, and each tool call on a line of its own: the name, and the arguments as JSON."""
-    calls = [f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}" for call in result.tool_calls]
-    return "\n".join([*([result.text] if result.text or not calls else []), *calls])
+    called = calls(result)
+    return "\n".join([*([result.text] if result.text or not called else []), *called])
+
+
+def calls(result: Result) -> list[str]:
+    """A line for each tool call."""
+    return [f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}" for call in result.tool_calls]
 
 
 def folded(thinking: str, width: int = 100) -> str:

@@ -20,6 +20,8 @@ from dgemma.core.noise import key_from_seed
 
 MAX_NEW_TOKENS = 256
 LOOPS = ("host", "graph")
+DIFFUSION, AUTOREGRESSIVE = "diffusion", "autoregressive"
+DECODERS = (DIFFUSION, AUTOREGRESSIVE)
 _RENAMED = {"settle": "early_commit", "repair": "recheck", "canvas": "start_width"}  # old keyword → new, for one version
 
 
@@ -30,6 +32,7 @@ class GenerateKeywords(TypedDict, total=False):
     seed: int
     adaptive: bool
     loop: str
+    decoder: str
     early_commit: float | None
     start_width: StartWidth
     recheck: bool
@@ -51,6 +54,8 @@ class GenerateOptions:
         seed: of all noise, 0 … 2⁶⁴−1.
         adaptive: end a canvas early, once it is stable and certain; otherwise always run T steps.
         loop: host (one `denoise` call a step) or graph (one `generate` call a canvas); the tokens are the same.
+        decoder: diffusion, or autoregressive: the same weights, one greedy token per call of `decode`. That has no noise, no
+            steps and no canvases, so `seed`, `adaptive` and `loop` change nothing.
         compute: how much of a canvas is computed; None: every position in every step. Needs loop host.
         raw: do not put a prompt that is text through the chat template.
         trace: record every step in `Result.trajectory`.
@@ -67,6 +72,7 @@ class GenerateOptions:
     seed: int = 0
     adaptive: bool = True
     loop: str = "host"
+    decoder: str = DIFFUSION
     compute: ComputePolicy | None = None
     raw: bool = False
     trace: bool = False
@@ -90,6 +96,11 @@ class GenerateOptions:
         object.__setattr__(self, "tools", read_tools(self.tools))
         if self.raw and self.speaks:
             raise UsageError("raw skips the chat template, which system, think and tools need; leave raw out")
+        if self.decoder not in DECODERS:
+            raise UsageError(f"unknown decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}")
+        if self.decoder == AUTOREGRESSIVE and (self.compute is not None or self.trace):
+            options = "trace" if self.compute is None else "early_commit, start_width, recheck and speculate"
+            raise UsageError(f"{options} need decoder diffusion: autoregressive decoding has no denoising steps")
         if self.compute is not None and self.loop != "host":
             options = "early_commit, start_width and speculate"
             raise UsageError(f"{options} need loop host: the fused graph runs every position in every step")

@@ -1,0 +1,5 @@
+"""`python -m dgemma`."""
+
+from dgemma.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""One generation on the command line: text as it is committed, JSON, or all of it at the end; Ctrl-C keeps what is there."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import Any
+
+from dgemma.cli.terminal import answer, calls, dim, folded, print_json, printable, show, stats
+from dgemma.core.generate_options import DIFFUSION, GenerateOptions
+from dgemma.core.messages import Message
+from dgemma.core.plural import counted
+from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.session import Session
+
+
+class Interrupted(Exception):
+    """By Ctrl-C; what was committed has been printed."""
+
+    status = 130
+
+
+def generate(
+    session: Session,
+    prompt: str | Sequence[int] | None,
+    options: GenerateOptions,
+    messages: Sequence[Message] | None,
+    output: str,
+    save: Callable[[Result], None],
+) -> Result:
+    """Generate, and print: "text" as it is committed, "whole" at the end, "json" an object, "lines" an object for each event.
+
+    Args:
+        save: gets the result before it is printed; with "text" in a pipe, the text has been printed by then.
+    Raises:
+        Interrupted: Ctrl-C ended the generation; a second one ends the program at once.
+        PromptTooLong, UsageError, TokenizerError, EngineError.
+    """
+    canvases = options.decoder == DIFFUSION and session.tokenizer is not None
+    live = output in ("text", "whole") and sys.stdout.isatty() and canvases
+    if live:
+        from dgemma.cli.live import LiveCanvas
+    streams = output == "text" and not live and session.tokenizer is not None
+    on_text = _print_text if streams else _print_line if output == "lines" else None
+    with cancelling(session) as asked, LiveCanvas(session) if live else nullcontext() as view:
+        on_step = _print_line if output == "lines" else view
+        result = session.generate(prompt, options, messages=messages, on_step=on_step, on_text=on_text)
+    save(result)
+    if output == "json":
+        print_json(result.to_dict())
+    elif output == "lines":
+        print_json({"event": "result", **result.to_dict()})
+    elif asked.is_set() and not result.tokens:
+        pass
+    elif streams:
+        show("\n".join(["", *calls(result)]) if result.text or not result.tool_calls else "\n".join(calls(result)))
+    else:
+        if live and result.thinking:
+            print(dim(folded(result.thinking)), file=sys.stderr)
+        show(answer(result) if session.tokenizer else ",".join(map(str, result.tokens)))
+    if output in ("text", "whole"):
+        for line in (*result.warnings, *([why] if (why := empty(result)) else [])):
+            print(line, file=sys.stderr)
+        if live:
+            print(stats(result), file=sys.stderr)
+    if asked.is_set():
+        print(f"interrupted after {counted(result.count, 'token')}", file=sys.stderr)
+        raise Interrupted
+    return result
+
+
+def empty(result: Result) -> str | None:
+    """Why an answer without tokens is empty; None where it was cancelled."""
+    if result.count or result.stop_reason == "cancelled":
+        return None
+    return f"the answer is empty: the model {'gave only padding' if result.pads else 'ended it at once'}"
+
+
+@contextmanager
+def cancelling(session: Session) -> Iterator[threading.Event]:
+    """Ctrl-C ends the generation before its next step, and sets the event; a second one is as it was before."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        session.cancel()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _print_text(event: TextEvent) -> None:
+    print(printable(event.text) if sys.stdout.isatty() else event.text, end="", flush=True)
+
+
+def _print_line(event: TextEvent | StepEvent) -> None:
+    values: dict[str, Any]
+    if isinstance(event, TextEvent):
+        values = {"event": "text", "text": event.text, "thinking": event.thinking, "tokens": len(event.tokens)}
+    else:
+        values = {
+            "event": "step",
+            "canvas": event.canvas_index,
+            "step": event.step,
+            "remaining": event.remaining,
+            "committed": len(event.committed),
+            "accepted": int(event.accepted.sum()),
+            "entropy": float(event.entropy.mean()),
+        }
+    print_json(values)
