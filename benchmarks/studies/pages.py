@@ -157,7 +157,7 @@ noisy: the speed of its products changed by a factor of two from one minute to t
             heading="Export",
             before="""
 The cost of exporting for both engines, and what `--dry-run` had predicted. `9b` and `26b-a4b` ran while other work used the
-cores; `26b-a4b` was cut to two layers, with groups of 64.""",
+cores. The peak is that of the largest process; the dry run's prediction was corrected after `26b-a4b`.""",
             table=tables.exports,
         ),
     ),

@@ -71,18 +71,21 @@ def cached() -> str:
 def limited() -> str:
     """Steps and tokens of the whole model, with less memory than its weights take."""
     parts = {name: part for name, part in read("small-memory.json")["parts"].items() if "steps" in part and "bundle" in part}
-    rows = header("memory limit", "resident", "a step, s", "read in a step", "a token, s", "read in a token")
+    rows = header(
+        "memory limit", "resident", "a step, s", "read in a step", "the first token, s", "read in it", "the same again, s"
+    )
     for part in sorted(parts.values(), key=lambda one: -(one["limit_bytes"] or 1 << 60)):
         limit = part["limit_bytes"]
         none = limit is None or limit > 1 << 50
-        steps, tokens = part["steps"][1:] or part["steps"], part["tokens"][1:]
+        (_, *steps), (first, *again) = part["steps"], part["tokens"]
         cells = [
             "none" if none else f"{limit / 1e9:.1f} GB",
             f"{part['resident_bytes'] / 1e9:.1f} GB",
             f"{_median(steps, 'seconds'):.1f}",
             f"{_median(steps, 'read_bytes') / 1e9:.1f} GB",
-            f"{_median(tokens, 'seconds'):.2f}",
-            f"{_median(tokens, 'read_bytes') / 1e9:.2f} GB",
+            f"{first['seconds']:.2f}",
+            f"{first['read_bytes'] / 1e9:.2f} GB",
+            f"{_median(again, 'seconds'):.2f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     one = next(iter(parts.values()))
