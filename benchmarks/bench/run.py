@@ -15,7 +15,7 @@ from dgemma.benchmarks.bench import ceilings, compare, fresh_process, outputs, p
 from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
-from dgemma.core.cost import FLOAT, Cost, CostModel, held_bits
+from dgemma.core.cost import FLOAT, CostModel, held_bits
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.manifest import Manifest, read_manifest
@@ -153,7 +153,7 @@ def _measure(
         "costs": {"prefix": planned.prompt, "calls": {name: cost.to_dict() for name, cost in calls.items()}},
         "ceilings": {**top.to_dict(), "int8_path": path},
         "load": times,
-        "memory": _memory(found_memory, calls["decode"]),
+        "memory": _memory(found_memory, model.weight_bytes()),
         "prefill": filled,
         "first_canvas": _first_canvas(times, filled, points[0], steps["value"]),
         "growth": points,
@@ -229,9 +229,9 @@ def _first_canvas(load: Json, prefill: Json, point: Json, steps: float) -> Json:
     return {"loaded_s": warm, "warm_start_s": load["warm"]["process_s"]["median"] + warm, "cold_start_s": cold}
 
 
-def _memory(found: Json, decode: Cost) -> Json:
-    """With weights as kernels hold them once, and ratios to them; None where the system does not tell."""
-    weights, running, process = decode.weight_bytes, found.get("running"), found.get("process")
+def _memory(found: Json, weights: int) -> Json:
+    """With the bytes of all weights as kernels hold them once, and ratios to them; None where the system does not tell."""
+    running, process = found.get("running"), found.get("process")
     resident = sum(running.values()) - sum(process.values()) if running and process else None
     return {
         **found,

@@ -17,8 +17,13 @@ def table(folder: str) -> str:
         ("`tiny`, float32: canvases equal to the JAX reference, ONNX Runtime / ExecuTorch", _same(), "same-tokens"),
         (
             "`2b` shape, `w4-mixed`, ExecuTorch, 2 cores: time of a step of 256 positions / resident memory",
-            _step(),
+            _step("2b"),
             "full-size",
+        ),
+        (
+            "`26b-a4b` shape, `w4-mixed`, ExecuTorch, 2 cores without VNNI: time of a step / resident memory",
+            _step("26b-a4b"),
+            "released-shape",
         ),
         ("`2b` shape: step time of transformers (float32 / bfloat16) relative to dgemma's", _peers(), "peers"),
         ("`2b` shape: autoregressive tokens/s relative to llama.cpp's at 4 bits", _llama(), "peers"),
@@ -53,8 +58,8 @@ def _same() -> str:
     return " / ".join(f"{values['equal_canvases'][backend]} of {values['canvases'][backend]}" for backend in backends)
 
 
-def _step() -> str:
-    run = read("bench-2b-w4-mixed-executorch.json")
+def _step(shape: str) -> str:
+    run = read(f"bench-{shape}-w4-mixed-executorch.json")
     resident = sum(run["memory"]["running"].values()) / GIGA
     return f"{run['growth'][0]['step_ms']['median'] / 1e3:.1f} s / {resident:.1f} GB"
 

@@ -17,7 +17,8 @@ RUNS = ("executorch", "onnx")
 def costs() -> str:
     """A column for each engine."""
     runs = [read(f"bench-26b-a4b-w4-mixed-{engine}.json") for engine in RUNS]
-    rows = [f"| {' | '.join(cells)} |" for cells in full_size.costs(runs)]
+    token = ["a token, of that floor", *(f"{run['growth'][0]['token_over_kernel_floor']:.2f}" for run in runs)]
+    rows = [f"| {' | '.join(cells)} |" for cells in (*full_size.costs(runs), token)]
     title = "`26b-a4b`, canvas 256, prefix 512, `topk:16`"
     return "\n".join([*header(title, *map(full_size.title, runs)), *rows, "", full_size.notes(runs[0])])
 
