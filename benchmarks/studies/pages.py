@@ -195,7 +195,9 @@ experts used last in memory, as far as there is room.""",
             table=released_tables.cached,
         ),
         Section(
-            before="The whole model in a memory limit, as a machine with less memory would run it:",
+            before="""
+The whole model in a memory limit, as a machine with less memory would run it (the last command below, started by
+`systemd-run --scope -p MemoryMax=13G` or the like):""",
             table=released_tables.limited,
         ),
     ),

@@ -133,7 +133,6 @@ STUDIES = (
         results=("small-memory.json",),
         commands=(
             *(f"{_MODULE}.small_memory {part} --out {_TO}/small-memory.json" for part in ("quality", "routing")),
-            "systemd-run --scope -p MemoryMax=13G "
             f"{_MODULE}.small_memory steps build/26b-a4b.dgemma --name limited --out {_TO}/small-memory.json",
         ),
     ),

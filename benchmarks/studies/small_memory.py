@@ -69,7 +69,7 @@ def routing(folder: Path, per_task: int) -> Json:
     from dgemma.model.generate import extend, generate
 
     loaded = checkpoint.load(folder)
-    model = loaded.model
+    model: Any = loaded.model
     count = model.config.num_experts or 0
     assert count
     seen: dict[int, list[Any]] = {i: [] for i in range(len(model.layers))}
@@ -90,9 +90,9 @@ def routing(folder: Path, per_task: int) -> Json:
     hits: dict[int, list[float]] = {size: [] for size in range(model.config.top_k_experts or 1, count)}
     with torch.no_grad():
         for item in held_out_items(folder, prompts.held_out(), per_task):
-            model.denoise = denoise  # type: ignore[method-assign]
+            model.denoise = denoise
             run = generate(model, loaded.sampler, item.prompt_ids, seed=0, max_new_tokens=MAX_NEW_TOKENS)
-            model.denoise = plain  # type: ignore[method-assign]
+            model.denoise = plain
             for found in seen.values():
                 found.clear()
             extend(model, None, [*item.prompt_ids, *run.tokens])

@@ -87,7 +87,12 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
     for i in range(config.num_layers):
         head, queries = config.layer_head_dim(i), config.num_heads * config.layer_head_dim(i)
         keys = config.layer_kv_heads(i) * head
-        matrices = {"attn_q": (d, queries), "attn_k": (d, keys), "attn_v": (d, keys), "attn_output": (queries, d)}
+        matrices: dict[str, tuple[int, ...]] = {
+            "attn_q": (d, queries),
+            "attn_k": (d, keys),
+            "attn_v": (d, keys),
+            "attn_output": (queries, d),
+        }
         if config.is_full(i):
             del matrices["attn_v"]
         matrices |= {"ffn_gate": (d, f), "ffn_up": (d, f), "ffn_down": (f, d)}
