@@ -69,7 +69,8 @@ class shutil_usage:  # stands for a named tuple
 
 def test_help_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["help"]) == 0
-    assert all(name in capsys.readouterr().out for name in COMMANDS)
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
     assert dispatch(["help", "doctor"]) == 0
     assert "--json" in capsys.readouterr().out
     assert dispatch(["help", "nothing"]) == 2

@@ -26,7 +26,7 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.studies.peers.peer import Sample
-from dgemma.core.config import ModelConfig
+from dgemma.core.config import FULL, ModelConfig
 from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.manifest import read_manifest
 
@@ -132,8 +132,8 @@ def measure(shape: ModelConfig, canvas: int, dtype: str, *, prefix: int, repeats
 
 
 def first_layers(shape: ModelConfig, layers: int) -> ModelConfig:
-    """The shape cut off behind so many layers."""
-    return replace(shape, num_layers=layers, layer_types=shape.layer_types[:layers])
+    """The shape cut off behind so many layers; the last one is a full layer, as it has to be."""
+    return replace(shape, num_layers=layers, layer_types=(*shape.layer_types[: layers - 1], FULL))
 
 
 def scaled(one: Sample, some: Sample, layers: int, whole: int) -> Sample:
