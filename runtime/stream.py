@@ -54,6 +54,7 @@ def iterate(run: Callable[[Tell], object], cancel: Callable[[], None]) -> Iterat
             asked.release()
     finally:
         left.set()
-        cancel()
+        if worker.is_alive():  # else what is running by now is somebody else's
+            cancel()
         asked.release()
         worker.join()
