@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgemma.core.generate_options import AUTOREGRESSIVE, DIFFUSION
-from dgemma.core.manifest import Manifest
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.loops import Loops
-from dgemma.runtime.prefix import Prefix, input_dim
+from dgemma.runtime.prefix import Prefix, decode_feeds
 
 GOLDEN = "golden.npz"
 REPORTED_STEPS = 16  # of a canvas: 12 to 20 are reported for the released model
@@ -58,14 +58,9 @@ def choose_decoder(bundle: Bundle, engine: Engine, tokens: int) -> DecoderChoice
     prefix.encode(lambda: False)
     steps = Loops(engine).host(prefix, 0, 0, False)
     step_s = _seconds(lambda: next(steps))
-    feeds = {
-        **prefix.feeds("decode"),
-        "tokens": np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64),
-        "start": np.array([prefix.encoded], np.int64),
-        "count": np.ones(1, np.int64),
-    }
+    feeds = decode_feeds(engine, prefix, manifest.model.pad_token_id, prefix.encoded)
     token_s = _seconds(lambda: engine.run("decode", feeds))
-    each = _steps_per_canvas(bundle, manifest)
+    each = _steps_per_canvas(bundle)
     canvases = -(-tokens // manifest.canvas_length)
     return DecoderChoice(tokens=tokens, steps=each, diffusion_s=canvases * each * step_s, autoregressive_s=tokens * token_s)
 
@@ -82,14 +77,11 @@ def _seconds(call: Callable[[], object]) -> float:
     return found
 
 
-def _steps_per_canvas(bundle: Bundle, manifest: Manifest) -> float:
-    """Of the golden trajectories, as far as they ended before the last step."""
-    if GOLDEN not in manifest.files:
-        return float(min(REPORTED_STEPS, manifest.steps))
+def _steps_per_canvas(bundle: Bundle) -> float:
+    """Of the artifact's golden trajectories, or where there are none as many as are reported."""
     steps = canvases = 0
-    with np.load(bundle.path / GOLDEN) as golden:
-        for name in golden.files:
-            if name.startswith("artifact_") and name.endswith("_canvas_index"):
-                steps += len(golden[name])
-                canvases += len(np.unique(golden[name]))
-    return steps / canvases if canvases else float(min(REPORTED_STEPS, manifest.steps))
+    if GOLDEN in bundle.manifest.files:
+        with np.load(bundle.path / GOLDEN) as golden:
+            indices = [golden[name] for name in golden.files if re.fullmatch(r"artifact_\d+_canvas_index", name)]
+        steps, canvases = sum(map(len, indices)), sum(len(np.unique(index)) for index in indices)
+    return steps / canvases if canvases else float(min(REPORTED_STEPS, bundle.manifest.steps))

@@ -29,6 +29,14 @@ def input_dim(engine: Engine, graph: str, name: str, axis: int) -> tuple[int, in
     return engine.bundle.manifest.dims.get(size, (1, 1)) if isinstance(size, str) else (size, size)
 
 
+def decode_feeds(engine: Engine, prefix: Prefix, token: int, start: int) -> Feeds:
+    """Inputs of `decode` for one token at slot `start` of an encoded prefix."""
+    tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
+    tokens[0, 0] = token
+    scalars = {"start": np.array([start], np.int64), "count": np.ones(1, np.int64)}
+    return {**prefix.feeds("decode"), "tokens": tokens, **scalars}
+
+
 def zeros(shape: Sequence[int]) -> Array:
     """float32, of pages whose memory is taken one by one as they are written: for numpy's own Linux is asked for huge ones,
     and 52 caches of 16 MB that are filled to 2 took twice as much."""

@@ -113,10 +113,7 @@ class Session:
         Raises:
             PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy.
         """
-        if options is None:
-            options = GenerateOptions.of(**keywords)
-        elif keywords:
-            raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
+        options = _options(options, keywords)
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
             self._generator.check(options)
@@ -160,11 +157,7 @@ class Session:
         Args:
             steps: whether there is a `StepEvent` for every denoising step, too.
         """
-        if options is None:
-            options = GenerateOptions.of(**keywords)
-        elif keywords:
-            raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
-        chosen = options
+        chosen = _options(options, keywords)
 
         def run(tell: Callable[[object], None]) -> Result:
             return self.generate(prompt, chosen, messages=messages, on_step=tell if steps else None, on_text=tell)
@@ -339,6 +332,15 @@ class Session:
             tool_calls=answer.tool_calls,
             warnings=(*answer.warnings, *([empty] if empty else [])),
         )
+
+
+def _options(options: GenerateOptions | None, keywords: GenerateKeywords) -> GenerateOptions:
+    """The options that were given, or those that the keywords say; raises UsageError for both."""
+    if options is None:
+        return GenerateOptions.of(**keywords)
+    if keywords:
+        raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
+    return options
 
 
 def _tell(more: Callable[[Sequence[int]], TextEvent | None], on_text: OnText, tokens: Sequence[int]) -> None:

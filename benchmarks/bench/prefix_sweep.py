@@ -13,13 +13,11 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from dgemma.benchmarks.bench.budget import Budget, Clock
 from dgemma.benchmarks.stats import quartiles
-from dgemma.runtime.engines.base import Engine, Feeds
+from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.loops import Loops
-from dgemma.runtime.prefix import Prefix, input_dim
+from dgemma.runtime.prefix import Prefix, decode_feeds
 
 STEPS, TOKENS = 4, 8  # of a round: enough of each that the first, which makes noise or feeds, does not weigh
 PACE = 0.03  # how long a product is timed before and after steps, in shares of their time
@@ -119,7 +117,8 @@ class PrefixSweep:
 
     def _tokens(self, prefix: int, clock: Clock) -> list[float]:
         """Seconds of decoding the token after the prefix, several times; nothing is kept, so that the prefix stays."""
-        feeds, found = decode_feeds(self._engine, self._prefix, prefix), []
+        # The prefix's last token is decoded again, in its place.
+        feeds, found = decode_feeds(self._engine, self._prefix, self._prefix.ids[prefix - 1], prefix - 1), []
         for _ in range(TOKENS):
             started = time.perf_counter()
             self._engine.run("decode", feeds)
@@ -127,14 +126,6 @@ class PrefixSweep:
             if clock.is_over and len(found) > 1:
                 break
         return found
-
-
-def decode_feeds(engine: Engine, prefix: Prefix, length: int) -> Feeds:
-    """Inputs that decode a prefix's last token again, in its place: `start` is where it stands."""
-    tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
-    tokens[0, 0] = prefix.ids[length - 1]
-    scalars = {"start": np.array([length - 1], np.int64), "count": np.ones(1, np.int64)}
-    return {**prefix.feeds("decode"), "tokens": tokens, **scalars}
 
 
 def _encode(prefix: Prefix) -> float:

@@ -99,6 +99,14 @@ def held_out_items(folder: Path, path: Path, per_task: int) -> list[ScoredPrompt
     return [scored(prompt) for task in tasks.TASKS for prompt in by_task.get(task, ())[:per_task]]
 
 
+def held_out_baseline(
+    loaded: checkpoint.Checkpoint, folder: Path, path: Path, per_task: int, forced_every: int
+) -> FloatBaseline:
+    """The float model's answers to `held_out_items`, which quantized ones are compared with."""
+    items = held_out_items(folder, path, per_task)
+    return FloatBaseline(loaded.model, loaded.sampler, items, seed=0, max_new_tokens=MAX_NEW_TOKENS, forced_every=forced_every)
+
+
 def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The whole table as JSON types."""
     loaded = checkpoint.load(folder)
@@ -107,10 +115,7 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
     hessians = {"trajectories": calibration.hessians(loaded.model, loaded.sampler, [prompt for prompt, _ in examples])}
     seconds = time.perf_counter() - start
     hessians["clean"] = calibration.clean_hessians(loaded.model, examples)
-    items = held_out_items(folder, held_out, per_task)
-    baseline = FloatBaseline(
-        loaded.model, loaded.sampler, items, seed=0, max_new_tokens=MAX_NEW_TOKENS, forced_every=forced_every
-    )
+    baseline = held_out_baseline(loaded, folder, held_out, per_task, forced_every)
     say(f"float: {baseline.float_figures()}")
     rows = []
     for variant in variants():

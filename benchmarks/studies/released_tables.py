@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from dgemma.benchmarks.studies import full_size
-from dgemma.benchmarks.studies.tables import header, percent_of, read
+from dgemma.benchmarks.studies.tables import header, read
 from dgemma.core.config import PRESETS
 from dgemma.core.cost import CostModel
 from dgemma.quantize.recipes import file_bytes, find
 
 Json = dict[str, Any]
 RUNS = ("executorch", "onnx")
+
+
+def percent_of(part: Json) -> str:
+    """A share that is called `value`, with its interval."""
+    return f"{100 * part['value']:.1f} % ({100 * part['low']:.1f}–{100 * part['high']:.1f})"
 
 
 def costs() -> str:

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.studies.ablation import held_out_items
+from dgemma.benchmarks.studies.ablation import held_out_baseline
 from dgemma.core import machine, prompts
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser
-from dgemma.quantize.baseline import FloatBaseline
 from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.matrix import QuantizedMatrix
@@ -68,11 +67,10 @@ def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Cal
     """The whole result as JSON types."""
     loaded = checkpoint.load(folder)
     model, sampler, canvas = loaded.model, loaded.sampler, loaded.model.config.canvas_length
-    items = held_out_items(folder, held_out, per_task)
-    baseline = FloatBaseline(model, sampler, items, seed=0, max_new_tokens=MAX_NEW_TOKENS, forced_every=forced_every)
+    baseline = held_out_baseline(loaded, folder, held_out, per_task, forced_every)
     say(f"float: {baseline.float_figures()}")
     above = TorchBackend(model, sampler, canvas, "float")
-    runs = [(0, above.trajectory(item.prompt_ids, 0, MAX_NEW_TOKENS)) for item in items[::forced_every]]
+    runs = [(0, above.trajectory(item.prompt_ids, 0, MAX_NEW_TOKENS)) for item in baseline.items[::forced_every]]
     rows = []
     for recipe, bits in CASES:
         made = fake_quantize(model, with_routers(model, recipe, bits))

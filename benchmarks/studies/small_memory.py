@@ -24,7 +24,6 @@ from typing import Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import memory
 from dgemma.benchmarks.bench.fresh_process import filler, read_bytes
-from dgemma.benchmarks.bench.prefix_sweep import decode_feeds
 from dgemma.core import machine, prompts
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.core.memory import available
@@ -40,16 +39,14 @@ LIMITS = {  # controllers, as /proc/self/cgroup names them → where their group
 
 def quality(folder: Path, per_task: int) -> Json:
     """Answers and steps with experts of few bits, and the bits of a weight that go with them."""
-    from dgemma.benchmarks.studies.ablation import held_out_items
+    from dgemma.benchmarks.studies.ablation import held_out_baseline
     from dgemma.model import checkpoint
-    from dgemma.quantize.baseline import FloatBaseline
     from dgemma.quantize.fake_quant import fake_quantize
     from dgemma.quantize.integers import quantize
     from dgemma.quantize.recipes import find
 
     loaded = checkpoint.load(folder)
-    items = held_out_items(folder, prompts.held_out(), per_task)
-    baseline = FloatBaseline(loaded.model, loaded.sampler, items, seed=0, max_new_tokens=MAX_NEW_TOKENS, forced_every=6)
+    baseline = held_out_baseline(loaded, folder, prompts.held_out(), per_task, 6)
     eight = find("w8")
     rows = []
     for bits in (8, *LEVELS):
@@ -57,7 +54,7 @@ def quality(folder: Path, per_task: int) -> Json:
         matrices = quantize(loaded.model, recipe, None, levels=LEVELS.get(bits, LEVELS[4]))
         rows.append({"experts_bits": bits, **baseline.figures(fake_quantize(loaded.model, matrices))})
         print(f"experts of {bits} bits: {rows[-1]}", flush=True)
-    return {"checkpoint": folder.name, "prompts": len(items), "float": baseline.float_figures(), "rows": rows}
+    return {"checkpoint": folder.name, "prompts": len(baseline.items), "float": baseline.float_figures(), "rows": rows}
 
 
 def routing(folder: Path, per_task: int) -> Json:
@@ -129,7 +126,7 @@ def steps(bundle: Path, engine: str, threads: int, prefix: int, count: int) -> J
     from dgemma.runtime.bundle import Bundle
     from dgemma.runtime.engines import open_engine
     from dgemma.runtime.loops import Loops
-    from dgemma.runtime.prefix import Prefix
+    from dgemma.runtime.prefix import Prefix, decode_feeds
 
     free = available()
     opened = Bundle.open(bundle, by_record=True)
@@ -140,7 +137,7 @@ def steps(bundle: Path, engine: str, threads: int, prefix: int, count: int) -> J
     started = time.perf_counter()
     caches.encode(lambda: False)
     encoded = time.perf_counter() - started
-    canvas, feeds = Loops(runner).host(caches, 0, 0, False), decode_feeds(runner, caches, prefix)
+    canvas, feeds = Loops(runner).host(caches, 0, 0, False), decode_feeds(runner, caches, caches.ids[-1], prefix - 1)
     of_steps = [_timed(lambda: next(canvas)) for _ in range(count)]
     of_tokens = [_timed(lambda: runner.run("decode", feeds)) for _ in range(2 * count)]
     resident = memory.resident()

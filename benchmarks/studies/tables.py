@@ -31,11 +31,6 @@ def percent(part: Json) -> str:
     return f"{100 * part['exact']:.1f} % ({100 * part['low']:.1f}–{100 * part['high']:.1f})"
 
 
-def percent_of(part: Json) -> str:
-    """A share that is called `value`, with its interval."""
-    return f"{100 * part['value']:.1f} % ({100 * part['low']:.1f}–{100 * part['high']:.1f})"
-
-
 def provenance(values: Json) -> str:
     machine, options = values["machine"], values["options"]
     known = machine["versions"]

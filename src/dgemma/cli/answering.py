@@ -10,18 +10,13 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
+from dgemma.cli import INTERRUPTED, OK
 from dgemma.cli.terminal import answer, calls, dim, folded, print_json, printable, show, stats
 from dgemma.core.generate_options import DIFFUSION, GenerateOptions
 from dgemma.core.messages import Message
 from dgemma.core.plural import counted
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.session import Session
-
-
-class Interrupted(Exception):
-    """By Ctrl-C; what was committed has been printed."""
-
-    status = 130
 
 
 def generate(
@@ -31,13 +26,15 @@ def generate(
     messages: Sequence[Message] | None,
     output: str,
     save: Callable[[Result], None],
-) -> Result:
+) -> int:
     """Generate, and print: "text" as it is committed, "whole" at the end, "json" an object, "lines" an object for each event.
+
+    Returns the exit status: that of an interrupted program once Ctrl-C has ended the generation; a second Ctrl-C ends the
+    program at once.
 
     Args:
         save: gets the result before it is printed; with "text" in a pipe, the text has been printed by then.
     Raises:
-        Interrupted: Ctrl-C ended the generation; a second one ends the program at once.
         PromptTooLong, UsageError, TokenizerError, EngineError.
     """
     canvases = options.decoder == DIFFUSION and session.tokenizer is not None
@@ -57,7 +54,8 @@ def generate(
     elif asked.is_set() and not result.tokens:
         pass
     elif streams:
-        show("\n".join(["", *calls(result)]) if result.text or not result.tool_calls else "\n".join(calls(result)))
+        called = calls(result)
+        show("\n".join(["", *called] if result.text or not called else called))  # the text has no line break yet
     else:
         if live and result.thinking:
             print(dim(folded(result.thinking)), file=sys.stderr)
@@ -69,8 +67,7 @@ def generate(
             print(stats(result), file=sys.stderr)
     if asked.is_set():
         print(f"interrupted after {counted(result.count, 'token')}", file=sys.stderr)
-        raise Interrupted
-    return result
+    return INTERRUPTED if asked.is_set() else OK
 
 
 def empty(result: Result) -> str | None:

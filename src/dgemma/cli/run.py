@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgemma.cli.answering import Interrupted, generate
+from dgemma.cli.answering import generate
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
@@ -89,8 +89,7 @@ def run(
 ) -> int:
     from dgemma.runtime.session import Session as Opened
 
-    if decoder not in (*DECODERS, AUTO):
-        raise UsageError(f"--decoder {decoder[:20]!r}: choose one of {', '.join((*DECODERS, AUTO))}")
+    _check_decoder(decoder)
     if as_json and json_lines:
         raise UsageError("give --json or --json-lines, not both")
     if messages is not None and (prompt is not None or prompt_ids is not None):
@@ -121,11 +120,12 @@ def run(
             if trace is not None and result.trajectory is not None:
                 save_trace(result.trajectory, trace)
 
-        try:
-            generate(session, given, options, conversation, output, save)
-        except Interrupted as end:
-            return end.status
-    return 0
+        return generate(session, given, options, conversation, output, save)
+
+
+def _check_decoder(decoder: str) -> None:
+    if decoder not in (*DECODERS, AUTO):
+        raise UsageError(f"--decoder {decoder[:20]!r}: choose one of {', '.join((*DECODERS, AUTO))}")
 
 
 def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
