@@ -351,6 +351,9 @@ def test_old_keywords_warn_where_they_are_written(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="early_commit") as seen, pytest.raises(UsageError, match="denoise_active"):
         session.generate("hi", settle=0.1)
     assert seen[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="early_commit") as seen:
+        session.stream("hi", settle=0.1)
+    assert seen[0].filename == __file__
 
 
 def test_options_are_given_once(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
     for old in _RENAMED.keys() & keywords:
         if _RENAMED[old] in keywords:
             raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give only {_RENAMED[old]}")
-        warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=4)  # of who calls `generate`
+        warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=5)  # of whoever calls `generate`
     return {_RENAMED.get(name, name): value for name, value in keywords.items()}
 
 
