@@ -34,11 +34,12 @@ class Generator:
 
     Args:
         cancelled: asked before every step, and between the chunks of an encoding.
+        between: called between canvases, and as often in greedy decoding; may wait while others use the engine.
     """
 
-    def __init__(self, engine: Engine, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, cancelled: Callable[[], bool], between: Callable[[], None] = lambda: None) -> None:
         self.prefix = Prefix(engine)
-        self._engine, self._cancelled = engine, cancelled
+        self._engine, self._cancelled, self._between = engine, cancelled, between
         self._manifest = engine.bundle.manifest
         self._stops = frozenset(self._manifest.model.eos_token_ids)
         self._loops = Loops(engine)
@@ -94,7 +95,7 @@ class Generator:
         self._encode(run, keep=1)
         clock = time.perf_counter()
         run.reason = self._decode_all(run, on_commit)
-        run.denoise_s = time.perf_counter() - clock
+        run.denoise_s += time.perf_counter() - clock
         self._end(run)
 
     def rewind(self, length: int) -> None:
@@ -104,15 +105,19 @@ class Generator:
             raise UsageError(f"cannot rewind to {length!r}: the prefix has {held} tokens")
         self.prefix.truncate(length)
 
-    def _begin(self, ids: Sequence[int], kept: int, room: int) -> None:
-        """Put a prompt into the prefix, behind its first `kept` tokens; nothing changes when it is too long."""
+    def check_room(self, length: int, kept: int, room: int) -> None:
+        """Whether a prompt of `length` behind `kept` tokens leaves room; raises PromptTooLong."""
         context = self._manifest.context
-        if kept + len(ids) + room > context:
+        if kept + length + room > context:
             before = f" after {counted(kept, 'token')} of conversation" if kept else ""
             raise PromptTooLong(
-                f"a prompt of {counted(len(ids), 'token')}{before} leaves no room for {room} more in the context of "
+                f"a prompt of {counted(length, 'token')}{before} leaves no room for {room} more in the context of "
                 f"{context}; shorten the prompt, or export with a larger --context"
             )
+
+    def _begin(self, ids: Sequence[int], kept: int, room: int) -> None:
+        """Put a prompt into the prefix, behind its first `kept` tokens; nothing changes when it is too long."""
+        self.check_room(len(ids), kept, room)
         self.prefix.truncate(kept)
         self.prefix.extend(ids)
 
@@ -154,7 +159,15 @@ class Generator:
                 on_commit(run.tokens)
             if reason is not None:
                 return reason
+            self._pause(run)
         return "context"
+
+    def _pause(self, run: Progress) -> float:
+        """Let others use the engine, whose seconds do not count here; the seconds that passed."""
+        clock, native = time.perf_counter(), self._engine.seconds
+        self._between()
+        run.native_s += self._engine.seconds - native
+        return time.perf_counter() - clock
 
     def _steps(self, options: GenerateOptions, index: int, first: int | None) -> Iterator[DenoisingStep]:
         """The steps of canvas number `index`, as the options say."""
@@ -230,6 +243,8 @@ class Generator:
                 return reason
             if len(prefix.ids) >= prefix.context:
                 return "context"
+            if run.steps % self._manifest.canvas_length == 0:
+                run.denoise_s -= self._pause(run)
         return "cancelled"
 
 

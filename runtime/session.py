@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -30,7 +31,8 @@ from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.prompt import conversation_ids, without_thoughts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.stream import iterate
-from dgemma.runtime.tokenizer import chat_ids, load_tokenizer
+from dgemma.runtime.tokenizer import Tokenizer, chat_ids, load_tokenizer
+from dgemma.runtime.turns import Place, Turns
 
 OnStep = Callable[[StepEvent], None]
 OnText = Callable[[TextEvent], None]
@@ -43,26 +45,39 @@ class Session:
     generation it holds prompt, tokens, and the stop token if there was one; if not, tokens without padding at their end.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, turns: Turns | None = None, tokenizer: Tokenizer | None = None
+    ) -> None:
         self.bundle, self.manifest = bundle, bundle.manifest
-        self.tokenizer = load_tokenizer(bundle)
+        self.tokenizer = load_tokenizer(bundle) if tokenizer is None else tokenizer
         chat = self.manifest.chat
         self.reader = None if self.tokenizer is None else AnswerReader(self.tokenizer, chat.roles if chat else None)
         self._engine = engine
         self._stops = frozenset(self.manifest.model.eos_token_ids)
         self._busy = threading.Lock()
         self._cancel = threading.Event()
-        self._generator = Generator(engine, self._cancel.is_set)
+        self._turns = turns or Turns()
+        self._place: Place | None = None
+        self._generator = Generator(engine, self._cancel.is_set, self._pass_on)
         self._closed = False
+        self._sharing = {self}  # the sessions of this engine
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, engine: str | None = None, threads: int | None = None) -> Session:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        engine: str | None = None,
+        threads: int | None = None,
+        turns: Turns | None = None,
+    ) -> Session:
         """Open a bundle: check every file, read the tokenizer, find the engine. Graphs are loaded on first use.
 
         Args:
             path: the bundle's folder, or the name of a shipped bundle: tiny.
             engine: onnx or executorch; None takes the first of them that is in the bundle and installed.
             threads: for the engine; None leaves it to the engine.
+            turns: shared by sessions whose generations are to take turns; None: only those that `another` makes share.
         Raises:
             BundleError, EngineError, TokenizerError, UsageError.
         """
@@ -71,7 +86,17 @@ class Session:
         bundle = Bundle.open(path, by_record=True)
         opened = open_engine(bundle, engine, threads)
         memory.check(bundle.manifest, opened.name, path)
-        return cls(bundle, opened)
+        return cls(bundle, opened, turns=turns)
+
+    def another(self) -> Session:
+        """A second conversation on the same engine, with a prefix of its own. Their generations, each in a thread of its own,
+        take turns, a canvas each. The engine is freed when the last of them is closed.
+        """
+        self._check_open()
+        other = Session(self.bundle, self._engine, turns=self._turns, tokenizer=self.tokenizer)
+        other._sharing = self._sharing
+        self._sharing.add(other)
+        return other
 
     @property
     def engine(self) -> str:
@@ -121,15 +146,31 @@ class Session:
             inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
             written = None if on_text is None else self._written(inside)
             commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
-            if options.decoder == AUTOREGRESSIVE:
-                self._generator.decode(run, ids, commit, kept=kept)
-            else:
-                watch = None if on_step is None else self._watcher(on_step, inside)
-                self._generator.generate(run, ids, options, watch, commit, kept=kept)
+            watch = None if on_step is None else self._watcher(on_step, inside)
+            with self._turn():
+                if options.decoder == AUTOREGRESSIVE:
+                    self._generator.decode(run, ids, commit, kept=kept)
+                else:
+                    self._generator.generate(run, ids, options, watch, commit, kept=kept)
             result = self._result(run, "decode" if options.decoder == AUTOREGRESSIVE else options.loop, inside)
             if on_text is not None and written is not None:
                 _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
             return result
+
+    def prompt_ids(
+        self,
+        prompt: str | Sequence[int] | None = None,
+        options: GenerateOptions | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+    ) -> tuple[int, ...]:
+        """Ids that `generate` would put into an empty prefix, from any thread; raises what it would raise before its work."""
+        options = options or GenerateOptions()
+        self._check_open()
+        self._generator.check(options)
+        ids, _ = self._prompt(prompt, messages, replace(options, continue_=False))
+        self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
+        return tuple(ids)
 
     def decode_greedy(self, prompt: str | Sequence[int], *, max_new_tokens: int = MAX_NEW_TOKENS, raw: bool = False) -> Result:
         """Autoregressive baseline: the same weights, one greedy token per call of `decode`. Arguments as in `generate`."""
@@ -137,7 +178,8 @@ class Session:
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
             ids = self._prompt_ids(prompt, options.raw, [])
-            self._generator.decode(run, ids)
+            with self._turn():
+                self._generator.decode(run, ids)
             return self._result(run, "decode", self._inside(ids))
 
     def stream(
@@ -167,12 +209,13 @@ class Session:
 
     def choose_decoder(self, tokens: int = MAX_NEW_TOKENS) -> DecoderChoice:
         """Which decoder would give so many tokens sooner, by measuring a step and a token. Raises EngineError, SessionBusy."""
-        with self._exclusive():
+        with self._exclusive(), self._turn():
             return choose_decoder(self.bundle, self._engine, tokens)
 
     def cancel(self) -> None:
         """End the running generation before its next step; from any thread. The canvas in work is dropped."""
         self._cancel.set()
+        self._turns.wake()
 
     def reset(self) -> None:
         """Forget the prefix."""
@@ -193,7 +236,9 @@ class Session:
             return
         with self._exclusive():
             self._closed = True
-            self._engine.close()
+            self._sharing.discard(self)
+            if not self._sharing:
+                self._engine.close()
             del self._generator
 
     def __enter__(self) -> Self:
@@ -212,6 +257,20 @@ class Session:
             yield
         finally:
             self._busy.release()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Alone with the engine, but where `_pass_on` is called."""
+        place = self._place = Place(cancelled=self._cancel.is_set)
+        try:
+            self._turns.enter(place)
+            yield
+        finally:
+            self._turns.leave(place)
+
+    def _pass_on(self) -> None:
+        if self._place is not None:
+            self._turns.pass_on(self._place)
 
     def _check_open(self) -> None:
         if self._closed:
