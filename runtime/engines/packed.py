@@ -9,7 +9,6 @@ What two graphs of a bundle have in common is stored once: the second one's mode
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import mmap
 import os
@@ -21,7 +20,7 @@ from typing import Any
 
 from dgemma.runtime import cache
 from dgemma.runtime.engines.external_data import Weight, moved, weights
-from dgemma.runtime.engines.sessions import open_as_it_is, open_session
+from dgemma.runtime.engines.sessions import open_as_it_is, open_session, release_freed
 from dgemma.runtime.signals import raised_in_handler
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
@@ -99,8 +98,7 @@ def save_session(source: Path, out: Path, options: Any) -> None:
         raise OSError(_line(error)) from None
     del session
     gc.collect()  # its weights are not wanted beside the mapped ones
-    with suppress(OSError, AttributeError, TypeError):  # only glibc has it, and without it keeps a third of what was freed
-        ctypes.CDLL(None).malloc_trim(0)
+    release_freed()
 
 
 def _line(error: Exception) -> str:

@@ -5,6 +5,8 @@ A bare `InferenceSession` would saturate products on x86 without VNNI (`exact_pr
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,13 @@ def open_session(model: Path | bytes, options: Any = None) -> Any:
     return open_as_it_is(exact, options)
 
 
+def release_freed() -> None:
+    """Give memory that was freed back to the system. Opening a graph makes several copies of its weights; without this, glibc
+    keeps up to four times of what a session holds."""
+    with suppress(OSError, AttributeError, TypeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def open_as_it_is(model: str | bytes, options: Any) -> Any:
     """A session over a model whose products are known to be exact, or are to be found not to be.
 
@@ -48,7 +57,9 @@ def open_as_it_is(model: str | bytes, options: Any) -> Any:
 
     if _has_experts(model):
         options.register_custom_ops_library(str(_experts_library()))
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    release_freed()
+    return session
 
 
 def _has_experts(model: str | bytes) -> bool:
