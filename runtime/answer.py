@@ -102,7 +102,11 @@ class AnswerReader:
         """As `read`, of an answer that may go on: a call that has no end yet is left out."""
         return self._read(ids, inside, ended=False)
 
-    def _read(self, ids: Sequence[int], inside: bool, *, ended: bool) -> Answer:
+    def untrimmed(self, ids: Sequence[int], *, inside: bool = False) -> str:
+        """The text of `so_far`, with white space at its ends."""
+        return self._read(ids, inside, ended=False, trims=False).text
+
+    def _read(self, ids: Sequence[int], inside: bool, *, ended: bool, trims: bool = True) -> Answer:
         spans = list(self.spans(ids, inside))
         if [span.kind for span in spans] in ([], ["text"]):
             return Answer(text=self._tokenizer.decode(ids))
@@ -120,8 +124,9 @@ class AnswerReader:
                 except gemma_tools.Malformed as error:
                     said.append('"'.join(texts))
                     warnings.append(f"a tool call cannot be read ({error}) and is left in the text")
+        text = self._joined(said)
         return Answer(
-            text=self._joined(said).strip(),
+            text=text.strip() if trims else text,
             thinking="\n".join(filter(None, thoughts)),
             tool_calls=tuple(calls),
             warnings=tuple(warnings),
@@ -160,10 +165,21 @@ def _call(texts: Sequence[str], closed: bool, number: int) -> ToolCall:
     return ToolCall(name=name, arguments=arguments, id=f"call_{number}")
 
 
-def why_empty(answer: Answer, stop_reason: str, tokens: int) -> str | None:
-    """Why an answer that thought has no text, in one line; None where it has text or calls, or has not thought."""
-    if answer.text or answer.tool_calls or not (answer.thinking or answer.thinks):
+def why_empty(answer: Answer, stop_reason: str, tokens: int, pads: int = 0, stopped_by: str | None = None) -> str | None:
+    """Why an answer is empty, in one line; None where it says something or was cancelled.
+
+    Args:
+        tokens, pads: of the answer, and how many of them are padding at its end.
+        stopped_by: the stop string that it ended before.
+    """
+    if answer.text or answer.tool_calls or stop_reason == "cancelled":
         return None
+    if not (answer.thinking or answer.thinks):
+        if stopped_by is not None:
+            return f"the answer is empty: it begins with the stop string {stopped_by!r}"
+        if tokens > pads:  # tokens without text, or a bundle without a tokenizer
+            return None
+        return f"the answer is empty: the model {'gave only padding' if pads else 'ended it at once'}"
     if answer.thinks and stop_reason in ("length", "context"):
         limit = f"all {tokens} tokens" if stop_reason == "length" else "what was left of the context"
         return f"the thought took {limit}, so there is no answer; allow more tokens (--max-new-tokens), or leave thinking off"

@@ -11,16 +11,25 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what bytes of a character decode to
 
 
 class CommittedText:
-    """Cuts an answer that grows into pieces. Where `trims`, white space at the ends of the text is left out."""
+    """Cuts an answer that grows into pieces.
 
-    def __init__(self, read: Callable[[Sequence[int]], Answer], *, trims: bool) -> None:
-        self._read, self._trims = read, trims
+    Args:
+        read: the answer that ids say so far.
+        trims: whether white space at the ends of the text is left out.
+        kept: what of a text stays, whatever follows; None: all of it.
+    """
+
+    def __init__(
+        self, read: Callable[[Sequence[int]], Answer], *, trims: bool, kept: Callable[[str], str] | None = None
+    ) -> None:
+        self._read, self._trims, self._kept = read, trims, kept
         self._text, self._thinking = "", ""
 
     def more(self, tokens: Sequence[int]) -> TextEvent | None:
         """What is new and stays as it is, whatever follows; None where there is nothing."""
         answer = self._read(tokens)
         text = answer.text.rstrip(_UNFINISHED)
+        text = text if self._kept is None else self._kept(text)
         thinking = self._thinking if answer.thinks else answer.thinking
         return self._event(tokens, text.strip() if self._trims else text, thinking)
 

@@ -48,9 +48,17 @@ class Generator:
         """Of a generation that begins now."""
         return Progress(most=max_new_tokens, stops=self._stops, started=time.perf_counter(), native_s=self._engine.seconds)
 
+    def is_empty(self, run: Progress) -> bool:
+        """Whether a generation came to an end of its own and says nothing but padding or a stop token."""
+        pad = self._manifest.model.pad_token_id
+        return run.reason != "cancelled" and not run.is_cut and all(token == pad for token in run.tokens)
+
     def check(self, options: GenerateOptions) -> None:
         """Whether the bundle can do what is asked for; raises UsageError."""
         compute, manifest, path = options.compute, self._manifest, self._engine.bundle.path
+        self._loops.sampling(options.sampler)
+        if options.loop == "graph" and (given := options.sampler.given):
+            raise UsageError(f"{path}: its graph {GENERATE!r} has no inputs for {', '.join(given)}; use loop host")
         if compute is None:
             return
         width = compute.start_width
@@ -98,6 +106,13 @@ class Generator:
         run.denoise_s += time.perf_counter() - clock
         self._end(run)
 
+    def fall_back(self, run: Progress, ids: Sequence[int], on_commit: OnCommit | None = None, *, kept: int = 0) -> None:
+        """`decode` in place of the empty answer of `generate`, whose arguments these are; what that took is counted as well."""
+        said = "only padding" if run.tokens else "a stop token at once"
+        run.warnings.append(f"the canvas gave {said}; this answer is autoregressive")
+        run.tokens, run.pads, run.reason, run.native_s = [], 0, "cancelled", self._engine.seconds - run.native_s
+        self.decode(run, ids, on_commit, kept=kept)
+
     def rewind(self, length: int) -> None:
         """Cut the prefix back to its first `length` tokens; raises UsageError when it has fewer."""
         held = len(self.prefix.ids)
@@ -122,8 +137,9 @@ class Generator:
         self.prefix.extend(ids)
 
     def _prepare(self, run: Progress, *graphs: str) -> None:
+        clock = time.perf_counter() if run.steps else run.started
         self._engine.prepare(*graphs)
-        run.load_s = time.perf_counter() - run.started
+        run.load_s += time.perf_counter() - clock
 
     def _end(self, run: Progress) -> None:
         """Times, and the padding in place of a stop token: a model without one ends its answer so."""
@@ -138,8 +154,8 @@ class Generator:
     ) -> StopReason:
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
         n, first, prefix = self._manifest.canvas_length, None, self.prefix
+        asked = len(prefix.ids)
         while len(prefix.ids) + n <= self._manifest.context:
-            before = len(prefix.ids)
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
             clock = time.perf_counter()
@@ -152,9 +168,9 @@ class Generator:
             if canvas is None:
                 return "cancelled"
             run.canvases += 1
-            new, reason = run.accept(canvas)
-            prefix.truncate(before + len(new))
-            prefix.extend(new[len(prefix.ids) - before :])
+            kept, new, reason = run.accept(canvas)
+            prefix.truncate(asked + kept + len(new))
+            prefix.extend(new[len(prefix.ids) - asked - kept :])
             if on_commit is not None:
                 on_commit(run.tokens)
             if reason is not None:
@@ -172,10 +188,12 @@ class Generator:
     def _steps(self, options: GenerateOptions, index: int, first: int | None) -> Iterator[DenoisingStep]:
         """The steps of canvas number `index`, as the options say."""
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
-        if compute is not None:
-            return self._loops.active(self.prefix, seed, index, adaptive, compute, first)
-        loop = self._loops.host if options.loop == "host" else self._loops.graph
-        return loop(self.prefix, seed, index, adaptive)
+        if compute is None and options.loop == "graph":
+            return self._loops.graph(self.prefix, seed, index, adaptive)
+        sampling = self._loops.sampling(options.sampler)
+        if compute is None:
+            return self._loops.host(self.prefix, seed, index, adaptive, sampling)
+        return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first)
 
     def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> list[int] | None:
         """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""
@@ -220,7 +238,7 @@ class Generator:
         """Greedy decoding; arrays and feeds are reused, so that nearly all time is spent in the engine."""
         prefix, engine = self.prefix, self._engine
         tokens = np.zeros((1, max(1, input_dim(engine, "decode", "tokens", 1)[0])), np.int64)
-        start, views, probed = np.zeros(1, np.int64), prefix.feeds("decode"), False
+        start, views, probed, asked = np.zeros(1, np.int64), prefix.feeds("decode"), False, len(prefix.ids)
         feeds = {**views, "tokens": tokens, "start": start, "count": np.ones(1, np.int64)}
         while not self._cancelled():
             if prefix.feeds("decode") is not views:
@@ -235,7 +253,8 @@ class Generator:
             if token == 0 and not probed:  # the argmax of nothing but NaN; `decode` tells no more
                 probed = True
                 self._loops.probe(prefix, f"token {run.steps}")
-            new, reason = run.accept([token])
+            kept, new, reason = run.accept([token])
+            prefix.truncate(asked + kept)
             prefix.extend(new)
             if on_commit is not None:
                 on_commit(run.tokens)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dgemma.core.messages import ToolCall
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.engines.base import Array
 from dgemma.runtime.result import Result, StopReason, Timings
+
+
+class Accepted(NamedTuple):
+    """Ids that the prefix gains behind its answer's first `kept` tokens, and why the generation ends, if it does."""
+
+    kept: int
+    new: list[int]
+    reason: StopReason | None
 
 
 @dataclass(kw_only=True)
@@ -21,12 +30,15 @@ class Progress:
         stops: ids that end it.
         started: by `time.perf_counter`.
         native_s: of the engine's seconds what it had when the generation began; once it has ended, what they grew by.
+        cut: how many of the answer's tokens stay, where its text ends early; None where it does not. `is_cut`: whether it did.
     """
 
     most: int
     stops: frozenset[int]
     started: float
     native_s: float
+    cut: Callable[[Sequence[int]], int | None] | None = None
+    is_cut: bool = False
     tokens: list[int] = field(default_factory=list)
     pads: int = 0
     steps: int = 0
@@ -39,16 +51,22 @@ class Progress:
     commit_s: float = 0.0
     reason: StopReason = "cancelled"
     trajectory: Trajectory | None = None
+    warnings: list[str] = field(default_factory=list)
 
-    def accept(self, ids: Sequence[int]) -> tuple[list[int], StopReason | None]:
-        """Take ids up to the first stop token or the limit; what the prefix gains, and why it ends, if it does."""
+    def accept(self, ids: Sequence[int]) -> Accepted:
+        """Take ids up to the first stop token, the limit, or where the text ends, which may be before them."""
+        before = len(self.tokens)
         end = None if self.stops.isdisjoint(ids) else next(i for i, token in enumerate(ids) if token in self.stops)
         room = self.most - len(self.tokens)
         new = list(ids[: room if end is None else min(end, room)])
         self.tokens += new
+        if self.cut is not None and (stay := self.cut(self.tokens)) is not None:
+            del self.tokens[stay:]
+            self.is_cut = True
+            return Accepted(min(stay, before), self.tokens[before:], "stop")
         if end is not None and end <= room:
-            return [*new, ids[end]], "stop"
-        return new, "length" if len(self.tokens) == self.most else None
+            return Accepted(before, [*new, ids[end]], "stop")
+        return Accepted(before, new, "length" if len(self.tokens) == self.most else None)
 
     def result(
         self,
@@ -59,6 +77,7 @@ class Progress:
         thinking: str = "",
         tool_calls: tuple[ToolCall, ...] = (),
         warnings: tuple[str, ...] = (),
+        stop_string: str | None = None,
     ) -> Result:
         """Of a generation that has ended."""
         timings = Timings(
@@ -74,6 +93,7 @@ class Progress:
             thinking=thinking,
             tool_calls=tool_calls,
             warnings=warnings,
+            stop_string=stop_string,
             tokens=tuple(self.tokens),
             pads=self.pads,
             steps=self.steps,

@@ -46,7 +46,8 @@ class Result:
         position_forwards: positions put through the stack, summed over all denoising steps (or calls of `decode`), and the
             re-encoding of committed canvases included; prefill and padding are not.
         prefill_position_forwards: positions that were encoded before the first canvas.
-        stop_reason: stop, length, context or cancelled.
+        stop_reason: stop, length, context or cancelled; stop for a stop token and for a stop string.
+        stop_string: the stop string that the answer ended before, if it did.
         loop: host, graph, or decode.
         pads: how many padding tokens `tokens` ends with where no stop token was given. Rates do not count them, and the prefix
             does not hold them.
@@ -71,6 +72,7 @@ class Result:
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     warnings: tuple[str, ...] = ()
+    stop_string: str | None = None
 
     @property
     def message(self) -> Message:
@@ -110,6 +112,7 @@ class Result:
             "thinking": self.thinking,
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "warnings": list(self.warnings),
+            "stop_string": self.stop_string,
         }
 
 
@@ -121,7 +124,7 @@ class TextEvent:
     Args:
         text: what is new of the answer; characters are whole.
         thinking: what is new of `Result.thinking`; a thought comes once it has ended.
-        tokens: all that were committed so far.
+        tokens: all that were committed so far; a stop string may take back the last of them.
     """
 
     text: str

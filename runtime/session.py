@@ -24,12 +24,13 @@ from dgemma.runtime.committed_text import CommittedText
 from dgemma.runtime.decoder_choice import DecoderChoice, choose_decoder
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
-from dgemma.runtime.generator import Generator, Watcher
+from dgemma.runtime.generator import Generator, OnCommit, Watcher
 from dgemma.runtime.loops import DenoisingStep
 from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.prompt import conversation_ids, without_thoughts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.stop_strings import StopStrings
 from dgemma.runtime.stream import iterate
 from dgemma.runtime.tokenizer import Tokenizer, chat_ids, load_tokenizer
 from dgemma.runtime.turns import Place, Turns
@@ -134,7 +135,7 @@ class Session:
             on_text: called with what is new of the text, and of thoughts, whenever a canvas (with decoder autoregressive, a
                 token) is committed. What it raises ends the generation; the prefix holds what was committed.
             keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy` in place of
-                `compute`.
+                `compute`, and those of `SamplerOptions` in place of `sampler`.
         Raises:
             PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy.
         """
@@ -144,15 +145,13 @@ class Session:
             self._generator.check(options)
             ids, kept = self._prompt(prompt, messages, options)
             inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
-            written = None if on_text is None else self._written(inside)
+            stops = run.cut = self._stop_strings(options, inside)
+            written = None if on_text is None else self._written(inside, stops)
             commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
             watch = None if on_step is None else self._watcher(on_step, inside)
             with self._turn():
-                if options.decoder == AUTOREGRESSIVE:
-                    self._generator.decode(run, ids, commit, kept=kept)
-                else:
-                    self._generator.generate(run, ids, options, watch, commit, kept=kept)
-            result = self._result(run, "decode" if options.decoder == AUTOREGRESSIVE else options.loop, inside)
+                loop = self._run(run, ids, kept, options, watch, commit)
+            result = self._result(run, loop, inside, stops)
             if on_text is not None and written is not None:
                 _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
             return result
@@ -171,6 +170,25 @@ class Session:
         ids, _ = self._prompt(prompt, messages, replace(options, continue_=False))
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
         return tuple(ids)
+
+    def _run(
+        self,
+        run: Progress,
+        ids: Sequence[int],
+        kept: int,
+        options: GenerateOptions,
+        watch: Watcher | None,
+        commit: OnCommit | None,
+    ) -> str:
+        """Generate, and again token by token where that is the fallback of an empty answer; returns `Result.loop`."""
+        if options.decoder == AUTOREGRESSIVE:
+            self._generator.decode(run, ids, commit, kept=kept)
+            return "decode"
+        self._generator.generate(run, ids, options, watch, commit, kept=kept)
+        if options.fallback is None or not self._generator.is_empty(run):
+            return options.loop
+        self._generator.fall_back(run, ids, commit, kept=kept)
+        return "decode"
 
     def decode_greedy(self, prompt: str | Sequence[int], *, max_new_tokens: int = MAX_NEW_TOKENS, raw: bool = False) -> Result:
         """Autoregressive baseline: the same weights, one greedy token per call of `decode`. Arguments as in `generate`."""
@@ -362,10 +380,19 @@ class Session:
 
         return tell
 
-    def _written(self, inside: bool) -> CommittedText | None:
+    def _written(self, inside: bool, stops: StopStrings | None) -> CommittedText | None:
         """None for a bundle without a tokenizer, which has no text."""
-        reader = self.reader
-        return None if reader is None else CommittedText(partial(reader.so_far, inside=inside), trims=reader.has_markers)
+        reader, kept = self.reader, None if stops is None else stops.kept
+        if reader is None:
+            return None
+        return CommittedText(partial(reader.so_far, inside=inside), trims=reader.has_markers, kept=kept)
+
+    def _stop_strings(self, options: GenerateOptions, inside: bool) -> StopStrings | None:
+        if not options.stop:
+            return None
+        if self.reader is None:
+            raise TokenizerError(f"{self.bundle.path}: has no tokenizer, so its answers have no text; leave stop out")
+        return StopStrings(options.stop, partial(self.reader.untrimmed, inside=inside))
 
     def _read_so_far(self, committed: Sequence[int], canvas: Array, inside: bool) -> Answer:
         ids = [*committed, *self.visible(canvas)]
@@ -380,16 +407,21 @@ class Session:
     def _inside(self, prompt: Sequence[int]) -> bool:
         return self.reader is not None and self.reader.opens_inside(prompt)
 
-    def _result(self, run: Progress, loop: str, inside: bool) -> Result:
+    def _result(self, run: Progress, loop: str, inside: bool, stops: StopStrings | None = None) -> Result:
         answer = self._read(run.tokens, inside)
-        empty = why_empty(answer, run.reason, len(run.tokens))
+        found = None if stops is None else stops.found
+        if stops is not None and found is not None:
+            trims = self.reader is not None and self.reader.has_markers
+            answer = replace(answer, text=stops.text.strip() if trims else stops.text)
+        empty = why_empty(answer, run.reason, len(run.tokens), run.pads, found)
         return run.result(
             answer.text,
             self._engine.name,
             loop,
             thinking=answer.thinking,
             tool_calls=answer.tool_calls,
-            warnings=(*answer.warnings, *([empty] if empty else [])),
+            warnings=(*run.warnings, *answer.warnings, *([empty] if empty else [])),
+            stop_string=found,
         )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dgemma.core.errors import TokenizerError as TokenizerError
     from dgemma.core.errors import UsageError as UsageError
     from dgemma.core.generate_options import GenerateOptions as GenerateOptions
+    from dgemma.core.sampler_options import SamplerOptions as SamplerOptions
     from dgemma.runtime.result import Result as Result
     from dgemma.runtime.result import StepEvent as StepEvent
     from dgemma.runtime.result import TextEvent as TextEvent
@@ -45,6 +46,7 @@ _HOMES = {
     **dict.fromkeys(("Result", "StepEvent", "TextEvent"), "dgemma.runtime.result"),
     "GenerateOptions": "dgemma.core.generate_options",
     "ComputePolicy": "dgemma.core.compute_policy",
+    "SamplerOptions": "dgemma.core.sampler_options",
     **dict.fromkeys(_ERRORS, "dgemma.core.errors"),
 }
 

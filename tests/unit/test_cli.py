@@ -51,6 +51,7 @@ def test_run_json_is_one_object(toy: dict[str, Any], bundle: str, capsys: pytest
         "text", "tokens", "steps", "canvases", "tokens_per_forward", "stop_reason", "engine", "loop", "timings",
         "position_forwards", "position_forwards_per_token", "prefill_position_forwards", "thinking", "tool_calls",
         "warnings",
+        "stop_string",
     ]  # fmt: skip
     assert values["tokens"] == ANSWER[:18] and values["steps"] == 12 and values["tokens_per_forward"] == 1.5
     assert (values["stop_reason"], values["engine"], values["loop"], values["canvases"]) == ("length", "onnx", loop, 2)

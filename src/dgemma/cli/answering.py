@@ -61,20 +61,13 @@ def generate(
             print(dim(folded(result.thinking)), file=sys.stderr)
         show(answer(result) if session.tokenizer else ",".join(map(str, result.tokens)))
     if output in ("text", "whole"):
-        for line in (*result.warnings, *([why] if (why := empty(result)) else [])):
+        for line in result.warnings:
             print(line, file=sys.stderr)
         if live:
             print(stats(result), file=sys.stderr)
     if asked.is_set():
         print(f"interrupted after {counted(result.count, 'token')}", file=sys.stderr)
     return INTERRUPTED if asked.is_set() else OK
-
-
-def empty(result: Result) -> str | None:
-    """Why an answer without tokens is empty; None where it was cancelled."""
-    if result.count or result.stop_reason == "cancelled":
-        return None
-    return f"the answer is empty: the model {'gave only padding' if result.pads else 'ended it at once'}"
 
 
 @contextmanager

@@ -9,14 +9,20 @@ from dataclasses import replace
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
+    ConfidenceOption,
     EarlyCommitOption,
     EngineOption,
+    FallbackOption,
     LoopOption,
     RecheckOption,
     SeedOption,
     SpeculateOption,
+    StabilityOption,
     StartWidthOption,
+    StepsOption,
+    StopOption,
     SystemOption,
+    TemperatureOption,
     ThinkOption,
     ThreadsOption,
     TokensOption,
@@ -28,6 +34,7 @@ from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.messages import Message
 from dgemma.core.plural import counted
+from dgemma.core.sampler_options import SamplerOptions
 from dgemma.runtime.prompt import conversation_ids
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
@@ -50,6 +57,12 @@ def run(
     start_width: StartWidthOption = None,
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
+    temperature: TemperatureOption = None,
+    steps: StepsOption = None,
+    confidence: ConfidenceOption = None,
+    stability: StabilityOption = None,
+    stop: StopOption = None,
+    fallback: FallbackOption = None,
     threads: ThreadsOption = None,
     system: SystemOption = None,
     think: ThinkOption = False,
@@ -61,6 +74,9 @@ def run(
         adaptive=adaptive,
         loop=loop,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
+        sampler=SamplerOptions(temperature=temperature, max_steps=steps, confidence=confidence, stability=stability),
+        stop=stop or (),
+        fallback=fallback,
         system=system,
         think=think,
     )

@@ -59,6 +59,41 @@ SpeculateOption = Annotated[
         help="Treat canvases as drafts that the causal encoder checks. The text is that of greedy decoding.",
     ),
 ]
+TemperatureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--temperature",
+        metavar="A[:B]",
+        help="Temperature of the first step, and what it falls to after the last. Default: the bundle's. 0 is greedy.",
+    ),
+]
+StepsOption = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="T", help="Denoising steps for one canvas at most. Default: the exported number."),
+]
+ConfidenceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--confidence", metavar="NATS", help="End a canvas only when its mean entropy is below NATS. Default: the bundle's."
+    ),
+]
+StabilityOption = Annotated[
+    int | None,
+    typer.Option(
+        "--stability",
+        metavar="STEPS",
+        help="End a canvas only when its likeliest tokens have not changed for STEPS steps. Default: the bundle's.",
+    ),
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; may be given several times.")
+]
+FallbackOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback", metavar="autoregressive", help="If the canvases give only padding, decode token by token instead."
+    ),
+]
 SystemOption = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)
 ]

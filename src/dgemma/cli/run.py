@@ -16,15 +16,21 @@ from dgemma.cli.answering import generate
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
+    ConfidenceOption,
     EarlyCommitOption,
     EngineOption,
+    FallbackOption,
     JsonOption,
     LoopOption,
     RecheckOption,
     SeedOption,
     SpeculateOption,
+    StabilityOption,
     StartWidthOption,
+    StepsOption,
+    StopOption,
     SystemOption,
+    TemperatureOption,
     ThinkOption,
     ThreadsOption,
     TokensOption,
@@ -33,6 +39,7 @@ from dgemma.cli.options import (
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
 from dgemma.core.messages import Message, read_messages, read_tools
+from dgemma.core.sampler_options import SamplerOptions
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
@@ -66,6 +73,12 @@ def run(
     start_width: StartWidthOption = None,
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
+    temperature: TemperatureOption = None,
+    steps: StepsOption = None,
+    confidence: ConfidenceOption = None,
+    stability: StabilityOption = None,
+    stop: StopOption = None,
+    fallback: FallbackOption = None,
     threads: ThreadsOption = None,
     system: SystemOption = None,
     think: ThinkOption = False,
@@ -107,6 +120,9 @@ def run(
         raw=raw,
         trace=trace is not None,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
+        sampler=SamplerOptions(temperature=temperature, max_steps=steps, confidence=confidence, stability=stability),
+        stop=stop or (),
+        fallback=fallback,
         system=system,
         think=think,
         tools=tools,
@@ -130,11 +146,11 @@ def _check_decoder(decoder: str) -> None:
 
 def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
-    if options.compute is not None or options.trace:
+    if options.compute is not None or options.trace or options.sampler.given:
         return options
     choice = session.choose_decoder(options.max_new_tokens)
     print(choice, file=sys.stderr)
-    return replace(options, decoder=AUTOREGRESSIVE) if choice.decoder == AUTOREGRESSIVE else options
+    return replace(options, decoder=AUTOREGRESSIVE, fallback=None) if choice.decoder == AUTOREGRESSIVE else options
 
 
 def read_conversation(path: Path) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Self, TypedDict, Unpack
 
@@ -17,6 +17,7 @@ from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import UsageError
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
+from dgemma.core.sampler_options import SamplerOptions, Temperature
 
 MAX_NEW_TOKENS = 256
 LOOPS = ("host", "graph")
@@ -37,6 +38,12 @@ class GenerateKeywords(TypedDict, total=False):
     start_width: StartWidth
     recheck: bool
     speculate: bool
+    temperature: Temperature
+    max_steps: int | None
+    confidence: float | None
+    stability: int | None
+    stop: str | Sequence[str]
+    fallback: str | None
     raw: bool
     trace: bool
     continue_: bool
@@ -57,6 +64,10 @@ class GenerateOptions:
         decoder: diffusion, or autoregressive: the same weights, one greedy token per call of `decode`. That has no noise, no
             steps and no canvases, so `seed`, `adaptive` and `loop` change nothing.
         compute: how much of a canvas is computed; None: every position in every step. Needs loop host.
+        sampler: what differs from the sampler that the bundle was exported with.
+        stop: strings; the answer ends before the first that its text contains, over tokens and canvases. Thoughts and calls of
+            tools are not text. Of a token that a stop string cuts, the beginning is in the text, not in the tokens.
+        fallback: autoregressive: where the canvases say nothing but padding or a stop token, the answer is decoded instead.
         raw: do not put a prompt that is text through the chat template.
         trace: record every step in `Result.trajectory`.
         continue_: go on from the prefix of earlier generations instead of an empty one. Of a whole conversation, what the
@@ -74,6 +85,9 @@ class GenerateOptions:
     loop: str = "host"
     decoder: str = DIFFUSION
     compute: ComputePolicy | None = None
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    stop: str | Sequence[str] = ()
+    fallback: str | None = None
     raw: bool = False
     trace: bool = False
     continue_: bool = False
@@ -101,9 +115,25 @@ class GenerateOptions:
         if self.decoder == AUTOREGRESSIVE and (self.compute is not None or self.trace):
             options = "trace" if self.compute is None else "early_commit, start_width, recheck and speculate"
             raise UsageError(f"{options} need decoder diffusion: autoregressive decoding has no denoising steps")
+        self._check_ends()
         if self.compute is not None and self.loop != "host":
             options = "early_commit, start_width and speculate"
             raise UsageError(f"{options} need loop host: the fused graph runs every position in every step")
+
+    def _check_ends(self) -> None:
+        """Sampler, stop strings and fallback; stop strings become a tuple."""
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
+            raise UsageError(f"stop {self.stop!r} must be strings that are not empty")
+        object.__setattr__(self, "stop", tuple(stops))
+        if self.fallback not in (None, AUTOREGRESSIVE):
+            raise UsageError(f"unknown fallback {self.fallback!r}; it can be {AUTOREGRESSIVE}")
+        if self.decoder != AUTOREGRESSIVE:
+            return
+        if given := self.sampler.given:
+            raise UsageError(f"{', '.join(given)} need decoder diffusion: autoregressive decoding is greedy")
+        if self.fallback is not None:
+            raise UsageError("fallback needs decoder diffusion: autoregressive decoding is what it falls back to")
 
     @property
     def speaks(self) -> bool:
@@ -112,10 +142,12 @@ class GenerateOptions:
 
     @classmethod
     def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:
-        """From the fields, and those of `ComputePolicy` in place of `compute`. Raises UsageError."""
+        """From the fields, those of `ComputePolicy` in place of `compute`, and those of `SamplerOptions` in place of `sampler`.
+        Raises UsageError."""
         given = _renamed(keywords)
         policy = ComputePolicy.of(**{f.name: given.pop(f.name) for f in fields(ComputePolicy) if f.name in given})
-        return cls(compute=policy, **given)
+        sampler = SamplerOptions(**{f.name: given.pop(f.name) for f in fields(SamplerOptions) if f.name in given})
+        return cls(compute=policy, sampler=sampler, **given)
 
 
 def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:

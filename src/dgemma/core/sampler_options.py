@@ -1,0 +1,93 @@
+"""How one generation samples: what a caller may say in place of the sampler that a bundle was exported with.
+
+It knows nothing of bundles: whether a graph takes what is asked for is the runtime's to check.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+from dgemma.core.errors import UsageError
+from dgemma.core.sampler import SamplerConfig
+
+GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows
+HOTTEST = 100.0
+Ends = tuple[float, float]
+Temperature = float | tuple[float, float] | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """What differs from the bundle's sampler; None: as it was exported.
+
+    Args:
+        temperature: of the first step, and what the schedule tends to after the last, (a, b) or "a:b"; a number is both. With r
+            of T steps remaining it is b + (a − b) · r / T. 0 is the limit, the likeliest id, and run as 1e-20.
+        max_steps: T, denoising steps for one canvas at most; no more than the bundle was exported with.
+        confidence: nats; the mean entropy must be below it for a stop.
+        stability: steps for which the argmax canvas must not change before a stop.
+    Raises:
+        UsageError.
+    """
+
+    temperature: Temperature = None
+    max_steps: int | None = None
+    confidence: float | None = None
+    stability: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", read_temperature(self.temperature))
+        for name, low in (("max_steps", 1), ("stability", 0)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+                raise UsageError(f"{name} {value!r} must be an integer, {low} or more")
+        if self.confidence is not None and not _is_number(self.confidence, 0, math.inf):
+            raise UsageError(f"confidence {self.confidence!r} must be a positive number of nats")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what is not as it was exported."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    def applied(self, config: SamplerConfig) -> SamplerConfig:
+        """The bundle's sampler with what is said here, but for the temperature. Raises UsageError."""
+        if self.max_steps is not None and self.max_steps > config.steps:
+            raise UsageError(
+                f"max_steps {self.max_steps} must be at most the exported {config.steps}; export with more --steps"
+            )
+        return replace(
+            config,
+            steps=config.steps if self.max_steps is None else self.max_steps,
+            stability_threshold=config.stability_threshold if self.stability is None else self.stability,
+            confidence_threshold=config.confidence_threshold if self.confidence is None else self.confidence,
+        )
+
+    def temperatures(self, config: SamplerConfig) -> list[float]:
+        """Of every step of one canvas, first step first. Raises UsageError."""
+        steps = self.applied(config).steps
+        first, last = self.temperature if isinstance(self.temperature, tuple) else (config.t_max, config.t_min)
+        return [max(last + (first - last) * (remaining / steps), GREEDY) for remaining in range(steps, 0, -1)]
+
+
+def read_temperature(value: Temperature) -> Ends | None:
+    """Both ends of the schedule; raises UsageError."""
+    ends: tuple[object, ...]
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            ends = tuple(float(part) for part in value.split(":"))
+        except ValueError:
+            ends = ()
+    else:
+        ends = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    first, last = ends * 2 if len(ends) == 1 else ends if len(ends) == 2 else (None, None)
+    if not all(isinstance(end, (int, float)) and (end == 0 or _is_number(end, 0, HOTTEST)) for end in (first, last)):
+        raise UsageError(f"temperature {value!r} must be A or A:B, numbers from 0 to {HOTTEST:g}, such as 0.8:0.4")
+    return float(first), float(last)  # type: ignore[arg-type]  # numbers by now
+
+
+def _is_number(value: object, above: float, to: float) -> bool:
+    """Whether a value is a number above one and at most another, not infinite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value <= to and math.isfinite(value)

@@ -1,0 +1,103 @@
+"""Options of the sampler: what they make of a bundle's, what each loop does with them, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_bundle import BOS, START, STEPS, N, fake_session
+
+from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler_options import GREEDY, SamplerOptions
+
+PROMPT = [BOS, 50, 51, START]
+ANSWER = list(range(200, 240))
+CONFIG = SamplerConfig(steps=4)
+
+
+def test_without_options_the_sampler_is_the_bundles() -> None:
+    options = SamplerOptions()
+    assert options.given == () and options.applied(CONFIG) == CONFIG
+    assert options.temperatures(CONFIG) == [CONFIG.temperature(r) for r in (4, 3, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "temperatures"),
+    [
+        ({"temperature": "1:0.2"}, [1.0, 0.8, 0.6, 0.4]),
+        ({"temperature": (0.2, 1)}, [0.2, 0.4, 0.6, 0.8]),  # it may rise
+        ({"temperature": 0.5}, [0.5] * 4),
+        ({"temperature": 0}, [GREEDY] * 4),
+        ({"temperature": "1:0", "max_steps": 2}, [1.0, 0.5]),
+        ({"max_steps": 2}, [0.8, 0.6]),  # the schedule of two steps, not the first two of four
+    ],
+    ids=str,
+)
+def test_temperatures_fall_from_one_end_towards_the_other(given: dict[str, Any], temperatures: list[float]) -> None:
+    assert SamplerOptions(**given).temperatures(CONFIG) == pytest.approx(temperatures)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"temperature": "a"}, "temperature 'a' must be A or A:B"),
+        ({"temperature": "1:2:3"}, "temperature '1:2:3' must be"),
+        ({"temperature": "nan"}, "temperature 'nan' must be"),
+        ({"temperature": -1}, "temperature -1 must be"),
+        ({"temperature": (1, 1000)}, "numbers from 0 to 100"),
+        ({"max_steps": 0}, "max_steps 0 must be an integer, 1 or more"),
+        ({"max_steps": True}, "max_steps True must be"),
+        ({"stability": -1}, "stability -1 must be an integer, 0 or more"),
+        ({"confidence": 0}, "confidence 0 must be a positive number of nats"),
+        ({"confidence": float("inf")}, "confidence inf must be"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        SamplerOptions(**wrong)
+
+
+def test_the_loop_runs_by_them(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", ANSWER[:5])
+    plain = session.generate(PROMPT, trace=True).trajectory
+    assert plain is not None and len(plain.step) == 4  # of the toy: still since the third step, so the fourth is the last
+    hot = session.generate(PROMPT, trace=True, temperature="2:1", max_steps=5).trajectory
+    assert hot is not None and hot.step.tolist() == [5, 4, 3, 2]
+    np.testing.assert_allclose(hot.temperature, [2, 1.8, 1.6, 1.4], rtol=1e-6)
+    assert hot.entropy[0].max() == np.float32(2)  # the toy's entropy where a position has not settled
+    assert session.generate(PROMPT, stability=2).steps == 5
+    assert session.generate(PROMPT, stability=0, confidence=1.0, max_new_tokens=N).steps == 1
+    assert session.generate(PROMPT, max_steps=2, max_new_tokens=N).steps == 2
+    assert session.generate(PROMPT).steps == 4  # nothing stays of the options before
+
+
+def test_what_a_bundle_cannot_do_is_refused(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", ANSWER)
+    with pytest.raises(
+        UsageError, match=f"max_steps {STEPS + 1} must be at most the exported {STEPS}; export with more --steps"
+    ):
+        session.generate(PROMPT, max_steps=STEPS + 1)
+    with pytest.raises(UsageError, match="graph 'generate' has no inputs for temperature, max_steps; use loop host"):
+        session.generate(PROMPT, max_steps=2, temperature=1, loop="graph")
+    with pytest.raises(UsageError, match="temperature need decoder diffusion: autoregressive decoding is greedy"):
+        session.generate(PROMPT, temperature=1, decoder="autoregressive")
+    assert session.prefix_ids == ()
+
+
+def test_keywords_build_them() -> None:
+    built = GenerateOptions.of(temperature="1:0.5", max_steps=3, early_commit=0.1, stop="x")
+    assert built.sampler == SamplerOptions(temperature=(1.0, 0.5), max_steps=3) and built.stop == ("x",)
+    assert GenerateOptions.of().sampler == SamplerOptions() == replace(GenerateOptions()).sampler
+
+
+@pytest.mark.parametrize("most", [1, N - 1, N, N + 1, 2 * N])
+def test_the_limit_is_exact_at_any_number(tmp_path: Path, most: int) -> None:
+    session = fake_session(tmp_path / "b", ANSWER)
+    assert session.generate(PROMPT, max_new_tokens=most).tokens == tuple(ANSWER[:most])
+    assert session.prefix_ids == (*PROMPT, *ANSWER[:most])
