@@ -78,6 +78,12 @@ class Prefix:
     def extend(self, ids: Sequence[int]) -> None:
         self.ids.extend(ids)
 
+    def copy(self, other: Prefix, length: int) -> None:
+        """Hold what the other one, of the same engine, holds of its first `length` tokens."""
+        self.ids, self.encoded = other.ids[:length], min(other.encoded, length)
+        for (_, _, to), (_, _, cache) in zip(self._caches, other._caches, strict=True):
+            to[0, : self.encoded] = cache[0, : self.encoded]
+
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on."""
         del self.ids[length:]

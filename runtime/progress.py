@@ -49,6 +49,8 @@ class Progress:
     prefill_s: float = 0.0
     denoise_s: float = 0.0
     commit_s: float = 0.0
+    waited_s: float = 0.0
+    behind: int = 0
     reason: StopReason = "cancelled"
     trajectory: Trajectory | None = None
     warnings: list[str] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Progress:
             commit_s=self.commit_s,
             total_s=time.perf_counter() - self.started,
             engine_s=self.native_s,
+            waited_s=self.waited_s,
         )
         return Result(
             text=text,
@@ -105,6 +108,7 @@ class Progress:
             loop=loop,
             timings=timings,
             trajectory=self.trajectory,
+            behind=self.behind,
         )
 
 

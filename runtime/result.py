@@ -24,6 +24,7 @@ class Timings:
         commit_s: encoding committed canvases that another one follows.
         total_s: all of it, callbacks included.
         engine_s: time inside native calls.
+        waited_s: waiting for others, where sessions share an engine.
     """
 
     load_s: float
@@ -32,6 +33,7 @@ class Timings:
     commit_s: float
     total_s: float
     engine_s: float
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Result:
         thinking: what stands in thought channels, where the chat template has them; joined by line breaks.
         tool_calls: calls of tools, where the chat template has them.
         warnings: what is wrong with the answer, one line each: why it is empty, which calls are malformed.
+        behind: turns that others had before it could begin, where sessions share an engine.
     """
 
     text: str
@@ -73,6 +76,7 @@ class Result:
     tool_calls: tuple[ToolCall, ...] = ()
     warnings: tuple[str, ...] = ()
     stop_string: str | None = None
+    behind: int = 0
 
     @property
     def message(self) -> Message:

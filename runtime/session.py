@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -89,12 +89,15 @@ class Session:
         memory.check(bundle.manifest, opened.name, path)
         return cls(bundle, opened, turns=turns)
 
-    def another(self) -> Session:
-        """A second conversation on the same engine, with a prefix of its own. Their generations, each in a thread of its own,
-        take turns, a canvas each. The engine is freed when the last of them is closed.
+    def another(self, keep: int = 0) -> Session:
+        """A second conversation on the same engine, with a prefix of its own: a copy of the first `keep` tokens of this one's.
+        Their generations, each in a thread of its own, take turns, a canvas each. The engine is freed when the last of them is
+        closed. Raises SessionBusy.
         """
-        self._check_open()
-        other = Session(self.bundle, self._engine, turns=self._turns, tokenizer=self.tokenizer)
+        with self._exclusive() if keep else nullcontext():
+            self._check_open()
+            other = Session(self.bundle, self._engine, turns=self._turns, tokenizer=self.tokenizer)
+            other._generator.prefix.copy(self._generator.prefix, keep)
         other._sharing = self._sharing
         self._sharing.add(other)
         return other
@@ -149,7 +152,7 @@ class Session:
             written = None if on_text is None else self._written(inside, stops)
             commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
             watch = None if on_step is None else self._watcher(on_step, inside)
-            with self._turn():
+            with self._turn(run):
                 loop = self._run(run, ids, kept, options, watch, commit)
             result = self._result(run, loop, inside, stops)
             if on_text is not None and written is not None:
@@ -196,7 +199,7 @@ class Session:
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
             ids = self._prompt_ids(prompt, options.raw, [])
-            with self._turn():
+            with self._turn(run):
                 self._generator.decode(run, ids)
             return self._result(run, "decode", self._inside(ids))
 
@@ -277,14 +280,16 @@ class Session:
             self._busy.release()
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Alone with the engine, but where `_pass_on` is called."""
+    def _turn(self, run: Progress | None = None) -> Iterator[None]:
+        """Alone with the engine, but where `_pass_on` is called. What it waited for others is noted in `run`."""
         place = self._place = Place(cancelled=self._cancel.is_set)
         try:
             self._turns.enter(place)
             yield
         finally:
             self._turns.leave(place)
+            if run is not None:
+                run.waited_s, run.behind = place.waited_s, place.behind
 
     def _pass_on(self) -> None:
         if self._place is not None:

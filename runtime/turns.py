@@ -6,6 +6,7 @@ It knows nothing of engines and canvases: a generation asks for a turn, and says
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,10 +16,19 @@ OLDEST_EVERY = 4  # of so many turns that are passed on, one goes to whoever has
 
 @dataclass(eq=False, kw_only=True)
 class Place:
-    """One generation among those that share. `taken`: turns that it has had so far."""
+    """One generation among those that share.
+
+    Args:
+        cancelled: whether it has been; asked by `wake`, too.
+        taken: turns that it has had so far.
+        behind: turns that others had while it waited for its first one, the one that was on when it came included.
+        waited_s: seconds that it waited for turns.
+    """
 
     cancelled: Callable[[], bool]
     taken: int = 0
+    behind: int = 0
+    waited_s: float = 0.0
     arrived: int = 0
     called: threading.Event = field(default_factory=threading.Event)
 
@@ -65,14 +75,18 @@ class Turns:
 
     def _wait(self, place: Place) -> None:
         place.called.clear()
+        clock = time.perf_counter()
         with self._lock:
             place.arrived = next(self._clock)
+            if not place.taken:
+                place.behind = int(self._now is not None)
             self._waiting.append(place)
             if self._now is None or self._now is place:
                 self._call_next()
         if place.cancelled():  # since before it stood in the row, where `wake` looks
             self.wake()
         place.called.wait()
+        place.waited_s += time.perf_counter() - clock
 
     def _call_next(self) -> None:
         self._now = None
@@ -85,5 +99,7 @@ class Turns:
             chosen = min(self._waiting, key=lambda one: one.arrived)
         self._waiting.remove(chosen)
         chosen.taken += 1
+        for other in self._waiting:
+            other.behind += not other.taken
         self._now = chosen
         chosen.called.set()

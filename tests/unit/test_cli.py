@@ -55,7 +55,7 @@ def test_run_json_is_one_object(toy: dict[str, Any], bundle: str, capsys: pytest
     ]  # fmt: skip
     assert values["tokens"] == ANSWER[:18] and values["steps"] == 12 and values["tokens_per_forward"] == 1.5
     assert (values["stop_reason"], values["engine"], values["loop"], values["canvases"]) == ("length", "onnx", loop, 2)
-    assert set(values["timings"]) == {"load_s", "prefill_s", "denoise_s", "commit_s", "total_s", "engine_s"}
+    assert set(values["timings"]) == {"load_s", "prefill_s", "denoise_s", "commit_s", "total_s", "engine_s", "waited_s"}
 
 
 def test_prompts_come_from_stdin_ids_or_option(
@@ -182,7 +182,7 @@ def test_engine_errors(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_commands_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    fails(capsys, ["dance"], "run, chat, inspect")
+    fails(capsys, ["dance"], "run, chat, serve, inspect")
     for args in ([], ["--help"], ["-h"]):
         assert dispatch(args) == 0
         out = capsys.readouterr().out

@@ -21,7 +21,18 @@ from dgemma import __version__, cli
 from dgemma.core import install
 from dgemma.core.install import pip_install
 
-ROOMS = ("src/dgemma/core", "src/dgemma/cli", "model", "quantize", "export", "runtime", "reference", "verify", "benchmarks")
+ROOMS = (
+    "src/dgemma/core",
+    "src/dgemma/cli",
+    "model",
+    "quantize",
+    "export",
+    "runtime",
+    "reference",
+    "serve",
+    "verify",
+    "benchmarks",
+)
 
 
 class Distribution(metadata.Distribution):

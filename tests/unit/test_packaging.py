@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 STUDIES = "dgemma.benchmarks.studies"  # need files of the checkout, and stay out of the wheel
-ROOMS = ("model", "quantize", "export", "runtime", "reference", "verify", "benchmarks")
+ROOMS = ("model", "quantize", "export", "runtime", "reference", "serve", "verify", "benchmarks")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,12 @@ def test_the_shipped_bundle_is_package_data(project: dict[str, Any], repo_root: 
     folder = repo_root / "src" / "dgemma"
     data = {p for pattern in project["tool"]["setuptools"]["package-data"]["dgemma"] for p in folder.glob(pattern)}
     assert {p for p in (folder / "bundles").rglob("*") if p.is_file()} <= data
+
+
+def test_the_page_of_the_server_is_package_data(project: dict[str, Any], repo_root: Path) -> None:
+    folder = repo_root / "serve"
+    data = {p for pattern in project["tool"]["setuptools"]["package-data"]["dgemma.serve"] for p in folder.glob(pattern)}
+    assert {p for p in (folder / "page").rglob("*") if p.is_file()} == data
 
 
 def copy_sources(root: Path, to: Path) -> Path:

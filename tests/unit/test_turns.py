@@ -176,6 +176,33 @@ def test_a_cancel_reaches_one_that_waits_for_its_turn(tmp_path: Path) -> None:
         assert one.generate(PROMPT).tokens == tuple(LONG)
 
 
+def test_a_copy_of_a_beginning_is_not_encoded_again(tmp_path: Path) -> None:
+    with fake_session(tmp_path / "b", LONG) as one:
+        whole = one.generate(OTHER).tokens
+        calls = fake_engine(one).encoded
+        before = sum(calls)
+        with one.another(keep=len(OTHER) - 1) as two:
+            assert two.prefix_ids == tuple(OTHER[:-1])
+            result = two.generate(OTHER[-1:], continue_=True)
+            assert result.tokens == whole and result.prefill_position_forwards == 1
+            assert one.prefix_ids[: len(OTHER)] == tuple(OTHER)
+        assert sum(calls) == before + 1 + len(whole) // N * N  # of two's own canvases, all but the last
+
+
+def test_waiting_is_told_of(tmp_path: Path) -> None:
+    with fake_session(tmp_path / "b", LONG) as one, one.another() as two:
+        place = Place(cancelled=never)
+        one._turns.enter(place)
+        alone = Place(cancelled=never)
+        threading.Timer(0.05, one._turns.leave, [place]).start()
+        result = two.generate(PROMPT)
+        assert result.behind == 1 and 0.02 < result.timings.waited_s < result.timings.total_s
+        one._turns.enter(alone)
+        one._turns.leave(alone)
+        assert (alone.behind, alone.taken) == (0, 1)
+        assert one.generate(PROMPT).behind == 0
+
+
 def test_the_engine_is_freed_with_the_last_session(tmp_path: Path) -> None:
     one = fake_session(tmp_path / "b", LONG)
     two = one.another()

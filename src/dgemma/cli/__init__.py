@@ -21,6 +21,7 @@ COMMANDS = {
     "quantize": ("dgemma.cli.quantize", "Quantize a checkpoint to integers, once for all engines."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
+    "serve": ("dgemma.cli.serve", "Serve bundles over HTTP: OpenAI's API, and a page that shows the canvas."),
     "inspect": ("dgemma.cli.inspect", "Check every file of a bundle and show what is in it."),
     "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),
     "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and what the machine could do."),

@@ -1,0 +1,221 @@
+"""`/v1/chat/completions` and `/v1/completions`: what a request asks of a model, and answers in OpenAI's form."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from dgemma.core.generate_options import AUTOREGRESSIVE, GenerateOptions
+from dgemma.runtime.result import Result
+from dgemma.serve.errors import ApiError
+from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
+from dgemma.serve.models import Model
+from dgemma.serve.requests import ChatRequest, CompletionRequest, Generation
+from dgemma.serve.streams import DONE, KEEP_ALIVE, event
+
+FRAME = "dgemma.frame"  # the type of events that hold a denoising step
+
+
+def chat_ids(
+    model: Model, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], think: bool | None
+) -> tuple[int, ...]:
+    """Ids of a conversation. Raises ApiError, UsageError, TokenizerError, PromptTooLong."""
+    facts = model.facts()
+    if not facts["chat"]:
+        raise ApiError(400, f"model {model.name} has no chat template; use /v1/completions", param="model", code="no_chat")
+    for given, key, param in ((bool(tools), "tools", "tools"), (bool(think), "thinking", "think")):
+        if given and not facts[key]:
+            raise ApiError(
+                400,
+                f"{param}: model {model.name} does not support {key}; leave it out",
+                param=param,
+                code="unsupported_parameter",
+            )
+    if model.single_turns and sum(message["role"] == "user" for message in messages) > 1:
+        raise ApiError(
+            400,
+            f"model {model.name} knows single turns alone and would answer a later one wrongly; send the last one by itself",
+            param="messages",
+            code="single_turns",
+        )
+    options = GenerateOptions(tools=tools, think=bool(think), decoder=AUTOREGRESSIVE)  # as in `completion_asks`
+    return model.loaded.prompt_ids(None, options, messages=messages)
+
+
+def asks(model: Model, body: Generation, prompts: Sequence[tuple[int, ...]], n: int) -> list[Ask]:
+    """A generation for each answer to each prompt. Raises ApiError, UsageError, PromptTooLong."""
+    first, found = body.first_seed(), list[Ask]()
+    for ids in prompts:
+        for number in range(n):
+            options = body.options(model.manifest.context - len(ids), (first + number) % (1 << 64))
+            model.loaded.prompt_ids(ids, options)
+            found.append(Ask(index=len(found), ids=ids, options=options))
+    return found
+
+
+def chat_asks(model: Model, body: ChatRequest) -> list[Ask]:
+    ids = chat_ids(model, [message.to_dict() for message in body.messages], body.declared(), body.think)
+    return asks(model, body, [ids], body.n)
+
+
+def completion_asks(model: Model, body: CompletionRequest) -> list[Ask]:
+    raw = GenerateOptions(raw=True, decoder=AUTOREGRESSIVE)  # room is checked with the real options
+    prompts = [model.loaded.prompt_ids(prompt, raw) for prompt in body.prompts()]
+    return asks(model, body, prompts, body.n)
+
+
+def usage(done: Sequence[Done]) -> dict[str, Any]:
+    """OpenAI's figures, and behind them dgemma's own."""
+    results = [one.result for one in done]
+    prompt = sum({one.ask.ids: len(one.ask.ids) for one in done}.values())
+    completion = sum(result.count for result in results)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": done[0].kept if done else 0},
+        "completion_tokens_details": {"reasoning_tokens": sum(one.thoughts for one in done)},
+        "steps": sum(result.steps for result in results),
+        "canvases": sum(result.canvases for result in results),
+        "position_forwards": sum(result.position_forwards for result in results),
+        "prefill_position_forwards": sum(result.prefill_position_forwards for result in results),
+        "seed": int(done[0].ask.options.seed) if done else 0,
+        "waited_turns": max((result.behind for result in results), default=0),
+        "waited_s": round(sum(result.timings.waited_s for result in results), 4),
+        "generation_s": round(sum(result.timings.total_s - result.timings.waited_s for result in results), 4),
+    }
+
+
+def finish_reason(result: Result) -> str:
+    if result.tool_calls:
+        return "tool_calls"
+    return "stop" if result.stop_reason == "stop" else "length"
+
+
+def tool_calls(result: Result) -> list[dict[str, Any]]:
+    """Calls with ids of their own: those of a result are the same in every answer."""
+    return [
+        {
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+        }
+        for call in result.tool_calls
+    ]
+
+
+class ChatForm:
+    """Answers of one request to `/v1/chat/completions`."""
+
+    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def __init__(self, model: Model, body: ChatRequest | CompletionRequest) -> None:
+        self._usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._head = {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model.name,
+            "system_fingerprint": f"dgemma-{model.digest[:12]}",
+        }
+
+    def whole(self, done: Sequence[Done]) -> dict[str, Any]:
+        choices = [self._choice(one) for one in done]
+        return {"object": self.kind, **self._head, "choices": choices, "usage": usage(done)}
+
+    async def stream(self, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+        """Chunks; an error is the last event, for nothing that was sent is taken back."""
+        done, begun = list[Done](), set[int]()
+        try:
+            async for one in events:
+                if isinstance(one, Frame):
+                    yield event({**self._chunk(), "choices": [], FRAME: {"choice": one.index, **one.canvas}}, FRAME)
+                    continue
+                if not isinstance(one, Piece | Done):
+                    yield KEEP_ALIVE
+                    continue
+                if one.index not in begun:
+                    begun.add(one.index)
+                    for part in self._opening(one.index):
+                        yield event(part)
+                if isinstance(one, Piece):
+                    yield event(self._part(one.index, self._text(one)))
+                    continue
+                done.append(one)
+                for part in self._ending(one):
+                    yield event(part)
+        except ApiError as error:
+            yield event(error.body)
+            return
+        if self._usage:
+            yield event({**self._chunk(), "choices": [], "usage": usage(done)})
+        yield DONE
+
+    def _chunk(self) -> dict[str, Any]:
+        return {"object": self.chunk_kind, **self._head, **({"usage": None} if self._usage else {})}
+
+    def _part(self, index: int, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
+        return {**self._chunk(), "choices": [choice]}
+
+    def _opening(self, index: int) -> list[dict[str, Any]]:
+        return [self._part(index, {"role": "assistant", "content": ""})]
+
+    def _text(self, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if piece.event.thinking:
+            delta |= {"reasoning": piece.event.thinking, "reasoning_content": piece.event.thinking}
+        if piece.event.text:
+            delta["content"] = piece.event.text
+        return delta
+
+    def _ending(self, done: Done) -> list[dict[str, Any]]:
+        calls = [{"index": number, **call} for number, call in enumerate(tool_calls(done.result))]
+        parts = [self._part(done.index, {"tool_calls": [call]}) for call in calls]
+        return [*parts, self._part(done.index, {}, finish_reason(done.result), **_more(done.result))]
+
+    def _choice(self, done: Done) -> dict[str, Any]:
+        result, calls = done.result, tool_calls(done.result)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if calls and not result.text else result.text,
+            "refusal": None,
+        }
+        if result.thinking:
+            message |= {"reasoning": result.thinking, "reasoning_content": result.thinking}
+        if calls:
+            message["tool_calls"] = calls
+        head = {"index": done.index, "message": message, "logprobs": None}
+        return {**head, "finish_reason": finish_reason(result), **_more(result)}
+
+
+class CompletionForm(ChatForm):
+    """Answers of one request to `/v1/completions`."""
+
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl"
+
+    def _part(self, index: int, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+        choice = {"index": index, "text": delta.get("content", ""), "logprobs": None, "finish_reason": finish, **more}
+        return {**self._chunk(), "choices": [choice]}
+
+    def _opening(self, index: int) -> list[dict[str, Any]]:
+        return []
+
+    def _ending(self, done: Done) -> list[dict[str, Any]]:
+        return [self._part(done.index, {}, finish_reason(done.result), **_more(done.result))]
+
+    def _choice(self, done: Done) -> dict[str, Any]:
+        choice = {"index": done.index, "text": done.result.text, "logprobs": None}
+        return {**choice, "finish_reason": finish_reason(done.result), **_more(done.result)}
+
+
+def _more(result: Result) -> dict[str, Any]:
+    """The stop string that was met, and what is wrong with an answer, without what only the command line can do about it."""
+    found: dict[str, Any] = {} if result.stop_string is None else {"stop_reason": result.stop_string}
+    if texts := [re.sub(r" \(--[a-z-]+\)", "", text) for text in result.warnings]:
+        found["warnings"] = texts
+    return found

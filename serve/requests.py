@@ -1,0 +1,263 @@
+"""What requests may hold. One model per endpoint: it checks bodies, and it is their schema in the published OpenAPI.
+
+A parameter that OpenAI's API has and this server has not is refused by name, unless its value asks for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
+from dgemma.serve.errors import ApiError
+
+MOST_ANSWERS = 8
+YET = "is not supported yet; leave it out"
+NEVER = "is not supported; leave it out"
+
+# Parameter → values that ask for nothing, and what is said of others. None always asks for nothing.
+_UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    **dict.fromkeys(("stop", "temperature", "top_p", "top_k", "min_p", "steps", "entropy_bound"), ((), YET)),
+    "frequency_penalty": ((0,), NEVER),
+    "presence_penalty": ((0,), NEVER),
+    "logit_bias": (({},), YET),
+    "logprobs": ((False,), YET),
+    "top_logprobs": ((0,), YET),
+    "response_format": (({"type": "text"},), YET),
+    "text": (({"format": {"type": "text"}}, {}), YET),
+    "parallel_tool_calls": ((True,), NEVER),
+    "reasoning_effort": (("none",), "has no levels here: thinking is on or off; give think: true or false instead"),
+    "reasoning": (({}, {"effort": "none"}), "has no levels here: thinking is on or off; give think: true or false instead"),
+    "modalities": ((["text"],), NEVER),
+    "service_tier": (("auto", "default"), NEVER),
+    "store": ((False,), "is not supported: nothing is stored; leave it out"),
+    "background": ((False,), NEVER),
+    "truncation": (("disabled",), "is not supported: nothing is dropped silently; leave it out"),
+    "include": (([],), NEVER),
+    "echo": ((False,), NEVER),
+    "best_of": ((1,), NEVER),
+    **dict.fromkeys((
+        "audio", "prediction", "web_search_options", "verbosity", "functions", "function_call", "suffix",
+        "previous_response_id", "conversation", "prompt", "max_tool_calls", "prompt_cache_key", "safety_identifier",
+        "moderation", "prompt_cache_retention",
+    ), ((), NEVER)),
+}  # fmt: skip
+
+_ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Number = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Body(BaseModel):
+    """Objects whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Generation(Body):
+    """What all generations may be asked for; from `decoder` on, dgemma's own options."""
+
+    model: str = Field(min_length=1, max_length=200, description="Name of a bundle, as /v1/models lists it.")
+    stream: bool = Field(False, description="Send text as it is committed, as server-sent events.")
+    temperature: Annotated[float, Field(ge=0, le=100)] | Annotated[str, Field(pattern=_ENDS)] | None = Field(
+        None, description="Of the draw in every step; A:B from the first step to the last. Without it, as exported."
+    )
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(None, description="Strings that end the text.")
+    seed: int | None = Field(None, ge=0, lt=1 << 64, description="Seed of all noise; without it, one is drawn and reported.")
+    user: str | None = Field(None, max_length=1000, description="Changes nothing.")
+    metadata: dict[str, str] | None = Field(None, description="Changes nothing.")
+    decoder: Literal["diffusion", "autoregressive"] | None = Field(None, description="How tokens come about.")
+    loop: Literal["host", "graph"] | None = Field(None, description="Whether the model is called per step or per canvas.")
+    adaptive: bool | None = Field(None, description="false: always run every denoising step.")
+    early_commit: float | None = Field(None, gt=0, le=100, description="Nats below which a position is committed early.")
+    start_width: Literal["auto"] | Number | None = Field(None, description="Positions of a canvas's first step.")
+    recheck: bool | None = Field(None, description="Run all positions once more before a canvas is committed.")
+    speculate: bool | None = Field(None, description="Canvases are drafts that the causal encoder checks.")
+    max_steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Denoising steps for a canvas, at most.")
+    confidence: float | None = Field(None, gt=0, le=100, description="Nats of mean entropy below which a canvas may end.")
+    stability: Annotated[int, Field(ge=0, le=10_000)] | None = Field(None, description="Steps without a change before that.")
+    fallback: Literal["autoregressive"] | None = Field(None, description="Decode token by token where the answer is empty.")
+    frames: bool = Field(False, description="On a stream: an event for every denoising step, too.")
+
+    def most_tokens(self) -> int | None:
+        """The limit of tokens that was asked for."""
+        raise NotImplementedError
+
+    def options(self, room: int, seed: int, **more: Any) -> GenerateOptions:
+        """For a prompt that leaves `room` tokens. Raises UsageError."""
+        names = GenerateKeywords.__annotations__.keys() - {"system", "think", "tools"}  # which are in the prompt
+        keywords = {name: getattr(self, name, None) for name in names}
+        given = {name: value for name, value in keywords.items() if value is not None}
+        most = self.most_tokens()
+        return GenerateOptions.of(**{**given, "max_new_tokens": max(1, room) if most is None else most, "seed": seed, **more})
+
+    def first_seed(self) -> int:
+        return secrets.randbits(32) if self.seed is None else self.seed
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class Function(Body):
+    name: str = Field(min_length=1, max_length=200)
+    arguments: str
+
+
+class ToolCall(Body):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    # What answers of OpenAI's API hold besides, and clients send back.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: list[Any] | None = Field(None, max_length=0)
+    provider_specific_fields: dict[str, Any] | None = Field(None, description="Changes nothing.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `read_messages` takes it."""
+        found = self.model_dump(exclude_none=True, exclude={"annotations", "provider_specific_fields"})
+        return {"content": None, **found}
+
+
+class Declaration(Body):
+    name: str = Field(min_length=1, max_length=64, pattern="^[a-zA-Z0-9_-]+$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: Declaration
+
+
+class ChatRequest(Generation):
+    """`/v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers; each has the next seed.")
+    max_tokens: Number | None = None
+    max_completion_tokens: Number | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["auto", "none"] | None = None
+    think: bool | None = Field(None, description="Let the model think before it answers.")
+
+    def most_tokens(self) -> int | None:
+        both = self.max_tokens, self.max_completion_tokens
+        if None not in both and both[0] != both[1]:
+            raise ApiError(400, "give max_completion_tokens or max_tokens, not both", param="max_tokens", code="invalid_value")
+        return self.max_completion_tokens or self.max_tokens
+
+    def declared(self) -> list[dict[str, Any]]:
+        """Tools that the model is told of."""
+        if not self.tools or self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools]
+
+
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)]
+
+
+class CompletionRequest(Generation):
+    """`/v1/completions`: prompts as they are, without the chat template."""
+
+    prompt: (
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1, max_length=64)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=64)]
+    )
+    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; each has the next seed.")
+    max_tokens: Number = 16
+    stream_options: StreamOptions | None = None
+
+    def most_tokens(self) -> int | None:
+        return self.max_tokens
+
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        whole: list[Any] = self.prompt
+        return [whole] if isinstance(whole[0], int) else whole
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """An object. Raises ApiError."""
+    try:
+        found = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not JSON in UTF-8", code="invalid_json") from None
+    if not isinstance(found, dict):
+        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def read(body: Mapping[str, Any], kind: type[R]) -> R:
+    """A body, checked. Raises ApiError 400 naming the parameter."""
+    given = {}
+    for name, value in body.items():
+        if value is None:
+            continue
+        if name in _UNSUPPORTED and name not in kind.model_fields:
+            nothing, why = _UNSUPPORTED[name]
+            if not any(_same(value, one) for one in nothing):
+                raise ApiError(400, f"{name} {why}", param=name, code="unsupported_parameter")
+            continue
+        given[name] = value
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _same(value: Any, other: Any) -> bool:
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """The error that lies deepest: of a union, the branch that was meant."""
+    found = max(error.errors(include_url=False, include_input=False), key=lambda one: len(one["loc"]))
+    names = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]
+    kinds = ("str", "int", "float", "TextPart", "literal", "list")
+    param = ".".join(str(part) for part in names if part not in kinds)[:200]
+    if found["type"] == "extra_forbidden":
+        return ApiError(
+            400,
+            f"{param or 'a parameter'} is not a parameter here; leave it out",
+            param=param or None,
+            code="unknown_parameter",
+        )
+    if found["type"] == "missing":
+        return ApiError(400, f"{param} is missing", param=param, code="missing_parameter")
+    text = str(found["msg"])
+    return ApiError(400, f"{param}: {text[:1].lower()}{text[1:]}"[:500], param=param or None, code="invalid_value")

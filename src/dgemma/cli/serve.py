@@ -1,0 +1,87 @@
+"""`dgemma serve`: OpenAI's API over bundles on this machine, and a page that shows the canvas."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgemma.cli.options import EngineOption, ThreadsOption
+from dgemma.core.errors import UsageError
+from dgemma.core.install import pip_install
+from dgemma.core.shipped import bundle_path
+
+KEY = "DGEMMA_API_KEY"
+
+
+def run(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE…",
+            help="Folders written by `dgemma export`, or tiny, the bundle that ships with dgemma. Requests leave .dgemma out.",
+            show_default=False,
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", metavar="H", help="Address to listen on. Any but a loopback address needs --api-key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="P", help="Port; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            metavar="K",
+            help=f"Key that requests must give. The variable {KEY} does the same, and is not seen in the list of processes.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    max_requests: Annotated[
+        int, typer.Option("--max-requests", metavar="N", help="Requests at work or waiting; more are told to come again.")
+    ] = 128,
+    cache_memory: Annotated[
+        float, typer.Option("--cache-memory", metavar="GB", help="Memory for conversations, at work and kept for later turns.")
+    ] = 1.0,
+    memory: Annotated[
+        float | None,
+        typer.Option("--memory", metavar="GB", help="Memory for all loaded bundles; the one used longest ago makes room."),
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that one request may take.")] = 600.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="A name that clients may call this server by. May be repeated."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option("--cors-origin", metavar="ORIGIN", help="A web site whose pages may use the API. May be repeated."),
+    ] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers into the log.")] = False,
+) -> None:
+    try:
+        from dgemma.serve.options import ServeOptions
+        from dgemma.serve.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("dgemma"):
+            raise
+        raise UsageError(f"`dgemma serve` needs {error.name}, which is not installed; {pip_install('serve')}") from None
+    options = ServeOptions(
+        host=host,
+        port=port,
+        api_key=api_key if api_key is not None else os.environ.get(KEY),
+        allow_hosts=tuple(allow_host or ()),
+        cors_origins=tuple(cors_origin or ()),
+        engine=engine,
+        threads=threads,
+        max_requests=max_requests,
+        cache_bytes=round(cache_memory * 1e9),
+        memory_bytes=None if memory is None else round(memory * 1e9),
+        timeout_s=timeout,
+        log_prompts=log_prompts,
+    )
+    folders: list[Path] = [bundle_path(bundle) for bundle in bundles]
+    serve(folders, options, lambda address: print(f"serving at {address} (Ctrl-C stops)", file=sys.stderr, flush=True))

@@ -1,0 +1,241 @@
+"""The server on the shipped bundle, as OpenAI's own client for Python speaks to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+from served import Served, serving
+
+from dgemma.runtime.session import Session
+
+PROMPT, LONG = "Reverse the word table.", "Write to Jonas Maria Felix Leo Tina: picnic, museum, Sunday, 9."
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving(["tiny"]) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Session]:
+    with Session.load("tiny") as found:
+        yield found
+
+
+def asked(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+def test_an_answer_is_that_of_a_session(client: openai.OpenAI, alone: Session) -> None:
+    for seed in (0, 5):
+        expected = alone.generate(LONG, seed=seed, max_new_tokens=100)
+        found = client.chat.completions.create(model="tiny", messages=asked(LONG), seed=seed, max_tokens=100)  # type: ignore[call-overload]
+        assert found.choices[0].message.content == expected.text
+        assert found.choices[0].finish_reason == ("stop" if expected.stop_reason == "stop" else "length")
+        usage = found.usage
+        assert usage.completion_tokens == expected.count and usage.prompt_tokens == len(alone.prompt_ids(LONG))
+        assert (usage.steps, usage.position_forwards, usage.seed) == (expected.steps, expected.position_forwards, seed)
+
+
+def test_a_stream_gives_committed_text_in_pieces(client: openai.OpenAI, alone: Session) -> None:
+    expected = alone.generate(LONG, seed=1, max_new_tokens=150)
+    assert expected.canvases >= 2
+    pieces, finish, usage = list[str](), None, None
+    with client.chat.completions.create(
+        model="tiny",
+        messages=asked(LONG),
+        seed=1,
+        max_completion_tokens=150,
+        stream=True,
+        stream_options={"include_usage": True},
+    ) as stream:  # type: ignore[call-overload]
+        for chunk in stream:
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                pieces += [choice.delta.content] if choice.delta.content else []
+                finish = choice.finish_reason or finish
+    assert "".join(pieces) == expected.text and len(pieces) == expected.canvases
+    assert finish == "length" if expected.stop_reason == "length" else "stop"
+    assert usage is not None and usage.completion_tokens == expected.count
+
+
+@pytest.mark.parametrize("most", [1, 7, 64, 65])
+def test_limits_are_exact(client: openai.OpenAI, alone: Session, most: int) -> None:
+    expected = alone.generate(LONG, seed=3, max_new_tokens=most)
+    found = client.chat.completions.create(model="tiny", messages=asked(LONG), seed=3, max_completion_tokens=most)  # type: ignore[call-overload]
+    assert found.choices[0].message.content == expected.text and found.usage.completion_tokens <= most
+
+
+def test_several_answers_have_seeds_in_a_row(client: openai.OpenAI, alone: Session) -> None:
+    found = client.chat.completions.create(model="tiny", messages=asked("Sort: d b a c"), seed=7, n=2, max_tokens=20)  # type: ignore[call-overload]
+    expected = [alone.generate("Sort: d b a c", seed=seed, max_new_tokens=20).text for seed in (7, 8)]
+    assert [choice.message.content for choice in found.choices] == expected
+    assert [choice.index for choice in found.choices] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"decoder": "autoregressive"},
+        {"early_commit": 0.01, "start_width": "auto"},
+        {"start_width": 8, "recheck": True},
+        {"speculate": True},
+        {"adaptive": False},
+        {"loop": "graph"},
+        {"temperature": 0, "max_steps": 4},
+        {"temperature": "0.9:0.1", "confidence": 0.5, "stability": 2},
+        {"stop": ["ba", "zz"]},
+        {"fallback": "autoregressive"},
+    ],
+)
+def test_options_of_dgemma_go_into_the_body(client: openai.OpenAI, alone: Session, more: dict[str, object]) -> None:
+    expected = alone.generate(PROMPT, seed=0, max_new_tokens=64, **more)  # type: ignore[arg-type]
+    found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=0, max_tokens=64, extra_body=more)  # type: ignore[call-overload]
+    assert found.choices[0].message.content == expected.text
+    assert (found.usage.steps, found.usage.position_forwards) == (expected.steps, expected.position_forwards)
+
+
+def test_a_stop_string_ends_the_answer_and_the_stream(client: openai.OpenAI) -> None:
+    found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=0, stop="ba")  # type: ignore[call-overload]
+    (choice,) = found.choices
+    assert (choice.message.content, choice.finish_reason, choice.stop_reason) == ("el", "stop", "ba")
+    text = ""
+    for chunk in client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=0, stop=["ba"], stream=True):  # type: ignore[call-overload]
+        text += chunk.choices[0].delta.content or ""
+    assert text == "el"
+
+
+def test_completions_take_prompts_as_they_are(client: openai.OpenAI, alone: Session) -> None:
+    assert alone.tokenizer is not None
+    ids = list(alone.prompt_ids(PROMPT))
+    found = client.completions.create(model="tiny", prompt=[ids, ids], seed=0, n=2, max_tokens=10)
+    assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in found.choices] == ["elbat"] * 4
+    text = "".join(chunk.choices[0].text for chunk in client.completions.create(model="tiny", prompt=ids, seed=0, stream=True))
+    assert text == "elbat"
+    raw = alone.generate("Reverse", raw=True, seed=0, max_new_tokens=16).text
+    assert client.completions.create(model="tiny", prompt="Reverse", seed=0).choices[0].text == raw
+
+
+def test_responses(client: openai.OpenAI) -> None:
+    whole = client.responses.create(model="tiny", input=PROMPT, extra_body={"seed": 0})
+    assert (whole.output_text, whole.status) == ("elbat", "completed")
+    assert whole.usage is not None and whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    cut = client.responses.create(model="tiny", input=[{"role": "user", "content": LONG}], max_output_tokens=5)  # type: ignore[list-item]
+    assert cut.status == "incomplete" and cut.incomplete_details is not None
+    with client.responses.stream(model="tiny", input=PROMPT, extra_body={"seed": 0}) as stream:  # the client checks every event
+        kinds = [event.type for event in stream]
+        assert stream.get_final_response().output_text == "elbat"
+    assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+    assert "response.output_text.delta" in kinds
+
+
+def test_models_are_listed_with_what_they_can_do(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert model.id == "tiny" and client.models.retrieve("tiny").id == "tiny"
+    facts = model.dgemma  # type: ignore[attr-defined]
+    assert facts["single_turns"] and not facts["tools"] and facts["canvas_length"] == 64
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt'"):
+        client.models.retrieve("gpt")
+
+
+def test_frames_are_events_of_another_type(served: Served, alone: Session) -> None:
+    body = {"model": "tiny", "messages": asked(PROMPT), "seed": 0, "stream": True, "frames": True}
+    status, text, headers = served.request("POST", "/v1/chat/completions", body)
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in text.decode().split("\n\n") if block]
+    frames = [json.loads(lines[1][6:]) for lines in blocks if lines[0] == "event: dgemma.frame"]
+    result = alone.generate(PROMPT, seed=0, trace=True)
+    assert result.trajectory is not None and len(frames) == result.steps
+    last = frames[-1]["dgemma.frame"]
+    assert frames[-1]["choices"] == [] and last["ids"] == result.trajectory.argmax[-1].tolist()
+    assert "".join(last["text"][: last["end"]]).strip() == "elbat"
+    assert set(last["state"]) <= {"uncertain", "changed", "settled"} and last["missed"] == 0
+    assert last["step"] == result.steps and len(last["entropy"]) == 64
+    assert blocks[-1] == ["data: [DONE]"]
+
+
+def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenAI) -> None:
+    turns = [*asked(PROMPT), {"role": "assistant", "content": "elbat"}, *asked("Reverse the word lamp.")]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=turns)  # type: ignore[arg-type]
+    assert caught.value.code == "single_turns" and caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "code"),
+    [
+        ({"top_p": 0.5}, "top_p", "unsupported_parameter"),
+        ({"temperature": -1}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"temperature": 0.5, "decoder": "autoregressive"}, "temperature", "invalid_value"),
+        ({"temperature": 0.5, "loop": "graph"}, None, "invalid_value"),
+        ({"max_steps": 17}, "max_steps", "invalid_value"),
+        ({"stop": [""]}, "stop.0", "invalid_value"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+        ({"presence_penalty": 1}, "presence_penalty", "unsupported_parameter"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_parameter"),
+        ({"store": True}, "store", "unsupported_parameter"),
+        ({"think": True}, "think", "unsupported_parameter"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"wizardry": 1}, "wizardry", "unknown_parameter"),
+        ({"stream_options": {"colour": 1}}, "stream_options.colour", "unknown_parameter"),
+        ({"n": 9}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_value"),
+        ({"seed": -1}, "seed", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "invalid_value"),
+        ({"decoder": "magic"}, "decoder", "invalid_value"),
+        ({"start_width": 65}, "start_width", "invalid_value"),
+        ({"recheck": True}, "recheck", "invalid_value"),
+        ({"decoder": "autoregressive", "speculate": True}, None, "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": asked("word " * 3000)}, "messages", "context_length_exceeded"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role", "invalid_value"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages", "invalid_value"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "invalid_value"),
+        ({"model": "gpt"}, "model", "model_not_found"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_not_supported_is_an_error_that_names_it(
+    served: Served, more: dict[str, object], param: str | None, code: str, stream: bool
+) -> None:
+    status, found, _ = served.request(
+        "POST", "/v1/chat/completions", {"model": "tiny", "messages": asked(PROMPT), "stream": stream, **more}
+    )
+    assert found.keys() == {"error"} and found["error"].keys() == {"message", "type", "param", "code"}
+    assert (status, found["error"]["param"], found["error"]["code"]) == (404 if "model" in more else 400, param, code), found
+    assert "\n" not in found["error"]["message"] and "--" not in found["error"]["message"]
+
+
+def test_values_that_ask_for_nothing_are_taken(served: Served) -> None:
+    nothing = {
+        "temperature": None, "stop": None, "n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0,
+        "response_format": {"type": "text"}, "tools": None, "store": False, "user": "someone", "metadata": {"a": "b"},
+        "parallel_tool_calls": True, "logit_bias": {}, "service_tier": "auto", "reasoning_effort": "none",
+    }  # fmt: skip
+    status, found = served.chat(PROMPT, seed=0, **nothing)
+    assert status == 200 and found["choices"][0]["message"]["content"] == "elbat"
+
+
+def test_a_seed_that_was_drawn_is_told_and_repeats_the_answer(served: Served) -> None:
+    prompt = "Sort: h g f e d c b a and more"
+    first = served.chat(prompt, max_tokens=64)[1]
+    again = served.chat(prompt, max_tokens=64, seed=first["usage"]["seed"])[1]
+    assert first["choices"][0]["message"] == again["choices"][0]["message"]
+    assert first["usage"]["seed"] != served.chat(prompt, max_tokens=1)[1]["usage"]["seed"]

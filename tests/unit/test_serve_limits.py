@@ -1,0 +1,432 @@
+"""What a server does when it is busy, told to stop, or asked by clients that leave, wait, lie or send nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_bundle import FakeEngine, N, write_bundle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from served import Served, serving
+
+from dgemma.core.errors import BundleError, UsageError
+from dgemma.runtime import session as session_module
+from dgemma.serve.app import create_app
+from dgemma.serve.options import ServeOptions
+from dgemma.serve.streams import Gone, impatient
+
+LONG = [*range(200, 280)]  # six canvases, by a model that says the same to every prompt
+PROMPT = "Reverse the word table."
+
+
+class _Slow(FakeEngine):
+    """Takes `pause` seconds for a step."""
+
+    pause = 0.0
+
+    def _denoise(self, feeds: Any) -> Any:
+        time.sleep(type(self).pause)
+        return super()._denoise(feeds)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "toy.dgemma")
+
+
+@pytest.fixture(autouse=True)
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Slow]]:
+    monkeypatch.setattr(session_module, "open_engine", lambda bundle, engine, threads: _Slow(bundle, LONG))
+    _Slow.pause = 0.0
+    yield _Slow
+    _Slow.pause = 0.0
+
+
+def body(**more: Any) -> dict[str, Any]:
+    return {"model": "toy", "messages": [{"role": "user", "content": PROMPT}], **more}
+
+
+def engine(served: Served) -> _Slow:
+    found = served.server.models.find("toy").loaded._engine
+    assert isinstance(found, _Slow)
+    return found
+
+
+def opened(served: Served, **more: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """A stream whose first line has come."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    data = json.dumps(body(stream=True, **more))
+    connection.request("POST", "/v1/chat/completions", data, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    answer.readline()
+    return connection, answer
+
+
+def events(text: bytes) -> list[Any]:
+    """Data of a stream's events."""
+    return [json.loads(line[6:]) for line in text.decode().splitlines() if line.startswith("data: {")]
+
+
+def test_more_requests_than_there_is_room_for_are_told_to_come_again(bundle: Path) -> None:
+    with serving([bundle], max_requests=1) as served:
+        _Slow.pause = 0.02
+        connection, answer = opened(served)
+        status, found, headers = served.request("POST", "/v1/chat/completions", body())
+        assert (status, found["error"]["code"], found["error"]["type"]) == (429, "queue_full", "rate_limit_error")
+        assert 1 <= int(headers["retry-after"]) <= 60
+        assert events(answer.read())[-1]["choices"][0]["finish_reason"] == "stop"
+        connection.close()
+        assert served.idle() and served.request("POST", "/v1/chat/completions", body())[0] == 200
+
+
+def test_a_client_that_leaves_ends_its_generation_before_the_next_step(bundle: Path) -> None:
+    with serving([bundle]) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        calls = engine(served).calls
+        _Slow.pause, before = 0.05, len(calls)
+        connection, answer = opened(served)
+        answer.close()
+        connection.close()
+        assert served.idle()
+        whole = 6 * 4  # canvases and their steps
+        assert calls[before:].count("denoise") < whole / 2
+        _Slow.pause = 0.0
+        assert served.request("POST", "/v1/chat/completions", body())[1]["usage"]["completion_tokens"] == len(LONG)
+        assert b'dgemma_cancelled_total{reason="disconnect"} 1.0' in served.request("GET", "/metrics")[1]
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(bundle: Path) -> None:
+    with serving([bundle]) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        _Slow.pause = 0.02
+        connection, answer = opened(served)
+        short = served.request("POST", "/v1/chat/completions", body(max_tokens=5))[1]
+        assert short["usage"]["waited_turns"] <= 2 and served.server.models.turns.waiting <= 1
+        assert len(served.server.jobs) == 1, "the long one has ended before the short one"
+        assert events(answer.read())[-1]["choices"][0]["finish_reason"] == "stop"
+        connection.close()
+
+
+def test_an_answer_that_takes_too_long_is_an_error(bundle: Path) -> None:
+    with serving([bundle], timeout_s=0.3) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        _Slow.pause = 0.1
+        status, found, _ = served.request("POST", "/v1/chat/completions", body())
+        assert (status, found["error"]["code"]) == (504, "timeout")
+        status, text, _ = served.request("POST", "/v1/chat/completions", body(stream=True))
+        assert status == 200 and events(text)[-1]["error"]["code"] == "timeout" and b"[DONE]" not in text
+        status, text, _ = served.request("POST", "/v1/responses", {"model": "toy", "input": PROMPT, "stream": True})
+        assert events(text)[-1]["type"] == "response.failed" and events(text)[-1]["response"]["error"]["code"] == "timeout"
+
+
+def test_a_stream_on_which_nothing_happens_is_kept_alive(bundle: Path) -> None:
+    with serving([bundle], keep_alive_s=0.05) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        _Slow.pause = 0.1
+        text = served.request("POST", "/v1/chat/completions", body(stream=True, max_tokens=5))[1]
+        assert text.count(b": keep-alive\n\n") >= 2 and b"[DONE]" in text
+
+
+def test_a_server_that_stops_lets_answers_end_and_takes_no_new_ones(bundle: Path) -> None:
+    with serving([bundle]) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        loop = asyncio.new_event_loop()
+        _Slow.pause = 0.02
+        connection, answer = opened(served)
+        served.server.jobs.stopping = True
+        status, found, headers = served.request("POST", "/v1/chat/completions", body())
+        assert (status, found["error"]["code"]) == (503, "overloaded") and "retry-after" in headers
+        assert served.request("GET", "/health")[:2][0] == 503
+        assert events(answer.read())[-1]["choices"][0]["finish_reason"] == "stop"
+        connection.close()
+        loop.close()
+
+
+def test_what_has_not_ended_when_a_server_stops_is_told(bundle: Path) -> None:
+    with serving([bundle], grace_s=0.2) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        _Slow.pause = 0.3
+        connection, answer = opened(served)
+        server = served.server
+        job = next(iter(server.jobs._running))
+        asyncio.run_coroutine_threadsafe(server.jobs.stop(0.2), job._loop).result(20)
+        told = events(answer.read())[-1]["error"]
+        assert told["code"] == "overloaded" and "stopped before the answer was whole" in told["message"]
+        connection.close()
+
+
+def test_an_engine_that_fails_is_an_error_without_its_story(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serving([bundle]) as served:
+        served.request("POST", "/v1/chat/completions", body())
+        engine(served).fail_on = "denoise"
+        with caplog.at_level(logging.ERROR, "dgemma.serve"):
+            status, found, _ = served.request("POST", "/v1/chat/completions", body())
+            text = served.request("POST", "/v1/chat/completions", body(stream=True))[1]
+        assert (status, found["error"]["code"]) == (500, "engine_error") and "unhappy" not in json.dumps(found)
+        assert events(text)[-1]["error"]["code"] == "engine_error"
+        assert "native code is unhappy" in caplog.text
+        engine(served).fail_on = None
+        assert served.request("POST", "/v1/chat/completions", body())[0] == 200
+
+
+def test_prompts_are_in_the_log_only_where_that_was_asked_for(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for asked in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG), serving([bundle], log_prompts=asked) as served:
+            served.request("POST", "/v1/chat/completions", body())
+            served.request("POST", "/v1/chat/completions", body(user=5))
+        assert (PROMPT in caplog.text) == asked and "POST /v1/chat/completions 400" in caplog.text
+
+
+def test_bundles_are_loaded_when_asked_for_and_make_room_for_each_other(bundle: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "other.dgemma")
+    gone = shutil.copytree(bundle, tmp_path / "gone.dgemma")
+    with serving([bundle, other, gone], memory_bytes=1) as served:
+        shutil.rmtree(gone)
+        assert served.request("POST", "/v1/chat/completions", body())[0] == 200
+
+        def loaded() -> list[str]:
+            return [name for name, there in served.request("GET", "/health")[1]["models"].items() if there]
+
+        assert loaded() == ["toy"]
+        assert served.request("POST", "/v1/chat/completions", body(model="other"))[0] == 200
+        assert loaded() == ["other"] and served.server.pool.counts == (0, 1)
+        status, found, _ = served.request("POST", "/v1/chat/completions", body(model="gone"))
+        assert (status, found["error"]["code"]) == (503, "model_unusable") and str(tmp_path) not in json.dumps(found)
+        shutil.rmtree(other)  # what is loaded needs its files no more
+        assert served.request("POST", "/v1/chat/completions", body())[0] == 200
+    with pytest.raises(UsageError, match="another bundle is called toy"):
+        create_app([bundle, shutil.copytree(bundle, tmp_path / "toy.dgemma")])
+    with pytest.raises(BundleError):
+        create_app([tmp_path / "absent"])
+
+
+def test_conversations_are_kept_within_their_memory(bundle: Path) -> None:
+    with serving([bundle], cache_bytes=1) as served:
+        for number in range(4):
+            assert served.request("POST", "/v1/chat/completions", body(user=str(number)))[0] == 200
+        assert served.server.pool.counts == (0, 0)
+    with serving([bundle]) as served:
+        for number in range(4):
+            question = [{"role": "user", "content": f"{number} {PROMPT}"}]
+            assert served.request("POST", "/v1/chat/completions", body(messages=question, model="toy"))[0] == 200
+        assert served.server.pool.counts == (0, 4)
+        at_work, resting = served.server.pool.sizes
+        assert at_work == 0 < resting
+
+
+@pytest.fixture(scope="module")
+def plain(bundle: Path) -> Iterator[Served]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "open_engine", lambda bundle, engine, threads: _Slow(bundle, LONG))
+        with serving([bundle], read_timeout_s=0.5, max_body_bytes=5000, cors_origins=["https://app.example"]) as found:
+            yield found
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"host": "evil.example"}, 403, "host_refused"),
+        ({"host": "127.0.0.1.evil.example"}, 403, "host_refused"),
+        ({"host": "10.1.2.3"}, 403, "host_refused"),
+        ({"host": ""}, 403, "host_refused"),
+        ({"host": "localhost:1"}, 200, None),
+        ({"host": "[::1]:80"}, 200, None),
+        ({"origin": "https://evil.example"}, 403, "origin_refused"),
+        ({"origin": "null"}, 403, "origin_refused"),
+        ({"origin": "https://app.example"}, 200, None),
+        ({"host": "localhost:9", "origin": "http://localhost:9"}, 200, None),
+        ({"host": "localhost:9", "origin": "http://localhost:8"}, 403, "origin_refused"),
+    ],
+)
+def test_other_sites_may_not_use_the_server(plain: Served, headers: dict[str, str], status: int, code: str | None) -> None:
+    got, found, answered = plain.request("GET", "/v1/models", headers=headers)
+    assert got == status and (code is None or found["error"]["code"] == code)
+    shared = answered.get("access-control-allow-origin")
+    assert shared == ("https://app.example" if headers.get("origin") == "https://app.example" else None)
+    assert answered["x-content-type-options"] == "nosniff" and "default-src 'none'" in answered["content-security-policy"]
+
+
+def test_a_named_site_may_ask_beforehand(plain: Served) -> None:
+    status, _, headers = plain.request("OPTIONS", "/v1/chat/completions", headers={"origin": "https://app.example"})
+    assert status == 204 and "Content-Type" in headers["access-control-allow-headers"]
+    assert plain.request("OPTIONS", "/v1/chat/completions", headers={"origin": "https://other.example"})[0] == 403
+
+
+def test_a_key_is_needed_where_there_is_one(bundle: Path) -> None:
+    with serving([bundle], api_key="a-long-secret", allow_hosts=["box.lan"]) as served:
+        for key in ("", "Bearer", "Bearer wrong", "a-long-secret", "Bearer a-long-secret2"):
+            for path in ("/v1/models", "/metrics", "/v1/chat/completions"):
+                status, found, _ = served.request("GET", path, headers={"authorization": key} if key else {})
+                assert (status, found["error"]["code"]) == (401, "invalid_api_key")
+        assert served.request("GET", "/v1/models", headers={"authorization": "Bearer a-long-secret"})[0] == 200
+        for path in ("/", "/health", "/openapi.json"):
+            assert served.request("GET", path)[0] == 200
+        for host, status in (("box.lan:80", 200), ("10.1.2.3", 200), ("evil.example", 403)):
+            assert served.request("GET", "/health", headers={"host": host})[0] == status
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"host": "0.0.0.0"}, "can be reached from other machines; give --api-key"),
+        ({"host": "192.168.1.5"}, "--api-key"),
+        ({"api_key": "short"}, "8 to 512"),
+        ({"api_key": "with white space"}, "8 to 512"),
+        ({"port": 70000}, "port"),
+        ({"max_requests": 0}, "max_requests"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"cors_origins": ["*"]}, "CORS"),
+    ],
+)
+def test_options_that_are_not_safe_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ServeOptions(**options)
+    ServeOptions(host="0.0.0.0", api_key="a-long-secret")
+    ServeOptions(host="::1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "headers", "status"),
+    [
+        ("POST", "/v1/chat/completions", b"x" * 6000, {}, 413),
+        ("POST", "/v1/chat/completions", b"{}", {"content-type": "text/plain"}, 415),
+        ("POST", "/v1/chat/completions", b"{", {}, 400),
+        ("POST", "/v1/chat/completions", b"[]", {}, 400),
+        ("POST", "/v1/chat/completions", b"\xff", {}, 400),
+        ("POST", "/v1/chat/completions", b"[" * 4000, {}, 400),
+        ("POST", "/v1/chat/completions", b'{"model": "toy", "seed": ' + b"9" * 4500 + b"}", {}, 400),
+        ("POST", "/v1/chat/completions", b'{"model": "toy", "early_commit": NaN}', {}, 400),
+        ("POST", "/v1/chat/completions", b'{"model": "toy", "messages": [{"role": "user", "content": "\\ud800"}]}', {}, 400),
+        (
+            "POST",
+            "/v1/chat/completions",
+            b'{"model": "../../etc/passwd", "messages": [{"role": "user", "content": "x"}]}',
+            {},
+            404,
+        ),
+        ("GET", "/v1/chat/completions", None, {}, 405),
+        ("DELETE", "/v1/models", None, {}, 405),
+        ("GET", "/page/../app.py", None, {}, 404),
+        ("GET", "/page/%2e%2e%2fapp.py", None, {}, 404),
+        ("GET", "/v1/models/%2e%2e", None, {}, 404),
+        ("GET", "/v1/models/", None, {}, 404),
+    ],
+)
+def test_requests_that_cannot_be(
+    plain: Served, method: str, path: str, data: bytes | None, headers: dict[str, str], status: int
+) -> None:
+    got, found, answered = plain.request(method, path, data, headers)
+    assert got == status and found["error"].keys() == {"message", "type", "param", "code"}
+    assert "Traceback" not in json.dumps(found) and answered["content-type"] == "application/json"
+
+
+def raw(served: Served, data: bytes, wait: float = 5) -> bytes:
+    """What the server says to bytes on a connection of their own, until it closes it."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=wait) as connection:
+        connection.sendall(data)
+        found = b""
+        try:
+            while part := connection.recv(65536):
+                found += part
+        except ConnectionResetError:
+            pass
+        return found
+
+
+def test_half_open_connections_are_closed(plain: Served) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    started = time.monotonic()
+    assert raw(plain, b"") == b""  # nothing comes
+    assert raw(plain, head) == b""  # the headers have no end
+    late = raw(plain, head + b"content-length: 100\r\n\r\n{")
+    assert late.startswith(b"HTTP/1.1 408") and b'"code":"timeout"' in late
+    chunked = raw(plain, head + b"transfer-encoding: chunked\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 3)
+    assert chunked.startswith(b"HTTP/1.1 413")
+    assert time.monotonic() - started < 10
+    assert plain.request("GET", "/health")[0] == 200
+
+
+def test_what_is_no_http_is_an_error_in_the_same_form(plain: Served) -> None:
+    for data in (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 40000 + b"\r\n\r\n",
+    ):
+        found = raw(plain, data)
+        assert (
+            found.startswith(b"HTTP/1.1 400") and json.loads(found.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "bad_request"
+        )
+    assert plain.request("GET", "/health")[0] == 200
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+_NAMES = st.sampled_from(
+    [
+        "model",
+        "messages",
+        "stream",
+        "n",
+        "seed",
+        "max_tokens",
+        "tools",
+        "tool_choice",
+        "input",
+        "prompt",
+        "decoder",
+        "start_width",
+    ]
+)
+
+
+@settings(max_examples=60)
+@given(
+    path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/responses"]),
+    some=st.dictionaries(_NAMES | st.text(max_size=5), _JSON, max_size=4),
+    known=st.booleans(),
+)
+def test_no_body_breaks_the_server(plain: Served, path: str, some: dict[str, Any], known: bool) -> None:
+    status, found, _ = plain.request("POST", path, {**some, **({"model": "toy"} if known else {})})
+    assert 200 <= status < 500 and (status == 200 or found["error"]["message"]), found
+
+
+def test_a_client_that_takes_nothing_is_given_up() -> None:
+    aborted = threading.Event()
+
+    async def run() -> None:
+        async def stuck(message: Any) -> None:
+            await asyncio.sleep(60)
+
+        with pytest.raises(Gone):
+            await impatient({"type": "http", "state": {"abort": aborted.set}}, stuck, 0.05)({"type": "http.response.body"})
+
+    asyncio.run(run())
+    assert aborted.is_set()
+
+
+def test_a_slow_client_misses_frames_and_no_text(bundle: Path) -> None:
+    from dgemma.serve import jobs
+
+    with serving([bundle]) as served, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "FRAMES_AHEAD", 1)
+        text = served.request("POST", "/v1/chat/completions", body(stream=True, frames=True))[1]
+        frames = [one["dgemma.frame"] for one in events(text) if "dgemma.frame" in one]
+        assert frames and sum(frame["missed"] for frame in frames) + len(frames) <= 6 * 4
+        assert len(frames[0]["ids"]) == N
+        said = "".join(choice["delta"].get("content") or "" for one in events(text) for choice in one["choices"])
+        assert said == served.request("POST", "/v1/chat/completions", body())[1]["choices"][0]["message"]["content"]
