@@ -25,6 +25,7 @@ from dgemma.model.hf_config import read_config
 from dgemma.reference import denoiser, weights
 from dgemma.reference.texts import empty_prefix
 
+pytestmark = pytest.mark.usefixtures("unoptimized_jax")
 TOLERANCE, ENCODE, LOGITS = 1e-4, 2e-5, 2e-4
 SLOTS, CHUNK, BLOCKS, T_MAX = 80, 32, 3, 0.8
 Arrays = dict[str, npt.NDArray[Any]]

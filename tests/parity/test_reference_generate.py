@@ -29,6 +29,7 @@ from dgemma.reference import generate as program
 from dgemma.reference import texts
 from dgemma.reference.texts import Reference
 
+pytestmark = pytest.mark.usefixtures("unoptimized_jax")
 STEPS, CANVASES = 12, 3
 PROMPTS = {"empty": [], "short": list(range(5, 10)), "long": list(range(30, 55))}  # the window is 8
 SAMPLER = SamplerConfig(steps=STEPS, entropy_bound=1.0, confidence_threshold=0.2)
