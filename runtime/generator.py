@@ -15,6 +15,7 @@ from dgemma.core.generate_options import GenerateOptions, is_int
 from dgemma.core.plural import counted
 from dgemma.core.trajectory import TrajectoryRecorder
 from dgemma.runtime.engines.base import Array, Engine
+from dgemma.runtime.given import Given
 from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress, visible
@@ -78,9 +79,10 @@ class Generator:
         on_commit: OnCommit | None = None,
         *,
         kept: int = 0,
+        given: Sequence[Given] = (),
     ) -> None:
         """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
-        context, or a cancel.
+        context, or a cancel. `given`: what is known of the first of them; a template is the only one.
 
         Raises PromptTooLong, UsageError, EngineError.
         """
@@ -91,7 +93,7 @@ class Generator:
         self._prepare(run, "encode", graph, *([CHECK] if speculate else []))
         recorder = TrajectoryRecorder(manifest.canvas_length) if options.trace else None
         prompt_ids = list(self.prefix.ids)
-        run.reason = self._canvases(run, options, speculate, _also_recorded(watch, recorder), on_commit)
+        run.reason = self._canvases(run, options, given, _also_recorded(watch, recorder), on_commit)
         if recorder is not None:
             run.trajectory = recorder.finish(prompt_ids, run.tokens)
         self._end(run)
@@ -150,25 +152,32 @@ class Generator:
         run.native_s = self._engine.seconds - run.native_s
 
     def _canvases(
-        self, run: Progress, options: GenerateOptions, speculate: bool, watch: Watcher | None, on_commit: OnCommit | None
+        self,
+        run: Progress,
+        options: GenerateOptions,
+        given: Sequence[Given],
+        watch: Watcher | None,
+        on_commit: OnCommit | None,
     ) -> StopReason:
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
         n, first, prefix = self._manifest.canvas_length, None, self.prefix
-        asked = len(prefix.ids)
+        asked, speculate = len(prefix.ids), options.compute is not None and options.compute.speculate
         while len(prefix.ids) + n <= self._manifest.context:
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
+            known = given[run.canvases] if run.canvases < len(given) else None
             clock = time.perf_counter()
             canvas: list[int] | None = None
             if not self._cancelled():
-                canvas = self._canvas(self._steps(options, run.canvases, first), run, watch)
+                canvas = self._canvas(self._steps(options, run.canvases, first, known), run, watch)
             run.denoise_s += time.perf_counter() - clock
             if canvas is not None and first is not None:
                 canvas, first = self._agreed([first, *canvas[1:]], run)
             if canvas is None:
                 return "cancelled"
             run.canvases += 1
-            kept, new, reason = run.accept(canvas)
+            length = None if known is None else known.length
+            kept, new, reason = run.accept(canvas) if length is None else run.fill(canvas, length)
             prefix.truncate(asked + kept + len(new))
             prefix.extend(new[len(prefix.ids) - asked - kept :])
             if on_commit is not None:
@@ -185,15 +194,15 @@ class Generator:
         run.native_s += self._engine.seconds - native
         return time.perf_counter() - clock
 
-    def _steps(self, options: GenerateOptions, index: int, first: int | None) -> Iterator[DenoisingStep]:
+    def _steps(self, options: GenerateOptions, index: int, first: int | None, given: Given | None) -> Iterator[DenoisingStep]:
         """The steps of canvas number `index`, as the options say."""
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
         if compute is None and options.loop == "graph":
             return self._loops.graph(self.prefix, seed, index, adaptive)
         sampling = self._loops.sampling(options.sampler)
         if compute is None:
-            return self._loops.host(self.prefix, seed, index, adaptive, sampling)
-        return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first)
+            return self._loops.host(self.prefix, seed, index, adaptive, sampling, given)
+        return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given)
 
     def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> list[int] | None:
         """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""

@@ -7,18 +7,19 @@ positions, T steps, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dgemma.core.compute_policy import ActiveSet, AdaptiveStop, ComputePolicy
 from dgemma.core.errors import EngineError
-from dgemma.core.noise import token_from_word
+from dgemma.core.noise import step_words, token_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.runtime import finite
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
+from dgemma.runtime.given import Given
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
 
@@ -26,8 +27,10 @@ DENOISE, ACTIVE, GENERATE = "denoise", "denoise_active", "generate"  # the graph
 
 
 class DenoisingStep(NamedTuple):
-    """One denoising step as the engine returned it; arrays are [N]. `rows`: positions that went through the stack, `width`:
-    positions that the canvas has so far."""
+    """One denoising step as the engine returned it, but for what options change (`Loops._taken`); arrays are [N].
+
+    `rows`: positions that went through the stack, `width`: positions that the canvas has so far.
+    """
 
     rows: int
     width: int
@@ -45,6 +48,15 @@ class Sampling(NamedTuple):
 
     sampler: SamplerConfig
     temperatures: Sequence[Array]
+
+
+def accept(entropy: Array, bound: float) -> Array:
+    """As `model/sampler.py:accept`: entropies [A] float32, bool [A]."""
+    index = np.arange(len(entropy))
+    mine, other = entropy[:, None], entropy[None]
+    ahead = (other < mine) | ((other == mine) & (index[None] < index[:, None]))  # [A, A]
+    accepted: Array = ahead.astype(np.float64) @ entropy.astype(np.float64) <= bound
+    return accepted
 
 
 class Loops:
@@ -69,20 +81,31 @@ class Loops:
         return token_from_word(initial, self._vocab)[None], words.astype(np.int64)
 
     def host(
-        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, sampling: Sampling | None = None
+        self,
+        prefix: Prefix,
+        seed: int,
+        canvas_index: int,
+        adaptive: bool,
+        sampling: Sampling | None = None,
+        given: Given | None = None,
     ) -> Iterator[DenoisingStep]:
-        """One `denoise` call per step; the adaptive stop is decided here. `sampling` None: as exported."""
+        """One `denoise` call per step; the adaptive stop is decided here.
+
+        Args:
+            sampling: None: as exported.
+            given: what is known of the canvas.
+        """
         sampling = sampling or self.exported
-        canvas, words = self.noise(seed, canvas_index)
+        canvas, words, first_step = self._begin(seed, canvas_index, len(sampling.temperatures), given)
+        every = np.arange(self._n)
         feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft}
         stop, steps = AdaptiveStop(sampling.sampler, self._n), len(sampling.temperatures)
-        for i, temperature in enumerate(sampling.temperatures):
+        for i, temperature in enumerate(sampling.temperatures[first_step:]):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
             out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
-            argmax, entropy, before = out["argmax"][0], out["entropy"][0], canvas[0]
-            canvas, feeds["soft"] = out["next_canvas"], out["next_soft"]
-            accepted, left = out["accepted"][0], steps - i
-            yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, canvas[0])
+            argmax, entropy, accepted, after = self._taken(out, every, words[i], sampling, given)
+            before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
+            yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, after)
             if stop(argmax, entropy) and adaptive:
                 return
 
@@ -101,6 +124,7 @@ class Loops:
         sampling: Sampling,
         compute: ComputePolicy,
         first: int | None = None,
+        given: Given | None = None,
     ) -> Iterator[DenoisingStep]:
         """One `denoise_active` call per step, of the positions that `core.compute_policy` lets run; the keys and values of the
         others stay as their last forward left them, in the slots behind the prefix.
@@ -109,24 +133,28 @@ class Loops:
 
         Args:
             first: the id that the canvas begins with, where that is known already.
+            given: what else is known of it.
         """
-        (canvas, words), n = self.noise(seed, canvas_index), self._n
+        steps, n = len(sampling.temperatures), self._n
+        canvas, words, first_step = self._begin(seed, canvas_index, steps, given)
         if first is not None:
             canvas[0, 0] = first
         soft = self._no_soft.copy()
-        state = ActiveSet(n, compute, sampling.sampler, self._stops)
+        ends = () if given is not None and given.length is not None else self._stops
+        state = ActiveSet(n, compute, sampling.sampler, ends)
         feeds = self._prefixed(prefix, ACTIVE, behind=n)
-        for i, temperature in enumerate(sampling.temperatures):
+        for i, temperature in enumerate(sampling.temperatures[first_step:]):
             rows, before = state.begin(), canvas[0].copy()
             feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows], "temperature": temperature}
             feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.committed[None]}
             out = finite.run(self._engine, ACTIVE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
-            canvas[:, rows], soft[:, rows] = out["next_canvas"], out["next_soft"]
-            done = state.take(rows, out["argmax"][0], out["entropy"][0], out["accepted"][0])
+            argmax, entropy, accepted, after = self._taken(out, rows, words[i][:, rows], sampling, given)
+            canvas[0, rows], soft[:, rows] = after, out["next_soft"]
+            done = state.take(rows, argmax, entropy, accepted)
             canvas[0, state.committed] = state.argmax[state.committed]
             argmax, entropy, accepted = state.argmax.copy(), state.entropy.copy(), state.accepted.copy()
-            left = len(sampling.temperatures) - i
+            left = steps - first_step - i
             after = canvas[0].copy()
             yield DenoisingStep(len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, after)
             if done and adaptive:
@@ -153,6 +181,27 @@ class Loops:
             temperature, left = self.exported.temperatures[i][0], self._t - i
             yield DenoisingStep(self._n, self._n, left, temperature, before, argmax, entropy, accepted, after)
             before = after
+
+    def _begin(self, seed: int, canvas_index: int, steps: int, given: Given | None) -> tuple[Array, Array, int]:
+        """The first step's canvas [1, N], words [T, 2, N], and how many of the steps are left out."""
+        canvas, words = self.noise(seed, canvas_index)
+        if given is None:
+            return canvas, words, 0
+        of_draft = step_words(seed, canvas_index, self._t + 1, self._n)[0]  # the stream behind those of all steps
+        return given.begin(canvas, of_draft), words, given.first_step(steps)
+
+    def _taken(
+        self, out: Mapping[str, Array], rows: Array, words: Array, sampling: Sampling, given: Given | None
+    ) -> tuple[Array, ...]:
+        """What a step gave for its rows [A] with their words [2, A]: argmax, entropy, accepted and next canvas [A], as a lower
+        entropy bound and what is given of the canvas leave them."""
+        argmax, entropy, accepted, canvas = (out[name][0] for name in ("argmax", "entropy", "accepted", "next_canvas"))
+        if sampling.sampler.entropy_bound < self._sampler.entropy_bound:
+            accepted = accepted & accept(entropy, sampling.sampler.entropy_bound)
+            canvas = np.where(accepted, canvas, token_from_word(words[1].astype(np.uint32), self._vocab))
+        if given is not None:
+            argmax, entropy, accepted, canvas = given.held(rows, argmax, entropy, accepted, canvas)
+        return argmax, entropy, accepted, canvas
 
     def _prefixed(self, prefix: Prefix, graph: str, behind: int = 0) -> Feeds:
         """A graph's inputs that are the prefix's keys and values, with `behind` slots more, and how many of them count."""

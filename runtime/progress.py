@@ -70,6 +70,11 @@ class Progress:
             return Accepted(before, [*new, ids[end]], "stop")
         return Accepted(before, new, "length" if len(self.tokens) == self.most else None)
 
+    def fill(self, canvas: Sequence[int], length: int) -> Accepted:
+        """Take a template's canvas: its first `length` ids, whatever its holes hold, and the stop token behind them."""
+        self.tokens = list(canvas[:length])
+        return Accepted(0, [*self.tokens, *[token for token in canvas[length : length + 1] if token in self.stops]], "stop")
+
     def result(
         self,
         text: str,
@@ -80,6 +85,7 @@ class Progress:
         tool_calls: tuple[ToolCall, ...] = (),
         warnings: tuple[str, ...] = (),
         stop_string: str | None = None,
+        holes: tuple[str, ...] = (),
     ) -> Result:
         """Of a generation that has ended."""
         timings = Timings(
@@ -97,6 +103,7 @@ class Progress:
             tool_calls=tool_calls,
             warnings=warnings,
             stop_string=stop_string,
+            holes=holes,
             tokens=tuple(self.tokens),
             pads=self.pads,
             steps=self.steps,

@@ -49,6 +49,7 @@ class Result:
             re-encoding of committed canvases included; prefill and padding are not.
         prefill_position_forwards: positions that were encoded before the first canvas.
         stop_reason: stop, length, context or cancelled; stop for a stop token and for a stop string.
+        holes: what each hole of a template was filled with.
         stop_string: the stop string that the answer ended before, if it did.
         loop: host, graph, or decode.
         pads: how many padding tokens `tokens` ends with where no stop token was given. Rates do not count them, and the prefix
@@ -77,6 +78,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     stop_string: str | None = None
     behind: int = 0
+    holes: tuple[str, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -117,6 +119,7 @@ class Result:
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "warnings": list(self.warnings),
             "stop_string": self.stop_string,
+            **({"holes": list(self.holes)} if self.holes else {}),
         }
 
 

@@ -25,6 +25,7 @@ from dgemma.runtime.decoder_choice import DecoderChoice, choose_decoder
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
 from dgemma.runtime.generator import Generator, OnCommit, Watcher
+from dgemma.runtime.given import Given, from_draft, from_template
 from dgemma.runtime.loops import DenoisingStep
 from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.progress import Progress, visible
@@ -149,12 +150,13 @@ class Session:
             ids, kept = self._prompt(prompt, messages, options)
             inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
             stops = run.cut = self._stop_strings(options, inside)
+            given = self._given(options)
             written = None if on_text is None else self._written(inside, stops)
             commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
             watch = None if on_step is None else self._watcher(on_step, inside)
             with self._turn(run):
-                loop = self._run(run, ids, kept, options, watch, commit)
-            result = self._result(run, loop, inside, stops)
+                loop = self._run(run, ids, kept, options, given, watch, commit)
+            result = self._result(run, loop, inside, stops, given)
             if on_text is not None and written is not None:
                 _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
             return result
@@ -180,6 +182,7 @@ class Session:
         ids: Sequence[int],
         kept: int,
         options: GenerateOptions,
+        given: Sequence[Given],
         watch: Watcher | None,
         commit: OnCommit | None,
     ) -> str:
@@ -187,11 +190,33 @@ class Session:
         if options.decoder == AUTOREGRESSIVE:
             self._generator.decode(run, ids, commit, kept=kept)
             return "decode"
-        self._generator.generate(run, ids, options, watch, commit, kept=kept)
+        self._generator.generate(run, ids, options, watch, commit, kept=kept, given=given)
         if options.fallback is None or not self._generator.is_empty(run):
             return options.loop
         self._generator.fall_back(run, ids, commit, kept=kept)
         return "decode"
+
+    def infill(
+        self,
+        template: str,
+        /,
+        prompt: str | Sequence[int] | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        on_step: OnStep | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Result:
+        """`generate` an answer whose text is given but for holes: "Dear {{8}}, please come to {{12}}." with holes of 8 and 12
+        tokens, all on one canvas. What is given stays exactly; `Result.holes` is what the model wrote.
+
+        Args:
+            template: the answer.
+            prompt, messages: what it answers; with neither, it answers nothing.
+        Raises:
+            As `generate`.
+        """
+        options = replace(GenerateOptions.of(**keywords), template=template)
+        return self.generate(prompt, options, messages=messages, on_step=on_step)
 
     def decode_greedy(self, prompt: str | Sequence[int], *, max_new_tokens: int = MAX_NEW_TOKENS, raw: bool = False) -> Result:
         """Autoregressive baseline: the same weights, one greedy token per call of `decode`. Arguments as in `generate`."""
@@ -307,6 +332,8 @@ class Session:
     ) -> tuple[list[int], int]:
         """Ids to append, and behind how many tokens of the prefix."""
         before = self._generator.prefix.ids if options.continue_ else []
+        if prompt is None and messages is None and options.template is not None:
+            return self._opening(options), 0
         if (prompt is None) == (messages is None):
             raise UsageError("give either a prompt or messages")
         if prompt is not None and not options.speaks:
@@ -316,6 +343,13 @@ class Session:
             whole = self._conversation(prompt, messages, options)
         same = min(shared_length(before, whole), len(whole) - 1)
         return whole[same:], same
+
+    def _opening(self, options: GenerateOptions) -> list[int]:
+        """The beginning of an answer to nothing."""
+        chat = self.manifest.chat
+        if options.continue_ or options.speaks or chat is None:
+            raise UsageError("without a prompt, a template begins a conversation of its own; give a prompt")
+        return [*chat.start, *chat.model_prefix]
 
     def _conversation(
         self,
@@ -412,7 +446,22 @@ class Session:
     def _inside(self, prompt: Sequence[int]) -> bool:
         return self.reader is not None and self.reader.opens_inside(prompt)
 
-    def _result(self, run: Progress, loop: str, inside: bool, stops: StopStrings | None = None) -> Result:
+    def _given(self, options: GenerateOptions) -> Sequence[Given]:
+        """What the options say of canvases; raises UsageError, TokenizerError."""
+        if options.template is None and options.draft is None:
+            return ()
+        if self.tokenizer is None:
+            raise TokenizerError(f"{self.bundle.path}: has no tokenizer, which template and draft need; leave them out")
+        if options.draft is not None:
+            return from_draft(self.manifest, self.tokenizer, options.draft, options.strength)
+        given = from_template(self.manifest, self.tokenizer, str(options.template))
+        if given.length is not None and given.length > options.max_new_tokens:
+            raise UsageError(f"template takes {given.length} tokens; max_new_tokens {options.max_new_tokens} is less")
+        return [given]
+
+    def _result(
+        self, run: Progress, loop: str, inside: bool, stops: StopStrings | None = None, given: Sequence[Given] = ()
+    ) -> Result:
         answer = self._read(run.tokens, inside)
         found = None if stops is None else stops.found
         if stops is not None and found is not None:
@@ -427,6 +476,7 @@ class Session:
             tool_calls=answer.tool_calls,
             warnings=(*run.warnings, *answer.warnings, *([empty] if empty else [])),
             stop_string=found,
+            holes=tuple(self._read(run.tokens[a:b], inside).text for known in given for a, b in known.holes if run.tokens),
         )
 
 

@@ -71,6 +71,14 @@ StepsOption = Annotated[
     int | None,
     typer.Option("--steps", metavar="T", help="Denoising steps for one canvas at most. Default: the exported number."),
 ]
+EntropyBoundOption = Annotated[
+    float | None,
+    typer.Option(
+        "--entropy-bound",
+        metavar="NATS",
+        help="Accept positions up to NATS of entropy together in each step. Default, and most: the bundle's.",
+    ),
+]
 ConfidenceOption = Annotated[
     float | None,
     typer.Option(
@@ -93,6 +101,20 @@ FallbackOption = Annotated[
     typer.Option(
         "--fallback", metavar="autoregressive", help="If the canvases give only padding, decode token by token instead."
     ),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        metavar="TEXT",
+        help="The answer, with holes such as {{8}} of 8 tokens, which the model fills; all else stays. Needs no prompt.",
+    ),
+]
+DraftOption = Annotated[
+    Path | None, typer.Option("--draft", metavar="FILE", help="Begin with the text of FILE in place of noise; see --strength.")
+]
+StrengthOption = Annotated[
+    float, typer.Option("--strength", metavar="X", help="How much of the draft is noise, above 0 and at most 1.")
 ]
 SystemOption = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)

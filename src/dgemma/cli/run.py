@@ -17,8 +17,10 @@ from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
     ConfidenceOption,
+    DraftOption,
     EarlyCommitOption,
     EngineOption,
+    EntropyBoundOption,
     FallbackOption,
     JsonOption,
     LoopOption,
@@ -29,8 +31,10 @@ from dgemma.cli.options import (
     StartWidthOption,
     StepsOption,
     StopOption,
+    StrengthOption,
     SystemOption,
     TemperatureOption,
+    TemplateOption,
     ThinkOption,
     ThreadsOption,
     TokensOption,
@@ -75,10 +79,14 @@ def run(
     speculate: SpeculateOption = False,
     temperature: TemperatureOption = None,
     steps: StepsOption = None,
+    entropy_bound: EntropyBoundOption = None,
     confidence: ConfidenceOption = None,
     stability: StabilityOption = None,
     stop: StopOption = None,
     fallback: FallbackOption = None,
+    template: TemplateOption = None,
+    draft: DraftOption = None,
+    strength: StrengthOption = DEFAULT.strength,
     threads: ThreadsOption = None,
     system: SystemOption = None,
     think: ThinkOption = False,
@@ -108,7 +116,8 @@ def run(
     if messages is not None and (prompt is not None or prompt_ids is not None):
         raise UsageError("give either --messages or a prompt, not both")
     conversation, tools = (None, tuple[dict[str, Any], ...]()) if messages is None else read_conversation(messages)
-    given = _prompt(prompt, prompt_ids) if messages is None else None
+    bare = template is not None and prompt is None and prompt_ids is None
+    given = _prompt(prompt, prompt_ids) if messages is None and not bare else None
     if trace is not None:
         check_trace_path(trace)
     options = GenerateOptions(
@@ -120,9 +129,18 @@ def run(
         raw=raw,
         trace=trace is not None,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
-        sampler=SamplerOptions(temperature=temperature, max_steps=steps, confidence=confidence, stability=stability),
+        sampler=SamplerOptions(
+            temperature=temperature,
+            max_steps=steps,
+            entropy_bound=entropy_bound,
+            confidence=confidence,
+            stability=stability,
+        ),
         stop=stop or (),
         fallback=fallback,
+        template=template,
+        draft=None if draft is None else _text(draft),
+        strength=strength,
         system=system,
         think=think,
         tools=tools,
@@ -146,7 +164,7 @@ def _check_decoder(decoder: str) -> None:
 
 def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
-    if options.compute is not None or options.trace or options.sampler.given:
+    if any((options.compute, options.trace, options.sampler.given, options.template, options.draft)):
         return options
     choice = session.choose_decoder(options.max_new_tokens)
     print(choice, file=sys.stderr)
@@ -172,6 +190,16 @@ def read_conversation(path: Path) -> tuple[tuple[Message, ...], tuple[dict[str, 
         return read_messages(values), read_tools(tools)
     except UsageError as error:
         raise UsageError(f"--messages {path}: {error}") from None
+
+
+def _text(path: Path) -> str:
+    """The text of a draft, without the line break at its end; raises UsageError."""
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
+    except OSError as error:
+        raise UsageError(f"--draft {path}: cannot be read ({error.strerror or error}); name a text file") from None
+    except ValueError:
+        raise UsageError(f"--draft {path}: is not UTF-8 text; convert it first") from None
 
 
 def check_trace_path(path: Path) -> None:

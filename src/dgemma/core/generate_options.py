@@ -18,9 +18,11 @@ from dgemma.core.errors import UsageError
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import SamplerOptions, Temperature
+from dgemma.core.template import read_template
 
 MAX_NEW_TOKENS = 256
 LOOPS = ("host", "graph")
+STRENGTH = 0.5
 DIFFUSION, AUTOREGRESSIVE = "diffusion", "autoregressive"
 DECODERS = (DIFFUSION, AUTOREGRESSIVE)
 _RENAMED = {"settle": "early_commit", "repair": "recheck", "canvas": "start_width"}  # old keyword → new, for one version
@@ -40,10 +42,14 @@ class GenerateKeywords(TypedDict, total=False):
     speculate: bool
     temperature: Temperature
     max_steps: int | None
+    entropy_bound: float | None
     confidence: float | None
     stability: int | None
     stop: str | Sequence[str]
     fallback: str | None
+    template: str | None
+    draft: str | None
+    strength: float
     raw: bool
     trace: bool
     continue_: bool
@@ -68,6 +74,9 @@ class GenerateOptions:
         stop: strings; the answer ends before the first that its text contains, over tokens and canvases. Thoughts and calls of
             tools are not text. Of a token that a stop string cuts, the beginning is in the text, not in the tokens.
         fallback: autoregressive: where the canvases say nothing but padding or a stop token, the answer is decoded instead.
+        template: the answer, with holes such as {{8}} of 8 tokens, which the model fills; all else stays exactly. One canvas.
+        draft: a text to begin the canvases with, instead of noise.
+        strength: how much of the draft is noise, above 0 and at most 1: the share of its tokens, and of the steps that run.
         raw: do not put a prompt that is text through the chat template.
         trace: record every step in `Result.trajectory`.
         continue_: go on from the prefix of earlier generations instead of an empty one. Of a whole conversation, what the
@@ -88,6 +97,9 @@ class GenerateOptions:
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     stop: str | Sequence[str] = ()
     fallback: str | None = None
+    template: str | None = None
+    draft: str | None = None
+    strength: float = STRENGTH
     raw: bool = False
     trace: bool = False
     continue_: bool = False
@@ -128,12 +140,34 @@ class GenerateOptions:
         object.__setattr__(self, "stop", tuple(stops))
         if self.fallback not in (None, AUTOREGRESSIVE):
             raise UsageError(f"unknown fallback {self.fallback!r}; it can be {AUTOREGRESSIVE}")
+        self._check_given()
         if self.decoder != AUTOREGRESSIVE:
             return
         if given := self.sampler.given:
             raise UsageError(f"{', '.join(given)} need decoder diffusion: autoregressive decoding is greedy")
         if self.fallback is not None:
             raise UsageError("fallback needs decoder diffusion: autoregressive decoding is what it falls back to")
+
+    def _check_given(self) -> None:
+        """Template and draft."""
+        strength = self.strength
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+            raise UsageError(f"strength {strength!r} must be a number above 0 and at most 1")
+        given = [name for name in ("template", "draft") if getattr(self, name) is not None]
+        if not given:
+            return
+        if len(given) == 2:
+            raise UsageError("give a template or a draft, not both")
+        if not isinstance(text := getattr(self, given[0]), str) or not text:
+            raise UsageError(f"{given[0]} must be text that is not empty")
+        if self.decoder == AUTOREGRESSIVE or self.loop != "host":
+            raise UsageError(f"{given[0]} needs decoder diffusion and loop host: the other ways begin every canvas with noise")
+        if self.compute is not None and (self.compute.start_width is not None or self.compute.speculate):
+            raise UsageError(f"{given[0]} fills the whole canvas; leave start_width and speculate out")
+        if self.template is not None:
+            read_template(self.template)
+            if self.stop or self.fallback:
+                raise UsageError("a template says itself where the answer ends; leave stop and fallback out")
 
     @property
     def speaks(self) -> bool:

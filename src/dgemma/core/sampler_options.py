@@ -25,6 +25,8 @@ class SamplerOptions:
         temperature: of the first step, and what the schedule tends to after the last, (a, b) or "a:b"; a number is both. With r
             of T steps remaining it is b + (a − b) · r / T. 0 is the limit, the likeliest id, and run as 1e-20.
         max_steps: T, denoising steps for one canvas at most; no more than the bundle was exported with.
+        entropy_bound: nats; as much entropy as the accepted positions have ahead of the last of them, at most. No more than the
+            bundle was exported with: its graph draws tokens for no other positions.
         confidence: nats; the mean entropy must be below it for a stop.
         stability: steps for which the argmax canvas must not change before a stop.
     Raises:
@@ -33,6 +35,7 @@ class SamplerOptions:
 
     temperature: Temperature = None
     max_steps: int | None = None
+    entropy_bound: float | None = None
     confidence: float | None = None
     stability: int | None = None
 
@@ -42,8 +45,10 @@ class SamplerOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UsageError(f"{name} {value!r} must be an integer, {low} or more")
-        if self.confidence is not None and not _is_number(self.confidence, 0, math.inf):
-            raise UsageError(f"confidence {self.confidence!r} must be a positive number of nats")
+        for name in ("entropy_bound", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not _is_number(value, 0, math.inf):
+                raise UsageError(f"{name} {value!r} must be a positive number of nats")
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -56,8 +61,12 @@ class SamplerOptions:
             raise UsageError(
                 f"max_steps {self.max_steps} must be at most the exported {config.steps}; export with more --steps"
             )
+        bound = config.entropy_bound if self.entropy_bound is None else self.entropy_bound
+        if bound > config.entropy_bound:
+            raise UsageError(f"entropy_bound {bound:g} must be at most the bundle's, {config.entropy_bound:g}")
         return replace(
             config,
+            entropy_bound=bound,
             steps=config.steps if self.max_steps is None else self.max_steps,
             stability_threshold=config.stability_threshold if self.stability is None else self.stability,
             confidence_threshold=config.confidence_threshold if self.confidence is None else self.confidence,
