@@ -22,6 +22,7 @@ from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.result import StopReason
 
 CHECK = "check"  # what encodes where drafts are checked
+DECODE_TURN = 16  # tokens of greedy decoding in one turn: about as many forwards as a canvas takes
 _GRAPHS = {"host": DENOISE, "graph": GENERATE}  # loop → the graph that it calls
 
 # Told of every step: number of its canvas, from 0, and its own there, from 1; the step; tokens of the canvases before.
@@ -271,7 +272,7 @@ class Generator:
                 return reason
             if len(prefix.ids) >= prefix.context:
                 return "context"
-            if run.steps % self._manifest.canvas_length == 0:
+            if run.steps % DECODE_TURN == 0:
                 run.denoise_s -= self._pause(run)
         return "cancelled"
 

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from dgemma import __version__
 from dgemma.core.errors import UsageError
@@ -194,7 +193,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     raise ApiError(404, "there is no such page; /openapi.json lists what there is", code="not_found")
 
 
-def create_app(bundles: Sequence[str | os.PathLike[str]], options: ServeOptions | None = None) -> ASGIApp:
+def create_app(bundles: Sequence[str | os.PathLike[str]], options: ServeOptions | None = None) -> Guard:
     """The whole server over bundles, given as folders or names of shipped ones.
 
     Raises BundleError, UsageError.
@@ -203,7 +202,7 @@ def create_app(bundles: Sequence[str | os.PathLike[str]], options: ServeOptions 
     return application(Server([bundle_path(bundle) for bundle in bundles], options))
 
 
-def application(server: Server) -> ASGIApp:
+def application(server: Server) -> Guard:
     """The routes of a server."""
 
     def generation(endpoint: Endpoint) -> _App:
@@ -222,18 +221,16 @@ def application(server: Server) -> ASGIApp:
     routes += [Route(path, _only("POST", generation(endpoint))) for path, endpoint in ENDPOINTS.items()]
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         warming = asyncio.create_task(server.warm())
         yield
         await server.jobs.stop(server.options.grace_s)
         await asyncio.wait({warming})
         await server.models.close()
 
-    app = Starlette(routes=routes, lifespan=lifespan)
-    app.router.default = _not_found
-    app.router.redirect_slashes = False
+    router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
     named = {*plain, *ENDPOINTS}
-    return Guard(app.router, server.options, server.metrics, lambda path: _name(path, named))
+    return Guard(router, server.options, server.metrics, lambda path: _name(path, named), lifespan)
 
 
 def _name(path: str, named: set[str]) -> str:

@@ -11,6 +11,8 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,8 +23,7 @@ from dgemma.serve.options import ServeOptions, is_loopback
 from dgemma.serve.streams import Gone, impatient, send_json
 
 log = logging.getLogger("dgemma.serve")
-_OPEN = ("/", "/health", "/openapi.json")  # without a key, and what lies under /page/
-_PRIVATE = ("/v1/", "/metrics")
+_PRIVATE = ("/v1/", "/metrics")  # what a key is needed for
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -36,11 +37,24 @@ _HEADERS = {
 _METHODS = b"GET, POST, OPTIONS"
 
 
-class Guard:
-    """An ASGI application around another one."""
+def _path(scope: Scope) -> str:
+    """Without the path that the application is mounted at."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
-    def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, paths: Callable[[str], str]) -> None:
+
+class Guard:
+    """An ASGI application around another one. `lifespan` is for the application that it is mounted in, if it is."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        options: ServeOptions,
+        metrics: Metrics,
+        paths: Callable[[str], str],
+        lifespan: Callable[[Any], AbstractAsyncContextManager[None]],
+    ) -> None:
         self._app, self._options, self._metrics, self._name = app, options, metrics, paths
+        self.lifespan = lifespan
         self._key = None if options.api_key is None else options.api_key.encode()
         self._hosts = {"localhost", options.host.lower(), *(name.lower() for name in options.allow_hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in options.cors_origins}
@@ -80,7 +94,7 @@ class Guard:
             if not status:
                 await send_json(sent, ApiError(500, "the server failed; its log says why", code="internal_error").body, 500)
         finally:
-            seconds, name = time.perf_counter() - started, self._name(scope["path"])
+            seconds, name = time.perf_counter() - started, self._name(_path(scope))
             self._metrics.requests.labels(name, str(status or 499)).inc()
             self._metrics.request_seconds.labels(name).observe(seconds)
             log.info("%s %s %d %.3f s", scope["method"], name, status or 499, seconds)
@@ -106,7 +120,7 @@ class Guard:
         if origin and origin not in self._origins and origin != f"{scope['scheme']}://{host}":
             text = "pages of other sites may not use this server; start it with --cors-origin to allow one"
             return ApiError(403, text, code="origin_refused")
-        if self._key is not None and scope["path"].startswith(_PRIVATE) and scope["method"] != "OPTIONS":
+        if self._key is not None and _path(scope).startswith(_PRIVATE) and scope["method"] != "OPTIONS":
             given = headers.get(b"authorization", b"")
             scheme, _, key = given.partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
+from served import serving
 
 REVERSED = ("Reverse the word table.", "elbat")
 
@@ -108,6 +116,46 @@ def test_the_cells_of_the_notebook_draw_the_canvas(repo_root: Path, tiny_bundle:
     assert names["result"].text == "forty thousand two hundred and twenty eight"
     assert len(updates) == names["result"].steps == len(names["trajectory"].entropy)
     assert updates[-1].count("<pre>step") == len(updates) and "rgba(240, 160, 40, 0.00)" in updates[-1]
+
+
+@pytest.mark.slow
+def test_the_application_answers_beside_routes_of_its_own(repo_root: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(repo_root / "examples" / "serve_app.py"), "tiny", str(port)])
+    try:
+        for _ in range(300):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        url = f"http://127.0.0.1:{port}"
+        assert json.load(urlopen(f"{url}/reversed/table"))["reversed"] == REVERSED[1]
+        body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": REVERSED[0]}], "seed": 0}).encode()
+        asked = Request(f"{url}/v1/chat/completions", body, {"content-type": "application/json"})
+        assert json.load(urlopen(asked))["choices"][0]["message"]["content"] == REVERSED[1]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_the_web_page_shows_the_canvas(repo_root: Path) -> None:
+    chromium = shutil.which("chromium")
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (uv pip install playwright)")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium (apt-get install chromium)")
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(repo_root / "examples")))
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{pages.server_port}"
+    with serving(["tiny"], cors_origins=[origin]) as served, sync.sync_playwright() as play:
+        page = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        page.goto(f"{origin}/serve_page.html?server={served.url}")
+        page.click("button")
+        page.wait_for_selector("text=forty thousand two hundred and twenty eight", timeout=30000)
+        assert page.locator("#canvas span").count() > 5
+    pages.shutdown()
+    assert len((repo_root / "examples" / "serve_page.html").read_text(encoding="utf-8").splitlines()) <= 36
 
 
 def test_the_java_program_answers_as_python_does(repo_root: Path, tiny_bundle: Path) -> None:

@@ -277,6 +277,22 @@ def test_a_key_is_needed_where_there_is_one(bundle: Path) -> None:
             assert served.request("GET", "/health", headers={"host": host})[0] == status
 
 
+def test_a_key_is_needed_wherever_the_server_is_mounted(bundle: Path) -> None:
+    app = create_app([bundle], ServeOptions(api_key="a-long-secret"))
+    for root in ("", "/ai"):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": f"{root}/v1/models", "root_path": root, "scheme": "http"}
+        asyncio.run(app({**scope, "headers": [(b"host", b"localhost")]}, receive, send))
+        assert sent[0]["status"] == 401
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
