@@ -113,7 +113,8 @@ class Generator:
         """`decode` in place of the empty answer of `generate`, whose arguments these are; what that took is counted as well."""
         said = "only padding" if run.tokens else "a stop token at once"
         run.warnings.append(f"the canvas gave {said}; this answer is autoregressive")
-        run.tokens, run.pads, run.reason, run.native_s = [], 0, "cancelled", self._engine.seconds - run.native_s
+        run.tokens, run.entropies, run.pads, run.reason = [], [], 0, "cancelled"
+        run.native_s = self._engine.seconds - run.native_s
         self.decode(run, ids, on_commit, kept=kept)
 
     def rewind(self, length: int) -> None:
@@ -169,8 +170,9 @@ class Generator:
             known = given[run.canvases] if run.canvases < len(given) else None
             clock = time.perf_counter()
             canvas: list[int] | None = None
+            entropies: list[float] = []
             if not self._cancelled():
-                canvas = self._canvas(self._steps(options, run.canvases, first, known), run, watch)
+                canvas, entropies = self._canvas(self._steps(options, run.canvases, first, known), run, watch)
             run.denoise_s += time.perf_counter() - clock
             if canvas is not None and first is not None:
                 canvas, first = self._agreed([first, *canvas[1:]], run)
@@ -179,6 +181,8 @@ class Generator:
             run.canvases += 1
             length = None if known is None else known.length
             kept, new, reason = run.accept(canvas) if length is None else run.fill(canvas, length)
+            if not speculate:
+                run.entropies = [*run.entropies, *entropies][: len(run.tokens)]
             prefix.truncate(asked + kept + len(new))
             prefix.extend(new[len(prefix.ids) - asked - kept :])
             if on_commit is not None:
@@ -205,19 +209,23 @@ class Generator:
             return self._loops.host(self.prefix, seed, index, adaptive, sampling, given)
         return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given)
 
-    def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> list[int] | None:
-        """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled."""
+    def _canvas(
+        self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None
+    ) -> tuple[list[int] | None, list[float]]:
+        """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled, and the
+        entropies of that."""
         canvas: Array | None = None
+        entropy = np.zeros(0, np.float32)
         committed = tuple(run.tokens)
         for number, step in enumerate(steps, 1):
             run.steps += 1
             run.position_forwards += step.rows
-            canvas = step.argmax[: step.width]
+            canvas, entropy = step.argmax[: step.width], step.entropy[: step.width]
             if watch is not None:
                 watch(run.canvases, number, step, committed)
             if self._cancelled():
-                return None
-        return None if canvas is None else canvas.tolist()
+                return None, []
+        return None if canvas is None else canvas.tolist(), entropy.tolist()
 
     def _encode(self, run: Progress, *, keep: int = 0, check: int = 0) -> list[int]:
         """Encode what the prefix lacks, as `Prefix.encode` says."""

@@ -40,6 +40,7 @@ class Progress:
     cut: Callable[[Sequence[int]], int | None] | None = None
     is_cut: bool = False
     tokens: list[int] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     pads: int = 0
     steps: int = 0
     canvases: int = 0
@@ -105,6 +106,7 @@ class Progress:
             stop_string=stop_string,
             holes=holes,
             tokens=tuple(self.tokens),
+            entropies=tuple(self.entropies),
             pads=self.pads,
             steps=self.steps,
             canvases=self.canvases,

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.generate_options import GenerateOptions, is_int
 from dgemma.core.manifest import ChatTemplate, Manifest
-from dgemma.core.messages import Message
+from dgemma.core.messages import OPENING_ROLES, Message, read_messages
 from dgemma.core.roles import NO_SYSTEM, NO_THINKING, NO_TOOLS, Channel, compose
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.tokenizer import NO_TEMPLATE, Tokenizer, chat_ids, end_of_turn
 
 
@@ -86,3 +89,85 @@ def _outside(ids: Sequence[int], channel: Channel) -> Iterator[int]:
         inside = token != channel.close and (inside or token == channel.open)
         if not inside and token != channel.close:
             yield token
+
+
+class Prompts:
+    """Prompts and conversations of one bundle as ids."""
+
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer | None) -> None:
+        self._manifest, self._path, self._tokenizer = bundle.manifest, bundle.path, tokenizer
+
+    def ids(
+        self,
+        prompt: str | Sequence[int] | None,
+        messages: Sequence[Message | Mapping[str, Any]] | None,
+        options: GenerateOptions,
+        prefix: Sequence[int],
+    ) -> tuple[list[int], int]:
+        """Ids to append, and behind how many tokens of the prefix. Raises UsageError, TokenizerError."""
+        before = list(prefix) if options.continue_ else []
+        if prompt is None and messages is None and options.template is not None:
+            return self._opening(options), 0
+        if (prompt is None) == (messages is None):
+            raise UsageError("give either a prompt or messages")
+        if prompt is not None and not options.speaks:
+            kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
+            whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
+        else:
+            whole = self._conversation(prompt, messages, options)
+        same = min(shared_length(before, whole), len(whole) - 1)
+        return whole[same:], same
+
+    def _opening(self, options: GenerateOptions) -> list[int]:
+        """The beginning of an answer to nothing."""
+        chat = self._manifest.chat
+        if options.continue_ or options.speaks or chat is None:
+            raise UsageError("without a prompt, a template begins a conversation of its own; give a prompt")
+        return [*chat.start, *chat.model_prefix]
+
+    def _conversation(
+        self,
+        prompt: str | Sequence[int] | None,
+        messages: Sequence[Message | Mapping[str, Any]] | None,
+        options: GenerateOptions,
+    ) -> list[int]:
+        if self._tokenizer is None:
+            raise TokenizerError(f"{self._path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
+        if options.raw:
+            raise UsageError("raw skips the chat template, which messages need; leave raw out")
+        if prompt is not None:
+            if not isinstance(prompt, str):
+                raise UsageError("system, think and tools need a text prompt or messages; ids are used as they are")
+            if not prompt:
+                raise UsageError("the prompt is empty; give some text")
+            if options.continue_:
+                raise UsageError("to continue with system, think or tools, give the whole conversation as messages")
+            messages = [Message(role="user", content=prompt)]
+        given = read_messages(messages)
+        system, think, tools = options.system, options.think, options.tools
+        if system is not None and given[0].role in OPENING_ROLES:
+            raise UsageError(f"the messages begin with a {given[0].role} turn; leave system out")
+        return conversation_ids(self._manifest, self._tokenizer, given, system=system, think=think, tools=tools)
+
+    def _without_thoughts(self, ids: list[int]) -> list[int]:
+        """A prefix as the chat template writes it for the turn after it."""
+        roles = self._manifest.chat.roles if self._manifest.chat else None
+        return without_thoughts(ids, roles.channel) if roles and roles.channel and roles.drops_thoughts == "yes" else ids
+
+    def _prompt_ids(self, prompt: str | Sequence[int], raw: bool, before: Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            if not prompt:
+                raise UsageError("the prompt is empty; give some text")
+            if self._tokenizer is None:
+                raise TokenizerError(f"{self._path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
+            if not raw:
+                return chat_ids(self._manifest, self._tokenizer, prompt, before)
+            ids = self._tokenizer.encode(prompt)
+        else:
+            ids = list(prompt)
+        vocab = self._manifest.model.vocab_size
+        if not ids:
+            raise UsageError("the prompt is empty; give at least one token")
+        if wrong := [i for i in ids if not is_int(i, 0, vocab - 1)]:
+            raise UsageError(f"prompt id {wrong[0]!r} must be an integer from 0 to {vocab - 1}")
+        return [int(i) for i in ids]

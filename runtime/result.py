@@ -49,6 +49,8 @@ class Result:
             re-encoding of committed canvases included; prefill and padding are not.
         prefill_position_forwards: positions that were encoded before the first canvas.
         stop_reason: stop, length, context or cancelled; stop for a stop token and for a stop string.
+        entropies: of each token, nats of the tempered distribution that it is the likeliest of, in the last step that ran its
+            position; 0 where it was given. Empty where tokens came from greedy decoding (decoder autoregressive, speculate).
         holes: what each hole of a template was filled with.
         stop_string: the stop string that the answer ended before, if it did.
         loop: host, graph, or decode.
@@ -79,6 +81,7 @@ class Result:
     stop_string: str | None = None
     behind: int = 0
     holes: tuple[str, ...] = ()
+    entropies: tuple[float, ...] = ()
 
     @property
     def message(self) -> Message:

@@ -16,7 +16,7 @@ from typing import Any, Self, Unpack
 
 from dgemma.core.errors import SessionBusy, TokenizerError, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
-from dgemma.core.messages import OPENING_ROLES, Message, read_messages
+from dgemma.core.messages import Message
 from dgemma.runtime import memory
 from dgemma.runtime.answer import Answer, AnswerReader, why_empty
 from dgemma.runtime.bundle import Bundle
@@ -27,17 +27,18 @@ from dgemma.runtime.engines.base import Array, Engine
 from dgemma.runtime.generator import Generator, OnCommit, Watcher
 from dgemma.runtime.given import Given, from_draft, from_template
 from dgemma.runtime.loops import DenoisingStep
-from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.progress import Progress, visible
-from dgemma.runtime.prompt import conversation_ids, without_thoughts
+from dgemma.runtime.prompt import Prompts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.samples import Samples
 from dgemma.runtime.stop_strings import StopStrings
 from dgemma.runtime.stream import iterate
-from dgemma.runtime.tokenizer import Tokenizer, chat_ids, load_tokenizer
+from dgemma.runtime.tokenizer import Tokenizer, load_tokenizer
 from dgemma.runtime.turns import Place, Turns
 
 OnStep = Callable[[StepEvent], None]
 OnText = Callable[[TextEvent], None]
+MOST_SAMPLES = 1000
 
 
 class Session:
@@ -54,6 +55,7 @@ class Session:
         self.tokenizer = load_tokenizer(bundle) if tokenizer is None else tokenizer
         chat = self.manifest.chat
         self.reader = None if self.tokenizer is None else AnswerReader(self.tokenizer, chat.roles if chat else None)
+        self._prompts = Prompts(bundle, self.tokenizer)
         self._engine = engine
         self._stops = frozenset(self.manifest.model.eos_token_ids)
         self._busy = threading.Lock()
@@ -147,19 +149,64 @@ class Session:
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
             self._generator.check(options)
-            ids, kept = self._prompt(prompt, messages, options)
-            inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
-            stops = run.cut = self._stop_strings(options, inside)
-            given = self._given(options)
-            written = None if on_text is None else self._written(inside, stops)
-            commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
-            watch = None if on_step is None else self._watcher(on_step, inside)
-            with self._turn(run):
-                loop = self._run(run, ids, kept, options, given, watch, commit)
-            result = self._result(run, loop, inside, stops, given)
-            if on_text is not None and written is not None:
-                _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
-            return result
+            ids, kept = self._prompts.ids(prompt, messages, options, self._generator.prefix.ids)
+            return self._answer(run, ids, kept, options, on_step, on_text)
+
+    def sample(
+        self,
+        prompt: str | Sequence[int] | None = None,
+        options: GenerateOptions | None = None,
+        *,
+        n: int,
+        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Samples:
+        """`generate` n answers to one prompt, which is encoded once: with the seed of the options, the next one, and so on.
+        Afterwards the prefix ends with the prompt. A cancel ends it with the answer in work.
+
+        Raises:
+            UsageError: also for decoder autoregressive, whose answers are all the same; otherwise as `generate`.
+        """
+        options = _options(options, keywords)
+        if not is_int(n, 1, MOST_SAMPLES):
+            raise UsageError(f"n {n!r} must be between 1 and {MOST_SAMPLES}")
+        if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
+            raise UsageError("samples need decoder diffusion without speculate: greedy decoding gives one answer every time")
+        results: list[Result] = []
+        with self._exclusive():
+            self._generator.check(options)
+            ids, kept = self._prompts.ids(prompt, messages, options, self._generator.prefix.ids)
+            asked = kept + len(ids)
+            while len(results) < n and not (results and results[-1].stop_reason == "cancelled"):
+                run = self._generator.progress(int(options.max_new_tokens))
+                seeded = replace(options, seed=(int(options.seed) + len(results)) % (1 << 64))
+                new = ([], asked) if results else (ids, kept)
+                results.append(self._answer(run, *new, seeded, None, None))
+                self._generator.rewind(asked)
+        return Samples(results=tuple(results))
+
+    def _answer(
+        self,
+        run: Progress,
+        ids: Sequence[int],
+        kept: int,
+        options: GenerateOptions,
+        on_step: OnStep | None,
+        on_text: OnText | None,
+    ) -> Result:
+        """`generate` behind the first `kept` tokens of the prefix and `ids`."""
+        inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
+        stops = run.cut = self._stop_strings(options, inside)
+        given = self._given(options)
+        written = None if on_text is None else self._written(inside, stops)
+        commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
+        watch = None if on_step is None else self._watcher(on_step, inside)
+        with self._turn(run):
+            loop = self._run(run, ids, kept, options, given, watch, commit)
+        result = self._result(run, loop, inside, stops, given)
+        if on_text is not None and written is not None:
+            _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
+        return result
 
     def prompt_ids(
         self,
@@ -172,7 +219,7 @@ class Session:
         options = options or GenerateOptions()
         self._check_open()
         self._generator.check(options)
-        ids, _ = self._prompt(prompt, messages, replace(options, continue_=False))
+        ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
         return tuple(ids)
 
@@ -223,7 +270,7 @@ class Session:
         options = GenerateOptions(max_new_tokens=max_new_tokens, raw=raw)
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
-            ids = self._prompt_ids(prompt, options.raw, [])
+            ids, _ = self._prompts.ids(prompt, None, options, [])
             with self._turn(run):
                 self._generator.decode(run, ids)
             return self._result(run, "decode", self._inside(ids))
@@ -323,80 +370,6 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise SessionBusy("the session is closed; load it again")
-
-    def _prompt(
-        self,
-        prompt: str | Sequence[int] | None,
-        messages: Sequence[Message | Mapping[str, Any]] | None,
-        options: GenerateOptions,
-    ) -> tuple[list[int], int]:
-        """Ids to append, and behind how many tokens of the prefix."""
-        before = self._generator.prefix.ids if options.continue_ else []
-        if prompt is None and messages is None and options.template is not None:
-            return self._opening(options), 0
-        if (prompt is None) == (messages is None):
-            raise UsageError("give either a prompt or messages")
-        if prompt is not None and not options.speaks:
-            kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
-            whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
-        else:
-            whole = self._conversation(prompt, messages, options)
-        same = min(shared_length(before, whole), len(whole) - 1)
-        return whole[same:], same
-
-    def _opening(self, options: GenerateOptions) -> list[int]:
-        """The beginning of an answer to nothing."""
-        chat = self.manifest.chat
-        if options.continue_ or options.speaks or chat is None:
-            raise UsageError("without a prompt, a template begins a conversation of its own; give a prompt")
-        return [*chat.start, *chat.model_prefix]
-
-    def _conversation(
-        self,
-        prompt: str | Sequence[int] | None,
-        messages: Sequence[Message | Mapping[str, Any]] | None,
-        options: GenerateOptions,
-    ) -> list[int]:
-        if self.tokenizer is None:
-            raise TokenizerError(f"{self.bundle.path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
-        if options.raw:
-            raise UsageError("raw skips the chat template, which messages need; leave raw out")
-        if prompt is not None:
-            if not isinstance(prompt, str):
-                raise UsageError("system, think and tools need a text prompt or messages; ids are used as they are")
-            if not prompt:
-                raise UsageError("the prompt is empty; give some text")
-            if options.continue_:
-                raise UsageError("to continue with system, think or tools, give the whole conversation as messages")
-            messages = [Message(role="user", content=prompt)]
-        given = read_messages(messages)
-        system, think, tools = options.system, options.think, options.tools
-        if system is not None and given[0].role in OPENING_ROLES:
-            raise UsageError(f"the messages begin with a {given[0].role} turn; leave system out")
-        return conversation_ids(self.manifest, self.tokenizer, given, system=system, think=think, tools=tools)
-
-    def _without_thoughts(self, ids: list[int]) -> list[int]:
-        """A prefix as the chat template writes it for the turn after it."""
-        roles = self.manifest.chat.roles if self.manifest.chat else None
-        return without_thoughts(ids, roles.channel) if roles and roles.channel and roles.drops_thoughts == "yes" else ids
-
-    def _prompt_ids(self, prompt: str | Sequence[int], raw: bool, before: Sequence[int]) -> list[int]:
-        if isinstance(prompt, str):
-            if not prompt:
-                raise UsageError("the prompt is empty; give some text")
-            if self.tokenizer is None:
-                raise TokenizerError(f"{self.bundle.path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
-            if not raw:
-                return chat_ids(self.manifest, self.tokenizer, prompt, before)
-            ids = self.tokenizer.encode(prompt)
-        else:
-            ids = list(prompt)
-        vocab = self.manifest.model.vocab_size
-        if not ids:
-            raise UsageError("the prompt is empty; give at least one token")
-        if wrong := [i for i in ids if not is_int(i, 0, vocab - 1)]:
-            raise UsageError(f"prompt id {wrong[0]!r} must be an integer from 0 to {vocab - 1}")
-        return [int(i) for i in ids]
 
     def _watcher(self, on_step: OnStep, inside: bool) -> Watcher:
         def tell(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:

@@ -70,6 +70,30 @@ def generate(
     return INTERRUPTED if asked.is_set() else OK
 
 
+def sample(
+    session: Session,
+    prompt: str | Sequence[int] | None,
+    options: GenerateOptions,
+    messages: Sequence[Message] | None,
+    n: int,
+    as_json: bool,
+) -> int:
+    """Generate n answers; print the first of those that most agree with, and how many that are. Returns the exit status."""
+    with cancelling(session) as asked:
+        samples = session.sample(prompt, options, n=n, messages=messages)
+    best = samples.best
+    if as_json:
+        each = [{"text": r.text, "tokens": list(r.tokens), "steps": r.steps} for r in samples.results]
+        print_json({**best.to_dict(), "agreement": samples.agreement, "samples": each})
+    else:
+        show(answer(best) if session.tokenizer else ",".join(map(str, best.tokens)))
+        for line in best.warnings:
+            print(line, file=sys.stderr)
+        same, count = next(iter(samples.votes.values())), len(samples.results)
+        print(f"{same} of {counted(count, 'answer')} {'say' if same > 1 else 'says'} this", file=sys.stderr)
+    return INTERRUPTED if asked.is_set() else OK
+
+
 @contextmanager
 def cancelling(session: Session) -> Iterator[threading.Event]:
     """Ctrl-C ends the generation before its next step, and sets the event; a second one is as it was before."""

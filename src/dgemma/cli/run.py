@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgemma.cli.answering import generate
+from dgemma.cli.answering import generate, sample
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
@@ -98,6 +98,10 @@ def run(
             help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
         ),
     ] = None,
+    n: Annotated[
+        int,
+        typer.Option("--n", metavar="K", help="Generate K answers, with K seeds, and print the one that most of them give."),
+    ] = 1,
     raw: Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")] = False,
     as_json: JsonOption = False,
     json_lines: Annotated[
@@ -111,6 +115,10 @@ def run(
     from dgemma.runtime.session import Session as Opened
 
     _check_decoder(decoder)
+    if n != 1 and (json_lines or trace is not None):
+        raise UsageError(
+            "--n gives several answers, which --json-lines and --trace cannot hold; leave them out, or run once a seed"
+        )
     if as_json and json_lines:
         raise UsageError("give --json or --json-lines, not both")
     if messages is not None and (prompt is not None or prompt_ids is not None):
@@ -148,6 +156,8 @@ def run(
     with Opened.load(bundle, engine=engine, threads=threads) as session:
         if decoder == AUTO:
             options = _quicker(session, options)
+        if n != 1:
+            return sample(session, given, options, conversation, n, as_json)
         output = "json" if as_json else "lines" if json_lines else "whole" if no_stream else "text"
 
         def save(result: Result) -> None:
