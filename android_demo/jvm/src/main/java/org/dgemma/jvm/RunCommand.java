@@ -19,6 +19,7 @@ import org.dgemma.format.Json;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Loop;
 import org.dgemma.runtime.Result;
+import org.dgemma.runtime.SamplerOptions;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.Timings;
 import org.dgemma.runtime.Trajectory;
@@ -30,7 +31,8 @@ import org.jspecify.annotations.Nullable;
 final class RunCommand {
     static final List<String> OPTIONS = Arrays.asList(
             "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
-            "--early-commit", "--start-width", "--threads", "--cache", "--system", "--messages");
+            "--early-commit", "--start-width", "--threads", "--cache", "--system", "--messages",
+            "--temperature", "--steps", "--confidence", "--stability");
     static final List<String> FLAGS = Arrays.asList(
             "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--json", "--trace", "--think");
 
@@ -120,6 +122,7 @@ final class RunCommand {
                 .adaptive(!given.has("--fixed-steps"))
                 .loop(loop(given.text("--loop")))
                 .compute(compute())
+                .sampler(sampler())
                 .raw(given.has("--raw"))
                 .system(given.text("--system"))
                 .think(given.has("--think"))
@@ -139,6 +142,30 @@ final class RunCommand {
             throw new UsageException("--start-width '" + width + "': must be auto, or a number of positions, such as 32");
         }
         return width.equals("auto") ? policy.startWidthAuto() : policy.startWidth(Integer.parseInt(width));
+    }
+
+    private SamplerOptions sampler() {
+        SamplerOptions sampler = SamplerOptions.EXPORTED;
+        String temperature = given.text("--temperature");
+        if (temperature != null) {
+            String[] ends = temperature.split(":", -1);
+            try {
+                double first = Double.parseDouble(ends[0]);
+                sampler = sampler.temperature(first, ends.length == 1 ? first : Double.parseDouble(ends[1]));
+            } catch (NumberFormatException error) {
+                ends = new String[0];
+            }
+            if (ends.length < 1 || ends.length > 2) {
+                throw new UsageException("--temperature '" + temperature + "' must be A or A:B, such as 0.8:0.4");
+            }
+        }
+        if (given.text("--steps") != null) {
+            sampler = sampler.maxSteps(given.number("--steps", 0));
+        }
+        if (given.text("--confidence") != null) {
+            sampler = sampler.confidence(given.real("--confidence", 0));
+        }
+        return given.text("--stability") == null ? sampler : sampler.stability(given.number("--stability", 0));
     }
 
     static Loop loop(@Nullable String word) {

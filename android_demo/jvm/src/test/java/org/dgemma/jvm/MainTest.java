@@ -77,6 +77,9 @@ public class MainTest {
         refused("--early-commit 'low' must be a number", "run", missing, "-p", "x", "--early-commit", "low");
         refused("--start-width '-4': must be auto, or a number", "run", missing, "-p", "x", "--start-width", "-4");
         refused("start width 0 must be auto", "run", missing, "-p", "x", "--canvas", "0"); // the old spelling
+        refused("--temperature '1:2:3' must be A or A:B", "run", missing, "-p", "x", "--temperature", "1:2:3");
+        refused("--temperature 'warm' must be A or A:B", "run", missing, "-p", "x", "--temperature", "warm");
+        refused("maxSteps 0 must be 1 or more", "run", missing, "-p", "x", "--steps", "0");
         refused("seconds", "bench", missing, "--seconds", "0");
         File prompts = temporary.newFile();
         Files.write(prompts.toPath(), "{\"prompt\": \"x\"}\n{\"prompt\": 3}\n".getBytes(StandardCharsets.UTF_8));
@@ -199,6 +202,17 @@ public class MainTest {
         refused("need loop host", "run", BUNDLE.getPath(), "-p", "x", "--speculate", "--loop", "graph");
         refused("start width 65 must be auto, or at most the exported 64", "run", BUNDLE.getPath(), "-p", "x",
                 "--start-width", "65");
+    }
+
+    @Test
+    public void runSamplesAsItIsTold() throws Exception {
+        assertEquals(1L, json("--steps", "1").get("steps"));
+        Map<?, ?> greedy = json("--temperature", "0");
+        assertEquals("piob", greedy.get("text"));
+        assertEquals(greedy.get("tokens"), json("--temperature", "0:0").get("tokens"));
+        assertEquals(json().get("steps"), json("--temperature", "0.8:0.4").get("steps"));
+        assertTrue((Long) json("--stability", "3").get("steps") > (Long) json().get("steps"));
+        refused("maxSteps 17 must be at most the exported 16", "run", BUNDLE.getPath(), "-p", "x", "--steps", "17");
     }
 
     @Test

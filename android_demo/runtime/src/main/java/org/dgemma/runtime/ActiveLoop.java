@@ -50,9 +50,9 @@ final class ActiveLoop extends CanvasLoop {
 
     @Override
     boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
-        ActiveSet state = new ActiveSet(length, options.compute, sampler, stops);
+        ActiveSet state = new ActiveSet(length, options.compute, sampler, options.sampler, stops);
         Arrays.fill(soft, 0);
-        for (int i = 0; i < steps; i++) {
+        for (int i = 0; i < scheduled(); i++) {
             int[] rows = state.begin();
             Prefix.Chunk fresh = prefix.chunk(rows.length);
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), drawn);

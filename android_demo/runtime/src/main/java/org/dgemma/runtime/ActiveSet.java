@@ -30,10 +30,15 @@ final class ActiveSet {
     private boolean rechecking;
 
     ActiveSet(int n, ComputePolicy compute, Manifest.SamplerConfig sampler, int[] stops) {
+        this(n, compute, sampler, SamplerOptions.EXPORTED, stops);
+    }
+
+    ActiveSet(int n, ComputePolicy compute, Manifest.SamplerConfig sampler, SamplerOptions options, int[] stops) {
         this.n = n;
         this.compute = compute;
         this.stops = stops;
         stop = new AdaptiveStop(sampler, n);
+        stop.reset(options);
         width = compute.firstWidth(n);
         argmax = new int[n];
         entropy = new float[n];

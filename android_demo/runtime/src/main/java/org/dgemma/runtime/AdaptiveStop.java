@@ -7,21 +7,24 @@ package org.dgemma.runtime;
 final class AdaptiveStop {
     private static final int BLOCK = 128;
 
-    private final int stability;
-    private final double confidence;
+    private final Manifest.SamplerConfig sampler;
     private final int[] last;
+    private int stability;
+    private double confidence;
     /** Positions of the last step, 0 before the first one. */
     private int lastWidth;
     private int stable;
 
     AdaptiveStop(Manifest.SamplerConfig sampler, int canvasLength) {
-        stability = sampler.stabilityThreshold;
-        confidence = sampler.confidenceThreshold;
+        this.sampler = sampler;
         last = new int[canvasLength];
+        reset(SamplerOptions.EXPORTED);
     }
 
     /** Before the first step of a canvas. */
-    void reset() {
+    void reset(SamplerOptions options) {
+        stability = options.stability(sampler);
+        confidence = options.confidence(sampler);
         lastWidth = 0;
         stable = 0;
     }

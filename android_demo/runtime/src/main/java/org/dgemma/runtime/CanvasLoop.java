@@ -29,9 +29,11 @@ abstract class CanvasLoop {
     final Map<String, Tensor> outputs = new HashMap<>();
     private final int behind;
     private final int vocab;
-    private final float[] temperatures;
+    private final Manifest.SamplerConfig exported;
     private final Tensor prefixLength = Buffers.scalar(0);
     private Map<String, Tensor> views;
+    private SamplerOptions sampler = SamplerOptions.EXPORTED;
+    private float[] temperatures;
 
     /** @param behind slots that the graph needs behind the prefix */
     CanvasLoop(Engine engine, Prefix prefix, String graph, int behind) {
@@ -45,10 +47,8 @@ abstract class CanvasLoop {
         vocab = manifest.model.vocabSize;
         step = new DenoisingStep(length);
         initial = new long[length];
-        temperatures = new float[steps];
-        for (int i = 0; i < steps; i++) {
-            temperatures[i] = (float) manifest.sampler.temperature(steps - i);
-        }
+        exported = manifest.sampler;
+        temperatures = sampler.temperatures(exported);
         feeds.put("prefix_length", prefixLength);
     }
 
@@ -70,6 +70,10 @@ abstract class CanvasLoop {
             feeds.putAll(now);
             views = now;
         }
+        if (options.sampler != sampler) {
+            sampler = options.sampler;
+            temperatures = sampler.temperatures(exported);
+        }
         prefixLength.data.putLong(0, prefix.encoded());
         Noise.words(Noise.streamKey(options.seed, canvas, 0), initial);
         step.number = 0;
@@ -86,7 +90,7 @@ abstract class CanvasLoop {
     /** Begins to fill the step that was run as number i from 0. */
     final void begin(int i) {
         step.number = i + 1;
-        step.remaining = steps - i;
+        step.remaining = temperatures.length - i;
         step.temperature = temperatures[i];
         System.arraycopy(step.canvasOut, 0, step.canvasIn, 0, length);
     }
@@ -98,6 +102,11 @@ abstract class CanvasLoop {
         Buffers.read(outputs.get(entropy), row, step.entropy);
         Buffers.read(outputs.get(accepted), row, step.accepted);
         Buffers.read(outputs.get(canvas), row, step.canvasOut);
+    }
+
+    /** Steps of one canvas at most. */
+    final int scheduled() {
+        return temperatures.length;
     }
 
     final float temperature(int i) {

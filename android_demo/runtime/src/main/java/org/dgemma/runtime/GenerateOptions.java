@@ -21,6 +21,8 @@ public final class GenerateOptions {
     public final Loop loop;
     /** How much of a canvas is computed. */
     public final ComputePolicy compute;
+    /** What differs from the sampler that the bundle was exported with. */
+    public final SamplerOptions sampler;
     /** Take a text prompt as it is, without the bundle's chat template. */
     public final boolean raw;
     /** Go on from the prefix of earlier generations instead of an empty one. */
@@ -41,6 +43,7 @@ public final class GenerateOptions {
         boolean adaptive = true;
         Loop loop = Loop.HOST;
         ComputePolicy compute = ComputePolicy.ALL;
+        SamplerOptions sampler = SamplerOptions.EXPORTED;
         boolean raw;
         boolean continued;
         boolean trace;
@@ -55,6 +58,7 @@ public final class GenerateOptions {
         adaptive = draft.adaptive;
         loop = draft.loop;
         compute = draft.compute;
+        sampler = draft.sampler;
         raw = draft.raw;
         continued = draft.continued;
         trace = draft.trace;
@@ -74,6 +78,7 @@ public final class GenerateOptions {
         draft.adaptive = adaptive;
         draft.loop = loop;
         draft.compute = compute;
+        draft.sampler = sampler;
         draft.raw = raw;
         draft.continued = continued;
         draft.trace = trace;
@@ -118,6 +123,13 @@ public final class GenerateOptions {
             throw new UsageException("compute null must be ComputePolicy.ALL, or a policy that leaves something out");
         }
         return with(draft -> draft.compute = value);
+    }
+
+    public GenerateOptions sampler(SamplerOptions value) {
+        if (value == null) {
+            throw new UsageException("sampler null must be SamplerOptions.EXPORTED, or options that change something");
+        }
+        return with(draft -> draft.sampler = value);
     }
 
     public GenerateOptions raw(boolean value) {

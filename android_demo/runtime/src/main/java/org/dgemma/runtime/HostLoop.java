@@ -40,8 +40,8 @@ final class HostLoop extends CanvasLoop {
     @Override
     boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvases[0]);
-        stop.reset();
-        for (int i = 0; i < steps; i++) {
+        stop.reset(options.sampler);
+        for (int i = 0; i < scheduled(); i++) {
             int from = i % 2;
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), row);
             Buffers.write(row, words);

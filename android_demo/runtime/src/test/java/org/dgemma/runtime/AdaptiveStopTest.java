@@ -57,7 +57,7 @@ public class AdaptiveStopTest {
         assertTrue(rule.ends(canvas, sure, 2));
         assertFalse("another canvas", rule.ends(new int[] {3, 5}, sure, 2));
         assertTrue(rule.ends(new int[] {3, 5}, sure, 2));
-        rule.reset();
+        rule.reset(SamplerOptions.EXPORTED);
         assertFalse("a new canvas", rule.ends(new int[] {3, 5}, sure, 2));
     }
 }
