@@ -49,6 +49,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 _ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -78,9 +79,13 @@ class Generation(Body):
     recheck: bool | None = Field(None, description="Run all positions once more before a canvas is committed.")
     speculate: bool | None = Field(None, description="Canvases are drafts that the causal encoder checks.")
     max_steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Denoising steps for a canvas, at most.")
+    entropy_bound: float | None = Field(None, gt=0, le=100, description="Nats of the positions accepted in a step, at most.")
     confidence: float | None = Field(None, gt=0, le=100, description="Nats of mean entropy below which a canvas may end.")
     stability: Annotated[int, Field(ge=0, le=10_000)] | None = Field(None, description="Steps without a change before that.")
     fallback: Literal["autoregressive"] | None = Field(None, description="Decode token by token where the answer is empty.")
+    template: Text | None = Field(None, description="The answer with holes, such as {{8}} of 8 tokens, which the model fills.")
+    draft: Text | None = Field(None, description="A text to begin with, in place of noise.")
+    strength: float | None = Field(None, gt=0, le=1, description="How much of the draft is noise.")
     frames: bool = Field(False, description="On a stream: an event for every denoising step, too.")
 
     def most_tokens(self) -> int | None:

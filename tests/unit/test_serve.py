@@ -96,6 +96,8 @@ def test_several_answers_have_seeds_in_a_row(client: openai.OpenAI, alone: Sessi
         {"temperature": "0.9:0.1", "confidence": 0.5, "stability": 2},
         {"stop": ["ba", "zz"]},
         {"fallback": "autoregressive"},
+        {"entropy_bound": 0.05, "template": "el{{4}}"},
+        {"draft": "elbta", "strength": 0.5},
     ],
 )
 def test_options_of_dgemma_go_into_the_body(client: openai.OpenAI, alone: Session, more: dict[str, object]) -> None:
@@ -180,6 +182,7 @@ def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenA
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"temperature": 0.5, "decoder": "autoregressive"}, "temperature", "invalid_value"),
         ({"temperature": 0.5, "loop": "graph"}, None, "invalid_value"),
+        ({"template": "{{x", "draft": "y"}, None, "invalid_value"),
         ({"max_steps": 17}, "max_steps", "invalid_value"),
         ({"stop": [""]}, "stop.0", "invalid_value"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
