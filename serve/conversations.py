@@ -44,6 +44,7 @@ class Pool:
         self._limit = limit
         self._changed = threading.Condition()
         self._clock = count()
+        self._line: list[object] = []  # those that wait for room, in the order in which they came
         self._resting: list[Conversation] = []
         self._at_work: set[Conversation] = set()
 
@@ -94,14 +95,9 @@ class Pool:
         self, model: str, base: Session, ids: Sequence[int], need: int, cancelled: Callable[[], bool]
     ) -> Conversation | None:
         with self._changed:
-            while True:
-                if cancelled():
-                    return None
-                found, kept = self._best(model, ids)
-                taken = sum(one.size for one in self._at_work)
-                if not self._at_work or taken + need <= self._limit:
-                    break
-                self._changed.wait()
+            if not self._has_room(need, cancelled):
+                return None
+            found, kept = self._best(model, ids)
             if found is not None and (2 * kept >= len(found.session.prefix_ids)):
                 self._resting.remove(found)  # it goes on, or little is lost of it
                 found.size = max(found.size, need)
@@ -109,8 +105,23 @@ class Pool:
                 session = base.another() if found is None else found.session.another(kept)
                 found = Conversation(model=model, session=session, size=need)
             self._at_work.add(found)
-            self._make_room(self._limit - taken - need)
+            self._make_room()
             return found
+
+    def _has_room(self, need: int, cancelled: Callable[[], bool]) -> bool:
+        """Wait for one's turn and for room beside those at work; alone, one may take more than the limit. False when cancelled."""
+        place = object()
+        self._line.append(place)
+        try:
+            while not cancelled():
+                taken = sum(one.size for one in self._at_work)
+                if self._line[0] is place and (not self._at_work or taken + need <= self._limit):
+                    return True
+                self._changed.wait()
+            return False
+        finally:
+            self._line.remove(place)
+            self._changed.notify_all()
 
     def _best(self, model: str, ids: Sequence[int]) -> tuple[Conversation | None, int]:
         """The one at rest that begins most like `ids`, and for how long; of several, the one used last."""
@@ -120,8 +131,9 @@ class Pool:
                 best = (one, same)
         return best
 
-    def _make_room(self, left: int) -> None:
-        """Close those at rest that were used longest ago, until they take no more than `left`."""
+    def _make_room(self) -> None:
+        """Close those at rest that were used longest ago, until they take no more than those at work leave."""
+        left = self._limit - sum(one.size for one in self._at_work)
         while self._resting and (sum(one.size for one in self._resting) > left or len(self._resting) > MOST_RESTING):
             self._close(min(self._resting, key=lambda one: one.used))
 
@@ -130,7 +142,7 @@ class Pool:
             self._at_work.discard(one)
             one.used = next(self._clock)
             self._resting.append(one)
-            self._make_room(self._limit - sum(other.size for other in self._at_work))
+            self._make_room()
             self._changed.notify_all()
 
     def _drop(self, one: Conversation) -> None:

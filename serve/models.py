@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Model:
     users: int = 0
     used: float = 0.0
     size: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loading: asyncio.Task[None] | None = None
 
     @property
     def loaded(self) -> Session:
@@ -106,9 +106,10 @@ class Models:
         model = self.find(name)
         model.users += 1
         try:
-            async with model.lock:
-                if model.session is None:
-                    await self._load(model)
+            while model.session is None:
+                if model.loading is None:
+                    model.loading = asyncio.create_task(self._load(model))
+                await asyncio.shield(model.loading)  # a client that leaves does not end it: others may wait as well
             yield model
         finally:
             model.users -= 1
@@ -120,6 +121,12 @@ class Models:
                 await self._close(model)
 
     async def _load(self, model: Model) -> None:
+        try:
+            await self._opened(model)
+        finally:
+            model.loading = None
+
+    async def _opened(self, model: Model) -> None:
         started = time.perf_counter()
         while True:
             await self._make_room(model)

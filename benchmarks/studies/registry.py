@@ -219,6 +219,12 @@ STUDIES = (
         ),
     ),
     Study(
+        name="serve",
+        page="serve",
+        results=("serve-load.json",),
+        commands=(f"{_MODULE}.serve_load --seconds 60 --out {_TO}/serve-load.json",),
+    ),
+    Study(
         name="two-commands",
         page="two-commands",
         results=("two-commands.json",),

@@ -226,6 +226,44 @@ def test_conversations_are_kept_within_their_memory(bundle: Path) -> None:
         assert at_work == 0 < resting
 
 
+def test_requests_wait_for_room_in_the_order_in_which_they_came(bundle: Path) -> None:
+    with serving([bundle], cache_bytes=1) as served:  # room for one at a time
+        served.request("POST", "/v1/chat/completions", body())
+        _Slow.pause = 0.02
+        first, answer = opened(served)
+        waiting = threading.Thread(target=served.request, args=("POST", "/v1/chat/completions", body(max_tokens=5)))
+        waiting.start()
+        while len(served.server.jobs) < 2:
+            time.sleep(0.01)
+        assert served.server.pool.counts == (1, 0)
+        assert events(answer.read())[-1]["choices"][0]["finish_reason"] == "stop"
+        waiting.join(20)
+        first.close()
+        assert served.idle()
+
+
+def test_a_client_that_leaves_while_a_bundle_is_loaded_does_not_end_the_loading(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_times: list[float] = []
+    real = session_module.Session.load
+
+    def load(*args: Any, **more: Any) -> Any:
+        opened_times.append(time.monotonic())
+        time.sleep(0.4)
+        return real(*args, **more)
+
+    monkeypatch.setattr(session_module.Session, "load", load)
+    with serving([bundle]) as served:
+        data = json.dumps(body()).encode()
+        with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            leaving.sendall(head + f"content-length: {len(data)}\r\n\r\n".encode() + data)
+            time.sleep(0.1)
+        assert served.request("POST", "/v1/chat/completions", body())[0] == 200
+    assert len(opened_times) == 1
+
+
 @pytest.fixture(scope="module")
 def plain(bundle: Path) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
