@@ -214,8 +214,11 @@ class CompletionForm(ChatForm):
 
 
 def _more(result: Result) -> dict[str, Any]:
-    """The stop string that was met, and what is wrong with an answer, without what only the command line can do about it."""
+    """The stop string that was met, what a template's holes were filled with, and what is wrong with an answer, without what
+    only the command line can do about it."""
     found: dict[str, Any] = {} if result.stop_string is None else {"stop_reason": result.stop_string}
+    if result.holes:
+        found["holes"] = list(result.holes)
     if texts := [re.sub(r" \(--[a-z-]+\)", "", text) for text in result.warnings]:
         found["warnings"] = texts
     return found

@@ -109,7 +109,7 @@ class Pool:
             return found
 
     def _has_room(self, need: int, cancelled: Callable[[], bool]) -> bool:
-        """Wait for one's turn and for room beside those at work; alone, one may take more than the limit. False when cancelled."""
+        """Wait in line for room beside those at work; alone, one may take more than the limit. False when cancelled."""
         place = object()
         self._line.append(place)
         try:

@@ -1,5 +1,7 @@
-"""Clients that people have, each as they use it, and a tester of the published schema; those that are not installed get an environment
-of their own, which needs the network."""
+"""Clients that people have, each as they use it, and a tester of the published schema.
+
+Those that are not installed get an environment of their own, which needs the network.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ PROMPT, ANSWER = "Reverse the word table.", "elbat"
 LANGCHAIN = """
 import sys
 from langchain_openai import ChatOpenAI
-model = ChatOpenAI(base_url=sys.argv[1] + "/v1", api_key="none", model="tiny", seed=0, max_tokens=64, extra_body={"decoder": "diffusion"})
+more = {"seed": 0, "max_tokens": 64, "extra_body": {"decoder": "diffusion"}}
+model = ChatOpenAI(base_url=sys.argv[1] + "/v1", api_key="none", model="tiny", **more)
 print(model.invoke("Reverse the word table.").content)
 print("".join(chunk.content for chunk in model.stream("Reverse the word table.")))
 print(model.invoke("Reverse the word table.", stop=["ba"]).content)
@@ -48,7 +51,8 @@ const client = new OpenAI({ baseURL: process.argv[2] + "/v1", apiKey: "none", ma
 const body = { model: "tiny", seed: 0, max_tokens: 64, messages: [{ role: "user", content: "Reverse the word table." }] };
 console.log((await client.chat.completions.create(body)).choices[0].message.content);
 let text = "";
-for await (const chunk of await client.chat.completions.create({ ...body, stream: true })) text += chunk.choices[0]?.delta?.content ?? "";
+const chunks = await client.chat.completions.create({ ...body, stream: true });
+for await (const chunk of chunks) text += chunk.choices[0]?.delta?.content ?? "";
 console.log(text);
 console.log((await client.chat.completions.create({ ...body, stop: ["ba"] })).choices[0].message.content);
 try { await client.chat.completions.create({ ...body, top_p: 0.5 }); } catch (error) { console.log(error.param === "top_p"); }
@@ -104,8 +108,7 @@ def test_the_published_schema_holds(served: Served, tmp_path: Path) -> None:
     lines(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     bin_ = tmp_path / "venv" / "bin"
     lines(bin_ / "python", "-m", "pip", "install", "--quiet", "schemathesis==4.*", cwd=tmp_path)
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection"
-    lines(
-        bin_ / "schemathesis", "run", f"{served.url}/openapi.json", "--checks", checks, "--max-examples", "40", "--seed", "0",
-        "--phases", "examples,coverage,fuzzing", "--request-timeout", "60", cwd=tmp_path,
-    )  # fmt: skip
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    checks += ",negative_data_rejection"
+    command = [bin_ / "schemathesis", "run", f"{served.url}/openapi.json", "--checks", checks, "--seed", "0"]
+    lines(*command, "--max-examples", "40", "--phases", "examples,coverage,fuzzing", "--request-timeout", "60", cwd=tmp_path)
