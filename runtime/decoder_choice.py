@@ -6,10 +6,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from dgemma.core.generate_options import AUTOREGRESSIVE, DIFFUSION
+from dgemma.core.manifest import Manifest
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.loops import Loops
@@ -79,9 +81,14 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _steps_per_canvas(bundle: Bundle) -> float:
     """Of the artifact's golden trajectories, or where there are none as many as are reported."""
-    steps = canvases = 0
-    if GOLDEN in bundle.manifest.files:
-        with np.load(bundle.path / GOLDEN) as golden:
-            indices = [golden[name] for name in golden.files if re.fullmatch(r"artifact_\d+_canvas_index", name)]
-        steps, canvases = sum(map(len, indices)), sum(len(np.unique(index)) for index in indices)
-    return steps / canvases if canvases else float(min(REPORTED_STEPS, bundle.manifest.steps))
+    steps = golden_steps(bundle.path, bundle.manifest)
+    return sum(steps) / len(steps) if steps else float(min(REPORTED_STEPS, bundle.manifest.steps))
+
+
+def golden_steps(folder: Path, manifest: Manifest) -> list[int]:
+    """Denoising steps of each canvas of the artifact's golden trajectories; none where the bundle has no such file."""
+    if GOLDEN not in manifest.files:
+        return []
+    with np.load(folder / GOLDEN) as golden:
+        indices = [golden[name] for name in golden.files if re.fullmatch(r"artifact_\d+_canvas_index", name)]
+    return [int(count) for index in indices for count in np.unique(index, return_counts=True)[1]]

@@ -30,8 +30,8 @@ def check(path: Path) -> None:
     report.check_out(path, "--picture")
 
 
-def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction]) -> None:
-    """Write a picture of the kind that the name ends in; raises UsageError when that cannot be."""
+def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction], model: str) -> None:
+    """Write a picture of the kind that the name ends in, with `model` in its title; raises UsageError when that cannot be."""
     check(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction]) 
         _crossover(right, work, drawn, colours)
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        figure.suptitle(f"{profile.name}: prompt {work.prompt}, output {work.output}, predicted")
+        figure.suptitle(f"{model} on {profile.name}: prompt {work.prompt}, output {work.output} tokens, predicted")
         drawn_bytes = io.BytesIO()
         figure.savefig(drawn_bytes, dpi=150, format=path.suffix[1:].lower())
     report.write_whole(path, drawn_bytes.getvalue(), "--picture")

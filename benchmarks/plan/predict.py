@@ -20,6 +20,7 @@ Json = dict[str, Any]
 REPORTED_STEPS = (12.0, 20.0)  # a canvas of the released model, adaptive, as others report
 ROOM = 0.75  # of a device's memory that one program may take; the rest is the system's and other programs'
 CLOSE = 1.10  # speeds within this are the same, and more bits are the better choice
+LAST_RESORT = ("w4-all",)  # recipes that change answers the most (docs/results/quantization.md): only where no other fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,8 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
 
 
 def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tuple[Prediction | None, str]:
-    """One configuration, and a sentence with the reason: the fastest that fits, and of those that are as fast the most bits."""
+    """One configuration, and a sentence with the reason: the fastest that fits, and of those that are as fast the most bits.
+    A recipe of `LAST_RESORT` only where nothing else fits."""
     if not (fitting := [p for p in found if p.fits]):
         least = min(found, key=lambda p: p.resident)
         return None, (
@@ -193,12 +195,15 @@ def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tupl
             f"{gb(int(ROOM * profile.memory_bytes))} of {gb(profile.memory_bytes)} is what one program can have on "
             f"{profile.name}; take a smaller model."
         )
+    sound = [p for p in fitting if p.recipe not in LAST_RESORT]
+    fitting = sound or fitting
     top = max(p.best for p in fitting)
     chosen = max((p for p in fitting if p.best * CLOSE >= top), key=lambda p: (round(p.bits, 2), p.best))
     few, many = work.steps
     slow, fast = chosen.diffusion
     what = f"Take {chosen.recipe} with {chosen.engine} and a canvas of {chosen.canvas} ({gb(chosen.disk)} on disk, "
     what += f"{gb(chosen.resident)} in memory)"
+    what += "" if sound else ", the recipe that changes answers the most, as no other fits"
     speeds = f"{slow:.3g} to {fast:.3g} tokens/s at {many:g} to {few:g} steps a canvas"
     other = f"{chosen.autoregressive:.3g} autoregressively"
     if few >= chosen.break_even:

@@ -1,37 +1,70 @@
-"""A plan for people: a table of configurations and the sentence."""
+"""A plan for people: the recommendation, then a table in 80 columns; with `verbose`, all figures and where they come from."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.plan.predict import Prediction, Work, gb
 from dgemma.benchmarks.plan.profile import Profile
 
+WIDTH = 80
 
-def plan(profile: Profile, work: Work, found: Sequence[Prediction], sentence: str, left_out: Sequence[str]) -> None:
-    """Print the device, its sources, all predictions and the recommendation."""
-    print(f"{profile.name}: {profile.about}; {profile.threads} threads, {gb(profile.memory_bytes)} of memory, CPU only")
+
+def plan(
+    profile: Profile, work: Work, found: Sequence[Prediction], sentence: str, left_out: Sequence[str], *, verbose: bool = False
+) -> None:
+    """Print the recommendation and the predictions; with `verbose`, the device's sources, too."""
+    print(textwrap.fill(sentence, WIDTH))
+    few, many = work.steps
+    steps = f"{few:.3g}" if few == many else f"{few:.3g} to {many:.3g}"
+    sized = len({p.canvas for p in found}) > 1
+    named = "recipe, engine, canvas" if sized else "recipe, engine"
+    header = [named, "memory", "step ms", "token ms", "diffusion/s", "AR/s", "even"]
+    rows = [[*_brief(p, sized)] for p in found]
+    if verbose:
+        header = ["recipe, engine, canvas", "disk", "memory", "ms a step", "ms to encode N", "ms a token"]
+        header += ["diffusion, tokens/s", "autoregressive", "even at steps", "position-forwards/token"]
+        rows = [[*_cells(p)] for p in found]
+    about = f"Predicted for {profile.name}, CPU only: prompt {work.prompt}, output {work.output} tokens, {steps} steps a canvas"
+    report.table(textwrap.fill(about, WIDTH), header, rows)
+    if not all(p.fits for p in found):
+        print(f"{'(!)' if verbose else '!'} does not fit beside the system and other programs")
+    if left_out:
+        print(f"{', '.join(left_out)} left out: their groups do not divide the model's widths; give a --recipe FILE.json")
+    if not verbose:
+        notes = "diffusion/s and AR/s: tokens per second of diffusion and of autoregressive decoding; even: steps a canvas at "
+        print(
+            textwrap.fill(
+                notes + "which both are as fast. --verbose shows sizes on disk, more figures, and where they come from.", WIDTH
+            )
+        )
+        return
+    print("Quality is not predicted: `dgemma verify` measures what a recipe costs.")
+    print(f"\n{profile.name}: {profile.about}; {profile.threads} threads, {gb(profile.memory_bytes)} of memory")
     for engine, k in profile.engines.items():
         rates = ", ".join(f"{name} {getattr(k.products, name) / 1e9:.0f}" for name in ("int8", "int4", "float32"))
         print(f"  {engine}: {rates} GFLOP/s, memory read {profile.bytes_per_s / 1e9:.1f} GB/s")
     for figure, source in profile.sources.items():
         print(f"  {figure}: {source}")
-    few, many = work.steps
-    rows = [[*_cells(p)] for p in found]
-    header = ["recipe, engine, canvas", "disk", "memory", "ms a step", "ms to encode N", "ms a token"]
-    header += ["diffusion, tokens/s", "autoregressive", "even at steps", "position-forwards/token"]
-    report.table(
-        f"Prompt {work.prompt}, output {work.output} tokens, {few:g} to {many:g} steps a canvas (predicted, not measured)",
-        header,
-        rows,
-    )
-    if not all(p.fits for p in found):
-        print("(!) does not fit beside the system and other programs")
-    if left_out:
-        print(f"{', '.join(left_out)} left out: their groups do not divide the model's widths; give a --recipe FILE.json")
-    print("Quality is not predicted: `dgemma verify` measures what a recipe costs.")
-    print(f"\n{sentence}")
+
+
+def _brief(p: Prediction, sized: bool) -> Iterator[str]:
+    """A row of three digits a figure."""
+    yield f"{p.recipe}, {p.engine}" + (f", {p.canvas}" if sized else "")
+    size = f"{digits(p.resident / 1e9)} GB" if p.resident >= 1e8 else f"{digits(p.resident / 1e6)} MB"
+    yield size + ("" if p.fits else "!")
+    yield from (digits(1e3 * seconds) for seconds in (p.step, p.token))
+    slow, fast = p.diffusion
+    yield digits(slow) if slow == fast else f"{digits(slow)}-{digits(fast)}"
+    yield digits(p.autoregressive)
+    yield digits(p.break_even)
+
+
+def digits(value: float) -> str:
+    """Three digits, never in exponents."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cells(p: Prediction) -> Iterator[str]:

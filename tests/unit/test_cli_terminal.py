@@ -10,14 +10,10 @@ from typing import Any
 
 import pytest
 from cli_checks import ANSWER, fails, text_of
-from fake_bundle import END_OF_TURN, FakeEngine, fake_engine, fake_session, write_bundle
-from rich.console import Console
+from fake_bundle import FakeEngine, fake_engine, fake_session, write_bundle
 
 from dgemma.cli import chat as chat_command
 from dgemma.cli import dispatch
-from dgemma.cli.live import LiveCanvas
-from dgemma.cli.terminal import printable
-from dgemma.runtime.result import StepEvent
 
 
 @pytest.fixture
@@ -58,29 +54,6 @@ def test_an_answer_that_is_empty_says_so(
     toy["answer"] = [200, *[0] * 40]
     assert dispatch(["run", bundle, "-p", "hi", "--max-new-tokens", "16"]) == 0
     assert " 1 token in " in capsys.readouterr().err
-
-
-def test_live_view_styles(tmp_path: Path) -> None:
-    session = fake_session(tmp_path / "b", [200, 201, 202])
-    events: list[StepEvent] = []
-    session.generate([2, 6], on_step=events.append)
-    view = LiveCanvas(session)
-    first, last = view.render(events[0]), view.render(events[-1])
-    assert {str(s.style) for s in first.spans} >= {"bold", "dim"}
-    assert session.tokenizer is not None
-    assert last.plain.split("\ncanvas")[0] == session.tokenizer.decode([200, 201, 202])  # no markers, nothing after the stop
-    assert END_OF_TURN in events[-1].argmax
-    assert printable("a\x1b[31mb\n") == "a�[31mb\n"
-
-
-def test_live_view_shows_the_end_of_what_is_taller_than_the_terminal(tmp_path: Path) -> None:
-    session = fake_session(tmp_path / "b", [200, 201, 202] * 5)
-    assert session.tokenizer is not None
-    console = Console(file=Terminal(), force_terminal=True, width=20, height=4, legacy_windows=False)
-    with LiveCanvas(session, console) as view:
-        session.generate([2, 6], on_step=view)
-    out = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "canvas 1, step 4" in out and session.tokenizer.decode([200]) in out
 
 
 def test_a_bundle_without_a_tokenizer_prints_ids(

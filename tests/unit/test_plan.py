@@ -14,15 +14,19 @@ import pytest
 from fake_bundle import write_bundle
 
 from dgemma.benchmarks.plan import profile as profiles
-from dgemma.benchmarks.plan.predict import ROOM, Weights, Work, gb, predict, recommend
+from dgemma.benchmarks.plan.predict import ROOM, Prediction, Weights, Work, gb, predict, recommend
 from dgemma.benchmarks.plan.profile import Cache, Kernels, Products, Profile, coefficients, from_dict, shipped, terms
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
 from dgemma.core.cost import CostModel, as_run
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import UsageError
+from dgemma.core.manifest import read_manifest
 from dgemma.core.shapes import parameter_shapes
+from dgemma.core.shipped import bundle_path
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.recipes import RECIPES, file_bytes
+from dgemma.runtime.decoder_choice import golden_steps
 
 TINY = Path(__file__).parents[2] / "checkpoints/tiny"
 ROUND = Kernels(
@@ -130,7 +134,7 @@ def work(**values: Any) -> Work:
 def weights(recipe: str) -> Weights:
     of = RECIPES[recipe]
     bits = {str(c): b for c, b in of.bits.items() if b < 32}
-    return Weights(recipe=recipe, bits=bits, disk_bytes={"onnx": file_bytes(of, "onnx", PRESETS["2b"])})
+    return Weights(recipe=recipe, bits=bits, disk_bytes={e: file_bytes(of, e, PRESETS["2b"]) for e in ENGINES})
 
 
 def test_rates_and_break_even_follow_from_the_calls() -> None:
@@ -176,6 +180,38 @@ def test_one_configuration_is_recommended_with_the_reason() -> None:
     assert "decode autoregressively" in recommend(found, quick, work())[1]
     between = work(steps=(1.0, 4000.0))
     assert "faster only below" in recommend([predict(DEVICE, "onnx", weights("w8"), between)], DEVICE, between)[1]
+
+
+def test_the_recipe_that_changes_answers_the_most_is_a_last_resort() -> None:
+    def planned(device: Profile) -> tuple[list[Prediction], Prediction | None, str]:
+        found = [predict(device, "executorch", weights(name), work()) for name in ("w4", "w4-all")]
+        return found, *recommend(found, device, work())
+
+    phone = shipped("phone-flagship")
+    (better, least), chosen, _ = planned(phone)
+    assert least.best > better.best and chosen is better
+    (_, least), chosen, sentence = planned(replace(phone, memory_bytes=int(least.resident / ROOM) + 1))
+    assert chosen is least and "changes answers the most" in sentence
+
+
+def test_a_plan_is_80_columns_and_begins_with_the_recommendation(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", "26b-a4b", "--memory", "24", "--canvas", "256,64"]
+    assert dispatch(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Take ") and max(map(len, lines)) <= 80
+    assert "estimated" not in "\n".join(lines)
+    assert dispatch([*asked, "--verbose", "--device", "phone-mid-range"]) == 0
+    assert "estimated" in capsys.readouterr().out
+
+
+def test_a_bundle_is_planned_with_the_steps_of_its_own_canvases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["plan", "tiny", "--json"]) == 0
+    few, many = json.loads(capsys.readouterr().out)["steps_per_canvas"]
+    folder = bundle_path("tiny")
+    counts = sorted(golden_steps(folder, read_manifest(folder)[0]))
+    assert (few, many) == (counts[len(counts) // 4], counts[-1 - len(counts) // 4]) and many < 12 and counts[0] >= 1
+    assert dispatch(["plan", "tiny", "--json", "--steps-per-canvas", "5"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps_per_canvas"] == [5, 5]
 
 
 def test_what_does_not_fit_is_said() -> None:

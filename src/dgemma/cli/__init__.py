@@ -22,6 +22,7 @@ COMMANDS = {
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
     "serve": ("dgemma.cli.serve", "Serve bundles over HTTP: OpenAI's API, and a page that shows the canvas."),
+    "replay": ("dgemma.cli.replay", "Show a trace of `dgemma run --trace` again, step by step."),
     "inspect": ("dgemma.cli.inspect", "Check every file of a bundle and show what is in it."),
     "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),
     "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and what the machine could do."),

@@ -28,12 +28,13 @@ DEVICE = "amd-epyc-2-cores"
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model, how it samples, and its weights by recipe."""
+    """A model, how it samples, and its weights by recipe; of a bundle, the steps that its own canvases took, half of them."""
 
     config: ModelConfig
     sampler: SamplerConfig
     engines: tuple[str, ...]
     weights: tuple[Weights, ...]
+    steps: tuple[float, float] | None = None
 
 
 def run(
@@ -58,7 +59,11 @@ def run(
     ] = None,
     steps: Annotated[
         str | None,
-        typer.Option("--steps-per-canvas", metavar="S|S-S", help="Denoising steps per canvas, or a range. Default: 12-20."),
+        typer.Option(
+            "--steps-per-canvas",
+            metavar="S|S-S",
+            help="Denoising steps per canvas, or a range. Default: those of the bundle's own canvases, else 12-20.",
+        ),
     ] = None,
     soft: Annotated[str | None, typer.Option("--soft", help="Soft embeddings: exact, or topk:K, as for export.")] = None,
     picture: Annotated[
@@ -67,6 +72,7 @@ def run(
             "--picture", metavar="FILE.png", help="Plot the roofline, and where diffusion overtakes (.png, .svg, .pdf)."
         ),
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show all figures, and where the device's come from.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> int:
     from dgemma.benchmarks.plan import show
@@ -85,7 +91,7 @@ def run(
             canvas=n,
             prompt=prompt,
             output=output,
-            steps=_steps(steps, subject.sampler.steps),
+            steps=_steps(steps, subject.sampler.steps, subject.steps),
             soft=EXACT if sampler.top_k is None else "gathered",
         )
         for n in _canvases(canvas, subject.config)
@@ -94,7 +100,7 @@ def run(
     found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
     chosen, sentence = recommend(found, profile, works[0])
     if picture is not None:
-        plot.draw(picture, profile, works[0], found)
+        plot.draw(picture, profile, works[0], found, model)
     if as_json:
         values = {
             "model": model,
@@ -109,7 +115,7 @@ def run(
         }
         print_json(values, allow_nan=False)
     else:
-        show.plan(profile, works[0], found, sentence, _left_out(subject, recipe))
+        show.plan(profile, works[0], found, sentence, _left_out(subject, recipe), verbose=verbose)
     return 0
 
 
@@ -131,6 +137,7 @@ def _left_out(subject: Subject, recipe: str) -> list[str]:
 def _subject(model: str, recipe: str) -> Subject:
     """Raises CheckpointError, BundleError or UsageError."""
     from dgemma.core.manifest import MANIFEST, read_manifest
+    from dgemma.runtime.decoder_choice import golden_steps
 
     folder = bundle_path(model)
     if (folder / MANIFEST).is_file():
@@ -140,12 +147,24 @@ def _subject(model: str, recipe: str) -> Subject:
                 f"--recipe {recipe}: {model} is a bundle of {manifest.quantization['recipe']}; name the checkpoint"
             )
         return Subject(
-            config=manifest.model, sampler=manifest.sampler, engines=tuple(manifest.engines), weights=(_of_bundle(manifest),)
+            config=manifest.model,
+            sampler=manifest.sampler,
+            engines=tuple(manifest.engines),
+            weights=(_of_bundle(manifest),),
+            steps=_own_steps(golden_steps(folder, manifest)),
         )
     from dgemma.model.hf_config import find_config
 
     config, sampler, _ = find_config(model)
     return Subject(config=config, sampler=sampler, engines=ENGINES, weights=_of_recipes(recipe, config))
+
+
+def _own_steps(canvases: list[int]) -> tuple[float, float] | None:
+    """Between which the middle half of the canvases lies; None without any."""
+    if not canvases:
+        return None
+    ordered = sorted(canvases)
+    return float(ordered[len(ordered) // 4]), float(ordered[-1 - len(ordered) // 4])
 
 
 def _of_bundle(manifest: Manifest) -> Weights:
@@ -222,12 +241,12 @@ def _engines(option: str, of: tuple[str, ...], profile: Profile) -> tuple[str, .
     return both
 
 
-def _steps(text: str | None, most: int) -> tuple[float, float]:
-    """`12-20` or `8`, never more than the T of the model."""
+def _steps(text: str | None, most: int, own: tuple[float, float] | None) -> tuple[float, float]:
+    """`12-20` or `8`, never more than the T of the model; None for the model's own steps, where they are known."""
     from dgemma.benchmarks.plan.predict import REPORTED_STEPS
 
     if text is None:
-        few, many = REPORTED_STEPS
+        few, many = own or REPORTED_STEPS
     else:
         try:
             few, many = (float(part) for part in (text.split("-") if "-" in text else (text, text)))
