@@ -248,6 +248,11 @@ def test_command_status_and_missing_packages(capsys: pytest.CaptureFixture[str],
 
 def test_inspect(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["inspect", bundle]) == 0
+    brief = capsys.readouterr().out
+    assert len(brief.splitlines()) <= 15 and "prefix_key_0" not in brief
+    for text in ("every file verified", "quantization  fp32", "onnx          encode, denoise", "--verbose"):
+        assert text in brief
+    assert dispatch(["inspect", bundle, "--verbose"]) == 0
     out = capsys.readouterr().out
     for text in (
         "every file verified",

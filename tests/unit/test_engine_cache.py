@@ -318,11 +318,11 @@ def test_an_engine_that_saves_unsoundly_keeps_nothing(bundle: Path) -> None:
 def test_inspect_shows_what_is_kept(
     bundle: Path, packed_before: tuple[Path, list[bytes]], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dispatch(["inspect", str(bundle)]) == 0
+    assert dispatch(["inspect", str(bundle), "--verbose"]) == 0
     assert "packed weights kept on this machine\n  none" in capsys.readouterr().out
     shutil.copytree(packed_before[0], folder, dirs_exist_ok=True)
     os.truncate(entries(bundle)["generate"] / packed.MODEL, 10)
-    assert dispatch(["inspect", str(bundle)]) == 0
+    assert dispatch(["inspect", str(bundle), "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.endswith("/shared")]
     assert [line for line in lines if line.endswith("/generate (damaged; made again when needed)")]

@@ -10,6 +10,7 @@ import typer
 from dgemma.cli.options import BundleArgument
 from dgemma.cli.terminal import print_json
 from dgemma.core.manifest import ChatTemplate, GraphSpec, TensorSpec
+from dgemma.core.plural import counted
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
@@ -18,6 +19,7 @@ from dgemma.verify import outcome
 
 def run(
     bundle: BundleArgument,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show graphs, tensors, tools and files as well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, verified.")] = False,
 ) -> None:
     opened = Bundle.open(bundle)
@@ -31,26 +33,36 @@ def run(
         more["executorch_variant"] = executorch.variant()
         print_json({**opened.manifest.to_dict(), **more})
     else:
-        print("\n".join(summary(opened)))
+        print("\n".join(summary(opened) if verbose else brief(opened)))
+
+
+def brief(bundle: Bundle) -> list[str]:
+    """About fifteen lines: what it is, how it was quantized, what runs it, what verify found."""
+    manifest, values = bundle.manifest, bundle.manifest.quantization
+    bits = values.get("bits") or {}
+    each = ", ".join(f"{name} {b}" for name, b in bits.items()) if len(set(bits.values())) > 1 else ""
+    mean = f", {values['bits_per_weight']:.3g} bits a weight" if "bits_per_weight" in values else ""
+    lines = _head(bundle)
+    lines.append(f"quantization  {values['recipe']}{mean}{f' ({each})' if each else ''}")
+    for engine, graphs in manifest.graphs.items():
+        here = f"; here: {executorch.variant()}" if engine == "executorch" else ""
+        lines.append(f"{engine:<13} {', '.join(graphs)}; needs {manifest.engines.get(engine, 'any version')} or newer{here}")
+    origin = [str(manifest.provenance[name]) for name in ("name", "licence") if manifest.provenance.get(name)]
+    lines.append(f"checkpoint    {', '.join(origin) or 'unknown'}")
+    total = sum(entry.size for entry in manifest.files.values())
+    lines.append(
+        f"files         {counted(len(manifest.files), 'file')}, {total / 1e6:,.1f} MB; --verbose lists them, and all tensors"
+    )
+    kept = cache.held(bundle.digest)
+    if kept:
+        damaged = "" if all(sound for *_, sound in kept) else ", some damaged (made again when needed)"
+        lines.append(f"kept here     {sum(size for _, size, _ in kept) / 1e6:,.1f} MB of packed weights{damaged}")
+    return lines
 
 
 def summary(bundle: Bundle) -> list[str]:
-    """Lines for people: model, sizes, graphs, quantization, provenance."""
-    manifest, model = bundle.manifest, bundle.manifest.model
-    kind = f"{model.num_experts} experts, {model.top_k_experts} per token" if model.is_moe else "dense"
-    sampler = ", ".join(f"{k} {v}" for k, v in manifest.sampler.to_dict().items())
-    found, problem = outcome.read(bundle.path)
-    judged = outcome.lines(found, bundle.digest) if found else [f"verify        {problem or 'none; see dgemma verify'}"]
-    lines = [
-        f"bundle        {bundle.path} (format {manifest.format_version}, every file verified)",
-        f"digest        {bundle.digest}",
-        f"model         {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}, {kind}",
-        f"canvas        {manifest.canvas_length} tokens, {manifest.steps} steps, context {manifest.context}",
-        f"sampler       {sampler}",
-        f"tokenizer     {manifest.tokenizer.file if manifest.tokenizer else 'none'}",
-        f"chat          {_chat(manifest.chat)}",
-        *judged,
-    ]
+    """All of it: graphs and tensors, quantization, tools, provenance, files."""
+    manifest, lines = bundle.manifest, _head(bundle)
     for name, values in (
         ("quantization", manifest.quantization),
         ("tools", manifest.tools),
@@ -71,6 +83,25 @@ def summary(bundle: Bundle) -> list[str]:
         lines.append(f"  {size:>12,}  {path}{'' if sound else ' (damaged; made again when needed)'}")
     lines += [] if kept else ["  none"]
     return lines
+
+
+def _head(bundle: Bundle) -> list[str]:
+    """Model, canvas, sampler, tokenizer, chat, and what verify found."""
+    manifest, model = bundle.manifest, bundle.manifest.model
+    kind = f"{model.num_experts} experts, {model.top_k_experts} per token" if model.is_moe else "dense"
+    sampler = ", ".join(f"{k} {v}" for k, v in manifest.sampler.to_dict().items())
+    found, problem = outcome.read(bundle.path)
+    judged = outcome.lines(found, bundle.digest) if found else [f"verify        {problem or 'none; see dgemma verify'}"]
+    return [
+        f"bundle        {bundle.path} (format {manifest.format_version}, every file verified)",
+        f"digest        {bundle.digest}",
+        f"model         {model.num_layers} layers, hidden {model.hidden_size}, vocabulary {model.vocab_size}, {kind}",
+        f"canvas        {manifest.canvas_length} tokens, {manifest.steps} steps, context {manifest.context}",
+        f"sampler       {sampler}",
+        f"tokenizer     {manifest.tokenizer.file if manifest.tokenizer else 'none'}",
+        f"chat          {_chat(manifest.chat)}",
+        *judged,
+    ]
 
 
 def _chat(chat: ChatTemplate | None) -> str:
