@@ -332,6 +332,33 @@ whole canvases only: measure with `dgemma eval --start-width auto` before you re
     ),
 )
 
+CONTROL = Page(
+    title="Options of the sampler",
+    intro="""
+Exact match and steps of tiny with [options of the sampler](../guides/control.md), and templates beside prompting alone. "Stock"
+is the bundle's own sampler; all options ran on the same prompts and noise.""",
+    sections=(
+        Section(
+            heading="Sampling and stop rule",
+            table=tables.control,
+            after="""
+On tiny, no option beats the bundle's own sampler by more than the prompts can show: most canvases are decided in their first
+step, and later ones confirm it. Ending after that step (`--steps 1`, `--stability 0`) halves the steps and costs accuracy.
+A lower `--confidence` only adds steps. What they do to a model that needs more steps, tiny cannot say.""",
+        ),
+        Section(
+            heading="Templates",
+            before="""
+Templates are made from the right answers: they say what is pinned, and how many tokens each hole has. Prompting alone is told
+none of that, so the difference is what the template gives away and the model uses; it is not a gain in ability.""",
+            table=tables.control_templates,
+            after="""
+tiny answers nearly all of these prompts without a template, so all that can be seen is that pinned text does no harm: the same
+answers are right, in about as many steps. Whether templates help a model that cannot do without is not known.""",
+        ),
+    ),
+)
+
 PROJECTION = Page(
     title="Projection for a full-size model",
     intro="""
@@ -377,8 +404,8 @@ independently.""",
 
 PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
-    "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "full-size": FULL_SIZE, "released-shape": RELEASED,
-    "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION, "soft": SOFT, "plan": PLAN, "serve": SERVE, "tpu": TPU,
+    "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": CONTROL,
+    "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION, "soft": SOFT, "plan": PLAN, "serve": SERVE, "tpu": TPU,
 }  # fmt: skip
 
 

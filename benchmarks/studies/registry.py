@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.manifest import read_manifest
+from dgemma.core.shipped import NAMES, bundle_path
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 CURRENT = ("tiny-sizes.json", "tiny-moe-sizes.json", "2b-sizes.json")  # list the bundles of today, all recipes
@@ -195,6 +198,12 @@ STUDIES = (
         commands=(f"{_MODULE}.position_forwards build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-position-forwards.json",),
     ),
     Study(
+        name="control",
+        page="control",
+        results=("tiny-control.json",),
+        commands=(f"{_MODULE}.control --per-task 10 --out {_TO}/tiny-control.json",),
+    ),
+    Study(
         name="projection",
         page="projection",
         results=("2b-projection.json",),
@@ -242,8 +251,10 @@ def of_page(page: str) -> list[Study]:
 
 
 def current() -> set[str]:
-    """Digests of today's bundles."""
-    return {row["digest"] for name in CURRENT for row in json.loads((RESULTS / name).read_text(encoding="utf-8"))["bundles"]}
+    """Digests of today's bundles, shipped ones included."""
+    listed = [row for name in CURRENT for row in json.loads((RESULTS / name).read_text(encoding="utf-8"))["bundles"]]
+    shipped = [read_manifest(bundle_path(name), check_files=False)[1] for name in NAMES]
+    return {row["digest"] for row in listed} | set(shipped)
 
 
 def is_older(path: Path, digests: set[str]) -> bool:
