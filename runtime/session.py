@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from dgemma.core.errors import SessionBusy, TokenizerError, UsageError
+from dgemma.core.errors import SessionBusy, SessionClosed, TokenizerError, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
 from dgemma.core.messages import Message
 from dgemma.runtime import memory
@@ -115,7 +115,7 @@ class Session:
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:
-        """Every token of the prefix, prompts and answers; raises SessionBusy after close."""
+        """Every token of the prefix, prompts and answers; raises SessionClosed after close."""
         self._check_open()
         return tuple(self._generator.prefix.ids)
 
@@ -143,7 +143,7 @@ class Session:
             keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy` in place of
                 `compute`, and those of `SamplerOptions` in place of `sampler`.
         Raises:
-            PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy.
+            PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy, SessionClosed.
         """
         options = _options(options, keywords)
         with self._exclusive():
@@ -297,7 +297,7 @@ class Session:
         def run(tell: Callable[[object], None]) -> Result:
             return self.generate(prompt, chosen, messages=messages, on_step=tell if steps else None, on_text=tell)
 
-        events: Iterator[Any] = iterate(run, self.cancel)
+        events: Iterator[Any] = iterate(run, self.cancel, self._cancel.clear)
         return events
 
     def choose_decoder(self, tokens: int = MAX_NEW_TOKENS) -> DecoderChoice:
@@ -306,7 +306,8 @@ class Session:
             return choose_decoder(self.bundle, self._engine, tokens)
 
     def cancel(self) -> None:
-        """End the running generation before its next step; from any thread. The canvas in work is dropped."""
+        """End the running generation before its next step, or where none runs, the next one before its first; from any thread.
+        The canvas in work is dropped. A `reset` or `rewind` in between forgets it."""
         self._cancel.set()
         self._turns.wake()
 
@@ -346,9 +347,9 @@ class Session:
             raise SessionBusy("the session is generating; wait for it, cancel it, or load a second session")
         try:
             self._check_open()
-            self._cancel.clear()
             yield
         finally:
+            self._cancel.clear()
             self._busy.release()
 
     @contextmanager
@@ -369,7 +370,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SessionBusy("the session is closed; load it again")
+            raise SessionClosed("the session is closed; load it again")
 
     def _watcher(self, on_step: OnStep, inside: bool) -> Watcher:
         def tell(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:

@@ -16,11 +16,11 @@ class _Left(Exception):
     """Whoever iterated has stopped."""
 
 
-def iterate(run: Callable[[Tell], object], cancel: Callable[[], None]) -> Iterator[object]:
+def iterate(run: Callable[[Tell], object], cancel: Callable[[], None], forget: Callable[[], None]) -> Iterator[object]:
     """What `run` tells of, one at a time, and then what it returns; what it raises is raised here.
 
     `run` waits at each event until the next one is asked for, so that arrays in it are not overwritten meanwhile. An iteration
-    that is left early cancels it, and waits until it has ended.
+    that is left early cancels it, and waits until it has ended; `forget` then takes back a cancel that came too late.
     """
     events: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
     asked, left = threading.Semaphore(0), threading.Event()
@@ -43,18 +43,21 @@ def iterate(run: Callable[[Tell], object], cancel: Callable[[], None]) -> Iterat
 
     worker = threading.Thread(target=work, name="dgemma-stream", daemon=True)
     worker.start()
+    over = False
     try:
         while True:
             event, error = events.get()
+            over = error is not None or event is ended
             if error is not None:
                 raise error
-            if event is ended:
+            if over:
                 return
             yield event
             asked.release()
     finally:
         left.set()
-        if worker.is_alive():  # else what is running by now is somebody else's
+        if not over and worker.is_alive():  # else what is running by now is somebody else's
             cancel()
-        asked.release()
-        worker.join()
+            asked.release()
+            worker.join()
+            forget()

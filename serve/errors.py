@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dgemma.core.errors import BundleError, DgemmaError, EngineError, PromptTooLong, SessionBusy, TokenizerError, UsageError
+from dgemma.core.errors import (
+    BundleError,
+    DgemmaError,
+    EngineError,
+    PromptTooLong,
+    SessionBusy,
+    SessionClosed,
+    TokenizerError,
+    UsageError,
+)
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -63,7 +72,7 @@ def from_error(error: BaseException, params: Iterable[str] = (), prompt: str = "
         if param is None and first in ("message", "tool", "the"):
             param = "tools" if first == "tool" else prompt
         return ApiError(400, message, param=param, code="invalid_value")
-    if isinstance(error, SessionBusy):
+    if isinstance(error, SessionBusy | SessionClosed):
         return overloaded("the model was closed meanwhile; try again", 1)
     if isinstance(error, BundleError):
         return ApiError(503, "the model's files cannot be used; the server's log says why", code="model_unusable")

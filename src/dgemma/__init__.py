@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from dgemma.core.errors import ExportError as ExportError
     from dgemma.core.errors import PromptTooLong as PromptTooLong
     from dgemma.core.errors import SessionBusy as SessionBusy
+    from dgemma.core.errors import SessionClosed as SessionClosed
     from dgemma.core.errors import TokenizerError as TokenizerError
     from dgemma.core.errors import UsageError as UsageError
     from dgemma.core.generate_options import GenerateOptions as GenerateOptions
     from dgemma.core.sampler_options import SamplerOptions as SamplerOptions
+    from dgemma.runtime.async_session import AsyncSession as AsyncSession
     from dgemma.runtime.result import Result as Result
     from dgemma.runtime.result import StepEvent as StepEvent
     from dgemma.runtime.result import TextEvent as TextEvent
@@ -39,10 +41,11 @@ __version__ = "0.1.0"
 
 _ERRORS = (
     "BundleError", "CheckpointError", "DgemmaError", "EngineError", "ExportError", "PromptTooLong", "SessionBusy",
-    "TokenizerError", "UsageError",
+    "SessionClosed", "TokenizerError", "UsageError",
 )  # fmt: skip
 _HOMES = {
     "Session": "dgemma.runtime.session",
+    "AsyncSession": "dgemma.runtime.async_session",
     **dict.fromkeys(("Result", "StepEvent", "TextEvent"), "dgemma.runtime.result"),
     "GenerateOptions": "dgemma.core.generate_options",
     "ComputePolicy": "dgemma.core.compute_policy",

@@ -23,6 +23,7 @@ from fake_bundle import (
 from dgemma.core.errors import (
     DgemmaError,
     SessionBusy,
+    SessionClosed,
     TokenizerError,
     UsageError,
 )
@@ -91,6 +92,17 @@ def test_cancel_from_another_thread(tmp_path: Path) -> None:
     assert (result.stop_reason, result.steps) == ("cancelled", 1)
 
 
+def test_a_cancel_before_a_generation_is_not_lost(tmp_path: Path) -> None:
+    session = fake_session(tmp_path / "b", SHORT)
+    session.cancel()
+    result = session.generate(PROMPT)
+    assert (result.stop_reason, result.steps, result.tokens) == ("cancelled", 0, ())
+    assert list(session.generate(PROMPT).tokens) == SHORT, "it ends one generation"
+    session.cancel()
+    session.reset()
+    assert list(session.generate(PROMPT).tokens) == SHORT, "a reset forgets it"
+
+
 @both_loops
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
 def test_what_a_callback_raises_comes_out_and_the_session_stays_usable(tmp_path: Path, loop: str, error: BaseException) -> None:
@@ -122,7 +134,7 @@ def test_one_generation_at_a_time(tmp_path: Path) -> None:
     session.close()
     session.close()
     for misuse in (lambda: session.generate(PROMPT), session.reset, lambda: session.prefix_ids):
-        with pytest.raises(SessionBusy, match="closed"):
+        with pytest.raises(SessionClosed, match="closed"):
             misuse()
 
 

@@ -134,7 +134,7 @@ def test_whoever_is_told_is_waited_for() -> None:
             tell(name)  # type: ignore[operator]
         return "end"
 
-    events: Iterator[object] = iterate(run, lambda: None)
+    events: Iterator[object] = iterate(run, lambda: None, lambda: None)
     assert next(events) == "a"
     time.sleep(0.05)
     assert log == ["makes a"]

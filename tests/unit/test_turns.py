@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_bundle import BOS, CONTEXT, START, N, fake_engine, fake_session
 
-from dgemma.core.errors import PromptTooLong, SessionBusy, UsageError
+from dgemma.core.errors import PromptTooLong, SessionClosed, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.runtime.generator import DECODE_TURN
 from dgemma.runtime.result import Result
@@ -208,7 +208,7 @@ def test_the_engine_is_freed_with_the_last_session(tmp_path: Path) -> None:
     one = fake_session(tmp_path / "b", LONG)
     two = one.another()
     one.close()
-    with pytest.raises(SessionBusy, match="closed"):
+    with pytest.raises(SessionClosed, match="closed"):
         one.another()
     assert two.generate(PROMPT).tokens == tuple(LONG)
     assert fake_engine(two)._signatures

@@ -36,7 +36,11 @@ class PromptTooLong(DgemmaError):
 
 
 class SessionBusy(DgemmaError):
-    """A session was asked for a second generation, or used after close."""
+    """A session was asked for a second generation while one runs."""
+
+
+class SessionClosed(DgemmaError):
+    """A session was used after close."""
 
 
 class DgemmaWarning(UserWarning):
