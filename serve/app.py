@@ -73,7 +73,7 @@ class Server:
             ("models_loaded", "Bundles in memory.", self._loaded),
         ):
             self.metrics.gauge(name, text, value)
-        self.openapi = document({path: one.body for path, one in ENDPOINTS.items()})
+        self.openapi = document({path: one.body for path, one in ENDPOINTS.items()}, list(self.models.by_name))
 
     def _loaded(self) -> int:
         return sum(model.session is not None for model in self.models.by_name.values())

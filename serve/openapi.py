@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -87,11 +87,16 @@ def _errors(*statuses: str) -> dict[str, Any]:
     return {status: {"description": _STATUSES[status], "content": error} for status in statuses}
 
 
-def document(bodies: Mapping[str, type[Body]]) -> dict[str, Any]:
-    """Of a server whose endpoints take these bodies."""
+def document(bodies: Mapping[str, type[Body]], models: Sequence[str]) -> dict[str, Any]:
+    """Of a server whose endpoints take these bodies, for these models."""
     refs, schemas = models_json_schema(
         [(body, "validation") for body in bodies.values()], ref_template="#/components/schemas/{model}"
     )
+    for body in bodies.values():
+        schema = schemas["$defs"][body.__name__]
+        schema["properties"]["model"]["enum"] = list(models)
+        for name in schema["properties"].keys() - set(schema["required"]):  # null is as good as nothing
+            schema["properties"][name] = {"anyOf": [schema["properties"][name], {"type": "null"}]}
     paths: dict[str, Any] = {}
     for path, body in bodies.items():
         stream = {"text/event-stream": {"schema": {"type": "string"}}}
