@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.accelerators import QNN
 from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
-from dgemma.core.manifest import GraphSpec, Manifest, list_files, write_manifest
+from dgemma.core.manifest import GraphSpec, Manifest, TargetSpec, list_files, write_manifest
 from dgemma.core.staging import staging
 from dgemma.export import room
 from dgemma.export.estimate import Estimate
@@ -67,7 +68,7 @@ def export_bundle(
     **options: Any,
 ) -> Path:
     """`write_bundle` of a request that is checked here; `options` are recipe, steps, canvas, context, random_weights,
-    calibration, soft, as in `request.check`. Raises UsageError, CheckpointError, ExportError: one line with the cure."""
+    calibration, soft, target, as in `request.check`. Raises UsageError, CheckpointError, ExportError: a line with the cure."""
     request = check(checkpoint, engines=engines, **options)
     return write_bundle(request, out, engines=engines, progress=progress, finish=finish)
 
@@ -107,6 +108,7 @@ def write_bundle(
         lowered = lower_all(lower, engines, request, weights, stage, at_once=at_once, progress=say)
         graphs = {engine: found for engine, (found, _) in lowered.items()}
         reports = {engine: report for engine, (_, report) in lowered.items()}
+        targets = _lower_target(request, weights, stage, say)
         shutil.rmtree(scratch, ignore_errors=True)
         quantization = {**weights.quantization, "stored_bits_per_weight": _stored(stage, engines, weights)}
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
@@ -130,6 +132,7 @@ def write_bundle(
             quantization={**quantization, "lowering": reports},
             tools=dict(sorted(tools.items())),
             provenance=weights.provenance,
+            targets=targets,
         )
         manifest = seal(stage, manifest)
         if finish is not None:
@@ -137,6 +140,15 @@ def write_bundle(
             finish(stage)
             seal(stage, manifest)
     return out
+
+
+def _lower_target(request: ExportRequest, weights: Weights, stage: Path, progress: Progress) -> dict[str, TargetSpec]:
+    """What an accelerator needs beside the graphs; nothing for a processor."""
+    if request.target.backend != QNN:
+        return {}
+    from dgemma.export.qnn.lower import lower as qnn
+
+    return qnn(request, weights, stage, progress)
 
 
 def _stored(stage: Path, engines: Sequence[str], weights: Weights) -> dict[str, float]:

@@ -6,11 +6,12 @@ A checkpoint is a float one, a quantized one (`dgemma quantize`), or a preset's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.accelerators import CPU, QNN, Target
 from dgemma.core.config import PRESETS, ModelConfig, check_random_weights
 from dgemma.core.engines import engines_of
 from dgemma.core.errors import CheckpointError, UsageError
@@ -57,6 +58,7 @@ class ExportRequest:
     random_weights: int | None
     calibration: Path | None
     defaulted: bool = False
+    target: Target = field(default_factory=lambda: Target(backend=CPU))
 
     @property
     def is_quantized(self) -> bool:
@@ -92,6 +94,7 @@ def check(
     random_weights: int | None = None,
     calibration: Path | None = None,
     soft: str | None = None,
+    target: str = CPU,
 ) -> ExportRequest:
     """All that can be wrong with options and configs; raises UsageError or CheckpointError before any weight is read."""
     check_random_weights(random_weights)
@@ -112,6 +115,12 @@ def check(
     for engine in engines:
         engines_of(engine)
     chosen.check(engines, config)
+    wanted = Target.parse(target)
+    if wanted.backend == QNN:
+        from dgemma.export.qnn import checks
+
+        quantized = folder is not None and is_quantized(folder)
+        checks.check(chosen, config, engines, quantized_checkpoint=quantized)
     return ExportRequest(
         folder=folder,
         config=config,
@@ -121,6 +130,7 @@ def check(
         random_weights=random_weights,
         calibration=calibration,
         defaulted=recipe is None,
+        target=wanted,
     )
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from dgemma.core.accelerators import AUTO
 from dgemma.core.errors import SessionBusy, SessionClosed, TokenizerError, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
 from dgemma.core.messages import Message
@@ -74,6 +75,7 @@ class Session:
         engine: str | None = None,
         threads: int | None = None,
         turns: Turns | None = None,
+        target: str = AUTO,
     ) -> Session:
         """Open a bundle: check every file, read the tokenizer, find the engine. Graphs are loaded on first use.
 
@@ -82,13 +84,15 @@ class Session:
             engine: onnx or executorch; None takes the first of them that is in the bundle and installed.
             threads: for the engine; None leaves it to the engine.
             turns: shared by sessions whose generations are to take turns; None: only those that `another` makes share.
+            target: cpu, qnn (a Snapdragon's NPU; on x86-64 its emulator, with a warning), or auto, which takes an NPU where the
+                bundle has contexts for it and this machine has one.
         Raises:
             BundleError, EngineError, TokenizerError, UsageError.
         """
         if threads is not None and not is_int(threads, 1, 1024):
             raise UsageError(f"threads {threads!r} must be between 1 and 1024")
         bundle = Bundle.open(path, by_record=True)
-        opened = open_engine(bundle, engine, threads)
+        opened = open_engine(bundle, engine, threads, target)
         memory.check(bundle.manifest, opened.name, path)
         return cls(bundle, opened, turns=turns)
 
@@ -108,6 +112,11 @@ class Session:
     @property
     def engine(self) -> str:
         return self._engine.name
+
+    @property
+    def label(self) -> str:
+        """The engine, and the accelerator that it runs on, where it does."""
+        return self._engine.label
 
     @property
     def engine_version(self) -> str:
@@ -444,7 +453,7 @@ class Session:
         empty = why_empty(answer, run.reason, len(run.tokens), run.pads, found)
         return run.result(
             answer.text,
-            self._engine.name,
+            self._engine.label,
             loop,
             thinking=answer.thinking,
             tool_calls=answer.tool_calls,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module, metadata, util
 
+from dgemma.core.accelerators import AUTO, CPU, QNN
 from dgemma.core.engines import ENGINES, PACKAGES
-from dgemma.core.errors import EngineError
+from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Engine
@@ -55,12 +56,34 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
     return engine, version
 
 
-def open_engine(bundle: Bundle, engine: str | None, threads: int | None) -> Engine:
-    """Make the engine of `choose`; its graphs are loaded on first use. Raises EngineError."""
+def open_engine(bundle: Bundle, engine: str | None, threads: int | None, target: str = AUTO) -> Engine:
+    """Make the engine of `choose`, or with target `qnn` (`qnn:CHIP`) that of an NPU; graphs are loaded on first use.
+
+    `auto` takes an NPU where the bundle has contexts for one and this machine has it, and the processor elsewhere; never the
+    emulator, and never an engine other than the one that was asked for. Raises EngineError, UsageError.
+    """
+    if target.partition(":")[0] not in (AUTO, CPU, QNN):
+        raise UsageError(f"--target {target[:40]!r} is unknown; choose auto, cpu or qnn")
+    if target.startswith(QNN) or (target == AUTO and engine in (None, "onnx") and _has_npu(bundle)):
+        if engine not in (None, "onnx"):
+            raise UsageError(f"--target qnn runs on engine 'onnx', not {engine!r}; leave --engine out")
+        _, version = choose(bundle, "onnx")
+        made: Engine = import_module("dgemma.runtime.engines.qnn").QnnEngine(
+            bundle, version=version, threads=threads, target=QNN if target == AUTO else target
+        )
+        return made
     name, version = choose(bundle, engine)
     module, cls = _CLASSES[name]
-    made: Engine = getattr(import_module(module), cls)(bundle, version=version, threads=threads)
+    made = getattr(import_module(module), cls)(bundle, version=version, threads=threads)
     return made
+
+
+def _has_npu(bundle: Bundle) -> bool:
+    """Whether the bundle has contexts for a Snapdragon's NPU, and this machine may have one and the package for it."""
+    if not any(name.startswith(f"{QNN}:") for name in bundle.manifest.targets):
+        return False
+    sessions = import_module("dgemma.runtime.engines.qnn_sessions")
+    return not sessions.is_emulated() and sessions.installed() is not None
 
 
 def release(version: str) -> tuple[int, ...]:

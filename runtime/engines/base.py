@@ -88,6 +88,7 @@ class Engine(ABC):
 
     Attributes:
         name: as in `--engine`.
+        label: what runs, for people: the name, and an accelerator where one is used.
         version: of the library.
         seconds: time spent in native calls so far, without the loading of graphs.
     """
@@ -96,6 +97,7 @@ class Engine(ABC):
 
     def __init__(self, bundle: Bundle, *, version: str, threads: int | None = None) -> None:
         self.bundle, self.version, self.threads = bundle, version, threads
+        self.label = self.name
         self.seconds = 0.0
         self._signatures: dict[str, _Signature] = {}
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dgemma.core.accelerators import CPU, Target
 from dgemma.core.config import check_random_weights
 from dgemma.core.engines import engines_of
 from dgemma.core.progress import notes, stages
@@ -40,6 +41,14 @@ def run(
     soft: Annotated[
         str | None, typer.Option("--soft", help="Self-conditioning averages all ids (exact) or the K likeliest (topk:K).")
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="cpu|qnn:CHIP[,CHIP…]",
+            help="Also compile for a Snapdragon's NPU: SM8550, SM8650, SM8750 or SM8850.",
+        ),
+    ] = CPU,
     large_golden: Annotated[
         bool, typer.Option("--golden", help="Record golden trajectories even of a large model (slow).")
     ] = False,
@@ -50,6 +59,7 @@ def run(
 
     engines = engines_of(engine)
     check_random_weights(random_weights)
+    Target.parse(target)
     find_config(checkpoint)  # what is wrong with these is said before a package is missed that takes long to install
     if recipe is not None:
         find(recipe)
@@ -67,6 +77,7 @@ def run(
         "random_weights": random_weights,
         "calibration": calibration,
         "soft": soft,
+        "target": target,
     }
     estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
     notes(request.notes(estimate.request))

@@ -14,6 +14,7 @@ from dgemma.core.plural import counted
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
+from dgemma.runtime.engines.qnn import describe
 from dgemma.verify import outcome
 
 
@@ -53,6 +54,8 @@ def brief(bundle: Bundle) -> list[str]:
     lines.append(
         f"files         {counted(len(manifest.files), 'file')}, {total / 1e6:,.1f} MB; --verbose lists them, and all tensors"
     )
+    for target in manifest.targets.values():
+        lines += describe(target)
     kept = cache.held(bundle.digest)
     if kept:
         damaged = "" if all(sound for *_, sound in kept) else ", some damaged (made again when needed)"
@@ -74,6 +77,8 @@ def summary(bundle: Bundle) -> list[str]:
         lines.append(f"{engine} (needs {manifest.engines.get(engine, 'any version')} or newer{here})")
         for name, spec in graphs.items():
             lines += _graph(name, spec)
+    for target in manifest.targets.values():
+        lines += describe(target)
     lines.append("files")
     lines += [f"  {entry.size:>12,}  {name}" for name, entry in manifest.files.items()]
     lines.append(f"  {sum(e.size for e in manifest.files.values()):>12,}  in all, bytes")

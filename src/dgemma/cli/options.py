@@ -23,6 +23,15 @@ BundleArgument = Annotated[
 EngineOption = Annotated[
     str | None, typer.Option("--engine", help="onnx or executorch. Default: the first of them in the bundle that is installed.")
 ]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="auto|cpu|qnn",
+        help="What runs the model: auto takes a Snapdragon's NPU where the bundle and this machine have it; qnn insists, and "
+        "runs in an emulator on x86-64.",
+    ),
+]
 LoopOption = Annotated[
     str, typer.Option("--loop", help="host calls the model once per step, graph once per canvas. Both give the same tokens.")
 ]

@@ -33,6 +33,7 @@ from dgemma.cli.options import (
     StopOption,
     StrengthOption,
     SystemOption,
+    TargetOption,
     TemperatureOption,
     TemplateOption,
     ThinkOption,
@@ -61,6 +62,7 @@ def run(
         str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
     ] = None,
     engine: EngineOption = None,
+    target: TargetOption = AUTO,
     decoder: Annotated[
         str,
         typer.Option(
@@ -153,7 +155,7 @@ def run(
         think=think,
         tools=tools,
     )
-    with Opened.load(bundle, engine=engine, threads=threads) as session:
+    with Opened.load(bundle, engine=engine, threads=threads, target=target) as session:
         if decoder == AUTO:
             options = _quicker(session, options)
         if n != 1:

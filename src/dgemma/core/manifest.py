@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.errors import BundleError, CheckpointError, UsageError
@@ -78,6 +78,61 @@ class ChatTemplate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StaticGraph:
+    """A graph of fixed shapes that was compiled for an accelerator.
+
+    Args:
+        part: condition (embeddings and soft embeddings → what the layers read), layers (`first` up to `last`, which include the
+            final norm where they are the last ones), or head (hidden states → products with the ids `first` up to `last`).
+        rows, slots: of the canvas or chunk, and of the prefix.
+        file: what the accelerator's engine opens: an ONNX wrapper around a context in `binary`, which may hold several graphs.
+        source: the ONNX graph that was compiled; its weights are shared with those of the other graphs.
+    """
+
+    part: Literal["condition", "layers", "head"]
+    first: int
+    last: int
+    rows: int
+    slots: int
+    file: str
+    binary: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
+    """Where the table of ids [V, D] lies in a file, float32, or int8 with a float32 scale for each id."""
+
+    file: str
+    dtype: Literal["float32", "int8"]
+    offset: Annotated[int, 64]
+    scales: Annotated[int, 64] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSpec:
+    """What a bundle holds for one accelerator, beside the graphs for processors.
+
+    Args:
+        versions: of the tools that compiled the contexts; qairt must be the runtime's.
+        options: that the engine opens contexts with, by name.
+        placement: part of a step → npu or cpu.
+        local: most slots of a sliding layer's prefix.
+        constants: file of layer scalars and frequencies, which are inputs of the graphs.
+    """
+
+    chip: str
+    precision: str
+    versions: dict[str, str]
+    options: dict[str, str]
+    placement: dict[str, str]
+    local: int
+    constants: str
+    table: TableSpec
+    graphs: tuple[StaticGraph, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileEntry:
     size: Annotated[int, 64]  # bits
     sha256: str
@@ -105,6 +160,7 @@ class Manifest:
     quantization: dict[str, Any]
     tools: dict[str, str]
     provenance: dict[str, Any]
+    targets: dict[str, TargetSpec] = field(default_factory=dict)  # by name, such as qnn:SM8650; left out where there are none
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +168,8 @@ class Manifest:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         values["model"], values["sampler"] = self.model.to_dict(), self.sampler.to_dict()
         plain = json.loads(json.dumps(values, default=asdict))
+        if not self.targets:
+            del plain["targets"]
         if self.chat is not None:
             defaults = {f.name: f.default for f in fields(ChatTemplate) if f.default is not MISSING}
             plain["chat"] = {k: v for k, v in plain["chat"].items() if k not in defaults or v != defaults[k]}
@@ -226,6 +284,10 @@ def read_manifest(
         for graph in graphs.values():
             if graph.file not in manifest.files:
                 raise BundleError(f"{path}: {engine!r} graph file {graph.file!r} is not listed; export the bundle again")
+    for target, spec in manifest.targets.items():
+        used = {spec.table.file, spec.constants, *(name for g in spec.graphs for name in (g.file, g.binary, g.source))}
+        if missing := sorted(used - manifest.files.keys()):
+            raise BundleError(f"{path}: {target!r} file {missing[0]!r} is not listed; export the bundle again")
     if manifest.chat and (unknown := _unknown_form(manifest.chat)):
         raise BundleError(f"{path}: {unknown} is unknown; upgrade dgemma, or export the bundle again")
     if manifest.tokenizer and manifest.tokenizer.file not in manifest.files:

@@ -42,12 +42,18 @@ public final class Manifest {
     public final Map<String, String> tools;
     /** JSON values as read, see {@link #noise}. */
     public final Map<String, @Nullable Object> provenance;
+    /**
+     * What the bundle holds for accelerators, by target such as {@code qnn:SM8650}, beside the graphs for processors, which
+     * are what this library runs; empty where there is nothing. JSON values as read, see {@link #noise}.
+     */
+    public final Map<String, @Nullable Object> targets;
     /** Name relative to the bundle, with '/'. */
     public final Map<String, FileEntry> files;
 
     private static final Kind<Manifest> KIND = Kind.object(Manifest::new,
             "format_version", "engines", "model", "tokenizer", "chat", "canvas_length", "steps", "context", "chunk",
-            "sampler", "noise", "dims", "graphs", "quantization", "tools", "provenance", "files");
+            "sampler", "noise", "dims", "graphs", "quantization", "tools", "provenance", "targets",
+            "files");
 
     private Manifest(Fields fields) {
         formatVersion = fields.get("format_version", Kind.INTEGER);
@@ -66,6 +72,7 @@ public final class Manifest {
         quantization = fields.get("quantization", Kind.map(Kind.ANY));
         tools = fields.get("tools", Kind.map(Kind.TEXT));
         provenance = fields.get("provenance", Kind.map(Kind.ANY));
+        targets = fields.get("targets", Kind.map(Kind.ANY), Collections.emptyMap());
         files = fields.get("files", Kind.map(FileEntry.KIND), Collections.emptyMap());
     }
 

@@ -1,0 +1,1 @@
+"""Lowering to Qualcomm's NPU: static ONNX graphs, compiled ahead of time into contexts for single chips."""

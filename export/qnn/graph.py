@@ -1,0 +1,99 @@
+"""A small builder of static ONNX graphs whose values have names, and whose weights lie in one file for all graphs.
+
+Graphs for an NPU are written out node by node, not traced: norms, masks and the places where activations are rounded must be
+what the NPU takes, and a width or a length more must cost no second trace. It knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx import TensorProto, helper
+
+from dgemma.export.onnx.weights import INLINE_BELOW, WeightFile
+
+Array = npt.NDArray[Any]
+OPSET, IR_VERSION = 21, 10
+_ZERO_16 = 1 << 15  # the zero point of uint16 activations
+_LEVELS_16 = _ZERO_16 - 1
+
+
+class StaticNet:
+    """Nodes in order, float32 between them; with `ranges`, activations are rounded to 16 bits where `round16` says.
+
+    Args:
+        name: of the graph; the NPU's graphs in one context need names of their own.
+        weights: the file that large constants go to.
+        ranges: largest magnitude of a value by name; None leaves activations in float.
+    """
+
+    def __init__(self, name: str, weights: WeightFile, ranges: Mapping[str, float] | None = None) -> None:
+        self.name, self.ranges, self._file = name, ranges, weights
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._rounded: dict[str, str] = {}
+
+    def input(self, name: str, shape: Sequence[int]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def output(self, value: str, name: str, shape: Sequence[int]) -> None:
+        self.op("Identity", value, out=name)
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+        """One node with one output; returns the output's name."""
+        out = out or f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [out], name=f"n{len(self._nodes)}", **attributes))
+        return out
+
+    def ops(self, kind: str, value: str, outs: Sequence[str], **attributes: Any) -> None:
+        """One node with several outputs."""
+        self._nodes.append(helper.make_node(kind, [value], list(outs), name=f"n{len(self._nodes)}", **attributes))
+
+    def constant(self, values: Array, name: str | None = None, *, int4: bool = False) -> str:
+        """A constant; with `int4`, of packed ones: uint8 [..., out/2] as ONNX packs INT4."""
+        name = name or f"c{len(self._constants)}"
+        if name not in self._constants:
+            tensor = ir.Tensor(np.ascontiguousarray(values), name=name)
+            stored: ir.TensorProtocol = self._file.add(tensor) if tensor.nbytes >= INLINE_BELOW else tensor
+            proto = ir.to_proto(stored)
+            if int4:
+                proto.data_type = TensorProto.INT4
+                proto.dims[-1] *= 2
+            self._constants[name] = proto
+        return name
+
+    def scalar(self, value: float) -> str:
+        return self.constant(np.array(value, np.float32))
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def reshape(self, value: str, *shape: int) -> str:
+        return self.op("Reshape", value, self.ints(*shape))
+
+    def round16(self, value: str, key: str) -> str:
+        """The value as 16-bit integers stand for it, where activations are rounded; `key` names its range."""
+        if self.ranges is None:
+            return value
+        if value not in self._rounded:
+            largest = max(self.ranges[key], 1e-6)
+            scale = self.scalar(largest / _LEVELS_16)
+            zero = self.constant(np.array(_ZERO_16, np.uint16))
+            integers = self.op("QuantizeLinear", value, scale, zero)
+            self._rounded[value] = self.op("DequantizeLinear", integers, scale, zero)
+        return self._rounded[value]
+
+    def model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, list(self._constants.values()))
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        made.producer_name, made.producer_version = "dgemma", ""
+        return made

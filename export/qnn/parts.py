@@ -1,0 +1,213 @@
+"""The parts of a denoiser that an NPU computes, as static graphs: self-conditioning, layers, tiles of the head.
+
+What a host has to look up or compute in another precision comes in as inputs: embeddings, tables of rotations, masks. One
+graph of layers serves both modes, for masks and layer scalars are inputs too. Letters: M rows, S slots of a full layer's
+prefix, L of a sliding one's, K kv heads, G heads for each of them, d head dim, D hidden, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from dgemma.core.config import ModelConfig
+from dgemma.export.onnx.linear import pack
+from dgemma.export.onnx.weights import WeightFile
+from dgemma.export.qnn.graph import Array, StaticNet
+from dgemma.model.denoiser import Denoiser
+from dgemma.quantize.hadamard import hadamard
+from dgemma.quantize.matrix import QuantizedMatrix
+
+# A norm's input is scaled so that the largest value seen becomes this: its square, and those of values 16 times as large, stay
+# within float16 (65,504), and squares of values 1,000 times smaller above its smallest normal number (6e-5).
+NORM_TARGET = 16.0
+UNSEEN = 2.0**-8  # what a norm's input is scaled by where no range is known
+SMALLEST = 2.0**-24  # of float16: an epsilon below it would be zero there, and a row of zeros divided by zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What graphs are made from: the float model, integers of matrices, and ranges of activations by name."""
+
+    model: Denoiser
+    quantized: Mapping[str, QuantizedMatrix]
+    ranges: Mapping[str, float]
+    weights: WeightFile
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def net(self, name: str) -> StaticNet:
+        return StaticNet(name, self.weights, self.ranges if self.quantized else None)
+
+    def array(self, name: str) -> Array:
+        """A float parameter or buffer."""
+        found = self.model.get_parameter(name) if not name.endswith("_scalar") else self.model.get_buffer(name)
+        return _array(found)
+
+
+def _array(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().float().numpy()
+    return found
+
+
+class PartNet:
+    """The model's operations on a net."""
+
+    def __init__(self, source: Source, net: StaticNet, rows: int) -> None:
+        self.source, self.net, self.rows = source, net, rows
+
+    def norm(self, x: str, path: str, *, weight: bool = True, out: str | None = None) -> str:
+        """RMSNorm written so that float16 holds its squares: of x·s, with ε·s², which is the same."""
+        net, config = self.net, self.source.config
+        largest = self.source.ranges.get(f"{path}.in")
+        shrink = UNSEEN if not largest else 2.0 ** math.floor(math.log2(NORM_TARGET / largest))
+        small = net.op("Mul", x, net.scalar(shrink))
+        mean = net.op("ReduceMean", net.op("Mul", small, small), net.ints(-1), keepdims=1)
+        root = net.op("Sqrt", net.op("Add", mean, net.scalar(max(config.rms_norm_eps * shrink**2, SMALLEST))))
+        if not weight:
+            return net.op("Div", small, root, out=out)
+        return net.op("Mul", net.op("Div", small, root), net.constant(self.source.array(f"{path}.weight")), out=out)
+
+    def linear(self, x: str, path: str, *, out: str | None = None) -> str:
+        """x [1, M, in] → [1, M, out]."""
+        net, name = self.net, f"{path}.weight"
+        matrix = self.source.quantized.get(name)
+        if matrix is None:
+            parameter = self.source.model.get_parameter(name)
+            return net.op("MatMul", x, net.constant(_array(parameter.t()), name), out=out)
+        if matrix.rotation is not None:
+            x = self._rotate(x, matrix.rotation, matrix.integers.shape[-1])
+        weight = self._integers(name, matrix)
+        return net.round16(net.op("MatMul", net.round16(x, f"{path}.in"), weight, out=out), f"{path}.out")
+
+    def _rotate(self, x: str, block: int, inputs: int) -> str:
+        net = self.net
+        parts = net.reshape(x, 1, self.rows * (inputs // block), block)
+        return net.reshape(
+            net.op("MatMul", parts, net.constant(_array(hadamard(block)), f"hadamard.{block}")), 1, self.rows, inputs
+        )
+
+    def _integers(self, name: str, matrix: QuantizedMatrix) -> str:
+        """A matrix [in, out] of integers and their scales by output; two-level scales are multiplied out to 8 bits."""
+        net, four = self.net, matrix.bits == 4 and matrix.multipliers is None
+        integers = matrix.expanded().t().contiguous()
+        stored = net.constant(pack(integers).numpy() if four else integers.numpy(), f"{name}.integers", int4=four)
+        scale = net.constant(_array(matrix.scale), f"{name}.scale")
+        if four:
+            zeros = net.constant(np.zeros(len(matrix.scale) // 2, np.uint8), f"{name}.zero", int4=True)
+        else:
+            zeros = net.constant(np.zeros(len(matrix.scale), np.int8), f"{name}.zero")
+        return net.op("DequantizeLinear", stored, scale, zeros, axis=1)
+
+    def mlp(self, x: str, path: str, *, out: str | None = None) -> str:
+        gate = self.net.op("Gelu", self.linear(x, f"{path}.gate_proj"), approximate="tanh")
+        return self.linear(self.net.op("Mul", gate, self.linear(x, f"{path}.up_proj")), f"{path}.down_proj", out=out)
+
+    def rotate(self, x: str, cos: str, sin: str, out: str) -> str:
+        """Rotary embedding, x [1, M, heads, d], cos and sin [M, 1, d/2]."""
+        net = self.net
+        a, b = f"{out}.a", f"{out}.b"
+        net.ops("Split", x, (a, b), axis=-1, num_outputs=2)
+        low = net.op("Sub", net.op("Mul", a, cos), net.op("Mul", b, sin))
+        high = net.op("Add", net.op("Mul", b, cos), net.op("Mul", a, sin))
+        return net.op("Concat", low, high, out=out, axis=-1)
+
+    def attention(
+        self, x: str, layer: int, tables: tuple[str, str, str], prefix: tuple[str, str], slots: int
+    ) -> tuple[str, str, str]:
+        """x [1, M, D], tables (cos, sin, bias [M, slots+M]), prefix [1, slots, K, d] each → output, keys, values."""
+        net, config, rows = self.net, self.source.config, self.rows
+        path, tap = f"layers.{layer}.self_attn", f"layers.{layer}."
+        heads, kv, dim = config.num_heads, config.layer_kv_heads(layer), config.layer_head_dim(layer)
+        cos, sin, bias = tables
+
+        def split(value: str, count: int) -> str:
+            return net.reshape(value, 1, rows, count, dim)
+
+        raw = split(self.linear(x, f"{path}.k_proj"), kv)
+        q = self.norm(split(self.linear(x, f"{path}.q_proj"), heads), f"{path}.q_norm")
+        q = self.rotate(q, cos, sin, f"{tap}q")
+        k = self.rotate(self.norm(raw, f"{path}.k_norm"), cos, sin, f"{tap}k")
+        values = raw if config.is_full(layer) else split(self.linear(x, f"{path}.v_proj"), kv)
+        v = self.norm(values, f"{path}.v_norm", weight=False, out=f"{tap}v")
+        keys = net.op("Transpose", net.op("Concat", prefix[0], k, axis=1), perm=[0, 2, 3, 1])  # [1, K, d, slots+M]
+        seen = net.op("Transpose", net.op("Concat", prefix[1], v, axis=1), perm=[0, 2, 1, 3])  # [1, K, slots+M, d]
+        groups, width = heads // kv, slots + rows
+        q = net.reshape(net.op("Transpose", q, perm=[0, 2, 1, 3]), 1, kv, groups * rows, dim)
+        scores = net.reshape(net.op("MatMul", q, keys), kv, groups, rows, width)
+        weights = net.reshape(net.op("Softmax", net.op("Add", scores, bias), axis=-1), 1, kv, groups * rows, width)
+        mixed = net.reshape(net.op("MatMul", weights, seen), 1, heads, rows, dim)
+        mixed = net.reshape(net.op("Transpose", mixed, perm=[0, 2, 1, 3]), 1, rows, heads * dim)
+        return self.linear(mixed, f"{path}.o_proj", out=f"{tap}attention_out"), k, v
+
+    def layer(self, x: str, i: int, scalar: str, tables: tuple[str, str, str], slots: int) -> str:
+        net, path = self.net, f"layers.{i}"
+        config = self.source.config
+        shape = (1, slots, config.layer_kv_heads(i), config.layer_head_dim(i))
+        prefix = net.input(f"prefix_key_{i}", shape), net.input(f"prefix_value_{i}", shape)
+        entering = self.norm(x, f"{path}.input_layernorm", out=f"{path}.attention_in")
+        attended, k, v = self.attention(entering, i, tables, prefix, slots)
+        own = (1, self.rows, *shape[2:])
+        net.output(k, f"new_key_{i}", own)
+        net.output(v, f"new_value_{i}", own)
+        x = net.op("Add", x, self.norm(attended, f"{path}.post_attention_layernorm"))
+        reading = self.norm(x, f"{path}.pre_feedforward_layernorm", out=f"{path}.mlp_in")
+        written = self.mlp(reading, f"{path}.mlp", out=f"{path}.mlp_out")
+        x = net.op("Add", x, self.norm(written, f"{path}.post_feedforward_layernorm"))
+        return net.op("Mul", x, scalar, out=f"{path}.out")
+
+
+def condition(source: Source, name: str, rows: int) -> StaticNet:
+    """embedded, soft [1, M, D] → conditioned [1, M, D]."""
+    net = source.net(name)
+    part, shape = PartNet(source, net, rows), (1, rows, source.config.hidden_size)
+    embedded, soft = net.input("embedded", shape), net.input("soft", shape)
+    path = "self_conditioning"
+    signal = part.mlp(part.norm(soft, f"{path}.pre_norm"), path)
+    x = part.norm(net.op("Add", embedded, signal), f"{path}.post_norm", weight=False)
+    net.output(x, "conditioned", shape)
+    return net
+
+
+def layers(source: Source, name: str, span: tuple[int, int], rows: int, slots: int, local: int) -> StaticNet:
+    """Layers `span`: x [1, M, D], scalar_I [1], cos and sin [M, 1, d/2] and bias [M, slots+M] of both kinds of layer, prefix →
+    x or, behind the last layer, hidden [1, M, D]; new keys and values."""
+    config, net = source.config, source.net(name)
+    part, first, last = PartNet(source, net, rows), *span
+    x = net.input("x", (1, rows, config.hidden_size))
+    tables: dict[bool, tuple[str, str, str]] = {}
+    for full in sorted({config.is_full(i) for i in range(first, last)}):
+        kind, dim = ("full", config.global_head_dim) if full else ("sliding", config.head_dim)
+        cos, sin = (net.input(f"{f}_{kind}", (rows, 1, dim // 2)) for f in ("cos", "sin"))
+        tables[full] = cos, sin, net.input(f"bias_{kind}", (rows, (slots if full else local) + rows))
+    for i in range(first, last):
+        scalar, full = net.input(f"scalar_{i}", (1,)), config.is_full(i)
+        x = part.layer(x, i, scalar, tables[full], slots if full else local)
+    if last == config.num_layers:
+        x = part.norm(x, "norm")
+    net.output(x, "hidden", (1, rows, config.hidden_size))
+    return net
+
+
+def head(source: Source, name: str, span: tuple[int, int], rows: int) -> StaticNet:
+    """hidden [1, M, D] → products with the rows `span` of the table, [1, M, ids]; the cap is the host's, in float32."""
+    net, (first, last) = source.net(name), span
+    hidden = net.input("hidden", (1, rows, source.config.hidden_size))
+    path = "embed_tokens"
+    matrix = source.quantized.get(f"{path}.weight")
+    part = PartNet(source, net, rows)
+    if matrix is None:
+        table = source.model.embed_tokens.weight[first:last]
+        products = net.op("MatMul", hidden, net.constant(_array(table.t()), f"{path}.weight"))
+    else:
+        tile = QuantizedMatrix(bits=8, integers=matrix.expanded()[first:last], scale=matrix.scale[first:last])
+        weight = part._integers(f"{path}.weight", tile)
+        products = net.round16(net.op("MatMul", net.round16(hidden, f"{path}.in"), weight), f"{path}.out")
+    net.output(products, "products", (1, rows, last - first))
+    return net
