@@ -14,7 +14,7 @@ from fake_bundle import write_bundle
 from speaking import CALL, CALLED, END, THINK, Speaker, _ids, write_speaking, write_text
 
 from dgemma.cli import dispatch
-from dgemma.cli.chat import HELP
+from dgemma.cli.conversation import COMMANDS
 from dgemma.runtime import session as session_module
 
 THOUGHT = [THINK, *_ids("thought\nIn words, then."), END]
@@ -110,8 +110,8 @@ def test_chat_folds_thoughts_and_changes_turns(
         "thinking is off",
         "/think takes on or off",
         "the system turn is removed",
-        HELP,
-        f"unknown command /nothing; {HELP}",
+        *(f"{name:<9} {what}" for name, what in COMMANDS.items()),
+        "unknown command /nothing; /help lists the commands",
         "conversation forgotten",
     ]
     (engine,) = spoken["engines"]

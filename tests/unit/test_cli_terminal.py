@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_checks import ANSWER, fails, text_of
-from fake_bundle import FakeEngine, fake_engine, fake_session, write_bundle
+from fake_bundle import write_bundle
 
-from dgemma.cli import chat as chat_command
 from dgemma.cli import dispatch
 
 
@@ -74,52 +72,3 @@ def test_a_prompt_is_needed_on_a_terminal(
     fails(capsys, ["run", bundle], "UTF-8")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
     fails(capsys, ["chat", bundle, "--engine", "onnx"], "UTF-8")
-
-
-def chat(bundle: str, lines: str, monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-    return dispatch(["chat", bundle, *args])
-
-
-def test_chat(
-    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert chat(bundle, "hi\n\n/reset\nhello\n/dance\n/exit\nnever\n", monkeypatch) == 0
-    out, err = capsys.readouterr()
-    assert out == 2 * (text_of(ANSWER, tmp_path / "t") + "\n")
-    assert "conversation forgotten" in err and "unknown command /dance" in err
-    assert chat(bundle, "hi", monkeypatch) == 0  # the end of input ends the chat
-    assert chat(bundle, "hi\n", monkeypatch, "--max-new-tokens", "3") == 0
-    assert "cut after 3 tokens" in capsys.readouterr().err
-
-
-def test_chat_says_when_the_context_is_full(
-    toy: dict[str, Any], bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    toy["answer"] = [200] * 500
-    assert chat(bundle, "hi\nmore\n/reset\nhi\n", monkeypatch) == 0
-    out, err = capsys.readouterr()
-    assert out.count("\n") == 2
-    assert err.count("the answer ends here") == 2 and err.count("the context is full: ") == 1 and err.count("/reset") >= 2
-
-
-def test_ctrl_c_in_a_chat_takes_the_turn_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    session = fake_session(tmp_path / "b", ANSWER)
-    chat_command.answer(session, "hi", chat_command.DEFAULT, [])
-    before, calls = session.prefix_ids, 0
-    denoise = FakeEngine._denoise
-
-    def interrupt(self: FakeEngine, feeds: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 6:  # in the second canvas
-            raise KeyboardInterrupt
-        return denoise(self, feeds)
-
-    monkeypatch.setattr(FakeEngine, "_denoise", interrupt)
-    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1), []) is None
-    assert session.prefix_ids == before and "taken back" in capsys.readouterr().err
-    assert chat_command.answer(session, "more", replace(chat_command.DEFAULT, seed=1), []) is not None
-    assert fake_engine(session).encoded

@@ -1,11 +1,12 @@
-"""`dgemma chat`: a conversation. Ctrl-C while it answers takes the turn back; lines that begin with / are commands."""
+"""`dgemma chat`: a conversation, with a line editor on a terminal, and one message a line elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import replace
 
+from dgemma.cli.conversation import COMMANDS, HELP, Conversation
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
@@ -29,21 +30,12 @@ from dgemma.cli.options import (
     TokensOption,
     compute_policy,
 )
-from dgemma.cli.terminal import answer as said
-from dgemma.cli.terminal import dim, folded, show, stats
-from dgemma.core.errors import PromptTooLong, UsageError
+from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
-from dgemma.core.messages import Message
-from dgemma.core.plural import counted
 from dgemma.core.sampler_options import SamplerOptions
-from dgemma.runtime.prompt import conversation_ids
-from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 
-HELP = (
-    "Type a message. /system TEXT and /think on|off change how it answers, /reset forgets the conversation, /help shows "
-    "this, /exit (or Ctrl-D) ends, Ctrl-C stops an answer."
-)
+EDITING = "Enter sends, Alt+Enter begins a new line, the arrow keys bring back earlier lines, Ctrl-C clears the line."
 DEFAULT = GenerateOptions(continue_=True)
 
 
@@ -91,99 +83,65 @@ def run(
     with Session.load(bundle, engine=engine, threads=threads) as session:
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")
-        check(session, options)
+        talk = Conversation(session, options)
+        talk.check(options)
         interactive = sys.stdin.isatty()
         if interactive:
-            print(HELP, file=sys.stderr)
-        turns: list[Message] = []
-        while (line := _read("> " if interactive else "")) is not None:
+            print(f"{HELP}\n{EDITING}", file=sys.stderr)
+        if talk.single:
+            print("this model knows single turns alone, so each message begins afresh", file=sys.stderr)
+        read = _editor() if interactive else _read
+        while (line := read()) is not None:
+            line = line.strip()
             if line == "/exit":
                 return
             if line.startswith("/"):
-                options = _command(session, line, options, turns)
-            elif line and answer(session, line, options, turns) is not None:
-                options = replace(options, seed=(options.seed + 1) % (1 << 64))
+                talk.command(line)
+            elif line:
+                talk.answer(line)
 
 
-def check(session: Session, options: GenerateOptions) -> None:
-    """Whether the chat template has what the options say; raises UsageError."""
-    if session.tokenizer is not None and options.speaks:
-        turns = [Message(role="user", content="x")]
-        conversation_ids(session.manifest, session.tokenizer, turns, system=options.system, think=options.think)
+def _editor() -> Callable[[], str | None]:
+    """Reads a message with history, several lines, and completed commands; None at Ctrl-D."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    session: PromptSession[str] = PromptSession(
+        "> ",
+        multiline=True,
+        key_bindings=keys,
+        completer=WordCompleter(COMMANDS, sentence=True),
+        complete_while_typing=False,
+        prompt_continuation="  ",
+    )
+
+    def read() -> str | None:
+        while True:
+            try:
+                return session.prompt()
+            except KeyboardInterrupt:  # the line is gone, and that is all
+                print("/exit or Ctrl-D ends the chat", file=sys.stderr)
+            except EOFError:
+                return None
+
+    return read
 
 
-def _command(session: Session, line: str, options: GenerateOptions, turns: list[Message]) -> GenerateOptions:
-    """What a line that begins with / does; the options from then on."""
-    name, _, text = line.partition(" ")
-    text, changed = text.strip(), options
-    if line == "/reset":
-        session.reset()
-        turns.clear()
-        says = "conversation forgotten"
-    elif line == "/help":
-        says = HELP
-    elif name == "/system":
-        changed = replace(options, system=text or None)
-        says = "the system turn is set" if text else "the system turn is removed"
-    elif name == "/think" and text in ("on", "off"):
-        changed = replace(options, think=text == "on")
-        says = f"thinking is {text}"
-    elif name == "/think":
-        says = "/think takes on or off"
-    else:
-        says = f"unknown command {line}; {HELP}"
+def _read() -> str | None:
+    """The next line of stdin; None at its end."""
     try:
-        check(session, changed)
-    except UsageError as error:
-        changed, says = options, str(error).partition(";")[0]  # without the cure, which is for the command line
-    print(says, file=sys.stderr)
-    return changed
-
-
-def answer(session: Session, line: str, options: GenerateOptions, turns: list[Message]) -> Result | None:
-    """One turn, added to the turns before; None when there was no room for it or it was taken back, all then being as before.
-
-    Where the chat template has roles of its own, the whole conversation is given, for it drops thoughts of earlier turns.
-    """
-    before = len(session.prefix_ids)
-    live = sys.stdout.isatty()
-    if live:
-        from dgemma.cli.live import LiveCanvas
-    asked = Message(role="user", content=line)
-    whole = session.manifest.chat is not None and session.manifest.chat.roles is not None
-    try:
-        with LiveCanvas(session) if live else nullcontext() as view:
-            if whole:
-                result = session.generate(None, options, messages=[*turns, asked], on_step=view)
-            else:
-                result = session.generate(line, options, on_step=view)
-    except PromptTooLong as error:
-        print(f"the context is full: {error}", file=sys.stderr)
-        print("a shorter message may still fit; /reset forgets the conversation, /exit ends it", file=sys.stderr)
-        return None
-    except KeyboardInterrupt:
-        session.rewind(min(before, len(session.prefix_ids)))
-        print("stopped; this turn was taken back", file=sys.stderr)
-        return None
-    turns += [asked, replace(result.message, thinking="")]
-    if result.thinking:
-        print(dim(folded(result.thinking)), file=sys.stderr)
-    show(said(result))
-    for warning in result.warnings:
-        print(warning, file=sys.stderr)
-    if live:
-        print(stats(result), file=sys.stderr)
-    if result.stop_reason == "context":
-        print("the context is full, so the answer ends here; /reset forgets the conversation, /exit ends it", file=sys.stderr)
-    elif result.stop_reason == "length" and not result.pads:
-        print(f"the answer was cut after {counted(result.count, 'token')}; see --max-new-tokens", file=sys.stderr)
-    return result
-
-
-def _read(prompt: str) -> str | None:
-    """The next line without surrounding space, None at the end; Ctrl-C at the prompt ends the program."""
-    try:
-        return input(prompt).strip()
+        return input()
     except EOFError:
         return None
     except UnicodeDecodeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgemma.cli.answering import generate, sample
+from dgemma.cli.messages_file import read_conversation
 from dgemma.cli.options import (
     AdaptiveOption,
     BundleArgument,
@@ -43,7 +43,6 @@ from dgemma.cli.options import (
 )
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
-from dgemma.core.messages import Message, read_messages, read_tools
 from dgemma.core.sampler_options import SamplerOptions
 
 if TYPE_CHECKING:
@@ -181,27 +180,6 @@ def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     choice = session.choose_decoder(options.max_new_tokens)
     print(choice, file=sys.stderr)
     return replace(options, decoder=AUTOREGRESSIVE, fallback=None) if choice.decoder == AUTOREGRESSIVE else options
-
-
-def read_conversation(path: Path) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
-    """Messages and tools of a file; raises UsageError."""
-    values: Any
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"--messages {path}: cannot be read ({error.strerror or error}); name a JSON file") from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"--messages {path}: is not JSON in UTF-8; write a list of objects with role and content") from None
-    tools: object = ()
-    if isinstance(values, dict):
-        if unknown := sorted(values.keys() - {"messages", "tools"}):
-            raise UsageError(f"--messages {path}: unknown key {unknown[0]!r}; an object has messages and tools")
-        tools = values.get("tools") or ()
-        values = values.get("messages")
-    try:
-        return read_messages(values), read_tools(tools)
-    except UsageError as error:
-        raise UsageError(f"--messages {path}: {error}") from None
 
 
 def _text(path: Path) -> str:
