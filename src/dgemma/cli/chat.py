@@ -121,7 +121,7 @@ def _editor() -> Callable[[], str | None]:
         "> ",
         multiline=True,
         key_bindings=keys,
-        completer=WordCompleter(COMMANDS, sentence=True),
+        completer=WordCompleter(list(COMMANDS), sentence=True),
         complete_while_typing=False,
         prompt_continuation="  ",
     )
