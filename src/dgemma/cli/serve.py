@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dgemma.cli.options import EngineOption, ThreadsOption
+from dgemma.cli.terminal import abandon
 from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.shipped import bundle_path
@@ -84,4 +85,12 @@ def run(
         log_prompts=log_prompts,
     )
     folders: list[Path] = [bundle_path(bundle) for bundle in bundles]
-    serve(folders, options, lambda address: print(f"serving at {address} (Ctrl-C stops)", file=sys.stderr, flush=True))
+    serve(folders, options, _ready)
+
+
+def _ready(address: str) -> None:
+    """Say where it serves; a stderr on a full disk ends nothing."""
+    try:
+        print(f"serving at {address} (Ctrl-C stops)", file=sys.stderr, flush=True)
+    except OSError:
+        abandon("stderr")
