@@ -34,7 +34,7 @@ except Exception as error:
 """
 LITELLM = """
 import sys, litellm
-litellm.telemetry = False
+litellm.telemetry, litellm.suppress_debug_info = False, True
 more = {"api_base": sys.argv[1] + "/v1", "api_key": "none", "model": "openai/tiny", "seed": 0, "max_tokens": 64}
 asked = [{"role": "user", "content": "Reverse the word table."}]
 print(litellm.completion(messages=asked, **more).choices[0].message.content)
@@ -75,12 +75,21 @@ def lines(*command: str | Path, cwd: Path) -> list[str]:
     return done.stdout.split("\n")[:-1]
 
 
+def install(folder: Path, package: str) -> Path:
+    """An environment with a package; its folder of programs. With uv, where it is installed, for pip takes minutes."""
+    lines(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    if uv := shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent)):
+        lines(uv, "pip", "install", "--quiet", "--python", python, package, cwd=folder)
+    else:
+        lines(python, "-m", "pip", "install", "--quiet", package, cwd=folder)
+    return python.parent
+
+
 @pytest.mark.parametrize(("package", "program"), [("langchain-openai", LANGCHAIN), ("litellm", LITELLM)])
 @pytest.mark.timeout(900)
 def test_adapters_of_python(served: Served, tmp_path: Path, package: str, program: str) -> None:
-    lines(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
-    python = tmp_path / "venv" / "bin" / "python"
-    lines(python, "-m", "pip", "install", "--quiet", package, cwd=tmp_path)
+    python = install(tmp_path, package) / "python"
     assert lines(python, "-c", program, served.url, cwd=tmp_path) == [ANSWER, ANSWER, "el", "True"]
 
 
@@ -105,9 +114,7 @@ def test_curl(served: Served, tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_the_published_schema_holds(served: Served, tmp_path: Path) -> None:
     """schemathesis makes requests of the schema, good and bad, and looks at statuses, types and bodies of the answers."""
-    lines(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
-    bin_ = tmp_path / "venv" / "bin"
-    lines(bin_ / "python", "-m", "pip", "install", "--quiet", "schemathesis==4.*", cwd=tmp_path)
+    bin_ = install(tmp_path, "schemathesis==4.*")
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     checks += ",negative_data_rejection"
     command = [bin_ / "schemathesis", "run", f"{served.url}/openapi.json", "--checks", checks, "--seed", "0"]
