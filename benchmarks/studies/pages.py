@@ -405,7 +405,8 @@ independently.""",
 PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
     "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": CONTROL,
-    "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION, "soft": SOFT, "plan": PLAN, "serve": SERVE, "tpu": TPU,
+    "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
+    "soft": SOFT, "plan": PLAN, "serve": SERVE, "tpu": TPU,
 }  # fmt: skip
 
 
