@@ -16,7 +16,7 @@ from dgemma.core.compute_policy import ActiveSet, AdaptiveStop, ComputePolicy
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import step_words, token_from_word
 from dgemma.core.sampler import SamplerConfig
-from dgemma.core.sampler_options import SamplerOptions
+from dgemma.core.sampler_options import GREEDY, SamplerOptions
 from dgemma.runtime import finite
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.given import Given
@@ -103,7 +103,7 @@ class Loops:
         for i, temperature in enumerate(sampling.temperatures[first_step:]):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
             out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
-            argmax, entropy, accepted, after = self._taken(out, every, words[i], sampling, given)
+            argmax, entropy, accepted, after = self._taken(out, every, words[i], temperature, sampling, given)
             before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
             yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, after)
             if stop(argmax, entropy) and adaptive:
@@ -149,7 +149,7 @@ class Loops:
             feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.committed[None]}
             out = finite.run(self._engine, ACTIVE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
-            argmax, entropy, accepted, after = self._taken(out, rows, words[i][:, rows], sampling, given)
+            argmax, entropy, accepted, after = self._taken(out, rows, words[i][:, rows], temperature, sampling, given)
             canvas[0, rows], soft[:, rows] = after, out["next_soft"]
             done = state.take(rows, argmax, entropy, accepted)
             canvas[0, state.committed] = state.argmax[state.committed]
@@ -191,11 +191,19 @@ class Loops:
         return given.begin(canvas, of_draft), words, given.first_step(steps)
 
     def _taken(
-        self, out: Mapping[str, Array], rows: Array, words: Array, sampling: Sampling, given: Given | None
+        self,
+        out: Mapping[str, Array],
+        rows: Array,
+        words: Array,
+        temperature: Array,
+        sampling: Sampling,
+        given: Given | None,
     ) -> tuple[Array, ...]:
-        """What a step gave for its rows [A] with their words [2, A]: argmax, entropy, accepted and next canvas [A], as a lower
-        entropy bound and what is given of the canvas leave them."""
+        """What a step of a temperature [1] gave for its rows [A] with their words [2, A]: argmax, entropy, accepted and next
+        canvas [A], as temperature 0, a lower entropy bound and what is given of the canvas leave them."""
         argmax, entropy, accepted, canvas = (out[name][0] for name in ("argmax", "entropy", "accepted", "next_canvas"))
+        if temperature[0] == np.float32(GREEDY):  # the graph's own draw hangs on the last bit of logits
+            canvas = np.where(accepted, argmax, canvas)
         if sampling.sampler.entropy_bound < self._sampler.entropy_bound:
             accepted = accepted & accept(entropy, sampling.sampler.entropy_bound)
             canvas = np.where(accepted, canvas, token_from_word(words[1].astype(np.uint32), self._vocab))

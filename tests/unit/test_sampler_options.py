@@ -14,6 +14,7 @@ from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.sampler_options import GREEDY, SamplerOptions
+from dgemma.runtime.session import Session
 
 PROMPT = [BOS, 50, 51, START]
 ANSWER = list(range(200, 240))
@@ -34,6 +35,7 @@ def test_without_options_the_sampler_is_the_bundles() -> None:
         ({"temperature": 0.5}, [0.5] * 4),
         ({"temperature": 0}, [GREEDY] * 4),
         ({"temperature": "1:0", "max_steps": 2}, [1.0, 0.5]),
+        ({"temperature": (0.02, 0)}, [0.02, 0.015, 0.01, GREEDY]),  # 0.005 is below the coldest
         ({"max_steps": 2}, [0.8, 0.6]),  # the schedule of two steps, not the first two of four
     ],
     ids=str,
@@ -101,3 +103,22 @@ def test_the_limit_is_exact_at_any_number(tmp_path: Path, most: int) -> None:
     session = fake_session(tmp_path / "b", ANSWER)
     assert session.generate(PROMPT, max_new_tokens=most).tokens == tuple(ANSWER[:most])
     assert session.prefix_ids == (*PROMPT, *ANSWER[:most])
+
+
+@pytest.mark.parametrize("options", [{}, {"early_commit": 0.01}], ids=str)
+def test_temperature_0_takes_the_likeliest_id(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Whatever a graph has drawn, which near 0 hangs on the last bit of its logits: here, always another id."""
+    with Session.load("tiny") as session:
+        run = type(session._engine).run
+
+        def draw_others(engine: Any, graph: str, feeds: Any) -> Any:
+            out = run(engine, graph, feeds)
+            return {**out, "next_canvas": (out["argmax"] + 1) % 500} if "next_canvas" in out else out
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(session._engine), "run", draw_others)
+            greedy = session.generate("Spell out the word ugezueras.", temperature=0, trace=True, **options).trajectory
+            drawn = session.generate("Spell out the word ugezueras.", temperature=0.01, trace=True, **options).trajectory
+    assert greedy is not None and drawn is not None
+    assert greedy.accepted.all() and (greedy.canvas_out == greedy.argmax).all()
+    assert options or (drawn.canvas_out != drawn.argmax).any()  # with an early commit, all have left after the first step

@@ -12,6 +12,7 @@ from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 
 GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows
+COLDEST = 0.01  # below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide
 HOTTEST = 100.0
 Ends = tuple[float, float]
 Temperature = float | tuple[float, float] | str | None
@@ -23,7 +24,7 @@ class SamplerOptions:
 
     Args:
         temperature: of the first step, and what the schedule tends to after the last, (a, b) or "a:b"; a number is both. With r
-            of T steps remaining it is b + (a − b) · r / T. 0 is the limit, the likeliest id, and run as 1e-20.
+            of T steps remaining it is b + (a − b) · r / T. 0 is the limit, the likeliest id; below 0.01 is 0.
         max_steps: T, denoising steps for one canvas at most; no more than the bundle was exported with.
         entropy_bound: nats; as much entropy as the accepted positions have ahead of the last of them, at most. No more than the
             bundle was exported with: its graph draws tokens for no other positions.
@@ -76,7 +77,8 @@ class SamplerOptions:
         """Of every step of one canvas, first step first. Raises UsageError."""
         steps = self.applied(config).steps
         first, last = self.temperature if isinstance(self.temperature, tuple) else (config.t_max, config.t_min)
-        return [max(last + (first - last) * (remaining / steps), GREEDY) for remaining in range(steps, 0, -1)]
+        exact = [last + (first - last) * (remaining / steps) for remaining in range(steps, 0, -1)]
+        return [GREEDY if self.temperature is not None and one < COLDEST else one for one in exact]
 
 
 def read_temperature(value: Temperature) -> Ends | None:

@@ -61,7 +61,7 @@ final class ActiveLoop extends CanvasLoop {
             engine.run(graph, feeds, outputs);
             prefix.place(fresh, rows);
             begin(i);
-            boolean done = take(rows, state);
+            boolean done = take(rows, state, greedy(i));
             if (!sink.accept(step)) {
                 return false;
             }
@@ -95,7 +95,7 @@ final class ActiveLoop extends CanvasLoop {
     }
 
     /** Reads what came out for its rows, into the state and the step; whether the canvas is done. */
-    private boolean take(int[] rows, ActiveSet state) {
+    private boolean take(int[] rows, ActiveSet state, boolean greedy) {
         int[] argmax = new int[rows.length];
         int[] next = new int[rows.length];
         float[] entropy = new float[rows.length];
@@ -106,7 +106,7 @@ final class ActiveLoop extends CanvasLoop {
         Buffers.read(results.get("accepted"), 0, accepted);
         FloatBuffer softs = results.get("next_soft").data.asFloatBuffer();
         for (int i = 0; i < rows.length; i++) {
-            step.canvasOut[rows[i]] = next[i];
+            step.canvasOut[rows[i]] = greedy && accepted[i] ? argmax[i] : next[i];
             softs.get(soft, rows[i] * hidden, hidden);
         }
         boolean done = state.take(rows, argmax, entropy, accepted);

@@ -104,6 +104,11 @@ abstract class CanvasLoop {
         Buffers.read(outputs.get(canvas), row, step.canvasOut);
     }
 
+    /** Whether accepted positions take the likeliest id: the graph's own draw hangs on the last bit of logits there. */
+    final boolean greedy(int i) {
+        return temperatures[i] == (float) SamplerOptions.GREEDY;
+    }
+
     /** Steps of one canvas at most. */
     final int scheduled() {
         return temperatures.length;

@@ -52,6 +52,12 @@ final class HostLoop extends CanvasLoop {
             outputs.put("next_soft", softs[1 - from]);
             engine.run(graph, feeds, outputs);
             read(i, 0, "argmax", "entropy", "accepted", "next_canvas");
+            if (greedy(i)) {
+                for (int j = 0; j < length; j++) {
+                    step.canvasOut[j] = step.accepted[j] ? step.argmax[j] : step.canvasOut[j];
+                    canvases[1 - from].data.putLong(8 * j, step.canvasOut[j]);
+                }
+            }
             if (!sink.accept(step)) {
                 return false;
             }

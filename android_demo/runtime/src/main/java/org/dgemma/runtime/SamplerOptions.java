@@ -15,6 +15,9 @@ public final class SamplerOptions {
     /** The temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows. */
     static final double GREEDY = 1e-20;
 
+    /** Below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide. */
+    private static final double COLDEST = 0.01;
+
     private static final double HOTTEST = 100;
 
     private final @Nullable Double first;
@@ -36,7 +39,7 @@ public final class SamplerOptions {
         this.stability = stability;
     }
 
-    /** One temperature for all steps; 0 takes the likeliest id of every position. */
+    /** One temperature for all steps; 0, and what is below 0.01, takes the likeliest id of every position. */
     public SamplerOptions temperature(double value) {
         return temperature(value, value);
     }
@@ -114,7 +117,8 @@ public final class SamplerOptions {
         double b = last == null ? exported.tMin : last;
         float[] found = new float[steps];
         for (int i = 0; i < steps; i++) {
-            found[i] = (float) Math.max(b + (a - b) * ((double) (steps - i) / steps), GREEDY);
+            double exact = b + (a - b) * ((double) (steps - i) / steps);
+            found[i] = (float) (first != null && exact < COLDEST ? GREEDY : exact);
         }
         return found;
     }
