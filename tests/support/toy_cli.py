@@ -23,5 +23,5 @@ class Toy(FakeEngine):
 
 
 answer = [int(i) for i in os.environ.get("TOY_ANSWER", "200,201,202").split(",") if i]
-session.open_engine = lambda bundle, engine, threads: Toy(bundle, answer)
+session.open_engine = lambda bundle, *_: Toy(bundle, answer)
 main(sys.argv[1:])

@@ -15,5 +15,5 @@ from dgemma.runtime import session as session_module
 def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Sessions run the toy model; its answer may be changed in the dictionary that this returns."""
     options: dict[str, Any] = {"answer": ANSWER}
-    monkeypatch.setattr(session_module, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, **options))
+    monkeypatch.setattr(session_module, "open_engine", lambda bundle, *_: FakeEngine(bundle, **options))
     return options

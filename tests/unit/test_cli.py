@@ -287,7 +287,7 @@ class Slow(FakeEngine):
         print("stepping", file=sys.stderr, flush=True)
         time.sleep(0.2)
         return super()._denoise(feeds)
-session.open_engine = lambda bundle, engine, threads: Slow(bundle, [200] * 100)
+session.open_engine = lambda bundle, *_: Slow(bundle, [200] * 100)
 main(["run", {str(path)!r}, "-p", "x"])
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -23,7 +23,7 @@ ANSWER = list(range(200, 240))
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(session, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, ANSWER))
+    monkeypatch.setattr(session, "open_engine", lambda bundle, *_: FakeEngine(bundle, ANSWER))
     return str(write_bundle(tmp_path / "toy.dgemma"))
 
 

@@ -332,7 +332,7 @@ def test_a_replay_needs_no_torch(bundle: Path) -> None:
     script = (
         "import sys; sys.modules['torch'] = None; sys.path.insert(0, 'tests/support')\n"
         "from fake_bundle import FakeEngine; from dgemma.runtime import session\n"
-        f"session.open_engine = lambda bundle, engine, threads: FakeEngine(bundle, answer={ANSWER})\n"
+        f"session.open_engine = lambda bundle, *_: FakeEngine(bundle, answer={ANSWER})\n"
         f"from dgemma.cli import main; main(['verify', {str(bundle)!r}])\n"
     )
     root = Path(__file__).parents[2]

@@ -252,7 +252,7 @@ class Slow(fake_bundle.FakeEngine):
     def _call(self, graph, feeds):
         time.sleep(0.01)
         return super()._call(graph, feeds)
-session.open_engine = lambda bundle, engine, threads: Slow(bundle, {answer!r})
+session.open_engine = lambda bundle, *_: Slow(bundle, {answer!r})
 sys.exit(dispatch({args!r}))
 """
 

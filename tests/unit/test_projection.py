@@ -188,7 +188,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: Session) -> 
     """A toy bundle whose sessions run in numpy, tasks, costs of that bundle by width, and a peer of them."""
     bundle = write_active_bundle(tmp_path / "tiny.dgemma")
     monkeypatch.setattr(Session, "load", loader(ANSWER))
-    monkeypatch.setattr(widths, "open_engine", lambda bundle, engine, threads: ActiveFake(bundle))
+    monkeypatch.setattr(widths, "open_engine", lambda bundle, *_: ActiveFake(bundle))
     found = {name: tmp_path / f"{name}.json" for name in ("widths", "peers", "out")}
     assert widths.run([str(bundle), "--threads", "1", "--prefix", "20", "--rounds", "2", "--out", str(found["widths"])]) == 0
     measured = json.loads(found["widths"].read_text())

@@ -33,7 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy() -> Iterator[None]:
     """Sessions run the toy model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle, ANSWER))
+        patch.setattr(session_module, "open_engine", lambda bundle, *_: FakeEngine(bundle, ANSWER))
         yield
 
 

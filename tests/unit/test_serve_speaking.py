@@ -49,7 +49,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (folder / "text").mkdir()
     bundle = write_speaking(folder / "talker.dgemma", write_text(folder / "text", released_folder.template()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "open_engine", lambda bundle, engine, threads: _Speaker(bundle, stop=STOP))
+        patch.setattr(session_module, "open_engine", lambda bundle, *_: _Speaker(bundle, stop=STOP))
         with serving([bundle]) as found:
             yield found
 

@@ -21,7 +21,7 @@ QUICK = ["--threads", "1", "--prefix", "20", "--rounds", "2"]
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(widths, "open_engine", lambda bundle, engine, threads: ActiveFake(bundle))
+    monkeypatch.setattr(widths, "open_engine", lambda bundle, *_: ActiveFake(bundle))
     return write_active_bundle(tmp_path / "toy.dgemma")
 
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(toy: Path, options: list[str]
 def test_a_bundle_without_the_graph_is_one_line_and_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(widths, "open_engine", lambda bundle, engine, threads: FakeEngine(bundle))
+    monkeypatch.setattr(widths, "open_engine", lambda bundle, *_: FakeEngine(bundle))
     bundle = write_bundle(tmp_path / "old.dgemma")
     with pytest.raises(SystemExit) as exit_:
         report.main(lambda: widths.run([str(bundle), *QUICK]))
