@@ -220,6 +220,15 @@ STUDIES = (
         commands=(f"{_MODULE}.soft checkpoints/tiny build/tiny.dgemma --out {_TO}/tiny-soft.json",),
     ),
     Study(
+        name="npu",
+        page="npu",
+        results=("tiny-npu-fp32.json",),
+        commands=(
+            "dgemma export checkpoints/tiny --engine onnx --context 384 --target qnn:SM8650 --out build/npu.dgemma",
+            f"{_MODULE}.npu checkpoints/tiny build/npu.dgemma --out {_TO}/tiny-npu-fp32.json",
+        ),
+    ),
+    Study(
         name="plan-check",
         page="plan",
         results=("plan-check.json",),

@@ -39,7 +39,13 @@ def test_targets_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("npu", "'npu' is unknown"), ("qnn", "name a chip"), ("qnn:SM9999", "'SM9999' is unknown"), ("cpu:x", "is unknown")],
+    [
+        ("npu", "'npu' is unknown"),
+        ("coreml", "'coreml' is unknown"),
+        ("qnn", "name a chip"),
+        ("qnn:SM9999", "'SM9999' is unknown"),
+        ("cpu:x", "is unknown"),
+    ],
 )
 def test_an_unknown_target_is_refused(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
