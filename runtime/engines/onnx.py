@@ -6,17 +6,19 @@ Integer products are exact on every processor (`exact_products.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dgemma.core.errors import EngineError
-from dgemma.core.manifest import GraphSpec
+from dgemma.core.manifest import GraphSpec, Manifest
+from dgemma.core.shapes import parameter_shapes
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import exact_products, release
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
-from dgemma.runtime.engines.packed import Packed, save_session
+from dgemma.runtime.engines.packed import GROWTH, Packed, save_session
 from dgemma.runtime.engines.sessions import open_session, session_options
 
 CACHE_FROM = 64 << 20  # bytes of weights; fewer are packed in a tenth of a second
@@ -32,11 +34,20 @@ def kept(bundle: Bundle, version: str) -> dict[str, Packed]:
     if not cache.enabled() or known is None or known.size < CACHE_FROM or release(version) < CACHE_SINCE:
         return {}
     kind = "onnx-unsigned" if exact_products.saturates() else "onnx"  # not what was kept before products were exact
+    experts = min(_experts_bytes(bundle.manifest), known.size)
+    room = experts + GROWTH * (known.size - experts)
     folder, found = cache.entry(bundle.digest, kind, version), dict[str, Packed]()
     for file in dict.fromkeys(spec.file for spec in bundle.manifest.graphs["onnx"].values()):
         first = next(iter(found.values())).place if found else None
-        found[file] = Packed(folder / Path(file).stem, first, known.size)
+        found[file] = Packed(folder / Path(file).stem, first, room)
     return found
+
+
+def _experts_bytes(manifest: Manifest) -> int:
+    """Bytes of routed experts' weights, which our operator reads as they are, so that nothing packs them."""
+    bits = (manifest.quantization.get("bits") or {}).get("experts", 32)
+    shapes = parameter_shapes(manifest.model).items() if bits < 32 else ()
+    return sum(math.prod(shape) * bits // 8 for name, shape in shapes if ".experts." in name)
 
 
 class OnnxEngine(Engine):

@@ -25,7 +25,7 @@ from dgemma.runtime.signals import raised_in_handler
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 BASE = "base.json"  # the seal of the entry that a model points into, as it was
-GROWTH = 5  # an entry takes at most so many times the bundle's weights: 4-bit ones become 8-bit ones and a packed copy
+GROWTH = 5  # an entry takes at most so many times the packed weights: 4-bit ones become 8-bit ones and a packed copy
 _ALIGNMENT = 4096
 
 
@@ -35,11 +35,11 @@ class Packed:
     Args:
         place: folder of the entry, beside that of `base`.
         base: the entry of another graph, which may hold the same weights.
-        size: bytes of the bundle's weights, to see whether there is room.
+        room: bytes that the entry takes at most, to see whether there is room.
     """
 
-    def __init__(self, place: Path, base: Path | None, size: int) -> None:
-        self.place, self.base, self.size = place, base, size
+    def __init__(self, place: Path, base: Path | None, room: int) -> None:
+        self.place, self.base, self.room = place, base, room
 
     @property
     def sound(self) -> bool:
@@ -62,7 +62,7 @@ class Packed:
             _check(stage)
             _place(stage, self.place.name, self.base if self.base is not None and cache.sound(self.base) else None)
 
-        return cache.keep(self.place, GROWTH * self.size, make, lambda: self.sound)
+        return cache.keep(self.place, self.room, make, lambda: self.sound)
 
     def open(self, options: Any) -> Any:
         """A session over the entry, which must be sound; None, with a warning, when onnxruntime refuses it."""

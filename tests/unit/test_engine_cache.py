@@ -10,7 +10,10 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import micro
 import micro_bundle
 import numpy as np
 import onnx
@@ -19,6 +22,7 @@ from onnx import TensorProto, helper
 
 from dgemma import Session
 from dgemma.cli import dispatch
+from dgemma.core.config import ModelConfig
 from dgemma.core.errors import DgemmaWarning, EngineError
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
@@ -376,3 +380,16 @@ def _outside(name: str, offset: int, length: int, **more: str) -> onnx.TensorPro
     for key, value in {"location": "old", "offset": str(offset), "length": str(length), **more}.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
+
+
+def test_experts_need_room_once() -> None:
+    """Nothing packs them, and they are most of a mixture."""
+    config = micro.MOE_CONFIG
+    each = 3 * config.hidden_size * (config.moe_intermediate_size or 0) * (config.num_experts or 0) * config.num_layers
+
+    def of(model: ModelConfig, **bits: int) -> int:
+        manifest: Any = SimpleNamespace(model=model, quantization={"bits": bits})
+        return engine_module._experts_bytes(manifest)
+
+    assert of(config, experts=4) == each // 2 and of(config, experts=8) == each
+    assert of(config) == of(micro.CONFIG, experts=4) == 0
