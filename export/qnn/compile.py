@@ -1,6 +1,6 @@
 """Compiles static graphs into contexts for one chip: the program of a child process, for a compiler may crash or be killed.
 
-python -m dgemma.export.qnn.compile JOB.json
+python compile.py JOB.json
 
 A job names the chip's options and graphs that share one context, and so their weights; a line on stdout tells of each graph
 that is done. Nothing of the rest of the package is needed here.

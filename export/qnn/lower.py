@@ -223,8 +223,8 @@ def _compile(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], pr
     total, done, found = sum(map(len, groups)), 0, []
     for group in groups:
         wrappers = [folder / Path(graph.source).name for graph in group]
-        pairs = [[str(stage / graph.source), str(wrapper)] for graph, wrapper in zip(group, wrappers, strict=True)]
-        for _ in _child({"options": _options(chip), "graphs": pairs}, folder):
+        pairs = [[g.source, str(wrapper.relative_to(stage))] for g, wrapper in zip(group, wrappers, strict=True)]
+        for _ in _child({"options": _options(chip), "graphs": pairs}, stage):
             done += 1
             progress(Reached(COMPILE, f"{chip} {done} of {total}", done / total))
         for graph, wrapper in zip(group, wrappers, strict=True):
@@ -247,14 +247,17 @@ def _binary_of(wrapper: Path) -> str:
 
 
 def _child(job: dict[str, object], folder: Path) -> Iterator[str]:
-    """Run `compile.py` on a job; yields a line for each graph that is done. Raises ExportError with its last words."""
+    """Run `compile.py` on a job in a folder, which the job's names are relative to: contexts hold a hash of the names. Yields a
+    line for each graph that is done; raises ExportError with the compiler's last words."""
     path, log = folder / "job.json", folder / "log.txt"
     path.write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-m", "dgemma.export.qnn.compile", str(path)]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("compile.py").resolve()), path.name]
     count = 0
     with (
         log.open("wb") as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
     ):
         try:
             assert process.stdout is not None

@@ -223,6 +223,18 @@ def test_a_compiler_that_fails_leaves_no_bundle(ends: str, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+def test_contexts_have_the_same_bytes_wherever_they_are_compiled(bundle: Path, tmp_path: Path) -> None:
+    found = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        shutil.copytree(bundle / "qnn", folder / "qnn")
+        (folder / "out").mkdir()
+        pairs = [[f"qnn/head-0-256-{rows}.onnx", f"out/{rows}.onnx"] for rows in (1, 16)]
+        assert len(list(lower._child({"options": lower._options("SM8650"), "graphs": pairs}, folder))) == 2
+        found.append({path.name: path.read_bytes() for path in (folder / "out").iterdir()})
+    assert len(found[0]) == 3 and found[0] == found[1]
+
+
 def test_contexts_are_named_by_their_chip() -> None:
     assert accelerators.name_of("SM8750") == "qnn:SM8750"
     assert replace(Target.parse("qnn:SM8750"), chips=()).backend == "qnn"
