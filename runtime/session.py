@@ -10,35 +10,30 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from dgemma.core.accelerators import AUTO
-from dgemma.core.errors import SessionBusy, SessionClosed, TokenizerError, UsageError
+from dgemma.core.errors import SessionBusy, SessionClosed, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
 from dgemma.core.messages import Message
 from dgemma.runtime import memory
-from dgemma.runtime.answer import Answer, AnswerReader, why_empty
+from dgemma.runtime.answer import AnswerReader
+from dgemma.runtime.answering import Answering, OnStep, OnText
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.committed_text import CommittedText
 from dgemma.runtime.decoder_choice import DecoderChoice, choose_decoder
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
 from dgemma.runtime.generator import Generator, OnCommit, Watcher
-from dgemma.runtime.given import Given, from_draft, from_template
-from dgemma.runtime.loops import DenoisingStep
+from dgemma.runtime.given import Given
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.prompt import Prompts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.samples import Samples
-from dgemma.runtime.stop_strings import StopStrings
 from dgemma.runtime.stream import iterate
 from dgemma.runtime.tokenizer import Tokenizer, load_tokenizer
 from dgemma.runtime.turns import Place, Turns
 
-OnStep = Callable[[StepEvent], None]
-OnText = Callable[[TextEvent], None]
 MOST_SAMPLES = 1000
 
 
@@ -204,18 +199,22 @@ class Session:
         on_text: OnText | None,
     ) -> Result:
         """`generate` behind the first `kept` tokens of the prefix and `ids`."""
-        inside = self._inside([*self._generator.prefix.ids[:kept], *ids])
-        stops = run.cut = self._stop_strings(options, inside)
-        given = self._given(options)
-        written = None if on_text is None else self._written(inside, stops)
-        commit = None if on_text is None or written is None else partial(_tell, written.more, on_text)
-        watch = None if on_step is None else self._watcher(on_step, inside)
+        answering = self._answering([*self._generator.prefix.ids[:kept], *ids], options)
+        run.cut = answering.stops
+        given = answering.given()
+        tell = None if on_text is None else answering.teller(on_text)
+        watch = None if on_step is None else answering.watcher(on_step)
         with self._turn(run):
-            loop = self._run(run, ids, kept, options, given, watch, commit)
-        result = self._result(run, loop, inside, stops, given)
-        if on_text is not None and written is not None:
-            _tell(partial(written.rest, answer=Answer(text=result.text, thinking=result.thinking)), on_text, result.tokens)
+            loop = self._run(run, ids, kept, options, given, watch, None if tell is None else tell.commit)
+        result = answering.result(run, self._engine.label, loop, given)
+        if tell is not None:
+            tell.end(result)
         return result
+
+    def _answering(self, prompt: Sequence[int], options: GenerateOptions) -> Answering:
+        """The text of a generation behind all of `prompt`."""
+        inside = self.reader is not None and self.reader.opens_inside(prompt)
+        return Answering(self.bundle, self.tokenizer, self.reader, options, inside)
 
     def prompt_ids(
         self,
@@ -282,7 +281,7 @@ class Session:
             ids, _ = self._prompts.ids(prompt, None, options, [])
             with self._turn(run):
                 self._generator.decode(run, ids)
-            return self._result(run, "decode", self._inside(ids))
+            return self._answering(ids, options).result(run, self._engine.label, "decode")
 
     def stream(
         self,
@@ -381,87 +380,6 @@ class Session:
         if self._closed:
             raise SessionClosed("the session is closed; load it again")
 
-    def _watcher(self, on_step: OnStep, inside: bool) -> Watcher:
-        def tell(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:
-            canvas = step.argmax[: step.width]
-            read = partial(self._read_so_far, committed, canvas, inside)
-            event = StepEvent(
-                canvas_index=canvas_index,
-                step=number,
-                remaining=step.remaining,
-                committed=committed,
-                argmax=step.argmax,
-                canvas=step.canvas_out,
-                entropy=step.entropy,
-                accepted=step.accepted,
-                text=lambda: read().text,
-                thinking=lambda: read().thinking,
-                kinds=lambda: self._kinds([*committed, *self.visible(canvas)], inside),
-            )
-            on_step(event)
-
-        return tell
-
-    def _written(self, inside: bool, stops: StopStrings | None) -> CommittedText | None:
-        """None for a bundle without a tokenizer, which has no text."""
-        reader, kept = self.reader, None if stops is None else stops.kept
-        if reader is None:
-            return None
-        return CommittedText(partial(reader.so_far, inside=inside), trims=reader.has_markers, kept=kept)
-
-    def _stop_strings(self, options: GenerateOptions, inside: bool) -> StopStrings | None:
-        if not options.stop:
-            return None
-        if self.reader is None:
-            raise TokenizerError(f"{self.bundle.path}: has no tokenizer, so its answers have no text; leave stop out")
-        return StopStrings(options.stop, partial(self.reader.untrimmed, inside=inside))
-
-    def _read_so_far(self, committed: Sequence[int], canvas: Array, inside: bool) -> Answer:
-        ids = [*committed, *self.visible(canvas)]
-        return self.reader.so_far(ids, inside=inside) if self.reader else Answer(text="")
-
-    def _read(self, ids: Sequence[int], inside: bool) -> Answer:
-        return self.reader.read(ids, inside=inside) if self.reader else Answer(text="")
-
-    def _kinds(self, ids: Sequence[int], inside: bool) -> Sequence[str]:
-        return self.reader.kinds(ids, inside=inside) if self.reader else ["text"] * len(ids)
-
-    def _inside(self, prompt: Sequence[int]) -> bool:
-        return self.reader is not None and self.reader.opens_inside(prompt)
-
-    def _given(self, options: GenerateOptions) -> Sequence[Given]:
-        """What the options say of canvases; raises UsageError, TokenizerError."""
-        if options.template is None and options.draft is None:
-            return ()
-        if self.tokenizer is None:
-            raise TokenizerError(f"{self.bundle.path}: has no tokenizer, which template and draft need; leave them out")
-        if options.draft is not None:
-            return from_draft(self.manifest, self.tokenizer, options.draft, options.strength)
-        given = from_template(self.manifest, self.tokenizer, str(options.template))
-        if given.length is not None and given.length > options.max_new_tokens:
-            raise UsageError(f"template takes {given.length} tokens; max_new_tokens {options.max_new_tokens} is less")
-        return [given]
-
-    def _result(
-        self, run: Progress, loop: str, inside: bool, stops: StopStrings | None = None, given: Sequence[Given] = ()
-    ) -> Result:
-        answer = self._read(run.tokens, inside)
-        found = None if stops is None else stops.found
-        if stops is not None and found is not None:
-            trims = self.reader is not None and self.reader.has_markers
-            answer = replace(answer, text=stops.text.strip() if trims else stops.text)
-        empty = why_empty(answer, run.reason, len(run.tokens), run.pads, found)
-        return run.result(
-            answer.text,
-            self._engine.label,
-            loop,
-            thinking=answer.thinking,
-            tool_calls=answer.tool_calls,
-            warnings=(*run.warnings, *answer.warnings, *([empty] if empty else [])),
-            stop_string=found,
-            holes=tuple(self._read(run.tokens[a:b], inside).text for known in given for a, b in known.holes if run.tokens),
-        )
-
 
 def _options(options: GenerateOptions | None, keywords: GenerateKeywords) -> GenerateOptions:
     """The options that were given, or those that the keywords say; raises UsageError for both."""
@@ -470,8 +388,3 @@ def _options(options: GenerateOptions | None, keywords: GenerateKeywords) -> Gen
     if keywords:
         raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
     return options
-
-
-def _tell(more: Callable[[Sequence[int]], TextEvent | None], on_text: OnText, tokens: Sequence[int]) -> None:
-    if (event := more(tokens)) is not None:
-        on_text(event)

@@ -1,0 +1,145 @@
+"""The text of one generation: what its options give the canvases, where it ends, its events, its result.
+
+It knows ids and how they read, and nothing of prefixes, engines or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.generate_options import GenerateOptions
+from dgemma.runtime.answer import Answer, AnswerReader, why_empty
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.committed_text import CommittedText
+from dgemma.runtime.engines.base import Array
+from dgemma.runtime.generator import Watcher
+from dgemma.runtime.given import Given, from_draft, from_template
+from dgemma.runtime.loops import DenoisingStep
+from dgemma.runtime.progress import Progress, visible
+from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.stop_strings import StopStrings
+from dgemma.runtime.tokenizer import Tokenizer
+
+OnStep = Callable[[StepEvent], None]
+OnText = Callable[[TextEvent], None]
+
+
+class Teller:
+    """Tells of text once it is committed."""
+
+    def __init__(self, written: CommittedText, on_text: OnText) -> None:
+        self._written, self._on_text = written, on_text
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """What is new with all of these tokens."""
+        self._tell(self._written.more(tokens))
+
+    def end(self, result: Result) -> None:
+        """What is left once the answer is whole."""
+        self._tell(self._written.rest(result.tokens, answer=Answer(text=result.text, thinking=result.thinking)))
+
+    def _tell(self, event: TextEvent | None) -> None:
+        if event is not None:
+            self._on_text(event)
+
+
+class Answering:
+    """What one generation says.
+
+    Args:
+        reader: None for a bundle without a tokenizer, whose answers have no text.
+        inside: whether the prompt ends within a thought.
+    Raises:
+        TokenizerError: stop strings, without a tokenizer.
+    """
+
+    def __init__(
+        self, bundle: Bundle, tokenizer: Tokenizer | None, reader: AnswerReader | None, options: GenerateOptions, inside: bool
+    ) -> None:
+        self._bundle, self._manifest = bundle, bundle.manifest
+        self._tokenizer, self._reader, self._options, self._inside = tokenizer, reader, options, inside
+        self._ends = frozenset(self._manifest.model.eos_token_ids)
+        self.stops = self._stop_strings()
+
+    def given(self) -> Sequence[Given]:
+        """What the options say of canvases; raises UsageError, TokenizerError."""
+        options, manifest = self._options, self._manifest
+        if options.template is None and options.draft is None:
+            return ()
+        if self._tokenizer is None:
+            raise TokenizerError(f"{self._bundle.path}: has no tokenizer, which template and draft need; leave them out")
+        if options.draft is not None:
+            return from_draft(manifest, self._tokenizer, options.draft, options.strength)
+        given = from_template(manifest, self._tokenizer, str(options.template))
+        if given.length is not None and given.length > options.max_new_tokens:
+            raise UsageError(f"template takes {given.length} tokens; max_new_tokens {options.max_new_tokens} is less")
+        return [given]
+
+    def watcher(self, on_step: OnStep) -> Watcher:
+        """Makes an event of every step."""
+
+        def tell(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:
+            canvas = step.argmax[: step.width]
+            read = partial(self._read_so_far, committed, canvas)
+            event = StepEvent(
+                canvas_index=canvas_index,
+                step=number,
+                remaining=step.remaining,
+                committed=committed,
+                argmax=step.argmax,
+                canvas=step.canvas_out,
+                entropy=step.entropy,
+                accepted=step.accepted,
+                text=lambda: read().text,
+                thinking=lambda: read().thinking,
+                kinds=lambda: self._kinds([*committed, *visible(canvas, self._ends)]),
+            )
+            on_step(event)
+
+        return tell
+
+    def teller(self, on_text: OnText) -> Teller | None:
+        """None for a bundle without a tokenizer, which has no text."""
+        reader, kept = self._reader, None if self.stops is None else self.stops.kept
+        if reader is None:
+            return None
+        return Teller(CommittedText(partial(reader.so_far, inside=self._inside), trims=reader.has_markers, kept=kept), on_text)
+
+    def result(self, run: Progress, engine: str, loop: str, given: Sequence[Given] = ()) -> Result:
+        """Of a generation that has ended, by this engine and loop."""
+        answer = self._read(run.tokens)
+        found = None if self.stops is None else self.stops.found
+        if self.stops is not None and found is not None:
+            trims = self._reader is not None and self._reader.has_markers
+            answer = replace(answer, text=self.stops.text.strip() if trims else self.stops.text)
+        empty = why_empty(answer, run.reason, len(run.tokens), run.pads, found)
+        return run.result(
+            answer.text,
+            engine,
+            loop,
+            thinking=answer.thinking,
+            tool_calls=answer.tool_calls,
+            warnings=(*run.warnings, *answer.warnings, *([empty] if empty else [])),
+            stop_string=found,
+            holes=tuple(self._read(run.tokens[a:b]).text for known in given for a, b in known.holes if run.tokens),
+        )
+
+    def _stop_strings(self) -> StopStrings | None:
+        if not self._options.stop:
+            return None
+        if self._reader is None:
+            raise TokenizerError(f"{self._bundle.path}: has no tokenizer, so its answers have no text; leave stop out")
+        return StopStrings(self._options.stop, partial(self._reader.untrimmed, inside=self._inside))
+
+    def _read_so_far(self, committed: Sequence[int], canvas: Array) -> Answer:
+        ids = [*committed, *visible(canvas, self._ends)]
+        return self._reader.so_far(ids, inside=self._inside) if self._reader else Answer(text="")
+
+    def _read(self, ids: Sequence[int]) -> Answer:
+        return self._reader.read(ids, inside=self._inside) if self._reader else Answer(text="")
+
+    def _kinds(self, ids: Sequence[int]) -> Sequence[str]:
+        return self._reader.kinds(ids, inside=self._inside) if self._reader else ["text"] * len(ids)
