@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from dgemma.core.errors import BundleError
 from dgemma.core.manifest import MANIFEST, GraphSpec, Manifest, inner_path, read_manifest
 from dgemma.core.shipped import bundle_path
 from dgemma.runtime.hash_records import HashChecker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,11 @@ class Bundle:
             by_record: do not hash large files that were hashed before on this machine and did not change (`hash_records.py`).
         """
         folder, checker = bundle_path(path), HashChecker(by_record=by_record)
+        started = time.perf_counter()
         manifest, digest = read_manifest(folder, holds=checker)
         _check_lengths(manifest, folder)
+        seconds = time.perf_counter() - started
+        log.info("%s: digest %.12s, %.1f MB hashed in %.2f s", folder, digest, checker.hashed_bytes / 1e6, seconds)
         return cls(path=folder.absolute(), manifest=manifest, digest=digest, hashed_bytes=checker.hashed_bytes)
 
     def file(self, name: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 from dgemma.core.errors import DgemmaWarning
 
 SEAL = "sealed.json"
+log = logging.getLogger(__name__)
 _PAGE, _SAMPLES = 4096, 256
 _TRAITS = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant", "isa")  # of /proc/cpuinfo
 
@@ -128,7 +130,9 @@ def keep(place: Path, need: int, make: Callable[[Path], None], is_sound: Callabl
         is_sound: whether the entry can be used as it is.
     """
     if is_sound():
+        log.info("%s: packed weights are mapped", place)
         return True
+    started = time.perf_counter()
     try:
         with exclusive(place):
             if is_sound():  # another process made it meanwhile
@@ -142,6 +146,7 @@ def keep(place: Path, need: int, make: Callable[[Path], None], is_sound: Callabl
                 return False
             with building(place) as stage:
                 make(stage)
+        log.info("%s: weights packed in %.1f s", place, time.perf_counter() - started)
         return True
     except OSError as error:
         why = error.strerror or error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from dgemma.runtime.signals import raised_in_handler
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
+log = logging.getLogger(__name__)
 
 
 class IndexOutOfBounds(EngineError):
@@ -107,8 +109,10 @@ class Engine(ABC):
             if graph not in self._signatures:
                 spec = self.bundle.graph(self.name, graph)
                 signature = _Signature(graph, spec, self.bundle.manifest.dims)
+                started = time.perf_counter()
                 self._guard(graph, self._load, graph, spec)
                 self._signatures[graph] = signature
+                log.info("%s: graph %s of %s loaded in %.2f s", self.label, graph, spec.file, time.perf_counter() - started)
 
     def run(self, graph: str, feeds: Feeds) -> Feeds:
         """Run a graph on arrays by input name; outputs by output name, owned by the caller.

@@ -182,7 +182,7 @@ def test_engine_errors(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_commands_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    fails(capsys, ["dance"], "run, chat, serve, inspect")
+    fails(capsys, ["dance"], "run, chat, serve, replay")
     for args in ([], ["--help"], ["-h"]):
         assert dispatch(args) == 0
         out = capsys.readouterr().out

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_checks import fails
+from cli_checks import fails, text_of
 from fake_bundle import FakeEngine, N, write_bundle
 
 from dgemma.cli import dispatch
@@ -108,3 +108,30 @@ def test_ctrl_c_keeps_what_was_committed(tmp_path: Path, more: list[str]) -> Non
 def test_the_package_is_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "dgemma", "--version"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith("dgemma ")
+
+
+def test_a_file_of_prompts(toy: dict[str, Any], bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffhi\n\n  hello \n", encoding="utf-8")
+    assert dispatch(["run", bundle, "--prompts", str(file)]) == 0
+    out, err = capsys.readouterr()
+    answer = text_of(ANSWER, tmp_path / "t")
+    assert out == 2 * f"{answer}\n" and err.splitlines() == ["[1 of 2] hi", "[2 of 2] hello"]
+    assert dispatch(["run", bundle, "--prompts", str(file), "--json-lines"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [e["prompt"] for e in found if e["event"] == "prompt"] == ["hi", "hello"]
+    assert [e["text"] for e in found if e["event"] == "result"] == [answer] * 2
+    assert [e["event"] for e in found].index("result") < [e.get("number") for e in found].index(2)
+    fails(capsys, ["run", bundle, "--prompts", str(tmp_path / "none")], "--prompts", "cannot be read")
+    fails(capsys, ["run", bundle, "--prompts", str(file), "-p", "x"], "either --prompts or -p")
+    fails(capsys, ["run", bundle, "--prompts", str(file), "--json"], "--json-lines")
+    fails(capsys, ["run", bundle, "--prompts", str(file), "--n", "2"], "--json-lines")
+    file.write_text("\n \n")
+    fails(capsys, ["run", bundle, "--prompts", str(file)], "has no prompt")
+    file.write_bytes(b"\xff")
+    fails(capsys, ["run", bundle, "--prompts", str(file)], "UTF-8")
+    file.write_text("hi\n" + "hi " * 4000)
+    capsys.readouterr()
+    assert dispatch(["run", bundle, "--prompts", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"{answer}\n" and "error: prompt 2 of 2: " in err

@@ -30,11 +30,14 @@ COMMANDS = {
     "plan": ("dgemma.cli.plan", "Predict size, memory and speed on a device, and recommend a configuration."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
     "doctor": ("dgemma.cli.doctor", "Show what of this machine dgemma can use, and what is missing."),
+    "completion": ("dgemma.cli.completion", "Print a script that completes commands and options in a shell."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
 
 # Options of run, chat and eval under their old names, which no help shows: for one version more.
 _RENAMED = {"settle": "early-commit", "repair": "recheck", "canvas": "start-width"}
+
+_GLOBAL = "`dgemma -v COMMAND …` says on stderr what is done, with the time."
 
 OK, CHECK_FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -77,6 +80,9 @@ def _terminated(*_: object) -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
+    if argv and argv[0] in ("-v", "--verbose"):
+        _log()
+        argv = argv[1:]
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name in ("--help", "-h"):
         print(usage(), flush=True)
@@ -92,6 +98,14 @@ def _dispatch(argv: list[str]) -> int:
     return _invoke(name, rest)
 
 
+def _log() -> None:
+    """Say on stderr what is done, with the time: bundles checked, graphs loaded, weights packed."""
+    import logging
+
+    logging.basicConfig(format="%(asctime)s.%(msecs)03d %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("dgemma").setLevel(logging.INFO)
+
+
 def _nearest(name: str) -> str:
     """The command that was probably meant, in brackets; nothing where none is like it."""
     from difflib import get_close_matches
@@ -101,9 +115,9 @@ def _nearest(name: str) -> str:
 
 
 def usage() -> str:
-    lines = [f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()]
-    head = ["Usage: dgemma COMMAND [ARGS]...", "", "DiffusionGemma, lowered ahead of time for phones and laptops.", ""]
-    return "\n".join([*head, "Commands:", *lines, "", "`dgemma help COMMAND` shows a command's options."])
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    head = ["Usage: dgemma [-v] COMMAND [ARGS]...", "", "DiffusionGemma, lowered ahead of time for phones and laptops.", ""]
+    return "\n".join([*head, "Commands:", *lines, "", "`dgemma help COMMAND` shows a command's options.", _GLOBAL])
 
 
 def _invoke(name: str, args: list[str]) -> int:
@@ -115,7 +129,6 @@ def _invoke(name: str, args: list[str]) -> int:
         return _missing(name, error)
     module, text = COMMANDS[name]
     try:
-        run: Callable[..., Any] = import_module(module).run
         settings: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
         seen: list[str] = []  # names of options: each once where it is declared, and then as they are given
 
@@ -126,7 +139,7 @@ def _invoke(name: str, args: list[str]) -> int:
         if name in ("run", "chat", "eval"):
             settings["token_normalize_func"] = renamed
         app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=settings)
-        app.command(name, help=text)(run)
+        app.command(name, help=text)(import_module(module).run)
         command = typer.main.get_command(app)
         with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
             _tell_renamed(seen)

@@ -12,6 +12,7 @@ from typing import Any
 
 from dgemma.cli import INTERRUPTED, OK
 from dgemma.cli.terminal import answer, calls, dim, folded, print_json, printable, show, stats
+from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.generate_options import DIFFUSION, GenerateOptions
 from dgemma.core.messages import Message
 from dgemma.core.plural import counted
@@ -68,6 +69,25 @@ def generate(
     if asked.is_set():
         print(f"interrupted after {counted(result.count, 'token')}", file=sys.stderr)
     return INTERRUPTED if asked.is_set() else OK
+
+
+def generate_each(session: Session, prompts: Sequence[str], options: GenerateOptions, output: str) -> int:
+    """`generate` for each prompt, until Ctrl-C. A line on stderr tells which one; with "lines", an object on stdout.
+
+    Raises as `generate` does, naming the prompt.
+    """
+    for number, prompt in enumerate(prompts, 1):
+        if output == "lines":
+            print_json({"event": "prompt", "number": number, "prompt": prompt})
+        else:
+            print(dim(f"[{number} of {len(prompts)}] {printable(prompt)}"), file=sys.stderr)
+        try:
+            status = generate(session, prompt, options, None, output, lambda _: None)
+        except (PromptTooLong, UsageError) as error:
+            raise type(error)(f"prompt {number} of {len(prompts)}: {error}") from None
+        if status != OK:
+            return status
+    return OK
 
 
 def sample(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgemma.cli.answering import generate, sample
+from dgemma.cli.answering import generate, generate_each, sample
 from dgemma.cli.messages_file import read_conversation
 from dgemma.cli.options import (
     AdaptiveOption,
@@ -99,6 +99,12 @@ def run(
             help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="A prompt on each line of FILE, each answered by itself, with one seed."
+        ),
+    ] = None,
     n: Annotated[
         int,
         typer.Option("--n", metavar="K", help="Generate K answers, with K seeds, and print the one that most of them give."),
@@ -124,9 +130,14 @@ def run(
         raise UsageError("give --json or --json-lines, not both")
     if messages is not None and (prompt is not None or prompt_ids is not None):
         raise UsageError("give either --messages or a prompt, not both")
+    if prompts is not None:
+        _check_alone({"-p": prompt, "--prompt-ids": prompt_ids, "--messages": messages, "--trace": trace})
+        if as_json or n != 1:
+            raise UsageError("--prompts gives several answers, which --json and --n cannot hold; use --json-lines")
     conversation, tools = (None, tuple[dict[str, Any], ...]()) if messages is None else read_conversation(messages)
     bare = template is not None and prompt is None and prompt_ids is None
-    given = _prompt(prompt, prompt_ids) if messages is None and not bare else None
+    several = None if prompts is None else read_prompts(prompts)
+    given = _prompt(prompt, prompt_ids) if messages is None and several is None and not bare else None
     if trace is not None:
         check_trace_path(trace)
     options = GenerateOptions(
@@ -165,7 +176,28 @@ def run(
             if trace is not None and result.trajectory is not None:
                 save_trace(result.trajectory, trace)
 
+        if several is not None:
+            return generate_each(session, several, options, output)
         return generate(session, given, options, conversation, output, save)
+
+
+def _check_alone(others: dict[str, object]) -> None:
+    """Whether nothing is given that --prompts cannot go with; raises UsageError."""
+    if given := [name for name, value in others.items() if value is not None]:
+        raise UsageError(f"give either --prompts or {given[0]}, not both")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that are not empty; raises UsageError."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise UsageError(f"--prompts {path}: cannot be read ({error.strerror or error}); name a text file") from None
+    except ValueError:
+        raise UsageError(f"--prompts {path}: is not UTF-8 text; convert it first") from None
+    if not any(lines):
+        raise UsageError(f"--prompts {path}: has no prompt; write one on each line")
+    return [line for line in lines if line]
 
 
 def _check_decoder(decoder: str) -> None:
