@@ -266,7 +266,8 @@ class Session:
 
         Args:
             template: the answer.
-            prompt, messages: what it answers; with neither, it answers nothing.
+            prompt: what it answers, as in `generate`; with neither this nor `messages`, it answers nothing.
+            messages: as in `generate`.
         Raises:
             As `generate`.
         """

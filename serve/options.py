@@ -23,7 +23,8 @@ class ServeOptions:
         api_key: what requests must give as `Authorization: Bearer KEY`.
         allow_hosts: names that clients may call the server by, beside localhost and IP addresses.
         cors_origins: web sites whose pages may use the API, such as https://example.org.
-        engine, threads: as of `Session.load`.
+        engine: as of `Session.load`.
+        threads: as of `Session.load`.
         max_requests: at work or waiting, at most; others are told to come again.
         cache_bytes: keys and values of all conversations, those that rest included.
         memory_bytes: of all loaded bundles together; None: what is free.

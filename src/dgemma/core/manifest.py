@@ -84,7 +84,8 @@ class StaticGraph:
     Args:
         part: condition (embeddings and soft embeddings → what the layers read), layers (`first` up to `last`, which include the
             final norm where they are the last ones), or head (hidden states → products with the ids `first` up to `last`).
-        rows, slots: of the canvas or chunk, and of the prefix.
+        rows: of the canvas or chunk.
+        slots: of the prefix.
         file: what the accelerator's engine opens: an ONNX wrapper around a context in `binary`, which may hold several graphs.
         source: the ONNX graph that was compiled; its weights are shared with those of the other graphs.
     """
