@@ -155,7 +155,7 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
         raise TokenizerError(f"tokenizer kind {manifest.tokenizer.kind!r} is unknown; choose {' or '.join(kinds)}")
     path = bundle.file(manifest.tokenizer.file)
     try:
-        tokenizer: Tokenizer = kinds[manifest.tokenizer.kind](str(path), _marker_ids(manifest))
+        tokenizer: Tokenizer = kinds[manifest.tokenizer.kind](str(path), marker_ids(manifest))
     except Exception as error:
         if raised_in_handler(error):
             raise
@@ -189,7 +189,7 @@ def end_of_turn(manifest: Manifest, chat: ChatTemplate) -> list[int]:
     return [next((i for i in chat.user_suffix if i in stops), stops[0])] if stops else []
 
 
-def _marker_ids(manifest: Manifest) -> set[int]:
+def marker_ids(manifest: Manifest) -> set[int]:
     model, chat = manifest.model, manifest.chat
     ids = {model.pad_token_id, model.bos_token_id, *model.eos_token_ids}
     if chat is not None:

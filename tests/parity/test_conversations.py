@@ -20,7 +20,7 @@ from dgemma.core.roles import Roles
 from dgemma.export.chat import read_chat
 from dgemma.export.tokenizer import read_tokenizer
 from dgemma.runtime.prompt import conversation_ids
-from dgemma.runtime.tokenizer import HuggingFaceTokenizer, _marker_ids
+from dgemma.runtime.tokenizer import HuggingFaceTokenizer, marker_ids
 
 transformers = pytest.importorskip("transformers")
 
@@ -93,7 +93,7 @@ def released(folder: Path, template: str) -> Both:
     found = read_tokenizer(write_text(folder, template))
     assert found is not None
     manifest: Any = SimpleNamespace(model=MODEL, chat=read_chat(folder, MODEL, found)[0])
-    return Both(folder, manifest, HuggingFaceTokenizer(str(folder / "tokenizer.json"), _marker_ids(manifest)))
+    return Both(folder, manifest, HuggingFaceTokenizer(str(folder / "tokenizer.json"), marker_ids(manifest)))
 
 
 @pytest.fixture(scope="module", params=["first", "later"])

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from dgemma.export.chat import read_chat
 from dgemma.export.tokenizer import read_tokenizer
-from dgemma.runtime.tokenizer import HuggingFaceTokenizer, _marker_ids
+from dgemma.runtime.tokenizer import HuggingFaceTokenizer, marker_ids
 
 FILES = Path(__file__).parents[1] / "vectors" / "tokenizers"
 KINDS = ("gemma", "gpt2", "llama2", "llama3", "unigram", "words")
@@ -76,4 +76,4 @@ def read_folder(folder: Path) -> tuple[Any, HuggingFaceTokenizer]:
     model = replace(micro.CONFIG, vocab_size=found.spec.vocab_size, bos_token_id=bos, eos_token_ids=(stop,))
     manifest = SimpleNamespace(model=model, chat=read_chat(folder, model, found)[0])
     assert manifest.chat is not None
-    return manifest, HuggingFaceTokenizer(str(folder / "tokenizer.json"), _marker_ids(manifest))  # type: ignore[arg-type]
+    return manifest, HuggingFaceTokenizer(str(folder / "tokenizer.json"), marker_ids(manifest))  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ ROOMS = (
     "runtime",
     "reference",
     "serve",
+    "train",
     "verify",
     "benchmarks",
 )

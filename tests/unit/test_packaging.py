@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 STUDIES = "dgemma.benchmarks.studies"  # need files of the checkout, and stay out of the wheel
-ROOMS = ("model", "quantize", "export", "runtime", "reference", "serve", "verify", "benchmarks")
+ROOMS = ("model", "quantize", "export", "runtime", "reference", "serve", "train", "verify", "benchmarks")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import Any
 
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.roles import TRIMS
-from dgemma.runtime.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, _marker_ids, chat_ids
+from dgemma.runtime.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, chat_ids, marker_ids
 
 HERE = Path(__file__).parent
 TEXTS = (
@@ -58,7 +58,7 @@ def _case(entry: dict[str, Any], chat: ChatTemplate, bos: int, stop: int) -> dic
         path = Path(folder) / entry["file"].removesuffix(".gz")
         path.write_bytes(gzip.decompress((HERE / "tokenizers" / entry["file"]).read_bytes()))
         kind = SentencePieceTokenizer if entry["kind"] == "sentencepiece" else HuggingFaceTokenizer
-        tokenizer = kind(str(path), _marker_ids(manifest))
+        tokenizer = kind(str(path), marker_ids(manifest))
     befores: list[list[int]] = [[], [bos, stop], [bos, tokenizer.vocab_size - 1]]
     turns = [[text, before, chat_ids(manifest, tokenizer, text, before)] for text in TEXTS for before in befores]
     return {

@@ -19,6 +19,8 @@ from dgemma.cli.terminal import abandon, prepare_streams
 COMMANDS = {
     "export": ("dgemma.cli.export", "Export a checkpoint to a bundle."),
     "quantize": ("dgemma.cli.quantize", "Quantize a checkpoint to integers, once for all engines."),
+    "finetune": ("dgemma.cli.finetune", "Train a checkpoint further on conversations, whole or by LoRA."),
+    "merge": ("dgemma.cli.merge", "Add a LoRA adapter to its checkpoint."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
     "serve": ("dgemma.cli.serve", "Serve bundles over HTTP: OpenAI's API, and a page that shows the canvas."),
@@ -179,7 +181,13 @@ def _missing(name: str, error: ModuleNotFoundError) -> int:
     package = (error.name or "").split(".")[0]
     if package == "dgemma":
         raise error
-    usual = {"export": "export", "quantize": "export", "verify": "export", "reference": "reference"}.get(name, "onnx")
+    usual = {
+        "export": "export",
+        "quantize": "export",
+        "verify": "export",
+        "reference": "reference",
+        **dict.fromkeys(("finetune", "merge"), "train"),
+    }.get(name, "onnx")
     return _fail(f"`dgemma {name}` needs package {package!r}; {pip_install(extra_with(package, usual))}")
 
 

@@ -19,6 +19,10 @@ class ExportError(DgemmaError):
     """A checkpoint cannot be lowered, or the bundle cannot be written."""
 
 
+class TrainingError(DgemmaError):
+    """Training cannot go on: a loss or a gradient is not a number."""
+
+
 class BundleError(DgemmaError):
     """A bundle cannot be trusted: version, digest, size, hash, path or manifest key."""
 

@@ -1,0 +1,338 @@
+"""Fine-tuning a micro model: the loss against a naive twin, resume, adapters, data, and what stops a run."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import micro
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgemma.core.errors import CheckpointError, TrainingError, UsageError
+from dgemma.core.messages import Message
+from dgemma.model import checkpoint
+from dgemma.model.generate import extend
+from dgemma.train import data, loop, lora, objective
+from dgemma.train.finetune import Finetuning, merge
+from dgemma.train.loop import LOG, STATE, Loop
+from dgemma.train.options import FinetuneOptions
+
+N, STOP = micro.N, 1
+OPTIONS = FinetuneOptions(steps=6, batch=4, evaluate_every=2, save_seconds=0.0, held_out_share=0.2)
+
+
+def speak(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[data.Exchange]:
+    """A byte an id; answers end with the stop token."""
+    found = []
+    for i, message in enumerate(messages):
+        if message.role == "assistant":
+            before = [2, *(b for m in messages[:i] for b in str(m.content).encode())]
+            found.append((before, [*str(message.content).encode(), STOP]))
+    return found
+
+
+def line(prompt: str, answer: str) -> str:
+    return json.dumps({"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = micro.save(tmp_path / "ckpt")
+    (made / "chat_template.jinja").write_text("template")
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(line(f"say {i}", f"it is {i}" * (1 + i % 3)) for i in range(10)))
+    return path
+
+
+def tuned(folder: Path, file: Path, out: Path, **changes: Any) -> Finetuning:
+    resume = changes.pop("resume", False)
+    return Finetuning(folder, file, out, speak, replace(OPTIONS, **changes), resume=resume)
+
+
+# The objective
+
+
+def naive(model: Any, row: data.Row, t: float, seed: int) -> tuple[float, float]:
+    """Both losses of one first step, without padding, position by position."""
+    n, generator = len(row.canvas), torch.Generator().manual_seed(seed)
+    torch.randperm(1, generator=generator)
+    torch.rand(1, generator=generator)
+    torch.rand(1, generator=generator)
+    noise, uniform = torch.randint(0, micro.VOCAB, (1, n), generator=generator)[0], torch.rand(1, n, generator=generator)[0]
+    noisy = [int(noise[i]) if uniform[i] < t else row.canvas[i] for i in range(n)]
+    prefix = extend(model, None, row.prefix)
+    logits = model.denoise(torch.tensor([noisy]), torch.zeros(1, n, micro.CONFIG.hidden_size), prefix, len(row.prefix))[0]
+    diffusion = [-float(F.log_softmax(logits[i].double(), -1)[row.canvas[i]]) for i in range(n)]
+    hidden, _ = model.encode(torch.tensor([[*row.prefix, *row.canvas]]))
+    said = model.head(hidden)[0].double()
+    spoken = [i for i in range(n) if row.canvas[i] != 0]
+    ar = [-float(F.log_softmax(said[len(row.prefix) + i - 1], -1)[row.canvas[i]]) for i in spoken]
+    return sum(diffusion) / n, sum(ar) / len(ar)
+
+
+def test_the_losses_are_those_of_a_naive_twin() -> None:
+    model = micro.model()
+    row = data.Row((2, 9, 40, 41, 42, 43, 44, 45, 46, 47, 48), (*range(60, 70), STOP, 0, 0, 0, 0, 0), 1)
+    options = FinetuneOptions(first_step_share=1.0, pure_noise_share=1.0)
+    batch = data.collate([row], 0)
+    found = objective.losses(model, batch, micro.POLICY, options, torch.Generator().manual_seed(5))
+    expected = naive(model, row, 1.0, 5)
+    assert (float(found.diffusion), float(found.next_token)) == pytest.approx(expected, rel=1e-4)
+    assert float(found.diffusion) != pytest.approx(naive(model, row, 0.0, 5)[0], rel=1e-2)
+    total = float(found.diffusion) + 0.3 * float(found.next_token)
+    assert float(found.total(options)) == pytest.approx(total)
+
+
+def test_padding_changes_no_row() -> None:
+    """The same row alone and beside a longer one, with noise that is the same: none at all."""
+    model = micro.model()
+    short, long = data.Row((2, 9), (*range(40, 40 + N),), 1), data.Row((2, *range(50, 62)), (*range(70, 70 + N),), 2)
+
+    def per_row(*rows: data.Row) -> Tensor:
+        batch = data.collate(rows, 0)
+        _, kv = objective.encode_batch(model, batch.prefix, batch.valid)
+        return objective.denoise_batch(model, batch.canvas, torch.zeros(*batch.canvas.shape, 32), kv, batch.valid)
+
+    both = per_row(short, long)
+    torch.testing.assert_close(both[:1], per_row(short), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(both[1:], per_row(short), atol=1e-2)
+
+
+def test_steps_and_rate_follow_data_and_width() -> None:
+    options = FinetuneOptions()
+    assert options.steps_for(10) == 400 and options.steps_for(16_000) == 3000
+    assert options.rate_for(600) == pytest.approx(1e-4) and replace(options, lora=8).rate_for(600) == pytest.approx(1e-3)
+    assert [options.factor(step, 100) for step in (0, 4, 50)] == pytest.approx([0.2, 0.96, 0.5])
+
+
+def test_noise_replaces_the_share_that_it_is_told() -> None:
+    canvas, generator = torch.full((2, 4000), 7), torch.Generator().manual_seed(0)
+    kept = (objective.corrupted(canvas, torch.tensor([0.25, 1.0]), 300, generator) == 7).float().mean(1)
+    assert kept.tolist() == pytest.approx([0.75, 1 / 300], abs=0.02)
+
+
+def test_a_later_step_is_conditioned_on_the_models_own_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = micro.model(), []
+    inner = objective.denoise_batch
+
+    def spy(model: Any, canvas: Tensor, soft: Tensor, *rest: Any) -> Tensor:
+        seen.append(soft.clone())
+        return inner(model, canvas, soft, *rest)
+
+    monkeypatch.setattr(objective, "denoise_batch", spy)
+    batch = data.collate([data.Row((2, 9), tuple(range(40, 40 + N)), i) for i in range(4)], 0)
+    objective.losses(model, batch, micro.POLICY, FinetuneOptions(), torch.Generator().manual_seed(0))
+    assert [len(soft) for soft in seen] == [2, 4]
+    assert (seen[0] == 0).all() and sorted((soft == 0).all().item() for soft in seen[1]) == [False, False, True, True]
+
+
+# Data
+
+
+def test_a_long_answer_takes_several_canvases() -> None:
+    rows = data.canvases([2, 5], list(range(10, 10 + N + 3)), micro.CONFIG, 4)
+    assert rows[0] == data.Row((2, 5), tuple(range(10, 10 + N)), 4)
+    assert rows[1].prefix == (2, 5, *range(10, 10 + N)) and rows[1].canvas[:4] == (10 + N, 11 + N, 12 + N, 0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has no messages"),
+        ('{"text": "a"}', "has no messages"),
+        ('{"messages": []}', "messages must be a list of at least one"),
+        ('{"messages": [{"role": "clown", "content": "a"}]}', "role 'clown' is unknown"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "no assistant message"),
+        (line("a" * 200, "b"), "positions of the model's 128"),
+    ],
+)
+def test_bad_data_names_file_line_and_reason(bad: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line("a", "b") + "\n" + bad.strip() + "\n")
+    with pytest.raises(UsageError, match=reason) as caught:
+        data.read(path, speak, micro.CONFIG)
+    assert str(caught.value).startswith(f"{path}:3: ") and "\n" not in str(caught.value)
+
+
+def test_files_that_hold_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        data.read(tmp_path / "none", speak, micro.CONFIG)
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(UsageError, match="holds no conversations"):
+        data.read(tmp_path / "empty", speak, micro.CONFIG)
+    with pytest.raises(UsageError, match="at least two"):
+        data.split([[]], 0.1, 0)
+
+
+def test_every_row_comes_once_before_any_comes_again() -> None:
+    rows = [data.Row((2,), (i,), i) for i in range(7)]
+    order = data.Order(rows, 3)
+    taken = [row.line for row in order.take(0, 21)]
+    assert [sorted(taken[i : i + 7]) for i in (0, 7, 14)] == [list(range(7))] * 3
+    assert taken[:7] != taken[7:14] and [row.line for row in data.Order(rows, 3).take(5, 4)] == taken[5:9]
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"batch": 1}, {"lora": 0}, {"rate": 0.0}, {"rate": float("nan")}, {"seed": -1}])
+def test_options_out_of_range(bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(bad))} "):
+        FinetuneOptions(**bad)
+
+
+# Runs
+
+
+def test_a_killed_run_resumes_bit_for_bit(folder: Path, file: Path, tmp_path: Path) -> None:
+    tuned(folder, file, tmp_path / "whole").run()
+    killed = tmp_path / "killed"
+
+    def kill(at: loop.Progress) -> None:
+        if at.step == 3:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        tuned(folder, file, killed).run(kill)
+    assert not (killed / "model.safetensors").exists() and (killed / "training" / STATE).exists()
+    outcome = tuned(folder, file, killed, resume=True).run()
+    assert (outcome.step, outcome.steps, outcome.stopped) == (6, 6, False)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1] != (folder / "model.safetensors").read_bytes()
+    logs = [
+        [{k: v for k, v in json.loads(text).items() if k != "seconds"} for text in (path / "training" / LOG).open()]
+        for path in (tmp_path / "whole", killed)
+    ]
+    assert logs[0] == logs[1] and [entry["step"] for entry in logs[0]] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in logs[0] if "held_out" in entry] == [2, 4, 6]
+    assert (killed / "chat_template.jinja").read_text() == "template" and not (killed / "training" / STATE).exists()
+    checkpoint.load(killed)
+
+
+def test_a_state_of_other_options_is_refused(folder: Path, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(CheckpointError, match="no state to go on from"):
+        tuned(folder, file, out, resume=True).run()
+
+    def stop(at: loop.Progress) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        tuned(folder, file, tmp_path / "other").run(stop)
+    with pytest.raises(CheckpointError, match="another --seed"):
+        tuned(folder, file, tmp_path / "other", seed=1, resume=True).run()
+    with pytest.raises(UsageError, match="exists already"):
+        tuned(folder, file, tmp_path / "other")
+    (tmp_path / "other" / "training" / STATE).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        tuned(folder, file, tmp_path / "other", resume=True).run()
+
+
+def test_ctrl_c_writes_a_checkpoint_and_a_state(folder: Path, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def interrupt(at: loop.Progress) -> None:
+        if at.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    outcome = tuned(folder, file, out).run(interrupt)
+    assert outcome.stopped and outcome.step == 2 and (out / "training" / STATE).exists()
+    checkpoint.load(out)
+    assert tuned(folder, file, out, resume=True).run().step == 6
+
+
+def test_a_loss_that_is_no_number_keeps_the_best_weights(
+    folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, out = Loop.measure, tmp_path / "out"
+
+    def broken(self: Loop, rows: Any, seed: int, *, learn: bool) -> dict[str, float]:
+        found = inner(self, rows, seed, learn=learn)
+        return {**found, "loss": float("nan")} if learn and self.step == 4 else found
+
+    monkeypatch.setattr(Loop, "measure", broken)
+    with pytest.raises(TrainingError, match=r"step 5: the loss is not a number \(lines .*are in .*lower --rate"):
+        tuned(folder, file, out).run()
+    checkpoint.load(out)
+
+
+def test_it_learns(folder: Path, file: Path, tmp_path: Path) -> None:
+    for rank in (None, 4):
+        out = tmp_path / f"rank {rank}"
+        run = tuned(folder, file, out, steps=40, evaluate_every=20, rate=0.01, lora=rank)
+        seen: list[float] = []
+        best = run.run(lambda at, seen=seen: seen.append(at.held_out)).held_out  # type: ignore[misc]
+        assert best < 0.8 * seen[0]
+
+
+# Adapters
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_merged_one_is_equal(folder: Path, file: Path, tmp_path: Path) -> None:
+    adapted, tokens = micro.model(), torch.tensor([micro.prompt(12)])
+    before = adapted.encode(tokens)[0]
+    lora.attach(adapted, 4, 0)
+    assert torch.equal(adapted.encode(tokens)[0], before)
+    run = tuned(folder, file, tmp_path / "adapter", lora=4, rate=0.01, steps=20)
+    run.run()
+    trained = run.model
+    config = json.loads((tmp_path / "adapter" / lora.CONFIG).read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
+    changed = merge(folder, tmp_path / "adapter", tmp_path / "merged")
+    merged = checkpoint.load(tmp_path / "merged").model
+    assert changed == len(lora.targets(merged))
+    with torch.no_grad():
+        names = lora.targets(merged)
+        base = checkpoint.load(folder).model
+        from safetensors.torch import load_file
+
+        tensors = load_file(tmp_path / "adapter" / lora.WEIGHTS)
+        for name, linear in names.items():
+            a, b = (tensors[f"base_model.model.model.decoder.{name}.lora_{x}.weight"] for x in "AB")
+            torch.testing.assert_close(linear.weight, base.get_submodule(name).weight + 2.0 * b @ a)
+            wrapped = trained.get_submodule(name)
+            wrapped.lora_A.copy_(a), wrapped.lora_B.copy_(b)
+        torch.testing.assert_close(merged.encode(tokens)[0], trained.encode(tokens)[0], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(merged.encode(tokens)[0], base.encode(tokens)[0], atol=1e-2)
+
+
+def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    named = {"layers.0.self_attn.q_proj.lora_A": torch.ones(4, 32), "layers.0.self_attn.q_proj.lora_B": torch.ones(32, 4)}
+    lora.save(adapter, named, 4, "base")
+    assert merge(folder, adapter, tmp_path / "good") == 1
+    with pytest.raises(UsageError, match="exists already"):
+        merge(folder, adapter, tmp_path / "good")
+
+    def refused(match: str) -> None:
+        with pytest.raises(CheckpointError, match=match):
+            merge(folder, adapter, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    config = json.loads((adapter / lora.CONFIG).read_text())
+    for change, match in (({"peft_type": "IA3"}, "only LORA"), ({"use_dora": True}, "use_dora"), ({"r": "x"}, "numbers")):
+        (adapter / lora.CONFIG).write_text(json.dumps(config | change))
+        refused(match)
+    (adapter / lora.CONFIG).write_text(json.dumps(config))
+    wrong = "layers.0.self_attn.q_proj.lora_B"
+    lora.save(adapter, {**named, wrong: torch.ones(30, 4)}, 4, "base")
+    refused("does not fit")
+    lora.save(adapter, {**named, wrong: torch.full((32, 4), float("nan"))}, 4, "base")
+    refused("NaN")
+    lora.save(adapter, {"layers.7.self_attn.q_proj.lora_A": torch.ones(4, 32)}, 4, "base")
+    refused("belongs to nothing")
+    lora.save(adapter, {}, 4, "base")
+    refused("holds no adapter")
+    (adapter / lora.WEIGHTS).write_bytes(b"x")
+    refused("cannot be read")
