@@ -25,7 +25,7 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the model answers, and in `engines` those that were opened."""
     state: dict[str, Any] = {"answer": [*THOUGHT, *_ids("Four.")], "engines": []}
 
-    def open_engine(bundle: Any, engine: Any, threads: Any) -> Speaker:
+    def open_engine(bundle: Any, engine: Any, threads: Any, target: Any) -> Speaker:
         made = Speaker(bundle, state["answer"], stop=106)
         state["engines"].append(made)
         return made
