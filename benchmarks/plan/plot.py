@@ -1,4 +1,5 @@
-"""Two plots of a plan: the roofline of the device, and tokens per second against steps a canvas."""
+"""Plots of a plan: the roofline of the device, tokens per second against steps a canvas by recipe, and, beside an NPU, by
+processor."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgemma.benchmarks import report
-from dgemma.benchmarks.plan.predict import Prediction, Work
+from dgemma.benchmarks.plan.npu import Forecast
+from dgemma.benchmarks.plan.predict import Prediction, Work, choose
 from dgemma.benchmarks.plan.profile import Profile
 from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
+PANELS = 3  # beside each other
+CROSSOVER = "Solid: diffusion; dashed: autoregressive; dot: even"
 MARKS = {"denoise": "o", "encode": "s", "decode": "^"}
 
 
@@ -30,25 +35,70 @@ def check(path: Path) -> None:
     report.check_out(path, "--picture")
 
 
-def draw(path: Path, profile: Profile, work: Work, found: Sequence[Prediction], model: str) -> None:
+def draw(
+    path: Path, profile: Profile, work: Work, found: Sequence[Prediction], model: str, npu: Forecast | None = None
+) -> None:
     """Write a picture of the kind that the name ends in, with `model` in its title; raises UsageError when that cannot be."""
     check(path)
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12.5, 6), layout="constrained")
-        left, right = figure.subplots(1, 2)
+    with _style():
+        figure = Figure(figsize=(18.5 if npu else 12.5, 6), layout="constrained")
+        left, right, *third = figure.subplots(1, 3 if npu else 2)
         drawn = _merged(found)
         colours = _colours(drawn)
         _roofline(left, profile, drawn, colours)
         _crossover(right, work, drawn, colours)
+        right.set_title("Processor: solid: diffusion; dashed: autoregressive; dot: even" if npu else CROSSOVER)
+        if npu:
+            of_processors(third[0], work, found, npu)
+            third[0].set_title("The best of each processor; forecast for the NPU")
+            third[0].legend(frameon=False)
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(f"{model} on {profile.name}: prompt {work.prompt}, output {work.output} tokens, predicted")
-        drawn_bytes = io.BytesIO()
-        figure.savefig(drawn_bytes, dpi=150, format=path.suffix[1:].lower())
-    report.write_whole(path, drawn_bytes.getvalue(), "--picture")
+        _write(path, figure)
+
+
+def draw_processors(path: Path, title: str, devices: Sequence[tuple[str, Work, Sequence[Prediction], Forecast]]) -> None:
+    """Write one picture for several devices: tokens per second over steps a canvas, a line for each processor."""
+    check(path)
+    from matplotlib.figure import Figure
+
+    with _style():
+        rows = -(-len(devices) // PANELS)
+        figure = Figure(figsize=(4.5 * PANELS, 4 * rows), layout="constrained")
+        panels = figure.subplots(rows, PANELS, sharey=True, squeeze=False).flat
+        for (name, work, found, npu), axes in zip(devices, panels, strict=False):
+            of_processors(axes, work, found, npu)
+            axes.set_title(name)
+            axes.legend(loc="upper right", frameon=False, fontsize=8)
+        for axes in panels:  # those that are left
+            axes.set_axis_off()
+        figure.suptitle(title)
+        _write(path, figure)
+
+
+def of_processors(axes: Axes, work: Work, found: Sequence[Prediction], npu: Forecast) -> None:
+    """The best configuration of the CPU and of the NPU that fits, or else the smallest, which the legend says."""
+    drawn: dict[str, Prediction] = {}
+    for kind, name, predictions in (("CPU", "CPU", found), ("NPU", npu.npu.name, npu.found)):
+        p = choose(predictions) or min(predictions, key=lambda q: q.resident)
+        engine = f", {p.engine}" if kind == "CPU" else ""
+        drawn[f"{name}: {p.recipe}{engine}{'' if p.fits else ', does not fit'}"] = p
+    _crossover(axes, work, drawn, _colours(drawn))
+
+
+def _style() -> Any:
+    import matplotlib as mpl
+
+    return mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def _write(path: Path, figure: Figure) -> None:
+    content, kind = io.BytesIO(), path.suffix[1:].lower()
+    figure.savefig(content, dpi=150, format=kind)
+    report.write_whole(path, content.getvalue(), "--picture")
 
 
 def _merged(found: Sequence[Prediction]) -> dict[str, Prediction]:
@@ -113,4 +163,4 @@ def _crossover(axes: Axes, work: Work, found: dict[str, Prediction], colours: di
             axes.plot(p.break_even, p.autoregressive, "o", color=colour, markersize=5)
     axes.axvspan(few, many, color="0.9", zorder=0)
     axes.set(yscale="log", xlabel="steps a canvas (grey: the range planned for)", ylabel="tokens per s", xlim=(1, last))
-    axes.set_title("Solid: diffusion; dashed: autoregressive; dot: even")
+    axes.set_title(CROSSOVER)

@@ -7,7 +7,7 @@ device gets warm, and what an engine packs twice. N canvas, P prompt, K output t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,16 +139,47 @@ class Prediction:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """What runs the calls of a model.
+
+    Args:
+        name: an engine's, or NPU.
+        run, least: costs as run, and as needed.
+        seconds: a call's cost as run → its time.
+        floor: a call's cost as needed → the time under which it cannot come.
+        room: bytes that a model may take there.
+        bits: of a weight on disk by tensor class.
+    """
+
+    name: str
+    run: CostModel
+    least: CostModel
+    seconds: Callable[[Cost], float]
+    floor: Callable[[Cost], float]
+    room: float
+    bits: Mapping[str, int]
+
+
 def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Prediction:
-    """Raises UsageError for an engine that the profile does not have."""
-    c, n = work.config, work.canvas
+    """On the device's processor, with an engine; raises UsageError for an engine that the profile does not have."""
+    c = work.config
     bits = held_bits({"bits": weights.bits}, engine)
-    run = as_run(c, bits, work.soft)
-    least = CostModel(config=c, bits=bits, soft=work.soft)
+    on = Processor(
+        name=engine,
+        run=as_run(c, bits, work.soft),
+        least=CostModel(config=c, bits=bits, soft=work.soft),
+        seconds=lambda cost: profile.seconds(engine, cost, c.num_layers),
+        floor=lambda cost: profile.ceilings(engine, cost.weight_bytes).floor_s(cost),
+        room=ROOM * profile.memory_bytes,
+        bits=weights.bits,
+    )
+    return on_processor(on, weights.recipe, weights.disk_bytes[engine], work)
 
-    def seconds(cost: Cost) -> float:
-        return profile.seconds(engine, cost, c.num_layers)
 
+def on_processor(on: Processor, recipe: str, disk: int, work: Work) -> Prediction:
+    """All figures of one configuration, from the times of its calls."""
+    n, run, seconds = work.canvas, on.run, on.seconds
     starts = [work.prompt + i * n for i in range(work.canvases)]
     prefill = sum(seconds(run.encode(min(n, work.prompt - s), s)) for s in range(0, work.prompt, n))
     denoise = sum(seconds(run.denoise(n, s)) for s in starts)  # one step of every canvas
@@ -156,26 +187,23 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
     middle = work.prompt + work.output // 2
     token = seconds(run.decode(middle))  # linear in the prefix, so the middle one is the mean
     calls = {"denoise": run.denoise(n, middle), "encode": run.encode(n, middle), "decode": run.decode(middle)}
-    floors = [
-        profile.ceilings(engine, cost.weight_bytes).floor_s(cost) for cost in (least.denoise(n, middle), least.decode(middle))
-    ]
     few, many = work.steps
     one = work.output * token  # autoregressive, the prompt aside
     resident = run.resident_bytes(work.prompt + work.canvases * n, n)
-    weighed = [(p.weights, weights.bits.get(name, FLOAT)) for name, p in run.decode(0).products.items()]
+    weighed = [(p.weights, on.bits.get(name, FLOAT)) for name, p in run.decode(0).products.items()]
     return Prediction(
-        recipe=weights.recipe,
-        engine=engine,
+        recipe=recipe,
+        engine=on.name,
         canvas=n,
-        disk=weights.disk_bytes[engine],
+        disk=disk,
         resident=resident,
-        fits=resident <= ROOM * profile.memory_bytes,
+        fits=resident <= on.room,
         step=seconds(calls["denoise"]),
-        step_floor=floors[0],
+        step_floor=on.floor(on.least.denoise(n, middle)),
         encode=seconds(calls["encode"]),
         prefill=prefill,
         token=token,
-        token_floor=floors[1],
+        token_floor=on.floor(on.least.decode(middle)),
         diffusion=(work.output / (prefill + many * denoise + encode), work.output / (prefill + few * denoise + encode)),
         autoregressive=work.output / (prefill + one),
         break_even=max(0.0, (one - encode) / denoise),
@@ -185,25 +213,29 @@ def predict(profile: Profile, engine: str, weights: Weights, work: Work) -> Pred
     )
 
 
+def choose(found: Sequence[Prediction]) -> Prediction | None:
+    """The fastest that fits, and of those that are as fast the most bits; a recipe of `LAST_RESORT` only where nothing else
+    fits."""
+    fitting = [p for p in found if p.fits]
+    fitting = [p for p in fitting if p.recipe not in LAST_RESORT] or fitting
+    top = max((p.best for p in fitting), default=0.0)
+    return max((p for p in fitting if p.best * CLOSE >= top), key=lambda p: (round(p.bits, 2), p.best), default=None)
+
+
 def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tuple[Prediction | None, str]:
-    """One configuration, and a sentence with the reason: the fastest that fits, and of those that are as fast the most bits.
-    A recipe of `LAST_RESORT` only where nothing else fits."""
-    if not (fitting := [p for p in found if p.fits]):
+    """What `choose` says, and a sentence with the reason."""
+    if (chosen := choose(found)) is None:
         least = min(found, key=lambda p: p.resident)
         return None, (
             f"Nothing fits: {least.recipe} with {least.engine} needs at least {gb(least.resident)} of memory, and "
             f"{gb(int(ROOM * profile.memory_bytes))} of {gb(profile.memory_bytes)} is what one program can have on "
             f"{profile.name}; take a smaller model."
         )
-    sound = [p for p in fitting if p.recipe not in LAST_RESORT]
-    fitting = sound or fitting
-    top = max(p.best for p in fitting)
-    chosen = max((p for p in fitting if p.best * CLOSE >= top), key=lambda p: (round(p.bits, 2), p.best))
     few, many = work.steps
     slow, fast = chosen.diffusion
     what = f"Take {chosen.recipe} with {chosen.engine} and a canvas of {chosen.canvas} ({gb(chosen.disk)} on disk, "
     what += f"{gb(chosen.resident)} in memory)"
-    what += "" if sound else ", the recipe that changes answers the most, as no other fits"
+    what += "" if chosen.recipe not in LAST_RESORT else ", the recipe that changes answers the most, as no other fits"
     speeds = f"{slow:.3g} to {fast:.3g} tokens/s at {many:g} to {few:g} steps a canvas"
     other = f"{chosen.autoregressive:.3g} autoregressively"
     if few >= chosen.break_even:

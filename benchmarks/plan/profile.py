@@ -23,12 +23,14 @@ DEVICES = Path(__file__).parents[1] / "devices"
 # AVX512-VNNI (docs/design/engines.md) of about 400. With AVX2 it is as fast as they are.
 EXPERTS = 0.5
 SOURCED = ("products", "bytes_per_s", "memory_bytes", "kernels")
+NPU_SOURCED = ("peak", "share_products", "bytes_per_s", "call_s", "memory_bytes")
 # Bounds of what any processor of today can do; a figure outside is one in another unit.
 _LIMITS = {
     "int8": (1e8, 1e15), "int4": (1e8, 1e15), "float32": (1e8, 1e15), "bytes_per_s": (1e8, 1e13),
     "share_products": (0.01, 1.0), "share_reading": (0.01, 1.0), "functions_per_s": (1e6, 1e13), "values_per_s": (1e6, 1e14),
     "joined_bytes_per_s": (1e7, 1e13), "call_s": (0.0, 0.1), "layer_s": (0.0, 0.1), "integer_layer_s": (0.0, 0.1),
     "sampler_s": (0.0, 0.1), "memory_bytes": (2**24, 2**50), "threads": (1, 1024), "bytes": (2**10, 2**34),
+    "float16": (1e8, 1e15), "watts": (0.1, 1000),
 }  # fmt: skip
 
 
@@ -88,8 +90,52 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peak:
+    """Operations per second that an NPU is said to be capable of, by the bits of the weights."""
+
+    int8: float
+    int4: float
+    float16: float
+
+    def rate(self, bits: int) -> float:
+        return self.int4 if bits <= 4 else self.int8 if bits <= 8 else self.float16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Npu:
+    """A neural processing unit beside the processor, in published figures: nothing here was measured on one.
+
+    Args:
+        share_products: of `peak`, what whole prefills of language models reach.
+        bytes_per_s: at which decoding reads weights.
+        call_s: of starting one context.
+        memory_bytes: of a model that is known to run there.
+        watts: while it works, of what `sources` says; None where no source tells.
+        sources: where each figure comes from, and that it is estimated or assumed.
+    Raises:
+        UsageError: a figure that no device has, or one without a source.
+    """
+
+    name: str
+    peak: Peak
+    share_products: float
+    bytes_per_s: float
+    call_s: float
+    memory_bytes: Annotated[int, 64]
+    sources: dict[str, str]
+    watts: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, "npu: ")
+        _check(self.peak, "npu: peak: ")
+        wanted = (*NPU_SOURCED, *(("watts",) if self.watts is not None else ()))
+        if missing := [name for name in wanted if not self.sources.get(name)]:
+            raise UsageError(f"npu: no source for {missing[0]}; say under `sources` where the figure comes from")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A device, for those engines that are named.
+    """A device, for those engines that are named; with `npu`, the one that it has beside its processor.
 
     Args:
         sources: for products, bytes_per_s, memory_bytes and kernels, where the figures come from.
@@ -105,6 +151,7 @@ class Profile:
     engines: dict[str, Kernels]
     sources: dict[str, str]
     cache: Cache | None = None
+    npu: Npu | None = None
 
     def __post_init__(self) -> None:
         _check(self, "")

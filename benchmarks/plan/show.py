@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from dgemma.benchmarks import report
+from dgemma.benchmarks.plan.npu import Forecast
 from dgemma.benchmarks.plan.predict import Prediction, Work, gb
 from dgemma.benchmarks.plan.profile import Profile
 
@@ -13,10 +14,19 @@ WIDTH = 80
 
 
 def plan(
-    profile: Profile, work: Work, found: Sequence[Prediction], sentence: str, left_out: Sequence[str], *, verbose: bool = False
+    profile: Profile,
+    work: Work,
+    found: Sequence[Prediction],
+    sentence: str,
+    left_out: Sequence[str],
+    *,
+    npu: Forecast | None = None,
+    verbose: bool = False,
 ) -> None:
     """Print the recommendation and the predictions; with `verbose`, the device's sources, too."""
     print(textwrap.fill(sentence, WIDTH))
+    if npu:
+        print(textwrap.fill(npu.sentence(work), WIDTH))
     few, many = work.steps
     steps = f"{few:.3g}" if few == many else f"{few:.3g} to {many:.3g}"
     sized = len({p.canvas for p in found}) > 1
@@ -29,7 +39,13 @@ def plan(
         rows = [[*_cells(p)] for p in found]
     about = f"Predicted for {profile.name}, CPU only: prompt {work.prompt}, output {work.output} tokens, {steps} steps a canvas"
     report.table(textwrap.fill(about, WIDTH), header, rows)
-    if not all(p.fits for p in found):
+    if npu:
+        about = (
+            f"Forecast for {npu.npu.name} from published figures. Only Snapdragons, recipe fp32 and models without experts can "
+        )
+        about += "be exported for today"
+        report.table(textwrap.fill(about, WIDTH), header, [[*(_cells(p) if verbose else _brief(p, sized))] for p in npu.found])
+    if not all(p.fits for p in (*found, *(npu.found if npu else ()))):
         print(f"{'(!)' if verbose else '!'} does not fit beside the system and other programs")
     if left_out:
         print(f"{', '.join(left_out)} left out: their groups do not divide the model's widths; give a --recipe FILE.json")
@@ -48,6 +64,12 @@ def plan(
         print(f"  {engine}: {rates} GFLOP/s, memory read {profile.bytes_per_s / 1e9:.1f} GB/s")
     for figure, source in profile.sources.items():
         print(f"  {figure}: {source}")
+    if unit := profile.npu:
+        rates = ", ".join(f"{name} {getattr(unit.peak, name) / 1e12:.3g}" for name in ("int8", "int4", "float16"))
+        print(f"\n{unit.name}: {rates} T operations/s, of which {unit.share_products:.0%} are reached, ", end="")
+        print(f"memory read {unit.bytes_per_s / 1e9:.1f} GB/s")
+        for figure, source in unit.sources.items():
+            print(f"  {figure}: {source}")
 
 
 def _brief(p: Prediction, sized: bool) -> Iterator[str]:

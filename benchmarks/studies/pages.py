@@ -16,6 +16,7 @@ from dgemma.benchmarks.studies import (
     experts_table,
     figures,
     mixture_table,
+    npu_forecast_table,
     npu_table,
     released_tables,
     serve_table,
@@ -382,7 +383,8 @@ PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
     "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": CONTROL,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
-    "soft": SOFT, "plan": PLAN, "serve": SERVE, "npu": NPU, "tpu": TPU,
+    "soft": SOFT, "plan": PLAN, "serve": SERVE, "npu": NPU, "npu-forecast": npu_forecast_table.PAGE,
+    "tpu": TPU,
 }  # fmt: skip
 
 

@@ -229,6 +229,12 @@ STUDIES = (
         ),
     ),
     Study(
+        name="npu-forecast",
+        page="npu-forecast",
+        results=("npu-forecast.json",),
+        commands=(f"{_MODULE}.npu_forecast --out {_TO}/npu-forecast.json",),
+    ),
+    Study(
         name="plan-check",
         page="plan",
         results=("plan-check.json",),

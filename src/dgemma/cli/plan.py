@@ -75,7 +75,7 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all figures, and where the device's come from.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> int:
-    from dgemma.benchmarks.plan import show
+    from dgemma.benchmarks.plan import npu, show
     from dgemma.benchmarks.plan.predict import Work, predict, recommend
 
     if picture is not None:
@@ -99,8 +99,9 @@ def run(
     engines = _engines(engine, subject.engines, profile)
     found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
     chosen, sentence = recommend(found, profile, works[0])
+    unit = npu.forecast(profile, subject.weights, works)
     if picture is not None:
-        plot.draw(picture, profile, works[0], found, model)
+        plot.draw(picture, profile, works[0], found, model, unit)
     if as_json:
         values = {
             "model": model,
@@ -112,10 +113,11 @@ def run(
             "recommended": chosen and chosen.to_dict(),
             "sentence": sentence,
             "left_out": _left_out(subject, recipe),
+            "npu": unit and unit.to_dict(works[0]),
         }
         print_json(values, allow_nan=False)
     else:
-        show.plan(profile, works[0], found, sentence, _left_out(subject, recipe), verbose=verbose)
+        show.plan(profile, works[0], found, sentence, _left_out(subject, recipe), npu=unit, verbose=verbose)
     return 0
 
 
