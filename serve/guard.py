@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dgemma.serve.errors import ApiError
 from dgemma.serve.metrics import Metrics
-from dgemma.serve.options import ServeOptions, is_loopback
+from dgemma.serve.options import MOST_HEADER_BYTES, ServeOptions, is_loopback
 from dgemma.serve.streams import Gone, impatient, send_json
 
 log = logging.getLogger("dgemma.serve")
@@ -125,6 +125,8 @@ class Guard:
             scheme, _, key = given.partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):
                 return ApiError(401, "give the API key as Authorization: Bearer KEY", code="invalid_api_key")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
+            return ApiError(431, f"the headers are longer than {MOST_HEADER_BYTES} bytes", code="headers_too_long")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._options.max_body_bytes:
             return self._too_long()

@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dgemma.core.engines import ENGINES
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import is_int
 
+MOST_HEADER_BYTES = 32_000  # of a request
 _ORIGIN = re.compile(r"https?://[^/\s*]+")
 
 
@@ -66,6 +68,10 @@ class ServeOptions:
             raise UsageError("the API key must have 8 to 512 ASCII characters and no white space")
         if self.api_key is None and not is_loopback(self.host):
             raise UsageError(f"host {self.host} can be reached from other machines; give --api-key as well, or use 127.0.0.1")
+        if self.engine is not None and self.engine not in ENGINES:
+            raise UsageError(f"unknown engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
+        if self.threads is not None and not is_int(self.threads, 1, 1024):
+            raise UsageError(f"threads {self.threads!r} must be between 1 and 1024")
         for name in ("max_requests", "max_connections", "max_body_bytes"):
             if not is_int(getattr(self, name), 1):
                 raise UsageError(f"{name} {getattr(self, name)!r} must be an integer, 1 or more")

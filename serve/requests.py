@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
 from dgemma.serve.errors import ApiError
@@ -87,6 +88,20 @@ class Generation(Body):
     draft: Text | None = Field(None, description="A text to begin with, in place of noise.")
     strength: float | None = Field(None, gt=0, le=1, description="How much of the draft is noise.")
     frames: bool = Field(False, description="On a stream: an event for every denoising step, too.")
+
+    @field_validator("frames", "stream_options", check_fields=False)
+    @classmethod
+    def _streams(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and not info.data.get("stream"):
+            raise PydanticCustomError("no_stream", "is about streams; give stream as well, or leave it out")
+        return value
+
+    @field_validator("strength")
+    @classmethod
+    def _drafts(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and not info.data.get("draft"):
+            raise PydanticCustomError("no_draft", "says how much of a draft is noise; give draft as well, or leave it out")
+        return value
 
     def most_tokens(self) -> int | None:
         """The limit of tokens that was asked for."""

@@ -19,10 +19,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dgemma.core.errors import UsageError
 from dgemma.serve.app import Server, application
 from dgemma.serve.errors import ApiError
-from dgemma.serve.options import ServeOptions
+from dgemma.serve.options import MOST_HEADER_BYTES, ServeOptions
 from dgemma.serve.streams import encode
-
-MOST_HEADER_BYTES = 32_000
 
 
 def serve(bundles: Sequence[Path], options: ServeOptions, ready: Callable[[str], None]) -> None:

@@ -236,16 +236,21 @@ def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tupl
     what = f"Take {chosen.recipe} with {chosen.engine} and a canvas of {chosen.canvas} ({gb(chosen.disk)} on disk, "
     what += f"{gb(chosen.resident)} in memory)"
     what += "" if chosen.recipe not in LAST_RESORT else ", the recipe that changes answers the most, as no other fits"
-    speeds = f"{slow:.3g} to {fast:.3g} tokens/s at {many:g} to {few:g} steps a canvas"
-    other = f"{chosen.autoregressive:.3g} autoregressively"
+    speeds = f"{digits(slow)} to {digits(fast)} tokens/s at {many:g} to {few:g} steps a canvas"
+    other = f"{digits(chosen.autoregressive)} autoregressively"
     if few >= chosen.break_even:
         return chosen, (
-            f"{what}, and decode autoregressively: {chosen.autoregressive:.3g} tokens/s, where diffusion gives {speeds} and "
-            f"would have to finish a canvas in fewer than {chosen.break_even:.1f} steps to be faster."
+            f"{what}, and decode autoregressively: {digits(chosen.autoregressive)} tokens/s, where diffusion gives {speeds} "
+            f"and would have to finish a canvas in fewer than {chosen.break_even:.1f} steps to be faster."
         )
     sure = many <= chosen.break_even
     tail = "at any of these" if sure else f"only below {chosen.break_even:.1f} steps"
     return chosen, f"{what}: diffusion gives {speeds} against {other}, and is faster {tail}."
+
+
+def digits(value: float) -> str:
+    """Three digits, never in exponents."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def gb(size: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.plan.npu import Forecast
-from dgemma.benchmarks.plan.predict import Prediction, Work, gb
+from dgemma.benchmarks.plan.predict import Prediction, Work, digits, gb
 from dgemma.benchmarks.plan.profile import Profile
 
 WIDTH = 80
@@ -82,11 +82,6 @@ def _brief(p: Prediction, sized: bool) -> Iterator[str]:
     yield digits(slow) if slow == fast else f"{digits(slow)}-{digits(fast)}"
     yield digits(p.autoregressive)
     yield digits(p.break_even)
-
-
-def digits(value: float) -> str:
-    """Three digits, never in exponents."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cells(p: Prediction) -> Iterator[str]:

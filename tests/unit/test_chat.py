@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,23 @@ def test_ctrl_c_in_a_chat_takes_the_turn_back(
     assert session.prefix_ids == before and "taken back" in capsys.readouterr().err
     assert talk.answer("more") is not None
     assert fake_engine(session).encoded
+
+
+def test_ctrl_c_is_heard_from_the_first_moment_on(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal that comes before the first step, as while graphs are loaded, ends the turn and not the chat."""
+    prepare = FakeEngine.prepare
+
+    def interrupted(self: FakeEngine, *graphs: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        prepare(self, *graphs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "prepare", interrupted)
+        assert talk.answer("hi") is None
+    assert talk.session.prefix_ids == () and talk.turns == [] and "taken back" in capsys.readouterr().err
+    assert talk.answer("hi") is not None, "the cancel is gone"
 
 
 @pytest.fixture
@@ -173,6 +192,9 @@ def test_a_model_of_single_turns_begins_afresh(monkeypatch: pytest.MonkeyPatch, 
     assert dispatch(["chat", "tiny"]) == 0
     out, err = capsys.readouterr()
     assert out == "elbat\nelbat\n" and "single turns alone" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("/load x.json\n"))
+    assert dispatch(["chat", "tiny"]) == 0
+    assert "nothing to go on from" in capsys.readouterr().err
 
 
 def test_the_line_editor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,3 +63,17 @@ def test_unknown_keywords_and_two_names_of_one(keywords: dict[str, Any], says: s
 
 def test_integers_are_those_of_python_and_numpy() -> None:
     assert is_int(np.int64(3), 3, 3) and not is_int(4, 0, 3) and not is_int(True) and not is_int(3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"strength": 0.3}, "give a draft as well"),
+        ({"strength": 0.3, "template": "{{3}}"}, "give a draft as well"),
+        ({"decoder": "autoregressive", "loop": "graph"}, "loop graph needs decoder diffusion"),
+        ({"decoder": "autoregressive", "adaptive": False}, "fixed steps needs decoder diffusion"),
+    ],
+)
+def test_nothing_is_ignored(options: dict[str, Any], phrase: str) -> None:
+    with pytest.raises(UsageError, match=phrase):
+        GenerateOptions(**options)

@@ -197,6 +197,7 @@ def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenA
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"wizardry": 1}, "wizardry", "unknown_parameter"),
         ({"stream_options": {"colour": 1}}, "stream_options.colour", "unknown_parameter"),
+        ({"strength": 0.5}, "strength", "invalid_value"),
         ({"n": 9}, "n", "invalid_value"),
         ({"n": True}, "n", "invalid_value"),
         ({"seed": -1}, "seed", "invalid_value"),
@@ -242,3 +243,9 @@ def test_a_seed_that_was_drawn_is_told_and_repeats_the_answer(served: Served) ->
     again = served.chat(prompt, max_tokens=64, seed=first["usage"]["seed"])[1]
     assert first["choices"][0]["message"] == again["choices"][0]["message"]
     assert first["usage"]["seed"] != served.chat(prompt, max_tokens=1)[1]["usage"]["seed"]
+
+
+@pytest.mark.parametrize("more", [{"frames": True}, {"stream_options": {"include_usage": True}}])
+def test_what_is_about_streams_needs_one(served: Served, more: dict[str, object]) -> None:
+    status, found, _ = served.request("POST", "/v1/chat/completions", {"model": "tiny", "messages": asked(PROMPT), **more})
+    assert (status, found["error"]["param"], found["error"]["code"]) == (400, *more, "invalid_value")

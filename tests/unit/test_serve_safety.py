@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import Served, serving
 
+from dgemma.cli import dispatch
 from dgemma.core.errors import UsageError
 from dgemma.runtime import session as session_module
 from dgemma.serve.app import create_app
@@ -73,6 +74,12 @@ def test_a_named_site_may_ask_beforehand(plain: Served) -> None:
     assert plain.request("OPTIONS", "/v1/chat/completions", headers={"origin": "https://other.example"})[0] == 403
 
 
+def test_headers_have_a_limit(plain: Served) -> None:
+    assert plain.request("GET", "/v1/models", headers={"x-long": "x" * 30_000})[0] == 200
+    status, found, _ = plain.request("GET", "/v1/models", headers={"x-long": "x" * 40_000})
+    assert status == 431 and found["error"]["code"] == "headers_too_long"
+
+
 def test_a_key_is_needed_where_there_is_one(bundle: Path) -> None:
     with serving([bundle], api_key="a-long-secret", allow_hosts=["box.lan"]) as served:
         for key in ("", "Bearer", "Bearer wrong", "a-long-secret", "Bearer a-long-secret2"):
@@ -113,11 +120,16 @@ def test_a_key_is_needed_wherever_the_server_is_mounted(bundle: Path) -> None:
         ({"max_requests": 0}, "max_requests"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"cors_origins": ["*"]}, "CORS"),
+        ({"threads": 0}, "threads 0"),
+        ({"engine": "x"}, "unknown engine 'x'"),
     ],
 )
 def test_options_that_are_not_safe_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         ServeOptions(**options)
+    for option in ("--cache-memory", "--memory"):
+        for value in ("nan", "inf", "0", "-1"):
+            assert dispatch(["serve", "tiny", option, value]) == 2
     ServeOptions(host="0.0.0.0", api_key="a-long-secret")
     ServeOptions(host="::1")
 

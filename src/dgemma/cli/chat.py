@@ -95,10 +95,13 @@ def run(
             line = line.strip()
             if line == "/exit":
                 return
-            if line.startswith("/"):
-                talk.command(line)
-            elif line:
-                talk.answer(line)
+            try:
+                if line.startswith("/"):
+                    talk.command(line)
+                elif line:
+                    talk.answer(line)
+            except KeyboardInterrupt:  # before an answer began, or after it
+                print("interrupted; /exit or Ctrl-D ends the chat", file=sys.stderr)
 
 
 def _editor() -> Callable[[], str | None]:
@@ -129,7 +132,7 @@ def _editor() -> Callable[[], str | None]:
     def read() -> str | None:
         while True:
             try:
-                return session.prompt()
+                return session.prompt(handle_sigint=False)  # a terminal sends Ctrl-C as a key
             except KeyboardInterrupt:  # the line is gone, and that is all
                 print("/exit or Ctrl-D ends the chat", file=sys.stderr)
             except EOFError:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from dgemma.cli.answering import cancelling
 from dgemma.cli.messages_file import read_conversation, write_conversation
 from dgemma.cli.terminal import answer as said
 from dgemma.cli.terminal import dim, folded, show, stats
@@ -29,7 +30,7 @@ COMMANDS = {
     "/decoder": "diffusion or autoregressive",
     "/stats": "figures of the last answer, and how full the context is",
     "/reset": "forget the conversation",
-    "/save": "FILE.json: write the conversation, as --messages of `dgemma run` reads it",
+    "/save": "FILE.json: write the conversation, answers included",
     "/load": "FILE.json: go on from a saved conversation",
     "/exit": "end the chat; so does Ctrl-D",
 }
@@ -75,34 +76,41 @@ class Conversation:
 
         Where the chat template has roles of its own, the whole conversation is given, for it drops thoughts of earlier turns.
         """
-        session, options = self.session, self.options
         if self.single:
             self._forget()
-        before = len(session.prefix_ids)
+        before = len(self.session.prefix_ids)
+        try:
+            with cancelling(self.session) as asked:
+                done = self._generate(line)
+        except PromptTooLong as error:
+            print(f"the context is full: {error}", file=sys.stderr)
+            print("a shorter message may still fit; /reset forgets the conversation, /exit ends it", file=sys.stderr)
+            return None
+        except KeyboardInterrupt:  # a second one
+            asked.set()
+        if asked.is_set():
+            self.session.rewind(min(before, len(self.session.prefix_ids)))
+            print("stopped; this turn was taken back", file=sys.stderr)
+            return None
+        result, live = done
+        self.turns += [Message(role="user", content=line), replace(result.message, thinking="")]
+        self._last, self._is_loaded = result, False
+        self.options = replace(self.options, seed=(self.options.seed + 1) % (1 << 64))
+        self._print(result, live)
+        return result
+
+    def _generate(self, line: str) -> tuple[Result, bool]:
+        """The answer to a message, and whether it was seen resolving."""
+        session, options = self.session, self.options
         live = sys.stdout.isatty() and options.decoder == DECODERS[0]
         if live:
             from dgemma.cli.live import LiveCanvas
         asked = Message(role="user", content=line)
         whole = self._is_loaded or (session.manifest.chat is not None and session.manifest.chat.roles is not None)
-        try:
-            with LiveCanvas(session) if live else nullcontext() as view:
-                if whole:
-                    result = session.generate(None, options, messages=[*self.turns, asked], on_step=view)
-                else:
-                    result = session.generate(line, options, on_step=view)
-        except PromptTooLong as error:
-            print(f"the context is full: {error}", file=sys.stderr)
-            print("a shorter message may still fit; /reset forgets the conversation, /exit ends it", file=sys.stderr)
-            return None
-        except KeyboardInterrupt:
-            session.rewind(min(before, len(session.prefix_ids)))
-            print("stopped; this turn was taken back", file=sys.stderr)
-            return None
-        self.turns += [asked, replace(result.message, thinking="")]
-        self._last, self._is_loaded = result, False
-        self.options = replace(options, seed=(options.seed + 1) % (1 << 64))
-        self._print(result, live)
-        return result
+        with LiveCanvas(session) if live else nullcontext() as view:
+            if whole:
+                return session.generate(None, options, messages=[*self.turns, asked], on_step=view), live
+            return session.generate(line, options, on_step=view), live
 
     def _print(self, result: Result, live: bool) -> None:
         if result.thinking:
@@ -173,6 +181,8 @@ class Conversation:
         return f"{counted(len(self.turns), 'message')} saved in {path}"
 
     def _load(self, text: str) -> str:
+        if self.single:
+            raise UsageError("this model knows single turns alone, so there is nothing to go on from")
         path = _path(text, "/load")
         messages, tools = read_conversation(path, "/load")
         if tools:

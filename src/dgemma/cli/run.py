@@ -207,7 +207,9 @@ def _check_decoder(decoder: str) -> None:
 
 def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
-    if any((options.compute, options.trace, options.sampler.given, options.template, options.draft)):
+    denoises = options.loop != DEFAULT.loop or not options.adaptive
+    if denoises or any((options.compute, options.trace, options.sampler.given, options.template, options.draft)):
+        print("decoder diffusion: the other options need it", file=sys.stderr)
         return options
     choice = session.choose_decoder(options.max_new_tokens)
     print(choice, file=sys.stderr)

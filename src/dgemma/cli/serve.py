@@ -70,6 +70,9 @@ def run(
         if (error.name or "").startswith("dgemma"):
             raise
         raise UsageError(f"`dgemma serve` needs {error.name}, which is not installed; {pip_install('serve')}") from None
+    for option, gigabytes in (("--cache-memory", cache_memory), ("--memory", memory)):
+        if gigabytes is not None and not 0 < gigabytes < 1e6:
+            raise UsageError(f"{option} {gigabytes:g} must be a positive number of GB")
     options = ServeOptions(
         host=host,
         port=port,

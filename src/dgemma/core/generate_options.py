@@ -127,6 +127,9 @@ class GenerateOptions:
         if self.decoder == AUTOREGRESSIVE and (self.compute is not None or self.trace):
             options = "trace" if self.compute is None else "early_commit, start_width, recheck and speculate"
             raise UsageError(f"{options} need decoder diffusion: autoregressive decoding has no denoising steps")
+        if self.decoder == AUTOREGRESSIVE and (self.loop != "host" or not self.adaptive):
+            option = "loop graph" if self.loop != "host" else "fixed steps"
+            raise UsageError(f"{option} needs decoder diffusion: autoregressive decoding has no denoising steps")
         self._check_ends()
         if self.compute is not None and self.loop != "host":
             options = "early_commit, start_width and speculate"
@@ -154,6 +157,8 @@ class GenerateOptions:
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1:
             raise UsageError(f"strength {strength!r} must be a number above 0 and at most 1")
         given = [name for name in ("template", "draft") if getattr(self, name) is not None]
+        if strength != STRENGTH and "draft" not in given:
+            raise UsageError("strength says how much of a draft is noise; give a draft as well, or leave strength out")
         if not given:
             return
         if len(given) == 2:
