@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgemma.benchmarks.plan.show import digits
+from dgemma.benchmarks.plan.predict import digits
 from dgemma.benchmarks.studies.page import Page, Section
 from dgemma.benchmarks.studies.tables import Json, header, read
 
