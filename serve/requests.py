@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
 from dgemma.serve.errors import ApiError
@@ -93,14 +92,14 @@ class Generation(Body):
     @classmethod
     def _streams(cls, value: Any, info: ValidationInfo) -> Any:
         if value and not info.data.get("stream"):
-            raise PydanticCustomError("no_stream", "is about streams; give stream as well, or leave it out")
+            raise ValueError("is about streams; give stream as well, or leave it out")
         return value
 
     @field_validator("strength")
     @classmethod
     def _drafts(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and not info.data.get("draft"):
-            raise PydanticCustomError("no_draft", "says how much of a draft is noise; give draft as well, or leave it out")
+            raise ValueError("says how much of a draft is noise; give draft as well, or leave it out")
         return value
 
     def most_tokens(self) -> int | None:
@@ -279,5 +278,5 @@ def _refusal(error: ValidationError) -> ApiError:
         )
     if found["type"] == "missing":
         return ApiError(400, f"{param} is missing", param=param, code="missing_parameter")
-    text = str(found["msg"])
+    text = str(found["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{param}: {text[:1].lower()}{text[1:]}"[:500], param=param or None, code="invalid_value")

@@ -19,7 +19,7 @@ from dgemma.core.staging import staging
 from dgemma.model import checkpoint
 from dgemma.model.hf_config import CONFIG, GENERATION
 from dgemma.train import data, lora
-from dgemma.train.loop import LOG, STATE, Loop, Outcome, Progress
+from dgemma.train.loop import LOG, STATE, Loop, Outcome, Progress, flushed_denormals
 from dgemma.train.options import FinetuneOptions
 
 TRAINING = "training"
@@ -96,8 +96,8 @@ class Finetuning:
         free, seconds = memory.available(), None
         if free is None or state < free:
             loop = Loop(self.model, self.policy, self.options, self.parts, self.replay, Path(), {})
-            torch.set_flush_denormal(True)  # as `Loop.run` does
-            seconds = min(_timed(loop) for _ in range(2))
+            with flushed_denormals():
+                seconds = min(_timed(loop) for _ in range(2))
         return Plan(
             self.options.steps_for(len(rows)), len(rows), len(self.parts[1]), sum(sizes), trained, state,
             2.0 * sum(sizes) * passes * self.options.batch, seconds,

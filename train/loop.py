@@ -57,6 +57,16 @@ class Outcome:
     stopped: bool
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal floats are 0 while it lasts: a large vocabulary has many effectively zero probabilities, which are slow."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 class Loop:
     """One run over a model whose trained parameters have gradients.
 
@@ -124,7 +134,10 @@ class Loop:
         Raises:
             TrainingError: a loss is no number; the best tensors are those of this object then.
         """
-        torch.set_flush_denormal(True)  # a large vocabulary has many effectively zero probabilities, which are slow
+        with flushed_denormals():
+            return self._run()
+
+    def _run(self) -> Outcome:
         last, saved = time.monotonic(), self.seconds
         if self.step == 0:
             self._evaluate()

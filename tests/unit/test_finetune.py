@@ -21,7 +21,7 @@ from dgemma.model import checkpoint
 from dgemma.model.generate import extend
 from dgemma.train import data, loop, lora, objective
 from dgemma.train.finetune import Finetuning, merge
-from dgemma.train.loop import LOG, STATE, Loop
+from dgemma.train.loop import LOG, STATE, Loop, flushed_denormals
 from dgemma.train.options import FinetuneOptions
 
 N, STOP = micro.N, 1
@@ -336,3 +336,11 @@ def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     refused("holds no adapter")
     (adapter / lora.WEIGHTS).write_bytes(b"x")
     refused("cannot be read")
+
+
+def test_denormal_floats_are_as_before_afterwards() -> None:
+    """What else runs in the process counts on them."""
+    denormal = torch.tensor([1e-40])
+    with flushed_denormals():
+        assert float(denormal * 1.0) == 0
+    assert float(denormal * 1.0) > 0

@@ -28,7 +28,7 @@ from dgemma.core.install import pip_install
         (["tiny", "--api-key", "short"], "8 to 512"),
         (["tiny", "tiny"], "another bundle is called tiny"),
         (["tiny", "--cors-origin", "*"], "CORS"),
-        (["tiny", "--cache-memory", "0"], "cache_bytes"),
+        (["tiny", "--cache-memory", "0"], "--cache-memory 0"),
         (["no-such-folder"], "no-such-folder"),
     ],
 )
