@@ -12,10 +12,11 @@ from typing import Any
 import micro
 import pytest
 from fake_bundle import write_bundle
+from round_device import DEVICE, ROUND
 
 from dgemma.benchmarks.plan import profile as profiles
 from dgemma.benchmarks.plan.predict import ROOM, Prediction, Weights, Work, gb, predict, recommend
-from dgemma.benchmarks.plan.profile import Cache, Kernels, Products, Profile, coefficients, from_dict, shipped, terms
+from dgemma.benchmarks.plan.profile import Cache, Products, Profile, coefficients, from_dict, shipped, terms
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
 from dgemma.core.cost import CostModel, as_run
@@ -29,20 +30,7 @@ from dgemma.quantize.recipes import RECIPES, file_bytes
 from dgemma.runtime.decoder_choice import golden_steps
 
 TINY = Path(__file__).parents[2] / "checkpoints/tiny"
-ROUND = Kernels(
-    products=Products(int8=1e12, int4=5e11, float32=1e11), share_products=0.5, share_reading=0.8, functions_per_s=1e9,
-    values_per_s=2e9, joined_bytes_per_s=4e9, call_s=1e-4, layer_s=1e-5, integer_layer_s=2e-5, sampler_s=3e-4,
-)  # fmt: skip
 SLOW = Products(int8=1e9, int4=1e9, float32=1e9)
-DEVICE = Profile(
-    name="round",
-    about="round figures",
-    threads=2,
-    memory_bytes=2**33,
-    bytes_per_s=1e10,
-    engines={"onnx": ROUND},
-    sources=dict.fromkeys(profiles.SOURCED, "made up"),
-)
 
 
 @pytest.mark.parametrize("config", [micro.CONFIG, micro.MOE_CONFIG], ids=["dense", "experts"])

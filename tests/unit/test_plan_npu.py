@@ -11,11 +11,12 @@ from typing import Any
 import micro
 import numpy as np
 import pytest
+import round_device
 
 from dgemma.benchmarks.plan import npu, plot
 from dgemma.benchmarks.plan import profile as profiles
 from dgemma.benchmarks.plan.predict import Weights, Work, predict
-from dgemma.benchmarks.plan.profile import NPU_SOURCED, Kernels, Npu, Peak, Products, Profile, from_dict, shipped
+from dgemma.benchmarks.plan.profile import NPU_SOURCED, Npu, Peak, from_dict, shipped
 from dgemma.benchmarks.studies import npu_forecast
 from dgemma.benchmarks.studies.tables import read
 from dgemma.cli import dispatch
@@ -23,10 +24,6 @@ from dgemma.core.config import PRESETS
 from dgemma.core.cost import CostModel
 from dgemma.core.errors import UsageError
 
-KERNELS = Kernels(
-    products=Products(int8=1e12, int4=5e11, float32=1e11), share_products=0.5, share_reading=0.8, functions_per_s=1e9,
-    values_per_s=2e9, joined_bytes_per_s=4e9, call_s=1e-4, layer_s=1e-5, integer_layer_s=2e-5, sampler_s=3e-4,
-)  # fmt: skip
 UNIT = Npu(
     name="round",
     peak=Peak(int8=8e12, int4=1.6e13, float16=4e12),
@@ -36,16 +33,7 @@ UNIT = Npu(
     memory_bytes=2**32,
     sources=dict.fromkeys(NPU_SOURCED, "made up"),
 )
-DEVICE = Profile(
-    name="round",
-    about="round figures",
-    threads=2,
-    memory_bytes=2**33,
-    bytes_per_s=1e10,
-    engines={"onnx": KERNELS},
-    sources=dict.fromkeys(profiles.SOURCED, "made up"),
-    npu=UNIT,
-)
+DEVICE = replace(round_device.DEVICE, npu=UNIT)
 FLOATS = Weights(recipe="fp32", bits={}, disk_bytes={"onnx": 1})
 EIGHT = Weights(
     recipe="w8",

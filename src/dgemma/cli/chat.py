@@ -29,10 +29,10 @@ from dgemma.cli.options import (
     ThreadsOption,
     TokensOption,
     compute_policy,
+    sampler_options,
 )
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
-from dgemma.core.sampler_options import SamplerOptions
 from dgemma.runtime.session import Session
 
 EDITING = "Enter sends, Alt+Enter begins a new line, the arrow keys bring back earlier lines, Ctrl-C clears the line."
@@ -68,13 +68,7 @@ def run(
         adaptive=adaptive,
         loop=loop,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
-        sampler=SamplerOptions(
-            temperature=temperature,
-            max_steps=steps,
-            entropy_bound=entropy_bound,
-            confidence=confidence,
-            stability=stability,
-        ),
+        sampler=sampler_options(temperature, steps, entropy_bound, confidence, stability),
         stop=stop or (),
         fallback=fallback,
         system=system,

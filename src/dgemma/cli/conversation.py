@@ -54,10 +54,10 @@ class Conversation:
 
     def check(self, options: GenerateOptions) -> None:
         """Whether the chat template has what the options say; raises UsageError."""
-        if self.session.tokenizer is not None and options.speaks:
+        manifest, tokenizer = self.session.manifest, self.session.tokenizer
+        if tokenizer is not None and options.speaks:
             turns = [Message(role="user", content="x")]
-            given = {"system": options.system, "think": options.think}
-            conversation_ids(self.session.manifest, self.session.tokenizer, turns, **given)  # type: ignore[arg-type]
+            conversation_ids(manifest, tokenizer, turns, system=options.system, think=options.think)
 
     def command(self, line: str) -> None:
         """Do what a line that begins with / says, and tell of it in a line on stderr."""

@@ -9,6 +9,7 @@ import typer
 
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import UsageError
+from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.shipped import bundle_path
 
 BundleArgument = Annotated[
@@ -133,6 +134,15 @@ ThinkOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that the engine uses. Default: its own choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def sampler_options(
+    temperature: str | None, steps: int | None, entropy_bound: float | None, confidence: float | None, stability: int | None
+) -> SamplerOptions:
+    """What those options say; raises UsageError."""
+    return SamplerOptions(
+        temperature=temperature, max_steps=steps, entropy_bound=entropy_bound, confidence=confidence, stability=stability
+    )
 
 
 def compute_policy(early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool) -> ComputePolicy | None:

@@ -99,6 +99,7 @@ def run(
     engines = _engines(engine, subject.engines, profile)
     found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
     chosen, sentence = recommend(found, profile, works[0])
+    left_out = _left_out(subject, recipe)
     unit = npu.forecast(profile, subject.weights, works)
     if picture is not None:
         plot.draw(picture, profile, works[0], found, model, unit)
@@ -112,12 +113,12 @@ def run(
             "predictions": [p.to_dict() for p in found],
             "recommended": chosen and chosen.to_dict(),
             "sentence": sentence,
-            "left_out": _left_out(subject, recipe),
+            "left_out": left_out,
             "npu": unit and unit.to_dict(works[0]),
         }
         print_json(values, allow_nan=False)
     else:
-        show.plan(profile, works[0], found, sentence, _left_out(subject, recipe), npu=unit, verbose=verbose)
+        show.plan(profile, works[0], found, sentence, left_out, npu=unit, verbose=verbose)
     return 0
 
 

@@ -40,10 +40,10 @@ from dgemma.cli.options import (
     ThreadsOption,
     TokensOption,
     compute_policy,
+    sampler_options,
 )
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
-from dgemma.core.sampler_options import SamplerOptions
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
@@ -149,17 +149,11 @@ def run(
         raw=raw,
         trace=trace is not None,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
-        sampler=SamplerOptions(
-            temperature=temperature,
-            max_steps=steps,
-            entropy_bound=entropy_bound,
-            confidence=confidence,
-            stability=stability,
-        ),
+        sampler=sampler_options(temperature, steps, entropy_bound, confidence, stability),
         stop=stop or (),
         fallback=fallback,
         template=template,
-        draft=None if draft is None else _text(draft),
+        draft=None if draft is None else _text("--draft", draft).removesuffix("\n"),
         strength=strength,
         system=system,
         think=think,
@@ -189,12 +183,7 @@ def _check_alone(others: dict[str, object]) -> None:
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a file that are not empty; raises UsageError."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise UsageError(f"--prompts {path}: cannot be read ({error.strerror or error}); name a text file") from None
-    except ValueError:
-        raise UsageError(f"--prompts {path}: is not UTF-8 text; convert it first") from None
+    lines = [line.strip() for line in _text("--prompts", path).splitlines()]
     if not any(lines):
         raise UsageError(f"--prompts {path}: has no prompt; write one on each line")
     return [line for line in lines if line]
@@ -216,14 +205,14 @@ def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     return replace(options, decoder=AUTOREGRESSIVE, fallback=None) if choice.decoder == AUTOREGRESSIVE else options
 
 
-def _text(path: Path) -> str:
-    """The text of a draft, without the line break at its end; raises UsageError."""
+def _text(option: str, path: Path) -> str:
+    """The text of an option's file; raises UsageError."""
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UsageError(f"--draft {path}: cannot be read ({error.strerror or error}); name a text file") from None
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror or error}); name a text file") from None
     except ValueError:
-        raise UsageError(f"--draft {path}: is not UTF-8 text; convert it first") from None
+        raise UsageError(f"{option} {path}: is not UTF-8 text; convert it first") from None
 
 
 def check_trace_path(path: Path) -> None:
