@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it: typing itself takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from dgemma.core.compute_policy import ComputePolicy as ComputePolicy
     from dgemma.core.errors import BundleError as BundleError
     from dgemma.core.errors import CheckpointError as CheckpointError

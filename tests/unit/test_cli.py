@@ -299,14 +299,14 @@ main(["run", {str(path)!r}, "-p", "x"])
     assert [line for line in err.splitlines() if line != "stepping"] == ["interrupted after 0 tokens"]
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_is_told_by_the_status_alone(tmp_path: Path) -> None:
     command = f"{sys.executable} -m dgemma.cli inspect {write_bundle(tmp_path / 'b')} | true; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize(("redirect", "status", "lines"), [("> /dev/full", 2, 1), (">&-", 0, 0), ("2>&-", 0, 0)])
+@pytest.mark.parametrize(("redirect", "status", "lines"), [("> /dev/full", 2, 1), (">&-", 2, 1), ("2>&-", 0, 0)])
 @pytest.mark.parametrize("command", ["--help", "inspect"])
 def test_streams_that_are_full_or_closed(tmp_path: Path, redirect: str, status: int, lines: int, command: str) -> None:
     args = f"inspect {write_bundle(tmp_path / 'b')}" if command == "inspect" else command

@@ -5,6 +5,7 @@ Each module in `COMMANDS` has a function `run` with typer annotations; it return
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from dgemma.cli.terminal import abandon, prepare_streams
+from dgemma.core.interrupts import INTERRUPTED, raise_again
 
 # command → (module, one line of help)
 COMMANDS = {
@@ -41,16 +43,18 @@ _RENAMED = {"settle": "early-commit", "repair": "recheck", "canvas": "start-widt
 
 _GLOBAL = "`dgemma -v COMMAND …` says on stderr what is done, with the time."
 
-OK, CHECK_FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, CHECK_FAILED, BAD_INPUT, NO_READER, TERMINATED = 0, 1, 2, 141, 143
+_CLOSED = "stdout is closed, so what would be printed is lost; send it to a file, or to /dev/null"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `dgemma`: exits with 0 done, 1 a check did not hold, 2 bad input, 130 interrupted."""
+    """Exits with 0 done, 1 a check did not hold, 2 bad input or output, 130 interrupted, 141 nobody reads stdout any more."""
     sys.exit(dispatch(list(sys.argv[1:] if argv is None else argv)))
 
 
 def dispatch(argv: list[str]) -> int:
     """Run one command line and return its exit status; errors are one line on stderr."""
+    closed = sys.stdout is None
     prepare_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
@@ -60,12 +64,13 @@ def dispatch(argv: list[str]) -> int:
             return _dispatch(argv)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # a reader that has gone, as in `dgemma run … | head -1`, is no error
+    except BrokenPipeError:  # as in `dgemma run … | head -1`: no word, and the status of a program that SIGPIPE ends
         abandon("stdout")
-        return OK
+        return NO_READER
     except (OSError, MemoryError) as error:
         _flush_or_abandon()
-        return _fail(_reason(error))
+        lost = closed and isinstance(error, OSError) and error.errno == errno.EBADF
+        return _fail(_CLOSED if lost else _reason(error))
 
 
 def _flush_or_abandon() -> None:
@@ -145,6 +150,7 @@ def _invoke(name: str, args: list[str]) -> int:
         command = typer.main.get_command(app)
         with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
             _tell_renamed(seen)
+            raise_again()
             status = command.invoke(context)
     except typer.Exit as end:  # --help
         status = end.exit_code

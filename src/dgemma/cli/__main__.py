@@ -1,5 +1,5 @@
 """`python -m dgemma.cli`."""
 
-from dgemma.cli import main
+from dgemma.__main__ import main
 
 main()

@@ -10,10 +10,11 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-from dgemma.cli import INTERRUPTED, OK
+from dgemma.cli import OK
 from dgemma.cli.terminal import answer, calls, dim, folded, print_json, printable, show, stats
 from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.generate_options import DIFFUSION, GenerateOptions
+from dgemma.core.interrupts import INTERRUPTED
 from dgemma.core.messages import Message
 from dgemma.core.plural import counted
 from dgemma.runtime.result import Result, StepEvent, TextEvent

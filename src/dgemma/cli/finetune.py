@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgemma.cli.options import ThreadsOption
+from dgemma.core.interrupts import INTERRUPTED
 from dgemma.core.progress import notes, stages
 
 if TYPE_CHECKING:
     from dgemma.train.finetune import Plan
     from dgemma.train.loop import Progress
-
-INTERRUPTED = 130
 
 
 def run(

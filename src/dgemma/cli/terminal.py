@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def prepare_streams() -> None:
-    """Open the null device for streams that are closed, in the order of their numbers; write what an encoding lacks as escapes;
-    read UTF-8 from a pipe or a file, whatever the locale, without a byte order mark."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """Open the null device for streams that are closed, in the order of their numbers, so that no file takes their place: stdin
+    is at its end, writing to stdout fails, and stderr says nothing. Write what an encoding lacks as escapes; read UTF-8 from a
+    pipe or a file, whatever the locale, without a byte order mark."""
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
