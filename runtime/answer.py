@@ -182,7 +182,7 @@ def why_empty(answer: Answer, stop_reason: str, tokens: int, pads: int = 0, stop
         return f"the answer is empty: the model {'gave only padding' if pads else 'ended it at once'}"
     if answer.thinks and stop_reason in ("length", "context"):
         limit = f"all {tokens} tokens" if stop_reason == "length" else "what was left of the context"
-        return f"the thought took {limit}, so there is no answer; allow more tokens (--max-new-tokens), or leave thinking off"
+        return f"the thought took {limit}, so there is no answer; allow more tokens, or leave thinking off"
     if answer.thinks:
         return "the model ended inside its thought, so there is no answer; ask again, or leave thinking off"
     return "the model thought and then gave no answer; ask again, or leave thinking off"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.errors import Param, TokenizerError, UsageError, listed
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.runtime.answer import Answer, AnswerReader, why_empty
 from dgemma.runtime.bundle import Bundle
@@ -70,12 +70,15 @@ class Answering:
         if options.template is None and options.draft is None:
             return ()
         if self._tokenizer is None:
-            raise TokenizerError(f"{self._bundle.path}: has no tokenizer, which template and draft need; leave them out")
+            raise TokenizerError(
+                "this bundle has no tokenizer, which ", *listed(("template", "draft")), " need; leave them out"
+            )
         if options.draft is not None:
             return from_draft(manifest, self._tokenizer, options.draft, options.strength)
         given = from_template(manifest, self._tokenizer, str(options.template))
         if given.length is not None and given.length > options.max_new_tokens:
-            raise UsageError(f"template takes {given.length} tokens; max_new_tokens {options.max_new_tokens} is less")
+            takes, less = f" takes {given.length} tokens; ", f" {options.max_new_tokens} is less"
+            raise UsageError(Param("template"), takes, Param("max_new_tokens"), less)
         return [given]
 
     def watcher(self, on_step: OnStep) -> Watcher:
@@ -131,7 +134,7 @@ class Answering:
         if not self._options.stop:
             return None
         if self._reader is None:
-            raise TokenizerError(f"{self._bundle.path}: has no tokenizer, so its answers have no text; leave stop out")
+            raise TokenizerError("this bundle has no tokenizer, so its answers have no text; leave ", Param("stop"), " out")
         return StopStrings(self._options.stop, partial(self._reader.untrimmed, inside=self._inside))
 
     def _read_so_far(self, committed: Sequence[int], canvas: Array) -> Answer:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dgemma.core.errors import PromptTooLong, UsageError
+from dgemma.core.errors import Param, PromptTooLong, UsageError, listed
 from dgemma.core.generate_options import GenerateOptions, is_int
 from dgemma.core.plural import counted
 from dgemma.core.trajectory import TrajectoryRecorder
@@ -57,19 +57,20 @@ class Generator:
 
     def check(self, options: GenerateOptions) -> None:
         """Whether the bundle can do what is asked for; raises UsageError."""
-        compute, manifest, path = options.compute, self._manifest, self._engine.bundle.path
+        compute, manifest = options.compute, self._manifest
         self._loops.sampling(options.sampler)
         if options.loop == "graph" and (given := options.sampler.given):
-            raise UsageError(f"{path}: its graph {GENERATE!r} has no inputs for {', '.join(given)}; use loop host")
+            no_inputs = f"this bundle's graph {GENERATE!r} has no inputs for "
+            raise UsageError(no_inputs, *listed(given), "; use ", Param("loop"), " host")
         if compute is None:
             return
         width = compute.start_width
         if isinstance(width, int) and width > manifest.canvas_length:
-            raise UsageError(f"start_width {width} must be auto, or at most the exported {manifest.canvas_length}")
+            raise UsageError(Param("start_width"), f" {width} must be auto, or at most the exported {manifest.canvas_length}")
         for graph in (ACTIVE, CHECK)[: 1 + compute.speculate]:
             if graph not in manifest.graphs[self._engine.name]:
-                names = "early_commit, start_width and speculate"
-                raise UsageError(f"{path}: was exported without {graph!r}; export it again, or leave {names} out")
+                without = f"this bundle was exported without {graph!r}; export it again, or leave "
+                raise UsageError(without, *listed(compute.given), " out")
 
     def generate(
         self,

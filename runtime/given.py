@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 from dgemma.core.manifest import Manifest
 from dgemma.core.noise import U32, uniform_from_word
 from dgemma.core.template import read_template
@@ -76,7 +76,9 @@ def from_template(manifest: Manifest, tokenizer: Tokenizer, text: str) -> Given:
         pinned += [not isinstance(piece, int)] * len(new)
     length, n = len(ids), manifest.canvas_length
     if length > n:
-        raise UsageError(f"template takes {length} tokens, and a canvas of this bundle has {n}; make holes or text shorter")
+        raise UsageError(
+            Param("template"), f" takes {length} tokens, and a canvas of this bundle has {n}; make holes or text shorter"
+        )
     ids += _ended(manifest, n - length)
     pinned += [True] * (n - length)
     nothing = np.zeros(n, np.bool_)
@@ -108,6 +110,7 @@ def _exact(tokenizer: Tokenizer, piece: str, follows: bool) -> list[int]:
     before = tokenizer.encode_user("a") if follows else []
     if tokenizer.decode([*before, *ids]) != tokenizer.decode(before) + piece:
         raise UsageError(
-            f"template text {piece[:40]!r} cannot be kept exactly by this bundle's tokenizer; write it in other words"
+            Param("template"),
+            f" text {piece[:40]!r} cannot be kept exactly by this bundle's tokenizer; write it in other words",
         )
     return ids

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.errors import Param, TokenizerError, UsageError, blaming, listed
 from dgemma.core.generate_options import GenerateOptions, is_int
 from dgemma.core.manifest import ChatTemplate, Manifest
 from dgemma.core.messages import OPENING_ROLES, Message, read_messages
 from dgemma.core.roles import NO_SYSTEM, NO_THINKING, NO_TOOLS, Channel, compose
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.prefix import shared_length
-from dgemma.runtime.tokenizer import NO_TEMPLATE, Tokenizer, chat_ids, end_of_turn
+from dgemma.runtime.tokenizer import NO_TEMPLATE, NO_TOKENIZER, Tokenizer, chat_ids, end_of_turn
 
 
 def conversation_ids(
@@ -32,14 +32,14 @@ def conversation_ids(
     Raises UsageError, TokenizerError.
     """
     if manifest.chat is None:
-        raise UsageError(NO_TEMPLATE)
+        raise UsageError(*NO_TEMPLATE)
     if manifest.chat.roles is not None:
         turns = [*([] if system is None else [Message(role="system", content=system)]), *messages]
         parts = compose(manifest.chat.roles, turns, think=think, tools=tools, first=1 if system is None else 0)
         return _encoded(parts, tokenizer)
     for given, error in ((think, NO_THINKING), (bool(tools), NO_TOOLS), (system is not None, NO_SYSTEM)):
         if given:
-            raise UsageError(error)
+            raise UsageError(*error)
     return _plain_ids(manifest, manifest.chat, tokenizer, messages)
 
 
@@ -59,7 +59,8 @@ def _plain_ids(manifest: Manifest, chat: ChatTemplate, tokenizer: Tokenizer, mes
             end = end_of_turn(manifest, chat)
             ids += [*tokenizer.encode_user(str(message.content), before=ids[-1], after=end[0] if end else None), *end]
     if messages[-1].role != "user":
-        raise UsageError(f"message {len(messages)}: the last must be a user's; this bundle cannot continue from any other")
+        last = f"message {len(messages)}: the last must be a user's; this bundle cannot continue from any other"
+        raise UsageError(last)
     return ids
 
 
@@ -105,11 +106,21 @@ class Prompts:
         prefix: Sequence[int],
     ) -> tuple[list[int], int]:
         """Ids to append, and behind how many tokens of the prefix. Raises UsageError, TokenizerError."""
+        with blaming("prompt" if messages is None else "messages"):
+            return self._ids(prompt, messages, options, prefix)
+
+    def _ids(
+        self,
+        prompt: str | Sequence[int] | None,
+        messages: Sequence[Message | Mapping[str, Any]] | None,
+        options: GenerateOptions,
+        prefix: Sequence[int],
+    ) -> tuple[list[int], int]:
         before = list(prefix) if options.continue_ else []
         if prompt is None and messages is None and options.template is not None:
             return self._opening(options), 0
         if (prompt is None) == (messages is None):
-            raise UsageError("give either a prompt or messages")
+            raise UsageError("give either ", *listed(("prompt", "messages"), " or "))
         if prompt is not None and not options.speaks:
             kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
             whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
@@ -122,7 +133,7 @@ class Prompts:
         """The beginning of an answer to nothing."""
         chat = self._manifest.chat
         if options.continue_ or options.speaks or chat is None:
-            raise UsageError("without a prompt, a template begins a conversation of its own; give a prompt")
+            raise UsageError("without ", Param("prompt"), ", a template begins a conversation of its own; give one")
         return [*chat.start, *chat.model_prefix]
 
     def _conversation(
@@ -132,21 +143,27 @@ class Prompts:
         options: GenerateOptions,
     ) -> list[int]:
         if self._tokenizer is None:
-            raise TokenizerError(f"{self._path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
+            raise TokenizerError(*NO_TOKENIZER)
         if options.raw:
-            raise UsageError("raw skips the chat template, which messages need; leave raw out")
+            raise UsageError(Param("raw"), " skips the chat template, which ", Param("messages"), " need; leave it out")
         if prompt is not None:
             if not isinstance(prompt, str):
-                raise UsageError("system, think and tools need a text prompt or messages; ids are used as they are")
+                raise UsageError(
+                    *listed(("system", "think", "tools")), " need a text prompt or messages; ids are used as they are"
+                )
             if not prompt:
                 raise UsageError("the prompt is empty; give some text")
             if options.continue_:
-                raise UsageError("to continue with system, think or tools, give the whole conversation as messages")
+                raise UsageError(
+                    "to continue with ",
+                    *listed(("system", "think", "tools"), " or "),
+                    ", give the whole conversation as messages",
+                )
             messages = [Message(role="user", content=prompt)]
         given = read_messages(messages)
         system, think, tools = options.system, options.think, options.tools
         if system is not None and given[0].role in OPENING_ROLES:
-            raise UsageError(f"the messages begin with a {given[0].role} turn; leave system out")
+            raise UsageError(f"the messages begin with a {given[0].role} turn; leave ", Param("system"), " out")
         return conversation_ids(self._manifest, self._tokenizer, given, system=system, think=think, tools=tools)
 
     def _without_thoughts(self, ids: list[int]) -> list[int]:
@@ -159,7 +176,7 @@ class Prompts:
             if not prompt:
                 raise UsageError("the prompt is empty; give some text")
             if self._tokenizer is None:
-                raise TokenizerError(f"{self._path}: has no tokenizer; give the prompt as ids (--prompt-ids)")
+                raise TokenizerError(*NO_TOKENIZER)
             if not raw:
                 return chat_ids(self._manifest, self._tokenizer, prompt, before)
             ids = self._tokenizer.encode(prompt)

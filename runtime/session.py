@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from dgemma.core.accelerators import AUTO
-from dgemma.core.errors import SessionBusy, SessionClosed, UsageError
+from dgemma.core.errors import Param, SessionBusy, SessionClosed, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
 from dgemma.core.messages import Message
 from dgemma.runtime import memory
@@ -85,7 +85,7 @@ class Session:
             BundleError, EngineError, TokenizerError, UsageError.
         """
         if threads is not None and not is_int(threads, 1, 1024):
-            raise UsageError(f"threads {threads!r} must be between 1 and 1024")
+            raise UsageError(Param("threads"), f" {threads!r} must be between 1 and 1024")
         bundle = Bundle.open(path, by_record=True)
         opened = open_engine(bundle, engine, threads, target)
         memory.check(bundle.manifest, opened.name, path)
@@ -173,9 +173,16 @@ class Session:
         """
         options = _options(options, keywords)
         if not is_int(n, 1, MOST_SAMPLES):
-            raise UsageError(f"n {n!r} must be between 1 and {MOST_SAMPLES}")
+            raise UsageError(Param("n"), f" {n!r} must be between 1 and {MOST_SAMPLES}")
         if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
-            raise UsageError("samples need decoder diffusion without speculate: greedy decoding gives one answer every time")
+            raise UsageError(
+                Param("n"),
+                " needs ",
+                Param("decoder"),
+                " diffusion without ",
+                Param("speculate"),
+                ": greedy decoding gives one answer every time",
+            )
         results: list[Result] = []
         with self._exclusive():
             self._generator.check(options)
@@ -229,6 +236,7 @@ class Session:
         self._generator.check(options)
         ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
+        self._answering(ids, options).given()
         return tuple(ids)
 
     def _run(

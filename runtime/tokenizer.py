@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.errors import Param, TokenizerError, UsageError
 from dgemma.core.manifest import ChatTemplate, Manifest
 from dgemma.core.markers import looks_special
 from dgemma.core.roles import TRIMS
@@ -17,7 +17,8 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.signals import raised_in_handler
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-NO_TEMPLATE = "the bundle has no chat template; use raw text (--raw) or ids (--prompt-ids)"
+NO_TEMPLATE = ("the bundle has no chat template; use ", Param("raw"), " text, or ids as the prompt")
+NO_TOKENIZER = ("this bundle has no tokenizer; give the prompt as ids",)
 _NO_CHARACTER = "\U0010fffe"  # in no vocabulary
 
 
@@ -170,7 +171,7 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
 def chat_ids(manifest: Manifest, tokenizer: Tokenizer, text: str, before: Sequence[int]) -> list[int]:
     """Ids that a user's turn appends to the prefix `before` (empty, or ending with an answer)."""
     if manifest.chat is None:
-        raise UsageError(NO_TEMPLATE)
+        raise UsageError(*NO_TEMPLATE)
     chat = manifest.chat
     ids: list[int] = [*chat.start]
     if before:

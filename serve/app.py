@@ -19,13 +19,12 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from dgemma import __version__
-from dgemma.core.errors import UsageError
 from dgemma.core.shipped import bundle_path
 from dgemma.serve import chat, responses
 from dgemma.serve.conversations import Pool
 from dgemma.serve.errors import ApiError, from_error
 from dgemma.serve.guard import Guard
-from dgemma.serve.jobs import Done, Job, Jobs
+from dgemma.serve.jobs import Done, Event, Jobs
 from dgemma.serve.metrics import TYPE, Metrics
 from dgemma.serve.models import Model, Models
 from dgemma.serve.openapi import document
@@ -101,29 +100,29 @@ class Server:
 
     async def _generate(self, endpoint: Endpoint, body: Generation, send: Send) -> None:
         async with self.models.use(body.model) as model:
+            names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, "max_new_tokens": body.limit}
             try:
                 asks = await asyncio.to_thread(endpoint.asks, model, body)
             except Exception as error:
-                if isinstance(error, UsageError):  # some name the bundle's folder, which is nobody's business
-                    error = UsageError(str(error).replace(f"{model.loaded.bundle.path}", model.name))
-                raise from_error(error, body.model_fields_set, endpoint.prompt) from error
+                raise from_error(error, names) from error
             if self.options.log_prompts:
                 log.info("prompt to %s: %s", model.name, body.model_dump(exclude_unset=True))
             form, job = endpoint.form(model, body), self.jobs.start(model, asks, body.frames and body.stream)
             late = ApiError(504, f"the answer took longer than {self.options.timeout_s:g} s", code="timeout")
             timer = asyncio.get_running_loop().call_later(self.options.timeout_s, self.jobs.cancel, job, late)
+            events = job.events(self.options.keep_alive_s, names)
             try:
                 if body.stream:
-                    await send_events(send, form.stream(job.events(self.options.keep_alive_s)))
+                    await send_events(send, form.stream(events))
                 else:
-                    await send_json(send, form.whole(await self._answers(job)))
+                    await send_json(send, form.whole(await self._answers(events)))
             finally:
                 timer.cancel()
                 self.jobs.cancel(job)
                 await asyncio.shield(job.ended.wait())
 
-    async def _answers(self, job: Job) -> list[Done]:
-        done = [event async for event in job.events(self.options.keep_alive_s) if isinstance(event, Done)]
+    async def _answers(self, events: AsyncIterator[Event]) -> list[Done]:
+        done = [event async for event in events if isinstance(event, Done)]
         if self.options.log_prompts:
             log.info("answers: %s", [one.result.text for one in done])
         return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -214,11 +213,10 @@ class CompletionForm(ChatForm):
 
 
 def _more(result: Result) -> dict[str, Any]:
-    """The stop string that was met, what a template's holes were filled with, and what is wrong with an answer, without what
-    only the command line can do about it."""
+    """The stop string that was met, what a template's holes were filled with, and what is wrong with an answer."""
     found: dict[str, Any] = {} if result.stop_string is None else {"stop_reason": result.stop_string}
     if result.holes:
         found["holes"] = list(result.holes)
-    if texts := [re.sub(r" \(--[a-z-]+\)", "", text) for text in result.warnings]:
-        found["warnings"] = texts
+    if result.warnings:
+        found["warnings"] = list(result.warnings)
     return found

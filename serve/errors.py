@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from dgemma.core.errors import (
@@ -51,27 +51,21 @@ def overloaded(message: str, retry_after: int) -> ApiError:
     return ApiError(503, message, code="overloaded", retry_after=retry_after)
 
 
-def from_error(error: BaseException, params: Iterable[str] = (), prompt: str = "messages") -> ApiError:
+def from_error(error: BaseException, names: Mapping[str, str] | None = None) -> ApiError:
     """What a client is told of an error; no path of this machine, and nothing of what it did not expect itself.
 
     Args:
-        params: what the request gave: a message that begins with one of them names it.
-        prompt: the one that holds the prompt.
+        names: parameters as Python calls them → fields of the request; those that are not there have the same name.
     """
+    names = names or {}
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLong):
         message = str(error).partition(";")[0] + "; shorten the prompt"
-        return ApiError(400, message, param=prompt, code="context_length_exceeded")
+        return ApiError(400, message, param=names.get("prompt", "messages"), code="context_length_exceeded")
     if isinstance(error, UsageError | TokenizerError):
-        message = str(error)
-        if "--" in message or "(think=)" in message:  # the cure is for the command line
-            message = message.partition(";")[0]
-        first = message.split(" ", 1)[0].rstrip(":")
-        param = next((name for name in params if first == name), None)
-        if param is None and first in ("message", "tool", "the"):
-            param = "tools" if first == "tool" else prompt
-        return ApiError(400, message, param=param, code="invalid_value")
+        param = None if error.param is None else names.get(error.param, error.param)
+        return ApiError(400, error.spelled(names), param=param, code="invalid_value")
     if isinstance(error, SessionBusy | SessionClosed):
         return overloaded("the model was closed meanwhile; try again", 1)
     if isinstance(error, BundleError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,8 +99,8 @@ class Job:
         if (session := self._session) is not None:
             session.cancel()
 
-    async def events(self, keep_alive_s: float) -> AsyncIterator[Event]:
-        """What happens, until the last answer is whole. Raises ApiError."""
+    async def events(self, keep_alive_s: float, names: Mapping[str, str]) -> AsyncIterator[Event]:
+        """What happens, until the last answer is whole. Raises ApiError, with fields of the request as `names` calls them."""
         while True:
             try:
                 event = await asyncio.wait_for(self._told.get(), keep_alive_s)
@@ -110,7 +110,7 @@ class Job:
             if event is None:
                 return
             if isinstance(event, BaseException):
-                raise from_error(event)
+                raise from_error(event, names)
             if isinstance(event, Frame):
                 self._frames_ahead -= 1
             yield event

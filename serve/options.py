@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dgemma.core.engines import ENGINES
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import is_int
 
 MOST_HEADER_BYTES = 32_000  # of a request
@@ -63,26 +63,31 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         if not is_int(self.port, 0, 65535):
-            raise UsageError(f"port {self.port!r} must be between 0 and 65535")
+            raise UsageError(Param("port"), f" {self.port!r} must be between 0 and 65535")
         if self.api_key is not None and not (8 <= len(self.api_key) <= 512 and self.api_key.isascii() and self._printable()):
-            raise UsageError("the API key must have 8 to 512 ASCII characters and no white space")
+            raise UsageError(Param("api_key"), " must have 8 to 512 ASCII characters and no white space")
         if self.api_key is None and not is_loopback(self.host):
-            raise UsageError(f"host {self.host} can be reached from other machines; give --api-key as well, or use 127.0.0.1")
+            raise UsageError(
+                Param("host"),
+                f" {self.host} can be reached from other machines; give ",
+                Param("api_key"),
+                " as well, or use 127.0.0.1",
+            )
         if self.engine is not None and self.engine not in ENGINES:
-            raise UsageError(f"unknown engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
+            raise UsageError(Param("engine"), f" {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         if self.threads is not None and not is_int(self.threads, 1, 1024):
-            raise UsageError(f"threads {self.threads!r} must be between 1 and 1024")
+            raise UsageError(Param("threads"), f" {self.threads!r} must be between 1 and 1024")
         for name in ("max_requests", "max_connections", "max_body_bytes"):
             if not is_int(getattr(self, name), 1):
-                raise UsageError(f"{name} {getattr(self, name)!r} must be an integer, 1 or more")
+                raise UsageError(Param(name), f" {getattr(self, name)!r} must be an integer, 1 or more")
         for name in ("timeout_s", "grace_s", "keep_alive_s", "read_timeout_s", "write_timeout_s", "cache_bytes"):
             if not 0 < getattr(self, name) < 1e15:
-                raise UsageError(f"{name} {getattr(self, name)!r} must be a positive number")
+                raise UsageError(Param(name), f" {getattr(self, name)!r} must be a positive number")
         if self.memory_bytes is not None and self.memory_bytes <= 0:
-            raise UsageError(f"memory_bytes {self.memory_bytes!r} must be a positive number")
+            raise UsageError(Param("memory_bytes"), f" {self.memory_bytes!r} must be a positive number")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
-                raise UsageError(f"CORS origin {origin!r} must be a scheme and a host, such as https://example.org")
+                raise UsageError(Param("cors_origins"), f" {origin!r} must be a scheme and a host, such as https://example.org")
 
     def _printable(self) -> bool:
         return self.api_key is not None and all(33 <= ord(character) <= 126 for character in self.api_key)

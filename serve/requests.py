@@ -106,6 +106,12 @@ class Generation(Body):
         """The limit of tokens that was asked for."""
         raise NotImplementedError
 
+    @property
+    def limit(self) -> str:
+        """The field that limits tokens."""
+        fields = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+        return next((name for name in fields if name in self.model_fields_set), fields[-1])
+
     def options(self, room: int, seed: int, **more: Any) -> GenerateOptions:
         """For a prompt that leaves `room` tokens. Raises UsageError."""
         names = GenerateKeywords.__annotations__.keys() - {"system", "think", "tools"}  # which are in the prompt

@@ -16,7 +16,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import UsageError, listed
 from dgemma.serve.app import Server, application
 from dgemma.serve.errors import ApiError
 from dgemma.serve.options import MOST_HEADER_BYTES, ServeOptions
@@ -152,7 +152,8 @@ def _socket(options: ServeOptions) -> socket.socket:
         taken.bind(found[4])
     except OSError as error:
         where = f"{options.host}:{options.port}"
-        raise UsageError(f"cannot listen on {where} ({error.strerror or error}); choose another --host or --port") from None
+        others = listed(("host", "port"), " or ")
+        raise UsageError(f"cannot listen on {where} ({error.strerror or error}); choose another ", *others) from None
     return taken
 
 

@@ -6,7 +6,7 @@ from importlib import import_module, metadata, util
 
 from dgemma.core.accelerators import AUTO, CPU, QNN
 from dgemma.core.engines import ENGINES, PACKAGES
-from dgemma.core.errors import EngineError, UsageError
+from dgemma.core.errors import EngineError, Param, UsageError
 from dgemma.core.install import pip_install
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines.base import Engine
@@ -42,7 +42,7 @@ def choose(bundle: Bundle, engine: str | None) -> tuple[str, str]:
         extras = " or ".join(pip_install(name) for name in inside) or "export it again"
         raise EngineError(f"no engine of {bundle.path} is installed; {extras}")
     if engine not in ENGINES:
-        raise EngineError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
+        raise EngineError(Param("engine"), f" {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
     if engine not in inside:
         held = ", ".join(inside) or "none"
         raise EngineError(f"{bundle.path}: was exported without engine {engine!r} (it has: {held}); choose one of these")

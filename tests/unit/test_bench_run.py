@@ -190,7 +190,7 @@ def test_a_slower_step_is_exit_status_1_and_the_same_one_0(toy: Path, tmp_path: 
     ("options", "message"),
     [
         (["--engine", "executorch"], "was exported without engine 'executorch'"),
-        (["--engine", "tflite"], "unknown engine"),
+        (["--engine", "tflite"], "is unknown; choose one of"),
         (["--seconds", "0"], "--seconds 0.0 must be"),
         (["--repeats", "0"], "--repeats 0 must be"),
         (["--outputs", "12,x"], "--outputs '12,x' must be"),

@@ -120,7 +120,7 @@ def test_bad_trace_paths_are_refused_before_work(
         (["-p", "x", "--seed", "-1"], "seed"),
         (["-p", "x", "--seed", "y"], "--seed"),
         (["-p", "x", "--loop", "spiral"], "host, graph"),
-        (["-p", "x", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["-p", "x", "--max-new-tokens", "0"], "--max-new-tokens 0 must"),
         (["-p", "x", "--threads", "0"], "threads"),
         (["-p", "x", "--start-width", "wide"], "auto, or a number"),
         (["-p", "x", "--start-width", "auto"], "without 'denoise_active'"),

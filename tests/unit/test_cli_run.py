@@ -73,7 +73,11 @@ def test_decoders(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: 
     fails(
         capsys, ["run", bundle, "-p", "x", "--decoder", "ar"], "--decoder 'ar': choose one of diffusion, autoregressive, auto"
     )
-    fails(capsys, ["run", bundle, "-p", "x", "--decoder", "autoregressive", "--early-commit", "0.1"], "need decoder diffusion")
+    fails(
+        capsys,
+        ["run", bundle, "-p", "x", "--decoder", "autoregressive", "--early-commit", "0.1"],
+        "--early-commit needs --decoder diffusion",
+    )
     for seconds, loop in (([1.0, 0.001], "decode"), ([0.001, 1.0], "host")):
         given = iter(seconds)
         monkeypatch.setattr(decoder_choice, "_seconds", lambda call, given=given: next(given))

@@ -109,7 +109,7 @@ def test_a_thought_that_takes_all_tokens_is_said(speaking: Speaking, tokenizer: 
     result = speaking.ask(answer, [USER], think=True, max_new_tokens=20)
     assert result.text == "" and result.stop_reason == "length" and result.thinking.startswith("and so on")
     (said,) = result.warnings
-    assert "the thought took all 20 tokens, so there is no answer; allow more tokens (--max-new-tokens)" in said
+    assert "the thought took all 20 tokens, so there is no answer; allow more tokens, or leave" in said
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
 @pytest.mark.parametrize(
     ("keywords", "phrase"),
     [
-        ({}, "give either a prompt or messages"),
-        ({"prompt": "x", "messages": [USER]}, "give either a prompt or messages"),
+        ({}, "give either prompt or messages"),
+        ({"prompt": "x", "messages": [USER]}, "give either prompt or messages"),
         ({"messages": []}, "messages must be a list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1: role 'robot' is unknown; choose one of system"),
         ({"messages": [{"role": "user"}]}, "message 1: content must be a string"),
@@ -196,8 +196,8 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
             {"prompt": "x", "tools": [{"function": {"name": "f", "response": {"description": 105}}}]},
             "of the response must be a",
         ),
-        ({"prompt": "x", "system": "y", "raw": True}, "leave raw out"),
-        ({"messages": [USER], "raw": True}, "leave raw out"),
+        ({"prompt": "x", "system": "y", "raw": True}, "raw skips the chat template"),
+        ({"messages": [USER], "raw": True}, "raw skips the chat template"),
         ({"prompt": [5], "think": True}, "ids are used as they are"),
         ({"prompt": "x", "think": True, "continue_": True}, "give the whole conversation as messages"),
     ],
@@ -335,9 +335,9 @@ def test_a_template_without_roles(tmp_path: Path) -> None:
     user = [*chat.user_prefix, *hi, *chat.user_suffix, *chat.model_prefix]
     assert list(session.prefix_ids) == [*chat.start, *user, *ho, 5, *chat.model_suffix, *user, 30, 31, 5]
     for keywords, phrase in (
-        ({"think": True}, "this bundle does not support thinking; leave out --think (think=)"),
-        ({"tools": [TOOL]}, "this bundle does not support tools; leave out tools in the --messages file (tools=)"),
-        ({"system": "x"}, "this bundle does not support system turns; leave out --system (system=)"),
+        ({"think": True}, "this bundle does not support thinking; leave out think"),
+        ({"tools": [TOOL]}, "this bundle does not support tools; leave out tools"),
+        ({"system": "x"}, "this bundle does not support system turns; leave out system"),
     ):
         with pytest.raises(UsageError, match=f"^{re.escape(phrase)}$"):
             session.generate("hi", **keywords)
@@ -360,9 +360,9 @@ def test_roles_without_a_turn_or_a_switch(chat: ChatTemplate) -> None:
     roles = replace(chat.roles, openings=few, turns=turns, tools=None)
     silent = replace(roles, answer={"": ()}, openings={**few, "system": chat.roles.openings["system"]})
     cases: list[tuple[Roles, list[Message], dict[str, Any], str]] = [
-        (silent, [user], {"think": True}, "this bundle does not support thinking; leave out --think (think=)"),
-        (roles, [user], {"tools": [TOOL]}, "this bundle does not support tools; leave out tools in"),
-        (roles, [system, user], {"first": 0}, "this bundle does not support system turns; leave out --system (system=)"),
+        (silent, [user], {"think": True}, "this bundle does not support thinking; leave out think"),
+        (roles, [user], {"tools": [TOOL]}, "this bundle does not support tools; leave out tools"),
+        (roles, [system, user], {"first": 0}, "this bundle does not support system turns; leave out system"),
         (roles, [system, user], {}, "message 1: this bundle has no system turn; leave it out"),
         (roles, [user, late], {}, "message 2: this bundle has no developer turn here; use user, assistant"),
         (silent, [system, user, late], {"first": 0}, "message 2: this bundle has no developer turn here"),

@@ -158,14 +158,14 @@ def test_a_lower_entropy_bound_accepts_fewer(tiny: Session, options: dict[str, A
     [
         ({"template": "no"}, r"has no hole; write \{\{8\}\} for one of 8 tokens"),
         ({"template": "{{0}}"}, "has a hole of 0 tokens"),
-        ({"template": "{{3}}", "draft": "x"}, "give a template or a draft, not both"),
+        ({"template": "{{3}}", "draft": "x"}, "give template or draft, not both"),
         ({"template": ""}, "template must be text that is not empty"),
         ({"draft": ""}, "draft must be text that is not empty"),
         ({"draft": "x", "strength": 0}, "strength 0 must be a number above 0 and at most 1"),
         ({"template": "{{3}}", "loop": "graph"}, "template needs decoder diffusion and loop host"),
         ({"draft": "x", "decoder": "autoregressive"}, "draft needs decoder diffusion"),
-        ({"template": "{{3}}", "start_width": 4}, "leave start_width and speculate out"),
-        ({"template": "{{3}}", "stop": "x"}, "leave stop and fallback out"),
+        ({"template": "{{3}}", "start_width": 4}, "leave start_width out"),
+        ({"template": "{{3}}", "stop": "x"}, "leave stop out"),
         ({"entropy_bound": 0}, "entropy_bound 0 must be a positive number of nats"),
     ],
     ids=str,
@@ -183,7 +183,7 @@ def test_what_a_bundle_cannot_do_is_refused(toy: Session, tmp_path: Path) -> Non
     ):
         with pytest.raises(UsageError, match=says):
             toy.generate(PROMPT, **options)
-    with pytest.raises(UsageError, match="a template begins a conversation of its own; give a prompt"):
+    with pytest.raises(UsageError, match="a template begins a conversation of its own; give one"):
         toy.infill("{{3}}", continue_=True)
     assert toy.prefix_ids == ()
     assert toy.infill(f"{{{{{N}}}}}", PROMPT).tokens == tuple(range(200, 200 + N))  # a whole canvas, without a stop token

@@ -27,7 +27,7 @@ from dgemma.core.install import pip_install
         (["tiny", "--port", "70000"], "port"),
         (["tiny", "--api-key", "short"], "8 to 512"),
         (["tiny", "tiny"], "another bundle is called tiny"),
-        (["tiny", "--cors-origin", "*"], "CORS"),
+        (["tiny", "--cors-origin", "*"], "--cors-origin '*'"),
         (["tiny", "--cache-memory", "0"], "--cache-memory 0"),
         (["no-such-folder"], "no-such-folder"),
     ],

@@ -120,7 +120,7 @@ def test_an_answer_does_not_fall_back(session: Session) -> None:
     assert session.generate(PROMPT, fallback="autoregressive").loop == "host"
     assert session.generate(PROMPT, stop="o", fallback="autoregressive").loop == "host"  # empty, because it was asked for
     for wrong, says in (
-        ({"fallback": "x"}, "unknown fallback 'x'"),
+        ({"fallback": "x"}, "fallback 'x' is unknown"),
         ({"fallback": "autoregressive", "decoder": "autoregressive"}, "fallback needs"),
     ):
         with pytest.raises(UsageError, match=says):

@@ -142,7 +142,7 @@ def test_whoever_is_told_is_waited_for() -> None:
 
 
 def test_decoders_that_are_unknown_or_need_steps_are_refused() -> None:
-    with pytest.raises(UsageError, match="unknown decoder 'x'; choose one of diffusion, autoregressive"):
+    with pytest.raises(UsageError, match="decoder 'x' is unknown; choose one of diffusion, autoregressive"):
         GenerateOptions(decoder="x")
     with pytest.raises(UsageError, match="trace need"):
         GenerateOptions(decoder="autoregressive", trace=True)

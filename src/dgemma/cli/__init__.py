@@ -41,6 +41,16 @@ COMMANDS = {
 # Options of run, chat and eval under their old names, which no help shows: for one version more.
 _RENAMED = {"settle": "early-commit", "repair": "recheck", "canvas": "start-width"}
 
+# Parameters that options have other names for: keyword of Python → that of the command's function.
+_OTHER_NAMES = {
+    "max_steps": "steps",
+    "allow_hosts": "allow_host",
+    "cors_origins": "cors_origin",
+    "cache_bytes": "cache_memory",
+    "memory_bytes": "memory",
+    "timeout_s": "timeout",
+}
+
 _GLOBAL = "`dgemma -v COMMAND …` says on stderr what is done, with the time."
 
 OK, CHECK_FAILED, BAD_INPUT, NO_READER, TERMINATED = 0, 1, 2, 141, 143
@@ -130,6 +140,7 @@ def usage() -> str:
 def _invoke(name: str, args: list[str]) -> int:
     from dgemma.core.errors import DgemmaError
 
+    spelling: dict[str, str] = {}
     try:
         import typer
     except ModuleNotFoundError as error:
@@ -148,6 +159,7 @@ def _invoke(name: str, args: list[str]) -> int:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=settings)
         app.command(name, help=text)(import_module(module).run)
         command = typer.main.get_command(app)
+        spelling = _spelling(command.params)
         with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
             _tell_renamed(seen)
             raise_again()
@@ -155,7 +167,7 @@ def _invoke(name: str, args: list[str]) -> int:
     except typer.Exit as end:  # --help
         status = end.exit_code
     except DgemmaError as error:
-        return _fail(str(error))
+        return _fail(error.spelled(spelling))
     except ModuleNotFoundError as error:
         return _missing(name, error)
     except (OSError, MemoryError):
@@ -168,6 +180,13 @@ def _invoke(name: str, args: list[str]) -> int:
         return _fail(f"{describe()}{cure} (see dgemma {name} --help)")
     sys.stdout.flush()
     return int(status or OK)
+
+
+def _spelling(declared: Sequence[Any]) -> dict[str, str]:
+    """Parameters as Python calls them → options as they are typed; a switch is meant by what turns it off."""
+    options = [one for one in declared if one.param_type_name == "option"]
+    typed = {one.name: max(one.secondary_opts or one.opts, key=len) for one in options}
+    return {**typed, **{name: typed[option] for name, option in _OTHER_NAMES.items() if option in typed}}
 
 
 def _tell_renamed(seen: Sequence[str]) -> None:

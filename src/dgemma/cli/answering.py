@@ -85,7 +85,7 @@ def generate_each(session: Session, prompts: Sequence[str], options: GenerateOpt
         try:
             status = generate(session, prompt, options, None, output, lambda _: None)
         except (PromptTooLong, UsageError) as error:
-            raise type(error)(f"prompt {number} of {len(prompts)}: {error}") from None
+            raise type(error)(f"prompt {number} of {len(prompts)}: ", *error.parts) from None
         if status != OK:
             return status
     return OK

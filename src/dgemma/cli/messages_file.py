@@ -29,7 +29,7 @@ def read_conversation(path: Path, option: str = "--messages") -> tuple[tuple[Mes
     try:
         return read_messages(values), read_tools(tools)
     except UsageError as error:
-        raise UsageError(f"{option} {path}: {error}") from None
+        raise UsageError(f"{option} {path}: ", *error.parts) from None
 
 
 def write_conversation(path: Path, messages: Sequence[Message]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError, listed
 from dgemma.core.sampler import SamplerConfig
 
 Array = npt.NDArray[Any]
@@ -47,10 +47,10 @@ class ComputePolicy:
     def __post_init__(self) -> None:
         nats, width = self.early_commit, self.start_width
         if isinstance(nats, bool) or not isinstance(nats, (int, float)) or not 0 < nats < math.inf:
-            raise UsageError(f"early_commit {nats!r} must be a positive number of nats")
+            raise UsageError(Param("early_commit"), f" {nats!r} must be a positive number of nats")
         number = isinstance(width, int) and not isinstance(width, bool) and width >= 1
         if width is not None and width != "auto" and not number:
-            raise UsageError(f"start_width {width!r} must be auto, or a number of positions, 1 or more")
+            raise UsageError(Param("start_width"), f" {width!r} must be auto, or a number of positions, 1 or more")
 
     @classmethod
     def of(
@@ -64,11 +64,24 @@ class ComputePolicy:
         """From what a user asks for; None where that is the stock loop. Raises UsageError."""
         if early_commit is None and start_width is None and not speculate:
             if recheck:
-                raise UsageError("recheck runs positions that were committed early; give early_commit or start_width as well")
+                others = listed(("early_commit", "start_width"), " or ")
+                raise UsageError(Param("recheck"), " runs positions that were committed early; give ", *others, " as well")
             return None
         if early_commit is None:
             early_commit = DRAFT_EARLY_COMMIT if speculate else EARLY_COMMIT
         return cls(early_commit=early_commit, start_width=start_width, recheck=recheck, speculate=speculate)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what was asked for, as far as it can be told: a value that another option brings along is not."""
+        brought = DRAFT_EARLY_COMMIT if self.speculate else EARLY_COMMIT if self.start_width is not None else None
+        asked = {
+            "early_commit": self.early_commit != brought,
+            "start_width": self.start_width is not None,
+            "recheck": self.recheck,
+            "speculate": self.speculate,
+        }
+        return tuple(name for name, is_asked in asked.items() if is_asked)
 
     def first_width(self, n: int) -> int:
         """Positions of the first step of a canvas of n."""

@@ -2,9 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+
+class Param(str):
+    """The name of a parameter, in a message: a keyword in Python, an option on the command line, a field of a request."""
+
+    __slots__ = ()
+
 
 class DgemmaError(Exception):
-    """Base of all errors of this package; the command line prints it as one line and exits with status 2."""
+    """Base of all errors of this package; the command line prints it as one line and exits with status 2.
+
+    Args:
+        parts: of the message, joined; names of parameters, as Python spells them, are `Param`s.
+        param: the parameter that is to blame; None: the first that the message names, if any.
+    """
+
+    def __init__(self, *parts: str, param: str | None = None) -> None:
+        super().__init__("".join(parts))
+        self.parts = parts
+        self.params = tuple(str(part) for part in parts if isinstance(part, Param))
+        self.param = param or next(iter(self.params), None)
+
+    def spelled(self, names: Mapping[str, str]) -> str:
+        """The message with parameters under other names; those that are not among `names` stay as they are."""
+        return "".join(names.get(part, part) if isinstance(part, Param) else part for part in self.parts)
+
+
+@contextmanager
+def blaming(param: str) -> Iterator[None]:
+    """Errors that name no parameter are that one's."""
+    try:
+        yield
+    except DgemmaError as error:
+        error.param = error.param or param
+        raise
+
+
+def listed(names: Sequence[str], last: str = " and ") -> tuple[str, ...]:
+    """Parts of a message that list parameters: a, b and c."""
+    signs = [""] + [", "] * (len(names) - 2) + [last] * (len(names) > 1)
+    return tuple(part for sign, name in zip(signs, names, strict=True) for part in (sign, Param(name)))
 
 
 class UsageError(DgemmaError, ValueError):

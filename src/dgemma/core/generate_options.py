@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 import numpy as np
 
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import SamplerOptions, Temperature
@@ -109,70 +109,80 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         if not is_int(self.max_new_tokens, 1):
-            raise UsageError(f"max_new_tokens {self.max_new_tokens!r} must be an integer, 1 or more")
+            raise UsageError(Param("max_new_tokens"), f" {self.max_new_tokens!r} must be an integer, 1 or more")
         if not is_int(self.seed):
-            raise UsageError(f"seed {self.seed!r} must be an integer")
+            raise UsageError(Param("seed"), f" {self.seed!r} must be an integer")
         key_from_seed(int(self.seed))
         if self.loop not in LOOPS:
-            raise UsageError(f"unknown loop {self.loop!r}; choose one of {', '.join(LOOPS)}")
+            raise UsageError(Param("loop"), f" {self.loop!r} is unknown; choose one of {', '.join(LOOPS)}")
         if self.system is not None and not (isinstance(self.system, str) and self.system.strip()):
-            raise UsageError("system must be a string that is not empty")
+            raise UsageError(Param("system"), " must be a string that is not empty")
         if not isinstance(self.think, bool):
-            raise UsageError(f"think {self.think!r} must be True or False")
-        object.__setattr__(self, "tools", read_tools(self.tools))
+            raise UsageError(Param("think"), f" {self.think!r} must be True or False")
+        with blaming("tools"):
+            object.__setattr__(self, "tools", read_tools(self.tools))
         if self.raw and self.speaks:
-            raise UsageError("raw skips the chat template, which system, think and tools need; leave raw out")
+            needs = listed(("system", "think", "tools"))
+            raise UsageError(Param("raw"), " skips the chat template, which ", *needs, " need; leave it out")
         if self.decoder not in DECODERS:
-            raise UsageError(f"unknown decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}")
+            raise UsageError(Param("decoder"), f" {self.decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
         if self.decoder == AUTOREGRESSIVE and (self.compute is not None or self.trace):
-            options = "trace" if self.compute is None else "early_commit, start_width, recheck and speculate"
-            raise UsageError(f"{options} need decoder diffusion: autoregressive decoding has no denoising steps")
+            self._need_diffusion(("trace",) if self.compute is None else self.compute.given)
         if self.decoder == AUTOREGRESSIVE and (self.loop != "host" or not self.adaptive):
-            option = "loop graph" if self.loop != "host" else "fixed steps"
-            raise UsageError(f"{option} needs decoder diffusion: autoregressive decoding has no denoising steps")
+            self._need_diffusion(("loop",) if self.loop != "host" else ("adaptive",))
         self._check_ends()
         if self.compute is not None and self.loop != "host":
-            options = "early_commit, start_width and speculate"
-            raise UsageError(f"{options} need loop host: the fused graph runs every position in every step")
+            needs = " needs " if len(self.compute.given) == 1 else " need "
+            why = " host: the fused graph runs every position in every step"
+            raise UsageError(*listed(self.compute.given), needs, Param("loop"), why)
+
+    def _need_diffusion(self, given: Sequence[str], why: str = "has no denoising steps") -> NoReturn:
+        """Raises UsageError for what decoder autoregressive has not."""
+        parts = *listed(given), " needs " if len(given) == 1 else " need ", Param("decoder")
+        raise UsageError(*parts, f" diffusion: autoregressive decoding {why}")
 
     def _check_ends(self) -> None:
         """Sampler, stop strings and fallback; stop strings become a tuple."""
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
-            raise UsageError(f"stop {self.stop!r} must be strings that are not empty")
+            raise UsageError(Param("stop"), f" {self.stop!r} must be strings that are not empty")
         object.__setattr__(self, "stop", tuple(stops))
         if self.fallback not in (None, AUTOREGRESSIVE):
-            raise UsageError(f"unknown fallback {self.fallback!r}; it can be {AUTOREGRESSIVE}")
+            raise UsageError(Param("fallback"), f" {self.fallback!r} is unknown; it can be {AUTOREGRESSIVE}")
         self._check_given()
         if self.decoder != AUTOREGRESSIVE:
             return
         if given := self.sampler.given:
-            raise UsageError(f"{', '.join(given)} need decoder diffusion: autoregressive decoding is greedy")
+            self._need_diffusion(given, "is greedy")
         if self.fallback is not None:
-            raise UsageError("fallback needs decoder diffusion: autoregressive decoding is what it falls back to")
+            self._need_diffusion(("fallback",), "is what it falls back to")
 
     def _check_given(self) -> None:
         """Template and draft."""
         strength = self.strength
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1:
-            raise UsageError(f"strength {strength!r} must be a number above 0 and at most 1")
+            raise UsageError(Param("strength"), f" {strength!r} must be a number above 0 and at most 1")
         given = [name for name in ("template", "draft") if getattr(self, name) is not None]
         if strength != STRENGTH and "draft" not in given:
-            raise UsageError("strength says how much of a draft is noise; give a draft as well, or leave strength out")
+            why = " says how much of a draft is noise; give "
+            raise UsageError(Param("strength"), why, Param("draft"), " as well, or leave it out")
         if not given:
             return
         if len(given) == 2:
-            raise UsageError("give a template or a draft, not both")
+            raise UsageError("give ", *listed(given, " or "), ", not both")
         if not isinstance(text := getattr(self, given[0]), str) or not text:
-            raise UsageError(f"{given[0]} must be text that is not empty")
+            raise UsageError(Param(given[0]), " must be text that is not empty")
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
-            raise UsageError(f"{given[0]} needs decoder diffusion and loop host: the other ways begin every canvas with noise")
+            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other ways begin every canvas with noise"
+            raise UsageError(Param(given[0]), " needs ", *needs)
         if self.compute is not None and (self.compute.start_width is not None or self.compute.speculate):
-            raise UsageError(f"{given[0]} fills the whole canvas; leave start_width and speculate out")
+            others = [name for name in self.compute.given if name in ("start_width", "speculate")]
+            raise UsageError(Param(given[0]), " fills the whole canvas; leave ", *listed(others), " out")
         if self.template is not None:
             read_template(self.template)
             if self.stop or self.fallback:
-                raise UsageError("a template says itself where the answer ends; leave stop and fallback out")
+                others = ["stop"] * bool(self.stop) + ["fallback"] * bool(self.fallback)
+                raise UsageError(Param("template"), " says itself where the answer ends; leave ", *listed(others), " out")
 
     @property
     def speaks(self) -> bool:
@@ -194,10 +204,10 @@ def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
     for name in keywords.keys() - GenerateKeywords.__annotations__.keys() - _RENAMED.keys():
         near = get_close_matches(name, GenerateKeywords.__annotations__, n=1)
         cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(GenerateKeywords.__annotations__)}"
-        raise UsageError(f"unknown keyword {name}; {cure}")
+        raise UsageError(f"unknown keyword {name}; {cure}", param=name)
     for old in _RENAMED.keys() & keywords:
         if _RENAMED[old] in keywords:
-            raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give only {_RENAMED[old]}")
+            raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give only {_RENAMED[old]}", param=old)
         warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=5)  # of whoever calls `generate`
     return {_RENAMED.get(name, name): value for name, value in keywords.items()}
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 
 OPENING_ROLES = ("system", "developer")
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -46,7 +46,7 @@ class Message:
 def read_messages(values: object) -> tuple[Message, ...]:
     """Messages of a list of objects with `role` and `content`; raises UsageError naming the message."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise UsageError("messages must be a list of at least one object with role and content")
+        raise UsageError(Param("messages"), " must be a list of at least one object with role and content")
     messages = tuple(_message(value, f"message {number}") for number, value in enumerate(values, 1))
     for number, message in enumerate(messages):
         if message.role == "tool" and not _follows_call(messages[:number]):
@@ -57,7 +57,7 @@ def read_messages(values: object) -> tuple[Message, ...]:
 def read_tools(values: object) -> tuple[dict[str, Any], ...]:
     """Declarations `{"type": "function", "function": {"name": …, "description": …, "parameters": …}}`; raises UsageError."""
     if isinstance(values, str) or not isinstance(values, Sequence):
-        raise UsageError("tools must be a list of declarations")
+        raise UsageError(Param("tools"), " must be a list of declarations")
     tools = []
     for number, value in enumerate(values, 1):
         function = value.get("function") if isinstance(value, Mapping) else None

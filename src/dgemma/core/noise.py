@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 
 Key = tuple[int, int]
 U32 = npt.NDArray[np.uint32]
@@ -34,7 +34,7 @@ def threefry2x32(key: Key, high: U32, low: U32) -> tuple[U32, U32]:
 def key_from_seed(seed: int) -> Key:
     """key(seed) = [seed >> 32, seed & 0xffffffff]; raises UsageError outside 0 … 2⁶⁴−1."""
     if not 0 <= seed < 1 << 64:
-        raise UsageError(f"seed {seed} must be between 0 and 2^64-1")
+        raise UsageError(Param("seed"), f" {seed} must be between 0 and 2^64-1")
     return seed >> 32, seed & 0xFFFFFFFF
 
 

@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from dgemma.core import gemma_tools
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 from dgemma.core.messages import OPENING_ROLES, Message
 
 Piece = tuple[int | str, ...]  # ids of markers, and text, which is encoded together with text beside it
@@ -27,9 +27,9 @@ TRIMS: dict[str, Callable[[str], str]] = {
     "end": lambda text: text.rstrip(WHITESPACE),
 }
 Flag = Literal["no", "yes"]
-NO_THINKING = "this bundle does not support thinking; leave out --think (think=)"
-NO_SYSTEM = "this bundle does not support system turns; leave out --system (system=)"
-NO_TOOLS = "this bundle does not support tools; leave out tools in the --messages file (tools=)"
+NO_THINKING = ("this bundle does not support thinking; leave out ", Param("think"))
+NO_SYSTEM = ("this bundle does not support system turns; leave out ", Param("system"))
+NO_TOOLS = ("this bundle does not support tools; leave out ", Param("tools"))
 GEMMA = "gemma"  # the form of tools that `gemma_tools` writes
 
 
@@ -186,11 +186,12 @@ def _key(head: Message | None, think: bool, tools: bool) -> str:
 def _check_opening(roles: Roles, head: Message | None, *, think: bool, tools: bool, by_option: bool) -> None:
     """Whether a conversation can begin so; raises UsageError."""
     if tools and roles.tools is None:
-        raise UsageError(NO_TOOLS)
+        raise UsageError(*NO_TOOLS)
     if think and not roles.thinks:
-        raise UsageError(NO_THINKING)
+        raise UsageError(*NO_THINKING)
     if head and head.role not in roles.openings:
-        raise UsageError(NO_SYSTEM if by_option else f"message 1: this bundle has no {head.role} turn; leave it out")
+        no_turn = f"message 1: this bundle has no {head.role} turn; leave it out"
+        raise UsageError(*NO_SYSTEM) if by_option else UsageError(no_turn)
     if (key := _key(head, think, tools)) not in roles.openings:
         raise UsageError(f"this bundle has no {key.replace('+', ' with ')}; leave one of them out")
 

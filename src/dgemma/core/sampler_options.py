@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 from dgemma.core.sampler import SamplerConfig
 
 GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows
@@ -45,11 +45,11 @@ class SamplerOptions:
         for name, low in (("max_steps", 1), ("stability", 0)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-                raise UsageError(f"{name} {value!r} must be an integer, {low} or more")
+                raise UsageError(Param(name), f" {value!r} must be an integer, {low} or more")
         for name in ("entropy_bound", "confidence"):
             value = getattr(self, name)
             if value is not None and not _is_number(value, 0, math.inf):
-                raise UsageError(f"{name} {value!r} must be a positive number of nats")
+                raise UsageError(Param(name), f" {value!r} must be a positive number of nats")
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -59,12 +59,11 @@ class SamplerOptions:
     def applied(self, config: SamplerConfig) -> SamplerConfig:
         """The bundle's sampler with what is said here, but for the temperature. Raises UsageError."""
         if self.max_steps is not None and self.max_steps > config.steps:
-            raise UsageError(
-                f"max_steps {self.max_steps} must be at most the exported {config.steps}; export with more --steps"
-            )
+            most = f" {self.max_steps} must be at most the exported {config.steps}; export with more steps"
+            raise UsageError(Param("max_steps"), most)
         bound = config.entropy_bound if self.entropy_bound is None else self.entropy_bound
         if bound > config.entropy_bound:
-            raise UsageError(f"entropy_bound {bound:g} must be at most the bundle's, {config.entropy_bound:g}")
+            raise UsageError(Param("entropy_bound"), f" {bound:g} must be at most the bundle's, {config.entropy_bound:g}")
         return replace(
             config,
             entropy_bound=bound,
@@ -95,7 +94,7 @@ def read_temperature(value: Temperature) -> Ends | None:
         ends = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     first, last = ends * 2 if len(ends) == 1 else ends if len(ends) == 2 else (None, None)
     if not all(isinstance(end, (int, float)) and (end == 0 or _is_number(end, 0, HOTTEST)) for end in (first, last)):
-        raise UsageError(f"temperature {value!r} must be A or A:B, numbers from 0 to {HOTTEST:g}, such as 0.8:0.4")
+        raise UsageError(Param("temperature"), f" {value!r} must be A or A:B, numbers from 0 to {HOTTEST:g}, such as 0.8:0.4")
     return float(first), float(last)  # type: ignore[arg-type]  # numbers by now
 
 

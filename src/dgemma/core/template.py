@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 
 _HOLE = re.compile(r"\{\{([0-9]{1,9})\}\}")
 
@@ -14,7 +14,7 @@ def read_template(text: str) -> tuple[str | int, ...]:
     parts = _HOLE.split(text)
     pieces = [int(part) if number % 2 else part for number, part in enumerate(parts)]
     if len(pieces) == 1:
-        raise UsageError(f"template {text[:60]!r} has no hole; write {{{{8}}}} for one of 8 tokens")
+        raise UsageError(Param("template"), f" {text[:60]!r} has no hole; write {{{{8}}}} for one of 8 tokens")
     if 0 in pieces:
-        raise UsageError(f"template {text[:60]!r} has a hole of 0 tokens; a hole has 1 or more")
+        raise UsageError(Param("template"), f" {text[:60]!r} has a hole of 0 tokens; a hole has 1 or more")
     return tuple(piece for piece in pieces if piece != "")
