@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cli_checks import fails
 from fake_bundle import END_OF_TURN, fake_session, write_bundle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from dgemma.cli import dispatch
@@ -142,3 +147,71 @@ def test_what_cannot_be_replayed(trace: Path, capsys: pytest.CaptureFixture[str]
     bare = str(write_bundle(tmp_path / "bare", tokenizer=None))
     fails(capsys, ["replay", str(trace), "--bundle", bare], "has no tokenizer", "leave --bundle out")
     assert np.load(trace).files
+
+
+def changed(trace: Path, name: str, value: object) -> str:
+    """The path of a trace in which an array is another."""
+    arrays = dict(np.load(trace))
+    arrays[name] = value(arrays[name].copy()) if callable(value) else value
+    np.savez(trace.with_name("changed.npz"), **arrays)
+    return str(trace.with_name("changed.npz"))
+
+
+def first(value: float) -> Callable[[Any], Any]:
+    """Puts a value at an array's first place."""
+
+    def put(array: Any) -> Any:
+        array.flat[0] = value
+        return array
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("entropy", first(-1), "an entropy is negative or not finite"),
+        ("entropy", first(float("nan")), "an entropy is negative or not finite"),
+        ("entropy", first(float("inf")), "an entropy is negative or not finite"),
+        ("temperature", first(float("nan")), "a temperature is negative or not finite"),
+        ("argmax", first(-1), "an id is negative"),
+        ("tokens", first(-(2**62)), "an id is negative"),
+        ("step", first(0), "steps remaining do not count down to 1"),
+        ("step", lambda array: array[::-1].copy(), "steps remaining do not count down to 1"),
+        ("canvas_index", lambda array: array + np.arange(len(array))[::-1], "canvases are not in order"),
+        ("canvas_index", first(-5), "canvases are not in order"),
+        ("entropy", lambda array: array.astype(np.float64), "entropy must be float32 with shape [M, N]"),
+        ("accepted", lambda array: array.astype(np.int64), "accepted must be bool"),
+        ("argmax", lambda array: array[:, :-1], "argmax has N = "),
+        ("argmax", lambda array: array[0], "argmax must be int64 with shape [M, N]"),
+        ("prompt_ids", np.array(["x"], object), "Object arrays cannot be loaded"),
+        ("more", np.zeros(3), "array 'more' is missing or unknown"),
+    ],
+)
+def test_values_that_no_generation_gives(
+    trace: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any, says: str
+) -> None:
+    fails(capsys, ["replay", changed(trace, name, value)], "changed.npz: is not a trajectory (", says)
+
+
+@pytest.mark.parametrize("name", ["argmax", "canvas_in", "canvas_out", "tokens", "prompt_ids"])
+def test_ids_that_the_bundle_does_not_have(trace: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = changed(trace, name, first(1 << 40))
+    fails(capsys, ["replay", path, "--bundle", str(trace.parent / "toy.dgemma")], "was not written by", "vocabulary")
+    assert dispatch(["replay", path]) == 0  # positions alone
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_one_line(trace: Path, data: st.DataObject) -> None:
+    """Cut off, or with other bytes anywhere: it is shown, or one line says why not."""
+    whole = trace.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    other = data.draw(st.binary(min_size=1, max_size=8))
+    damaged = whole[:at] if data.draw(st.booleans()) else whole[:at] + other + whole[at + len(other) :]
+    trace.with_name("damaged.npz").write_bytes(damaged)
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        status = dispatch(["replay", str(trace.with_name("damaged.npz"))])
+    assert status in (0, 2) and err.getvalue().count("\n") == 1
+    assert err.getvalue().startswith("error: ") == (status == 2)

@@ -50,7 +50,9 @@ def run(
     if tokenizer is not None:
         show(tokenizer.decode(trajectory.tokens.tolist()))
     steps, canvases = len(trajectory.step), len(np.unique(trajectory.canvas_index))
-    told = f"{counted(len(trajectory.tokens), 'token')} in {counted(steps, 'step')} of {counted(canvases, 'canvas')}"
+    told = (
+        f"{counted(len(trajectory.tokens), 'token')} in {counted(steps, 'step')} of {counted(canvases, 'canvas', 'canvases')}"
+    )
     print(told, file=sys.stderr)
 
 
@@ -64,8 +66,7 @@ def _opened(bundle: str, trace: Path, trajectory: Trajectory) -> tuple[Manifest,
     if tokenizer is None:
         raise UsageError(f"--bundle {bundle}: has no tokenizer; leave --bundle out to see positions")
     length = trajectory.argmax.shape[1]
-    most = max((int(a.max()) for a in (trajectory.argmax, trajectory.canvas_out, trajectory.tokens) if a.size), default=0)
-    if length != opened.manifest.canvas_length or most >= opened.manifest.model.vocab_size:
+    if length != opened.manifest.canvas_length or trajectory.most_id() >= opened.manifest.model.vocab_size:
         raise UsageError(f"{trace}: was not written by {bundle}, whose canvas or vocabulary is another; name its own bundle")
     return opened.manifest, tokenizer
 

@@ -19,6 +19,7 @@ from dgemma.core.errors import UsageError
 
 Array = npt.NDArray[Any]
 
+_ROUNDING = 1e-3  # nats; as far as an entropy of 0 may come out below it
 _KINDS: dict[str, tuple[type[np.generic], str]] = {
     "prompt_ids": (np.int64, "P"),
     "canvas_index": (np.int64, "M"),
@@ -90,15 +91,38 @@ class Trajectory:
 
     @classmethod
     def load(cls, path: Path | str) -> Trajectory:
-        """Inverse of `save`; raises UsageError naming the file when it is no trajectory."""
+        """Inverse of `save`; raises UsageError naming the file when it is no trajectory, or one that no generation can give."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 if unknown := sorted(set(archive.files) ^ set(_KINDS)):
                     raise UsageError(f"array {unknown[0]!r} is missing or unknown")
-                return cls(**{name: archive[name] for name in archive.files})
-        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                found = cls(**{name: archive[name] for name in archive.files})
+            found._check_values()
+        except Exception as error:  # whatever numpy, zipfile and zlib say of a damaged file
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UsageError(f"{path}: is not a trajectory ({reason}); write one with `dgemma run --trace`") from None
+        return found
+
+    def most_id(self) -> int:
+        """The highest of all ids; -1 where there is none."""
+        return max((int(array.max()) for array in self._ids() if array.size), default=-1)
+
+    def _ids(self) -> Sequence[Array]:
+        return self.prompt_ids, self.canvas_in, self.argmax, self.canvas_out, self.tokens
+
+    def _check_values(self) -> None:
+        """Raises UsageError for values that no generation gives."""
+        same = self.canvas_index[1:] == self.canvas_index[:-1]
+        for is_wrong, why in (
+            (self.argmax.shape[1] == 0, "a canvas has no positions"),
+            (any((array < 0).any() for array in self._ids()), "an id is negative"),
+            ((~np.isfinite(self.entropy)).any() or (self.entropy < -_ROUNDING).any(), "an entropy is negative or not finite"),
+            ((~np.isfinite(self.temperature)).any() or (self.temperature < 0).any(), "a temperature is negative or not finite"),
+            ((self.canvas_index < 0).any() or (np.diff(self.canvas_index) < 0).any(), "canvases are not in order"),
+            ((self.step < 1).any() or (np.diff(self.step)[same] >= 0).any(), "steps remaining do not count down to 1"),
+        ):
+            if is_wrong:
+                raise UsageError(why)
 
 
 @dataclass
