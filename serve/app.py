@@ -72,6 +72,7 @@ class Server:
             ("models_loaded", "Bundles in memory.", self._loaded),
         ):
             self.metrics.gauge(name, text, value)
+        self.warming: asyncio.Task[None] | None = None
         self.openapi = document({path: one.body for path, one in ENDPOINTS.items()}, list(self.models.by_name))
 
     def _loaded(self) -> int:
@@ -100,6 +101,8 @@ class Server:
 
     async def _generate(self, endpoint: Endpoint, body: Generation, send: Send) -> None:
         async with self.models.use(body.model) as model:
+            if self.warming is not None:  # which is no turn of another client's
+                await asyncio.wait({self.warming})
             names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, "max_new_tokens": body.limit}
             try:
                 asks = await asyncio.to_thread(endpoint.asks, model, body)
@@ -221,10 +224,10 @@ def application(server: Server) -> Guard:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        warming = asyncio.create_task(server.warm())
+        server.warming = asyncio.create_task(server.warm())
         yield
         await server.jobs.stop(server.options.grace_s)
-        await asyncio.wait({warming})
+        await asyncio.wait({server.warming})
         await server.models.close()
 
     router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)

@@ -34,6 +34,7 @@ def test_without_engines_it_fails_and_says_how_to_install_them(
     monkeypatch.setattr(doctor, "installed_version", lambda package: None)
     assert dispatch(["doctor"]) == 1
     printed = capsys.readouterr()
+    assert "native library  not needed without executorch\n" in printed.out and "headers" not in printed.out
     assert "onnxruntime is not installed" in printed.out and printed.out.count("pip install") == 2
     assert printed.err == "no engine is installed, so no bundle can run\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,5 +104,29 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["run", "tiny", "-p", HARD, "--n", "2", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert len(values["samples"]) == 2 and values["agreement"] in (0.5, 1.0) and values["text"] == values["samples"][0]["text"]
-    fails(capsys, ["run", "tiny", "-p", "x", "--n", "0"], "n 0 must be between 1 and 1000")
+    fails(capsys, ["run", "tiny", "-p", "x", "--n", "0"], "--n 0 must be between 1 and 1000")
     fails(capsys, ["run", "tiny", "-p", "x", "--n", "2", "--trace", "t.npz"], "--n gives several answers")
+
+
+@pytest.mark.parametrize(("after", "said", "shown"), [(0, "0 of 9 answers", ""), (2, "2 of 9 answers", "elbat\n")])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_keeps_the_answers_that_are_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after: int, said: str, shown: str, as_json: bool
+) -> None:
+    real, ended = Session._answer, list[object]()
+
+    def interrupted(self: Session, *given: Any) -> Any:
+        if len(ended) == after:
+            signal.raise_signal(signal.SIGINT)
+        ended.append(given)
+        return real(self, *given)
+
+    monkeypatch.setattr(Session, "_answer", interrupted)
+    asked = ["run", "tiny", "-p", "Reverse the word table.", "--n", "9", *(["--json"] if as_json else [])]
+    assert dispatch(asked) == 130
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == f"interrupted after {said}"
+    if as_json:
+        assert len(json.loads(out)["samples"]) == max(1, after)
+    else:
+        assert out == shown and ("say this" in err) == (after > 0)

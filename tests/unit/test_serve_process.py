@@ -96,7 +96,9 @@ def test_a_server_answers_and_stops_when_it_is_told_to(tmp_path: Path, started: 
     process = Process(tmp_path / "log")
     started.append(process)
     status, body = process.ask("Reverse the word table.")
-    assert status == 200 and json.loads(body)["choices"][0]["message"]["content"] == "elbat"
+    found = json.loads(body)
+    assert status == 200 and found["choices"][0]["message"]["content"] == "elbat"
+    assert found["usage"]["waited_turns"] == 0 and found["usage"]["waited_s"] < 0.1, "nobody else was there"
     process.popen.send_signal(signal.SIGTERM)
     assert process.popen.wait(30) == 0
     log = (tmp_path / "log").read_text(encoding="utf-8")

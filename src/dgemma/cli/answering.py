@@ -18,6 +18,7 @@ from dgemma.core.interrupts import INTERRUPTED
 from dgemma.core.messages import Message
 from dgemma.core.plural import counted
 from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.samples import Samples
 from dgemma.runtime.session import Session
 
 
@@ -99,19 +100,28 @@ def sample(
     n: int,
     as_json: bool,
 ) -> int:
-    """Generate n answers; print the first of those that most agree with, and how many that are. Returns the exit status."""
+    """Generate n answers; print the first of those that most agree with, and how many that are. Returns the exit status.
+
+    Ctrl-C ends it with the answers that are whole; where there is none, with what was committed of the first.
+    """
     with cancelling(session) as asked:
         samples = session.sample(prompt, options, n=n, messages=messages)
+    whole = tuple(result for result in samples.results if result.stop_reason != "cancelled")
+    if whole:
+        samples = Samples(results=whole)
     best = samples.best
     if as_json:
         each = [{"text": r.text, "tokens": list(r.tokens), "steps": r.steps} for r in samples.results]
         print_json({**best.to_dict(), "agreement": samples.agreement, "samples": each})
-    else:
+    elif whole or best.tokens:
         show(answer(best) if session.tokenizer else ",".join(map(str, best.tokens)))
         for line in best.warnings:
             print(line, file=sys.stderr)
-        same, count = next(iter(samples.votes.values())), len(samples.results)
+    if whole and not as_json:
+        same, count = next(iter(samples.votes.values())), len(whole)
         print(f"{same} of {counted(count, 'answer')} {'say' if same > 1 else 'says'} this", file=sys.stderr)
+    if asked.is_set():
+        print(f"interrupted after {len(whole)} of {counted(n, 'answer')}", file=sys.stderr)
     return INTERRUPTED if asked.is_set() else OK
 
 

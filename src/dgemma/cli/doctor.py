@@ -60,7 +60,10 @@ def findings() -> Iterator[Finding]:
     yield Finding(name="dgemma", state=f"{__version__}, Python {versions['python']}")
     for engine, package in PACKAGES.items():
         yield _engine(engine, package)
-    yield _library("native library", build.state(), "ExecuTorch runs through its stock binding, which loads torch")
+    if installed_version(PACKAGES["executorch"]) is None:
+        yield Finding(name="native library", state="not needed without executorch", works=False)
+    else:
+        yield _library("native library", build.state(), "ExecuTorch runs through its stock binding, which loads torch")
     yield _library("experts", build.experts_state(), "quantized mixtures of experts do not run")
     path, slow = machine.int8_path(machine.cpu_flags())
     cores = machine.usable_cores()
