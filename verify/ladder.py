@@ -169,7 +169,10 @@ def _own(
         pairs = enumerate(zip(reference, other, strict=True))
         found = [(i, d) for i, (x, y) in pairs if (d := divergence_of(backend, x, y, asked[i].seed))]
         beyond = [(i, d) for i, d in found if d.within(limits) is not True]
-        figures[name] = {"equal": len(asked) - len(found), "differences": [{"run": i, **asdict(d)} for i, d in found]}
+        figures[name] = {
+            "equal": len(asked) - len(found),
+            "differences": [{"run": i, **asdict(d), "limit": limits[d.rule], "allowed": d.within(limits)} for i, d in found],
+        }
         checks.append(Check(name=label, value=len(beyond), limit=0).to_dict())
         if beyond and fault is None:
             run, difference = beyond[0]

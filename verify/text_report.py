@@ -33,7 +33,10 @@ def ladder_outcome(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[st
     """One line for a ladder that holds; else for every backend that misses where, and by which figures."""
     if all(values["passed"] for values in found.values()):
         runs = next(iter(found.values()))["golden_runs"]
-        return [f"PASSED  {name}: {counted(len(found), 'backend')}, {counted(runs, 'golden prompt')}: {', '.join(found)}"]
+        compared = [values[key]["equal"] for values in found.values() for key in ("recorded", "fused") if key in values]
+        same = ", all equal" if all(equal == runs for equal in compared) else ", equal but for near-ties"
+        told = f"{counted(len(found), 'backend')}, {counted(runs, 'golden prompt')}{same if compared else ''}"
+        return [f"PASSED  {name}: {told}: {', '.join(found)}"]
     lines = []
     for backend, values in found.items():
         if values["passed"]:
@@ -107,7 +110,31 @@ def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for key, label in (("recorded", "golden trajectories equal"), ("fused", "fused generations equal to the host loop's")):
             if key in values:
                 lines.append(f"{backend}: {values[key]['equal']} of {values['golden_runs']} {label}")
+                lines += [f"  {_difference(one)}" for one in values[key]["differences"]]
     return lines
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    """Where two generations of one golden prompt part, by what margin, and whether that may be."""
+    at = "" if one["position"] is None else f", position {one['position']}"
+    where = (
+        f"prompt {one['run'] + 1} differs from step {one['row'] + 1} on (canvas {one['canvas'] + 1}{at}): {_RULES[one['rule']]}"
+    )
+    if one["margin"] is None:
+        return f"{where}, by a margin that is not known: NOT ALLOWED"
+    margin = f"{where}, by a margin of {one['margin']:.2g}"
+    if one["allowed"]:
+        return f"{margin}: a near-tie, which is allowed up to {one['limit']:.2g}"
+    return f"{margin}, more than the {one['limit']:.2g} of a near-tie: NOT ALLOWED"
+
+
+_RULES = {
+    "argmax": "another likeliest token",
+    "accept": "other positions accepted",
+    "sample": "another token drawn",
+    "stop": "another end of the canvas",
+    "host": "what no rounding explains",
+}
 
 
 def _float(engine: str, values: Mapping[str, Any]) -> list[str]:

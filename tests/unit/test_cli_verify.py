@@ -63,7 +63,7 @@ def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert "onnx: 3 of 3 golden trajectories equal" in out and "onnx: 3 of 3 fused generations equal" in out
     assert "not run: torch (needs --checkpoint)" in out
-    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts: onnx" in out
+    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all equal: onnx" in out
     assert err.splitlines()[-1] == "generations, onnx: 3/3"
     values, problem = outcome.read(bundle)
     _, digest = read_manifest(bundle)
@@ -79,6 +79,8 @@ def test_other_tokens_are_a_miss_that_is_remembered_and_shown(
     assert dispatch(["verify", str(bundle)]) == 1
     out, _ = capsys.readouterr()
     assert "0 of 3 golden trajectories equal" in out
+    where = "prompt 1 differs from step 1 on (canvas 1, position 0): another likeliest token, by a margin that"
+    assert where in out and out.count(" is not known: NOT ALLOWED\n") == 3
     assert "MISSED  toy.dgemma: onnx: golden differences that are not near-ties 3 (limit 0)" in out
     assert "run 0 canvas 0 step 6: recorded: argmax (loop) is the first to differ" in out
     assert dispatch(["inspect", str(bundle)]) == 0
@@ -157,7 +159,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 def test_golden_only_is_what_happens_without_a_checkpoint(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["verify", str(bundle), "--golden-only"]) == 0
-    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts: onnx" in capsys.readouterr().out
+    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all equal: onnx" in capsys.readouterr().out
 
 
 def test_golden_only_without_golden_trajectories_compares_nothing(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +208,7 @@ def test_one_float_backend_is_enough(
     hide(monkeypatch, "jax")
     assert dispatch(args) == 0
     out = capsys.readouterr().out
-    assert "PASSED  micro.dgemma: 2 backends, 4 golden prompts: torch" in out and "jax is not installed" in out
+    assert "PASSED  micro.dgemma: 2 backends, 4 golden prompts" in out and "jax is not installed" in out
 
 
 def test_bundles_without_golden_trajectories(

@@ -210,3 +210,30 @@ def test_points_that_would_hide_one_another_are_moved_apart() -> None:
     assert _spread([2.0, 1.9, 2.1, 9.0], 1.0) == [2.0, 1.0, 3.0, 9.0]
     placed = sorted(_spread(np.random.default_rng(0).normal(0, 1, 30).tolist(), 0.2))
     assert min(np.diff(placed)) > 0.2 - 1e-9
+
+
+def test_a_trajectory_that_differs_is_explained() -> None:
+    at = {"run": 4, "row": 2, "canvas": 0, "step": 14, "position": 10, "rule": "accept", "margin": 0.0019, "limit": 0.1}
+    found: dict[str, Any] = {
+        "onnx": {
+            "steps": 30,
+            "golden_runs": 5,
+            "recorded": {"equal": 4, "differences": [{**at, "allowed": True}]},
+            "fused": {"equal": 5, "differences": []},
+            "passed": True,
+            "backends_missing": {},
+        }
+    }
+    *_, recorded, difference, fused, outcome = text_report.describe("tiny", "ladder", found)
+    assert recorded == "onnx: 4 of 5 golden trajectories equal" and fused.startswith("onnx: 5 of 5 fused")
+    assert difference == (
+        "  prompt 5 differs from step 3 on (canvas 1, position 10): other positions accepted, by a margin of 0.0019: "
+        "a near-tie, which is allowed up to 0.1"
+    )
+    assert outcome == "PASSED  tiny: 1 backend, 5 golden prompts, equal but for near-ties: onnx"
+    for more, says in (
+        ({"margin": None, "allowed": None}, "not known: NOT ALLOWED"),
+        ({"allowed": False}, "a near-tie: NOT ALLOWED"),
+    ):
+        found["onnx"]["recorded"]["differences"] = [{**at, **more}]
+        assert any(line.endswith(says) for line in text_report.describe("tiny", "ladder", found))

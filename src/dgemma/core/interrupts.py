@@ -5,7 +5,7 @@ Before `end_at_once` runs, Ctrl-C is Python's own: so it stands on what the inte
 
 from __future__ import annotations
 
-import _signal as signal  # what `signal` wraps in enumerations, which take a while to make
+import _signal as signal  # type: ignore[import-not-found]  # what `signal` wraps in enumerations, which take a while to make
 import os
 
 INTERRUPTED = 130  # status of a program that Ctrl-C has ended
