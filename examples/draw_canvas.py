@@ -8,12 +8,13 @@ It made `docs/assets/canvas.svg`.
 import argparse
 import io
 import re
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from dgemma import Session
+from dgemma import DgemmaError, Session, UsageError
 
 STYLES = {True: "bold #e6edf3", False: "#f0b429 underline"}  # by whether the sampler accepted a position
 
@@ -25,7 +26,7 @@ def draw(bundle: Path, prompt: str, seed: int = 0, width: int = 96) -> str:
     with Session.load(bundle) as session:
         tokenizer = session.tokenizer
         if tokenizer is None:
-            raise SystemExit(f"{bundle}: has no tokenizer, so there is no text to draw")
+            raise UsageError(f"{bundle}: has no tokenizer, so there is no text to draw")
 
         def show(event) -> None:  # type: ignore[no-untyped-def]
             line = Text(f"step {event.step:2d}  ", style="#8b949e")
@@ -50,7 +51,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    options.out.write_text(draw(options.bundle, options.prompt, options.seed), encoding="utf-8")
+    try:
+        options.out.write_text(draw(options.bundle, options.prompt, options.seed), encoding="utf-8")
+    except (DgemmaError, OSError) as error:  # one line that says what is wrong
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

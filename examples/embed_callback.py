@@ -19,5 +19,6 @@ try:
     with Session.load(BUNDLE) as session:
         result = session.generate("Write 4271 in words.", seed=0, on_step=on_step)
 except DgemmaError as error:  # one line that says what is wrong, and the cure
-    sys.exit(str(error))
+    print(error, file=sys.stderr)
+    sys.exit(2)
 print(f"{result.text}\n{result.steps} steps, {result.tokens_per_forward:.1f} tokens per forward, {result.stop_reason}")

@@ -10,12 +10,20 @@ from pathlib import Path
 from dgemma import DgemmaError, Session
 
 if len(sys.argv) < 2:
-    raise SystemExit("usage: many_prompts.py PROMPTS.txt [BUNDLE]")
+    print("usage: many_prompts.py PROMPTS.txt [BUNDLE]", file=sys.stderr)
+    sys.exit(2)
 PROMPTS = Path(sys.argv[1])
 BUNDLE = sys.argv[2] if len(sys.argv) > 2 else "tiny"
 
-with Session.load(BUNDLE) as session:  # once: loading takes longer than answering
-    for number, line in enumerate(PROMPTS.read_text(encoding="utf-8").splitlines()):
+try:
+    lines = PROMPTS.read_text(encoding="utf-8").splitlines()
+    session = Session.load(BUNDLE)  # once: loading takes longer than answering
+except (DgemmaError, OSError, UnicodeDecodeError) as error:  # one line that says what is wrong
+    print(f"{PROMPTS}: is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error, file=sys.stderr)
+    sys.exit(2)
+
+with session:
+    for number, line in enumerate(lines):
         if not (prompt := line.strip()):
             continue
         try:

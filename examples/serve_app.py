@@ -17,12 +17,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from dgemma import Session
+from dgemma import DgemmaError, Session
 from dgemma.serve.app import create_app
+from dgemma.serve.options import ServeOptions
 
 bundle = sys.argv[1] if len(sys.argv) > 1 else "tiny"
-port = int(sys.argv[2]) if len(sys.argv) > 2 else 8080
-api = create_app([bundle])
+port = sys.argv[2] if len(sys.argv) > 2 else "8080"
+try:
+    options = ServeOptions(port=int(port) if port.isdecimal() else -1)
+    api = create_app([bundle], options)
+except DgemmaError as error:  # one line that says what is wrong, and the cure
+    print(error, file=sys.stderr)
+    sys.exit(2)
 
 
 async def reverse(request: Request) -> JSONResponse:
@@ -37,4 +43,4 @@ async def reverse(request: Request) -> JSONResponse:
 app = Starlette(routes=[Route("/reversed/{word}", reverse), Mount("/", api)], lifespan=api.lifespan)
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=port, log_level="warning")
+    uvicorn.run(app, port=options.port, log_level="warning")

@@ -10,7 +10,8 @@ import subprocess
 import sys
 
 if len(sys.argv) < 2:
-    raise SystemExit("usage: verify_in_ci.py BUNDLE [CHECKPOINT]")
+    print("usage: verify_in_ci.py BUNDLE [CHECKPOINT]", file=sys.stderr)
+    sys.exit(2)
 command = [sys.executable, "-m", "dgemma.cli", "verify", sys.argv[1], "--json"]
 if len(sys.argv) > 2:
     command += ["--checkpoint", sys.argv[2], "--golden-only"]

@@ -48,9 +48,28 @@ def test_the_callback_sees_every_step(repo_root: Path, tiny_bundle: Path) -> Non
     assert len(lines) == steps + 2
 
 
-def test_a_bundle_that_is_not_there_is_one_line(repo_root: Path, tmp_path: Path) -> None:
-    error = run(repo_root, "embed_callback.py", tmp_path / "absent", status=1)
-    assert "no such folder" in error and len(error.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("embed_callback.py", ["ABSENT"], "no such folder"),
+        ("chat_turns.py", ["ABSENT"], "no such folder"),
+        ("cancel.py", ["ABSENT"], "no such folder"),
+        ("draw_canvas.py", ["ABSENT", "-p", "x", "--out", "x.svg"], "no such folder"),
+        ("many_prompts.py", ["ABSENT"], "No such file"),
+        ("many_prompts.py", [], "usage: "),
+        ("plan_device.py", ["2b", "no-phone", "5"], "--device 'no-phone' is unknown"),
+        ("plan_device.py", ["2b", "phone-flagship", "much"], "usage: "),
+        ("serve_app.py", ["ABSENT"], "no such folder"),
+        ("serve_app.py", ["tiny", "x"], "port -1 must be between 0 and 65535"),
+        ("verify_in_ci.py", [], "usage: "),
+        ("verify_in_ci.py", ["ABSENT"], "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    repo_root: Path, tmp_path: Path, name: str, arguments: list[str], says: str
+) -> None:
+    error = run(repo_root, name, *(str(tmp_path / "absent") if one == "ABSENT" else one for one in arguments), status=2)
+    assert says in error and len(error.splitlines()) == 1, error
 
 
 def test_turns_are_kept_and_taken_back(repo_root: Path, tiny_bundle: Path) -> None:
