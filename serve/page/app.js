@@ -100,7 +100,7 @@ class Card {
     if (usage) {
       const computed = Math.max(usage.generation_s, 0.001);
       parts.push(`${usage.completion_tokens} tokens`, `${usage.steps} steps`, `${(usage.completion_tokens / computed).toPrecision(3)} tokens/s`);
-      parts.push(`${this.seconds.toFixed(2)} s, ${computed.toFixed(2)} s of it computing`, `seed ${usage.seed}`);
+      parts.push(`${this.seconds.toFixed(2)}\u00a0s, ${computed.toFixed(2)}\u00a0s of it computing`, `seed ${usage.seed}`);
     }
     if (this.finish === "length") parts.push("cut at the limit");
     this.note.textContent = [...parts, ...(this.warnings ?? [])].join(" · ");
@@ -125,19 +125,24 @@ function asked(text) {
   log.append(made("div", "asked", text));
 }
 
+// Shows the end of the log after a change, unless whoever reads has scrolled up.
+function staying(change) {
+  const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+  change();
+  if (follows) log.scrollTop = log.scrollHeight;
+}
+
 // Follows one stream to its end; what was committed stays, whatever happens.
 async function follow(card, body, key, signal) {
+  let problem;
   try {
-    for await (const event of chat(body, key, signal)) {
-      card.take(event);
-      log.scrollTop = log.scrollHeight;
-    }
-    card.end();
+    for await (const event of chat(body, key, signal)) staying(() => card.take(event));
   } catch (error) {
-    if (signal.aborted) card.end("Stopped. What was committed is kept.");
-    else if (error instanceof ApiError) card.end(error.message);
-    else card.end("The connection broke. What was committed is kept; ask again to go on.");
+    if (signal.aborted) problem = "Stopped. What was committed is kept.";
+    else if (error instanceof ApiError) problem = error.message;
+    else problem = "The connection broke. What was committed is kept; ask again to go on.";
   }
+  staying(() => card.end(problem));
   return card.text.textContent;
 }
 

@@ -197,6 +197,24 @@ def test_it_fits_a_phone(page: Any) -> None:
     assert box["y"] + box["height"] <= 640 and min(box["width"], box["height"]) >= 44
     for selector in ("#new", "#theme", "#settings", ".replay button"):
         assert page.locator(selector).first.bounding_box()["height"] >= 40
+    replay, log = page.locator(".replay").bounding_box(), page.locator("#log").bounding_box()
+    assert replay["y"] + replay["height"] <= log["y"] + log["height"] + 1, "the end of the answer is in sight"
+    page.locator("#settings").click()
+    assert page.evaluate("[...document.querySelectorAll('dialog, dialog *')].every((one) => one.scrollWidth <= innerWidth)")
+    dialog = page.locator("dialog").bounding_box()
+    for one in page.locator("dialog select, dialog input").all():
+        if one.is_visible():
+            assert one.bounding_box()["x"] + one.bounding_box()["width"] <= dialog["x"] + dialog["width"]
+
+
+def test_whoever_reads_further_up_is_not_taken_to_the_end(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 400})
+    ask(page, LONG, seed=1)
+    whole(page)
+    ask(page, LONG, seed=2)
+    page.evaluate("document.querySelector('#log').scrollTop = 0")
+    whole(page)
+    assert page.evaluate("document.querySelector('#log').scrollTop") == 0
 
 
 def test_it_is_used_by_keyboard_and_named_for_readers(page: Any) -> None:

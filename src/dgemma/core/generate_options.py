@@ -132,9 +132,9 @@ class GenerateOptions:
             self._need_diffusion(("loop",) if self.loop != "host" else ("adaptive",))
         self._check_ends()
         if self.compute is not None and self.loop != "host":
-            needs = " needs " if len(self.compute.given) == 1 else " need "
+            verb = " needs " if len(self.compute.given) == 1 else " need "
             why = " host: the fused graph runs every position in every step"
-            raise UsageError(*listed(self.compute.given), needs, Param("loop"), why)
+            raise UsageError(*listed(self.compute.given), verb, Param("loop"), why)
 
     def _need_diffusion(self, given: Sequence[str], why: str = "has no denoising steps") -> NoReturn:
         """Raises UsageError for what decoder autoregressive has not."""
