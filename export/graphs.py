@@ -30,7 +30,8 @@ class Shapes:
 
 
 PREFIX_DIMS = ("S", "L")  # open dimensions that span the context
-Sampled = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # next canvas, argmax, entropy, accepted [1, N], soft [1, N, D]
+# Next canvas, argmax, entropy, accepted [1, N], soft [1, N, D], drawn [1, N], likeliest and log_probs [1, N, K].
+Sampled = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def pairs(flat: list[Tensor]) -> list[KV]:
@@ -127,7 +128,9 @@ def sample(model: Denoiser, policy: SamplerConfig, logits: Tensor, words: Tensor
     """What a step decides: logits [1, N, V], words [2, N], temperature [1] → `denoise`'s outputs in their order."""
     tempered = logits / temperature
     step = sampler.step(tempered, words[None], policy.entropy_bound)
-    return step.canvas, step.argmax, step.entropy, step.accepted, model.soft_embed(tempered, policy.top_k)
+    likeliest, log_probs = sampler.candidates(tempered, policy.candidates(logits.shape[-1]))
+    soft = model.soft_embed(tempered, policy.top_k)
+    return step.canvas, step.argmax, step.entropy, step.accepted, soft, step.drawn, likeliest, log_probs
 
 
 class Denoise(nn.Module):
@@ -212,9 +215,9 @@ def stack_inputs(config: ModelConfig) -> list[TensorSpec]:
     ]
 
 
-def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:
+def specs(config: ModelConfig, shapes: Shapes, policy: SamplerConfig) -> dict[str, tuple[list[TensorSpec], list[TensorSpec]]]:
     """Inputs and outputs of every graph, in order."""
-    n, hidden = shapes.canvas, config.hidden_size
+    n, hidden, steps, candidates = shapes.canvas, config.hidden_size, policy.steps, policy.candidates(config.vocab_size)
 
     def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, shape=shape)
@@ -228,6 +231,9 @@ def specs(config: ModelConfig, shapes: Shapes, steps: int) -> dict[str, tuple[li
             spec("entropy", "float32", 1, rows),
             spec("accepted", "bool", 1, rows),
             spec("next_soft", "float32", 1, rows, hidden),
+            spec("drawn", "int64", 1, rows),
+            spec("likeliest", "int64", 1, rows, candidates),
+            spec("log_probs", "float32", 1, rows, candidates),
         ]
 
     tokens = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1)]

@@ -8,7 +8,7 @@ of sums is the sampling contract's but for the parts, and weights of earlier til
 grows; so draws differ from `model.sampler` in near-ties alone.
 
 Engines bring the table (`Table`) and put the modules together. Letters: R rows, t ids of
-a tile, I tiles, J blocks, P parts, K likeliest ids kept, D hidden, V vocabulary.
+a tile, I tiles, J blocks, P parts, K likeliest ids kept (`SamplerConfig.candidates`), D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def measure(
         best, ids: the likeliest, falling, [1, R, K].
     """
     logits = unit * (model.config.final_logit_softcapping / temperature)
-    best, ids = likeliest(logits, min(policy.top_k or 1, unit.shape[-1]))
+    best, ids = likeliest(logits, policy.candidates(unit.shape[-1]))
     maximum = torch.maximum(before, best[..., :1])
     shifted = (logits - maximum).clamp(min=FARTHEST)
     weights = shifted.exp()
@@ -161,7 +161,7 @@ class Combine(nn.Module):
 
     def __init__(self, policy: SamplerConfig, spans: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        self.kept = min(policy.top_k or 1, spans[-1][1])
+        self.kept, self.averaged = policy.candidates(spans[-1][1]), policy.top_k or 1
         self.register_buffer("tile_of_block", tile_of_block(spans), persistent=False)
 
     tile_of_block: Tensor
@@ -171,7 +171,8 @@ class Combine(nn.Module):
 
         Returns:
             argmax [1, R], entropy [1, R] in nats, block sums [1, R, J] and their sum [1, R, 1] of exp(l − maximum of all),
-            likeliest ids [1, R, K] and their probabilities [1, R, K], which sum to 1.
+            likeliest ids [1, R, K] and their log-probabilities [1, R, K], and of those that the soft embedding is the mean of,
+            which come first, probabilities [1, R, k], which sum to 1.
         """
         lower = maxima - maxima[..., -1:]  # the last is the maximum of all
         growth, lower_by_block = lower.exp(), lower.index_select(-1, self.tile_of_block)
@@ -180,8 +181,8 @@ class Combine(nn.Module):
         moment = (moments * growth).sum(-1, keepdim=True) + (sums * lower_by_block).sum(-1, keepdim=True)
         entropy = (total.log() - moment / total).squeeze(-1)
         top, order = best.topk(self.kept, dim=-1)
-        likeliest = ids.gather(-1, order)
-        return likeliest[..., 0], entropy, sums, total, likeliest, top.softmax(-1)
+        likeliest, log_probs = ids.gather(-1, order), top - top[..., :1] - total.log()
+        return likeliest[..., 0], entropy, sums, total, likeliest, log_probs, top[..., : self.averaged].softmax(-1)
 
 
 class Draw(nn.Module):
@@ -237,12 +238,14 @@ class Position(nn.Module):
     def forward(
         self, read: Tensor, inverse: Tensor, first: Tensor, likeliest: Tensor, probabilities: Tensor
     ) -> tuple[Tensor, ...]:
-        """read [D], inverse [1], first id [], likeliest ids [K], probabilities [K] → products over the cap [16], soft [D]."""
+        """read [D], inverse [1], first id [], likeliest ids [K], probabilities of the first k of them [k] → products over the
+        cap [16], soft [D]."""
         ids = ids_of(first, self.model.config.vocab_size)
         products = stored(self.model).chosen(read[None], inverse[None], ids).squeeze(0)
         if not self.has_soft:
             return (products,)
-        return products, (probabilities[None] @ self.model.embed_tokens(likeliest)).squeeze(0) * self.model.embed_scale
+        rows = self.model.embed_tokens(likeliest[: probabilities.shape[0]])
+        return products, (probabilities[None] @ rows).squeeze(0) * self.model.embed_scale
 
 
 class Weigh(nn.Module):
@@ -267,7 +270,7 @@ class Pick(nn.Module):
 
 
 class Choose(nn.Module):
-    """The next canvas, from the weights of the parts that draws fall in."""
+    """The next canvas and what was drawn, from the weights of the parts that draws fall in."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -275,10 +278,10 @@ class Choose(nn.Module):
 
     def forward(
         self, weights: Tensor, first: Tensor, before: Tensor, target: Tensor, words: Tensor, accepted: Tensor
-    ) -> Tensor:
-        """weights [1, R, 16], first and before as `Part` gave them, the rest as `Draw` takes and gives it → [1, R]."""
-        sampled = sampler.draw_id(weights, first, before, target, self.vocab_size)
-        return torch.where(accepted, sampled, sampler.tokens(words[None, 1], self.vocab_size))
+    ) -> tuple[Tensor, Tensor]:
+        """weights [1, R, 16], first and before as `Part` gave them, the rest as `Draw` takes and gives it → [1, R] each."""
+        drawn = sampler.draw_id(weights, first, before, target, self.vocab_size)
+        return torch.where(accepted, drawn, sampler.tokens(words[None, 1], self.vocab_size)), drawn
 
 
 class Soft(nn.Module):
@@ -301,6 +304,6 @@ class Likeliest(nn.Module):
         self.model = model
 
     def forward(self, likeliest: Tensor, probabilities: Tensor) -> Tensor:
-        """likeliest ids [1, R, K], probabilities [1, R, K] → [1, R, D]."""
-        rows = self.model.embed_tokens(likeliest)
+        """likeliest ids [1, R, K], probabilities of the first k of them [1, R, k] → [1, R, D]."""
+        rows = self.model.embed_tokens(likeliest[..., : probabilities.shape[-1]])
         return (probabilities[..., None, :] @ rows).squeeze(-2) * self.model.embed_scale

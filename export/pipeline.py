@@ -36,7 +36,7 @@ def lower(engine: str, request: ExportRequest, weights: Weights, stage: Path, pr
     """Write one engine's files below `stage`; returns its graphs and what lowering reports."""
     sampler, shapes = request.sampler, request.shapes
     model, quantized = weights.model, weights.quantized
-    wanted = specs(model.config, shapes, sampler.steps)
+    wanted = specs(model.config, shapes, sampler)
     if engine == "onnx":
         from dgemma.export.onnx import lower as onnx
 

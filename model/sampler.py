@@ -16,12 +16,16 @@ BLOCK = 256
 
 
 class SampledStep(NamedTuple):
-    """What one denoising step decides; ids int64 [B, N], entropy float32 nats [B, N], accepted bool [B, N]."""
+    """What one denoising step decides; ids int64 [B, N], entropy float32 nats [B, N], accepted bool [B, N].
+
+    `drawn`: what every position draws, accepted or not.
+    """
 
     canvas: Tensor
     argmax: Tensor
     entropy: Tensor
     accepted: Tensor
+    drawn: Tensor
 
 
 def uniforms(words: Tensor) -> Tensor:
@@ -100,4 +104,14 @@ def step(tempered: Tensor, words: Tensor, bound: float) -> SampledStep:
     sampled = inverse_cdf(weights, uniforms(words[:, 0]))
     accepted = accept(entropy, bound)
     canvas = torch.where(accepted, sampled, tokens(words[:, 1], vocab))
-    return SampledStep(canvas, tempered.argmax(-1), entropy, accepted)
+    return SampledStep(canvas, tempered.argmax(-1), entropy, accepted, sampled)
+
+
+def candidates(tempered: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest ids, falling, int64 [B, N, K], and their log-probabilities, float32 [B, N, K].
+
+    Of equally likely ids any may come first. tempered [B, N, V] as in `step`.
+    """
+    best, ids = tempered.topk(count, dim=-1)
+    maximum = best[..., :1]
+    return ids, best - maximum - (tempered - maximum).exp().sum(-1, keepdim=True).log()

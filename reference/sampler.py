@@ -18,13 +18,17 @@ BLOCK = 256
 
 
 class ReferenceStep(NamedTuple):
-    """What one step decides: ids int32 [N], entropy float32 nats [N], accepted bool [N], mean entropy float64 []."""
+    """What one step decides: ids int32 [N], entropy float32 nats [N], accepted bool [N], mean entropy float64 [].
+
+    `drawn`: what every position draws, accepted or not.
+    """
 
     canvas: Array
     argmax: Array
     entropy: Array
     accepted: Array
     mean_entropy: Array
+    drawn: Array
 
 
 def running_sums(x: Array) -> Array:
@@ -78,4 +82,11 @@ def step(tempered: Array, words: Array, bound: float, running: Array | None = No
     accepted = accept(entropy if running is None else jnp.where(running, entropy, jnp.inf), bound)
     canvas = jnp.where(accepted, sampled, token_from_word(words[1], vocab))
     argmax = lax.argmax(tempered, 1, jnp.int32)
-    return ReferenceStep(canvas, argmax, entropy, accepted, entropy.astype(jnp.float64).mean())
+    return ReferenceStep(canvas, argmax, entropy, accepted, entropy.astype(jnp.float64).mean(), sampled)
+
+
+def candidates(tempered: Array, count: int) -> tuple[Array, Array]:
+    """The `count` likeliest, falling, int32 [N, K], and their log-probabilities, float32 [N, K]; of equal ids the first."""
+    best, ids = lax.top_k(tempered, count)
+    maximum = best[:, :1]
+    return ids.astype(jnp.int32), best - maximum - jnp.log(jnp.exp(tempered - maximum).sum(-1, keepdims=True))

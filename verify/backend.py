@@ -46,6 +46,8 @@ class StepOut:
         argmax, canvas: int64 [N]; canvas is the next one.
         entropy: float32 [N] nats, accepted: bool [N].
         soft: float32 [N, D], the next step's self-conditioning.
+        drawn: int64 [N], what every position draws, accepted or not; None, as the next two, where a bundle does not put it out.
+        likeliest: int64 [N, K], the likeliest ids, falling, and log_probs: float32 [N, K], of them.
         logits: float32 [N, V], softcapped, before temperature; None where they cannot be had.
         taps: tensors by name, without a batch.
         routers: layer → its router's scores before the softmax, float32 [N, E]; empty where they cannot be had.
@@ -57,6 +59,9 @@ class StepOut:
     canvas: Array
     soft: Array
     logits: Array | None
+    drawn: Array | None = None
+    likeliest: Array | None = None
+    log_probs: Array | None = None
     taps: Taps = field(default_factory=dict)
     routers: Mapping[int, Array] = field(default_factory=dict)
 

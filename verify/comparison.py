@@ -77,6 +77,10 @@ class Comparison:
             ),
             Check(name="steps run, ratio", value=max(self.steps_ratio, 1 / self.steps_ratio), limit=STEPS_RATIO),
         ]
+        if log_probs := forced.log_probs_errors:
+            found.append(Check(name="log-probabilities, error of range", value=_worst(log_probs), limit=limit.logits))
+            broken = sum(s.broken for s in forced.steps)
+            found.append(Check(name="positions whose draw or candidates contradict the step", value=broken, limit=0))
         errors = [s.logits_error for s in forced.steps if s.logits_error is not None]
         if errors:
             found.insert(0, Check(name="logits, error of range", value=_worst(errors), limit=limit.logits))
@@ -94,6 +98,8 @@ class Comparison:
                 (step.soft_error, limit.tensors),
                 (float(step.entropy_error.max()), limit.entropy),
                 (step.logits_error or 0.0, limit.logits),
+                (step.log_probs_error or 0.0, limit.logits),
+                (step.broken, 0),
             ]
             if not all(value <= most for value, most in figures):  # NaN is beyond
                 return step.place

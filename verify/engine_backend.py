@@ -12,6 +12,7 @@ import numpy as np
 
 from dgemma.core.errors import EngineError
 from dgemma.core.install import pip_install
+from dgemma.core.sampler import CANDIDATE_OUTPUTS
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose, open_engine
@@ -105,6 +106,7 @@ class EngineBackend(Backend):
             canvas=out["next_canvas"][0],
             soft=out["next_soft"][0],
             logits=logits,
+            **{name: out[name][0] for name in CANDIDATE_OUTPUTS if name in out},
             taps=found,
             routers=routers,
         )

@@ -70,7 +70,7 @@ class JaxBackend(Backend):
 
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         dtype = self.reference.weights["embed"].dtype
-        done, logits, next_soft, tensors, routers = self._step[taps](
+        done, candidates, logits, next_soft, tensors, routers = self._step[taps](
             self.reference.weights,
             canvas.astype(np.int32),
             jnp.asarray(soft, dtype),
@@ -86,6 +86,9 @@ class JaxBackend(Backend):
             canvas=np.asarray(done.canvas, np.int64),
             soft=_array(next_soft),
             logits=np.asarray(logits),
+            drawn=np.asarray(done.drawn, np.int64),
+            likeliest=np.asarray(candidates[0], np.int64),
+            log_probs=np.asarray(candidates[1]),
             taps={name: _array(x) for name, x in tensors.items()},
             routers={layer: _array(x) for layer, x in routers.items()},
         )
@@ -106,8 +109,11 @@ def _step(
     logits, tensors = denoiser.denoise(weights, config, canvas, soft, prefix, length, taps=taps or config.is_moe)
     tempered = logits / temperature
     done = sampler.step(tempered, words, policy.entropy_bound)
-    routers = routers_of(tensors)
-    return done, logits, denoiser.soft_embed(weights, config, tempered, policy.top_k), tensors if taps else {}, routers
+    candidates, soft = (
+        sampler.candidates(tempered, policy.candidates(config.vocab_size)),
+        denoiser.soft_embed(weights, config, tempered, policy.top_k),
+    )
+    return done, candidates, logits, soft, tensors if taps else {}, routers_of(tensors)
 
 
 def _tapped_encode(config: Any, weights: Any, tokens: Any, prefix: Any, length: Any) -> Any:

@@ -98,6 +98,21 @@ def range_error(reference: Array, other: Array) -> float:
     return error / extent if extent else float("inf")
 
 
+def candidates_error(ids: Array, log_probs: Array, other_ids: Array, other: Array) -> Doubles:
+    """Largest error of a log-probability among the likeliest ids, by position: ids and log-probabilities, falling, [N, K] →
+    [N] nats.
+
+    An id that the other does not have counts with the least that it gives, so that ids which are nearly as likely may take
+    each other's places.
+    """
+    _same_shape(ids, other_ids)
+    same = ids[..., :, None] == other_ids[..., None, :]  # [N, K, K]
+    x, least = other.astype(np.float64), other[..., -1:].astype(np.float64)
+    found = np.where(same.any(-1), np.where(same, x[..., None, :], -np.inf).max(-1), np.minimum(least, log_probs))
+    result: Doubles = np.abs(found - log_probs).max(-1)
+    return result
+
+
 def spread(values: Array) -> dict[str, float | None]:
     """Mean, 99 % quantile and maximum; None, which is how JSON says NaN, when a value is not finite or there is none."""
     if not values.size or not np.isfinite(values).all():

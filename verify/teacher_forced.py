@@ -36,6 +36,9 @@ class ForcedStep:
 
     Args:
         index: denoising steps run on this canvas, from 1.
+        log_probs_error: largest error of a candidate's log-probability, in nats times temperature over the widest range that
+            capped logits can have; None where one of both has none.
+        broken: positions where what the other puts out about its draws and candidates contradicts its argmax or its next token.
         gaps: how far the reference's best two tempered logits are apart where the other chose another; empty without logits.
         logits_error: largest error of a logit over the range of the reference's; None without logits.
         soft_error: relative error of the next soft embedding, as is that of keys and values in `TeacherForced.errors`.
@@ -51,6 +54,8 @@ class ForcedStep:
     gaps: Array
     logits_error: float | None
     soft_error: float
+    log_probs_error: float | None = None
+    broken: int = 0
 
     @property
     def is_finite(self) -> bool:
@@ -67,6 +72,7 @@ class TeacherForced:
     keys: dict[int, metrics.Noise] = field(default_factory=dict)
     values: dict[int, metrics.Noise] = field(default_factory=dict)
     prefixes: list[tuple[Place, float]] = field(default_factory=list)  # worst relative error of keys and values encoded there
+    cap: float = 1.0  # of logits
     top_k: int | None = None  # experts of a row; None where there are none
     routing: dict[int, Routing] = field(default_factory=dict)  # by layer, where both give routers' scores
 
@@ -107,8 +113,16 @@ class TeacherForced:
                 gaps=gaps,
                 logits_error=error,
                 soft_error=metrics.relative_error(reference.soft, other.soft),
+                log_probs_error=self._log_probs_error(float(temperature), reference, other),
+                broken=_broken(other),
             )
         )
+
+    def _log_probs_error(self, temperature: float, reference: StepOut, other: StepOut) -> float | None:
+        sides = (reference.likeliest, reference.log_probs, other.likeliest, other.log_probs)
+        if any(side is None for side in sides):
+            return None
+        return float(metrics.candidates_error(*sides).max()) * temperature / (2 * self.cap)  # type: ignore[arg-type]
 
     def figures(self, without_logits: str | None) -> dict[str, Any]:
         """JSON types. Rates are shares, errors nats, SQNR dB; None is a value that is not finite or not known. `experts`, of
@@ -129,6 +143,7 @@ class TeacherForced:
             "same_argmax": metrics.finite(float(same.mean())) if same.size else None,
             "jaccard": metrics.finite(float(np.mean([s.jaccard for s in self.steps]))) if self.steps else None,
             "entropy_error": metrics.spread(_all(self.steps, "entropy_error")),
+            "log_probs_error": metrics.finite(max(errors)) if (errors := self.log_probs_errors) else None,
             "kl": None if without_logits else metrics.spread(_all(self.steps, "kl")),
             "kl_missing": without_logits,
             "sqnr_db": {name: metrics.finite(value) for name, value in db.items()},
@@ -136,6 +151,11 @@ class TeacherForced:
             "by_step": [self._at(i) for i in sorted({s.index for s in self.steps})],
             **({"experts": {str(i): r.figures() for i, r in self.routing.items()} or None} if self.top_k else {}),
         }
+
+    @property
+    def log_probs_errors(self) -> list[float]:
+        """Of the steps that have one."""
+        return [s.log_probs_error for s in self.steps if s.log_probs_error is not None]
 
     def _at(self, index: int) -> dict[str, Any]:
         steps = [s for s in self.steps if s.index == index]
@@ -176,7 +196,8 @@ def force(
         guide: one of the backends, whose soft embeddings all are fed.
         runs: seed and trajectory of each; canvases come from it.
     """
-    found = {pair: TeacherForced(top_k=guide.config.top_k_experts) for pair in pairs}
+    config = guide.config
+    found = {pair: TeacherForced(top_k=config.top_k_experts, cap=config.final_logit_softcapping) for pair in pairs}
     for run, (seed, trajectory) in enumerate(progress(runs, "teacher-forced")):
         for backend in backends:
             backend.reset()
@@ -205,6 +226,16 @@ def _extend(
     new = {backend.name: backend.prefix(encoded) for backend in backends}
     for (above, below), forced in found.items():
         forced.add_prefix(place, new[above], new[below])
+
+
+def _broken(out: StepOut) -> int:
+    """Positions where a step's own outputs contradict each other."""
+    if out.drawn is None or out.likeliest is None or out.log_probs is None:
+        return 0
+    wrong = out.accepted & (out.drawn != out.canvas)
+    wrong |= (out.likeliest[:, 0] != out.argmax) & (out.log_probs[:, 0] > out.log_probs[:, 1:2].max(-1, initial=-np.inf))
+    wrong |= (np.diff(out.log_probs, axis=-1) > 0).any(-1) | ~(out.log_probs <= 1e-5).all(-1)
+    return int(wrong.sum())
 
 
 def _all(steps: Sequence[ForcedStep], name: str) -> Array:

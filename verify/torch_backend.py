@@ -66,6 +66,7 @@ class TorchBackend(Backend):
         else:
             found["logits"] = _array(logits[0])
         made = self.model.soft_embed(tempered, self.sampler.top_k)
+        likeliest, log_probs = sampler.candidates(tempered, self.sampler.candidates(self.config.vocab_size))
         return StepOut(
             argmax=done.argmax[0].numpy(),
             entropy=done.entropy[0].numpy(),
@@ -73,6 +74,9 @@ class TorchBackend(Backend):
             canvas=done.canvas[0].numpy(),
             soft=_array(made[0]),
             logits=_array(logits[0]),
+            drawn=done.drawn[0].numpy(),
+            likeliest=likeliest[0].numpy(),
+            log_probs=_array(log_probs[0]),
             taps=found,
             routers=routers,
         )

@@ -92,5 +92,5 @@ class Denoise(DenoiseActive):
         """As `graphs.Denoise`."""
         positions = torch.arange(canvas.shape[1])[None]
         step = super().forward(canvas, positions, soft, words, temperature, prefix_length, self.settled, prefix)
-        following, argmax, entropy, accepted, soft = step[:5]
-        return following, argmax, entropy, accepted, soft
+        following, argmax, entropy, accepted, soft, drawn, likeliest, log_probs = step[:8]
+        return following, argmax, entropy, accepted, soft, drawn, likeliest, log_probs

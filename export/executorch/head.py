@@ -93,16 +93,18 @@ def sample(model: Denoiser, policy: SamplerConfig, rows: Tensor, words: Tensor, 
     walk = Walk(model, policy, rows, scale)
     maxima, sums, moments, best, ids = walk.figures()
     combine = head.Combine(policy, walk.spans)
-    argmax, entropy, sums, weight, likeliest, probabilities = combine(maxima, sums, moments, best, ids)
+    argmax, entropy, sums, weight, likeliest, log_probs, probabilities = combine(maxima, sums, moments, best, ids)
     accepted, block, *drawn = head.Draw(policy)(words, entropy, sums)
     lower = (maxima - walk.maximum).index_select(-1, combine.tile_of_block).gather(-1, block[..., None])  # [1, R, 1]
     sampled = _draw(model, rows, walk.parts_of(block) * lower.exp(), walk.maximum, scale, block, *drawn)
     canvas = torch.where(accepted, sampled, sampler.tokens(words[None, 1], model.config.vocab_size))
     width = model.config.hidden_size
     if walk.total is not None:
-        return canvas, argmax, entropy, accepted, head.Soft(model)(walk.total[..., :width], weight)
-    soft = sum(row * probabilities[..., k, None] for k, row in enumerate(_rows(table, likeliest)))
-    return canvas, argmax, entropy, accepted, soft[..., :width] * model.embed_scale
+        soft = head.Soft(model)(walk.total[..., :width], weight)
+    else:
+        averaged = _rows(table, likeliest[..., : probabilities.shape[-1]])
+        soft = sum(row * probabilities[..., k, None] for k, row in enumerate(averaged))[..., :width] * model.embed_scale
+    return canvas, argmax, entropy, accepted, soft, sampled, likeliest, log_probs
 
 
 class Walk:
@@ -123,8 +125,9 @@ class Walk:
         self._kept: list[tuple[Tensor, ...]] = []
         self._parts: list[Tensor] = []
         self._done = torch.zeros(1, rows.shape[1], 1)
-        for strip in strips(model, policy.top_k or 1):
-            self._done = self._strip(strip, after(rows, self._done), policy.top_k or 1)
+        kept = policy.candidates(model.config.vocab_size)
+        for strip in strips(model, kept):
+            self._done = self._strip(strip, after(rows, self._done), kept)
 
     def figures(self) -> tuple[Tensor, ...]:
         """As `head.Combine` takes them."""

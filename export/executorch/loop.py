@@ -30,7 +30,8 @@ class ScanGenerate(nn.Module):
 
         def run(*state: Tensor) -> tuple[Tensor, ...]:
             current, soft, best, still, _, _, words, temperature = state
-            following, argmax, entropy, accepted, soft = self.step(current, soft, words, temperature, prefix_length, prefix)
+            step = self.step(current, soft, words, temperature, prefix_length, prefix)
+            following, argmax, entropy, accepted, soft = step[:5]
             still, settled = self.stop(argmax, best, still, entropy)
             return following, soft, argmax, still, entropy, accepted, settled & adaptive
 

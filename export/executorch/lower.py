@@ -96,7 +96,7 @@ def lower(
 ) -> dict[str, dict[str, int]]:
     """Write the `.pte`; returns per method the operations delegated and left on the CPU."""
     model = sharing(model)
-    wanted = specs(model.config, shapes, policy.steps)
+    wanted = specs(model.config, shapes, policy)
     edge: dict[str, Any] = {}
     share = {}
     with patched_exir(), torch.no_grad(), deferring():

@@ -21,7 +21,8 @@ from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.wiring import Wiring, value_info
 
 Shape = tuple[int | str, ...]
-SAMPLED = ("next_canvas", "entropy", "accepted", "next_soft")  # beside the argmax, which tokens have too
+FOLLOWED = ("next_canvas", "entropy", "accepted", "next_soft")  # what the next step or the stop rule takes, argmax aside
+SAMPLED = (*FOLLOWED, "drawn", "likeliest", "log_probs")  # beside the argmax, which tokens have too
 
 
 def _kv(specs: Sequence[TensorSpec], stem: str) -> list[str]:
@@ -51,7 +52,7 @@ def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> l
             {"hidden": "hidden"},
         ),
         *head.walk("hidden", "argmax"),
-        *head.decide({name: name for name in SAMPLED}),
+        *head.decide({name: name for name in FOLLOWED}),
     ]
 
 
@@ -177,8 +178,13 @@ def _decided(wiring: Wiring, head: Head, of_rows: Mapping[str, TensorSpec], hidd
     )
     for name, dtype, shape in (("ids", np.int64, (1, 0)), ("reals", np.float32, (1, 0)), ("flags", np.bool_, (1, 0))):
         wiring.constant(f"no_{name}", np.zeros(shape, dtype))
+    candidates = of_rows["likeliest"].shape[-1]
+    assert isinstance(candidates, int)
     wiring.constant("no_rows", np.zeros((1, 0, hidden), np.float32))
+    wiring.constant("no_likeliest", np.zeros((1, 0, candidates), np.int64))
+    wiring.constant("no_log_probs", np.zeros((1, 0, candidates), np.float32))
     nothing = {"next_canvas": "no_ids", "entropy": "no_reals", "accepted": "no_flags", "next_soft": "no_rows"}
+    nothing |= {"drawn": "no_ids", "likeliest": "no_likeliest", "log_probs": "no_log_probs"}
     greedy = _branch(
         "greedy",
         [helper.make_node("Identity", [source], [f"token_{name}"]) for name, source in nothing.items()],

@@ -91,7 +91,7 @@ class Head:
         for name, one in (*joined.items(), ("parts", "parts")):
             nodes.append(node("Concat", [f"head/{one}_{i}" for i in range(len(spans))], [f"head/{name}"], axis=2))
         nodes.append(node("Identity", [before], ["head/maximum"]))
-        outputs = {name: f"head/{name}" for name in ("entropy", "sums", "total", "likeliest", "probabilities")}
+        outputs = {name: f"head/{name}" for name in ("entropy", "sums", "total", "likeliest", "log_probs", "probabilities")}
         if self.is_exact:
             nodes.append(node("Identity", [total], ["head/weighted"]))
         return nodes + wiring.piece("combine", {name: f"head/{name}" for name in joined}, {"argmax": argmax, **outputs})
@@ -114,7 +114,8 @@ class Head:
         ]
 
     def decide(self, outputs: Mapping[str, str]) -> Nodes:
-        """What a step decides, after `walk`, by the names of `denoise`'s outputs but for the argmax."""
+        """What a step decides, after `walk`, by the names of `denoise`'s outputs but for the argmax; those of the candidates
+        may be left out."""
         node, wiring = helper.make_node, self.wiring
         entropy = {"entropy": "head/entropy"}
         drawn = {"block": "head/block", "before": "head/before_block", "target": "head/target"}
@@ -130,7 +131,8 @@ class Head:
             given = {"products": "head/products", "temperature": "temperature", "maximum": "head/maximum"}
             nodes += wiring.piece("weigh", given, {"weights": "head/in_part"})
         given = {"weights": "head/in_part", "words": "words", "target": drawn["target"], **part, **accepted}
-        nodes += wiring.piece("choose", given, {"next_canvas": outputs["next_canvas"]})
+        chosen = {"next_canvas": outputs["next_canvas"], "drawn": outputs.get("drawn", "head/drawn")}
+        nodes += wiring.piece("choose", given, chosen)
         soft = {"next_soft": outputs["next_soft"]}
         if self.is_exact:
             nodes += wiring.piece("soft", {"weighted": "head/weighted", "total": "head/total"}, soft)
@@ -138,7 +140,8 @@ class Head:
             nodes += wiring.piece("mean", {name: f"head/{name}" for name in ("likeliest", "probabilities")}, soft)
         else:
             nodes.append(node("Unsqueeze", ["head/soft", "head/0"], [outputs["next_soft"]]))
-        return [*nodes, node("Identity", ["head/entropy"], [outputs["entropy"]])]
+        walked = [name for name in ("entropy", "likeliest", "log_probs") if name in outputs]
+        return [*nodes, *(node("Identity", [f"head/{name}"], [outputs[name]]) for name in walked)]
 
     def _positions(self, first: str) -> Nodes:
         """What each position looks up, one after the other: all rows at once, made float, would take as much memory as all

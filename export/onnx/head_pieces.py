@@ -49,7 +49,7 @@ def head_pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
 def _tile(model: Denoiser, policy: SamplerConfig, name: str, size: int, read: Specs) -> Pieces:
     """The logits of `size` ids and what is kept of them; without top_k, also their share of the soft embedding."""
     hidden = model.config.hidden_size
-    kept = min(policy.top_k or 1, size)
+    kept = policy.candidates(size)
     blocks = -(-size // sampler.BLOCK)
     weight = (size, hidden) if head.stored(model).upright else (hidden, size)
     weight_dtype = "float32" if read[0].dtype == "float32" else "int8"
@@ -88,8 +88,8 @@ def _tile(model: Denoiser, policy: SamplerConfig, name: str, size: int, read: Sp
 def _sample(policy: SamplerConfig, spans: list[tuple[int, int]], vocab: int) -> Pieces:
     """From the statistics of all tiles to argmax, entropy and acceptance, and to the part that holds the drawn token."""
     blocks = sum(-(-(end - start) // sampler.BLOCK) for start, end in spans)
-    kept = sum(min(policy.top_k or 1, end - start) for start, end in spans)
-    best = min(policy.top_k or 1, vocab)
+    kept = sum(policy.candidates(end - start) for start, end in spans)
+    best = policy.candidates(vocab)
     entropy, sums, maxima = _real("entropy", 1, "R"), _real("sums", 1, "R", blocks), _real("maxima", 1, "R", len(spans))
     combine = (
         head.Combine(policy, spans),
@@ -106,7 +106,8 @@ def _sample(policy: SamplerConfig, spans: list[tuple[int, int]], vocab: int) -> 
             sums,
             _real("total", 1, "R", 1),
             _spec("likeliest", "int64", 1, "R", best),
-            _real("probabilities", 1, "R", best),
+            _real("log_probs", 1, "R", best),
+            _real("probabilities", 1, "R", min(policy.top_k or 1, vocab)),
         ],
     )
     words, accepted = _spec("words", "int64", 2, "R"), _spec("accepted", "bool", 1, "R")
@@ -121,14 +122,15 @@ def _weights_of_part(model: Denoiser, policy: SamplerConfig, several: bool, read
     """The weights of the ids in the drawn part, picked from the only tile or, with several tiles, computed again; with top_k
     also the soft embedding."""
     hidden, vocab = model.config.hidden_size, model.config.vocab_size
-    best, weights = min(policy.top_k or 1, vocab), _real("weights", 1, "R", head.PART)
+    best, averaged = policy.candidates(vocab), min(policy.top_k or 1, vocab)
+    weights = _real("weights", 1, "R", head.PART)
     if several:
         position = [
             _spec("read", read_dtype, hidden),
             _real("inverse", 1),
             _spec("first", "int64"),
             _spec("likeliest", "int64", best),
-            _real("probabilities", best),
+            _real("probabilities", averaged),
         ]
         products = [_real("products", head.PART), *([] if policy.top_k is None else [_real("soft", hidden)])]
         given = [_real("products", "R", head.PART), _real("temperature", 1), _real("maximum", 1, "R", 1)]
@@ -138,7 +140,7 @@ def _weights_of_part(model: Denoiser, policy: SamplerConfig, several: bool, read
         }
     made: Pieces = {"pick": (head.Pick(), [_real("tile_weights", 1, "R", vocab), PART_SPECS[0]], [weights])}
     if policy.top_k is not None:
-        likeliest = [_spec("likeliest", "int64", 1, "R", best), _real("probabilities", 1, "R", best)]
+        likeliest = [_spec("likeliest", "int64", 1, "R", best), _real("probabilities", 1, "R", averaged)]
         made["mean"] = (head.Likeliest(model), likeliest, [_real("next_soft", 1, "R", hidden)])
     return made
 
@@ -148,7 +150,9 @@ def _outcome(model: Denoiser, policy: SamplerConfig) -> Pieces:
     hidden, vocab = model.config.hidden_size, model.config.vocab_size
     weights, words = _real("weights", 1, "R", head.PART), _spec("words", "int64", 2, "R")
     given = [weights, *PART_SPECS, DRAW_SPECS[-1], words, _spec("accepted", "bool", 1, "R")]
-    made: Pieces = {"choose": (head.Choose(vocab), given, [_spec("next_canvas", "int64", 1, "R")])}
+    made: Pieces = {
+        "choose": (head.Choose(vocab), given, [_spec("next_canvas", "int64", 1, "R"), _spec("drawn", "int64", 1, "R")])
+    }
     if policy.top_k is None:
         weighted = [_real("weighted", 1, "R", hidden), _real("total", 1, "R", 1)]
         made["soft"] = (head.Soft(model), weighted, [_real("next_soft", 1, "R", hidden)])

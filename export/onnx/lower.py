@@ -132,7 +132,7 @@ def lower(
 ) -> dict[str, str]:
     """Write the graphs below `folder`; returns graph name → file name."""
     original, model = model, sharing(model)
-    wanted = specs(model.config, shapes, policy.steps)
+    wanted = specs(model.config, shapes, policy)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("wb") as file, kept_decompositions(), cached_registry(), filtered_rules(), deferring():
         replace(model, quantized)

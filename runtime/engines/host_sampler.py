@@ -25,13 +25,17 @@ Expected = Callable[[Array, int], Array]  # weights [R, t], first id → weighte
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What a step decides; ids int64 [R], entropy float32 nats [R], accepted bool [R], soft float32 [R, D]."""
+    """What a step decides; ids int64 [R], entropy float32 nats [R], accepted bool [R], soft float32 [R, D], likeliest ids
+    int64 [R, K], log-probabilities float32 [R, K]."""
 
     canvas: Array
     argmax: Array
     entropy: Array
     accepted: Array
     soft: Array
+    drawn: Array
+    likeliest: Array
+    log_probs: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +79,12 @@ def sample(
     words: Array, temperature: float,
 ) -> Drawn:  # fmt: skip
     """One step. words int64 [2, R]; `expected` and `embed` of the table, scaled as embeddings are."""
-    top_k, made = policy.top_k, list[_Tile]()
+    top_k, kept, made = policy.top_k, policy.candidates(tiles.spans[-1][1]), list[_Tile]()
     soft: Array | None = None
     maximum = np.empty(0)
     for number, (first, _) in enumerate(tiles.spans):
         tempered = tiles.logits(products(number)) / np.float32(temperature)
-        tile = _Tile(tempered, first, top_k or 1, keeps=len(tiles.spans) == 1)
+        tile = _Tile(tempered, first, kept, keeps=len(tiles.spans) == 1)
         higher = tile.maximum if number == 0 else np.maximum(maximum, tile.maximum)
         if top_k is None:
             mean = expected(np.exp(tempered - higher[:, None]), first)
@@ -94,13 +98,13 @@ def sample(
     entropy = (np.log(total) - moment / total).astype(np.float32)
     best = np.concatenate([tile.best for tile in made], -1)
     ids = np.concatenate([tile.ids for tile in made], -1)
-    order = np.argsort(-best, -1, kind="stable")[:, : top_k or 1]
+    order = np.argsort(-best, -1, kind="stable")[:, :kept]
     best, ids = np.take_along_axis(best, order, -1), np.take_along_axis(ids, order, -1)
     if soft is not None:
         soft = soft / total[:, None]
     else:
-        weights = np.exp(best - best[:, :1])
-        soft = np.einsum("rk,rkd->rd", weights / weights.sum(-1, keepdims=True), embed(ids))
+        weights = np.exp(best[:, :top_k] - best[:, :1])
+        soft = np.einsum("rk,rkd->rd", weights / weights.sum(-1, keepdims=True), embed(ids[:, :top_k]))
     drawn = _draw(tiles, products, made, maximum, sums, words[0], temperature)
     accepted = accept(entropy, policy.entropy_bound)
     renoised = token_from_word(words[1].astype(np.uint32), tiles.spans[-1][1])
@@ -110,6 +114,9 @@ def sample(
         entropy=entropy,
         accepted=accepted,
         soft=soft.astype(np.float32),
+        drawn=drawn.astype(np.int64),
+        likeliest=ids.astype(np.int64),
+        log_probs=(best - best[:, :1] - np.log(total)[:, None]).astype(np.float32),
     )
 
 
@@ -123,12 +130,9 @@ class _Tile:
         self.weights = weights if keeps else None
         self.sums = _blocks(weights).sum(-1)  # [R, J]
         self.moment = (weights * shifted).sum(-1)
-        if count == 1:
-            at = tempered.argmax(-1)[:, None]
-        else:
-            count = min(count, tempered.shape[-1])
-            at = np.argpartition(-tempered, count - 1, -1)[:, :count]
-            at.sort(-1)  # so that of equal ones the first comes first
+        count = min(count, tempered.shape[-1])
+        at = np.argpartition(-tempered, count - 1, -1)[:, :count]
+        at.sort(-1)  # so that of equal ones the first comes first
         self.best, self.ids = np.take_along_axis(tempered, at, -1), at + first
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from dgemma.core.accelerators import CHIPS, QNN, name_of
 from dgemma.core.errors import DgemmaWarning, EngineError
 from dgemma.core.manifest import GraphSpec, StaticGraph, TargetSpec
+from dgemma.core.sampler import CANDIDATE_OUTPUTS
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import qnn_sessions
 from dgemma.runtime.engines.accelerator_host import Array, Pass, Table, constants, padded
@@ -62,6 +63,8 @@ class QnnEngine(Engine):
         self.label = f"onnx/qnn ({'emulated ' if self.emulated else ''}{self.spec.chip})"
         config = bundle.manifest.model
         self._config, self._policy = config, bundle.manifest.sampler
+        outputs = {spec.name for spec in bundle.graph(self.name, "denoise").outputs}
+        self._has_candidates = outputs.issuperset(CANDIDATE_OUTPUTS)
         self._constants = constants(bundle.file(self.spec.constants), config)
         self._table = Table(bundle, self.spec.table, float(self._constants["embed_scale"][0]))
         self._sessions: dict[StaticGraph, Any] = {}
@@ -126,6 +129,8 @@ class QnnEngine(Engine):
             float(feeds["temperature"][0]),
         )
         outputs = (drawn.canvas, drawn.argmax, drawn.entropy, drawn.accepted, drawn.soft)
+        if self._has_candidates:
+            outputs += (drawn.drawn, drawn.likeliest, drawn.log_probs)
         return [np.ascontiguousarray(o[None]) for o in outputs], new
 
     # The parts on the NPU.

@@ -35,6 +35,7 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.sessions import open_session
 from dgemma.runtime.session import Session
+from dgemma.verify.metrics import candidates_error
 
 # Lowering the micro model takes ONNX 20 s and ExecuTorch 80 s of one core.
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
@@ -131,9 +132,11 @@ def one_step(engine: Any, model: Denoiser, length: int, slots: int, denoise: gra
         expected = denoise(canvas, soft, words[0], temperature, torch.tensor([length]), flat)
     feeds |= {"canvas": canvas.numpy(), "soft": soft.numpy(), "words": words[0].numpy(), "temperature": temperature.numpy()}
     outputs = engine.run("denoise", {**feeds, "prefix_length": ids(length)})
-    decisions = ((0, "next_canvas"), (1, "argmax"), (3, "accepted"))
+    decisions = ((0, "next_canvas"), (1, "argmax"), (3, "accepted"), (5, "drawn"))
     same = [np.array_equal(outputs[name], expected[i].numpy()) for i, name in decisions]
     errors = [np.abs(outputs[name] - expected[i].numpy()).max() for i, name in ((2, "entropy"), (4, "next_soft"))]
+    candidates = (outputs["likeliest"], outputs["log_probs"], *(t.numpy() for t in expected[6:]))
+    errors.append(candidates_error(*candidates).max())
     return float(max(errors)) if all(same) else float("inf")
 
 
@@ -276,7 +279,7 @@ def test_the_onnx_loop_stops_by_the_rule(stability: int, argmaxes: str, milli: t
     """The count of equal argmax canvases starts at 0, and the mean entropy must be below 0.005, not at it."""
     policy = SamplerConfig(steps=4, stability_threshold=stability)
     config = replace(micro.CONFIG, hidden_size=3)
-    specs = graphs.specs(config, graphs.Shapes(canvas=2, chunk=2, context=4), 4)
+    specs = graphs.specs(config, graphs.Shapes(canvas=2, chunk=2, context=4), policy)
     wanted, soft = specs["generate"], specs["denoise"][0][1]
     inputs = [spec for spec in wanted[0] if not spec.name.startswith(("prefix_key", "prefix_value"))]
     wiring = Wiring({})

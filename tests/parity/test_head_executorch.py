@@ -22,6 +22,7 @@ from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.generate import generate
 from dgemma.runtime.session import Session
+from dgemma.verify.metrics import candidates_error
 
 pytest.importorskip("executorch")
 POLICY = replace(micro.POLICY, entropy_bound=30.0)  # accepts nearly all positions, so that nearly all draws show
@@ -47,10 +48,11 @@ def naive(model: Denoiser, policy: SamplerConfig, *given: Tensor) -> tuple[Tenso
 
 
 def worst(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
-    """Largest error of entropies and soft embeddings; infinite where a decision differs."""
-    if not all(torch.equal(a[i], b[i]) for i in (0, 1, 3)):
+    """Largest error of entropies, soft embeddings and log-probabilities; infinite where a decision or draw differs."""
+    if not all(torch.equal(a[i], b[i]) for i in (0, 1, 3, 5)):
         return float("inf")
-    return max(float((a[i] - b[i]).abs().max()) for i in (2, 4))
+    errors = [float((a[i] - b[i]).abs().max()) for i in (2, 4)]
+    return max(*errors, float(candidates_error(*(t.numpy() for t in (*a[6:], *b[6:]))).max()))
 
 
 @pytest.fixture(autouse=True)

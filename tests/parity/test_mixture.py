@@ -86,7 +86,7 @@ def difference(case: Case, graph: str, twin: Denoiser, rows: int = 7) -> float:
     prefix = graphs.flatten(micro.prefix(twin, LENGTH, SLOTS))
     given = arguments(graph, rows)
     shapes = graphs.Shapes(canvas=micro.N, chunk=SLOTS, context=micro.CONTEXT)
-    names = [spec.name for spec in graphs.specs(mixture.CONFIG, shapes, micro.T)[graph][0]]
+    names = [spec.name for spec in graphs.specs(mixture.CONFIG, shapes, micro.POLICY)[graph][0]]
     feeds = {name: np.ascontiguousarray(t.numpy()) for name, t in zip(names, [*given, *prefix], strict=True)}
     with torch.no_grad():
         wanted = GRAPHS[graph](twin)(*given, prefix)

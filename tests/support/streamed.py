@@ -28,7 +28,7 @@ from dgemma.quantize.recipes import find
 from dgemma.runtime.engines.sessions import open_session, session_options
 
 N = micro.N
-Decided = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # next canvas, argmax, entropy, accepted, soft
+Decided = graphs.Sampled
 
 
 def model(vocab_size: int, recipe: str) -> Denoiser:
@@ -62,7 +62,7 @@ def eager(model: Denoiser, policy: SamplerConfig, hidden: Tensor, words: Tensor,
         before = tile[2]
         found.append(tile)
     maxima, parts, *joined = (torch.cat([tile[i] for tile in found], -1) for i in (2, 3, 4, 5, 6, 7))
-    argmax, entropy, sums, weight_sum, likeliest, probabilities = head.Combine(policy, spans)(maxima, *joined)
+    argmax, entropy, sums, weight_sum, likeliest, log_probs, probabilities = head.Combine(policy, spans)(maxima, *joined)
     accepted, *drawn = head.Draw(policy)(words, entropy, sums)
     first, before_part = head.Part(spans)(parts, maxima, *drawn)
     if len(spans) == 1:
@@ -71,10 +71,10 @@ def eager(model: Denoiser, policy: SamplerConfig, hidden: Tensor, words: Tensor,
         position = head.Position(model, policy)
         each = zip(read[0], inverse[0], first[0], likeliest[0], probabilities[0], strict=True)
         inside = head.Weigh(model)(torch.stack([position(*one)[0] for one in each]), temperature, before)
-    canvas = head.Choose(model.config.vocab_size)(inside, first, before_part, drawn[-1], words, accepted)
+    canvas, every = head.Choose(model.config.vocab_size)(inside, first, before_part, drawn[-1], words, accepted)
     soft = head.Likeliest(model)(likeliest, probabilities) if policy.top_k else head.Soft(model)(total, weight_sum)
     assert table.upright or table.names[0].endswith("int8")
-    return canvas, argmax, entropy, accepted, soft
+    return canvas, argmax, entropy, accepted, soft, every, likeliest, log_probs
 
 
 def _slice(model: Denoiser, start: int, end: int) -> tuple[Tensor, Tensor]:
@@ -96,11 +96,11 @@ def session(model: Denoiser, policy: SamplerConfig) -> ort.InferenceSession:
     wiring = Wiring(parts)
     wiring.piece("embed", {"ids": "ids"}, {"embedded": "embedded"})  # whose table the head has a part in
     wired = Head.of(wiring, model, policy)
-    names = ("next_canvas", "entropy", "accepted", "next_soft")
-    nodes = [*wired.walk("rows", "argmax"), *wired.decide({name: name for name in names})]
+    nodes = [*wired.walk("rows", "argmax"), *wired.decide({name: name for name in OUTPUTS if name != "argmax"})]
     rows = _spec("rows", "float32", 1, N, micro.CONFIG.hidden_size)
     given = [rows, _spec("words", "int64", 2, N), _spec("temperature", "float32", 1)]
-    kinds = {"next_canvas": TensorProto.INT64, "argmax": TensorProto.INT64, "accepted": TensorProto.BOOL}
+    ids = ("next_canvas", "argmax", "drawn", "likeliest")
+    kinds = {**dict.fromkeys(ids, TensorProto.INT64), "accepted": TensorProto.BOOL}
     out = [helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), None) for name in OUTPUTS]
     graph = helper.make_graph(
         [*wiring.expansions, *nodes], "head", [value_info(s) for s in given], out, list(wiring.initializers.values())
@@ -110,7 +110,7 @@ def session(model: Denoiser, policy: SamplerConfig) -> ort.InferenceSession:
     return open_session(made.SerializeToString(), session_options(threads=1))
 
 
-OUTPUTS = ("next_canvas", "argmax", "entropy", "accepted", "next_soft")
+OUTPUTS = ("next_canvas", "argmax", "entropy", "accepted", "next_soft", "drawn", "likeliest", "log_probs")
 
 
 def _spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:

@@ -14,6 +14,7 @@ from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.export import head, request
 from dgemma.model import sampler
+from dgemma.verify.metrics import candidates_error
 
 VOCABS = (40, 256, 300, 512, 1000, 1030)  # of one block, of whole blocks and tiles, and of neither
 POLICY = replace(micro.POLICY, entropy_bound=30.0)  # accepts nearly all positions, so that nearly all draws show
@@ -25,10 +26,11 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def worst(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
-    """Largest error of entropies and soft embeddings; infinite where a decision differs."""
-    if not all(torch.equal(a[i], b[i]) for i in (0, 1, 3)):
+    """Largest error of entropies, soft embeddings and log-probabilities; infinite where a decision or draw differs."""
+    if not all(torch.equal(a[i], b[i]) for i in (0, 1, 3, 5)):
         return float("inf")
-    return max(float((a[i] - b[i]).abs().max()) for i in (2, 4))
+    errors = [float((a[i] - b[i]).abs().max()) for i in (2, 4)]
+    return max(*errors, float(candidates_error(*(t.numpy() for t in (*a[6:], *b[6:]))).max()))
 
 
 @pytest.mark.parametrize("soft", ["exact", "topk:1", "topk:7"])

@@ -43,7 +43,7 @@ def no_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
         (stage / "g.bin").write_bytes(b"graph")
         return {
             name: pipeline.GraphSpec(file="g.bin", inputs=tuple(i), outputs=tuple(o))
-            for name, (i, o) in specs(request.config, request.shapes, request.sampler.steps).items()
+            for name, (i, o) in specs(request.config, request.shapes, request.sampler).items()
         }, {}
 
     monkeypatch.setattr(pipeline, "lower", lower)

@@ -15,6 +15,8 @@ from dgemma.core.errors import UsageError
 EXACT, TOP_K = "exact", "topk:"
 MOST_K = 1024
 MOST_STEPS = 4096
+CANDIDATES = 16  # likeliest ids of a position that a step puts out, at least
+CANDIDATE_OUTPUTS = ("drawn", "likeliest", "log_probs")  # of a step; graphs of older bundles do not have them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,10 @@ class SamplerConfig:
     def top_k(self) -> int | None:
         """K of `topk:K`; None where the soft embedding is exact."""
         return None if self.soft == EXACT else int(self.soft.removeprefix(TOP_K))
+
+    def candidates(self, vocab_size: int) -> int:
+        """K, how many of the likeliest ids of each position a step puts out."""
+        return min(max(self.top_k or 0, CANDIDATES), vocab_size)
 
     def temperature(self, remaining: int) -> float:
         """Temperature of the step with `remaining` steps left, T…1."""

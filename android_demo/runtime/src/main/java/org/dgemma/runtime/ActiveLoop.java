@@ -46,6 +46,7 @@ final class ActiveLoop extends CanvasLoop {
         results.put("entropy", Buffers.zeros(DType.FLOAT32, 1, length));
         results.put("accepted", Buffers.zeros(DType.BOOL, 1, length));
         results.put("next_soft", Buffers.zeros(DType.FLOAT32, 1, length, hidden));
+        candidates(results);
     }
 
     @Override

@@ -118,6 +118,19 @@ abstract class CanvasLoop {
         return temperatures[i];
     }
 
+    /** Room for what a step puts out about its draws and likeliest ids; graphs of older bundles do not have it. */
+    final void candidates(Map<String, Tensor> results) {
+        for (Manifest.TensorSpec spec : engine.bundle().graph(engine.name(), graph).outputs) {
+            if (spec.name.equals("drawn")) {
+                results.put(spec.name, Buffers.zeros(DType.INT64, 1, length));
+            } else if (spec.name.equals("likeliest") || spec.name.equals("log_probs")) {
+                Object last = spec.shape.get(spec.shape.size() - 1);
+                DType dtype = spec.name.equals("likeliest") ? DType.INT64 : DType.FLOAT32;
+                results.put(spec.name, Buffers.zeros(dtype, 1, length, last instanceof Number ? ((Number) last).longValue() : 1));
+            }
+        }
+    }
+
     final Tensor output(String name, DType dtype, long... shape) {
         Tensor tensor = Buffers.zeros(dtype, shape);
         outputs.put(name, tensor);

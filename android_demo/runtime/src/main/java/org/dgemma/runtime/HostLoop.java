@@ -35,6 +35,7 @@ final class HostLoop extends CanvasLoop {
         output("argmax", DType.INT64, 1, length);
         output("entropy", DType.FLOAT32, 1, length);
         output("accepted", DType.BOOL, 1, length);
+        candidates(outputs);
     }
 
     @Override

@@ -143,7 +143,9 @@ final class ToyBundle {
     private static List<Object> sampled(Object rows) {
         return Arrays.asList(
                 spec("next_canvas", "int64", 1, rows), spec("argmax", "int64", 1, rows), spec("entropy", "float32", 1, rows),
-                spec("accepted", "bool", 1, rows), spec("next_soft", "float32", 1, rows, HIDDEN));
+                spec("accepted", "bool", 1, rows), spec("next_soft", "float32", 1, rows, HIDDEN),
+                spec("drawn", "int64", 1, rows), spec("likeliest", "int64", 1, rows, 16),
+                spec("log_probs", "float32", 1, rows, 16));
     }
 
     private static Map<String, Object> graph(String name, List<Object> inputs, List<Object> outputs) {
