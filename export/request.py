@@ -28,7 +28,7 @@ from dgemma.model.denoiser import Denoiser
 from dgemma.model.hub import name_of
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.read_checkpoint import is_quantized, open_quantized
-from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find
+from dgemma.quantize.recipes import CLASSES, Recipe, class_of, find, nearest
 from dgemma.quantize.write_checkpoint import write_quantized
 
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
@@ -101,7 +101,9 @@ def check(
     config, sampler, folder = hf_config.find_config(checkpoint)
     if folder is None and random_weights is None:
         raise UsageError(NO_WEIGHTS.format(checkpoint))
-    chosen = _recipe(folder, config, recipe, random_weights, calibration)
+    wanted = Target.parse(target)
+    default = default_recipe(config, accelerated=wanted.backend == QNN)
+    chosen = _recipe(folder, recipe, default, random_weights, calibration)
     if steps is not None:
         try:
             sampler = replace(sampler, steps=steps)
@@ -115,12 +117,15 @@ def check(
     for engine in engines:
         engines_of(engine)
     chosen.check(engines, config)
-    wanted = Target.parse(target)
     if wanted.backend == QNN:
         from dgemma.export.qnn import checks
 
-        quantized = folder is not None and is_quantized(folder)
-        checks.check(chosen, config, engines, quantized_checkpoint=quantized)
+        checks.check(chosen, config, engines)
+    elif chosen.activations == 16:
+        raise UsageError(
+            f"--recipe {chosen.name}: 16-bit activations are for accelerators; add --target {QNN}:CHIP, or use --recipe "
+            f"{nearest(chosen, engines[0])}"
+        )
     return ExportRequest(
         folder=folder,
         config=config,
@@ -134,17 +139,19 @@ def check(
     )
 
 
-def default_recipe(config: ModelConfig) -> str:
+def default_recipe(config: ModelConfig, *, accelerated: bool = False) -> str:
     """What an export takes where no recipe is named: float32 for small models, and what fits into a laptop for large ones."""
-    return "w4-mixed" if 4 * parameter_count(config) > LARGE else "fp32"
+    if 4 * parameter_count(config) <= LARGE:
+        return "fp32"
+    return "w4a16-mixed" if accelerated else "w4-mixed"
 
 
 def _recipe(
-    folder: Path | None, config: ModelConfig, name: str | None, random_weights: int | None, calibration: Path | None
+    folder: Path | None, name: str | None, default: str, random_weights: int | None, calibration: Path | None
 ) -> Recipe:
     """The recipe asked for, or that of a quantized checkpoint, or the default."""
     if folder is None or not is_quantized(folder):
-        return find(name or default_recipe(config))
+        return find(name or default)
     made = open_quantized(folder, check_files=False).recipe
     if name is not None and find(name) != made:
         raise UsageError(

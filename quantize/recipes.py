@@ -1,6 +1,6 @@
 """Recipes as data: bits, method and rotation per tensor class, checked against what each engine runs before work starts.
 
-A recipe is one of `RECIPES` or a JSON file with the same keys. Nothing here touches weights, or needs torch.
+A recipe is one of `RECIPES` or `ACCELERATED`, or a JSON file with the same keys. Nothing here touches weights, or needs torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ CLASSES: tuple[TensorClass, ...] = (
 Method = Literal["nearest", "searched", "gptq"]
 METHODS: tuple[Method, ...] = ("nearest", "searched", "gptq")
 BITS = (4, 8, 32)
+ACTIVATIONS = (8, 16)
 ROUTER_BITS = 8  # at least: a router that errs sends tokens to other experts
 SMALLEST_GROUP = 32  # that a recipe's group is halved to where it does not divide a matrix's inputs
 _EXTREMES = 2  # columns that a `.pte` keeps beside an 8-bit matrix; a 4-bit one has a group more
@@ -65,6 +66,8 @@ class Recipe:
             rows are looked up as well, and what calibration does for the head costs there.
         rotation: largest block of the Hadamard rotation of mlp_down's inputs, a power of two; 0 for none.
         overrides: (pattern of parameter names, as in `fnmatch`; bits); the last that matches wins over `bits`.
+        activations: bits that a product's inputs are rounded to: 8, per token, as they come; or 16, in ranges that are recorded
+            at export, which an accelerator's graphs have (those for processors then keep 8).
     Raises:
         UsageError: a class is missing or unknown, or a value is out of range.
     """
@@ -75,6 +78,7 @@ class Recipe:
     methods: Mapping[TensorClass, Method] = field(default_factory=dict)
     rotation: int = 0
     overrides: tuple[tuple[str, int], ...] = ()
+    activations: int = 8
 
     def __post_init__(self) -> None:
         where = f"recipe {self.name!r}:"
@@ -94,6 +98,10 @@ class Recipe:
             raise UsageError(f"{where} routers need {ROUTER_BITS} bits or more, not {self.bits['router']}")
         if not _is_count(self.group) or self.group < 1:
             raise UsageError(f"{where} group {self.group!r} must be a positive integer")
+        if self.activations not in ACTIVATIONS or isinstance(self.activations, bool):
+            raise UsageError(f"{where} activations {self.activations!r} must be 8 or 16 bits")
+        if self.activations == 16 and not self.quantizes:
+            raise UsageError(f"{where} activations of 16 bits need weights of 8 or 4; without them leave `activations` out")
         if not _is_count(self.rotation) or self.rotation < 0 or self.rotation & (self.rotation - 1):
             raise UsageError(f"{where} rotation {self.rotation!r} must be a power of two, or 0 for none")
 
@@ -258,10 +266,14 @@ RECIPES: dict[str, Recipe] = {
         _recipe("w4-all", four=(*_ALL, "embedding"), rotation=ROTATION),
     )
 }
+# For accelerators alone: the integers of `w8` and `w4-mixed`, activations in 16 bits.
+ACCELERATED: dict[str, Recipe] = {
+    name: replace(RECIPES[base], name=name, activations=16) for name, base in (("w8a16", "w8"), ("w4a16-mixed", "w4-mixed"))
+}
 
 
 def names() -> str:
-    return ", ".join(RECIPES)
+    return f"{', '.join(RECIPES)}, for accelerators {' or '.join(ACCELERATED)}"
 
 
 def nearest(recipe: Recipe, engine: str) -> str:
@@ -283,8 +295,8 @@ def nearest(recipe: Recipe, engine: str) -> str:
 
 def find(name: str) -> Recipe:
     """A built-in recipe, or one from a file whose name ends in `.json`; raises UsageError."""
-    if name in RECIPES:
-        return RECIPES[name]
+    if built_in := RECIPES.get(name) or ACCELERATED.get(name):
+        return built_in
     if not name.endswith(".json"):
         raise UsageError(f"--recipe {name!r} is unknown; choose {names()}, or a file NAME.json")
     try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
 
+from dgemma.core.accelerators import QNN
 from dgemma.core.engines import PACKAGES
 from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.manifest import read_manifest
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import installed_version
+from dgemma.runtime.engines import installed_version, qnn_sessions
 from dgemma.verify import source_checkpoint, tolerance
 from dgemma.verify.backend import Backend
 from dgemma.verify.engine_backend import EngineBackend
@@ -62,7 +63,23 @@ def backends_of(bundle: Bundle, checkpoint: str | None, engines: Sequence[str], 
             missing[engine] = f"not installed; {pip_install(engine)}"
         else:
             add(EngineBackend(bundle, engine, threads), same)
+    if "onnx" in engines and "onnx" not in missing and any(name.startswith(f"{QNN}:") for name in bundle.manifest.targets):
+        _add_static(bundle, threads, add, missing)
     return backends, tolerances, missing
+
+
+def _add_static(bundle: Bundle, threads: int, add: Callable[[Backend, Tolerance], None], missing: dict[str, str]) -> None:
+    """An NPU's graphs, on the processor and in the emulator."""
+    from dgemma.verify.static_graphs import EMULATED, StaticBackend
+
+    rounded = bundle.manifest.quantization.get("recipe") != "fp32"
+    add(StaticBackend(bundle, threads, sources=True), tolerance.SIXTEEN_BITS if rounded else tolerance.SAME_FLOAT)
+    if not qnn_sessions.is_emulated():
+        missing[EMULATED] = "is for x86-64; an NPU itself is not judged"
+    elif qnn_sessions.installed() is None:
+        missing[EMULATED] = f"{qnn_sessions.PACKAGE} is not installed; {pip_install('qnn')}"
+    else:
+        add(StaticBackend(bundle, threads), tolerance.EMULATED)
 
 
 def fake_quantized(bundle: Bundle, float_model: Backend, name: str) -> Backend:

@@ -7,6 +7,7 @@ generations run on the artifact as it is. The two are not open at the same time 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,8 +24,25 @@ from dgemma.verify.backend import Array, Backend, StepOut, Taps
 from dgemma.verify.logits import LogitsEngine
 
 
+@runtime_checkable
+class Showing(Protocol):
+    """An engine that gives more than its graphs' outputs, as `LogitsEngine` does."""
+
+    def taps(self, graph: str) -> Feeds: ...
+
+    def logits(self, outputs: Feeds) -> Array: ...
+
+    def routers(self, outputs: Feeds) -> dict[int, Array]: ...
+
+
 class EngineBackend(Backend):
-    """One engine of a bundle; `engine` as in `--engine`; `taps`: steps and chunks give their tensors, where an engine can."""
+    """One engine of a bundle; `engine` as in `--engine`; `taps`: steps and chunks give their tensors, where an engine can.
+
+    Attributes:
+        fused: whether there is a graph of all steps.
+    """
+
+    fused = True
 
     def __init__(self, bundle: Bundle, engine: str, threads: int | None, *, taps: bool = False) -> None:
         manifest = bundle.manifest
@@ -64,10 +82,14 @@ class EngineBackend(Backend):
 
     def reset(self) -> None:
         if self._engine is None:
-            self._engine, self.without_logits = open_forced(self.bundle, self.name, self.threads, taps=self._taps)
+            self._engine, self.without_logits = self._open_forced()
             self._cache = Prefix(self._engine)
         assert self._cache is not None
         self._cache.truncate(0)
+
+    def _open_forced(self) -> tuple[Engine, str | None]:
+        """The engine of single steps, and why it gives no logits."""
+        return open_forced(self.bundle, self.name, self.threads, taps=self._taps)
 
     def extend(self, ids: Sequence[int], *, taps: bool = False) -> Taps:
         assert self._cache is not None
@@ -76,7 +98,7 @@ class EngineBackend(Backend):
         self._cache.encode(lambda: False)
         if not taps:
             return {}
-        found = dict(self._engine.taps("encode")) if isinstance(self._engine, LogitsEngine) else {}
+        found: Feeds = dict(self._engine.taps("encode")) if isinstance(self._engine, Showing) else {}
         for layer, pair in enumerate(self.prefix(start)):
             found |= {f"layers.{layer}.{name}": tensor for name, tensor in zip("kv", pair, strict=True)}
         return {name: tensor[: len(ids)] for name, tensor in found.items()}
@@ -96,9 +118,9 @@ class EngineBackend(Backend):
             "temperature": np.array([temperature], np.float32),
         }
         out = self._engine.run("denoise", feeds)
-        logits = self._engine.logits(out) if isinstance(self._engine, LogitsEngine) else None
-        routers = self._engine.routers(out) if isinstance(self._engine, LogitsEngine) else {}
-        found = self._engine.taps("denoise") if taps and isinstance(self._engine, LogitsEngine) else {}
+        logits = self._engine.logits(out) if isinstance(self._engine, Showing) else None
+        routers = self._engine.routers(out) if isinstance(self._engine, Showing) else {}
+        found = self._engine.taps("denoise") if taps and isinstance(self._engine, Showing) else {}
         return StepOut(
             argmax=out["argmax"][0],
             entropy=out["entropy"][0],

@@ -28,8 +28,8 @@ class Limits:
 
 
 STRICT = Limits(exact_match_loss=0.5, step_inflation=1.02)
-LIMITS = {"fp32": STRICT, "w8": STRICT}
-OTHERS = Limits(exact_match_loss=2.0, step_inflation=1.10)  # w4-mixed and every recipe without limits of its own
+LIMITS = {"fp32": STRICT, "w8": STRICT, "w8a16": STRICT}
+OTHERS = Limits(exact_match_loss=2.0, step_inflation=1.10)  # w4-mixed, w4a16-mixed and every recipe without limits of its own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The ladder: a bundle's golden prompts on every backend that is there, each compared with the ones above.
 
 Backends from the top: the JAX reference in bfloat16 as on TPU, the reference in float32, eager torch, for a quantized bundle
-torch on the bundle's own integers, ONNX Runtime, ExecuTorch. Each generates on its own; then all walk abreast along the
+torch on the bundle's own integers, ONNX Runtime, ExecuTorch, and for a bundle with an NPU's graphs these, on the processor and
+in the emulator. Each generates on its own; then all walk abreast along the
 trajectories of one of them, the guide, step by step on the same inputs. A backend is judged against the nearest one above that
 passed, so that one fault is found once; the rounded reference at the top against the guide. Backends that are missing are
 named with the reason.
@@ -79,7 +80,7 @@ def _generate(backend: Backend, asked: Sequence[Asked], progress: Progress) -> G
     made, fused = [], []
     for one in progress(asked, f"generations, {backend.name}"):
         made.append(backend.trajectory(one.ids, one.seed, one.most))
-        if isinstance(backend, EngineBackend):
+        if isinstance(backend, EngineBackend) and backend.fused:
             fused.append(backend.trajectory(one.ids, one.seed, one.most, loop="graph"))
     backend.release()
     return Generated(runs=made, fused=fused or None)

@@ -65,6 +65,8 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     of = identity(bundle.manifest, engine.name, threads)
     if old and request.compare:
         compare.check_same(old, of, request.compare)
+    if bundle.manifest.targets:
+        say(runs_on(bundle.manifest, engine.label))
     model = CostModel(
         config=bundle.manifest.model,
         bits=held_bits(bundle.manifest.quantization, engine.name),
@@ -99,6 +101,13 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     if old:
         result["comparison"] = {"with": old["bundle"]["digest"], "rows": compare.compare(old, result)}
     return result
+
+
+def runs_on(manifest: Manifest, label: str) -> str:
+    """What is measured of a bundle that has graphs for accelerators, and what is not."""
+    others = [name for name, spec in manifest.targets.items() if label != f"onnx/qnn ({spec.chip})"]
+    left = f"; not measured: {', '.join(others)}, for the speed of an emulator says nothing" if others else ""
+    return f"Runs on {'the processor' if '/' not in label else 'the NPU'} ({label}){left}"
 
 
 def identity(manifest: Manifest, engine: str, threads: int) -> Json:

@@ -1,10 +1,10 @@
 """A bundle's graphs for an NPU, in the emulator, against the float model on held-out prompts: answers, steps, trajectories.
 
-    python -m dgemma.benchmarks.studies.npu CHECKPOINT BUNDLE [--count K] [--minutes M] [--out FILE]
+    python -m dgemma.benchmarks.studies.npu CHECKPOINT BUNDLE [--count K] [--minutes M] [--sources] [--out FILE]
 
 Both answer the same prompts with the same noise, adaptive stop on. The emulator takes seconds a step, so the prompts are taken
 in an order that is spread over the tasks, and the study ends after so many minutes with as many as it came to; the file says
-how many. Nothing here says how fast an NPU is.
+how many, and a further run goes on from there. Nothing here says how fast an NPU is.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.core import machine, prompts
+from dgemma.core.errors import UsageError
 from dgemma.core.metrics import paired_difference, ratio_of_sums, wilson
 from dgemma.core.progress import progress
 from dgemma.core.prompts import TaskPrompt
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import choose
 from dgemma.runtime.session import Session
 from dgemma.verify import free_running, gate, source_checkpoint
 from dgemma.verify.backend import Backend
 from dgemma.verify.divergence import first_divergence
+from dgemma.verify.static_graphs import TappedEngine
 
 SEED, MAX_NEW_TOKENS = 0, 128
 TARGET = "qnn"
@@ -77,40 +81,65 @@ def figures(asked: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def measure(checkpoint: str, bundle: Path, count: int, minutes: float, out: Path | None) -> dict[str, Any]:
-    """Figures in JSON types; written to `out` after every prompt, for a study that is ended early."""
-    began, asked, result = time.monotonic(), list[dict[str, Any]](), dict[str, Any]()
+def answers(out: Path | None, settings: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
+    """What an earlier run with the same settings has found, and its seconds; nothing where there is none."""
+    if out is None or not out.exists():
+        return [], 0.0
+    before = json.loads(out.read_text(encoding="utf-8"))
+    if any(before.get(key) != value for key, value in settings.items()):
+        raise UsageError(f"--out {out}: holds figures of another bundle, checkpoint or seed; remove it, or choose another")
+    return before["asked"], before["seconds"]
+
+
+def session_of(bundle: Path, *, sources: bool) -> Session:
+    """On the NPU or in its emulator; with `sources`, the same graphs on the processor, see `verify/static_graphs.py`."""
+    if not sources:
+        return Session.load(bundle, engine="onnx", target=TARGET, threads=1)
+    opened = Bundle.open(bundle)
+    return Session(opened, TappedEngine(opened, version=choose(opened, "onnx")[1], threads=1, sources=True))
+
+
+def measure(
+    checkpoint: str, bundle: Path, count: int, minutes: float, out: Path | None, *, sources: bool = False
+) -> dict[str, Any]:
+    """Figures in JSON types; written to `out` after every prompt, from which a study that was ended goes on."""
+    began, result = time.monotonic(), dict[str, Any]()
     items = spread(prompts.evenly(prompts.read(prompts.held_out()), count))
-    with Session.load(bundle, engine="onnx", target=TARGET, threads=1) as session:
+    with session_of(bundle, sources=sources) as session:
         manifest, label = session.manifest, session.label
         float_model, source = source_checkpoint.load(manifest, checkpoint, "torch")
         spec = next(iter(manifest.targets.values()))
         recipe = str(manifest.quantization["recipe"])
-        for item in progress(items, label):
+        settings = {
+            "benchmark": "npu",
+            "target": label,
+            "precision": spec.precision,
+            "versions": spec.versions,
+            "recipe": recipe,
+            "bundle": session.bundle.digest,
+            "checkpoint": source,
+            "seed": SEED,
+            "wanted": len(items),
+        }
+        asked, before = answers(out, settings)
+        for item in progress(items[len(asked) :], label):
+            if asked and time.monotonic() - began > 60 * minutes:
+                break
             asked.append(ask(session, float_model, item))
             found = figures(asked)
             checks = gate.judge(recipe, found, {"not_finite": 0})[:-1]  # the last is of forced steps, which there are none of
             result = {
-                "benchmark": "npu",
-                "target": label,
-                "precision": spec.precision,
-                "versions": spec.versions,
-                "recipe": recipe,
-                "bundle": session.bundle.digest,
-                "checkpoint": source,
-                "seed": SEED,
-                "wanted": len(items),
+                **settings,
                 "prompts": len(asked),
-                "seconds": round(time.monotonic() - began, 1),
+                "seconds": round(before + time.monotonic() - began, 1),
                 "checks": [c.to_dict() for c in checks],
                 **found,
+                "asked": asked,
                 "machine": machine.facts(),
             }
             if out:
                 report.write_json(out, result)
-            if time.monotonic() - began > 60 * minutes:
-                break
-    return result
+    return result or json.loads((out or Path()).read_text(encoding="utf-8"))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -119,10 +148,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--count", type=int, default=102)
     parser.add_argument("--minutes", type=float, default=600.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON to write; goes on from what an earlier run wrote there")
+    parser.add_argument("--sources", action="store_true", help="run the NPU's graphs on the processor in float32, in no time")
     options = parser.parse_args(argv)
-    report.check_out(options.out)
-    result = measure(options.checkpoint, options.bundle, options.count, options.minutes, options.out)
+    result = measure(options.checkpoint, options.bundle, options.count, options.minutes, options.out, sources=options.sources)
     report.table(f"{result['target']}, {result['prompts']} prompts", ("check", "value", "limit"), [
         (c["name"], f"{c['value']:.4g}", f"{c['limit']:g}") for c in result["checks"]
     ])  # fmt: skip

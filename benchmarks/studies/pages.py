@@ -351,15 +351,6 @@ Tiny's vocabulary is small. It is not known which K a vocabulary of 262,144 need
     ),
 )
 
-NPU = Page(
-    title="A Snapdragon's NPU, emulated",
-    intro="""
-`dgemma export --target qnn:CHIP` compiles layers and head for an NPU ([guide](../guides/accelerators.md)). **Nothing here was
-measured on a phone.** Qualcomm's emulator answers held-out prompts with the noise that the float model gets, adaptive stop
-on. Prompts are spread over the tasks.""",
-    sections=(Section(table=npu_table.npu),),
-)
-
 TPU = Page(
     title="TPU v4, compiled without a TPU",
     intro="""
@@ -383,7 +374,7 @@ PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
     "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": CONTROL,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
-    "soft": SOFT, "plan": PLAN, "serve": SERVE, "npu": NPU, "npu-forecast": npu_forecast_table.PAGE,
+    "soft": SOFT, "plan": PLAN, "serve": SERVE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
     "tpu": TPU,
 }  # fmt: skip
 

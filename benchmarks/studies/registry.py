@@ -222,11 +222,24 @@ STUDIES = (
     Study(
         name="npu",
         page="npu",
-        results=("tiny-npu-fp32.json",),
-        commands=(
-            "dgemma export checkpoints/tiny --engine onnx --context 384 --target qnn:SM8650 --out build/npu.dgemma",
-            f"{_MODULE}.npu checkpoints/tiny build/npu.dgemma --out {_TO}/tiny-npu-fp32.json",
+        results=("tiny-npu-fp32.json", "tiny-npu-w*.json", "tiny-npu-sources-*.json"),
+        commands=tuple(
+            line
+            for recipe in ("fp32", "w8a16", "w4a16-mixed")
+            for bundle in (f"build/npu-{recipe}.dgemma",)
+            for line in (
+                "dgemma export checkpoints/tiny --engine onnx --context 384 --target qnn:SM8650 "
+                f"--recipe {recipe} --out {bundle}",
+                f"{_MODULE}.npu checkpoints/tiny {bundle} --out {_TO}/tiny-npu-{recipe}.json",
+                f"{_MODULE}.npu checkpoints/tiny {bundle} --sources --out {_TO}/tiny-npu-sources-{recipe}.json",
+            )[: 2 if recipe == "fp32" else 3]
         ),
+    ),
+    Study(
+        name="npu-ablation",
+        page="npu",
+        results=("tiny-npu-ablation.json",),
+        commands=(f"{_MODULE}.npu_ablation checkpoints/tiny --out {_TO}/tiny-npu-ablation.json",),
     ),
     Study(
         name="npu-forecast",

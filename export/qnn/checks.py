@@ -10,23 +10,27 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.errors import UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.shapes import parameter_shapes
-from dgemma.quantize.recipes import Recipe
+from dgemma.quantize.recipes import ACCELERATED, Recipe
 
+TABLE = "embed_tokens.weight"
 PACKAGE, MODULE = "onnxruntime-qnn", "onnxruntime_qnn"
-RECIPES = ("fp32",)
+RECIPES = ("fp32", *ACCELERATED)
 # Bytes of weights in a context. The NPU maps contexts into 32 bits of addresses, of which a process gets 2 to 3.5 GB, and what
 # a context needs beside its weights has to fit too.
 MOST_BYTES = 1_950_000_000
 
 
-def check(recipe: Recipe, config: ModelConfig, engines: Sequence[str], *, quantized_checkpoint: bool) -> None:
+def check(recipe: Recipe, config: ModelConfig, engines: Sequence[str]) -> None:
     """Raises UsageError, with the cure."""
     if "onnx" not in engines:
         raise UsageError("--target qnn runs beside the ONNX graphs; leave --engine out, or give --engine onnx")
-    if recipe.name not in RECIPES:
-        raise UsageError(f"--target qnn: recipe {recipe.name!r} does not run on the NPU; use --recipe {' or '.join(RECIPES)}")
-    if quantized_checkpoint:
-        raise UsageError("--target qnn records ranges with the float model; give the float checkpoint, not a quantized one")
+    if recipe.quantizes and recipe.activations != 16:
+        raise UsageError(
+            f"--target qnn: recipe {recipe.name!r} does not run on the NPU, where integers have 16-bit activations; use "
+            f"--recipe {', '.join(RECIPES)}, or a file with `activations` 16"
+        )
+    if recipe.bits_of(TABLE) == 4:
+        raise UsageError(f"--target qnn: recipe {recipe.name!r} has 4 bits for embedding; the NPU takes 8 or 32 there")
     if config.is_moe:
         raise UsageError("--target qnn: a mixture of experts does not run on the NPU yet; leave --target out")
     if util.find_spec(MODULE) is None:
@@ -35,8 +39,10 @@ def check(recipe: Recipe, config: ModelConfig, engines: Sequence[str], *, quanti
 
 
 def stored_bytes(recipe: Recipe, name: str, shape: Sequence[int]) -> int:
-    """Bytes of a parameter in a context: float16, or integers."""
-    return math.prod(shape) * min(16, recipe.bits_of(name)) // 8
+    """Bytes of a parameter in a context: float16, or integers with float32 scales of outputs or of blocks."""
+    bits, outputs = recipe.bits_of(name), math.prod(shape[:-1])
+    scales = {4: shape[-1] // recipe.group_of(name, shape[-1]) * outputs if bits == 4 else 0, 8: outputs}.get(bits, 0)
+    return math.prod(shape) * min(16, bits) // 8 + 4 * scales
 
 
 def split(config: ModelConfig, recipe: Recipe) -> list[tuple[int, int]]:
@@ -49,7 +55,7 @@ def split(config: ModelConfig, recipe: Recipe) -> list[tuple[int, int]]:
             of_layer[int(rest.split(".")[0])] += stored_bytes(recipe, name, shape)
         elif head == "self_conditioning":
             beside += stored_bytes(recipe, name, shape)
-    table = stored_bytes(recipe, "embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    table = stored_bytes(recipe, TABLE, (config.vocab_size, config.hidden_size))
     if table > MOST_BYTES:
         raise UsageError(
             f"--target qnn: the table of ids takes {table / 1e9:.2f} GB and a context holds {MOST_BYTES / 1e9:.2f} GB; use a "

@@ -29,7 +29,7 @@ class StaticNet:
     Args:
         name: of the graph; the NPU's graphs in one context need names of their own.
         weights: the file that large constants go to.
-        ranges: largest magnitude of a value by name; None leaves activations in float.
+        ranges: largest magnitude that a value is to reach, by name; None leaves activations in float.
     """
 
     def __init__(self, name: str, weights: WeightFile, ranges: Mapping[str, float] | None = None) -> None:
@@ -80,8 +80,13 @@ class StaticNet:
     def reshape(self, value: str, *shape: int) -> str:
         return self.op("Reshape", value, self.ints(*shape))
 
-    def round16(self, value: str, key: str) -> str:
-        """The value as 16-bit integers stand for it, where activations are rounded; `key` names its range."""
+    @property
+    def rounds(self) -> bool:
+        return self.ranges is not None
+
+    def round16(self, value: str, key: str, *, out: str | None = None) -> str:
+        """The value as 16-bit integers stand for it, where activations are rounded; `key` names its range. `out` is for values
+        that are rounded once."""
         if self.ranges is None:
             return value
         if value not in self._rounded:
@@ -89,7 +94,7 @@ class StaticNet:
             scale = self.scalar(largest / _LEVELS_16)
             zero = self.constant(np.array(_ZERO_16, np.uint16))
             integers = self.op("QuantizeLinear", value, scale, zero)
-            self._rounded[value] = self.op("DequantizeLinear", integers, scale, zero)
+            self._rounded[value] = self.op("DequantizeLinear", integers, scale, zero, out=out)
         return self._rounded[value]
 
     def model(self) -> onnx.ModelProto:

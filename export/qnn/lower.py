@@ -76,7 +76,7 @@ def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progr
     folder.mkdir()
     model, config = weights.model, weights.model.config
     progress(Reached(RANGES))
-    prompts = _prompts(request)
+    prompts = range_prompts(request)
     found = ranges(
         model,
         request.sampler,
@@ -124,7 +124,7 @@ def _qairt() -> str:
     return str(qnn_version)
 
 
-def _prompts(request: ExportRequest) -> list[list[int]]:
+def range_prompts(request: ExportRequest) -> list[list[int]]:
     """Ids that ranges are recorded for: of the calibration file, else our texts, else spread over the vocabulary."""
     if request.calibration is not None:
         return read_prompts(request.calibration, request.config.vocab_size)

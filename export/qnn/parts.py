@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -26,24 +27,32 @@ from dgemma.quantize.matrix import QuantizedMatrix
 # within float16 (65,504), and squares of values 1,000 times smaller above its smallest normal number (6e-5).
 NORM_TARGET = 16.0
 UNSEEN = 2.0**-8  # what a norm's input is scaled by where no range is known
+# Ranges of 16-bit activations over the largest magnitude seen: other prompts go up to 1.6 times beyond what four show (tiny).
+HEADROOM = 2.0
+SOFTMAX = "softmax"  # name of the range of all softmaxes
 SMALLEST = 2.0**-24  # of float16: an epsilon below it would be zero there, and a row of zeros divided by zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What graphs are made from: the float model, integers of matrices, and ranges of activations by name."""
+    """What graphs are made from: the float model, integers of matrices, and ranges of activations by name. `rounded`: of
+    what is rounded to 16 bits in a graph of integers, in `headroom` times the range that was seen: `products` (what they read
+    and write), `norms`, `softmax`, `rotations`."""
 
     model: Denoiser
     quantized: Mapping[str, QuantizedMatrix]
     ranges: Mapping[str, float]
     weights: WeightFile
+    rounded: frozenset[str] = frozenset({"products"})
+    headroom: float = HEADROOM
 
     @property
     def config(self) -> ModelConfig:
         return self.model.config
 
     def net(self, name: str) -> StaticNet:
-        return StaticNet(name, self.weights, self.ranges if self.quantized else None)
+        spans = {key: self.headroom * largest for key, largest in self.ranges.items()} | {SOFTMAX: 1.0}
+        return StaticNet(name, self.weights, spans if self.rounded and self.quantized else None)
 
     def array(self, name: str) -> Array:
         """A float parameter or buffer."""
@@ -62,6 +71,12 @@ class PartNet:
     def __init__(self, source: Source, net: StaticNet, rows: int) -> None:
         self.source, self.net, self.rows = source, net, rows
 
+    def rounded(self, group: str, key: str, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+        """One node, whose output is rounded where values of that group are; `key` names the range."""
+        if group in self.source.rounded and self.net.rounds:
+            return self.net.round16(self.net.op(kind, *inputs, **attributes), key, out=out)
+        return self.net.op(kind, *inputs, out=out, **attributes)
+
     def norm(self, x: str, path: str, *, weight: bool = True, out: str | None = None) -> str:
         """RMSNorm written so that float16 holds its squares: of x·s, with ε·s², which is the same."""
         net, config = self.net, self.source.config
@@ -70,9 +85,11 @@ class PartNet:
         small = net.op("Mul", x, net.scalar(shrink))
         mean = net.op("ReduceMean", net.op("Mul", small, small), net.ints(-1), keepdims=1)
         root = net.op("Sqrt", net.op("Add", mean, net.scalar(max(config.rms_norm_eps * shrink**2, SMALLEST))))
+        key = f"{path}.out"
         if not weight:
-            return net.op("Div", small, root, out=out)
-        return net.op("Mul", net.op("Div", small, root), net.constant(self.source.array(f"{path}.weight")), out=out)
+            return self.rounded("norms", key, "Div", small, root, out=out)
+        scale = net.constant(self.source.array(f"{path}.weight"))
+        return self.rounded("norms", key, "Mul", net.op("Div", small, root), scale, out=out)
 
     def linear(self, x: str, path: str, *, out: str | None = None) -> str:
         """x [1, M, in] → [1, M, out]."""
@@ -83,8 +100,13 @@ class PartNet:
             return net.op("MatMul", x, net.constant(_array(parameter.t()), name), out=out)
         if matrix.rotation is not None:
             x = self._rotate(x, matrix.rotation, matrix.integers.shape[-1])
-        weight = self._integers(name, matrix)
-        return net.round16(net.op("MatMul", net.round16(x, f"{path}.in"), weight, out=out), f"{path}.out")
+        return self.product(x, path, name, matrix, out=out)
+
+    def product(self, x: str, path: str, name: str, matrix: QuantizedMatrix, *, out: str | None = None) -> str:
+        """Of integers, whose inputs and outputs are rounded where the net rounds; `out` is of what is rounded."""
+        if "products" in self.source.rounded:
+            x = self.net.round16(x, f"{path}.in")
+        return self.rounded("products", f"{path}.out", "MatMul", x, self._integers(name, matrix), out=out)
 
     def _rotate(self, x: str, block: int, inputs: int) -> str:
         net = self.net
@@ -94,29 +116,31 @@ class PartNet:
         )
 
     def _integers(self, name: str, matrix: QuantizedMatrix) -> str:
-        """A matrix [in, out] of integers and their scales by output; two-level scales are multiplied out to 8 bits."""
-        net, four = self.net, matrix.bits == 4 and matrix.multipliers is None
-        integers = matrix.expanded().t().contiguous()
-        stored = net.constant(pack(integers).numpy() if four else integers.numpy(), f"{name}.integers", int4=four)
-        scale = net.constant(_array(matrix.scale), f"{name}.scale")
-        if four:
-            zeros = net.constant(np.zeros(len(matrix.scale) // 2, np.uint8), f"{name}.zero", int4=True)
-        else:
-            zeros = net.constant(np.zeros(len(matrix.scale), np.int8), f"{name}.zero")
-        return net.op("DequantizeLinear", stored, scale, zeros, axis=1)
+        """A matrix [in, out] of integers: 8-bit ones with a scale for each output, 4-bit ones with one for each block, which is
+        the multiplier times the output's. An odd number of outputs has no packed form, and gets 8 bits."""
+        net, outputs = self.net, len(matrix.scale)
+        if matrix.multipliers is None or outputs % 2:
+            stored = net.constant(matrix.expanded().t().contiguous().numpy(), f"{name}.integers")
+            zeros = net.constant(np.zeros(outputs, np.int8), f"{name}.zero")
+            return net.op("DequantizeLinear", stored, net.constant(_array(matrix.scale), f"{name}.scale"), zeros, axis=1)
+        packed = net.constant(pack(matrix.integers.t().contiguous()).numpy(), f"{name}.integers", int4=True)
+        scales = net.constant(_array((matrix.multipliers * matrix.scale[:, None]).t()), f"{name}.scale")
+        blocks = matrix.multipliers.shape[-1]
+        zeros = net.constant(np.zeros((blocks, outputs // 2), np.uint8), f"{name}.zero", int4=True)
+        return net.op("DequantizeLinear", packed, scales, zeros, axis=0, block_size=matrix.group)
 
     def mlp(self, x: str, path: str, *, out: str | None = None) -> str:
         gate = self.net.op("Gelu", self.linear(x, f"{path}.gate_proj"), approximate="tanh")
         return self.linear(self.net.op("Mul", gate, self.linear(x, f"{path}.up_proj")), f"{path}.down_proj", out=out)
 
-    def rotate(self, x: str, cos: str, sin: str, out: str) -> str:
-        """Rotary embedding, x [1, M, heads, d], cos and sin [M, 1, d/2]."""
+    def rotate(self, x: str, cos: str, sin: str, key: str, out: str) -> str:
+        """Rotary embedding, x [1, M, heads, d] in the range `key`, cos and sin [M, 1, d/2]."""
         net = self.net
         a, b = f"{out}.a", f"{out}.b"
         net.ops("Split", x, (a, b), axis=-1, num_outputs=2)
         low = net.op("Sub", net.op("Mul", a, cos), net.op("Mul", b, sin))
         high = net.op("Add", net.op("Mul", b, cos), net.op("Mul", a, sin))
-        return net.op("Concat", low, high, out=out, axis=-1)
+        return self.rounded("rotations", key, "Concat", low, high, out=out, axis=-1)
 
     def attention(
         self, x: str, layer: int, tables: tuple[str, str, str], prefix: tuple[str, str], slots: int
@@ -132,8 +156,8 @@ class PartNet:
 
         raw = split(self.linear(x, f"{path}.k_proj"), kv)
         q = self.norm(split(self.linear(x, f"{path}.q_proj"), heads), f"{path}.q_norm")
-        q = self.rotate(q, cos, sin, f"{tap}q")
-        k = self.rotate(self.norm(raw, f"{path}.k_norm"), cos, sin, f"{tap}k")
+        q = self.rotate(q, cos, sin, f"{path}.q_norm.out", f"{tap}q")
+        k = self.rotate(self.norm(raw, f"{path}.k_norm"), cos, sin, f"{path}.k_norm.out", f"{tap}k")
         values = raw if config.is_full(layer) else split(self.linear(x, f"{path}.v_proj"), kv)
         v = self.norm(values, f"{path}.v_norm", weight=False, out=f"{tap}v")
         keys = net.op("Transpose", net.op("Concat", prefix[0], k, axis=1), perm=[0, 2, 3, 1])  # [1, K, d, slots+M]
@@ -141,7 +165,8 @@ class PartNet:
         groups, width = heads // kv, slots + rows
         q = net.reshape(net.op("Transpose", q, perm=[0, 2, 1, 3]), 1, kv, groups * rows, dim)
         scores = net.reshape(net.op("MatMul", q, keys), kv, groups, rows, width)
-        weights = net.reshape(net.op("Softmax", net.op("Add", scores, bias), axis=-1), 1, kv, groups * rows, width)
+        weights = self.rounded("softmax", SOFTMAX, "Softmax", net.op("Add", scores, bias), axis=-1)
+        weights = net.reshape(weights, 1, kv, groups * rows, width)
         mixed = net.reshape(net.op("MatMul", weights, seen), 1, heads, rows, dim)
         mixed = net.reshape(net.op("Transpose", mixed, perm=[0, 2, 1, 3]), 1, rows, heads * dim)
         return self.linear(mixed, f"{path}.o_proj", out=f"{tap}attention_out"), k, v
@@ -207,7 +232,6 @@ def head(source: Source, name: str, span: tuple[int, int], rows: int) -> StaticN
         products = net.op("MatMul", hidden, net.constant(_array(table.t()), f"{path}.weight"))
     else:
         tile = QuantizedMatrix(bits=8, integers=matrix.expanded()[first:last], scale=matrix.scale[first:last])
-        weight = part._integers(f"{path}.weight", tile)
-        products = net.round16(net.op("MatMul", net.round16(hidden, f"{path}.in"), weight), f"{path}.out")
+        products = part.product(hidden, path, f"{path}.weight", tile)
     net.output(products, "products", (1, rows, last - first))
     return net

@@ -24,6 +24,7 @@ from dgemma.runtime.engines.base import Engine, Feeds
 from dgemma.runtime.engines.host_sampler import Tiles, next_tokens, sample
 
 _FUSED = "generate"
+_PRECISIONS = {"a16": "a16: products of integers with 16-bit activations, float16 between them"}
 
 
 def choose_target(bundle: Bundle, target: str) -> TargetSpec:
@@ -51,16 +52,7 @@ class QnnEngine(Engine):
     def __init__(self, bundle: Bundle, *, version: str, threads: int | None = None, target: str = QNN) -> None:
         super().__init__(bundle, version=version, threads=threads)
         self.spec = choose_target(bundle, target)
-        package = qnn_sessions.check(self.spec.versions.get("qairt", ""), str(bundle.path))
-        self.emulated = qnn_sessions.is_emulated()
-        if self.emulated:
-            warnings.warn(
-                f"this machine has no Snapdragon NPU, so {name_of(self.spec.chip)} runs in the emulator of "
-                f"{qnn_sessions.PACKAGE} {package}, which takes seconds a step; its speed says nothing",
-                DgemmaWarning,
-                stacklevel=3,
-            )
-        self.label = f"onnx/qnn ({'emulated ' if self.emulated else ''}{self.spec.chip})"
+        self.label = self._prepare()
         config = bundle.manifest.model
         self._config, self._policy = config, bundle.manifest.sampler
         outputs = {spec.name for spec in bundle.graph(self.name, "denoise").outputs}
@@ -77,6 +69,24 @@ class QnnEngine(Engine):
         }
         spans = sorted({(g.first, g.last) for g in self.spec.graphs if g.part == "head"})
         self._tiles = Tiles(spans=spans, cap=config.final_logit_softcapping)
+
+    def _prepare(self) -> str:
+        """Check the package, and say where the graphs run; returns the label. Raises EngineError."""
+        package = qnn_sessions.check(self.spec.versions.get("qairt", ""), str(self.bundle.path))
+        self.emulated = qnn_sessions.is_emulated()
+        if self.emulated:
+            warnings.warn(
+                f"this machine has no Snapdragon NPU, so {name_of(self.spec.chip)} runs in the emulator of "
+                f"{qnn_sessions.PACKAGE} {package}, which takes seconds a step; its speed says nothing",
+                DgemmaWarning,
+                stacklevel=4,
+            )
+        return f"onnx/qnn ({'emulated ' if self.emulated else ''}{self.spec.chip})"
+
+    def _open(self, graph: StaticGraph) -> Any:
+        """A session of a graph; raises EngineError."""
+        path = self.bundle.file(graph.source if self.emulated else graph.file)
+        return qnn_sessions.open_graph(path, self.spec.options, shared=not self.emulated, threads=self.threads)
 
     def _load(self, graph: str, spec: GraphSpec) -> None:
         if graph == _FUSED:
@@ -210,9 +220,7 @@ class QnnEngine(Engine):
 
     def _native(self, graph: StaticGraph, feeds: Feeds) -> Feeds:
         if graph not in self._sessions:
-            path = self.bundle.file(graph.source if self.emulated else graph.file)
-            options = self.spec.options
-            self._sessions[graph] = qnn_sessions.open_graph(path, options, shared=not self.emulated, threads=self.threads)
+            self._sessions[graph] = self._open(graph)
         session = self._sessions[graph]
         wanted = [t.name for t in session.get_inputs()]
         if set(wanted) != set(feeds):
@@ -226,7 +234,7 @@ def describe(spec: TargetSpec) -> list[str]:
     widths = sorted({g.rows for g in spec.graphs if g.part == "layers"})
     lengths = sorted({g.slots for g in spec.graphs if g.part == "layers"})
     return [
-        f"{name_of(spec.chip)} ({chip.sold_as if chip else 'unknown chip'}), {spec.precision}",
+        f"{name_of(spec.chip)} ({chip.sold_as if chip else 'unknown chip'}), {_PRECISIONS.get(spec.precision, spec.precision)}",
         "  compiled with " + ", ".join(f"{name} {version}" for name, version in spec.versions.items()),
         f"  rows {', '.join(map(str, widths))}; prefix {', '.join(map(str, lengths))}, of sliding layers at most {spec.local}",
         "  where " + ", ".join(f"{part}: {place}" for part, place in spec.placement.items()),

@@ -68,8 +68,11 @@ def _device() -> Any:
     return fitting[0]
 
 
-def open_graph(path: Path, options: dict[str, str], *, shared: bool, threads: int | None = None) -> Any:
-    """A session of a source graph, or with `shared` of a wrapper around a context that holds several.
+def open_graph(
+    path: Path, options: dict[str, str], *, shared: bool, threads: int | None = None, model: bytes | None = None
+) -> Any:
+    """A session of a source graph, or with `shared` of a wrapper around a context that holds several; of `model` in place of
+    what the file says, where that is given.
 
     Raises EngineError, with the library's own reason, where it refuses the graph or would leave a node to the processor.
     """
@@ -81,12 +84,14 @@ def open_graph(path: Path, options: dict[str, str], *, shared: bool, threads: in
     if threads is not None:
         made.intra_op_num_threads = threads
     made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if model is not None:
+        made.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.absolute().parent))
     if shared:
         made.add_session_config_entry("ep.share_ep_contexts", "1")
     made.add_provider_for_devices([device], {"backend_path": package.get_qnn_htp_path(), **options})
     try:
         with _quiet():
-            return ort.InferenceSession(str(path), made)
+            return ort.InferenceSession(str(path) if model is None else model, made)
     except Exception as error:  # of many kinds
         reason = " ".join(str(error).split())[:200]
         raise EngineError(

@@ -24,6 +24,7 @@ from dgemma.export import pipeline, request
 from dgemma.export.pipeline import export_bundle
 from dgemma.export.qnn import checks, lower
 from dgemma.export.quiet import quiet
+from dgemma.quantize.recipes import find
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine, qnn, qnn_sessions
 from dgemma.runtime.session import Session
@@ -63,8 +64,14 @@ def check(folder: Path, **options: Any) -> None:
 
 def test_what_does_not_run_there_is_refused_before_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = micro_bundle.checkpoint()
-    with pytest.raises(UsageError, match="recipe 'w8' does not run on the NPU; use --recipe fp32"):
+    with pytest.raises(UsageError, match=r"recipe 'w8' does not run on the NPU.* use --recipe fp32, w8a16, w4a16-mixed"):
         check(folder, recipe="w8")
+    with pytest.raises(UsageError, match=r"w8a16: 16-bit .* add --target qnn:CHIP, or use --recipe w8"):
+        check(folder, recipe="w8a16", target="cpu")
+    table = replace(find("w4-all"), name="table", activations=16, group=16)
+    (tmp_path / "table.json").write_text(json.dumps(table.to_dict()))
+    with pytest.raises(UsageError, match="recipe 'table' has 4 bits for embedding"):
+        check(folder, recipe=str(tmp_path / "table.json"))
     with pytest.raises(UsageError, match="beside the ONNX graphs"):
         check(folder, engines=("executorch",))
     with pytest.raises(UsageError, match="mixture of experts does not run"):

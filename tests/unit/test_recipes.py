@@ -13,7 +13,7 @@ import pytest
 from dgemma.core.config import PRESETS
 from dgemma.core.errors import UsageError
 from dgemma.model.checkpoint import read_config
-from dgemma.quantize.recipes import CLASSES, RECIPES, SUPPORT, Recipe, Support, find, matrix_shapes
+from dgemma.quantize.recipes import ACCELERATED, CLASSES, RECIPES, SUPPORT, Recipe, Support, find, matrix_shapes
 
 ENGINES = ("onnx", "executorch")
 TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
@@ -30,7 +30,13 @@ def test_the_built_in_recipes_are_what_they_are_called() -> None:
     assert [recipe.rotation for recipe in RECIPES.values()] == [0, 0, 128, 128, 128]
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+def test_recipes_of_accelerators_have_the_integers_of_those_of_processors() -> None:
+    for name, base in (("w8a16", "w8"), ("w4a16-mixed", "w4-mixed")):
+        assert replace(find(name), name=base, activations=8) == find(base)
+    assert set(ACCELERATED) == {"w8a16", "w4a16-mixed"} and not set(ACCELERATED) & set(RECIPES)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *ACCELERATED])
 def test_the_built_in_recipes_run_on_every_engine_and_fit_every_preset(name: str) -> None:
     for config in (read_config(TINY)[0], *PRESETS.values()):
         find(name).check(ENGINES, config)
@@ -131,6 +137,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"group": 0}, "group 0"),
     ({"group": "128"}, "group '128'"),
     ({"rotation": 96}, "power of two"),
+    ({"activations": 12}, "activations 12 must be 8 or 16"),
+    ({"activations": 16, "bits": RECIPES["fp32"].bits}, "16 bits need weights of 8 or 4"),
     ({"methods": {"attention": "awq"}}, "'awq' for attention is unknown; choose nearest, searched, gptq"),
     ({"methods": {"heads": "gptq"}}, "unknown class 'heads'"),
     ({"overrides": {"a": 4}}, "list of"),

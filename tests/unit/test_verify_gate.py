@@ -57,8 +57,8 @@ def test_nan_does_not_pass() -> None:
 
 
 def test_limits_are_by_recipe_and_sane() -> None:
-    assert limits_of("w8") == limits_of("fp32") == STRICT
-    assert limits_of("w4-mixed") == limits_of("w4") == limits_of("unknown") == OTHERS
+    assert limits_of("w8") == limits_of("w8a16") == limits_of("fp32") == STRICT
+    assert limits_of("w4-mixed") == limits_of("w4a16-mixed") == limits_of("w4") == limits_of("unknown") == OTHERS
     for loss, inflation in ((-0.1, 1.0), (0.0, 0.9), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match="exact_match_loss"):
             Limits(exact_match_loss=loss, step_inflation=inflation)

@@ -29,7 +29,11 @@ def run(
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, or NAME.json; default: fp32, above 2 GB w4-mixed."),
+        typer.Option(
+            "--recipe",
+            help="fp32, w8, w4-mixed, w4, w4-all, with --target qnn w8a16 or w4a16-mixed, or NAME.json; default: fp32, above "
+            "2 GB w4-mixed.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Most denoising steps T of a canvas.")] = None,
     canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,

@@ -14,7 +14,7 @@ from dgemma.core.progress import notes, stages
 
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="w8, w4-mixed, w4, w4-all, or a file NAME.json.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="w8, w4-mixed, w4, w4-all, w8a16, w4a16-mixed, or a file NAME.json.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write the quantized checkpoint to; must not exist.")],
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ: a .jsonl file with prompt_ids.")

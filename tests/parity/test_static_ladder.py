@@ -1,0 +1,151 @@
+"""An NPU's graphs as rungs of the ladder: clean ones pass, a wrong range, a flipped scale and a clipped softmax are found.
+
+Most of it runs the graphs on the processor, which needs no package of Qualcomm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import static_bundle
+from onnx import helper, numpy_helper
+
+from dgemma.benchmarks.bench.run import runs_on
+from dgemma.cli import dispatch
+from dgemma.core.errors import EngineError
+from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import qnn_sessions
+from dgemma.verify import golden, ladder, tolerance
+from dgemma.verify.backend import Backend
+from dgemma.verify.backends import backends_of
+from dgemma.verify.engine_backend import EngineBackend
+from dgemma.verify.static_graphs import EMULATED, SOURCES, StaticBackend, with_taps
+
+Edit = Callable[[onnx.GraphProto], None]
+# Large random weights: distributions are steep, and 8-bit activations on the rung above move them by 0.16.
+ROUNDED = replace(tolerance.SIXTEEN_BITS, tensors=0.3, argmax=0.1)
+
+
+def quietly(items: Sequence[Any], label: str) -> Iterable[Any]:
+    return items
+
+
+def climb(bundle: Bundle, backends: Sequence[Backend], limits: Sequence[tolerance.Tolerance]) -> dict[str, Any]:
+    asked = [
+        ladder.Asked(ids=t.prompt_ids.tolist(), seed=seed, most=golden.room_for(bundle.manifest, t.prompt_ids), recorded=t)
+        for seed, t in golden.read(bundle)[:2]
+    ]
+    found = ladder.compare_backends(backends, limits, asked, "nobody", quietly)
+    for backend in backends:
+        backend.close()
+    return found
+
+
+def on_processor(path: Path) -> dict[str, Any]:
+    """What the ladder says of a bundle's graphs on the processor."""
+    bundle = Bundle.open(path)
+    rounded = bundle.manifest.quantization["recipe"] != "fp32"
+    limits = [tolerance.SAME_FLOAT, ROUNDED if rounded else tolerance.SAME_FLOAT]
+    found: dict[str, Any] = climb(bundle, [EngineBackend(bundle, "onnx", 1), StaticBackend(bundle, 1, sources=True)], limits)[
+        SOURCES
+    ]
+    return found
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "w8a16"])
+def test_clean_graphs_pass(recipe: str) -> None:
+    found = on_processor(static_bundle.bundle(recipe))
+    assert found["passed"] and found["fault"] is None and found["against"] == "onnx"
+    errors = {c["name"]: c["value"] for c in found["checks"]}
+    assert 0 < errors["logits, error of range"] < 0.1, "logits are not compared"
+
+
+def initializer(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:
+    return next(t for t in graph.initializer if t.name == name)
+
+
+def scaled(graph: onnx.GraphProto, name: str, factor: float) -> None:
+    tensor = initializer(graph, name)
+    tensor.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(tensor) * factor).astype(np.float32), name))
+
+
+def wrong_range(graph: onnx.GraphProto) -> None:
+    """Of the inputs of a down projection: a fiftieth of what it was."""
+    makes = {out: node for node in graph.node for out in node.output}
+    reads = {name: node for node in graph.node for name in node.input}
+    product = reads[reads["layers.0.mlp.down_proj.weight.integers"].output[0]]
+    scaled(graph, makes[product.input[0]].input[1], 0.02)
+
+
+def flipped_scale(graph: onnx.GraphProto) -> None:
+    scaled(graph, "layers.0.self_attn.q_proj.weight.scale", -1.0)
+
+
+def clipped_softmax(graph: onnx.GraphProto) -> None:
+    """Of the first layer: no weight above a twentieth."""
+    at, node = next((i, n) for i, n in enumerate(graph.node) if n.op_type == "Softmax")
+    graph.initializer.append(numpy_helper.from_array(np.array(0.05, np.float32), "most"))
+    clipped = helper.make_node("Min", [f"{node.output[0]}.raw", "most"], [node.output[0]], name="clip")
+    node.output[0] = f"{node.output[0]}.raw"
+    graph.node.insert(at + 1, clipped)
+
+
+@pytest.mark.parametrize(
+    ("edit", "tensor"),
+    [(wrong_range, "layers.0.mlp_out"), (flipped_scale, "layers.0.q"), (clipped_softmax, "layers.0.attention_out")],
+)
+def test_a_fault_is_found_and_named(edit: Edit, tensor: str, tmp_path: Path) -> None:
+    path = static_bundle.edited(static_bundle.bundle("w8a16"), tmp_path / "faulty.dgemma", edit)
+    found = on_processor(path)
+    assert not found["passed"]
+    assert found["fault"]["tensor"] == tensor and found["fault"]["error"] > ROUNDED.tensors
+
+
+def test_without_the_package_one_line_says_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qnn_sessions, "installed", lambda: None)
+    monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: True)
+    backends, limits, missing = backends_of(Bundle.open(static_bundle.bundle("w8a16")), None, ["onnx"], 1)
+    assert [b.name for b in backends] == ["onnx", SOURCES] and limits[1] == tolerance.SIXTEEN_BITS
+    assert missing[EMULATED].startswith("onnxruntime-qnn is not installed; pip install")
+    monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: False)
+    assert (
+        "an NPU itself is not judged" in backends_of(Bundle.open(static_bundle.bundle("w8a16")), None, ["onnx"], 1)[2][EMULATED]
+    )
+
+
+def test_a_graph_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "layers.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"layers\.onnx: cannot be read"):
+        with_taps(path, [])
+
+
+@pytest.mark.slow
+def test_the_emulator_is_a_rung(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_qnn")
+    bundle = Bundle.open(static_bundle.bundle("w8a16"))
+    limits = [tolerance.SIXTEEN_BITS, tolerance.EMULATED]
+    with pytest.warns(UserWarning, match="runs in the emulator"):
+        found = climb(bundle, [StaticBackend(bundle, 1, sources=True), StaticBackend(bundle, 1)], limits)[EMULATED]
+    assert found["passed"] and found["against"] == SOURCES
+    faulty = Bundle.open(static_bundle.edited(bundle.path, tmp_path / "faulty.dgemma", wrong_range))
+    with pytest.warns(UserWarning, match="runs in the emulator"):
+        found = climb(bundle, [StaticBackend(bundle, 1, sources=True), StaticBackend(faulty, 1)], limits)[EMULATED]
+    assert not found["passed"] and found["fault"]["tensor"] == "layers.0.mlp_out"
+
+
+def test_inspect_and_bench_say_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
+    path = static_bundle.bundle("w8a16")
+    assert dispatch(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "qnn:SM8650 (Snapdragon 8 Gen 3), a16: products of integers with 16-bit activations" in shown
+    assert "layers, products of the head: npu" in shown
+    manifest = Bundle.open(path).manifest
+    assert runs_on(manifest, "onnx").startswith("Runs on the processor (onnx); not measured: qnn:SM8650, for")
+    assert runs_on(manifest, "onnx/qnn (SM8650)") == "Runs on the NPU (onnx/qnn (SM8650))"

@@ -1,0 +1,70 @@
+"""A micro bundle with an NPU's graphs whose contexts were not compiled: enough for whatever compiles or runs their sources."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import micro_bundle
+import onnx
+import pytest
+import shared
+
+from dgemma.core.manifest import StaticGraph, list_files, read_manifest, write_manifest
+from dgemma.export import pipeline
+from dgemma.export.pipeline import export_bundle
+from dgemma.export.qnn import checks, lower
+from dgemma.export.quiet import quiet
+from dgemma.runtime.engines import qnn_sessions
+from dgemma.verify import golden
+
+PLAIN = {"fp32": "fp32", "w8a16": "w8"}  # recipe → that of the same graphs for processors
+
+
+def bundle(recipe: str) -> Path:
+    return shared.bundle(f"micro-static-{recipe}", lambda out: _export(out, recipe))
+
+
+def _export(out: Path, recipe: str) -> Path:
+    plain = micro_bundle.bundle("onnx", PLAIN[recipe])
+
+    def lowered(engine: str, request: Any, weights: Any, stage: Path, progress: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        shutil.copytree(plain / "onnx", stage / "onnx")
+        return dict(read_manifest(plain)[0].graphs["onnx"]), {}
+
+    def finish(stage: Path) -> None:
+        shutil.copyfile(plain / golden.FILE, stage / golden.FILE)
+
+    with pytest.MonkeyPatch.context() as patch, quiet():
+        patch.setattr(pipeline, "lower", lowered)
+        patch.setattr(checks, "MODULE", "numpy")
+        patch.setattr(lower, "PACKAGE", "numpy")
+        patch.setattr(lower, "_qairt", lambda: (qnn_sessions.installed() or ("", "2.51.0"))[1])
+        patch.setattr(lower, "_compile", _uncompiled)
+        return export_bundle(
+            micro_bundle.checkpoint(), out, engines=("onnx",), recipe=recipe, target="qnn:SM8650", finish=finish
+        )
+
+
+def _uncompiled(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], progress: Any) -> list[StaticGraph]:
+    folder = stage / lower.FOLDER / chip
+    folder.mkdir()
+    for name in ("wrapper.onnx", "context.bin"):
+        (folder / name).write_bytes(b"none")
+    place = f"{lower.FOLDER}/{chip}"
+    return [replace(g, file=f"{place}/wrapper.onnx", binary=f"{place}/context.bin") for group in groups for g in group]
+
+
+def edited(source: Path, out: Path, edit: Callable[[onnx.GraphProto], None]) -> Path:
+    """A copy of a bundle with its graphs of layers changed, and a manifest that says so."""
+    shutil.copytree(source, out)
+    for path in sorted((out / lower.FOLDER).glob("layers-*.onnx")):
+        model = onnx.load(path, load_external_data=False)
+        edit(model.graph)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    manifest, _ = read_manifest(source)
+    write_manifest(out, replace(manifest, files=list_files(out)))
+    return out
