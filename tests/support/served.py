@@ -59,10 +59,12 @@ class Served:
 
 
 @contextmanager
-def serving(bundles: Sequence[str | Path], **options: Any) -> Iterator[Served]:
-    """Until the block ends."""
+def serving(bundles: Sequence[str | Path], *, send_buffer: int | None = None, **options: Any) -> Iterator[Served]:
+    """Until the block ends. `send_buffer`: bytes that the system takes from the server ahead of a client."""
     server = Server([bundle_path(bundle) for bundle in bundles], ServeOptions(**{"port": 0, "grace_s": 1, **options}))
     taken = socket.socket()
+    if send_buffer is not None:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     taken.bind(("127.0.0.1", 0))
     process = uvicorn.Server(configure(server))
     thread = threading.Thread(target=lambda: asyncio.run(process.serve([taken])), daemon=True)
