@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
 from dgemma.serve.errors import ApiError
@@ -178,6 +178,15 @@ class Tool(Body):
     function: Declaration
 
 
+def _not_forced(value: Any) -> Any:
+    if value == "required" or isinstance(value, dict):
+        raise ValueError("a call cannot be forced, because nothing holds the model to the form of one; give auto or none")
+    return value
+
+
+ToolChoice = Annotated[Literal["auto", "none"] | None, BeforeValidator(_not_forced)]
+
+
 class ChatRequest(Generation):
     """`/v1/chat/completions`."""
 
@@ -187,7 +196,7 @@ class ChatRequest(Generation):
     max_completion_tokens: Number | None = None
     stream_options: StreamOptions | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
 
     def most_tokens(self) -> int | None:

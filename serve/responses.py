@@ -14,7 +14,7 @@ from dgemma.serve import chat
 from dgemma.serve.errors import ApiError
 from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
 from dgemma.serve.models import Model
-from dgemma.serve.requests import Body, Declaration, Generation, Number
+from dgemma.serve.requests import Body, Declaration, Generation, Number, ToolChoice
 from dgemma.serve.streams import KEEP_ALIVE, event
 
 
@@ -79,7 +79,7 @@ class ResponseRequest(Generation):
     instructions: str | None = Field(None, min_length=1, description="A system turn before the input.")
     max_output_tokens: Number | None = None
     tools: list[ResponseTool] | None = Field(None, max_length=128)
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
 
     def most_tokens(self) -> int | None:

@@ -16,7 +16,7 @@ from dgemma.export.chat import read_chat
 from dgemma.export.tokenizer import read_tokenizer
 
 MODEL: ModelConfig = replace(MODEL_CONFIG, vocab_size=released_folder.VOCAB, eos_token_ids=(1, 106, 50), bos_token_id=2)
-THINK, END, CALL, CALLED, QUOTE, TURN, STOP = 100, 101, 48, 49, 52, 105, 106
+THINK, END, CALL, CALLED, QUOTE, TURN, STOP, RESPONDED = 100, 101, 48, 49, 52, 105, 106, 51
 
 
 def write_text(folder: Path, template: str) -> Path:
@@ -64,6 +64,19 @@ class Speaker(FakeEngine):
         opened = turn + len(MODEL_TURN)
         empty = len(EMPTY_THOUGHT)
         return opened + empty if list(ids[opened : opened + empty]) == EMPTY_THOUGHT else opened
+
+
+class Agent(FakeEngine):
+    """Calls a tool, and says something once it has the tool's result."""
+
+    call: Sequence[int] = ()
+    after: Sequence[int] = ()
+
+    def following(self, ids: Sequence[int]) -> int:
+        speaker = Speaker(self.bundle, list(self.call), stop=STOP)
+        if RESPONDED in ids:
+            speaker.answer, speaker.begin = list(self.after), len(ids) - list(reversed(ids)).index(RESPONDED)
+        return speaker.following(ids)
 
 
 def _ids(text: str) -> list[int]:

@@ -18,7 +18,12 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+import released_folder
+import speaking
+from own_venv import install, lines
 from served import serving
+
+from dgemma.runtime import session as session_module
 
 REVERSED = ("Reverse the word table.", "elbat")
 
@@ -156,6 +161,29 @@ def test_the_application_answers_beside_routes_of_its_own(repo_root: Path) -> No
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.mark.slow
+def test_the_agent_calls_its_tool_and_answers(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a scripted model, for tiny calls no tools."""
+    bundle = speaking.write_speaking(tmp_path / "talker.dgemma", speaking.write_text(tmp_path, released_folder.template()))
+    ids = speaking._ids
+    place = [speaking.QUOTE, *ids("Mars"), speaking.QUOTE]
+    monkeypatch.setattr(speaking.Agent, "call", [speaking.CALL, *ids("call:clock{place:"), *place, *ids("}"), speaking.CALLED])
+    monkeypatch.setattr(speaking.Agent, "after", ids("It is no time there."))
+    monkeypatch.setattr(session_module, "open_engine", lambda bundle, *_: speaking.Agent(bundle, stop=speaking.STOP))
+    python = install(tmp_path, "langchain", "langchain-openai", "tzdata") / "python"
+    program = repo_root / "examples" / "langchain_agent.py"
+    with serving([bundle]) as served:
+        said = lines(python, program, "talker", "How late is it?", served.url, cwd=tmp_path)
+        missing = subprocess.run([python, program, "none", "x", served.url], capture_output=True, text=True, timeout=120)
+    assert said == [
+        "human: How late is it?",
+        "calls clock {'place': 'Mars'}",
+        "tool: Mars is no time zone; give one such as Europe/Rome",
+        "ai: It is no time there.",
+    ]
+    assert missing.returncode == 2 and "there is no model 'none'" in missing.stderr and missing.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -204,6 +204,7 @@ def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenA
         ({"think": True}, "think", "unsupported_parameter"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "invalid_value"),
         ({"wizardry": 1}, "wizardry", "unknown_parameter"),
         ({"stream_options": {"colour": 1}}, "stream_options.colour", "unknown_parameter"),
         ({"strength": 0.5}, "strength", "invalid_value"),

@@ -6,14 +6,12 @@ Those that are not installed get an environment of their own, which needs the ne
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_venv import install, lines
 from served import Served, serving
 
 pytestmark = pytest.mark.slow
@@ -66,24 +64,6 @@ console.log((await stream.finalResponse()).output_text);
 def served() -> Iterator[Served]:
     with serving(["tiny"]) as found:
         yield found
-
-
-def lines(*command: str | Path, cwd: Path) -> list[str]:
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "HF_HUB_OFFLINE")}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-    return done.stdout.split("\n")[:-1]
-
-
-def install(folder: Path, package: str) -> Path:
-    """An environment with a package; its folder of programs. With uv, where it is installed, for pip takes minutes."""
-    lines(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-    python = folder / "venv" / "bin" / "python"
-    if uv := shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent)):
-        lines(uv, "pip", "install", "--quiet", "--python", python, package, cwd=folder)
-    else:
-        lines(python, "-m", "pip", "install", "--quiet", package, cwd=folder)
-    return python.parent
 
 
 @pytest.mark.parametrize(("package", "program"), [("langchain-openai", LANGCHAIN), ("litellm", LITELLM)])
