@@ -18,11 +18,14 @@ from dgemma.core.compute_policy import ActiveSet, ComputePolicy
 from dgemma.core.errors import UsageError
 from dgemma.core.noise import canvas_words, step_words, token_from_word
 from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler_options import GREEDY, SamplerOptions
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.sampler import step
+from dgemma.model.steered import steered
 
 StopReason = Literal["stop", "length"]
+_EXPORTED = SamplerOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +71,14 @@ def extend(model: Denoiser, prefix: list[KV] | None, tokens: Sequence[int]) -> l
     return [(torch.cat([k, nk], 1), torch.cat([v, nv], 1)) for (k, v), (nk, nv) in zip(prefix, new, strict=True)]
 
 
-def _steps(sampler: SamplerConfig, seed: int, index: int, n: int) -> Iterator[tuple[int, float, Tensor]]:
+def _steps(
+    sampler: SamplerConfig, seed: int, index: int, n: int, options: SamplerOptions = _EXPORTED
+) -> Iterator[tuple[int, float, Tensor]]:
     """Per denoising step of a canvas: steps remaining, temperature as float32 rounds it, words [1, 2, N]."""
-    for run in range(1, sampler.steps + 1):
-        remaining = sampler.steps - run + 1
+    temperatures = options.temperatures(sampler)
+    for run, temperature in enumerate(temperatures, 1):
         words = torch.from_numpy(step_words(seed, index, run, n).astype(np.int64))[None]
-        yield remaining, float(np.float32(sampler.temperature(remaining))), words
+        yield len(temperatures) - run + 1, float(np.float32(temperature)), words
 
 
 def denoise_canvas(
@@ -85,17 +90,22 @@ def denoise_canvas(
     seed: int,
     index: int,
     adaptive: bool,
+    options: SamplerOptions = _EXPORTED,
 ) -> tuple[list[int], int]:
     """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards."""
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
     canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))[None]  # [1, N]
     soft = torch.zeros(1, n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
-    stop = AdaptiveStop(sampler)
+    stop = AdaptiveStop(options.applied(sampler))
     committed, position_forwards = list[int](), 0
-    for remaining, temperature, words in _steps(sampler, seed, index, n):
+    greedy = float(np.float32(GREEDY))
+    for remaining, temperature, words in _steps(sampler, seed, index, n, options):
         tempered = model.denoise(canvas, soft, prefix, length) / temperature
         done = step(tempered, words, sampler.entropy_bound)
+        if options.given:
+            exact = GREEDY if temperature == greedy else temperature
+            done = steered(tempered, words, sampler, options, exact, config.pad_token_id)
         recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas)
         committed, position_forwards = done.argmax[0].tolist(), position_forwards + n
         if stop(done.argmax, done.entropy) and adaptive:
@@ -175,6 +185,7 @@ def generate(
     max_new_tokens: int,
     adaptive: bool = True,
     compute: ComputePolicy | None = None,
+    options: SamplerOptions = _EXPORTED,
 ) -> Generation:
     """Generate with eager PyTorch.
 
@@ -185,6 +196,7 @@ def generate(
         max_new_tokens: K; the stock loop denoises at most ceil(K / N) canvases.
         adaptive: False always runs all steps.
         compute: what a canvas leaves out; None is the stock loop.
+        options: what differs from `sampler`, in the stock loop alone.
     Raises:
         UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
     """
@@ -203,7 +215,9 @@ def generate(
         position_forwards += 0 if index == 0 or speculate else len(pending)
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
         if compute is None:
-            pending, own = denoise_canvas(model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive)
+            pending, own = denoise_canvas(
+                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, options=options
+            )
         else:
             before = [*prompt_ids, *committed]
             first = greedy(model, before)[-1] if speculate else None

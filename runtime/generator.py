@@ -13,13 +13,14 @@ import numpy as np
 from dgemma.core.errors import Param, PromptTooLong, UsageError, listed
 from dgemma.core.generate_options import GenerateOptions, is_int
 from dgemma.core.plural import counted
+from dgemma.core.sampler_options import BANNED, GREEDY
 from dgemma.core.trajectory import TrajectoryRecorder
-from dgemma.runtime.engines.base import Array, Engine
+from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.given import Given
 from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress, visible
-from dgemma.runtime.result import StopReason
+from dgemma.runtime.result import StopReason, TokenLogprob
 
 CHECK = "check"  # what encodes where drafts are checked
 DECODE_TURN = 16  # tokens of greedy decoding in one turn: about as many forwards as a canvas takes
@@ -58,6 +59,7 @@ class Generator:
     def check(self, options: GenerateOptions) -> None:
         """Whether the bundle can do what is asked for; raises UsageError."""
         compute, manifest = options.compute, self._manifest
+        self._check_candidates(options)
         self._loops.sampling(options.sampler)
         if options.loop == "graph" and (given := options.sampler.given):
             no_inputs = f"this bundle's graph {GENERATE!r} has no inputs for "
@@ -71,6 +73,32 @@ class Generator:
             if graph not in manifest.graphs[self._engine.name]:
                 without = f"this bundle was exported without {graph!r}; export it again, or leave "
                 raise UsageError(without, *listed(compute.given), " out")
+
+    def _check_candidates(self, options: GenerateOptions) -> None:
+        """Whether the graph of a step puts out what the options need; raises UsageError."""
+        vocab = self._manifest.model.vocab_size
+        bias = options.sampler.bias
+        if bias and (i := bias[-1][0]) >= vocab:
+            raise UsageError(Param("logit_bias"), f": id {i} is outside the vocabulary of {vocab}")
+        if len(bias) == vocab and all(value == BANNED for _, value in bias):
+            raise UsageError(Param("logit_bias"), " bans every id; leave one")
+        names = options.sampler.needs_candidates(self._manifest.sampler)
+        names += ("logprobs",) if options.logprobs is not None else ()
+        if not names or options.loop == "graph":
+            return
+        graph = DENOISE if options.compute is None else ACTIVE
+        most = self._loops.candidates(graph) if graph in self._manifest.graphs[self._engine.name] else 0
+        if not most:
+            lack = " could be had, and its graphs lack what they need; export it again"
+            raise UsageError("this bundle was exported before ", *listed(names), lack)
+        for name, asked in (("top_k", options.sampler.top_k), ("logprobs", options.logprobs)):
+            if asked is not None and asked > most:
+                raise UsageError(
+                    Param(name), f" {asked} must be at most {most}, the likeliest ids that a step of this bundle gives"
+                )
+        if options.logprobs is not None and GREEDY in options.sampler.temperatures(self._manifest.sampler):
+            certain = " are of the tempered distribution, which is certain at "
+            raise UsageError(Param("logprobs"), certain, Param("temperature"), " 0; give a higher one")
 
     def generate(
         self,
@@ -114,7 +142,7 @@ class Generator:
         """`decode` in place of the empty answer of `generate`, whose arguments these are; what that took is counted as well."""
         said = "only padding" if run.tokens else "a stop token at once"
         run.warnings.append(f"the canvas gave {said}; this answer is autoregressive")
-        run.tokens, run.entropies, run.pads, run.reason = [], [], 0, "cancelled"
+        run.tokens, run.entropies, run.logprobs, run.pads, run.reason = [], [], [], 0, "cancelled"
         run.native_s = self._engine.seconds - run.native_s
         self.decode(run, ids, on_commit, kept=kept)
 
@@ -171,9 +199,10 @@ class Generator:
             known = given[run.canvases] if run.canvases < len(given) else None
             clock = time.perf_counter()
             canvas: list[int] | None = None
-            entropies: list[float] = []
+            last: DenoisingStep | None = None
             if not self._cancelled():
-                canvas, entropies = self._canvas(self._steps(options, run.canvases, first, known), run, watch)
+                last = self._canvas(self._steps(options, run.canvases, first, known), run, watch)
+                canvas = None if last is None else last.argmax[: last.width].tolist()
             run.denoise_s += time.perf_counter() - clock
             if canvas is not None and first is not None:
                 canvas, first = self._agreed([first, *canvas[1:]], run)
@@ -182,8 +211,9 @@ class Generator:
             run.canvases += 1
             length = None if known is None else known.length
             kept, new, reason = run.accept(canvas) if length is None else run.fill(canvas, length)
-            if not speculate:
-                run.entropies = [*run.entropies, *entropies][: len(run.tokens)]
+            if not speculate and last is not None:
+                run.entropies = [*run.entropies, *last.entropy[: last.width].tolist()][: len(run.tokens)]
+                run.logprobs = [*run.logprobs, *_logprobs(last, options.logprobs)][: len(run.tokens)]
             prefix.truncate(asked + kept + len(new))
             prefix.extend(new[len(prefix.ids) - asked - kept :])
             if on_commit is not None:
@@ -205,28 +235,23 @@ class Generator:
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
         if compute is None and options.loop == "graph":
             return self._loops.graph(self.prefix, seed, index, adaptive)
-        sampling = self._loops.sampling(options.sampler)
+        sampling = self._loops.sampling(options.sampler, wanted=options.logprobs is not None)
         if compute is None:
             return self._loops.host(self.prefix, seed, index, adaptive, sampling, given)
         return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given)
 
-    def _canvas(
-        self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None
-    ) -> tuple[list[int] | None, list[float]]:
-        """Run a canvas and tell of its steps; its last argmax, as far as it has grown, or None when it was cancelled, and the
-        entropies of that."""
-        canvas: Array | None = None
-        entropy = np.zeros(0, np.float32)
+    def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> DenoisingStep | None:
+        """Run a canvas and tell of its steps; the last of them, or None when it was cancelled."""
+        step: DenoisingStep | None = None
         committed = tuple(run.tokens)
         for number, step in enumerate(steps, 1):
             run.steps += 1
             run.position_forwards += step.rows
-            canvas, entropy = step.argmax[: step.width], step.entropy[: step.width]
             if watch is not None:
                 watch(run.canvases, number, step, committed)
             if self._cancelled():
-                return None, []
-        return None if canvas is None else canvas.tolist(), entropy.tolist()
+                return None
+        return step
 
     def _encode(self, run: Progress, *, keep: int = 0, check: int = 0) -> list[int]:
         """Encode what the prefix lacks, as `Prefix.encode` says."""
@@ -284,6 +309,18 @@ class Generator:
             if run.steps % DECODE_TURN == 0:
                 run.denoise_s -= self._pause(run)
         return "cancelled"
+
+
+def _logprobs(step: DenoisingStep, count: int | None) -> list[TokenLogprob]:
+    """Of a canvas's last step, for as far as it has grown; with `count` candidates each."""
+    if step.candidates is None or count is None:
+        return []
+    found = []
+    for token, ids, values in zip(step.argmax[: step.width].tolist(), *(c.tolist() for c in step.candidates), strict=False):
+        of = dict(zip(ids, values, strict=True))
+        top = tuple((i, value) for i, value in zip(ids[:count], values[:count], strict=True) if value != BANNED)
+        found.append(TokenLogprob(token, of.get(token, BANNED), top))
+    return found
 
 
 def _also_recorded(watch: Watcher | None, recorder: TrajectoryRecorder | None) -> Watcher | None:

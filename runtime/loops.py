@@ -7,7 +7,7 @@ positions, T steps, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,21 +15,24 @@ import numpy as np
 from dgemma.core.compute_policy import ActiveSet, AdaptiveStop, ComputePolicy
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import step_words, token_from_word
-from dgemma.core.sampler import SamplerConfig
-from dgemma.core.sampler_options import GREEDY, SamplerOptions
+from dgemma.core.sampler import CANDIDATE_OUTPUTS, SamplerConfig
+from dgemma.core.sampler_options import SamplerOptions
 from dgemma.runtime import finite
+from dgemma.runtime.cut_draw import Candidates
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.given import Given
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
+from dgemma.runtime.steering import Steering
 
 DENOISE, ACTIVE, GENERATE = "denoise", "denoise_active", "generate"  # the graphs that a step or a canvas calls
 
 
 class DenoisingStep(NamedTuple):
-    """One denoising step as the engine returned it, but for what options change (`Loops._taken`); arrays are [N].
+    """One denoising step as the engine returned it, but for what options change (`steering.py`); arrays are [N].
 
-    `rows`: positions that went through the stack, `width`: positions that the canvas has so far.
+    `rows`: positions that went through the stack, `width`: positions that the canvas has so far, `candidates`: of each
+    position's last run, where they are wanted.
     """
 
     rows: int
@@ -41,22 +44,16 @@ class DenoisingStep(NamedTuple):
     entropy: Array
     accepted: Array
     canvas_out: Array
+    candidates: Candidates | None = None
 
 
 class Sampling(NamedTuple):
-    """What a generation samples by: the bundle's sampler with its options, and the temperature of every step, [1] each."""
+    """What a generation samples by: the bundle's sampler with its options, the temperature of every step, [1] each, and what
+    the options make of a step."""
 
     sampler: SamplerConfig
     temperatures: Sequence[Array]
-
-
-def accept(entropy: Array, bound: float) -> Array:
-    """As `model/sampler.py:accept`: entropies [A] float32, bool [A]."""
-    index = np.arange(len(entropy))
-    mine, other = entropy[:, None], entropy[None]
-    ahead = (other < mine) | ((other == mine) & (index[None] < index[:, None]))  # [A, A]
-    accepted: Array = ahead.astype(np.float64) @ entropy.astype(np.float64) <= bound
-    return accepted
+    steering: Steering
 
 
 class Loops:
@@ -66,14 +63,21 @@ class Loops:
         manifest = engine.bundle.manifest
         self._engine, self._sampler = engine, manifest.sampler
         self._n, self._t, self._vocab = manifest.canvas_length, manifest.steps, manifest.model.vocab_size
-        self._stops = manifest.model.eos_token_ids
+        self._stops, self._pad = manifest.model.eos_token_ids, manifest.model.pad_token_id
         self.exported = self.sampling(SamplerOptions())
         self._no_soft = np.zeros((1, self._n, manifest.model.hidden_size), np.float32)
 
-    def sampling(self, options: SamplerOptions) -> Sampling:
-        """Raises UsageError."""
+    def sampling(self, options: SamplerOptions, *, wanted: bool = False) -> Sampling:
+        """`wanted`: whether steps are to have candidates. Raises UsageError."""
         temperatures = [np.array([t], np.float32) for t in options.temperatures(self._sampler)]
-        return Sampling(options.applied(self._sampler), temperatures)
+        steering = Steering(options, self._sampler, self._vocab, self._pad, wanted=wanted)
+        return Sampling(options.applied(self._sampler), temperatures, steering)
+
+    def candidates(self, graph: str) -> int:
+        """K, how many of the likeliest ids a step of that graph puts out; 0 where it does not."""
+        outputs = {spec.name: spec.shape for spec in self._engine.bundle.graph(self._engine.name, graph).outputs}
+        size = outputs["likeliest"][-1] if outputs.keys() >= set(CANDIDATE_OUTPUTS) else 0
+        return size if isinstance(size, int) else 0
 
     def noise(self, seed: int, canvas: int) -> tuple[Array, Array]:
         """Initial canvas [1, N] and words [T, 2, N], both int64."""
@@ -103,9 +107,9 @@ class Loops:
         for i, temperature in enumerate(sampling.temperatures[first_step:]):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
             out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
-            argmax, entropy, accepted, after = self._taken(out, every, words[i], temperature, sampling, given)
+            argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], temperature, given)
             before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
-            yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, after)
+            yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, after, best)
             if stop(argmax, entropy) and adaptive:
                 return
 
@@ -139,7 +143,7 @@ class Loops:
         canvas, words, first_step = self._begin(seed, canvas_index, steps, given)
         if first is not None:
             canvas[0, 0] = first
-        soft = self._no_soft.copy()
+        soft, candidates = self._no_soft.copy(), None
         ends = () if given is not None and given.length is not None else self._stops
         state = ActiveSet(n, compute, sampling.sampler, ends)
         feeds = self._prefixed(prefix, ACTIVE, behind=n)
@@ -149,14 +153,17 @@ class Loops:
             feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.committed[None]}
             out = finite.run(self._engine, ACTIVE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
-            argmax, entropy, accepted, after = self._taken(out, rows, words[i][:, rows], temperature, sampling, given)
+            argmax, entropy, accepted, after, best = sampling.steering.decide(out, rows, words[i][:, rows], temperature, given)
+            candidates = _placed(candidates, best, rows, n)
             canvas[0, rows], soft[:, rows] = after, out["next_soft"]
             done = state.take(rows, argmax, entropy, accepted)
             canvas[0, state.committed] = state.argmax[state.committed]
             argmax, entropy, accepted = state.argmax.copy(), state.entropy.copy(), state.accepted.copy()
             left = steps - first_step - i
             after = canvas[0].copy()
-            yield DenoisingStep(len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, after)
+            yield DenoisingStep(
+                len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, after, candidates
+            )
             if done and adaptive:
                 return
 
@@ -190,27 +197,18 @@ class Loops:
         of_draft = step_words(seed, canvas_index, self._t + 1, self._n)[0]  # the stream behind those of all steps
         return given.begin(canvas, of_draft), words, given.first_step(steps)
 
-    def _taken(
-        self,
-        out: Mapping[str, Array],
-        rows: Array,
-        words: Array,
-        temperature: Array,
-        sampling: Sampling,
-        given: Given | None,
-    ) -> tuple[Array, ...]:
-        """What a step of a temperature [1] gave for its rows [A] with their words [2, A]: argmax, entropy, accepted and next
-        canvas [A], as temperature 0, a lower entropy bound and what is given of the canvas leave them."""
-        argmax, entropy, accepted, canvas = (out[name][0] for name in ("argmax", "entropy", "accepted", "next_canvas"))
-        if temperature[0] == np.float32(GREEDY):  # the graph's own draw hangs on the last bit of logits
-            canvas = np.where(accepted, argmax, canvas)
-        if sampling.sampler.entropy_bound < self._sampler.entropy_bound:
-            accepted = accepted & accept(entropy, sampling.sampler.entropy_bound)
-            canvas = np.where(accepted, canvas, token_from_word(words[1].astype(np.uint32), self._vocab))
-        if given is not None:
-            argmax, entropy, accepted, canvas = given.held(rows, argmax, entropy, accepted, canvas)
-        return argmax, entropy, accepted, canvas
-
     def _prefixed(self, prefix: Prefix, graph: str, behind: int = 0) -> Feeds:
         """A graph's inputs that are the prefix's keys and values, with `behind` slots more, and how many of them count."""
         return {**prefix.feeds(graph, behind), "prefix_length": np.array([prefix.encoded], np.int64)}
+
+
+def _placed(candidates: Candidates | None, new: Candidates | None, rows: Array, n: int) -> Candidates | None:
+    """Candidates [N, K] with those of the rows [A] in their places."""
+    if new is None:
+        return None
+    if candidates is None:
+        size = new.ids.shape[-1]
+        candidates = Candidates(np.zeros((n, size), np.int64), np.full((n, size), -np.inf, np.float32))
+    ids, log_probs = candidates.ids.copy(), candidates.log_probs.copy()
+    ids[rows], log_probs[rows] = new
+    return Candidates(ids, log_probs)

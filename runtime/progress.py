@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dgemma.core.messages import ToolCall
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.engines.base import Array
-from dgemma.runtime.result import Result, StopReason, Timings
+from dgemma.runtime.result import Result, StopReason, Timings, TokenLogprob
 
 
 class Accepted(NamedTuple):
@@ -41,6 +41,7 @@ class Progress:
     is_cut: bool = False
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     pads: int = 0
     steps: int = 0
     canvases: int = 0
@@ -107,6 +108,7 @@ class Progress:
             holes=holes,
             tokens=tuple(self.tokens),
             entropies=tuple(self.entropies),
+            logprobs=tuple(self.logprobs),
             pads=self.pads,
             steps=self.steps,
             canvases=self.canvases,

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dgemma.core.messages import Message, ToolCall
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.engines.base import Array
 
 StopReason = Literal["stop", "length", "context", "cancelled"]
+
+
+class TokenLogprob(NamedTuple):
+    """Natural log-probability of a committed token, from the step that last ran its position, of the tempered distribution.
+
+    Args:
+        token: its id.
+        logprob: 0 where the token was given, −inf where all the likeliest ids were banned.
+        top: likeliest ids and their log-probabilities, falling, as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +66,7 @@ class Result:
         stop_reason: stop, length, context or cancelled; stop for a stop token and for a stop string.
         entropies: of each token, nats of the tempered distribution that it is the likeliest of, in the last step that ran its
             position; 0 where it was given. Empty where tokens came from greedy decoding (decoder autoregressive, speculate).
+        logprobs: of each token, where they were asked for.
         holes: what each hole of a template was filled with.
         stop_string: the stop string that the answer ended before, if it did.
         loop: host, graph, or decode.
@@ -82,6 +98,7 @@ class Result:
     behind: int = 0
     holes: tuple[str, ...] = ()
     entropies: tuple[float, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -103,6 +120,11 @@ class Result:
         """Position-forwards over committed tokens, `pads` aside; None without tokens; about 1 for greedy decoding."""
         return self.position_forwards / self.count if self.count else None
 
+    @property
+    def score(self) -> float | None:
+        """Sum of `logprobs`; None where there are none."""
+        return sum(one.logprob for one in self.logprobs) if self.logprobs else None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types, as `dgemma run --json` prints them."""
         return {
@@ -123,7 +145,17 @@ class Result:
             "warnings": list(self.warnings),
             "stop_string": self.stop_string,
             **({"holes": list(self.holes)} if self.holes else {}),
+            **({"logprobs": [_plain(one) for one in self.logprobs], "score": _finite(self.score)} if self.logprobs else {}),
         }
+
+
+def _plain(one: TokenLogprob) -> dict[str, Any]:
+    return {"id": one.token, "logprob": _finite(one.logprob), "top": [list(pair) for pair in one.top]}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from dgemma.core.messages import Message
 from dgemma.runtime import memory
 from dgemma.runtime.answer import AnswerReader
 from dgemma.runtime.answering import Answering, OnStep, OnText
+from dgemma.runtime.ban import with_bans
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.decoder_choice import DecoderChoice, choose_decoder
 from dgemma.runtime.engines import open_engine
@@ -149,7 +150,7 @@ class Session:
         Raises:
             PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy, SessionClosed.
         """
-        options = _options(options, keywords)
+        options = self._options(options, keywords)
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
             self._generator.check(options)
@@ -171,7 +172,7 @@ class Session:
         Raises:
             UsageError: also for decoder autoregressive, whose answers are all the same; otherwise as `generate`.
         """
-        options = _options(options, keywords)
+        options = self._options(options, keywords)
         if not is_int(n, 1, MOST_SAMPLES):
             raise UsageError(Param("n"), f" {n!r} must be between 1 and {MOST_SAMPLES}")
         if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
@@ -218,6 +219,12 @@ class Session:
             tell.end(result)
         return result
 
+    def _options(self, options: GenerateOptions | None, keywords: GenerateKeywords) -> GenerateOptions:
+        """The options that were given, or those that the keywords say; raises UsageError for both."""
+        if options is not None and keywords:
+            raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
+        return with_bans(options or GenerateOptions.of(**keywords), self.tokenizer, self.bundle.path)
+
     def _answering(self, prompt: Sequence[int], options: GenerateOptions) -> Answering:
         """The text of a generation behind all of `prompt`."""
         inside = self.reader is not None and self.reader.opens_inside(prompt)
@@ -231,7 +238,7 @@ class Session:
         messages: Sequence[Message | Mapping[str, Any]] | None = None,
     ) -> tuple[int, ...]:
         """Ids that `generate` would put into an empty prefix, from any thread; raises what it would raise before its work."""
-        options = options or GenerateOptions()
+        options = self._options(options, {})
         self._check_open()
         self._generator.check(options)
         ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
@@ -309,7 +316,7 @@ class Session:
         Args:
             steps: whether there is a `StepEvent` for every denoising step, too.
         """
-        chosen = _options(options, keywords)
+        chosen = self._options(options, keywords)
 
         def run(tell: Callable[[object], None]) -> Result:
             return self.generate(prompt, chosen, messages=messages, on_step=tell if steps else None, on_text=tell)
@@ -388,12 +395,3 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosed("the session is closed; load it again")
-
-
-def _options(options: GenerateOptions | None, keywords: GenerateKeywords) -> GenerateOptions:
-    """The options that were given, or those that the keywords say; raises UsageError for both."""
-    if options is None:
-        return GenerateOptions.of(**keywords)
-    if keywords:
-        raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
-    return options

@@ -86,7 +86,7 @@ EntropyBoundOption = Annotated[
     typer.Option(
         "--entropy-bound",
         metavar="NATS",
-        help="Accept positions up to NATS of entropy together in each step. Default, and most: the bundle's.",
+        help="Accept positions up to NATS of entropy together in each step. Default: the bundle's.",
     ),
 ]
 ConfidenceOption = Annotated[
@@ -102,6 +102,26 @@ StabilityOption = Annotated[
         metavar="STEPS",
         help="End a canvas only when its likeliest tokens have not changed for STEPS steps. Default: the bundle's.",
     ),
+]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", metavar="K", help="Draw only among the K likeliest tokens of a position, 16 at most.")
+]
+TopPOption = Annotated[
+    float | None, typer.Option("--top-p", metavar="P", help="Draw only among the likeliest tokens that have probability P.")
+]
+MinPOption = Annotated[
+    float | None,
+    typer.Option("--min-p", metavar="P", help="Draw only among tokens at least P times as likely as the likeliest."),
+]
+LogitBiasOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logit-bias", metavar="ID=B", help="Add B to the logit of token ID; -inf bans it. May be given several times."
+    ),
+]
+BanOption = Annotated[
+    list[str] | None,
+    typer.Option("--ban", metavar="TEXT", help="Never write TEXT, which must be one token. May be given several times."),
 ]
 StopOption = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; may be given several times.")
@@ -137,12 +157,35 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def sampler_options(
-    temperature: str | None, steps: int | None, entropy_bound: float | None, confidence: float | None, stability: int | None
+    temperature: str | None,
+    steps: int | None,
+    entropy_bound: float | None,
+    confidence: float | None,
+    stability: int | None,
+    cut: tuple[int | None, float | None, float | None] = (None, None, None),
+    logit_bias: list[str] | None = None,
 ) -> SamplerOptions:
-    """What those options say; raises UsageError."""
+    """What those options say, `cut` --top-k, --top-p and --min-p; raises UsageError."""
+    top_k, top_p, min_p = cut
     return SamplerOptions(
-        temperature=temperature, max_steps=steps, entropy_bound=entropy_bound, confidence=confidence, stability=stability
+        temperature=temperature,
+        max_steps=steps,
+        entropy_bound=entropy_bound,
+        confidence=confidence,
+        stability=stability,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        logit_bias=[_bias(text) for text in logit_bias or ()] or None,
     )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, value = text.partition("=")
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise UsageError(f"--logit-bias {text[:40]!r}: must be ID=B, such as 17=-5 or 17=-inf") from None
 
 
 def compute_policy(early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool) -> ComputePolicy | None:

@@ -15,6 +15,7 @@ from dgemma.cli.answering import generate, generate_each, sample
 from dgemma.cli.messages_file import read_conversation
 from dgemma.cli.options import (
     AdaptiveOption,
+    BanOption,
     BundleArgument,
     ConfidenceOption,
     DraftOption,
@@ -23,7 +24,9 @@ from dgemma.cli.options import (
     EntropyBoundOption,
     FallbackOption,
     JsonOption,
+    LogitBiasOption,
     LoopOption,
+    MinPOption,
     RecheckOption,
     SeedOption,
     SpeculateOption,
@@ -39,10 +42,12 @@ from dgemma.cli.options import (
     ThinkOption,
     ThreadsOption,
     TokensOption,
+    TopKOption,
+    TopPOption,
     compute_policy,
     sampler_options,
 )
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
 
 if TYPE_CHECKING:
@@ -83,6 +88,11 @@ def run(
     entropy_bound: EntropyBoundOption = None,
     confidence: ConfidenceOption = None,
     stability: StabilityOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    logit_bias: LogitBiasOption = None,
+    ban: BanOption = None,
     stop: StopOption = None,
     fallback: FallbackOption = None,
     template: TemplateOption = None,
@@ -114,6 +124,10 @@ def run(
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Print a JSON object on a line for each step, committed text and the result.")
     ] = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option("--logprobs", metavar="N", help="Put log-probabilities into the JSON, and those of N likely tokens."),
+    ] = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text once it is whole.")] = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
@@ -126,6 +140,8 @@ def run(
         raise UsageError(
             "--n gives several answers, which --json-lines and --trace cannot hold; leave them out, or run once a seed"
         )
+    if logprobs is not None and not (as_json or json_lines):
+        raise UsageError(Param("logprobs"), " says more than text can hold; give --json or --json-lines as well")
     if as_json and json_lines:
         raise UsageError("give --json or --json-lines, not both")
     if messages is not None and (prompt is not None or prompt_ids is not None):
@@ -149,7 +165,9 @@ def run(
         raw=raw,
         trace=trace is not None,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
-        sampler=sampler_options(temperature, steps, entropy_bound, confidence, stability),
+        sampler=sampler_options(temperature, steps, entropy_bound, confidence, stability, (top_k, top_p, min_p), logit_bias),
+        ban=ban or (),
+        logprobs=logprobs,
         stop=stop or (),
         fallback=fallback,
         template=template,
@@ -196,8 +214,9 @@ def _check_decoder(decoder: str) -> None:
 
 def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
-    denoises = options.loop != DEFAULT.loop or not options.adaptive
-    if denoises or any((options.compute, options.trace, options.sampler.given, options.template, options.draft)):
+    denoises = options.loop != DEFAULT.loop or not options.adaptive or options.logprobs is not None
+    steers = (options.compute, options.trace, options.sampler.given, options.template, options.draft, options.ban)
+    if denoises or any(steers):
         print("decoder diffusion: the other options need it", file=sys.stderr)
         return options
     choice = session.choose_decoder(options.max_new_tokens)

@@ -17,7 +17,7 @@ from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
-from dgemma.core.sampler_options import SamplerOptions, Temperature
+from dgemma.core.sampler_options import LogitBias, SamplerOptions, Temperature
 from dgemma.core.template import read_template
 
 MAX_NEW_TOKENS = 256
@@ -45,6 +45,12 @@ class GenerateKeywords(TypedDict, total=False):
     entropy_bound: float | None
     confidence: float | None
     stability: int | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    logit_bias: LogitBias
+    ban: str | int | Sequence[str | int]
+    logprobs: int | None
     stop: str | Sequence[str]
     fallback: str | None
     template: str | None
@@ -71,6 +77,9 @@ class GenerateOptions:
             steps and no canvases, so `seed`, `adaptive` and `loop` change nothing.
         compute: how much of a canvas is computed; None: every position in every step. Needs loop host.
         sampler: what differs from the sampler that the bundle was exported with.
+        ban: ids that must not come up, or texts of one token, with or without a space before it.
+        logprobs: give the log-probability of every token in `Result.logprobs`, and those of so many of the likeliest ids, 0 or
+            more.
         stop: strings; the answer ends before the first that its text contains, over tokens and canvases. Thoughts and calls of
             tools are not text. Of a token that a stop string cuts, the beginning is in the text, not in the tokens.
         fallback: autoregressive: where the canvases say nothing but padding or a stop token, the answer is decoded instead.
@@ -95,6 +104,8 @@ class GenerateOptions:
     decoder: str = DIFFUSION
     compute: ComputePolicy | None = None
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    ban: str | int | Sequence[str | int] = ()
+    logprobs: int | None = None
     stop: str | Sequence[str] = ()
     fallback: str | None = None
     template: str | None = None
@@ -150,12 +161,32 @@ class GenerateOptions:
         if self.fallback not in (None, AUTOREGRESSIVE):
             raise UsageError(Param("fallback"), f" {self.fallback!r} is unknown; it can be {AUTOREGRESSIVE}")
         self._check_given()
+        self._check_candidates()
         if self.decoder != AUTOREGRESSIVE:
             return
         if given := self.sampler.given:
             self._need_diffusion(given, "is greedy")
         if self.fallback is not None:
             self._need_diffusion(("fallback",), "is what it falls back to")
+
+    def _check_candidates(self) -> None:
+        """Bans, which become a tuple, and log-probabilities."""
+        bans = (self.ban,) if isinstance(self.ban, (str, int)) else self.ban
+        if not isinstance(bans, Sequence) or not all(is_int(one, 0) or (isinstance(one, str) and one) for one in bans):
+            raise UsageError(Param("ban"), f" {self.ban!r} must be ids, or texts that are not empty")
+        object.__setattr__(self, "ban", tuple(bans))
+        if self.ban and self.decoder == AUTOREGRESSIVE:
+            self._need_diffusion(("ban",), "gives its one token without others")
+        if self.logprobs is None:
+            return
+        if not is_int(self.logprobs, 0):
+            raise UsageError(Param("logprobs"), f" {self.logprobs!r} must be an integer, 0 or more")
+        if self.decoder == AUTOREGRESSIVE or self.loop != "host":
+            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other graphs put out tokens alone"
+            raise UsageError(Param("logprobs"), " needs ", *needs)
+        if self.compute is not None and self.compute.speculate:
+            why = ", whose tokens come from greedy decoding; leave one out"
+            raise UsageError(Param("logprobs"), " cannot be had with ", Param("speculate"), why)
 
     def _check_given(self) -> None:
         """Template and draft."""
@@ -183,6 +214,11 @@ class GenerateOptions:
             if self.stop or self.fallback:
                 others = ["stop"] * bool(self.stop) + ["fallback"] * bool(self.fallback)
                 raise UsageError(Param("template"), " says itself where the answer ends; leave ", *listed(others), " out")
+
+    @property
+    def banned(self) -> tuple[str | int, ...]:
+        """Ids and texts of `ban`."""
+        return tuple(self.ban)  # type: ignore[arg-type]  # a tuple by now
 
     @property
     def speaks(self) -> bool:

@@ -1,0 +1,88 @@
+"""A denoising step under a generation's options, one position at a time: the naive twin of `runtime/steering.py`.
+
+It has all logits, and takes of them what a graph puts out: every draw, and the likeliest ids.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler_options import BANNED, GREEDY, SamplerOptions
+from dgemma.model import sampler
+from dgemma.model.sampler import SampledStep
+
+Pairs = list[tuple[float, int]]  # log-probabilities and ids, falling, and of equal ones the lower id first
+
+
+def steered(
+    tempered: Tensor, words: Tensor, exported: SamplerConfig, options: SamplerOptions, temperature: float, filler: int
+) -> SampledStep:
+    """One step of one canvas.
+
+    Args:
+        tempered, words: as `sampler.step` takes them, with B = 1.
+        exported: the bundle's sampler.
+        temperature: of the step.
+        filler: id where all candidates are banned.
+    """
+    vocab, bias = tempered.shape[-1], dict(options.bias)
+    done = sampler.step(tempered, words, options.applied(exported).entropy_bound)
+    ids, log_probs = sampler.candidates(tempered, exported.candidates(vocab))
+    argmax, accepted, drawn = done.argmax[0].tolist(), done.accepted[0].tolist(), done.drawn[0].tolist()
+    uniforms = sampler.uniforms(words[0, 0]).tolist()
+    filler = filler if bias.get(filler) != BANNED else next(i for i in range(vocab) if bias.get(i) != BANNED)
+    for n in range(len(argmax)):
+        pairs: Pairs = list(zip(log_probs[0, n].tolist(), ids[0, n].tolist(), strict=True))
+        is_biased = any(i in bias for _, i in pairs)
+        pairs = _falling(_tilted(pairs, bias, temperature) if is_biased else pairs)
+        kept = _kept(pairs, options)
+        if is_biased:
+            argmax[n] = pairs[0][1] if kept else filler
+            accepted[n] = accepted[n] and bool(kept)
+        cuts = options.top_k is not None or options.top_p is not None or options.min_p is not None
+        if kept and (cuts or is_biased or drawn[n] in bias):
+            drawn[n] = _draw(kept, uniforms[n])
+        if temperature == GREEDY:
+            drawn[n] = argmax[n]
+    noise = sampler.tokens(words[0, 1], vocab).tolist()
+    canvas = [d if a else r for d, a, r in zip(drawn, accepted, noise, strict=True)]
+    made = (torch.tensor([values]) for values in (canvas, argmax))
+    return SampledStep(*made, done.entropy, torch.tensor([accepted]), torch.tensor([drawn]))
+
+
+def _falling(pairs: Pairs) -> Pairs:
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
+
+
+def _tilted(pairs: Pairs, bias: dict[int, float], temperature: float) -> Pairs:
+    lifted = [(value + bias.get(i, 0.0) / temperature, i) for value, i in pairs]
+    most = max(value for value, _ in lifted)
+    if most == BANNED:
+        return lifted
+    total = most + math.log(sum(math.exp(value - most) for value, _ in lifted))
+    return [(value - total, i) for value, i in lifted]
+
+
+def _kept(pairs: Pairs, options: SamplerOptions) -> Pairs:
+    found, mass = [], 0.0
+    for rank, (value, i) in enumerate(pairs):
+        fits = value != BANNED and (options.top_k is None or rank < options.top_k)
+        fits = fits and (options.top_p is None or mass < options.top_p)
+        if fits and (options.min_p is None or value >= pairs[0][0] + math.log(options.min_p)):
+            found.append((value, i))
+        mass += math.exp(value)
+    return found
+
+
+def _draw(kept: Pairs, uniform: float) -> int:
+    by_id = sorted((i, math.exp(value - kept[0][0])) for value, i in kept)
+    target, running = uniform * sum(weight for _, weight in by_id), 0.0
+    for i, weight in by_id:
+        running += weight
+        if running > target:
+            return i
+    return by_id[-1][0]

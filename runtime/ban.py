@@ -1,0 +1,32 @@
+"""Texts that must not come up, as ids: only tokens that read exactly so, alone or behind a space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dgemma.core.errors import Param, TokenizerError, UsageError
+from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.sampler_options import BANNED
+from dgemma.runtime.tokenizer import Tokenizer
+
+
+def with_bans(options: GenerateOptions, tokenizer: Tokenizer | None, path: Path) -> GenerateOptions:
+    """The options with what they ban as a bias on logits; `path` is the bundle's. Raises UsageError, TokenizerError."""
+    if not options.banned:
+        return options
+    ids = [i for item in options.banned for i in ([item] if isinstance(item, int) else _ids(item, tokenizer, path))]
+    bias = {**dict(options.sampler.bias), **dict.fromkeys(ids, BANNED)}
+    return replace(options, ban=(), sampler=replace(options.sampler, logit_bias=bias))
+
+
+def _ids(text: str, tokenizer: Tokenizer | None, path: Path) -> list[int]:
+    if tokenizer is None:
+        why = f" {text[:40]!r} cannot be read, for {path} has no tokenizer; give ids"
+        raise TokenizerError(Param("ban"), why)
+    spelled = [tokenizer.encode_user(before + text) for before in ("", " ")]
+    found = {ids[0] for ids in spelled if len(ids) == 1 and tokenizer.decode(ids).strip() == text.strip()}
+    if not found:
+        several = f" {text[:40]!r} takes {len(spelled[0])} tokens, which other texts need as well; give one token, or ids"
+        raise UsageError(Param("ban"), several)
+    return sorted(found)

@@ -1,0 +1,115 @@
+"""What the options of a generation make of one step's outputs: acceptance, the draw, the likeliest ids.
+
+What they leave alone stays as the graph gave it, to the bit. A positions, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from dgemma.core.noise import token_from_word
+from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler_options import BANNED, GREEDY, SamplerOptions
+from dgemma.runtime import cut_draw
+from dgemma.runtime.cut_draw import Candidates, Cut
+from dgemma.runtime.engines.base import Array
+from dgemma.runtime.given import Given
+
+
+class Decision(NamedTuple):
+    """Of one step: argmax int64, entropy float32, accepted bool and next canvas int64, all [A]; candidates where the step gives
+    them and they are wanted."""
+
+    argmax: Array
+    entropy: Array
+    accepted: Array
+    canvas: Array
+    candidates: Candidates | None
+
+
+def accept(entropy: Array, bound: float) -> Array:
+    """As `model/sampler.py:accept`: entropies [A] float32, bool [A]."""
+    index = np.arange(len(entropy))
+    mine, other = entropy[:, None], entropy[None]
+    ahead = (other < mine) | ((other == mine) & (index[None] < index[:, None]))  # [A, A]
+    accepted: Array = ahead.astype(np.float64) @ entropy.astype(np.float64) <= bound
+    return accepted
+
+
+class Steering:
+    """Of one generation.
+
+    Args:
+        exported: the bundle's sampler.
+        vocab: V.
+        filler: id of padding, which stands where all candidates are banned; the first id that is not, where it is banned.
+        wanted: whether candidates are wanted for their own sake.
+    """
+
+    def __init__(self, options: SamplerOptions, exported: SamplerConfig, vocab: int, filler: int, *, wanted: bool) -> None:
+        self._vocab, self._bound = vocab, options.applied(exported).entropy_bound
+        self._rebounds = self._bound != exported.entropy_bound
+        self._wider = self._bound > exported.entropy_bound
+        cut = Cut(options.top_k, options.top_p, options.min_p)
+        self._cut, self._cuts = cut, cut != Cut()
+        self._bias: Array | None = None
+        self._filler, self._wanted = filler, wanted
+        if options.bias:
+            ids, values = zip(*options.bias, strict=True)
+            self._bias = np.zeros(vocab)
+            self._bias[list(ids)] = values
+            self._filler = filler if self._bias[filler] != BANNED else int(np.argmax(self._bias != BANNED))
+
+    def decide(self, out: Mapping[str, Array], rows: Array, words: Array, temperature: Array, given: Given | None) -> Decision:
+        """What a step of a temperature [1] gave for its rows [A] with their words [2, A]."""
+        argmax, entropy, accepted, canvas = (out[name][0] for name in ("argmax", "entropy", "accepted", "next_canvas"))
+        candidates: Candidates | None = None
+        if self._wanted or self._cuts or self._bias is not None:
+            candidates = cut_draw.ordered(out["likeliest"][0], out["log_probs"][0])
+        drawn = out["drawn"][0] if self._wider or candidates is not None else canvas
+        accepted_before = accepted
+        if self._rebounds:
+            accepted = accept(entropy, self._bound)
+            accepted = accepted if self._wider else accepted & accepted_before
+        if candidates is not None and (self._cuts or self._bias is not None):
+            candidates, argmax, accepted, drawn = self._steered(candidates, argmax, accepted, drawn, words[0], temperature)
+        if temperature[0] == np.float32(GREEDY):  # the graph's own draw hangs on the last bit of logits
+            drawn = argmax
+        canvas = np.where(accepted, drawn, self._renoised(accepted, accepted_before, canvas, words[1]))
+        if given is not None:
+            argmax, entropy, accepted, canvas = given.held(rows, argmax, entropy, accepted, canvas)
+            candidates = None if candidates is None else _pinned(candidates, given.pinned[rows], argmax)
+        return Decision(argmax, entropy, accepted, canvas, candidates)
+
+    def _renoised(self, accepted: Array, before: Array, canvas: Array, words: Array) -> Array:
+        """The canvas of positions that are not accepted: the graph's, but where the graph accepted them."""
+        if not (before & ~accepted).any():
+            return canvas
+        return np.where(before, token_from_word(words.astype(np.uint32), self._vocab), canvas)
+
+    def _steered(
+        self, candidates: Candidates, argmax: Array, accepted: Array, drawn: Array, words: Array, temperature: Array
+    ) -> tuple[Candidates, Array, Array, Array]:
+        """Candidates with their bias, argmax, accepted and draws [A], cut to what is kept of them."""
+        redrawn = np.full(len(argmax), self._cuts)
+        if self._bias is not None:
+            candidates, touched = cut_draw.tilted(candidates, self._bias, float(temperature[0]))
+            redrawn = redrawn | touched | (self._bias[drawn] != 0)
+            argmax = np.where(touched, candidates.ids[:, 0], argmax)
+        keeps = cut_draw.kept(candidates.log_probs, self._cut)
+        chosen = cut_draw.draw(candidates, keeps, words.astype(np.uint32))
+        drawn = np.where(redrawn, chosen, drawn)
+        if not (nothing := ~keeps.any(-1)).any():
+            return candidates, argmax, accepted, drawn
+        return candidates, np.where(nothing, self._filler, argmax), accepted & ~nothing, drawn
+
+
+def _pinned(candidates: Candidates, pinned: Array, argmax: Array) -> Candidates:
+    """With what is given certain, [A]."""
+    ids, log_probs = candidates.ids.copy(), candidates.log_probs.copy()
+    log_probs[pinned] = -np.inf
+    ids[pinned, 0], log_probs[pinned, 0] = argmax[pinned], 0.0
+    return Candidates(ids, log_probs)
