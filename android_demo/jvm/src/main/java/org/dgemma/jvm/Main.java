@@ -16,6 +16,7 @@ public final class Main {
             + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--fixed-steps] [--raw] [--json] [--trace]\n"
             + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate] [--cache DIR]\n"
             + "      [--temperature A[:B]] [--steps T] [--confidence NATS] [--stability STEPS]\n"
+            + "      [--entropy-bound NATS] [--top-k K] [--top-p P] [--min-p P]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
 
     private Main() {}

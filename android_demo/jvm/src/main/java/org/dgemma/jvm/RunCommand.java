@@ -32,7 +32,8 @@ final class RunCommand {
     static final List<String> OPTIONS = Arrays.asList(
             "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
             "--early-commit", "--start-width", "--threads", "--cache", "--system", "--messages",
-            "--temperature", "--steps", "--confidence", "--stability");
+            "--temperature", "--steps", "--confidence", "--stability",
+            "--entropy-bound", "--top-k", "--top-p", "--min-p");
     static final List<String> FLAGS = Arrays.asList(
             "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--json", "--trace", "--think");
 
@@ -164,6 +165,18 @@ final class RunCommand {
         }
         if (given.text("--confidence") != null) {
             sampler = sampler.confidence(given.real("--confidence", 0));
+        }
+        if (given.text("--entropy-bound") != null) {
+            sampler = sampler.entropyBound(given.real("--entropy-bound", 0));
+        }
+        if (given.text("--top-k") != null) {
+            sampler = sampler.topK(given.number("--top-k", 0));
+        }
+        if (given.text("--top-p") != null) {
+            sampler = sampler.topP(given.real("--top-p", 0));
+        }
+        if (given.text("--min-p") != null) {
+            sampler = sampler.minP(given.real("--min-p", 0));
         }
         return given.text("--stability") == null ? sampler : sampler.stability(given.number("--stability", 0));
     }

@@ -28,6 +28,7 @@ final class ActiveLoop extends CanvasLoop {
     private final long[] drawn = new long[2 * length];
     /** [N, D] of every position. */
     private final float[] soft;
+    private final Steering steering;
 
     ActiveLoop(Engine engine, Prefix prefix) {
         super(engine, prefix, ComputePolicy.ACTIVE, engine.bundle().manifest().canvasLength);
@@ -47,11 +48,13 @@ final class ActiveLoop extends CanvasLoop {
         results.put("accepted", Buffers.zeros(DType.BOOL, 1, length));
         results.put("next_soft", Buffers.zeros(DType.FLOAT32, 1, length, hidden));
         candidates(results);
+        steering = new Steering(manifest, results);
     }
 
     @Override
     boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
         ActiveSet state = new ActiveSet(length, options.compute, sampler, options.sampler, stops);
+        steering.reset(options.sampler);
         Arrays.fill(soft, 0);
         for (int i = 0; i < scheduled(); i++) {
             int[] rows = state.begin();
@@ -62,7 +65,7 @@ final class ActiveLoop extends CanvasLoop {
             engine.run(graph, feeds, outputs);
             prefix.place(fresh, rows);
             begin(i);
-            boolean done = take(rows, state, greedy(i));
+            boolean done = take(rows, state, temperature(i));
             if (!sink.accept(step)) {
                 return false;
             }
@@ -96,7 +99,7 @@ final class ActiveLoop extends CanvasLoop {
     }
 
     /** Reads what came out for its rows, into the state and the step; whether the canvas is done. */
-    private boolean take(int[] rows, ActiveSet state, boolean greedy) {
+    private boolean take(int[] rows, ActiveSet state, float temperature) {
         int[] argmax = new int[rows.length];
         int[] next = new int[rows.length];
         float[] entropy = new float[rows.length];
@@ -105,9 +108,10 @@ final class ActiveLoop extends CanvasLoop {
         Buffers.read(results.get("next_canvas"), 0, next);
         Buffers.read(results.get("entropy"), 0, entropy);
         Buffers.read(results.get("accepted"), 0, accepted);
+        steering.decide(rows, temperature, drawn, argmax, entropy, accepted, next);
         FloatBuffer softs = results.get("next_soft").data.asFloatBuffer();
         for (int i = 0; i < rows.length; i++) {
-            step.canvasOut[rows[i]] = greedy && accepted[i] ? argmax[i] : next[i];
+            step.canvasOut[rows[i]] = next[i];
             softs.get(soft, rows[i] * hidden, hidden);
         }
         boolean done = state.take(rows, argmax, entropy, accepted);

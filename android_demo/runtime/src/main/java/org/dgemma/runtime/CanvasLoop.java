@@ -104,11 +104,6 @@ abstract class CanvasLoop {
         Buffers.read(outputs.get(canvas), row, step.canvasOut);
     }
 
-    /** Whether accepted positions take the likeliest id: the graph's own draw hangs on the last bit of logits there. */
-    final boolean greedy(int i) {
-        return temperatures[i] == (float) SamplerOptions.GREEDY;
-    }
-
     /** Steps of one canvas at most. */
     final int scheduled() {
         return temperatures.length;
@@ -120,14 +115,11 @@ abstract class CanvasLoop {
 
     /** Room for what a step puts out about its draws and likeliest ids; graphs of older bundles do not have it. */
     final void candidates(Map<String, Tensor> results) {
-        for (Manifest.TensorSpec spec : engine.bundle().graph(engine.name(), graph).outputs) {
-            if (spec.name.equals("drawn")) {
-                results.put(spec.name, Buffers.zeros(DType.INT64, 1, length));
-            } else if (spec.name.equals("likeliest") || spec.name.equals("log_probs")) {
-                Object last = spec.shape.get(spec.shape.size() - 1);
-                DType dtype = spec.name.equals("likeliest") ? DType.INT64 : DType.FLOAT32;
-                results.put(spec.name, Buffers.zeros(dtype, 1, length, last instanceof Number ? ((Number) last).longValue() : 1));
-            }
+        int count = SamplerOptions.candidates(engine.bundle().graph(engine.name(), graph));
+        if (count > 0) {
+            results.put("drawn", Buffers.zeros(DType.INT64, 1, length));
+            results.put("likeliest", Buffers.zeros(DType.INT64, 1, length, count));
+            results.put("log_probs", Buffers.zeros(DType.FLOAT32, 1, length, count));
         }
     }
 

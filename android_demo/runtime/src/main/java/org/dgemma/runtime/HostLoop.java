@@ -16,6 +16,8 @@ final class HostLoop extends CanvasLoop {
     private final Tensor temperature;
     private final long[] row;
     private final AdaptiveStop stop;
+    private final Steering steering;
+    private final int[] every;
 
     HostLoop(Engine engine, Prefix prefix) {
         super(engine, prefix, Loop.HOST.graph, 0);
@@ -36,12 +38,18 @@ final class HostLoop extends CanvasLoop {
         output("entropy", DType.FLOAT32, 1, length);
         output("accepted", DType.BOOL, 1, length);
         candidates(outputs);
+        steering = new Steering(manifest, outputs);
+        every = new int[length];
+        for (int i = 0; i < length; i++) {
+            every[i] = i;
+        }
     }
 
     @Override
     boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvases[0]);
         stop.reset(options.sampler);
+        steering.reset(options.sampler);
         for (int i = 0; i < scheduled(); i++) {
             int from = i % 2;
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), row);
@@ -53,11 +61,9 @@ final class HostLoop extends CanvasLoop {
             outputs.put("next_soft", softs[1 - from]);
             engine.run(graph, feeds, outputs);
             read(i, 0, "argmax", "entropy", "accepted", "next_canvas");
-            if (greedy(i)) {
-                for (int j = 0; j < length; j++) {
-                    step.canvasOut[j] = step.accepted[j] ? step.argmax[j] : step.canvasOut[j];
-                    canvases[1 - from].data.putLong(8 * j, step.canvasOut[j]);
-                }
+            steering.decide(every, temperature(i), row, step.argmax, step.entropy, step.accepted, step.canvasOut);
+            for (int j = 0; j < length; j++) {
+                canvases[1 - from].data.putLong(8 * j, step.canvasOut[j]);
             }
             if (!sink.accept(step)) {
                 return false;

@@ -2,6 +2,7 @@ package org.dgemma.runtime;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -10,7 +11,7 @@ import org.jspecify.annotations.Nullable;
  */
 public final class SamplerOptions {
     /** As the bundle was exported. */
-    public static final SamplerOptions EXPORTED = new SamplerOptions(null, null, null, null, null);
+    public static final SamplerOptions EXPORTED = new SamplerOptions();
 
     /** The temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows. */
     static final double GREEDY = 1e-20;
@@ -20,23 +21,31 @@ public final class SamplerOptions {
 
     private static final double HOTTEST = 100;
 
-    private final @Nullable Double first;
-    private final @Nullable Double last;
-    private final @Nullable Integer maxSteps;
-    private final @Nullable Double confidence;
-    private final @Nullable Integer stability;
+    private @Nullable Double first;
+    private @Nullable Double last;
+    private @Nullable Integer maxSteps;
+    private @Nullable Double confidence;
+    private @Nullable Integer stability;
+    @Nullable Double entropyBound;
+    @Nullable Integer topK;
+    @Nullable Double topP;
+    @Nullable Double minP;
 
-    private SamplerOptions(
-            @Nullable Double first,
-            @Nullable Double last,
-            @Nullable Integer maxSteps,
-            @Nullable Double confidence,
-            @Nullable Integer stability) {
-        this.first = first;
-        this.last = last;
-        this.maxSteps = maxSteps;
-        this.confidence = confidence;
-        this.stability = stability;
+    private SamplerOptions() {}
+
+    private SamplerOptions with(Consumer<SamplerOptions> change) {
+        SamplerOptions copy = new SamplerOptions();
+        copy.first = first;
+        copy.last = last;
+        copy.maxSteps = maxSteps;
+        copy.confidence = confidence;
+        copy.stability = stability;
+        copy.entropyBound = entropyBound;
+        copy.topK = topK;
+        copy.topP = topP;
+        copy.minP = minP;
+        change.accept(copy);
+        return copy;
     }
 
     /** One temperature for all steps; 0, and what is below 0.01, takes the likeliest id of every position. */
@@ -54,7 +63,10 @@ public final class SamplerOptions {
                 throw new UsageException("temperature " + end + " must be a number from 0 to 100");
             }
         }
-        return new SamplerOptions(a, b, maxSteps, confidence, stability);
+        return with(copy -> {
+            copy.first = a;
+            copy.last = b;
+        });
     }
 
     /** At most so many denoising steps for one canvas, no more than the bundle was exported with. */
@@ -62,7 +74,7 @@ public final class SamplerOptions {
         if (value < 1) {
             throw new UsageException("maxSteps " + value + " must be 1 or more");
         }
-        return new SamplerOptions(first, last, value, confidence, stability);
+        return with(copy -> copy.maxSteps = value);
     }
 
     /** Nats that the mean entropy must be below for a stop. */
@@ -70,7 +82,7 @@ public final class SamplerOptions {
         if (!(nats > 0 && nats < Double.POSITIVE_INFINITY)) {
             throw new UsageException("confidence " + nats + " must be a positive number of nats");
         }
-        return new SamplerOptions(first, last, maxSteps, nats, stability);
+        return with(copy -> copy.confidence = nats);
     }
 
     /** Steps for which the likeliest ids must not change before a stop. */
@@ -78,29 +90,79 @@ public final class SamplerOptions {
         if (steps < 0) {
             throw new UsageException("stability " + steps + " must be 0 or more");
         }
-        return new SamplerOptions(first, last, maxSteps, confidence, steps);
+        return with(copy -> copy.stability = steps);
+    }
+
+    /** Nats that positions may have ahead of them and still be accepted; above the bundle's, its steps must put out draws. */
+    public SamplerOptions entropyBound(double nats) {
+        if (!(nats > 0 && nats < Double.POSITIVE_INFINITY)) {
+            throw new UsageException("entropyBound " + nats + " must be a positive number of nats");
+        }
+        return with(copy -> copy.entropyBound = nats);
+    }
+
+    /** Draw only among so many of the likeliest ids, at most as many as a step of the bundle puts out. */
+    public SamplerOptions topK(int count) {
+        if (count < 1) {
+            throw new UsageException("topK " + count + " must be 1 or more");
+        }
+        return with(copy -> copy.topK = count);
+    }
+
+    /** Draw only among the likeliest ids that together have this probability. */
+    public SamplerOptions topP(double mass) {
+        return with(copy -> copy.topP = share("topP", mass));
+    }
+
+    /** Draw only among ids that are at least this many times as likely as the likeliest. */
+    public SamplerOptions minP(double share) {
+        return with(copy -> copy.minP = share("minP", share));
+    }
+
+    private static double share(String name, double value) {
+        if (!(value > 0 && value <= 1)) {
+            throw new UsageException(name + " " + value + " must be a number above 0 and at most 1");
+        }
+        return value;
+    }
+
+    boolean cuts() {
+        return topK != null || topP != null || minP != null;
+    }
+
+    /** Names of what no step can do without its draws and likeliest ids. */
+    private List<String> needsCandidates(Manifest.SamplerConfig exported) {
+        List<String> names = new ArrayList<>();
+        add(names, "topK", topK);
+        add(names, "topP", topP);
+        add(names, "minP", minP);
+        add(names, "entropyBound", entropyBound != null && entropyBound > exported.entropyBound ? entropyBound : null);
+        return names;
+    }
+
+    private static void add(List<String> names, String name, @Nullable Object value) {
+        if (value != null) {
+            names.add(name);
+        }
     }
 
     /** Names of what is not as it was exported. */
     private List<String> given() {
         List<String> names = new ArrayList<>();
-        if (first != null) {
-            names.add("temperature");
-        }
-        if (maxSteps != null) {
-            names.add("maxSteps");
-        }
-        if (confidence != null) {
-            names.add("confidence");
-        }
-        if (stability != null) {
-            names.add("stability");
-        }
+        add(names, "temperature", first);
+        add(names, "maxSteps", maxSteps);
+        add(names, "confidence", confidence);
+        add(names, "stability", stability);
+        add(names, "entropyBound", entropyBound);
+        add(names, "topK", topK);
+        add(names, "topP", topP);
+        add(names, "minP", minP);
         return names;
     }
 
     /** Throws UsageException where the loop or the bundle cannot do it. */
-    void check(Manifest manifest, Loop loop) {
+    void check(Bundle bundle, String engine, Loop loop, String graph) {
+        Manifest manifest = bundle.manifest();
         if (maxSteps != null && maxSteps > manifest.sampler.steps) {
             throw new UsageException("maxSteps " + maxSteps + " must be at most the exported " + manifest.sampler.steps
                     + "; export with more --steps");
@@ -108,6 +170,27 @@ public final class SamplerOptions {
         if (loop != Loop.HOST && !given().isEmpty()) {
             throw new UsageException(String.join(", ", given()) + " need loop host: the fused graph has its sampler built in");
         }
+        List<String> names = needsCandidates(manifest.sampler);
+        int most = names.isEmpty() ? 0 : candidates(bundle.graph(engine, graph));
+        if (!names.isEmpty() && most == 0) {
+            throw new UsageException(bundle.folder() + ": was exported before " + String.join(", ", names)
+                    + " could be had, and its graphs lack what they need; export it again");
+        }
+        if (topK != null && topK > most) {
+            throw new UsageException(
+                    "topK " + topK + " must be at most " + most + ", the likeliest ids that a step of this bundle gives");
+        }
+    }
+
+    /** How many of the likeliest ids a step puts out; 0 where it does not. */
+    static int candidates(Manifest.GraphSpec graph) {
+        for (Manifest.TensorSpec spec : graph.outputs) {
+            Object last = spec.shape.isEmpty() ? null : spec.shape.get(spec.shape.size() - 1);
+            if (spec.name.equals("likeliest") && last instanceof Number) {
+                return ((Number) last).intValue();
+            }
+        }
+        return 0;
     }
 
     /** Of every step of one canvas, first step first. */

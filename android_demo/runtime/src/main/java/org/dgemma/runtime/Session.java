@@ -276,7 +276,7 @@ public final class Session implements AutoCloseable {
         int[] before = options.continued ? generator.prefix.ids() : new int[0];
         int[] ids = asked.prefix(before);
         options.compute.check(bundle, engine.name(), options.loop);
-        options.sampler.check(manifest, options.loop);
+        options.sampler.check(bundle, engine.name(), options.loop, options.compute.graphs(options.loop)[0]);
         int kept = Math.max(0, Math.min(Prefix.shared(before, ids), ids.length - 1));
         generator.begin(Arrays.copyOfRange(ids, kept, ids.length), kept, manifest.canvasLength);
         boolean inside = speech.opensInside(ids);

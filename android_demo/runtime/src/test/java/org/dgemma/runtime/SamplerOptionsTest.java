@@ -65,9 +65,17 @@ public class SamplerOptionsTest {
         says(UsageException.class, "maxSteps 0 must be 1 or more", () -> EXPORTED.maxSteps(0));
         says(UsageException.class, "confidence 0.0 must be a positive number of nats", () -> EXPORTED.confidence(0));
         says(UsageException.class, "stability -1 must be 0 or more", () -> EXPORTED.stability(-1));
+        says(UsageException.class, "topK 0 must be 1 or more", () -> EXPORTED.topK(0));
+        says(UsageException.class, "topP 0.0 must be a number above 0 and at most 1", () -> EXPORTED.topP(0));
+        says(UsageException.class, "minP 1.5 must be a number above 0", () -> EXPORTED.minP(1.5));
+        says(UsageException.class, "entropyBound NaN must be a positive number", () -> EXPORTED.entropyBound(Double.NaN));
         try (Session session = session(ToyEngine.of(200))) {
             says(UsageException.class, "maxSteps 7 must be at most the exported 6; export with more --steps",
                     () -> session.generate(PROMPT, options(EXPORTED.maxSteps(7)), null));
+            says(UsageException.class, "topK 17 must be at most 16, the likeliest ids that a step of this bundle gives",
+                    () -> session.generate(PROMPT, options(EXPORTED.topK(17)), null));
+            says(UsageException.class, "topP, minP need loop host", () -> session.generate(
+                    PROMPT, options(EXPORTED.topP(0.5).minP(0.5)).loop(Loop.GRAPH), null));
             says(UsageException.class, "temperature, maxSteps need loop host", () -> session.generate(
                     PROMPT, options(EXPORTED.temperature(1).maxSteps(2)).loop(Loop.GRAPH), null));
             assertEquals(0, session.prefixIds().length);

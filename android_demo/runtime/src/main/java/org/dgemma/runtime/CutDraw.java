@@ -1,0 +1,72 @@
+package org.dgemma.runtime;
+
+/**
+ * The draw among a position's likeliest ids, cut by rank, mass or share: the contract of docs/design/sampling.md, but for a
+ * bias. K candidates.
+ */
+final class CutDraw {
+    private CutDraw() {}
+
+    /** Sorts candidates by falling log-probability, and of equal ones the lower id first. */
+    static void sort(long[] ids, float[] logProbs) {
+        for (int i = 1; i < ids.length; i++) {
+            long id = ids[i];
+            float value = logProbs[i];
+            int at = i;
+            while (at > 0 && (logProbs[at - 1] < value || logProbs[at - 1] == value && ids[at - 1] > id)) {
+                ids[at] = ids[at - 1];
+                logProbs[at] = logProbs[at - 1];
+                at--;
+            }
+            ids[at] = id;
+            logProbs[at] = value;
+        }
+    }
+
+    /** Which of the sorted candidates a draw may take; the first is always one of them. */
+    static boolean[] kept(float[] logProbs, SamplerOptions options) {
+        boolean[] found = new boolean[logProbs.length];
+        double mass = 0;
+        for (int rank = 0; rank < found.length; rank++) {
+            double value = logProbs[rank];
+            found[rank] = (options.topK == null || rank < options.topK)
+                    && (options.topP == null || mass < options.topP)
+                    && (options.minP == null || value >= logProbs[0] + Math.log(options.minP));
+            mass += Math.exp(value);
+        }
+        return found;
+    }
+
+    /** The id that a word draws of the sorted candidates that are kept. */
+    static long draw(long[] ids, float[] logProbs, boolean[] kept, long word) {
+        int count = 0;
+        long[] byId = new long[ids.length];
+        float[] weights = new float[ids.length];
+        for (int i = 0; i < ids.length; i++) {
+            if (!kept[i]) {
+                continue;
+            }
+            int at = count++;
+            while (at > 0 && byId[at - 1] > ids[i]) {
+                byId[at] = byId[at - 1];
+                weights[at] = weights[at - 1];
+                at--;
+            }
+            byId[at] = ids[i];
+            weights[at] = (float) Math.exp((double) logProbs[i] - logProbs[0]);
+        }
+        double total = 0;
+        for (int i = 0; i < count; i++) {
+            total += weights[i];
+        }
+        double target = (word >>> 8) * 0x1p-24 * total;
+        double running = 0;
+        for (int i = 0; i < count; i++) {
+            running += weights[i];
+            if (running > target) {
+                return byId[i];
+            }
+        }
+        return byId[count - 1];
+    }
+}
