@@ -103,7 +103,7 @@ class Server:
         async with self.models.use(body.model) as model:
             if self.warming is not None:  # which is no turn of another client's
                 await asyncio.wait({self.warming})
-            names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, "max_new_tokens": body.limit}
+            names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, **body.names()}
             try:
                 asks = await asyncio.to_thread(endpoint.asks, model, body)
             except Exception as error:

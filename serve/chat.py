@@ -12,6 +12,7 @@ from dgemma.core.generate_options import AUTOREGRESSIVE, GenerateOptions
 from dgemma.runtime.result import Result
 from dgemma.serve.errors import ApiError
 from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
+from dgemma.serve.logprobs import of_chat, of_completion
 from dgemma.serve.models import Model
 from dgemma.serve.requests import ChatRequest, CompletionRequest, Generation
 from dgemma.serve.streams import DONE, KEEP_ALIVE, event
@@ -113,6 +114,7 @@ class ChatForm:
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, model: Model, body: ChatRequest | CompletionRequest) -> None:
+        self._tokenizer = model.loaded.tokenizer
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._head = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
@@ -160,6 +162,9 @@ class ChatForm:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
         return {**self._chunk(), "choices": [choice]}
 
+    def _logprobs(self, result: Result) -> dict[str, Any] | None:
+        return of_chat(result, self._tokenizer)
+
     def _opening(self, index: int) -> list[dict[str, Any]]:
         return [self._part(index, {"role": "assistant", "content": ""})]
 
@@ -174,7 +179,8 @@ class ChatForm:
     def _ending(self, done: Done) -> list[dict[str, Any]]:
         calls = [{"index": number, **call} for number, call in enumerate(tool_calls(done.result))]
         parts = [self._part(done.index, {"tool_calls": [call]}) for call in calls]
-        return [*parts, self._part(done.index, {}, finish_reason(done.result), **_more(done.result))]
+        logprobs = self._logprobs(done.result)
+        return [*parts, self._part(done.index, {}, finish_reason(done.result), logprobs=logprobs, **_more(done.result))]
 
     def _choice(self, done: Done) -> dict[str, Any]:
         result, calls = done.result, tool_calls(done.result)
@@ -187,7 +193,7 @@ class ChatForm:
             message |= {"reasoning": result.thinking, "reasoning_content": result.thinking}
         if calls:
             message["tool_calls"] = calls
-        head = {"index": done.index, "message": message, "logprobs": None}
+        head = {"index": done.index, "message": message, "logprobs": self._logprobs(result)}
         return {**head, "finish_reason": finish_reason(result), **_more(result)}
 
 
@@ -201,14 +207,18 @@ class CompletionForm(ChatForm):
         choice = {"index": index, "text": delta.get("content", ""), "logprobs": None, "finish_reason": finish, **more}
         return {**self._chunk(), "choices": [choice]}
 
+    def _logprobs(self, result: Result) -> dict[str, Any] | None:
+        return of_completion(result, self._tokenizer)
+
     def _opening(self, index: int) -> list[dict[str, Any]]:
         return []
 
     def _ending(self, done: Done) -> list[dict[str, Any]]:
-        return [self._part(done.index, {}, finish_reason(done.result), **_more(done.result))]
+        logprobs = self._logprobs(done.result)
+        return [self._part(done.index, {}, finish_reason(done.result), logprobs=logprobs, **_more(done.result))]
 
     def _choice(self, done: Done) -> dict[str, Any]:
-        choice = {"index": done.index, "text": done.result.text, "logprobs": None}
+        choice = {"index": done.index, "text": done.result.text, "logprobs": self._logprobs(done.result)}
         return {**choice, "finish_reason": finish_reason(done.result), **_more(done.result)}
 
 

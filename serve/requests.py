@@ -6,6 +6,7 @@ A parameter that OpenAI's API has and this server has not is refused by name, un
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,12 +22,10 @@ NEVER = "is not supported; leave it out"
 
 # Parameter → values that ask for nothing, and what is said of others. None always asks for nothing.
 _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    **dict.fromkeys(("stop", "temperature", "top_p", "top_k", "min_p", "steps", "entropy_bound"), ((), YET)),
     "frequency_penalty": ((0,), NEVER),
     "presence_penalty": ((0,), NEVER),
-    "logit_bias": (({},), YET),
-    "logprobs": ((False,), YET),
-    "top_logprobs": ((0,), YET),
+    "logprobs": ((False,), NEVER),
+    "top_logprobs": ((0,), "is not supported here; /v1/chat/completions has it"),
     "response_format": (({"type": "text"},), YET),
     "text": (({"format": {"type": "text"}}, {}), YET),
     "parallel_tool_calls": ((True,), NEVER),
@@ -50,6 +49,8 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 _ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, Field(min_length=1)]
+BANS = -100  # of `logit_bias`, as OpenAI's API has it
+Bias = Annotated[float, Field(ge=BANS, le=100)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -66,6 +67,17 @@ class Generation(Body):
     stream: bool = Field(False, description="Send text as it is committed, as server-sent events.")
     temperature: Annotated[float, Field(ge=0, le=100)] | Annotated[str, Field(pattern=_ENDS)] | None = Field(
         None, description="Of the draw in every step; A:B from the first step to the last. Without it, as exported."
+    )
+    top_p: float | None = Field(None, gt=0, le=1, description="Draw among the likeliest ids that together have this share.")
+    top_k: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Draw among so many of the likeliest ids.")
+    min_p: float | None = Field(None, ge=0, le=1, description="Draw among ids at least this many times as likely as the first.")
+    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Bias] | None = Field(
+        None,
+        max_length=10_000,
+        description="Id → what is added to its logit; -100 bans it. Only the likeliest ids can be lifted.",
+    )
+    ban: Text | Annotated[list[Annotated[int, Field(ge=0)] | Text], Field(max_length=1000)] | None = Field(
+        None, description="Ids that must not come up, or texts of one token."
     )
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(None, description="Strings that end the text.")
     seed: int | None = Field(None, ge=0, lt=1 << 64, description="Seed of all noise; without it, one is drawn and reported.")
@@ -106,16 +118,26 @@ class Generation(Body):
         """The limit of tokens that was asked for."""
         raise NotImplementedError
 
-    @property
-    def limit(self) -> str:
-        """The field that limits tokens."""
-        fields = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-        return next((name for name in fields if name in self.model_fields_set), fields[-1])
+    def most_logprobs(self) -> int | None:
+        """How many log-probabilities each token is to have beside its own; None: it has none."""
+        return None
+
+    def names(self) -> dict[str, str]:
+        """Keywords of Python that this body has other fields for."""
+        limits = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+        limit = next((name for name in limits if name in self.model_fields_set), limits[-1])
+        return {"max_new_tokens": limit, "logprobs": "top_logprobs" if "top_logprobs" in self.model_fields_set else "logprobs"}
 
     def options(self, room: int, seed: int, **more: Any) -> GenerateOptions:
         """For a prompt that leaves `room` tokens. Raises UsageError."""
         names = GenerateKeywords.__annotations__.keys() - {"system", "think", "tools"}  # which are in the prompt
-        keywords = {name: getattr(self, name, None) for name in names}
+        keywords = {name: getattr(self, name, None) for name in names} | {
+            "top_p": None if self.top_p == 1 else self.top_p,  # which cuts nothing, and clients send it unasked
+            "min_p": self.min_p or None,
+            "logit_bias": {int(i): -math.inf if value == BANS else value for i, value in (self.logit_bias or {}).items()}
+            or None,
+            "logprobs": self.most_logprobs(),
+        }
         given = {name: value for name, value in keywords.items() if value is not None}
         most = self.most_tokens()
         return GenerateOptions.of(**{**given, "max_new_tokens": max(1, room) if most is None else most, "seed": seed, **more})
@@ -198,6 +220,18 @@ class ChatRequest(Generation):
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
+    logprobs: bool | None = Field(None, description="Say how likely each token was; on a stream, in the last chunk.")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="And so many of the likeliest ids in its place.")
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("says more of logprobs; give logprobs: true as well, or leave it out")
+        return value
+
+    def most_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def most_tokens(self) -> int | None:
         both = self.max_tokens, self.max_completion_tokens
@@ -227,6 +261,10 @@ class CompletionRequest(Generation):
     n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; each has the next seed.")
     max_tokens: Number = 16
     stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(None, ge=0, le=5, description="Say how likely each token was, and so many of the likeliest.")
+
+    def most_logprobs(self) -> int | None:
+        return self.logprobs
 
     def most_tokens(self) -> int | None:
         return self.max_tokens

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -107,6 +109,63 @@ def test_options_of_dgemma_go_into_the_body(client: openai.OpenAI, alone: Sessio
     assert (found.usage.steps, found.usage.position_forwards) == (expected.steps, expected.position_forwards)
 
 
+@pytest.mark.parametrize(
+    ("named", "extra", "keywords"),
+    [
+        ({"top_p": 0.5, "temperature": 2.0}, {}, {"top_p": 0.5, "temperature": 2.0}),
+        ({"top_p": 1, "temperature": 2.0}, {}, {"temperature": 2.0}),
+        ({"temperature": 2.0}, {"top_k": 2}, {"top_k": 2, "temperature": 2.0}),
+        ({"temperature": 2.0}, {"min_p": 0.2}, {"min_p": 0.2, "temperature": 2.0}),
+        ({"temperature": 2.0}, {"min_p": 0}, {"temperature": 2.0}),
+        ({"logit_bias": {"300": -100, "301": 2}}, {}, {"logit_bias": {300: -math.inf, 301: 2.0}}),
+        ({}, {"ban": [300, 17]}, {"ban": [300, 17]}),
+    ],
+)
+def test_what_cuts_draws(
+    client: openai.OpenAI, alone: Session, named: dict[str, Any], extra: dict[str, Any], keywords: dict[str, Any]
+) -> None:
+    expected = alone.generate(LONG, seed=0, max_new_tokens=64, **keywords)
+    found = client.chat.completions.create(model="tiny", messages=asked(LONG), seed=0, max_tokens=64, extra_body=extra, **named)  # type: ignore[call-overload]
+    assert found.choices[0].message.content == expected.text
+    assert (found.usage.steps, found.usage.position_forwards) == (expected.steps, expected.position_forwards)
+
+
+def test_a_bias_of_minus_100_bans_what_was_said(client: openai.OpenAI, alone: Session) -> None:
+    first = alone.generate(PROMPT, seed=0, max_new_tokens=64).tokens[0]
+    found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=0, logit_bias={str(first): -100})  # type: ignore[call-overload]
+    banned = alone.generate(PROMPT, seed=0, ban=first)
+    assert found.choices[0].message.content == banned.text and first not in banned.tokens
+
+
+def test_log_probabilities_of_a_chat(client: openai.OpenAI, alone: Session) -> None:
+    expected = alone.generate(PROMPT, seed=0, max_new_tokens=64, logprobs=3)
+    asks: Any = {"model": "tiny", "messages": asked(PROMPT), "seed": 0, "max_tokens": 64, "logprobs": True, "top_logprobs": 3}
+    found = client.chat.completions.create(**asks).choices[0].logprobs
+    assert found is not None and found.content is not None
+    assert "".join(one.token for one in found.content).strip() == "elbat"
+    assert [one.logprob for one in found.content] == [one.logprob for one in expected.logprobs[: expected.count]]
+    for one, (token, _, top) in zip(found.content, expected.logprobs, strict=False):
+        assert [other.logprob for other in one.top_logprobs] == [value for _, value in top] and len(top) == 3
+        assert bytes(one.bytes or []).decode() == one.token and token == top[0][0]
+    with client.chat.completions.stream(**asks) as stream:
+        assert stream.get_final_completion().choices[0].logprobs == found
+    without = client.chat.completions.create(**{**asks, "logprobs": False, "top_logprobs": 0})
+    assert without.choices[0].logprobs is None
+
+
+def test_log_probabilities_of_a_completion(client: openai.OpenAI, alone: Session) -> None:
+    ids = list(alone.prompt_ids(PROMPT))
+    expected = alone.generate(ids, seed=0, max_new_tokens=16, logprobs=2)
+    found = client.completions.create(model="tiny", prompt=ids, seed=0, logprobs=2).choices[0]
+    assert found.logprobs is not None and found.logprobs.tokens is not None
+    assert "".join(found.logprobs.tokens).strip() == found.text
+    assert found.logprobs.token_logprobs == [one.logprob for one in expected.logprobs[: expected.count]]
+    assert found.logprobs.text_offset is not None and found.logprobs.text_offset[0] == 0
+    assert all(len(top) == 2 for top in found.logprobs.top_logprobs or [])
+    chunks = list(client.completions.create(model="tiny", prompt=ids, seed=0, logprobs=2, stream=True))
+    assert [one.choices[0].logprobs for one in chunks if one.choices[0].logprobs] == [found.logprobs]
+
+
 def test_a_stop_string_ends_the_answer_and_the_stream(client: openai.OpenAI) -> None:
     found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=0, stop="ba")  # type: ignore[call-overload]
     (choice,) = found.choices
@@ -177,7 +236,20 @@ def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenA
 @pytest.mark.parametrize(
     ("more", "param", "code"),
     [
-        ({"top_p": 0.5}, "top_p", "unsupported_parameter"),
+        ({"top_p": 1.5}, "top_p", "invalid_value"),
+        ({"top_p": 0.5, "decoder": "autoregressive"}, "top_p", "invalid_value"),
+        ({"top_k": 0}, "top_k", "invalid_value"),
+        ({"top_k": 9999}, "top_k", "invalid_value"),
+        ({"min_p": -1}, "min_p", "invalid_value"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
+        ({"logit_bias": {"5": -101}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias", "invalid_value"),
+        ({"ban": "no such single token"}, "ban", "invalid_value"),
+        ({"logprobs": 3}, "logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "loop": "graph"}, "logprobs", "invalid_value"),
+        ({"logprobs": True, "speculate": True}, "logprobs", "invalid_value"),
         ({"temperature": -1}, "temperature", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"temperature": 0.5, "decoder": "autoregressive"}, "temperature", "invalid_value"),
@@ -191,12 +263,9 @@ def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenA
         ({"fallback": "autoregressive", "decoder": "autoregressive"}, "fallback", "invalid_value"),
         ({"adaptive": False, "decoder": "autoregressive"}, "adaptive", "invalid_value"),
         ({"early_commit": 0.1, "loop": "graph"}, "early_commit", "invalid_value"),
-        ({"entropy_bound": 99}, "entropy_bound", "invalid_value"),
         ({"frames": True, "stream": False}, "frames", "invalid_value"),
         ({"stop": [""]}, "stop.0", "invalid_value"),
-        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
         ({"presence_penalty": 1}, "presence_penalty", "unsupported_parameter"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
         ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_parameter"),

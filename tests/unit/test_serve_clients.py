@@ -26,9 +26,9 @@ print(model.invoke("Reverse the word table.").content)
 print("".join(chunk.content for chunk in model.stream("Reverse the word table.")))
 print(model.invoke("Reverse the word table.", stop=["ba"]).content)
 try:
-    model.invoke("x", top_p=0.5)
+    model.invoke("x", presence_penalty=0.5)
 except Exception as error:
-    print("top_p is not supported yet" in str(error))
+    print("presence_penalty is not supported" in str(error))
 """
 LITELLM = """
 import sys, litellm
@@ -39,9 +39,9 @@ print(litellm.completion(messages=asked, **more).choices[0].message.content)
 print("".join(chunk.choices[0].delta.content or "" for chunk in litellm.completion(messages=asked, stream=True, **more)))
 print(litellm.completion(messages=asked, stop=["ba"], **more).choices[0].message.content)
 try:
-    litellm.completion(messages=asked, top_p=0.5, **more)
+    litellm.completion(messages=asked, presence_penalty=0.5, **more)
 except Exception as error:
-    print("top_p is not supported yet" in str(error))
+    print("presence_penalty is not supported" in str(error))
 """
 JAVASCRIPT = """
 import OpenAI from "openai";
@@ -53,7 +53,7 @@ const chunks = await client.chat.completions.create({ ...body, stream: true });
 for await (const chunk of chunks) text += chunk.choices[0]?.delta?.content ?? "";
 console.log(text);
 console.log((await client.chat.completions.create({ ...body, stop: ["ba"] })).choices[0].message.content);
-try { await client.chat.completions.create({ ...body, top_p: 0.5 }); } catch (error) { console.log(error.param === "top_p"); }
+try { await client.chat.completions.create({ ...body, store: true }); } catch (error) { console.log(error.param === "store"); }
 console.log((await client.responses.create({ model: "tiny", input: body.messages[0].content, seed: 0 })).output_text);
 const stream = client.responses.stream({ model: "tiny", input: body.messages[0].content, seed: 0 });
 console.log((await stream.finalResponse()).output_text);
