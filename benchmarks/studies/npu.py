@@ -85,7 +85,10 @@ def answers(out: Path | None, settings: dict[str, Any]) -> tuple[list[dict[str, 
     """What an earlier run with the same settings has found, and its seconds; nothing where there is none."""
     if out is None or not out.exists():
         return [], 0.0
-    before = json.loads(out.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(out.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"--out {out}: cannot be read as the figures of an earlier run; choose another") from None
     if any(before.get(key) != value for key, value in settings.items()):
         raise UsageError(f"--out {out}: holds figures of another bundle, checkpoint or seed; remove it, or choose another")
     return before["asked"], before["seconds"]

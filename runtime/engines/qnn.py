@@ -138,7 +138,7 @@ class QnnEngine(Engine):
             feeds["words"],
             float(feeds["temperature"][0]),
         )
-        outputs = (drawn.canvas, drawn.argmax, drawn.entropy, drawn.accepted, drawn.soft)
+        outputs: tuple[Array, ...] = (drawn.canvas, drawn.argmax, drawn.entropy, drawn.accepted, drawn.soft)
         if self._has_candidates:
             outputs += (drawn.drawn, drawn.likeliest, drawn.log_probs)
         return [np.ascontiguousarray(o[None]) for o in outputs], new

@@ -25,10 +25,10 @@ PLAIN = {"fp32": "fp32", "w8a16": "w8"}  # recipe → that of the same graphs fo
 
 
 def bundle(recipe: str) -> Path:
-    return shared.bundle(f"micro-static-{recipe}", lambda out: _export(out, recipe))
+    return shared.bundle(f"micro-static-{recipe}", lambda out: export(micro_bundle.checkpoint(), out, recipe))
 
 
-def _export(out: Path, recipe: str) -> Path:
+def export(checkpoint: Path, out: Path, recipe: str) -> Path:
     plain = micro_bundle.bundle("onnx", PLAIN[recipe])
 
     def lowered(engine: str, request: Any, weights: Any, stage: Path, progress: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,9 +44,7 @@ def _export(out: Path, recipe: str) -> Path:
         patch.setattr(lower, "PACKAGE", "numpy")
         patch.setattr(lower, "_qairt", lambda: (qnn_sessions.installed() or ("", "2.51.0"))[1])
         patch.setattr(lower, "_compile", _uncompiled)
-        return export_bundle(
-            micro_bundle.checkpoint(), out, engines=("onnx",), recipe=recipe, target="qnn:SM8650", finish=finish
-        )
+        return export_bundle(checkpoint, out, engines=("onnx",), recipe=recipe, target="qnn:SM8650", finish=finish)
 
 
 def _uncompiled(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], progress: Any) -> list[StaticGraph]:

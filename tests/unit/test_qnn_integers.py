@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import micro
+import micro_bundle
 import numpy as np
 import onnx
 import pytest
+import static_bundle
 import torch
 from static_feeds import stack_feeds
 
+from dgemma.core.errors import UsageError
+from dgemma.export import request
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.qnn import parts
 from dgemma.model.denoiser import Denoiser
@@ -21,6 +25,7 @@ from dgemma.quantize.integers import quantize
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.ranges import ranges, with_stored_weights
 from dgemma.quantize.recipes import Recipe, find
+from dgemma.quantize.write_checkpoint import write_quantized
 from dgemma.verify.static_graphs import open_source
 
 SLOTS, LENGTH = 32, 19
@@ -133,3 +138,15 @@ def test_ranges_hold_what_is_seen_and_twice_that(model: Denoiser, tmp_path: Path
     steps = {scalars[n.input[1]] for n in graph.node if n.op_type == "QuantizeLinear"}
     wanted = 2 * seen["layers.1.mlp.down_proj.out"] / (2**15 - 1)
     assert any(step == pytest.approx(wanted, rel=1e-6) for step in steps)
+
+
+def test_a_quantized_checkpoint_gives_the_same_graphs(tmp_path: Path) -> None:
+    write_quantized(micro_bundle.checkpoint(), tmp_path / "quantized", find("w8a16"))
+    again = static_bundle.export(tmp_path / "quantized", tmp_path / "again.dgemma", "w8a16")
+    wanted = static_bundle.bundle("w8a16")
+    names = sorted(path.name for path in (wanted / "qnn").iterdir() if path.is_file())
+    assert len(names) > 10
+    for name in names:
+        assert (again / "qnn" / name).read_bytes() == (wanted / "qnn" / name).read_bytes(), name
+    with pytest.raises(UsageError, match=r"w8a16: 16-bit activations are for accelerators; add --target qnn:CHIP"):
+        request.check(tmp_path / "quantized", engines=("onnx",))
