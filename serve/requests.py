@@ -317,8 +317,9 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    """The error that lies deepest: of a union, the branch that was meant."""
-    found = max(error.errors(include_url=False, include_input=False), key=lambda one: len(one["loc"]))
+    """The error that lies deepest: of a union, the branch that was meant; among several, a kind that is another."""
+    errors = error.errors(include_url=False, include_input=False)
+    found = max(errors, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
     names = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]
     kinds = ("str", "int", "float", "TextPart", "literal", "list")
     param = ".".join(str(part) for part in names if part not in kinds)[:200]

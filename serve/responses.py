@@ -130,6 +130,9 @@ def _add(answer: dict[str, Any], item: Item) -> None:
 
 def response_asks(model: Model, body: ResponseRequest) -> list[Ask]:
     """Raises ApiError, UsageError, TokenizerError, PromptTooLong."""
+    if body.instructions is not None and not model.facts()["system"]:
+        text = f"instructions: model {model.name} does not support system turns; leave it out"
+        raise ApiError(400, text, param="instructions", code="unsupported_parameter")
     return chat.asks(model, body, [chat.chat_ids(model, body.messages(), body.declared(), body.think)], 1)
 
 

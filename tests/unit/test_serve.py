@@ -306,6 +306,49 @@ def test_what_is_not_supported_is_an_error_that_names_it(
     assert "\n" not in found["error"]["message"] and "--" not in found["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "param"),
+    [
+        ("completions", {"prompt": []}, "prompt"),
+        ("completions", {"prompt": ""}, "prompt"),
+        ("completions", {"prompt": [99999]}, "prompt"),
+        ("completions", {"prompt": [[1], []]}, "prompt"),
+        ("completions", {"prompt": ["x", ""]}, "prompt"),
+        ("completions", {"prompt": "\ud800"}, "prompt"),
+        ("completions", {"prompt": 5}, "prompt"),
+        ("completions", {"prompt": "x " * 3000}, "prompt"),
+        ("completions", {"template": "{{9}}", "max_tokens": 3}, "template"),
+        ("completions", {"max_tokens": 0}, "max_tokens"),
+        ("completions", {"logprobs": 6}, "logprobs"),
+        ("completions", {"logprobs": 2, "decoder": "autoregressive"}, "logprobs"),
+        ("completions", {"echo": True}, "echo"),
+        ("completions", {"best_of": 2}, "best_of"),
+        ("completions", {"suffix": "x"}, "suffix"),
+        ("completions", {"messages": []}, "messages"),
+        ("responses", {"input": []}, "input"),
+        ("responses", {"input": [{"role": "wizard", "content": "x"}]}, "input"),
+        ("responses", {"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ("responses", {"input": "x " * 3000}, "input"),
+        ("responses", {"instructions": "Be brief."}, "instructions"),
+        ("responses", {"max_output_tokens": 0}, "max_output_tokens"),
+        ("responses", {"template": "{{9}}", "max_output_tokens": 3}, "template"),
+        ("responses", {"top_p": 0}, "top_p"),
+        ("responses", {"top_logprobs": 2}, "top_logprobs"),
+        ("responses", {"previous_response_id": "x"}, "previous_response_id"),
+        ("responses", {"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ("responses", {"tools": [{"type": "function", "name": "f"}]}, "tools"),
+        ("responses", {"tool_choice": "required"}, "tool_choice"),
+        ("responses", {"reasoning": {"effort": "high"}}, "reasoning"),
+        ("responses", {"text": {"format": {"type": "json_object"}}}, "text"),
+    ],
+)
+def test_errors_of_the_other_endpoints_name_the_field(served: Served, path: str, more: dict[str, object], param: str) -> None:
+    prompt = {"prompt": "x"} if path == "completions" else {"input": "x"}
+    status, found, _ = served.request("POST", f"/v1/{path}", {"model": "tiny", **prompt, **more})
+    assert status == 400 and (found["error"]["param"] or "").startswith(param), found
+    assert "\n" not in found["error"]["message"] and "--" not in found["error"]["message"]
+
+
 def test_values_that_ask_for_nothing_are_taken(served: Served) -> None:
     nothing = {
         "temperature": None, "stop": None, "n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0,
