@@ -1,8 +1,7 @@
-"""Makes torch's `run_decompositions` find only once what is the same for every program.
+"""Makes torch decompose programs without doing again what was done for another, or what is already there.
 
-Seen with torch 2.13: whatever the program, each call looks up all composite operators of torch three times, then gives every
-one of them a dozen kernels, and the annotations of what registers a kernel are evaluated each time. For a small piece of a
-graph that takes longer than its decomposition.
+Seen with torch 2.13: whatever the program, each look at all composite operators of torch takes longer than the decomposition of
+a small piece of a graph.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import DispatchKey
-from torch._ops import OperatorBase
+from torch.export import ExportedProgram
 
+from dgemma.export.local_decompositions import locally
 from dgemma.export.patching import replaced
 
 _KIND = "CompositeImplicitAutograd"
@@ -34,31 +33,18 @@ def _kept_operators(collect: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
     return kept
 
 
-def _registering(plain: Any) -> Any:
-    """Stands in for `OperatorBase.py_impl`, without annotations on what it returns."""
-
-    def py_impl(operator: Any, key: Any) -> Any:
-        if not isinstance(key, DispatchKey) or key == DispatchKey.Python or key in operator.py_kernels:
-            return plain(operator, key)
-
-        def register(function):  # type: ignore[no-untyped-def]
-            operator.py_kernels[key] = function
-            operator._dispatch_cache.clear()
-            return function
-
-        return register
-
-    return py_impl
-
-
 @contextmanager
 def kept_decompositions() -> Iterator[None]:
-    """Operators are looked up once, while it lasts; in the whole process, so no other thread may trace or lower meanwhile."""
+    """Operators are looked up once, and decomposed where they stand, while it lasts.
+
+    In the whole process, so no other thread may trace or lower meanwhile.
+    """
     names = ("torch._export.utils", "torch.export.decomp_utils", "torch.export.exported_program")
     modules: list[Any] = [import_module(name) for name in names]
     kept = _kept_operators(modules[0]._collect_all_valid_cia_ops)
     with ExitStack() as patches:
         for module in modules:
             patches.enter_context(replaced(module, "_collect_all_valid_cia_ops", kept))
-        patches.enter_context(replaced(OperatorBase, "py_impl", _registering(OperatorBase.py_impl)))
+        plain = ExportedProgram.run_decompositions
+        patches.enter_context(replaced(ExportedProgram, "run_decompositions", locally(plain)))
         yield
