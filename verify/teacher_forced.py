@@ -114,7 +114,7 @@ class TeacherForced:
                 logits_error=error,
                 soft_error=metrics.relative_error(reference.soft, other.soft),
                 log_probs_error=self._log_probs_error(float(temperature), reference, other),
-                broken=_broken(other),
+                broken=broken(other),
             )
         )
 
@@ -228,7 +228,7 @@ def _extend(
         forced.add_prefix(place, new[above], new[below])
 
 
-def _broken(out: StepOut) -> int:
+def broken(out: StepOut) -> int:
     """Positions where a step's own outputs contradict each other."""
     if out.drawn is None or out.likeliest is None or out.log_probs is None:
         return 0

@@ -31,6 +31,7 @@ from dgemma.reference.texts import Reference
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.session import Session
+from dgemma.verify.metrics import candidates_error
 
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 TOLERANCE = 5e-4  # as in `test_graphs.py`
@@ -120,10 +121,15 @@ def error_of(engine: Any, model: Denoiser, length: int, rows: list[int], **other
     arguments, feeds = feeds_of(caches, canvas, soft, settled, rows, length)
     with torch.no_grad():
         expected = graphs.DenoiseActive(model, micro.POLICY)(*arguments, graphs.flatten(caches))
-    outputs = list(engine.run("denoise_active", feeds | other).values())
+    outputs = engine.run("denoise_active", feeds | other)
     assert len(outputs) == len(expected)
-    errors = [0.0]
-    for found, wanted in zip(outputs, expected, strict=True):
+    wanted_by_name = dict(zip(outputs, expected, strict=True))
+    sides = [side[name] for side in (wanted_by_name, outputs) for name in ("likeliest", "log_probs")]
+    errors = [float(candidates_error(*map(np.asarray, sides)).max())]
+    for name, wanted in wanted_by_name.items():
+        found = outputs[name]
+        if name == "likeliest":
+            continue
         if wanted.dtype == torch.float32:
             errors.append(float(np.abs(found - wanted.numpy()).max()))
         elif not np.array_equal(found, wanted.numpy()):

@@ -78,19 +78,23 @@ def drawn(tile: int, policy: SamplerConfig, *, scale: float = 8.0, cap: float = 
     logits = torch.tanh(torch.from_numpy(products) / 30.0) * 30.0
     tempered = (logits / 0.7)[None]
     wanted = torch_sampler.step(tempered, torch.from_numpy(words)[None], policy.entropy_bound)
-    return mine, wanted, model.soft_embed(tempered, policy.top_k)
+    return mine, wanted, (model.soft_embed(tempered, policy.top_k), *torch_sampler.candidates(tempered, 16))
 
 
 @pytest.mark.parametrize("tile", [512, 256])
 @pytest.mark.parametrize("soft", ["exact", "topk:4"])
 @pytest.mark.parametrize("scale", [0.5, 8.0])
 def test_the_sampler_is_the_contracts(tile: int, soft: str, scale: float) -> None:
-    mine, wanted, embedding = drawn(tile, SamplerConfig(steps=4, entropy_bound=9.0, soft=soft), scale=scale)
+    policy = SamplerConfig(steps=4, entropy_bound=9.0, soft=soft)
+    mine, wanted, (embedding, likeliest, log_probs) = drawn(tile, policy, scale=scale)
     assert np.array_equal(mine.canvas, wanted.canvas[0].numpy())
     assert np.array_equal(mine.argmax, wanted.argmax[0].numpy())
     assert np.array_equal(mine.accepted, wanted.accepted[0].numpy())
     assert mine.accepted.any() and not mine.accepted.all()
     np.testing.assert_allclose(mine.entropy, wanted.entropy[0].numpy(), atol=2e-6)
+    assert np.array_equal(mine.drawn, wanted.drawn[0].numpy()) and not np.array_equal(mine.drawn, mine.canvas)
+    assert np.array_equal(mine.likeliest, likeliest[0].numpy()) and policy.candidates(micro.VOCAB) == 16
+    np.testing.assert_allclose(mine.log_probs, log_probs[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(mine.soft, embedding[0].detach().numpy(), atol=2e-5 * float(embedding.abs().max()))
 
 

@@ -108,6 +108,20 @@ def test_entropy_and_step_vectors() -> None:
             assert getattr(done, name).tolist() == case[name]
         assert np.abs(done.entropy - np.array(case["entropy"])).max() <= case["tolerance"]
         assert done.mean_entropy.dtype == jnp.float64
+        taken = np.array(case["accepted"])
+        assert taken.any() and (np.asarray(done.drawn) == case["canvas"])[taken].all()
+
+
+def test_candidates_are_the_likeliest_of_the_whole_softmax() -> None:
+    tempered = np.array(SAMPLING["step"][0]["tempered"], np.float32)
+    ids, log_probs = sampler.candidates(jnp.asarray(tempered), 7)
+    exact = tempered.astype(np.float64)
+    exact -= np.log(np.exp(exact).sum(-1, keepdims=True))
+    order = np.argsort(-tempered, -1, kind="stable")[:, :7]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_allclose(log_probs, np.take_along_axis(exact, order, -1), atol=1e-5)
+    among = np.take_along_axis(exact, order, -1)
+    assert np.abs(among - np.log(np.exp(among).sum(-1, keepdims=True)) - log_probs).max() > 1e-3  # not those among the seven
 
 
 def test_sums_are_doubles() -> None:

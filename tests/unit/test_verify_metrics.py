@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.core.metrics import ratio_of_sums
+from dgemma.verify import metrics
+from dgemma.verify.backend import StepOut
 from dgemma.verify.metrics import CEILING_DB, Noise, finite, jaccard, kl_divergence, spread, sqnr
+from dgemma.verify.teacher_forced import broken
 
 
 def naive_kl(p_logits: list[float], q_logits: list[float]) -> float:
@@ -85,3 +89,28 @@ def test_a_ratio_of_sums_comes_with_a_bootstrap_interval() -> None:
     for a, b in (([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0])):
         with pytest.raises(ValueError, match="ratio of sums"):
             ratio_of_sums(a, b)
+
+
+def test_candidates_may_take_each_others_places_but_no_others() -> None:
+    ids, log_probs = np.array([[5, 7, 9]]), np.array([[-0.5, -1.5, -1.5001]], np.float32)
+    assert metrics.candidates_error(ids, log_probs, ids, log_probs) == 0
+    swapped = metrics.candidates_error(ids, log_probs, ids[:, [0, 2, 1]], log_probs)
+    other = metrics.candidates_error(ids, log_probs, np.array([[5, 7, 8]]), np.array([[-0.5, -1.5, -1.5]], np.float32))
+    assert 0 < swapped[0] < 2e-4 and 0 <= other[0] < 2e-4
+    assert metrics.candidates_error(ids, log_probs, ids[:, ::-1], log_probs)[0] == pytest.approx(1.0001, abs=1e-3)
+    assert metrics.candidates_error(ids, log_probs, np.array([[1, 2, 3]]), log_probs)[0] == pytest.approx(1.0001, abs=1e-3)
+    assert np.isnan(metrics.candidates_error(ids, log_probs, ids, log_probs * np.float32("nan"))).all()
+
+
+def test_a_step_that_contradicts_itself_is_counted() -> None:
+    sound = StepOut(
+        argmax=np.array([5, 6]), entropy=np.zeros(2, np.float32), accepted=np.array([True, False]), canvas=np.array([7, 1]),
+        soft=np.zeros((2, 1)), logits=None, drawn=np.array([7, 2]), likeliest=np.array([[5, 7], [6, 2]]),
+        log_probs=np.array([[-0.1, -3.0], [-0.2, -2.0]], np.float32),
+    )  # fmt: skip
+    assert broken(sound) == 0 and broken(replace(sound, drawn=None)) == 0
+    assert broken(replace(sound, drawn=np.array([5, 2]))) == 1  # accepted, and the next canvas has another
+    assert broken(replace(sound, argmax=np.array([7, 2]))) == 2
+    assert broken(replace(sound, argmax=np.array([7, 6]), log_probs=np.array([[-3.0, -3.0], [-0.2, -2.0]], np.float32))) == 0
+    assert broken(replace(sound, log_probs=sound.log_probs[:, ::-1])) == 2  # type: ignore[index]
+    assert broken(replace(sound, log_probs=-sound.log_probs)) == 2  # type: ignore[operator]
