@@ -116,6 +116,8 @@ TABLE: list[tuple[str, int, str, str]] = [
     ("DGEMMA run BUNDLE -p $'\\xff'", 2, "", "error: the text cannot be encoded; give valid Unicode text\n"),
     ("DGEMMA -h >/dev/full", 2, "", "error: No space left on device\n"),
     ("DGEMMA inspect BUNDLE --json >/dev/full", 2, "", "error: No space left on device\n"),
+    ("DGEMMA run BUNDLE -p hi >/dev/full", 2, "", "error: No space left on device\n"),
+    ("DGEMMA run BUNDLE -p hi --json-lines >/dev/full", 2, "", "error: No space left on device\n"),
 ]
 # The same for arguments that no shell has a part in: they are given to the command line in this process.
 ARGUMENTS: list[tuple[str, int, str, str]] = [
