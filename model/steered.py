@@ -50,8 +50,8 @@ def steered(
             drawn[n] = argmax[n]
     noise = sampler.tokens(words[0, 1], vocab).tolist()
     canvas = [d if a else r for d, a, r in zip(drawn, accepted, noise, strict=True)]
-    made = (torch.tensor([values]) for values in (canvas, argmax))
-    return SampledStep(*made, done.entropy, torch.tensor([accepted]), torch.tensor([drawn]))
+    chosen, likeliest, taken, draws = (torch.tensor([values]) for values in (canvas, argmax, accepted, drawn))
+    return SampledStep(chosen, likeliest, done.entropy, taken, draws)
 
 
 def _falling(pairs: Pairs) -> Pairs:
@@ -68,7 +68,7 @@ def _tilted(pairs: Pairs, bias: dict[int, float], temperature: float) -> Pairs:
 
 
 def _kept(pairs: Pairs, options: SamplerOptions) -> Pairs:
-    found, mass = [], 0.0
+    found, mass = list[tuple[float, int]](), 0.0
     for rank, (value, i) in enumerate(pairs):
         fits = value != BANNED and (options.top_k is None or rank < options.top_k)
         fits = fits and (options.top_p is None or mass < options.top_p)

@@ -170,6 +170,8 @@ def test_what_a_bundle_cannot_do_is_refused(session: Session, tmp_path: Path) ->
         ({"logprobs": 1, "loop": "graph"}, "logprobs needs decoder diffusion and loop host"),
         ({"logprobs": 1, "decoder": "autoregressive"}, "logprobs needs decoder diffusion"),
         ({"logprobs": 1, "speculate": True}, "logprobs cannot be had with speculate"),
+        ({"ban": 5, "speculate": True}, "ban cannot be had with speculate, whose tokens come from greedy decoding"),
+        ({"logit_bias": {5: 1.0}, "fallback": "autoregressive"}, "logit_bias cannot be had with fallback, whose"),
         ({"ban": 5, "decoder": "autoregressive"}, "ban needs decoder diffusion"),
         ({"min_p": 0.5, "decoder": "autoregressive"}, "min_p needs decoder diffusion"),
         ({"ban": "x"}, None),

@@ -177,6 +177,12 @@ class GenerateOptions:
         object.__setattr__(self, "ban", tuple(bans))
         if self.ban and self.decoder == AUTOREGRESSIVE:
             self._need_diffusion(("ban",), "gives its one token without others")
+        speculate = self.compute is not None and self.compute.speculate
+        greedy = [name for name, given in (("speculate", speculate), ("fallback", self.fallback)) if given]
+        names = [name for name, given in (("ban", self.ban), ("logit_bias", self.sampler.bias)) if given]
+        if greedy and names:
+            why = ", whose tokens come from greedy decoding; leave one out"
+            raise UsageError(*listed(names), " cannot be had with ", *listed(greedy), why)
         if self.logprobs is None:
             return
         if not is_int(self.logprobs, 0):
@@ -184,7 +190,7 @@ class GenerateOptions:
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
             needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other graphs put out tokens alone"
             raise UsageError(Param("logprobs"), " needs ", *needs)
-        if self.compute is not None and self.compute.speculate:
+        if speculate:
             why = ", whose tokens come from greedy decoding; leave one out"
             raise UsageError(Param("logprobs"), " cannot be had with ", Param("speculate"), why)
 
