@@ -21,6 +21,8 @@ from dgemma.runtime.loops import DenoisingStep
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.stop_strings import StopStrings
+from dgemma.runtime.structure.languages import Languages
+from dgemma.runtime.structure.structured import StructuredAnswer
 from dgemma.runtime.tokenizer import Tokenizer
 
 OnStep = Callable[[StepEvent], None]
@@ -63,8 +65,19 @@ class Answering:
         self._tokenizer, self._reader, self._options, self._inside = tokenizer, reader, options, inside
         self._ends = frozenset(self._manifest.model.eos_token_ids)
         self.stops = self._stop_strings()
+        self._structured: StructuredAnswer | None = None
 
-    def given(self) -> Sequence[Given]:
+    def known(self, languages: Languages | None) -> tuple[Sequence[Given], StructuredAnswer | None]:
+        """What the options say of canvases, and the language that they say the answer is of.
+
+        Args:
+            languages: None for a bundle without a tokenizer.
+        Raises:
+            UsageError, TokenizerError.
+        """
+        return self._given(), self._language(languages)
+
+    def _given(self) -> Sequence[Given]:
         """What the options say of canvases; raises UsageError, TokenizerError."""
         options, manifest = self._options, self._manifest
         if options.template is None and options.draft is None:
@@ -80,6 +93,29 @@ class Answering:
             takes, less = f" takes {given.length} tokens; ", f" {options.max_new_tokens} is less"
             raise UsageError(Param("template"), takes, Param("max_new_tokens"), less)
         return [given]
+
+    def _language(self, languages: Languages | None) -> StructuredAnswer | None:
+        structure, model = self._options.structure, self._manifest.model
+        if structure is None:
+            return None
+        if languages is None:
+            raise TokenizerError(
+                f"{self._bundle.path}: has no tokenizer, which ", Param(structure.name), " needs; leave it out"
+            )
+        if self._inside:
+            raise UsageError(
+                Param(structure.name), " is of the whole answer, and this prompt ends within a thought; end the thought"
+            )
+        if not model.eos_token_ids:
+            raise UsageError(Param(structure.name), ": this bundle's model has no stop token, so no answer of it can end")
+        self._structured = StructuredAnswer(
+            languages.compiled(structure),
+            structure.name,
+            stops=model.eos_token_ids,
+            pad=model.pad_token_id,
+            vocab=model.vocab_size,
+        )
+        return self._structured
 
     def watcher(self, on_step: OnStep) -> Watcher:
         """Makes an event of every step."""
@@ -118,6 +154,7 @@ class Answering:
         if self.stops is not None and found is not None:
             trims = self._reader is not None and self._reader.has_markers
             answer = replace(answer, text=self.stops.text.strip() if trims else self.stops.text)
+        partial_answer = () if self._structured is None else self._structured.warnings(answer.text, run.reason)
         empty = why_empty(answer, run.reason, len(run.tokens), run.pads, found)
         return run.result(
             answer.text,
@@ -125,7 +162,7 @@ class Answering:
             loop,
             thinking=answer.thinking,
             tool_calls=answer.tool_calls,
-            warnings=(*run.warnings, *answer.warnings, *([empty] if empty else [])),
+            warnings=(*run.warnings, *answer.warnings, *([empty] if empty else []), *partial_answer),
             stop_string=found,
             holes=tuple(self._read(run.tokens[a:b]).text for known in given for a, b in known.holes if run.tokens),
         )

@@ -21,6 +21,7 @@ from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.result import StopReason, TokenLogprob
+from dgemma.runtime.structure.structured import StructuredAnswer, StructuredCanvas
 
 CHECK = "check"  # what encodes where drafts are checked
 DECODE_TURN = 16  # tokens of greedy decoding in one turn: about as many forwards as a canvas takes
@@ -84,6 +85,7 @@ class Generator:
             raise UsageError(Param("logit_bias"), " bans every id; leave one")
         names = options.sampler.needs_candidates(self._manifest.sampler)
         names += ("logprobs",) if options.logprobs is not None else ()
+        names += () if options.structure is None else (options.structure.name,)
         if not names or options.loop == "graph":
             return
         graph = DENOISE if options.compute is None else ACTIVE
@@ -117,6 +119,8 @@ class Generator:
         Raises PromptTooLong, UsageError, EngineError.
         """
         compute, manifest = options.compute, self._manifest
+        self.check_room(len(ids), kept, manifest.canvas_length)
+        self.check_structure(run.structured, len(ids), kept, run.most)
         self._begin(ids, kept, manifest.canvas_length)
         speculate = compute is not None and compute.speculate
         graph = _GRAPHS[options.loop] if compute is None else ACTIVE
@@ -163,6 +167,14 @@ class Generator:
                 f"{context}; shorten the prompt, or export with a larger --context"
             )
 
+    def check_structure(self, structured: StructuredAnswer | None, length: int, kept: int, most: int) -> None:
+        """Whether an answer of a language fits behind a prompt of `length` that follows `kept` tokens.
+
+        Raises UsageError, PromptTooLong.
+        """
+        if structured is not None:
+            structured.check(most, self._manifest.canvas_length, self._manifest.context - kept - length)
+
     def _begin(self, ids: Sequence[int], kept: int, room: int) -> None:
         """Put a prompt into the prefix, behind its first `kept` tokens; nothing changes when it is too long."""
         self.check_room(len(ids), kept, room)
@@ -197,11 +209,13 @@ class Generator:
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
             known = given[run.canvases] if run.canvases < len(given) else None
+            room = self._manifest.context - len(prefix.ids)
+            path = None if run.structured is None else run.structured.canvas(run.tokens, run.most, n, room)
             clock = time.perf_counter()
             canvas: list[int] | None = None
             last: DenoisingStep | None = None
             if not self._cancelled():
-                last = self._canvas(self._steps(options, run.canvases, first, known), run, watch)
+                last = self._canvas(self._steps(options, run.canvases, first, known, path), run, watch)
                 canvas = None if last is None else last.argmax[: last.width].tolist()
             run.denoise_s += time.perf_counter() - clock
             if canvas is not None and first is not None:
@@ -230,15 +244,22 @@ class Generator:
         run.native_s += self._engine.seconds - native
         return time.perf_counter() - clock
 
-    def _steps(self, options: GenerateOptions, index: int, first: int | None, given: Given | None) -> Iterator[DenoisingStep]:
+    def _steps(
+        self,
+        options: GenerateOptions,
+        index: int,
+        first: int | None,
+        given: Given | None,
+        structured: StructuredCanvas | None,
+    ) -> Iterator[DenoisingStep]:
         """The steps of canvas number `index`, as the options say."""
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
         if compute is None and options.loop == "graph":
             return self._loops.graph(self.prefix, seed, index, adaptive)
         sampling = self._loops.sampling(options.sampler, wanted=options.logprobs is not None)
         if compute is None:
-            return self._loops.host(self.prefix, seed, index, adaptive, sampling, given)
-        return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given)
+            return self._loops.host(self.prefix, seed, index, adaptive, sampling, given, structured)
+        return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given, structured)
 
     def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> DenoisingStep | None:
         """Run a canvas and tell of its steps; the last of them, or None when it was cancelled."""

@@ -24,6 +24,7 @@ from dgemma.runtime.given import Given
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.steering import Steering
+from dgemma.runtime.structure.structured import StructuredCanvas
 
 DENOISE, ACTIVE, GENERATE = "denoise", "denoise_active", "generate"  # the graphs that a step or a canvas calls
 
@@ -92,12 +93,14 @@ class Loops:
         adaptive: bool,
         sampling: Sampling | None = None,
         given: Given | None = None,
+        structured: StructuredCanvas | None = None,
     ) -> Iterator[DenoisingStep]:
         """One `denoise` call per step; the adaptive stop is decided here.
 
         Args:
             sampling: None: as exported.
             given: what is known of the canvas.
+            structured: the language that it must be of.
         """
         sampling = sampling or self.exported
         canvas, words, first_step = self._begin(seed, canvas_index, len(sampling.temperatures), given)
@@ -108,6 +111,8 @@ class Loops:
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
             out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], temperature, given)
+            if structured is not None:
+                argmax, after = structured.held(every, out, accepted, after)
             before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
             yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, after, best)
             if stop(argmax, entropy) and adaptive:
@@ -129,6 +134,7 @@ class Loops:
         compute: ComputePolicy,
         first: int | None = None,
         given: Given | None = None,
+        structured: StructuredCanvas | None = None,
     ) -> Iterator[DenoisingStep]:
         """One `denoise_active` call per step, of the positions that `core.compute_policy` lets run; the keys and values of the
         others stay as their last forward left them, in the slots behind the prefix.
@@ -138,6 +144,7 @@ class Loops:
         Args:
             first: the id that the canvas begins with, where that is known already.
             given: what else is known of it.
+            structured: the language that it must be of.
         """
         steps, n = len(sampling.temperatures), self._n
         canvas, words, first_step = self._begin(seed, canvas_index, steps, given)
@@ -155,6 +162,8 @@ class Loops:
             prefix.place(out, rows)
             argmax, entropy, accepted, after, best = sampling.steering.decide(out, rows, words[i][:, rows], temperature, given)
             candidates = _placed(candidates, best, rows, n)
+            if structured is not None:
+                argmax, after = structured.held(rows, out, accepted, after)
             canvas[0, rows], soft[:, rows] = after, out["next_soft"]
             done = state.take(rows, argmax, entropy, accepted)
             canvas[0, state.committed] = state.argmax[state.committed]

@@ -11,6 +11,7 @@ from dgemma.core.messages import ToolCall
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.engines.base import Array
 from dgemma.runtime.result import Result, StopReason, Timings, TokenLogprob
+from dgemma.runtime.structure.structured import StructuredAnswer
 
 
 class Accepted(NamedTuple):
@@ -31,6 +32,7 @@ class Progress:
         started: by `time.perf_counter`.
         native_s: of the engine's seconds what it had when the generation began; once it has ended, what they grew by.
         cut: how many of the answer's tokens stay, where its text ends early; None where it does not. `is_cut`: whether it did.
+        structured: the language that the answer must be of.
     """
 
     most: int
@@ -39,6 +41,7 @@ class Progress:
     native_s: float
     cut: Callable[[Sequence[int]], int | None] | None = None
     is_cut: bool = False
+    structured: StructuredAnswer | None = None
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)

@@ -32,6 +32,7 @@ from dgemma.runtime.prompt import Prompts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.samples import Samples
 from dgemma.runtime.stream import iterate
+from dgemma.runtime.structure.languages import Languages
 from dgemma.runtime.tokenizer import Tokenizer, load_tokenizer
 from dgemma.runtime.turns import Place, Turns
 
@@ -53,6 +54,7 @@ class Session:
         chat = self.manifest.chat
         self.reader = None if self.tokenizer is None else AnswerReader(self.tokenizer, chat.roles if chat else None)
         self._prompts = Prompts(bundle, self.tokenizer)
+        self._languages = None if self.tokenizer is None else Languages(self.tokenizer, self.manifest.model.vocab_size)
         self._engine = engine
         self._stops = frozenset(self.manifest.model.eos_token_ids)
         self._busy = threading.Lock()
@@ -101,7 +103,7 @@ class Session:
             self._check_open()
             other = Session(self.bundle, self._engine, turns=self._turns, tokenizer=self.tokenizer)
             other._generator.prefix.copy(self._generator.prefix, keep)
-        other._sharing = self._sharing
+        other._sharing, other._languages = self._sharing, self._languages
         self._sharing.add(other)
         return other
 
@@ -145,8 +147,8 @@ class Session:
                 raises ends the generation and leaves the prefix as it was before the canvas.
             on_text: called with what is new of the text, and of thoughts, whenever a canvas (with decoder autoregressive, a
                 token) is committed. What it raises ends the generation; the prefix holds what was committed.
-            keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy` in place of
-                `compute`, and those of `SamplerOptions` in place of `sampler`.
+            keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy`, `SamplerOptions`
+                and `Structure` in place of `compute`, `sampler` and `structure`.
         Raises:
             PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy, SessionClosed.
         """
@@ -209,7 +211,7 @@ class Session:
         """`generate` behind the first `kept` tokens of the prefix and `ids`."""
         answering = self._answering([*self._generator.prefix.ids[:kept], *ids], options)
         run.cut = answering.stops
-        given = answering.given()
+        given, run.structured = answering.known(self._languages)
         tell = None if on_text is None else answering.teller(on_text)
         watch = None if on_step is None else answering.watcher(on_step)
         with self._turn(run):
@@ -243,7 +245,8 @@ class Session:
         self._generator.check(options)
         ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
-        self._answering(ids, options).given()
+        _, structured = self._answering(ids, options).known(self._languages)
+        self._generator.check_structure(structured, len(ids), 0, int(options.max_new_tokens))
         return tuple(ids)
 
     def _run(

@@ -20,6 +20,7 @@ from dgemma.benchmarks.studies import (
     npu_table,
     released_tables,
     serve_table,
+    structure_table,
     tables,
 )
 from dgemma.benchmarks.studies.page import NOTICE, Page, Section
@@ -373,6 +374,7 @@ independently.""",
 PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
     "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": CONTROL,
+    "structure": structure_table.PAGE,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
     "soft": SOFT, "plan": PLAN, "serve": SERVE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
     "tpu": TPU,

@@ -204,6 +204,12 @@ STUDIES = (
         commands=(f"{_MODULE}.control --per-task 10 --out {_TO}/tiny-control.json",),
     ),
     Study(
+        name="structure",
+        page="structure",
+        results=("tiny-structure.json",),
+        commands=(f"{_MODULE}.structure --per-task 30 --out {_TO}/tiny-structure.json",),
+    ),
+    Study(
         name="projection",
         page="projection",
         results=("2b-projection.json",),

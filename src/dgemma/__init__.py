@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dgemma.core.errors import UsageError as UsageError
     from dgemma.core.generate_options import GenerateOptions as GenerateOptions
     from dgemma.core.sampler_options import SamplerOptions as SamplerOptions
+    from dgemma.core.structure import Structure as Structure
     from dgemma.runtime.async_session import AsyncSession as AsyncSession
     from dgemma.runtime.result import Result as Result
     from dgemma.runtime.result import StepEvent as StepEvent
@@ -52,6 +53,7 @@ _HOMES = {
     "GenerateOptions": "dgemma.core.generate_options",
     "ComputePolicy": "dgemma.core.compute_policy",
     "SamplerOptions": "dgemma.core.sampler_options",
+    "Structure": "dgemma.core.structure",
     **dict.fromkeys(_ERRORS, "dgemma.core.errors"),
 }
 

@@ -61,6 +61,13 @@ RUN = [
     ("--template {{3}} --stop x", "--template says itself where the answer ends; leave --stop out"),
     ("--template {{3}} --start-width 8", "--template fills the whole canvas; leave --start-width out"),
     ("--template {{9999}}", "--template takes 9999 tokens, "),
+    ("--regex a --choice 'a|b'", "give one of --regex, --json-schema and --choice, not --regex and --choice"),
+    ("--regex a", "this bundle was exported before --regex could be had, "),
+    ("--regex a --stop x", "--regex says itself what the answer is and where it ends; leave --stop out"),
+    ("--regex a --loop graph", "--regex needs --decoder diffusion and --loop host: "),
+    ("--regex a --top-k 2 --ban x", "--regex takes the likeliest ids that fit, whatever is drawn; leave --top-k and --ban out"),
+    ("--json-schema none", "--json-schema none: cannot be read ("),
+    ("--choice a", "--choice ['a'] must be 2 or more different texts"),
     ("--draft none", "--draft none: cannot be read ("),
     ("--strength 0", "--strength 0.0 must be a number above 0 and at most 1"),
     ("--strength 0.2", "--strength says how much of a draft is noise; give --draft as well, or leave it out"),
@@ -187,7 +194,7 @@ def test_every_keyword_of_python_is_an_option_of_run_or_has_its_name() -> None:
     app = typer.Typer(add_completion=False)
     app.command("run")(import_module(COMMANDS["run"][0]).run)
     names = {one.name for one in typer.main.get_command(app).params}
-    assert GenerateKeywords.__annotations__.keys() - names == {"max_steps", "continue_", "tools"}
+    assert GenerateKeywords.__annotations__.keys() - names == {"max_steps", "choices", "continue_", "tools"}
 
 
 def test_a_prompt_is_blamed_where_nothing_else_is(tmp_path: Path) -> None:

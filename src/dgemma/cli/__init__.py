@@ -44,6 +44,7 @@ _RENAMED = {"settle": "early-commit", "repair": "recheck", "canvas": "start-widt
 # Parameters that options have other names for: keyword of Python → that of the command's function.
 _OTHER_NAMES = {
     "max_steps": "steps",
+    "choices": "choice",
     "allow_hosts": "allow_host",
     "cors_origins": "cors_origin",
     "cache_bytes": "cache_memory",

@@ -53,11 +53,13 @@ class Conversation:
         self._files = set[Path]()
 
     def check(self, options: GenerateOptions) -> None:
-        """Whether the chat template has what the options say; raises UsageError."""
+        """Whether the chat template has what the options say, and the bundle's ids their language; raises UsageError."""
         manifest, tokenizer = self.session.manifest, self.session.tokenizer
         if tokenizer is not None and options.speaks:
             turns = [Message(role="user", content="x")]
             conversation_ids(manifest, tokenizer, turns, system=options.system, think=options.think)
+        if options.structure is not None:
+            self.session.prompt_ids("x", options)
 
     def command(self, line: str) -> None:
         """Do what a line that begins with / says, and tell of it in a line on stderr."""
@@ -124,7 +126,7 @@ class Conversation:
             print(
                 "the context is full, so the answer ends here; /reset forgets the conversation, /exit ends it", file=sys.stderr
             )
-        elif result.stop_reason == "length" and not result.pads:
+        elif result.stop_reason == "length" and not result.pads and self.options.structure is None:
             print(f"the answer was cut after {counted(result.count, 'token')}; see --max-new-tokens", file=sys.stderr)
 
     def _forget(self) -> None:

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from dgemma.cli.text_file import read_text
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import Param, UsageError
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.shipped import bundle_path
+from dgemma.core.structure import Structure
 
 BundleArgument = Annotated[
     Path,
@@ -146,6 +148,16 @@ DraftOption = Annotated[
 StrengthOption = Annotated[
     float, typer.Option("--strength", metavar="X", help="How much of the draft is noise, above 0 and at most 1.")
 ]
+RegexOption = Annotated[
+    str | None, typer.Option("--regex", metavar="R", help="Give an answer that the regular expression R matches whole.")
+]
+JsonSchemaOption = Annotated[
+    Path | None, typer.Option("--json-schema", metavar="FILE", help="Give an answer that is JSON of the schema in FILE.")
+]
+ChoiceOption = Annotated[
+    list[str] | None,
+    typer.Option("--choice", metavar="A|B", help="Give one of these answers; may be given several times.", show_default=False),
+]
 SystemOption = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)
 ]
@@ -186,6 +198,20 @@ def _bias(text: str) -> tuple[int, float]:
         return int(token), float(value)
     except ValueError:
         raise UsageError(f"--logit-bias {text[:40]!r}: must be ID=B, such as 17=-5 or 17=-inf") from None
+
+
+def structure(regex: str | None, json_schema: Path | None, choice: list[str] | None) -> Structure | None:
+    """What the three options say; None where that is nothing. Raises UsageError."""
+    choices = [text for said in choice or () for text in said.split("|")]
+    if json_schema is None:
+        return Structure.of(regex=regex, choices=choices)
+    schema = read_text("--json-schema", json_schema)
+    try:
+        return Structure.of(regex=regex, json_schema=schema, choices=choices)
+    except UsageError as error:
+        if error.param != "json_schema":
+            raise
+        raise UsageError(Param("json_schema"), f" {json_schema}", *error.parts[1:]) from None
 
 
 def compute_policy(early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool) -> ComputePolicy | None:

@@ -17,6 +17,7 @@ from dgemma.cli.options import (
     AdaptiveOption,
     BanOption,
     BundleArgument,
+    ChoiceOption,
     ConfidenceOption,
     DraftOption,
     EarlyCommitOption,
@@ -24,10 +25,12 @@ from dgemma.cli.options import (
     EntropyBoundOption,
     FallbackOption,
     JsonOption,
+    JsonSchemaOption,
     LogitBiasOption,
     LoopOption,
     MinPOption,
     RecheckOption,
+    RegexOption,
     SeedOption,
     SpeculateOption,
     StabilityOption,
@@ -46,7 +49,9 @@ from dgemma.cli.options import (
     TopPOption,
     compute_policy,
     sampler_options,
+    structure,
 )
+from dgemma.cli.text_file import read_text
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
 
@@ -98,6 +103,9 @@ def run(
     template: TemplateOption = None,
     draft: DraftOption = None,
     strength: StrengthOption = DEFAULT.strength,
+    regex: RegexOption = None,
+    json_schema: JsonSchemaOption = None,
+    choice: ChoiceOption = None,
     threads: ThreadsOption = None,
     system: SystemOption = None,
     think: ThinkOption = False,
@@ -171,8 +179,9 @@ def run(
         stop=stop or (),
         fallback=fallback,
         template=template,
-        draft=None if draft is None else _text("--draft", draft).removesuffix("\n"),
+        draft=None if draft is None else read_text("--draft", draft).removesuffix("\n"),
         strength=strength,
+        structure=structure(regex, json_schema, choice),
         system=system,
         think=think,
         tools=tools,
@@ -201,7 +210,7 @@ def _check_alone(others: dict[str, object]) -> None:
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a file that are not empty; raises UsageError."""
-    lines = [line.strip() for line in _text("--prompts", path).splitlines()]
+    lines = [line.strip() for line in read_text("--prompts", path).splitlines()]
     if not any(lines):
         raise UsageError(f"--prompts {path}: has no prompt; write one on each line")
     return [line for line in lines if line]
@@ -216,22 +225,12 @@ def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
     denoises = options.loop != DEFAULT.loop or not options.adaptive or options.logprobs is not None
     steers = (options.compute, options.trace, options.sampler.given, options.template, options.draft, options.ban)
-    if denoises or any(steers):
+    if denoises or any((*steers, options.structure)):
         print("decoder diffusion: the other options need it", file=sys.stderr)
         return options
     choice = session.choose_decoder(options.max_new_tokens)
     print(choice, file=sys.stderr)
     return replace(options, decoder=AUTOREGRESSIVE, fallback=None) if choice.decoder == AUTOREGRESSIVE else options
-
-
-def _text(option: str, path: Path) -> str:
-    """The text of an option's file; raises UsageError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{option} {path}: cannot be read ({error.strerror or error}); name a text file") from None
-    except ValueError:
-        raise UsageError(f"{option} {path}: is not UTF-8 text; convert it first") from None
 
 
 def check_trace_path(path: Path) -> None:

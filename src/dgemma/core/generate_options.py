@@ -18,6 +18,7 @@ from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import LogitBias, SamplerOptions, Temperature
+from dgemma.core.structure import Structure
 from dgemma.core.template import read_template
 
 MAX_NEW_TOKENS = 256
@@ -56,6 +57,9 @@ class GenerateKeywords(TypedDict, total=False):
     template: str | None
     draft: str | None
     strength: float
+    regex: str | None
+    json_schema: str | Mapping[str, Any] | None
+    choices: str | Sequence[str]
     raw: bool
     trace: bool
     continue_: bool
@@ -86,6 +90,7 @@ class GenerateOptions:
         template: the answer, with holes such as {{8}} of 8 tokens, which the model fills; all else stays exactly. One canvas.
         draft: a text to begin the canvases with, instead of noise.
         strength: how much of the draft is noise, above 0 and at most 1: the share of its tokens, and of the steps that run.
+        structure: the texts that the answer may be; it always is one of them, unless it was cancelled.
         raw: do not put a prompt that is text through the chat template.
         trace: record every step in `Result.trajectory`.
         continue_: go on from the prefix of earlier generations instead of an empty one. Of a whole conversation, what the
@@ -111,6 +116,7 @@ class GenerateOptions:
     template: str | None = None
     draft: str | None = None
     strength: float = STRENGTH
+    structure: Structure | None = None
     raw: bool = False
     trace: bool = False
     continue_: bool = False
@@ -162,6 +168,7 @@ class GenerateOptions:
             raise UsageError(Param("fallback"), f" {self.fallback!r} is unknown; it can be {AUTOREGRESSIVE}")
         self._check_given()
         self._check_candidates()
+        self._check_structure()
         if self.decoder != AUTOREGRESSIVE:
             return
         if given := self.sampler.given:
@@ -221,6 +228,29 @@ class GenerateOptions:
                 others = ["stop"] * bool(self.stop) + ["fallback"] * bool(self.fallback)
                 raise UsageError(Param("template"), " says itself where the answer ends; leave ", *listed(others), " out")
 
+    def _check_structure(self) -> None:
+        """What an answer of a language cannot go with."""
+        if self.structure is None:
+            return
+        if not isinstance(self.structure, Structure):
+            raise UsageError(Param("structure"), f" {self.structure!r} must be a Structure")
+        name = Param(self.structure.name)
+        if self.decoder == AUTOREGRESSIVE or self.loop != "host":
+            why = " host: the other ways do not tell how likely other ids are"
+            raise UsageError(name, " needs ", Param("decoder"), " diffusion and ", Param("loop"), why)
+        if self.compute is not None and (self.compute.start_width is not None or self.compute.speculate):
+            others = ["start_width"] * (self.compute.start_width is not None) + ["speculate"] * self.compute.speculate
+            raise UsageError(name, " needs the whole canvas from its first step on; leave ", *listed(others), " out")
+        ends = [one for one in ("stop", "fallback", "template") if getattr(self, one) not in (None, ())]
+        if ends:
+            raise UsageError(name, " says itself what the answer is and where it ends; leave ", *listed(ends), " out")
+        steers = [one for one in self.sampler.given if one in ("top_k", "top_p", "min_p", "logit_bias")]
+        steers += [one for one in ("ban", "logprobs") if getattr(self, one) not in (None, ())]
+        if steers:
+            raise UsageError(name, " takes the likeliest ids that fit, whatever is drawn; leave ", *listed(steers), " out")
+        if self.think:
+            raise UsageError(name, " is of the whole answer, thoughts included; leave ", Param("think"), " out")
+
     @property
     def banned(self) -> tuple[str | int, ...]:
         """Ids and texts of `ban`."""
@@ -233,12 +263,13 @@ class GenerateOptions:
 
     @classmethod
     def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:
-        """From the fields, those of `ComputePolicy` in place of `compute`, and those of `SamplerOptions` in place of `sampler`.
-        Raises UsageError."""
+        """From the fields, with those of `ComputePolicy`, `SamplerOptions` and `Structure` in place of `compute`, `sampler` and
+        `structure`. Raises UsageError."""
         given = _renamed(keywords)
         policy = ComputePolicy.of(**{f.name: given.pop(f.name) for f in fields(ComputePolicy) if f.name in given})
         sampler = SamplerOptions(**{f.name: given.pop(f.name) for f in fields(SamplerOptions) if f.name in given})
-        return cls(compute=policy, sampler=sampler, **given)
+        structure = Structure.of(**{f.name: given.pop(f.name) for f in fields(Structure) if f.name in given})
+        return cls(compute=policy, sampler=sampler, structure=structure, **given)
 
 
 def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""A language as a deterministic automaton over bytes. S states, numbered from 0.
+
+It knows regular expressions and bytes, and nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dgemma.core.errors import Param, UsageError
+from dgemma.core.install import pip_install
+from dgemma.core.structure import SHOWN
+from dgemma.runtime.engines.base import Array
+
+MOST_STATES = 20_000
+SECONDS = 60.0  # that the library may take for one expression, on a busy machine, too
+LONGEST = 1 << 20  # characters of an expression
+_TOO_LARGE = ": takes too many states, or too long; use fewer or smaller counts such as {1,1000}"
+_DETERMINIZE = Path(__file__).with_name("determinize.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteAutomaton:
+    """Every state is on the way from the start to an accepting one.
+
+    Args:
+        table: [S + 1, 256] int32, the next state for a byte; S where there is none, also from S.
+        accepting: [S + 1] bool.
+        start: state of the empty text.
+    """
+
+    table: Array
+    accepting: Array
+    start: int
+
+    @property
+    def states(self) -> int:
+        """S."""
+        return len(self.table) - 1
+
+    def after(self, text: bytes, state: int | None = None) -> int:
+        """The state behind a text, S where no text of the language begins so."""
+        at = self.start if state is None else state
+        for byte in text:
+            at = int(self.table[at, byte])
+        return at
+
+    def matches(self, text: str) -> bool:
+        """Whether a text is of the language."""
+        return bool(self.accepting[self.after(text.encode("utf-8", "surrogatepass"))])
+
+
+def compile_regex(regex: str, name: str = "regex") -> ByteAutomaton:
+    """The automaton of the texts that an expression matches whole, with as few states as there can be.
+
+    Args:
+        regex: in the syntax of Rust's regex crate; `^` before and `$` behind all of it are left out.
+        name: the option that errors name.
+    Raises:
+        UsageError: cannot be read, matches no text, or is too large; or outlines-core is missing.
+    """
+    bare = _bare(regex)
+    shown = Param(name), f" {regex[:SHOWN]!r}{'…' if len(regex) > SHOWN else ''}"
+    if len(bare) > LONGEST:
+        raise UsageError(
+            Param(name), f" is an expression of {len(bare)} characters; at most {LONGEST} are compiled; make it shorter"
+        )
+    if not _balanced(bare):
+        raise UsageError(*shown, ": has parentheses or brackets without their counterparts; escape them with a backslash")
+    done = _determinized(bare, shown)
+    values = np.frombuffer(done, "<i4")
+    states, start, count = (int(value) for value in values[:3])
+    source, byte, following = values[3 + count :].reshape(-1, 3).T
+    table = np.full((states + 1, 256), states, np.int32)
+    table[source, byte] = following
+    accepting = np.zeros(states + 1, np.bool_)
+    accepting[values[3 : 3 + count]] = True
+    found = _smallest(table, accepting, start)
+    if not found.states:
+        raise UsageError(*shown, ": matches no text; write an expression that matches one")
+    if found.states > MOST_STATES:
+        raise UsageError(*shown, _TOO_LARGE)
+    return found
+
+
+def _determinized(regex: str, shown: tuple[str, str]) -> bytes:
+    """What determinize.py writes; raises UsageError."""
+    if importlib.util.find_spec("outlines_core") is None:
+        raise UsageError(*shown, f": needs package 'outlines-core'; {pip_install('structure')}")
+    try:
+        given = regex.encode()
+    except UnicodeEncodeError:
+        raise UsageError(*shown, ": is no valid Unicode text") from None
+    try:
+        command = [sys.executable, "-P", str(_DETERMINIZE)]
+        done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise UsageError(*shown, _TOO_LARGE) from None
+    except OSError as error:
+        raise UsageError(*shown, f": no second Python can be run ({error.strerror or error}), which expressions need") from None
+    if done.returncode == 0:
+        return done.stdout
+    if done.returncode == 3:
+        raise UsageError(*shown, f": {_reason(done.stderr.decode(errors='replace'))}")
+    raise UsageError(*shown, _TOO_LARGE)
+
+
+def _reason(said: str) -> str:
+    """Why the library refused an expression, in one line."""
+    if "word boundaries" in said:
+        return "has a word boundary, which automata of Unicode text cannot have; leave \\b out"
+    if "start state" in said:
+        return "has ^, $ or \\b inside; the whole answer is matched, so leave them out"
+    if "incompatible" in said:
+        return "a part of it matches no text; leave it out"
+    return "is no regular expression in Rust's syntax, which has no look-around and no backreferences; see docs.rs/regex"
+
+
+def _bare(regex: str) -> str:
+    """Without ^ before and $ behind all of it, which change nothing where the whole answer is matched."""
+    bare = regex.removeprefix("^")
+    if bare.endswith("$") and (len(bare) - 1 - len(bare[:-1].rstrip("\\"))) % 2 == 0:
+        bare = bare[:-1]
+    return bare
+
+
+def _balanced(regex: str) -> bool:
+    """Whether no parenthesis closes that none opened, so that the expression is a part of another as it stands."""
+    depth = brackets = i = 0
+    while i < len(regex):
+        character, i = regex[i], i + 1
+        if character == "\\":
+            i += 1
+        elif character == "[":
+            brackets += 1
+            first = regex[i : i + 2]
+            i += 2 if first == "^]" else 1 if first[:1] in ("]", "^") else 0  # a bracket that comes first is itself
+        elif brackets:
+            brackets -= character == "]"
+        elif character in "()":
+            depth += 1 if character == "(" else -1
+            if depth < 0:
+                return False
+    return depth == 0 and brackets == 0
+
+
+def _smallest(table: Array, accepting: Array, start: int) -> ByteAutomaton:
+    """The same language with no state too many. table [S + 1, 256] and accepting [S + 1], the last one dead."""
+    narrow, of_byte = np.unique(table, axis=1, return_inverse=True)  # bytes that no state tells apart are one column
+    of_byte = np.asarray(of_byte).reshape(-1)
+    narrow, accepting, start = _trimmed(narrow, accepting, start)
+    dead = len(narrow) - 1
+    mix = np.random.default_rng(0).integers(1, 1 << 62, narrow.shape[1] + 1, np.int64) | 1
+    group, count = accepting.astype(np.int64), 0
+    group[dead] = 2
+    while True:  # states stay together as long as their next states are together
+        _, group = np.unique(group * mix[0] + (group[narrow] * mix[1:]).sum(1), return_inverse=True)
+        if (found := int(group.max()) + 1) == count:
+            break
+        count = found
+    first = np.empty(count, np.int64)
+    first[group[::-1]] = np.arange(len(group))[::-1]
+    rank = np.empty(count, np.int32)
+    rank[np.argsort(first)] = np.arange(count)  # by their first states, so the dead one stays the last
+    of_state, first = rank[group], np.sort(first)
+    small = of_state[narrow[first]]
+    assert np.array_equal(of_state[narrow], small[of_state])  # no two sums were equal by chance
+    return ByteAutomaton(table=np.ascontiguousarray(small[:, of_byte]), accepting=accepting[first], start=int(of_state[start]))
+
+
+def _trimmed(narrow: Array, accepting: Array, start: int) -> tuple[Array, Array, int]:
+    """Without states that no text reaches, or from which no text is reached; narrow [S + 1, C]."""
+    dead = len(narrow) - 1
+    reached = np.zeros(len(narrow), np.bool_)
+    frontier = np.array([start])
+    while frontier.size:
+        reached[frontier] = True
+        following = np.unique(narrow[frontier])
+        frontier = following[~reached[following]]
+    useful = accepting & reached
+    while (more := reached & ~useful & useful[narrow].any(1)).any():
+        useful |= more
+    useful[dead] = False
+    kept = np.flatnonzero(useful)
+    if not len(kept):
+        return np.zeros((1, narrow.shape[1]), np.int32), np.zeros(1, np.bool_), 0
+    number = np.full(len(narrow), len(kept), np.int32)
+    number[kept] = np.arange(len(kept))
+    rows = np.append(kept, dead)
+    return number[narrow[rows]], accepting[rows] & useful[rows], int(number[start])
