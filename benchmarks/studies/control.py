@@ -37,8 +37,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "steps 1": {"max_steps": 1},
     "entropy bound 0.01": {"entropy_bound": 0.01},
     "entropy bound 0.0001": {"entropy_bound": 0.0001},
+    "entropy bound 1": {"entropy_bound": 1.0},
     "confidence 0.01": {"confidence": 0.01},
     "stability 0": {"stability": 0},
+    "top-k 1": {"top_k": 1},
+    "top-k 4": {"top_k": 4},
+    "top-p 0.9": {"top_p": 0.9},
+    "min-p 0.1": {"min_p": 0.1},
+    "temperature 1.2:0.8, top-p 0.9": {"temperature": (1.2, 0.8), "top_p": 0.9},
 }
 
 
