@@ -52,6 +52,9 @@ def asks(model: Model, body: Generation, prompts: Sequence[tuple[int, ...]], n: 
     for ids in prompts:
         for number in range(n):
             options = body.options(model.manifest.context - len(ids), (first + number) % (1 << 64))
+            if options.structure is not None and getattr(body, "think", None):  # which is in the prompt, and no option any more
+                text = "think: an answer of a language has no thoughts before it; leave think out"
+                raise ApiError(400, text, param="think", code="invalid_value")
             model.loaded.prompt_ids(ids, options)
             found.append(Ask(index=len(found), ids=ids, options=options))
     return found

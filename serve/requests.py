@@ -15,9 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
 from dgemma.serve.errors import ApiError
+from dgemma.serve.formats import ChatFormat
 
 MOST_ANSWERS = 8
-YET = "is not supported yet; leave it out"
 NEVER = "is not supported; leave it out"
 
 # Parameter → values that ask for nothing, and what is said of others. None always asks for nothing.
@@ -26,8 +26,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "presence_penalty": ((0,), NEVER),
     "logprobs": ((False,), NEVER),
     "top_logprobs": ((0,), "is not supported here; /v1/chat/completions has it"),
-    "response_format": (({"type": "text"},), YET),
-    "text": (({"format": {"type": "text"}}, {}), YET),
+    "response_format": (({"type": "text"},), "is not supported here; give regex or choices"),
     "parallel_tool_calls": ((True,), NEVER),
     "reasoning_effort": (("none",), "has no levels here: thinking is on or off; give think: true or false instead"),
     "reasoning": (({}, {"effort": "none"}), "has no levels here: thinking is on or off; give think: true or false instead"),
@@ -94,6 +93,10 @@ class Generation(Body):
     entropy_bound: float | None = Field(None, gt=0, le=100, description="Nats of the positions accepted in a step, at most.")
     confidence: float | None = Field(None, gt=0, le=100, description="Nats of mean entropy below which a canvas may end.")
     stability: Annotated[int, Field(ge=0, le=10_000)] | None = Field(None, description="Steps without a change before that.")
+    regex: Text | None = Field(None, description="What the whole answer matches, always; in the syntax of Rust's regex crate.")
+    choices: Annotated[list[Text], Field(min_length=2, max_length=1000)] | None = Field(
+        None, description="The answers that are possible."
+    )
     fallback: Literal["autoregressive"] | None = Field(None, description="Decode token by token where the answer is empty.")
     template: Text | None = Field(None, description="The answer with holes, such as {{8}} of 8 tokens, which the model fills.")
     draft: Text | None = Field(None, description="A text to begin with, in place of noise.")
@@ -122,11 +125,17 @@ class Generation(Body):
         """How many log-probabilities each token is to have beside its own; None: it has none."""
         return None
 
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The schema that the answer is to be JSON of; None: it is text."""
+        return None
+
     def names(self) -> dict[str, str]:
         """Keywords of Python that this body has other fields for."""
         limits = ("max_completion_tokens", "max_output_tokens", "max_tokens")
         limit = next((name for name in limits if name in self.model_fields_set), limits[-1])
-        return {"max_new_tokens": limit, "logprobs": "top_logprobs" if "top_logprobs" in self.model_fields_set else "logprobs"}
+        logprobs = "top_logprobs" if "top_logprobs" in self.model_fields_set else "logprobs"
+        schema = "text" if "text" in type(self).model_fields else "response_format"
+        return {"max_new_tokens": limit, "logprobs": logprobs, "json_schema": schema}
 
     def options(self, room: int, seed: int, **more: Any) -> GenerateOptions:
         """For a prompt that leaves `room` tokens. Raises UsageError."""
@@ -137,6 +146,7 @@ class Generation(Body):
             "logit_bias": {int(i): -math.inf if value == BANS else value for i, value in (self.logit_bias or {}).items()}
             or None,
             "logprobs": self.most_logprobs(),
+            "json_schema": self.schema_of_answer(),
         }
         given = {name: value for name, value in keywords.items() if value is not None}
         most = self.most_tokens()
@@ -221,6 +231,7 @@ class ChatRequest(Generation):
     tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
     logprobs: bool | None = Field(None, description="Say how likely each token was; on a stream, in the last chunk.")
+    response_format: ChatFormat | None = Field(None, description="What the answer is: text, a JSON object, JSON of a schema.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="And so many of the likeliest ids in its place.")
 
     @field_validator("top_logprobs")
@@ -229,6 +240,9 @@ class ChatRequest(Generation):
         if value and not info.data.get("logprobs"):
             raise ValueError("says more of logprobs; give logprobs: true as well, or leave it out")
         return value
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        return None if self.response_format is None else self.response_format.schema_of_answer()
 
     def most_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None

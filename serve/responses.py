@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dgemma.serve import chat
 from dgemma.serve.errors import ApiError
+from dgemma.serve.formats import TextOptions
 from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
 from dgemma.serve.models import Model
 from dgemma.serve.requests import Body, Declaration, Generation, Number, ToolChoice
@@ -81,6 +82,11 @@ class ResponseRequest(Generation):
     tools: list[ResponseTool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
+    text: TextOptions | None = Field(None, description="What the answer is: text, a JSON object, JSON of a schema.")
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        form = None if self.text is None else self.text.format
+        return None if form is None else form.schema_of_answer()
 
     def most_tokens(self) -> int | None:
         return self.max_output_tokens
@@ -136,6 +142,12 @@ def response_asks(model: Model, body: ResponseRequest) -> list[Ask]:
     return chat.asks(model, body, [chat.chat_ids(model, body.messages(), body.declared(), body.think)], 1)
 
 
+def _format(text: TextOptions | None) -> dict[str, Any]:
+    if text is None or text.format is None:
+        return {"type": "text"}
+    return text.format.model_dump(by_alias=True, exclude_none=True)
+
+
 class ResponseForm:
     """The answer to one request."""
 
@@ -156,7 +168,7 @@ class ResponseForm:
             "previous_response_id": None,
             "store": False,
             "temperature": body.temperature if isinstance(body.temperature, float | int) else None,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _format(body.text)},
             "tool_choice": body.tool_choice or "auto",
             "tools": [{"strict": False, **{k: v for k, v in tool.items() if v is not None}} for tool in tools],
             "top_p": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,18 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 def alone() -> Iterator[Session]:
     with Session.load("tiny") as found:
         yield found
+
+
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 120}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def asked(content: str) -> list[dict[str, str]]:
@@ -128,6 +141,33 @@ def test_what_cuts_draws(
     found = client.chat.completions.create(model="tiny", messages=asked(LONG), seed=0, max_tokens=64, extra_body=extra, **named)  # type: ignore[call-overload]
     assert found.choices[0].message.content == expected.text
     assert (found.usage.steps, found.usage.position_forwards) == (expected.steps, expected.position_forwards)
+
+
+def test_json_of_a_schema(client: openai.OpenAI, alone: Session) -> None:
+    expected = alone.generate(PROMPT, seed=0, max_new_tokens=64, json_schema=PERSON)
+    form = _schema(PERSON)["response_format"]
+    found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=0, max_tokens=64, response_format=form)  # type: ignore[call-overload]
+    said = json.loads(found.choices[0].message.content)
+    assert found.choices[0].message.content == expected.text
+    assert list(said) == ["name", "age"] and 0 <= said["age"] <= 120 and len(said["name"]) <= 8
+    more: Any = {"format": {"type": "json_schema", "name": "answer", "schema": PERSON, "strict": True}}
+    whole = client.responses.create(model="tiny", input=PROMPT, max_output_tokens=64, text=more, extra_body={"seed": 0})
+    assert whole.output_text == expected.text and whole.text is not None and whole.text.format is not None
+    assert whole.text.format.to_dict() == more["format"]
+
+
+def test_a_json_object_of_any_kind(client: openai.OpenAI) -> None:
+    for seed in range(3):
+        found = client.chat.completions.create(
+            model="tiny", messages=asked("As JSON: a is 5"), seed=seed, max_tokens=40, response_format={"type": "json_object"}
+        )
+        assert isinstance(json.loads(found.choices[0].message.content or ""), dict)
+
+
+def test_expressions_and_choices(client: openai.OpenAI) -> None:
+    for more, possible in (({"regex": "[0-9]{3}"}, r"[0-9]{3}"), ({"choices": ["yes", "no"]}, "yes|no")):
+        found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=1, extra_body=more)  # type: ignore[call-overload]
+        assert re.fullmatch(possible, found.choices[0].message.content)
 
 
 def test_a_bias_of_minus_100_bans_what_was_said(client: openai.OpenAI, alone: Session) -> None:
@@ -265,7 +305,15 @@ def test_a_later_turn_of_a_model_of_single_turns_is_refused(client: openai.OpenA
         ({"early_commit": 0.1, "loop": "graph"}, "early_commit", "invalid_value"),
         ({"frames": True, "stream": False}, "frames", "invalid_value"),
         ({"stop": [""]}, "stop.0", "invalid_value"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"response_format": {"type": "yaml"}}, "response_format", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema", "missing_parameter"),
+        (_schema({"type": "string", "contains": 1}), "response_format", "invalid_value"),
+        ({**_schema({"type": "integer"}), "stop": "x"}, "response_format", "invalid_value"),
+        ({**_schema({"type": "integer"}), "decoder": "autoregressive"}, "response_format", "invalid_value"),
+        ({"regex": "("}, "regex", "invalid_value"),
+        ({"regex": "x" * 300, "max_tokens": 3}, "max_tokens", "invalid_value"),
+        ({"choices": ["a"]}, "choices", "invalid_value"),
+        ({"choices": ["a", "b"], "regex": "x"}, "regex", "invalid_value"),
         ({"presence_penalty": 1}, "presence_penalty", "unsupported_parameter"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
         ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_parameter"),
@@ -339,7 +387,9 @@ def test_what_is_not_supported_is_an_error_that_names_it(
         ("responses", {"tools": [{"type": "function", "name": "f"}]}, "tools"),
         ("responses", {"tool_choice": "required"}, "tool_choice"),
         ("responses", {"reasoning": {"effort": "high"}}, "reasoning"),
-        ("responses", {"text": {"format": {"type": "json_object"}}}, "text"),
+        ("responses", {"text": {"format": {"type": "yaml"}}}, "text.format"),
+        ("responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text"),
+        ("completions", {"response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
 def test_errors_of_the_other_endpoints_name_the_field(served: Served, path: str, more: dict[str, object], param: str) -> None:
