@@ -103,13 +103,13 @@ def _replace(node: fx.Node, trace: fx.Graph, program: ExportedProgram) -> None:
             if inner.op == "call_function":
                 made[inner] = node.graph.node_copy(inner, made.__getitem__)
                 made[inner].meta |= {key: node.meta[key] for key in _COPIED if key in node.meta}
-    results = fx.map_arg(trace.output_node().args[0], made.__getitem__)
+    results: Any = fx.map_arg(trace.output_node().args[0], made.__getitem__)
     if isinstance(results, fx.Node):
         program.graph_signature.replace_all_uses(node.name, results.name)
         node.replace_all_uses_with(results)
     else:
         for picked in list(node.users):
-            result = results[picked.args[1]]  # type: ignore[index]
+            result = results[picked.args[1]]
             program.graph_signature.replace_all_uses(picked.name, result.name)
             picked.replace_all_uses_with(result)
             node.graph.erase_node(picked)

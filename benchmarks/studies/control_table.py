@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dgemma.benchmarks.studies.page import Page, Section
 from dgemma.benchmarks.studies.tables import header, provenance, read
 
 
@@ -31,3 +32,31 @@ def templates() -> str:
             f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) |"
         )
     return "\n".join(rows)
+
+
+PAGE = Page(
+    title="Options of the sampler",
+    intro="""
+Exact match and steps of tiny with [options of the sampler](../guides/control.md), and templates beside prompting alone. "Stock"
+is the bundle's own sampler; all options ran on the same prompts and noise.""",
+    sections=(
+        Section(
+            heading="Sampling and stop rule",
+            table=options,
+            after="""
+On tiny, no option beats the bundle's own sampler by more than the prompts can show: most canvases are decided in their first
+step, and later ones confirm it. Ending after that step (`--steps 1`, `--stability 0`) halves the steps and costs accuracy.
+A lower `--confidence` only adds steps. What they do to a model that needs more steps, tiny cannot say.""",
+        ),
+        Section(
+            heading="Templates",
+            before="""
+Templates are made from the right answers: they say what is pinned, and how many tokens each hole has. Prompting alone is told
+none of that, so the difference is what the template gives away and the model uses; it is not a gain in ability.""",
+            table=templates,
+            after="""
+tiny answers nearly all of these prompts without a template, so all that can be seen is that pinned text does no harm: the same
+answers are right, in about as many steps. Whether templates help a model that cannot do without is not known.""",
+        ),
+    ),
+)

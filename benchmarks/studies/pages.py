@@ -37,23 +37,6 @@ installed.""",
     sections=(Section(table=tables.two_commands),),
 )
 
-SERVE = Page(
-    title="Serving many clients",
-    intro="""
-`dgemma serve tiny` with clients that ask short and long questions at random; every other connection breaks at a random time.
-Each answer that was read to the end is compared with that of a session alone with the same seed.""",
-    sections=(
-        Section(heading="One client", table=serve_table.alone),
-        Section(
-            heading="Many clients",
-            before="""
-A turn is a canvas. Clients that pause leave the engine a rest; those that do not ask again at once, so all of them always wait,
-and a new question waits for the first turns of all the others.""",
-            table=serve_table.load,
-        ),
-    ),
-)
-
 QUALITY = Page(
     title="What tiny can do",
     intro="""
@@ -301,33 +284,6 @@ whole canvases only: measure with `dgemma eval --start-width auto` before you re
     ),
 )
 
-CONTROL = Page(
-    title="Options of the sampler",
-    intro="""
-Exact match and steps of tiny with [options of the sampler](../guides/control.md), and templates beside prompting alone. "Stock"
-is the bundle's own sampler; all options ran on the same prompts and noise.""",
-    sections=(
-        Section(
-            heading="Sampling and stop rule",
-            table=control_table.options,
-            after="""
-On tiny, no option beats the bundle's own sampler by more than the prompts can show: most canvases are decided in their first
-step, and later ones confirm it. Ending after that step (`--steps 1`, `--stability 0`) halves the steps and costs accuracy.
-A lower `--confidence` only adds steps. What they do to a model that needs more steps, tiny cannot say.""",
-        ),
-        Section(
-            heading="Templates",
-            before="""
-Templates are made from the right answers: they say what is pinned, and how many tokens each hole has. Prompting alone is told
-none of that, so the difference is what the template gives away and the model uses; it is not a gain in ability.""",
-            table=control_table.templates,
-            after="""
-tiny answers nearly all of these prompts without a template, so all that can be seen is that pinned text does no harm: the same
-answers are right, in about as many steps. Whether templates help a model that cannot do without is not known.""",
-        ),
-    ),
-)
-
 PROJECTION = Page(
     title="Projection for a full-size model",
     intro="""
@@ -373,10 +329,10 @@ independently.""",
 
 PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
-    "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": CONTROL,
+    "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": control_table.PAGE,
     "structure": structure_table.PAGE,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
-    "soft": SOFT, "plan": PLAN, "serve": SERVE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
+    "soft": SOFT, "plan": PLAN, "serve": serve_table.PAGE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
     "tpu": TPU,
 }  # fmt: skip
 

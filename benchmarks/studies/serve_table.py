@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dgemma.benchmarks.studies.page import Page, Section
 from dgemma.benchmarks.studies.tables import header, read
 
 
@@ -57,3 +58,21 @@ def load() -> str:
         *(f"{m['second_quarter'] / 1e6:.0f} / {m['last_quarter'] / 1e6:.0f}" for m in memory),
     )
     return "\n".join(rows)
+
+
+PAGE = Page(
+    title="Serving many clients",
+    intro="""
+`dgemma serve tiny` with clients that ask short and long questions at random; every other connection breaks at a random time.
+Each answer that was read to the end is compared with that of a session alone with the same seed.""",
+    sections=(
+        Section(heading="One client", table=alone),
+        Section(
+            heading="Many clients",
+            before="""
+A turn is a canvas. Clients that pause leave the engine a rest; those that do not ask again at once, so all of them always wait,
+and a new question waits for the first turns of all the others.""",
+            table=load,
+        ),
+    ),
+)
