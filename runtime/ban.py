@@ -8,14 +8,17 @@ from pathlib import Path
 from dgemma.core.errors import Param, TokenizerError, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.sampler_options import BANNED
+from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.tokenizer import Tokenizer
 
 
-def with_bans(options: GenerateOptions, tokenizer: Tokenizer | None, path: Path) -> GenerateOptions:
-    """The options with what they ban as a bias on logits; `path` is the bundle's. Raises UsageError, TokenizerError."""
+def with_bans(options: GenerateOptions, tokenizer: Tokenizer | None, bundle: Bundle) -> GenerateOptions:
+    """The options with what they ban as a bias on logits. Raises UsageError, TokenizerError."""
     if not options.banned:
         return options
-    ids = [i for item in options.banned for i in ([item] if isinstance(item, int) else _ids(item, tokenizer, path))]
+    ids = [i for item in options.banned for i in ([item] if isinstance(item, int) else _ids(item, tokenizer, bundle.path))]
+    if max(ids) >= (vocab := bundle.manifest.model.vocab_size):
+        raise UsageError(Param("ban"), f": id {str(max(ids))[:40]} is outside the vocabulary of {vocab}")
     bias = {**dict(options.sampler.bias), **dict.fromkeys(ids, BANNED)}
     return replace(options, ban=(), sampler=replace(options.sampler, logit_bias=bias))
 

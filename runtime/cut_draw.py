@@ -54,7 +54,8 @@ def tilted(candidates: Candidates, bias: Array, temperature: float) -> tuple[Can
         total = np.log(_running(np.exp(lifted - most))[:, -1:])
     total = np.where(np.isfinite(total), total, 0.0)
     log_probs = candidates.log_probs.copy()
-    log_probs[touched] = (lifted - most - total).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is impossible
+        log_probs[touched] = (lifted - most - total).astype(np.float32)
     return ordered(candidates.ids, log_probs), touched
 
 

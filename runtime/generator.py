@@ -80,7 +80,7 @@ class Generator:
         vocab = self._manifest.model.vocab_size
         bias = options.sampler.bias
         if bias and (i := bias[-1][0]) >= vocab:
-            raise UsageError(Param("logit_bias"), f": id {i} is outside the vocabulary of {vocab}")
+            raise UsageError(Param("logit_bias"), f": id {str(i)[:40]} is outside the vocabulary of {vocab}")
         if len(bias) == vocab and all(value == BANNED for _, value in bias):
             raise UsageError(Param("logit_bias"), " bans every id; leave one")
         names = options.sampler.needs_candidates(self._manifest.sampler)

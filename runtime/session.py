@@ -225,7 +225,7 @@ class Session:
         """The options that were given, or those that the keywords say; raises UsageError for both."""
         if options is not None and keywords:
             raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
-        return with_bans(options or GenerateOptions.of(**keywords), self.tokenizer, self.bundle.path)
+        return with_bans(options or GenerateOptions.of(**keywords), self.tokenizer, self.bundle)
 
     def _answering(self, prompt: Sequence[int], options: GenerateOptions) -> Answering:
         """The text of a generation behind all of `prompt`."""

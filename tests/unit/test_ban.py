@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from cli_checks import fails
 
@@ -26,12 +27,21 @@ def tiny() -> Iterator[Session]:
 
 def test_a_text_is_one_token_with_and_without_a_space(tiny: Session) -> None:
     assert tiny.tokenizer is not None
-    options = with_bans(GenerateOptions(ban=["e", 7], seed=3), tiny.tokenizer, tiny.bundle.path)
+    options = with_bans(GenerateOptions(ban=["e", 7], seed=3), tiny.tokenizer, tiny.bundle)
     ids = [i for i, bias in options.sampler.bias if bias == -math.inf]
     assert 7 in ids and {tiny.tokenizer.decode([i]).strip() for i in ids if i != 7} == {"e"} and options.ban == ()
-    assert options.seed == 3 and with_bans(options, None, tiny.bundle.path) is options
+    assert options.seed == 3 and with_bans(options, None, tiny.bundle) is options
     with pytest.raises(UsageError, match=r"ban 'Reverse the word' takes .* tokens, which other texts need as well"):
-        with_bans(GenerateOptions(ban="Reverse the word"), tiny.tokenizer, tiny.bundle.path)
+        with_bans(GenerateOptions(ban="Reverse the word"), tiny.tokenizer, tiny.bundle)
+
+
+def test_ids_may_be_numpys_and_lie_in_the_vocabulary(tiny: Session) -> None:
+    options = with_bans(GenerateOptions(ban=[np.int64(5)]), tiny.tokenizer, tiny.bundle)  # type: ignore[list-item]
+    assert options.sampler.bias == ((5, -math.inf),)
+    with pytest.raises(UsageError, match=r"^ban: id 618 is outside the vocabulary of 618"):
+        tiny.generate(PROMPT, ban=["e", 618])
+    with pytest.raises(UsageError, match="ban b'cat' must be ids, or texts"):
+        GenerateOptions(ban=b"cat")
 
 
 def test_it_does_not_come_up(tiny: Session) -> None:

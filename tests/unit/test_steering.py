@@ -207,7 +207,7 @@ def test_soft_embeddings_of_more_ids_give_more_candidates(tmp_path: Path) -> Non
         ({"min_p": 1.5}, "min_p 1.5 must be a number above 0"),
         ({"logit_bias": "abc"}, "logit_bias abc must be ids with numbers"),
         ({"logit_bias": {"a": 1}}, "id 'a' must be an integer"),
-        ({"logit_bias": {1: math.inf}}, "of id 1: inf must be a finite number, or -inf"),
+        ({"logit_bias": {1: math.inf}}, "of id 1: inf must be a number from"),
         ({"logit_bias": {1: math.nan}}, "of id 1: nan must be"),
     ],
     ids=str,

@@ -67,3 +67,11 @@ def test_vectors_can_fail() -> None:
         return int(case["kept"][int((running <= (case["word"] >> 8) * 2.0**-24 * running[-1]).sum())])
 
     assert any(falling(case) != case["token"] for case in by_rank)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bias_that_float32_cannot_hold_makes_others_impossible() -> None:
+    candidates = cut_draw.Candidates(np.array([[3, 4]]), np.log(np.array([[0.75, 0.25]], np.float32)))
+    bias = np.array([0, 0, 0, -1e100, 0])
+    found, touched = cut_draw.tilted(candidates, bias, 1e-20)
+    assert touched.all() and found.ids.tolist() == [[4, 3]] and found.log_probs.tolist() == [[0.0, -np.inf]]

@@ -179,9 +179,13 @@ class GenerateOptions:
     def _check_candidates(self) -> None:
         """Bans, which become a tuple, and log-probabilities."""
         bans = (self.ban,) if isinstance(self.ban, (str, int)) else self.ban
-        if not isinstance(bans, Sequence) or not all(is_int(one, 0) or (isinstance(one, str) and one) for one in bans):
+        if (
+            not isinstance(bans, Sequence)
+            or isinstance(bans, bytes)
+            or not all(is_int(one, 0) or (isinstance(one, str) and one) for one in bans)
+        ):
             raise UsageError(Param("ban"), f" {self.ban!r} must be ids, or texts that are not empty")
-        object.__setattr__(self, "ban", tuple(bans))
+        object.__setattr__(self, "ban", tuple(one if isinstance(one, str) else int(one) for one in bans))
         if self.ban and self.decoder == AUTOREGRESSIVE:
             self._need_diffusion(("ban",), "gives its one token without others")
         speculate = self.compute is not None and self.compute.speculate

@@ -6,6 +6,7 @@ It knows nothing of bundles: whether a graph takes what is asked for is the runt
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -16,6 +17,7 @@ GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs 
 COLDEST = 0.01  # below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide
 HOTTEST = 100.0
 BANNED = -math.inf
+LARGEST_BIAS = 1e100  # over the lowest temperature it is still a number
 Ends = tuple[float, float]
 Temperature = float | tuple[float, float] | str | None
 LogitBias = Mapping[int, float] | Sequence[tuple[int, float]] | None
@@ -35,8 +37,8 @@ class SamplerOptions:
         top_k: draw only among so many of the likeliest ids, at most as many as a step of the bundle puts out.
         top_p: draw only among the likeliest ids that together have this probability, above 0 and at most 1.
         min_p: draw only among ids that are at least this many times as likely as the likeliest, above 0 and at most 1.
-        logit_bias: id → what is added to its logit, a finite number, or −inf, which bans the id. A step gives the likeliest ids
-            alone, and so no other can be lifted. It becomes pairs in order of ids.
+        logit_bias: id → what is added to its logit, at most 1e100 either way, or −inf, which bans the id. A step gives the
+            likeliest ids alone, and so no other can be lifted. It becomes pairs in order of ids.
     Raises:
         UsageError.
     """
@@ -127,17 +129,23 @@ def read_bias(value: LogitBias) -> tuple[tuple[int, float], ...] | None:
     if value is None:
         return None
     try:
-        pairs = dict(value)
+        given = list(value.items() if isinstance(value, Mapping) else value)
+        pairs = dict(given)
     except (TypeError, ValueError):
         raise UsageError(Param("logit_bias"), f" {str(value)[:60]} must be ids with numbers, such as {{17: -5.0}}") from None
+    if len(pairs) < len(given):
+        raise UsageError(Param("logit_bias"), " has an id twice; give one number for it")
     for i, bias in pairs.items():
         if isinstance(i, bool) or not isinstance(i, int) or i < 0:
             raise UsageError(Param("logit_bias"), f": id {i!r} must be an integer, 0 or more")
-        if bias != BANNED and not (_is_number(bias, -math.inf, math.inf)):
-            raise UsageError(Param("logit_bias"), f" of id {i}: {bias!r} must be a finite number, or -inf")
+        if bias != BANNED and not (_is_number(bias, -math.inf, LARGEST_BIAS) and bias >= -LARGEST_BIAS):
+            within = f" of id {i}: {str(bias)[:40]} must be a number from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}, or -inf"
+            raise UsageError(Param("logit_bias"), within)
     return tuple((i, float(pairs[i])) for i in sorted(pairs) if pairs[i] != 0) or None
 
 
 def _is_number(value: object, above: float, to: float) -> bool:
-    """Whether a value is a number above one and at most another, not infinite."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value <= to and math.isfinite(value)
+    """Whether a value is a number above one and at most another, not infinite, nor beyond float64."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= to:
+        return False
+    return abs(value) <= sys.float_info.max
