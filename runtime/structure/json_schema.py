@@ -14,6 +14,7 @@ from typing import Any
 
 from dgemma.core.structure import SHOWN
 from dgemma.runtime.structure import json_values
+from dgemma.runtime.structure.byte_automaton import MOST_STATES
 from dgemma.runtime.structure.json_values import literal, refused
 
 _ANNOTATIONS = {
@@ -178,7 +179,11 @@ class _Writer:
         low, high = _count(said, "minItems", path) or 0, _count(said, "maxItems", path)
         if "prefixItems" in said:
             parts = said["prefixItems"]
-            if said.get("items") is not False or not isinstance(parts, list) or not low <= len(parts) <= (high or len(parts)):
+            if (
+                said.get("items") is not False
+                or not isinstance(parts, list)
+                or not low <= len(parts) <= (len(parts) if high is None else high)
+            ):
                 raise refused(f'{path}/prefixItems needs "items": false, and no other number of items than its own')
             return rf"\[{_COMMA.join(self.write(one, f'{path}/prefixItems/{i}', depth + 1) for i, one in enumerate(parts))}\]"
         if high is not None and high < low:
@@ -197,7 +202,7 @@ class _Writer:
         if len(kinds) == 2:
             raise refused(f"{path} has pattern and format; give one of them")
         if kinds == ["format"]:
-            if said["format"] not in json_values.FORMATS:
+            if not isinstance(said["format"], str) or said["format"] not in json_values.FORMATS:
                 choices = ", ".join(json_values.FORMATS)
                 raise refused(f"{path}/format {str(said['format'])[:SHOWN]!r} is not supported; choose from {choices}")
             return f'"(?:{json_values.FORMATS[said["format"]]})"'
@@ -265,8 +270,8 @@ def _number(kind: str, said: Mapping[str, Any], path: str) -> str:
 
 def _count(said: Mapping[str, Any], key: str, path: str) -> int | None:
     value = said.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise refused(f"{path}/{key} {json.dumps(value)[:SHOWN]} must be an integer, 0 or more")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_STATES):
+        raise refused(f"{path}/{key} {json.dumps(value)[:SHOWN]} must be an integer from 0 to {MOST_STATES}")
     return value
 
 

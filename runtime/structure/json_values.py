@@ -34,7 +34,7 @@ _MOST_DIGITS = 15  # of a bound: those that a double keeps
 
 def refused(said: str) -> UsageError:
     """What is wrong with a schema, and where in it."""
-    return UsageError(Param("json_schema"), f" {said}")
+    return UsageError(Param("json_schema"), f" {' '.join(said.split())}")
 
 
 def literal(text: str) -> str:

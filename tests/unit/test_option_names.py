@@ -67,7 +67,7 @@ RUN = [
     ("--regex a --loop graph", "--regex needs --decoder diffusion and --loop host: "),
     ("--regex a --top-k 2 --ban x", "--regex takes the likeliest ids that fit, whatever is drawn; leave --top-k and --ban out"),
     ("--json-schema none", "--json-schema none: cannot be read ("),
-    ("--choice a", "--choice ['a'] must be 2 or more different texts"),
+    ("--choice a", "--choice 'a' is the only one; give 2 or more different texts"),
     ("--draft none", "--draft none: cannot be read ("),
     ("--strength 0", "--strength 0.0 must be a number above 0 and at most 1"),
     ("--strength 0.2", "--strength says how much of a draft is noise; give --draft as well, or leave it out"),

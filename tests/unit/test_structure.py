@@ -143,7 +143,7 @@ def test_a_real_model_fills_the_form() -> None:
         ({"regex": "a", "choices": ["a", "b"]}, "not regex and choices"),
         ({"regex": 3}, "regex 3 must be text"),
         ({"choices": ["a"]}, "2 or more different texts"),
-        ({"choices": ["a", "a"]}, "2 or more different texts"),
+        ({"choices": ["b", *["a" * 99] * 999]}, f"^choices have '{'a' * 60}' twice; give 2 or more different texts"),
         ({"choices": ["a", ""]}, "not empty"),
         ({"choices": "ab"}, "must be a list"),
         ({"json_schema": "{"}, "json_schema is no JSON"),

@@ -6,6 +6,7 @@ It knows what was asked for, and nothing of automata, tokenizers or bundles.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,9 @@ class Structure:
         if not all(isinstance(text, str) and text for text in choices):
             raise UsageError(Param("choices"), " must be texts that are not empty")
         if choices and len(set(choices)) < max(2, len(choices)):
-            raise UsageError(Param("choices"), f" {list(choices)!r} must be 2 or more different texts")
+            often, times = Counter(choices).most_common(1)[0]
+            found = f" {often[:SHOWN]!r} is the only one" if times == 1 else f" have {often[:SHOWN]!r} twice"
+            raise UsageError(Param("choices"), f"{found}; give 2 or more different texts")
         object.__setattr__(self, "choices", tuple(choices))
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
