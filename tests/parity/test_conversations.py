@@ -176,7 +176,7 @@ def test_other_templates(name: str, kind: str, tmp_path: Path) -> None:
             for text in TEXTS:
                 messages = [{"role": role, "content": text} for role in order]
                 assert both.ours(messages) == both.expected(messages), (order, text)
-    with pytest.raises(UsageError, match="this bundle does not support thinking; leave out --think"):
+    with pytest.raises(UsageError, match="this bundle does not support thinking; leave out think"):
         both.ours(talk(["user"], "x"), think=True)
 
 

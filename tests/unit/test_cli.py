@@ -124,7 +124,7 @@ def test_bad_trace_paths_are_refused_before_work(
         (["-p", "x", "--threads", "0"], "threads"),
         (["-p", "x", "--start-width", "wide"], "auto, or a number"),
         (["-p", "x", "--start-width", "auto"], "without 'denoise_active'"),
-        (["-p", "x", "--recheck"], "early_commit or start_width"),
+        (["-p", "x", "--recheck"], "--early-commit or --start-width"),
         (["-p", "x" * 2 * CONTEXT], "--context"),
         (["-p", "x", "--nonsense"], "--nonsense"),
         (["surplus text"], "(surplus text); give the prompt with -p"),

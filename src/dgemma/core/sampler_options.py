@@ -100,10 +100,12 @@ class SamplerOptions:
 
     def temperatures(self, config: SamplerConfig) -> list[float]:
         """Of every step of one canvas, first step first. Raises UsageError."""
-        steps = self.applied(config).steps
-        first, last = self.temperature if isinstance(self.temperature, tuple) else (config.t_max, config.t_min)
-        exact = [last + (first - last) * (remaining / steps) for remaining in range(steps, 0, -1)]
-        return [GREEDY if self.temperature is not None and one < COLDEST else one for one in exact]
+        applied = self.applied(config)
+        remaining, ends = range(applied.steps, 0, -1), self.temperature
+        if not isinstance(ends, tuple):
+            return [applied.temperature(left) for left in remaining]
+        exact = [ends[1] + (ends[0] - ends[1]) * (left / applied.steps) for left in remaining]
+        return [GREEDY if one < COLDEST else one for one in exact]
 
 
 def read_temperature(value: Temperature) -> Ends | None:
