@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from dgemma.serve import chat, responses
 from dgemma.serve.conversations import Pool
 from dgemma.serve.errors import ApiError, from_error
 from dgemma.serve.guard import Guard
-from dgemma.serve.jobs import Done, Event, Jobs
+from dgemma.serve.jobs import Ask, Done, Event, Jobs
 from dgemma.serve.metrics import TYPE, Metrics
 from dgemma.serve.models import Model, Models
 from dgemma.serve.openapi import document
@@ -34,6 +35,7 @@ from dgemma.serve.streams import Gone, send_bytes, send_events, send_json, while
 
 log = logging.getLogger("dgemma.serve")
 PAGE = Path(__file__).parent / "page"
+COMPILING = 4  # requests with a language that are prepared at once
 _KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
@@ -73,6 +75,7 @@ class Server:
         ):
             self.metrics.gauge(name, text, value)
         self.warming: asyncio.Task[None] | None = None
+        self._compiling = asyncio.Semaphore(COMPILING)
         self.openapi = document({path: one.body for path, one in ENDPOINTS.items()}, list(self.models.by_name))
 
     def _loaded(self) -> int:
@@ -105,7 +108,7 @@ class Server:
                 await asyncio.wait({self.warming})
             names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, **body.names()}
             try:
-                asks = await asyncio.to_thread(endpoint.asks, model, body)
+                asks = await self._prepared(body, partial(endpoint.asks, model, body))
             except Exception as error:
                 raise from_error(error, names) from error
             if self.options.log_prompts:
@@ -123,6 +126,35 @@ class Server:
                 timer.cancel()
                 self.jobs.cancel(job)
                 await asyncio.shield(job.ended.wait())
+
+    async def _prepared(self, body: Generation, asks: Callable[[], list[Ask]]) -> list[Ask]:
+        """What a body asks for, read in a thread. A language may take a minute to compile: few do so at a time, those whose
+        clients have left do not begin, and neither other requests nor the end of the server wait for them."""
+        if not body.is_structured:
+            return await asyncio.to_thread(asks)
+        await self._compiling.acquire()
+        loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def end(made: list[Ask] | None, error: BaseException | None) -> None:
+            self._compiling.release()
+            if found.done():
+                return
+            if error is None:
+                found.set_result(made)
+            else:
+                found.set_exception(error)
+
+        def work() -> None:
+            made, wrong = None, None
+            try:
+                made = asks()
+            except BaseException as error:
+                wrong = error
+            with suppress(RuntimeError):  # the loop has ended before its threads
+                loop.call_soon_threadsafe(end, made, wrong)
+
+        threading.Thread(target=work, name="dgemma-compile", daemon=True).start()
+        return await found
 
     async def _answers(self, events: AsyncIterator[Event]) -> list[Done]:
         done = [event async for event in events if isinstance(event, Done)]

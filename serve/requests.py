@@ -129,6 +129,11 @@ class Generation(Body):
         """The schema that the answer is to be JSON of; None: it is text."""
         return None
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether the answer is to be of a language."""
+        return self.regex is not None or self.choices is not None or self.schema_of_answer() is not None
+
     def names(self) -> dict[str, str]:
         """Keywords of Python that this body has other fields for."""
         limits = ("max_completion_tokens", "max_output_tokens", "max_tokens")

@@ -5,6 +5,7 @@ It knows regular expressions and bytes, and nothing of tokens.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import subprocess
 import sys
@@ -23,6 +24,38 @@ SECONDS = 60.0  # that the library may take for one expression, on a busy machin
 LONGEST = 1 << 20  # characters of an expression
 _TOO_LARGE = ": takes too many states, or too long; use fewer or smaller counts such as {1,1000}"
 _DETERMINIZE = Path(__file__).with_name("determinize.py")
+
+
+class _Children:
+    """Programs at work, which end with this one, also where a thread of a server still waits for them."""
+
+    def __init__(self) -> None:
+        self._running, self._ended = set[subprocess.Popen[bytes]](), False
+        atexit.register(self.end)
+
+    def run(self, command: list[str], given: bytes) -> tuple[int, bytes, bytes]:
+        """Exit status, output, errors. Raises OSError, subprocess.TimeoutExpired."""
+        if self._ended:
+            raise InterruptedError("the program ends")
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as child:
+            self._running.add(child)
+            try:
+                written, said = child.communicate(given, SECONDS)
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                self._running.discard(child)
+        return child.returncode, written, said
+
+    def end(self) -> None:
+        self._ended = True
+        for child in list(self._running):
+            child.kill()
+
+
+_CHILDREN = _Children()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +131,15 @@ def _determinized(regex: str, shown: tuple[str, str]) -> bytes:
     except UnicodeEncodeError:
         raise UsageError(*shown, ": is no valid Unicode text") from None
     try:
-        command = [sys.executable, "-P", str(_DETERMINIZE)]
-        done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS, check=False)
+        status, written, said = _CHILDREN.run([sys.executable, "-P", str(_DETERMINIZE)], given)
     except subprocess.TimeoutExpired:
         raise UsageError(*shown, _TOO_LARGE) from None
     except OSError as error:
         raise UsageError(*shown, f": no second Python can be run ({error.strerror or error}), which expressions need") from None
-    if done.returncode == 0:
-        return done.stdout
-    if done.returncode == 3:
-        raise UsageError(*shown, f": {_reason(done.stderr.decode(errors='replace'))}")
+    if status == 0:
+        return written
+    if status == 3:
+        raise UsageError(*shown, f": {_reason(said.decode(errors='replace'))}")
     raise UsageError(*shown, _TOO_LARGE)
 
 

@@ -28,17 +28,27 @@ class Languages:
         self._tokenizer, self._size = tokenizer, size
         self._read: tuple[Vocabulary, tuple[ByteTree, ByteTree]] | None = None
         self._kept: OrderedDict[Structure, TokenAutomaton] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
 
     def compiled(self, structure: Structure) -> TokenAutomaton:
         """A structure's automaton. Raises UsageError: no expression, no text, too large, or outlines-core is missing."""
-        with self._lock:
-            found = self._kept.get(structure) or self._compile(structure)
-            self._kept[structure] = found
-            self._kept.move_to_end(structure)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        if (found := self._recalled(structure)) is not None:  # which waits for no other to be compiled
             return found
+        with self._compiling:
+            if (found := self._recalled(structure)) is not None:
+                return found
+            found = self._compile(structure)
+            with self._lock:
+                self._kept[structure] = found
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            return found
+
+    def _recalled(self, structure: Structure) -> TokenAutomaton | None:
+        with self._lock:
+            if structure in self._kept:
+                self._kept.move_to_end(structure)
+            return self._kept.get(structure)
 
     def _compile(self, structure: Structure) -> TokenAutomaton:
         automaton = byte_automaton(structure)
