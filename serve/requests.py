@@ -26,7 +26,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "presence_penalty": ((0,), NEVER),
     "logprobs": ((False,), NEVER),
     "top_logprobs": ((0,), "is not supported here; /v1/chat/completions has it"),
-    "response_format": (({"type": "text"},), "is not supported here; give regex or choices"),
+    "response_format": (({"type": "text"},), "is not supported here; responses have text.format, completions have regex and choices"),
     "parallel_tool_calls": ((True,), NEVER),
     "reasoning_effort": (("none",), "has no levels here: thinking is on or off; give think: true or false instead"),
     "reasoning": (({}, {"effort": "none"}), "has no levels here: thinking is on or off; give think: true or false instead"),
@@ -48,6 +48,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 _ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, Field(min_length=1)]
+_TAGGED = ("response_format", "format")  # whose kinds pydantic names as parts of a path
 BANS = -100  # of `logit_bias`, as OpenAI's API has it
 Bias = Annotated[float, Field(ge=BANS, le=100)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -341,7 +342,10 @@ def _refusal(error: ValidationError) -> ApiError:
     found = max(errors, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
     names = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]
     kinds = ("str", "int", "float", "TextPart", "literal", "list")
-    param = ".".join(str(part) for part in names if part not in kinds)[:200]
+    tags = [
+        i for i, part in enumerate(names) if part in ("text", "json_object", "json_schema") and i and names[i - 1] in _TAGGED
+    ]
+    param = ".".join(str(part) for i, part in enumerate(names) if part not in kinds and i not in tags)[:200]
     if found["type"] == "extra_forbidden":
         return ApiError(
             400,
