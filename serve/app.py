@@ -133,9 +133,10 @@ class Server:
         if not body.is_structured:
             return await asyncio.to_thread(asks)
         await self._compiling.acquire()
-        loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[Ask]] = loop.create_future()
 
-        def end(made: list[Ask] | None, error: BaseException | None) -> None:
+        def end(made: list[Ask], error: BaseException | None) -> None:
             self._compiling.release()
             if found.done():
                 return
@@ -145,10 +146,11 @@ class Server:
                 found.set_exception(error)
 
         def work() -> None:
-            made, wrong = None, None
+            made: list[Ask] = []
+            wrong: Exception | None = None
             try:
                 made = asks()
-            except BaseException as error:
+            except Exception as error:
                 wrong = error
             with suppress(RuntimeError):  # the loop has ended before its threads
                 loop.call_soon_threadsafe(end, made, wrong)
