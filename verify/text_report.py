@@ -34,7 +34,7 @@ def ladder_outcome(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[st
     if all(values["passed"] for values in found.values()):
         runs = next(iter(found.values()))["golden_runs"]
         compared = [values[key]["equal"] for values in found.values() for key in ("recorded", "fused") if key in values]
-        same = ", all equal" if all(equal == runs for equal in compared) else ", equal but for near-ties"
+        same = ", all as recorded" if all(equal == runs for equal in compared) else ", as recorded but for near-ties"
         told = f"{counted(len(found), 'backend')}, {counted(runs, 'golden prompt')}{same if compared else ''}"
         return [f"PASSED  {name}: {told}: {', '.join(found)}"]
     lines = []

@@ -63,7 +63,7 @@ def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert "onnx: 3 of 3 golden trajectories equal" in out and "onnx: 3 of 3 fused generations equal" in out
     assert "not run: torch (needs --checkpoint)" in out
-    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all equal: onnx" in out
+    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all as recorded: onnx" in out
     assert err.splitlines()[-1] == "generations, onnx: 3/3"
     values, problem = outcome.read(bundle)
     _, digest = read_manifest(bundle)
@@ -159,7 +159,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 def test_golden_only_is_what_happens_without_a_checkpoint(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["verify", str(bundle), "--golden-only"]) == 0
-    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all equal: onnx" in capsys.readouterr().out
+    assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all as recorded: onnx" in capsys.readouterr().out
 
 
 def test_golden_only_without_golden_trajectories_compares_nothing(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
