@@ -105,7 +105,9 @@ def compile_regex(regex: str, name: str = "regex") -> ByteAutomaton:
             Param(name), f" is an expression of {len(bare)} characters; at most {LONGEST} are compiled; make it shorter"
         )
     if not _balanced(bare):
-        raise UsageError(*shown, ": has parentheses or brackets without their counterparts; close them, or escape them with a backslash")
+        raise UsageError(
+            *shown, ": has parentheses or brackets without their counterparts; close them, or escape them with a backslash"
+        )
     done = _determinized(bare, shown)
     values = np.frombuffer(done, "<i4")
     states, start, count = (int(value) for value in values[:3])
