@@ -41,7 +41,8 @@ def decompose(program: ExportedProgram, table: Table) -> bool:
         nodes.remove(node)
     for node in nodes:
         node.target = _FUNCTIONAL.get(node.target, node.target)
-    traces = {node: _traced(node, table) for node in nodes if node.target in table or _is_composite(node.target)}
+    decompositions = dict(table)
+    traces = {node: _traced(node, decompositions) for node in nodes if node.target in table or _is_composite(node.target)}
     if any(inner.op == "get_attr" for trace in traces.values() for inner in trace.nodes):
         return False
     for node, trace in traces.items():
@@ -71,25 +72,25 @@ def _is_composite(target: Any) -> bool:
 
 
 def _inputs(node: fx.Node) -> tuple[list[fx.Node], Callable[..., Any]]:
-    """The nodes that a node takes, and its call with their values."""
+    """The nodes that a node takes, as often as it takes them, and its call with their values."""
     flat, spec = pytree.tree_flatten((node.args, node.kwargs))
-    taken = [*dict.fromkeys(value for value in flat if isinstance(value, fx.Node))]
+    places = [place for place, value in enumerate(flat) if isinstance(value, fx.Node)]
 
     def call(*values: Any) -> Any:
-        given = dict(zip(taken, values, strict=True))
-        args, kwargs = pytree.tree_unflatten([given.get(v, v) if isinstance(v, fx.Node) else v for v in flat], spec)
+        filled = dict(zip(places, values, strict=True))
+        args, kwargs = pytree.tree_unflatten([filled.get(place, value) for place, value in enumerate(flat)], spec)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    return taken, call
+    return [flat[place] for place in places], call
 
 
-def _traced(node: fx.Node, table: Table) -> fx.Graph:
+def _traced(node: fx.Node, table: dict[Any, Callable[..., Any]]) -> fx.Graph:
     """What a node's operator calls."""
     taken, call = _inputs(node)
     values = [other.meta["val"] for other in taken]
     mode = next((value.fake_mode for value in values if hasattr(value, "fake_mode")), None) or FakeTensorMode()
     with torch.no_grad(), mode, enable_python_dispatcher():
-        graph: fx.Graph = make_fx(call, decomposition_table=dict(table), tracing_mode="real")(*values).graph
+        graph: fx.Graph = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
     graph.eliminate_dead_code()
     return graph
 

@@ -56,6 +56,13 @@ class Branching(nn.Module):
         return torch.cond(x.sum() > 0, doubled, lambda x: x.reshape(-1) + 1, (x,))
 
 
+class Merging(nn.Module):
+    """An operator that takes two tensors, of which decomposing another makes one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.rsub(x.to(torch.float32), x).flatten()
+
+
 class Writing(nn.Module):
     """An operator that writes into what it takes."""
 
@@ -74,7 +81,7 @@ def test_decompositions_in_place_are_those_of_another_trace() -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize(("module", "is_local"), [(Branching(), True), (Writing(), False)])
+@pytest.mark.parametrize(("module", "is_local"), [(Branching(), True), (Merging(), True), (Writing(), False)])
 def test_programs_give_what_their_module_gives(module: nn.Module, is_local: bool) -> None:
     with kept_decompositions():
         program = torch.export.export(module, (torch.ones(3, 4),), strict=False)
