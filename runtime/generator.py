@@ -17,7 +17,7 @@ from dgemma.core.sampler_options import BANNED, GREEDY
 from dgemma.core.trajectory import TrajectoryRecorder
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.given import Given
-from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops
+from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops, Sampling
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.result import StopReason, TokenLogprob
@@ -205,6 +205,7 @@ class Generator:
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
         n, first, prefix = self._manifest.canvas_length, None, self.prefix
         asked, speculate = len(prefix.ids), options.compute is not None and options.compute.speculate
+        sampling = self._loops.sampling(options.sampler, wanted=options.logprobs is not None)
         while len(prefix.ids) + n <= self._manifest.context:
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
@@ -215,7 +216,7 @@ class Generator:
             canvas: list[int] | None = None
             last: DenoisingStep | None = None
             if not self._cancelled():
-                last = self._canvas(self._steps(options, run.canvases, first, known, path), run, watch)
+                last = self._canvas(self._steps(options, sampling, run.canvases, first, known, path), run, watch)
                 canvas = None if last is None else last.argmax[: last.width].tolist()
             run.denoise_s += time.perf_counter() - clock
             if canvas is not None and first is not None:
@@ -247,6 +248,7 @@ class Generator:
     def _steps(
         self,
         options: GenerateOptions,
+        sampling: Sampling,
         index: int,
         first: int | None,
         given: Given | None,
@@ -256,7 +258,6 @@ class Generator:
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
         if compute is None and options.loop == "graph":
             return self._loops.graph(self.prefix, seed, index, adaptive)
-        sampling = self._loops.sampling(options.sampler, wanted=options.logprobs is not None)
         if compute is None:
             return self._loops.host(self.prefix, seed, index, adaptive, sampling, given, structured)
         return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given, structured)

@@ -107,27 +107,18 @@ class Prompts:
     ) -> tuple[list[int], int]:
         """Ids to append, and behind how many tokens of the prefix. Raises UsageError, TokenizerError."""
         with blaming("prompt" if messages is None else "messages"):
-            return self._ids(prompt, messages, options, prefix)
-
-    def _ids(
-        self,
-        prompt: str | Sequence[int] | None,
-        messages: Sequence[Message | Mapping[str, Any]] | None,
-        options: GenerateOptions,
-        prefix: Sequence[int],
-    ) -> tuple[list[int], int]:
-        before = list(prefix) if options.continue_ else []
-        if prompt is None and messages is None and options.template is not None:
-            return self._opening(options), 0
-        if (prompt is None) == (messages is None):
-            raise UsageError("give either ", *listed(("prompt", "messages"), " or "))
-        if prompt is not None and not options.speaks:
-            kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
-            whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
-        else:
-            whole = self._conversation(prompt, messages, options)
-        same = min(shared_length(before, whole), len(whole) - 1)
-        return whole[same:], same
+            before = list(prefix) if options.continue_ else []
+            if prompt is None and messages is None and options.template is not None:
+                return self._opening(options), 0
+            if (prompt is None) == (messages is None):
+                raise UsageError("give either ", *listed(("prompt", "messages"), " or "))
+            if prompt is not None and not options.speaks:
+                kept = self._without_thoughts(before) if isinstance(prompt, str) and not options.raw else before
+                whole = [*kept, *self._prompt_ids(prompt, options.raw, kept)]
+            else:
+                whole = self._conversation(prompt, messages, options)
+            same = min(shared_length(before, whole), len(whole) - 1)
+            return whole[same:], same
 
     def _opening(self, options: GenerateOptions) -> list[int]:
         """The beginning of an answer to nothing."""

@@ -16,6 +16,7 @@ from dgemma.core.sampler_options import BANNED, GREEDY, SamplerOptions
 from dgemma.runtime import cut_draw
 from dgemma.runtime.cut_draw import Candidates, Cut
 from dgemma.runtime.engines.base import Array
+from dgemma.runtime.engines.host_sampler import accept
 from dgemma.runtime.given import Given
 
 
@@ -28,15 +29,6 @@ class Decision(NamedTuple):
     accepted: Array
     canvas: Array
     candidates: Candidates | None
-
-
-def accept(entropy: Array, bound: float) -> Array:
-    """As `model/sampler.py:accept`: entropies [A] float32, bool [A]."""
-    index = np.arange(len(entropy))
-    mine, other = entropy[:, None], entropy[None]
-    ahead = (other < mine) | ((other == mine) & (index[None] < index[:, None]))  # [A, A]
-    accepted: Array = ahead.astype(np.float64) @ entropy.astype(np.float64) <= bound
-    return accepted
 
 
 class Steering:

@@ -17,7 +17,8 @@ from typing import Any
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.items import EvalItem
-from dgemma.benchmarks.held_out import TASKS, read_items
+from dgemma.benchmarks.held_out import read_items
+from dgemma.benchmarks.studies.arguments import add_asking, asked, write_out
 from dgemma.benchmarks.studies.bundle_facts import bundle_facts
 from dgemma.core import machine
 from dgemma.core.generate_options import MAX_NEW_TOKENS
@@ -127,12 +128,7 @@ def figures(own: Sequence[Row], other: Sequence[Row]) -> dict[str, Any]:
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.control", description="Options of the sampler.")
     parser.add_argument("bundle", nargs="?", type=Path, default=bundle_path("tiny"))
-    parser.add_argument("--tasks", type=Path, default=TASKS)
-    parser.add_argument("--per-task", type=int, default=20)
-    parser.add_argument("--engine", default="onnx")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    add_asking(parser, per_task=20)
     options = parser.parse_args(argv)
     report.check_out(options.out)
     items = read_items(options.tasks, options.per_task)
@@ -143,7 +139,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         "benchmark": "control",
         "machine": machine.facts(),
         "bundle": facts,
-        "options": {name: getattr(options, name) for name in ("engine", "threads", "seed", "per_task")},
+        "options": asked(options),
         "sampled": {name: figures(own, rows[STOCK]) for name, own in rows.items()},
         "templates": {
             task: {name: figures(own, ways["prompt alone"]) for name, own in ways.items()} | {"pinned": HOW[task]}
@@ -157,9 +153,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     report.table(
         "Options", header, [(name, str(f["n"]), f"{f['exact']:.1%}", f"{f['mean_steps']:.2f}") for name, f in shown.items()]
     )
-    if options.out:
-        report.write_json(options.out, result)
-        print(f"wrote {options.out}")
+    write_out(options.out, result)
     return 0
 
 

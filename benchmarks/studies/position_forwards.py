@@ -19,7 +19,8 @@ import numpy as np
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.items import EvalItem
-from dgemma.benchmarks.held_out import TASKS, read_items
+from dgemma.benchmarks.held_out import read_items
+from dgemma.benchmarks.studies.arguments import add_asking, asked, write_out
 from dgemma.core import machine
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
@@ -170,12 +171,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         prog="python -m dgemma.benchmarks.studies.position_forwards", description="Less work per canvas."
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--tasks", type=Path, default=TASKS)
-    parser.add_argument("--per-task", type=int, default=40)
-    parser.add_argument("--engine", default="onnx")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    add_asking(parser, per_task=40)
     options = parser.parse_args(argv)
     report.check_out(options.out)
     items = read_items(options.tasks, options.per_task)
@@ -192,12 +188,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         "recipe": manifest.quantization["recipe"],
         "sampler": manifest.sampler.to_dict(),
         "sampler_options": OPTIONS,
-        "options": {name: getattr(options, name) for name in ("engine", "threads", "seed", "per_task")},
+        "options": asked(options),
         "groups": summary,
     }
-    if options.out:
-        report.write_json(options.out, result)
-        print(f"wrote {options.out}")
+    write_out(options.out, result)
     return 0
 
 

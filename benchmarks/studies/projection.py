@@ -28,8 +28,9 @@ import numpy.typing as npt
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.bench import reliability
-from dgemma.benchmarks.held_out import TASKS, read_items
+from dgemma.benchmarks.held_out import read_items
 from dgemma.benchmarks.studies import widths as by_width
+from dgemma.benchmarks.studies.arguments import add_asking, write_out
 from dgemma.benchmarks.studies.peers.catalogue import OURS
 from dgemma.benchmarks.studies.position_forwards import LONG, STOCK, check_chat
 from dgemma.benchmarks.studies.schedules import FILLED, Schedule, record, stretch
@@ -298,12 +299,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--widths", type=Path, required=True, help="result of dgemma.benchmarks.studies.widths")
     parser.add_argument("--peers", type=Path, help="result of dgemma.benchmarks.studies.peers, of the same shape")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="per canvas")
-    parser.add_argument("--tasks", type=Path, default=TASKS)
-    parser.add_argument("--per-task", type=int, default=40)
-    parser.add_argument("--engine", default="onnx", help="of the trained model")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    add_asking(parser, per_task=40, engine_help="of the trained model")
     options = parser.parse_args(argv)
     if wrong := [k for k in options.steps if not 1 <= k <= 4096]:
         raise UsageError(f"--steps {wrong[0]} must be between 1 and 4096")
@@ -354,9 +350,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     report.table("A projection, not a measurement", HEADER, rows(result))
     for line in notes(result):
         print(line)
-    if options.out:
-        report.write_json(options.out, result)
-        print(f"wrote {options.out}")
+    write_out(options.out, result)
     return 0
 
 

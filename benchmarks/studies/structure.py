@@ -23,7 +23,8 @@ import numpy as np
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.items import EvalItem
-from dgemma.benchmarks.held_out import TASKS, read_items
+from dgemma.benchmarks.held_out import read_items
+from dgemma.benchmarks.studies.arguments import add_asking, asked, write_out
 from dgemma.benchmarks.studies.bundle_facts import bundle_facts
 from dgemma.benchmarks.studies.control import Row, figures
 from dgemma.benchmarks.studies.synthetic_vocabulary import synthetic
@@ -161,12 +162,7 @@ def costs(seed: int) -> dict[str, Any]:
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.structure", description="Answers of a language.")
     parser.add_argument("bundle", nargs="?", type=Path, default=bundle_path("tiny"))
-    parser.add_argument("--tasks", type=Path, default=TASKS)
-    parser.add_argument("--per-task", type=int, default=100)
-    parser.add_argument("--engine", default="onnx")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    add_asking(parser, per_task=100)
     options = parser.parse_args(argv)
     report.check_out(options.out)
     items = read_items(options.tasks, options.per_task)
@@ -177,7 +173,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         "benchmark": "structure",
         "machine": machine.facts(),
         "bundle": facts,
-        "options": {name: getattr(options, name) for name in ("engine", "threads", "seed", "per_task")},
+        "options": asked(options),
         "tasks": tasks,
         "schemas": schemas,
         "costs": costs(options.seed),
@@ -188,9 +184,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     ]
     report.table("Languages", ("task", "n", "free: valid", "exact", "structured: valid", "exact"), shown)
     print(f"schemas: {schemas['valid']} of {schemas['answers']} answers are valid")
-    if options.out:
-        report.write_json(options.out, result)
-        print(f"wrote {options.out}")
+    write_out(options.out, result)
     return 0
 
 

@@ -20,9 +20,9 @@ from dgemma.core.template import read_template
 from dgemma.core.trajectory import Trajectory
 from dgemma.model import sampler
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines.host_sampler import accept
 from dgemma.runtime.given import from_draft
 from dgemma.runtime.session import Session
-from dgemma.runtime.steering import accept
 
 PROMPT = [BOS, 50, 51, START]
 QUESTION, ANSWER = (

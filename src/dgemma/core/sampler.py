@@ -70,7 +70,7 @@ class SamplerConfig:
 
     def temperature(self, remaining: int) -> float:
         """Temperature of the step with `remaining` steps left, T…1."""
-        return self.t_min + (self.t_max - self.t_min) * (remaining / self.steps)
+        return temperature_between(self.t_max, self.t_min, remaining / self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -81,3 +81,8 @@ class SamplerConfig:
         if unknown := set(values) - {f.name for f in dataclasses.fields(cls)}:
             raise UsageError(f"unknown sampler key {sorted(unknown)[0]!r}")
         return cls(**values)
+
+
+def temperature_between(first: float, last: float, left: float) -> float:
+    """The schedule's temperature with a share `left` of the steps to go: `first` at 1, `last` at 0."""
+    return last + (first - last) * left

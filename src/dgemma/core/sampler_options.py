@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from dgemma.core.errors import Param, UsageError
-from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler import SamplerConfig, temperature_between
 
 GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows
 COLDEST = 0.01  # below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide
@@ -104,7 +104,7 @@ class SamplerOptions:
         remaining, ends = range(applied.steps, 0, -1), self.temperature
         if not isinstance(ends, tuple):
             return [applied.temperature(left) for left in remaining]
-        exact = [ends[1] + (ends[0] - ends[1]) * (left / applied.steps) for left in remaining]
+        exact = [temperature_between(*ends, left / applied.steps) for left in remaining]
         return [GREEDY if one < COLDEST else one for one in exact]
 
 
