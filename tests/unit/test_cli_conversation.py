@@ -91,7 +91,7 @@ def test_a_conversation_that_cannot_be_read_is_one_line(
 
 def test_messages_and_a_prompt(bundle: str, spoken: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["run", bundle, "-p", "x", "--messages", "y"]) == 2
-    assert "give either --messages or a prompt, not both" in capsys.readouterr().err
+    assert "give either -p or --messages, not both" in capsys.readouterr().err
 
 
 def test_chat_folds_thoughts_and_changes_turns(

@@ -127,7 +127,7 @@ def test_a_file_of_prompts(toy: dict[str, Any], bundle: str, tmp_path: Path, cap
     assert [e["text"] for e in found if e["event"] == "result"] == [answer] * 2
     assert [e["event"] for e in found].index("result") < [e.get("number") for e in found].index(2)
     fails(capsys, ["run", bundle, "--prompts", str(tmp_path / "none")], "--prompts", "cannot be read")
-    fails(capsys, ["run", bundle, "--prompts", str(file), "-p", "x"], "either --prompts or -p")
+    fails(capsys, ["run", bundle, "--prompts", str(file), "-p", "x"], "either -p or --prompts")
     fails(capsys, ["run", bundle, "--prompts", str(file), "--json"], "--json-lines")
     fails(capsys, ["run", bundle, "--prompts", str(file), "--n", "2"], "--json-lines")
     file.write_text("\n \n")

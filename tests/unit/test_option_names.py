@@ -82,9 +82,9 @@ RUN = [
     ("--trace x", "--trace x: must end in .npz"),
     ("--trace t.npz --decoder autoregressive", "--trace needs --decoder diffusion: "),
     ("--json --json-lines", "give --json or --json-lines, not both"),
-    ("--messages none", "give either --messages or a prompt, not both"),
-    ("--prompts none", "give either --prompts or -p, not both"),
-    ("--prompt-ids x", "give -p or --prompt-ids, not both"),
+    ("--messages none", "give either -p or --messages, not both"),
+    ("--prompts none", "give either -p or --prompts, not both"),
+    ("--prompt-ids x", "give either -p or --prompt-ids, not both"),
 ]
 SHARED = {  # of run, which chat and eval have as well
     "--engine", "--loop", "--seed", "--max-new-tokens", "--early-commit", "--recheck", "--temperature", "--steps",

@@ -23,6 +23,46 @@ BundleArgument = Annotated[
         parser=bundle_path,
     ),
 ]
+PromptOption = Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. Default: read standard input.")]
+PromptIdsOption = Annotated[
+    str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
+]
+DecoderOption = Annotated[
+    str,
+    typer.Option(
+        "--decoder",
+        metavar="diffusion|autoregressive|auto",
+        help="How tokens come about. auto measures a step and a token on this machine, and takes the quicker decoder.",
+    ),
+]
+MessagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--messages",
+        metavar="FILE",
+        help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
+    ),
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option("--prompts", metavar="FILE", help="A prompt on each line of FILE, each answered by itself, with one seed."),
+]
+SamplesOption = Annotated[
+    int,
+    typer.Option("--n", metavar="K", help="Generate K answers, with K seeds, and print the one that most of them give."),
+]
+RawOption = Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")]
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json-lines", help="Print a JSON object on a line for each step, committed text and the result.")
+]
+LogprobsOption = Annotated[
+    int | None,
+    typer.Option("--logprobs", metavar="N", help="Put log-probabilities into the JSON, and those of N likely tokens."),
+]
+NoStreamOption = Annotated[bool, typer.Option("--no-stream", help="Print the text once it is whole.")]
+TraceOption = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
+]
 EngineOption = Annotated[
     str | None, typer.Option("--engine", help="onnx or executorch. Default: the first of them in the bundle that is installed.")
 ]

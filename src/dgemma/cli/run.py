@@ -7,30 +7,38 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from dgemma.cli.answering import generate, generate_each, sample
-from dgemma.cli.messages_file import read_conversation
+from dgemma.cli.asked import read
 from dgemma.cli.options import (
     AdaptiveOption,
     BanOption,
     BundleArgument,
     ChoiceOption,
     ConfidenceOption,
+    DecoderOption,
     DraftOption,
     EarlyCommitOption,
     EngineOption,
     EntropyBoundOption,
     FallbackOption,
+    JsonLinesOption,
     JsonOption,
     JsonSchemaOption,
     LogitBiasOption,
+    LogprobsOption,
     LoopOption,
+    MessagesOption,
     MinPOption,
+    NoStreamOption,
+    PromptIdsOption,
+    PromptOption,
+    PromptsOption,
+    RawOption,
     RecheckOption,
     RegexOption,
+    SamplesOption,
     SeedOption,
     SpeculateOption,
     StabilityOption,
@@ -47,6 +55,7 @@ from dgemma.cli.options import (
     TokensOption,
     TopKOption,
     TopPOption,
+    TraceOption,
     compute_policy,
     sampler_options,
     structure,
@@ -66,20 +75,11 @@ AUTO = "auto"
 
 def run(
     bundle: BundleArgument,
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. Default: read standard input.")] = None,
-    prompt_ids: Annotated[
-        str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
-    ] = None,
+    prompt: PromptOption = None,
+    prompt_ids: PromptIdsOption = None,
     engine: EngineOption = None,
     target: TargetOption = AUTO,
-    decoder: Annotated[
-        str,
-        typer.Option(
-            "--decoder",
-            metavar="diffusion|autoregressive|auto",
-            help="How tokens come about. auto measures a step and a token on this machine, and takes the quicker decoder.",
-        ),
-    ] = DEFAULT.decoder,
+    decoder: DecoderOption = DEFAULT.decoder,
     loop: LoopOption = DEFAULT.loop,
     seed: SeedOption = DEFAULT.seed,
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
@@ -109,59 +109,24 @@ def run(
     threads: ThreadsOption = None,
     system: SystemOption = None,
     think: ThinkOption = False,
-    messages: Annotated[
-        Path | None,
-        typer.Option(
-            "--messages",
-            metavar="FILE",
-            help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--prompts", metavar="FILE", help="A prompt on each line of FILE, each answered by itself, with one seed."
-        ),
-    ] = None,
-    n: Annotated[
-        int,
-        typer.Option("--n", metavar="K", help="Generate K answers, with K seeds, and print the one that most of them give."),
-    ] = 1,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")] = False,
+    messages: MessagesOption = None,
+    prompts: PromptsOption = None,
+    n: SamplesOption = 1,
+    raw: RawOption = False,
     as_json: JsonOption = False,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print a JSON object on a line for each step, committed text and the result.")
-    ] = False,
-    logprobs: Annotated[
-        int | None,
-        typer.Option("--logprobs", metavar="N", help="Put log-probabilities into the JSON, and those of N likely tokens."),
-    ] = None,
-    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text once it is whole.")] = False,
-    trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
-    ] = None,
+    json_lines: JsonLinesOption = False,
+    logprobs: LogprobsOption = None,
+    no_stream: NoStreamOption = False,
+    trace: TraceOption = None,
 ) -> int:
     from dgemma.runtime.session import Session as Opened
 
     _check_decoder(decoder)
-    if n != 1 and (json_lines or trace is not None):
-        raise UsageError(
-            "--n gives several answers, which --json-lines and --trace cannot hold; leave them out, or run once a seed"
-        )
-    if logprobs is not None and not (as_json or json_lines):
+    output = _output(as_json, json_lines, no_stream)
+    if logprobs is not None and output not in ("json", "lines"):
         raise UsageError(Param("logprobs"), " says more than text can hold; give --json or --json-lines as well")
-    if as_json and json_lines:
-        raise UsageError("give --json or --json-lines, not both")
-    if messages is not None and (prompt is not None or prompt_ids is not None):
-        raise UsageError("give either --messages or a prompt, not both")
-    if prompts is not None:
-        _check_alone({"-p": prompt, "--prompt-ids": prompt_ids, "--messages": messages, "--trace": trace})
-        if as_json or n != 1:
-            raise UsageError("--prompts gives several answers, which --json and --n cannot hold; use --json-lines")
-    conversation, tools = (None, tuple[dict[str, Any], ...]()) if messages is None else read_conversation(messages)
-    bare = template is not None and prompt is None and prompt_ids is None
-    several = None if prompts is None else read_prompts(prompts)
-    given = _prompt(prompt, prompt_ids) if messages is None and several is None and not bare else None
+    _check_several(output, n, trace, prompts)
+    asked = read(prompt, prompt_ids, messages, prompts, bare=template is not None)
     if trace is not None:
         check_trace_path(trace)
     options = GenerateOptions(
@@ -184,36 +149,40 @@ def run(
         structure=structure(regex, json_schema, choice),
         system=system,
         think=think,
-        tools=tools,
+        tools=asked.tools,
     )
     with Opened.load(bundle, engine=engine, threads=threads, target=target) as session:
         if decoder == AUTO:
             options = _quicker(session, options)
         if n != 1:
-            return sample(session, given, options, conversation, n, as_json)
-        output = "json" if as_json else "lines" if json_lines else "whole" if no_stream else "text"
+            return sample(session, asked.prompt, options, asked.conversation, n, as_json)
 
         def save(result: Result) -> None:
             if trace is not None and result.trajectory is not None:
                 save_trace(result.trajectory, trace)
 
-        if several is not None:
-            return generate_each(session, several, options, output)
-        return generate(session, given, options, conversation, output, save)
+        if asked.prompts is not None:
+            return generate_each(session, asked.prompts, options, output)
+        return generate(session, asked.prompt, options, asked.conversation, output, save)
 
 
-def _check_alone(others: dict[str, object]) -> None:
-    """Whether nothing is given that --prompts cannot go with; raises UsageError."""
-    if given := [name for name, value in others.items() if value is not None]:
-        raise UsageError(f"give either --prompts or {given[0]}, not both")
+def _output(as_json: bool, json_lines: bool, no_stream: bool) -> str:
+    """The form of the answer; raises UsageError."""
+    if as_json and json_lines:
+        raise UsageError("give --json or --json-lines, not both")
+    return "json" if as_json else "lines" if json_lines else "whole" if no_stream else "text"
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not empty; raises UsageError."""
-    lines = [line.strip() for line in read_text("--prompts", path).splitlines()]
-    if not any(lines):
-        raise UsageError(f"--prompts {path}: has no prompt; write one on each line")
-    return [line for line in lines if line]
+def _check_several(output: str, n: int, trace: Path | None, prompts: Path | None) -> None:
+    """Whether several answers have a form that can hold them; raises UsageError."""
+    if n != 1 and (output == "lines" or trace is not None):
+        raise UsageError(
+            "--n gives several answers, which --json-lines and --trace cannot hold; leave them out, or run once a seed"
+        )
+    if prompts is not None and (output == "json" or n != 1):
+        raise UsageError("--prompts gives several answers, which --json and --n cannot hold; use --json-lines")
+    if prompts is not None and trace is not None:
+        raise UsageError("--prompts gives several answers, which --trace cannot hold; run once for each prompt")
 
 
 def _check_decoder(decoder: str) -> None:
@@ -266,24 +235,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _prompt(prompt: str | None, prompt_ids: str | None) -> str | list[int]:
-    if prompt is not None and prompt_ids is not None:
-        raise UsageError("give -p or --prompt-ids, not both")
-    if prompt_ids is not None:
-        try:
-            return [int(part) for part in prompt_ids.split(",") if part.strip()]
-        except ValueError:
-            raise UsageError(f"--prompt-ids {prompt_ids[:60]!r}: must be integers separated by commas, such as 1,2,3") from None
-    if prompt is not None:
-        return prompt
-    if sys.stdin.isatty():
-        raise UsageError("no prompt; give -p TEXT, --prompt-ids, or text on stdin")
-    try:
-        text = sys.stdin.read().removesuffix("\n")
-    except UnicodeDecodeError:
-        raise UsageError("stdin is not UTF-8 text; convert it first") from None
-    if not text:
-        raise UsageError("no prompt: stdin is empty; give -p TEXT, --prompt-ids, or text on stdin")
-    return text
