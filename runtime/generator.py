@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dgemma.core.errors import Param, PromptTooLong, UsageError, listed
-from dgemma.core.generate_options import GenerateOptions, is_int
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.plural import counted
 from dgemma.core.sampler_options import BANNED, GREEDY
+from dgemma.core.scalars import is_int
 from dgemma.core.trajectory import TrajectoryRecorder
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.given import Given

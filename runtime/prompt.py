@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dgemma.core.errors import Param, TokenizerError, UsageError, blaming, listed
-from dgemma.core.generate_options import GenerateOptions, is_int
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import ChatTemplate, Manifest
 from dgemma.core.messages import OPENING_ROLES, Message, read_messages
 from dgemma.core.roles import NO_SYSTEM, NO_THINKING, NO_TOOLS, Channel, compose
+from dgemma.core.scalars import is_int
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.tokenizer import NO_TEMPLATE, NO_TOKENIZER, Tokenizer, chat_ids, end_of_turn

@@ -15,8 +15,9 @@ from typing import Any, Self, Unpack
 
 from dgemma.core.accelerators import AUTO
 from dgemma.core.errors import Param, SessionBusy, SessionClosed, UsageError
-from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions, is_int
+from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions
 from dgemma.core.messages import Message
+from dgemma.core.scalars import is_int
 from dgemma.runtime import memory
 from dgemma.runtime.answer import AnswerReader
 from dgemma.runtime.answering import Answering, OnStep, OnText

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dgemma.core.engines import ENGINES
 from dgemma.core.errors import Param, UsageError
-from dgemma.core.generate_options import is_int
+from dgemma.core.scalars import is_int
 
 MOST_HEADER_BYTES = 32_000  # of a request
 _ORIGIN = re.compile(r"https?://[^/\s*]+")

@@ -17,7 +17,7 @@ from dgemma.benchmarks.eval.formats import TaskFile, read_task_file
 from dgemma.benchmarks.eval.items import EvalItem, compose, examples_for
 from dgemma.benchmarks.eval.journal import Journal, Key, side_file
 from dgemma.core import machine
-from dgemma.core.errors import BundleError, PromptTooLong, UsageError
+from dgemma.core.errors import BundleError, Param, PromptTooLong, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.plural import counted
@@ -67,6 +67,9 @@ class EvalRequest:
             raise UsageError("--task names a file twice; name each once")
         if self.decoder not in DECODERS:
             raise UsageError(f"--decoder {self.decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
+        compute = self.options.compute
+        if self.decoder == "autoregressive" and compute is not None:
+            raise UsageError("--decoder autoregressive has no canvases; leave ", Param(compute.given[0]), " out")
         for name in ("limit", "num_shots"):
             value = getattr(self, name)
             if value is not None and value < 1:

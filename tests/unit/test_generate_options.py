@@ -10,7 +10,8 @@ import pytest
 
 from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import UsageError
-from dgemma.core.generate_options import GenerateOptions, is_int
+from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.scalars import is_int
 
 
 def test_keywords_build_a_policy_or_none() -> None:

@@ -66,6 +66,7 @@ RUN = [
     ("--regex a --stop x", "--regex says itself what the answer is and where it ends; leave --stop out"),
     ("--regex a --loop graph", "--regex needs --decoder diffusion and --loop host: "),
     ("--regex a --top-k 2 --ban x", "--regex takes the likeliest ids that fit, whatever is drawn; leave --top-k and --ban out"),
+    ("--json-schema '{\"type\": 1}'", "--json-schema takes a file, not JSON itself; write it into a file and name that"),
     ("--json-schema none", "--json-schema none: cannot be read ("),
     ("--choice a", "--choice 'a' is the only one; give 2 or more different texts"),
     ("--draft none", "--draft none: cannot be read ("),
@@ -216,3 +217,15 @@ def test_parts_of_a_message() -> None:
     with pytest.raises(UsageError) as caught, blaming("x"):
         raise UsageError(Param("y"), " is wrong")
     assert caught.value.param == "y"
+
+
+def test_eval_refuses_options_of_canvases_without_them(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "task.jsonl"
+    task.write_text('{"task": "t", "prompt": "x", "answer": "y"}\n')
+    command = f"eval {bundle} --task {task} --decoder autoregressive"
+    for option in ("--speculate", "--early-commit 0.1"):
+        assert says(capsys, f"{command} {option}").startswith(
+            f"--decoder autoregressive has no canvases; leave {option.split()[0]} out"
+        )

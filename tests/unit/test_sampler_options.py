@@ -68,6 +68,20 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) ->
         SamplerOptions(**wrong)
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = SamplerOptions(
+        max_steps=np.int64(3),
+        top_k=np.int32(2),
+        top_p=np.float32(0.5),
+        temperature=np.float32(0.5),
+        logit_bias={np.int64(4): 1.0},
+    )  # type: ignore[arg-type]  # what callers have
+    assert given == SamplerOptions(max_steps=3, top_k=2, top_p=0.5, temperature=0.5, logit_bias={4: 1.0})
+    assert type(given.max_steps) is int and type(given.top_p) is float
+    with pytest.raises(UsageError, match="top_k"):
+        SamplerOptions(top_k=np.float64(2))  # type: ignore[arg-type]
+
+
 def test_the_loop_runs_by_them(tmp_path: Path) -> None:
     session = fake_session(tmp_path / "b", ANSWER[:5])
     plain = session.generate(PROMPT, trace=True).trajectory

@@ -63,6 +63,8 @@ def test_a_run_writes_nothing_below_home_but_our_cache(tmp_path: Path) -> None:
 def test_inspect_and_plan_take_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["inspect", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["provenance"]["name"] == "tiny"
+    assert dispatch(["inspect", "tiny"]) == 0
+    assert "no result is kept with a shipped bundle; dgemma verify tiny runs its checks" in capsys.readouterr().out
     assert dispatch(["plan", "tiny", "--json"]) == 0
     assert {p["recipe"] for p in json.loads(capsys.readouterr().out)["predictions"]} == {"w8"}
 

@@ -106,7 +106,7 @@ def run(
         read = _editor() if interactive else _read
         while (line := read()) is not None:
             line = line.strip()
-            if line == "/exit":
+            if line in ("/exit", "/quit"):
                 return
             try:
                 if line.startswith("/"):

@@ -32,7 +32,7 @@ COMMANDS = {
     "/reset": "forget the conversation",
     "/save": "FILE.json: write the conversation, answers included",
     "/load": "FILE.json: go on from a saved conversation",
-    "/exit": "end the chat; so does Ctrl-D",
+    "/exit": "end the chat; so do /quit and Ctrl-D",
 }
 HELP = "Type a message. Ctrl-C stops an answer and takes the turn back. /help lists the commands."
 
@@ -220,5 +220,5 @@ _DOES: dict[str, Callable[[Conversation, str], str]] = {
     "/reset": Conversation._reset,
     "/save": Conversation._save,
     "/load": Conversation._load,
-    "/exit": Conversation._help,  # which whoever reads lines ends at, before it gets here
+    "/exit": Conversation._help,  # and /quit; whoever reads lines ends before it gets here
 }

@@ -11,6 +11,7 @@ from dgemma.cli.options import BundleArgument
 from dgemma.cli.terminal import print_json
 from dgemma.core.manifest import ChatTemplate, GraphSpec, TensorSpec
 from dgemma.core.plural import counted
+from dgemma.core.shipped import is_shipped
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
@@ -96,7 +97,7 @@ def _head(bundle: Bundle) -> list[str]:
     kind = f"{model.num_experts} experts, {model.top_k_experts} per token" if model.is_moe else "dense"
     sampler = ", ".join(f"{k} {v}" for k, v in manifest.sampler.to_dict().items())
     found, problem = outcome.read(bundle.path)
-    judged = outcome.lines(found, bundle.digest) if found else [f"verify        {problem or 'none; see dgemma verify'}"]
+    judged = outcome.lines(found, bundle.digest) if found else [f"verify        {problem or _unverified(bundle)}"]
     return [
         f"bundle        {bundle.path} (format {manifest.format_version}, every file verified)",
         f"digest        {bundle.digest}",
@@ -107,6 +108,12 @@ def _head(bundle: Bundle) -> list[str]:
         f"chat          {_chat(manifest.chat)}",
         *judged,
     ]
+
+
+def _unverified(bundle: Bundle) -> str:
+    if is_shipped(bundle.path):
+        return f"no result is kept with a shipped bundle; dgemma verify {bundle.path.stem} runs its checks"
+    return "none; see dgemma verify"
 
 
 def _chat(chat: ChatTemplate | None) -> str:

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, NoReturn, Self, TypedDict, Unpack
 
-import numpy as np
-
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import LogitBias, SamplerOptions, Temperature
+from dgemma.core.scalars import is_int
 from dgemma.core.structure import Structure
 from dgemma.core.template import read_template
 
@@ -287,11 +286,3 @@ def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give only {_RENAMED[old]}", param=old)
         warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=5)  # of whoever calls `generate`
     return {_RENAMED.get(name, name): value for name, value in keywords.items()}
-
-
-def is_int(value: object, low: int | None = None, high: int | None = None) -> bool:
-    """Whether a value is an integer, Python's or numpy's but no bool, from low to high."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        return False
-    number = int(value)
-    return (low is None or number >= low) and (high is None or number <= high)

@@ -6,12 +6,13 @@ It knows nothing of bundles: whether a graph takes what is asked for is the runt
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.sampler import SamplerConfig, temperature_between
+from dgemma.core.scalars import is_int, is_number
 
 GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows
 COLDEST = 0.01  # below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide
@@ -56,17 +57,18 @@ class SamplerOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "temperature", read_temperature(self.temperature))
         for name, low in (("max_steps", 1), ("stability", 0), ("top_k", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            if (value := getattr(self, name)) is None:
+                continue
+            if not is_int(value, low):
                 raise UsageError(Param(name), f" {value!r} must be an integer, {low} or more")
-        for name in ("entropy_bound", "confidence"):
-            value = getattr(self, name)
-            if value is not None and not _is_number(value, 0, math.inf):
-                raise UsageError(Param(name), f" {value!r} must be a positive number of nats")
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            if value is not None and not _is_number(value, 0, 1):
-                raise UsageError(Param(name), f" {value!r} must be a number above 0 and at most 1")
+            object.__setattr__(self, name, int(value))  # NumPy's too
+        nats, share = (math.inf, "a positive number of nats"), (1, "a number above 0 and at most 1")
+        for name, (most, kind) in (("entropy_bound", nats), ("confidence", nats), ("top_p", share), ("min_p", share)):
+            if (value := getattr(self, name)) is None:
+                continue
+            if not is_number(value, 0, most):
+                raise UsageError(Param(name), f" {value!r} must be {kind}")
+            object.__setattr__(self, name, float(value))
         object.__setattr__(self, "logit_bias", read_bias(self.logit_bias))
 
     @property
@@ -121,7 +123,7 @@ def read_temperature(value: Temperature) -> Ends | None:
     else:
         ends = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     first, last = ends * 2 if len(ends) == 1 else ends if len(ends) == 2 else (None, None)
-    if not all(isinstance(end, (int, float)) and (end == 0 or _is_number(end, 0, HOTTEST)) for end in (first, last)):
+    if not all(isinstance(end, Real) and (end == 0 or is_number(end, 0, HOTTEST)) for end in (first, last)):
         raise UsageError(Param("temperature"), f" {value!r} must be A or A:B, numbers from 0 to {HOTTEST:g}, such as 0.8:0.4")
     return float(first), float(last)  # type: ignore[arg-type]  # numbers by now
 
@@ -138,16 +140,9 @@ def read_bias(value: LogitBias) -> tuple[tuple[int, float], ...] | None:
     if len(pairs) < len(given):
         raise UsageError(Param("logit_bias"), " has an id twice; give one number for it")
     for i, bias in pairs.items():
-        if isinstance(i, bool) or not isinstance(i, int) or i < 0:
+        if not is_int(i, 0):
             raise UsageError(Param("logit_bias"), f": id {i!r} must be an integer, 0 or more")
-        if bias != BANNED and not (_is_number(bias, -math.inf, LARGEST_BIAS) and bias >= -LARGEST_BIAS):
+        if bias != BANNED and not (is_number(bias, -math.inf, LARGEST_BIAS) and bias >= -LARGEST_BIAS):
             within = f" of id {i}: {str(bias)[:40]} must be a number from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}, or -inf"
             raise UsageError(Param("logit_bias"), within)
-    return tuple((i, float(pairs[i])) for i in sorted(pairs) if pairs[i] != 0) or None
-
-
-def _is_number(value: object, above: float, to: float) -> bool:
-    """Whether a value is a number above one and at most another, not infinite, nor beyond float64."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= to:
-        return False
-    return abs(value) <= sys.float_info.max
+    return tuple((int(i), float(pairs[i])) for i in sorted(pairs) if pairs[i] != 0) or None
