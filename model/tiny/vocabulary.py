@@ -6,6 +6,7 @@ import io
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece as spm
@@ -36,12 +37,12 @@ def _frequent_words(samples: int = 400) -> list[str]:
     return common + [w for w, count in initial.most_common() if count >= samples // 100]
 
 
-def build(path: Path) -> None:
-    """Write a SentencePiece `.model`; ids: pad 0, eos 1, bos 2, unk 3."""
+def build(path: Path, words: Sequence[str] | None = None) -> None:
+    """Write a SentencePiece `.model` with these words, or tiny's; ids: pad 0, eos 1, bos 2, unk 3."""
     characters = [chr(c) for c in range(33, 127)]
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter([" ".join(characters)] * 2),
+        sentence_iterator=iter(["".join(characters) + " " * (len(characters) - 1)] * 2),
         model_writer=model,
         model_type="char",
         vocab_size=1000,
@@ -52,7 +53,7 @@ def build(path: Path) -> None:
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         control_symbols=[],
-        user_defined_symbols=[START_OF_TURN, END_OF_TURN, "\n", *dict.fromkeys(_frequent_words())],
+        user_defined_symbols=[START_OF_TURN, END_OF_TURN, "\n", *dict.fromkeys(_frequent_words() if words is None else words)],
         pad_id=0,
         eos_id=1,
         bos_id=2,
