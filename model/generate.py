@@ -100,13 +100,16 @@ def denoise_canvas(
     stop = AdaptiveStop(options.applied(sampler))
     committed, position_forwards = list[int](), 0
     greedy = float(np.float32(GREEDY))
-    for remaining, temperature, words in _steps(sampler, seed, index, n, options):
+    bounds, told = options.bounds(sampler), dict[str, float]()
+    for (remaining, temperature, words), bound in zip(_steps(sampler, seed, index, n, options), bounds, strict=True):
         tempered = model.denoise(canvas, soft, prefix, length) / temperature
         done = step(tempered, words, sampler.entropy_bound)
         if options.given:
             exact = GREEDY if temperature == greedy else temperature
-            done = steered(tempered, words, sampler, options, exact, config.pad_token_id)
-        recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas)
+            done = steered(tempered, words, sampler, options, exact, bound, config.pad_token_id)
+        if any(other != sampler.entropy_bound for other in bounds):
+            told = {"entropy_bound": bound}
+        recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas, **told)
         committed, position_forwards = done.argmax[0].tolist(), position_forwards + n
         if stop(done.argmax, done.entropy) and adaptive:
             break

@@ -19,18 +19,24 @@ Pairs = list[tuple[float, int]]  # log-probabilities and ids, falling, and of eq
 
 
 def steered(
-    tempered: Tensor, words: Tensor, exported: SamplerConfig, options: SamplerOptions, temperature: float, filler: int
+    tempered: Tensor,
+    words: Tensor,
+    exported: SamplerConfig,
+    options: SamplerOptions,
+    temperature: float,
+    bound: float,
+    filler: int,
 ) -> SampledStep:
     """One step of one canvas.
 
     Args:
         tempered, words: as `sampler.step` takes them, with B = 1.
         exported: the bundle's sampler.
-        temperature: of the step.
+        temperature, bound: of the step.
         filler: id where all candidates are banned.
     """
     vocab, bias = tempered.shape[-1], dict(options.bias)
-    done = sampler.step(tempered, words, options.applied(exported).entropy_bound)
+    done = sampler.step(tempered, words, bound)
     ids, log_probs = sampler.candidates(tempered, exported.candidates(vocab))
     argmax, accepted, drawn = done.argmax[0].tolist(), done.accepted[0].tolist(), done.drawn[0].tolist()
     uniforms = sampler.uniforms(words[0, 0]).tolist()

@@ -361,6 +361,7 @@ def _also_recorded(watch: Watcher | None, recorder: TrajectoryRecorder | None) -
             step.entropy,
             step.accepted,
             step.canvas_out,
+            step.bound,
         )
         if watch is not None:
             watch(canvas_index, number, step, committed)

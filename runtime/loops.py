@@ -23,7 +23,7 @@ from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.given import Given
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
-from dgemma.runtime.steering import Steering
+from dgemma.runtime.steering import AtStep, Steering
 from dgemma.runtime.structure.structured import StructuredCanvas
 
 DENOISE, ACTIVE, GENERATE = "denoise", "denoise_active", "generate"  # the graphs that a step or a canvas calls
@@ -33,7 +33,7 @@ class DenoisingStep(NamedTuple):
     """One denoising step as the engine returned it, but for what options change (`steering.py`); arrays are [N].
 
     `rows`: positions that went through the stack, `width`: positions that the canvas has so far, `candidates`: of each
-    position's last run, where they are wanted.
+    position's last run, where they are wanted, `bound`: on entropies, in nats; None: as exported.
     """
 
     rows: int
@@ -46,14 +46,16 @@ class DenoisingStep(NamedTuple):
     accepted: Array
     canvas_out: Array
     candidates: Candidates | None = None
+    bound: float | None = None
 
 
 class Sampling(NamedTuple):
-    """What a generation samples by: the bundle's sampler with its options, the temperature of every step, [1] each, and what
-    the options make of a step."""
+    """What a generation samples by: the bundle's sampler with its options, what every step goes by, whether any of their bounds
+    is not the bundle's, and what the options make of a step."""
 
     sampler: SamplerConfig
-    temperatures: Sequence[Array]
+    steps: Sequence[AtStep]
+    rebounds: bool
     steering: Steering
 
 
@@ -70,9 +72,11 @@ class Loops:
 
     def sampling(self, options: SamplerOptions, *, wanted: bool = False) -> Sampling:
         """`wanted`: whether steps are to have candidates. Raises UsageError."""
-        temperatures = [np.array([t], np.float32) for t in options.temperatures(self._sampler)]
+        values = zip(options.temperatures(self._sampler), options.bounds(self._sampler), strict=True)
+        steps = [AtStep(np.array([temperature], np.float32), bound) for temperature, bound in values]
         steering = Steering(options, self._sampler, self._vocab, self._pad, wanted=wanted)
-        return Sampling(options.applied(self._sampler), temperatures, steering)
+        rebounds = any(at.bound != self._sampler.entropy_bound for at in steps)
+        return Sampling(options.applied(self._sampler), steps, rebounds, steering)
 
     def candidates(self, graph: str) -> int:
         """K, how many of the likeliest ids a step of that graph puts out; 0 where it does not."""
@@ -103,18 +107,19 @@ class Loops:
             structured: the language that it must be of.
         """
         sampling = sampling or self.exported
-        canvas, words, first_step = self._begin(seed, canvas_index, len(sampling.temperatures), given)
+        canvas, words, first_step = self._begin(seed, canvas_index, len(sampling.steps), given)
         every = np.arange(self._n)
         feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft}
-        stop, steps = AdaptiveStop(sampling.sampler, self._n), len(sampling.temperatures)
-        for i, temperature in enumerate(sampling.temperatures[first_step:]):
-            feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], temperature
+        stop, steps = AdaptiveStop(sampling.sampler, self._n), len(sampling.steps)
+        for i, at in enumerate(sampling.steps[first_step:]):
+            feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], at.temperature
             out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
-            argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], temperature, given)
+            argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], at, given)
             if structured is not None:
                 argmax, after = structured.held(every, out, accepted, after)
             before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
-            yield DenoisingStep(self._n, self._n, left, temperature[0], before, argmax, entropy, accepted, after, best)
+            told = before, argmax, entropy, accepted, after, best, at.bound if sampling.rebounds else None
+            yield DenoisingStep(self._n, self._n, left, at.temperature[0], *told)
             if stop(argmax, entropy) and adaptive:
                 return
 
@@ -122,7 +127,7 @@ class Loops:
         """One step on the prefix; raises EngineError when its output is NaN."""
         canvas, words = self.noise(0, 0)
         feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft, "canvas": canvas, "words": words[0]}
-        finite.run(self._engine, DENOISE, {**feeds, "temperature": self.exported.temperatures[0]}, place)
+        finite.run(self._engine, DENOISE, {**feeds, "temperature": self.exported.steps[0].temperature}, place)
 
     def active(
         self,
@@ -146,7 +151,7 @@ class Loops:
             given: what else is known of it.
             structured: the language that it must be of.
         """
-        steps, n = len(sampling.temperatures), self._n
+        steps, n = len(sampling.steps), self._n
         canvas, words, first_step = self._begin(seed, canvas_index, steps, given)
         if first is not None:
             canvas[0, 0] = first
@@ -154,13 +159,13 @@ class Loops:
         ends = () if given is not None and given.length is not None else self._stops
         state = ActiveSet(n, compute, sampling.sampler, ends)
         feeds = self._prefixed(prefix, ACTIVE, behind=n)
-        for i, temperature in enumerate(sampling.temperatures[first_step:]):
+        for i, at in enumerate(sampling.steps[first_step:]):
             rows, before = state.begin(), canvas[0].copy()
-            feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows], "temperature": temperature}
+            feeds |= {"canvas": canvas[:, rows], "positions": rows[None], "soft": soft[:, rows], "temperature": at.temperature}
             feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.committed[None]}
             out = finite.run(self._engine, ACTIVE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
-            argmax, entropy, accepted, after, best = sampling.steering.decide(out, rows, words[i][:, rows], temperature, given)
+            argmax, entropy, accepted, after, best = sampling.steering.decide(out, rows, words[i][:, rows], at, given)
             candidates = _placed(candidates, best, rows, n)
             if structured is not None:
                 argmax, after = structured.held(rows, out, accepted, after)
@@ -170,9 +175,8 @@ class Loops:
             argmax, entropy, accepted = state.argmax.copy(), state.entropy.copy(), state.accepted.copy()
             left = steps - first_step - i
             after = canvas[0].copy()
-            yield DenoisingStep(
-                len(rows), state.width, left, temperature[0], before, argmax, entropy, accepted, after, candidates
-            )
+            told = before, argmax, entropy, accepted, after, candidates, at.bound if sampling.rebounds else None
+            yield DenoisingStep(len(rows), state.width, left, at.temperature[0], *told)
             if done and adaptive:
                 return
 
@@ -194,7 +198,7 @@ class Loops:
         for i in range(steps):
             finite.check(self._engine, out["entropies"][i], f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, accepted, after = (out[name][i] for name in ("argmaxes", "entropies", "accepts", "canvases"))
-            temperature, left = self.exported.temperatures[i][0], self._t - i
+            temperature, left = self.exported.steps[i].temperature[0], self._t - i
             yield DenoisingStep(self._n, self._n, left, temperature, before, argmax, entropy, accepted, after)
             before = after
 

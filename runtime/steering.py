@@ -20,6 +20,13 @@ from dgemma.runtime.engines.host_sampler import accept
 from dgemma.runtime.given import Given
 
 
+class AtStep(NamedTuple):
+    """What a step goes by: temperature [1] float32, entropy bound in nats."""
+
+    temperature: Array
+    bound: float
+
+
 class Decision(NamedTuple):
     """Of one step: argmax int64, entropy float32, accepted bool and next canvas int64, all [A]; candidates where the step gives
     them and they are wanted."""
@@ -42,9 +49,7 @@ class Steering:
     """
 
     def __init__(self, options: SamplerOptions, exported: SamplerConfig, vocab: int, filler: int, *, wanted: bool) -> None:
-        self._vocab, self._bound = vocab, options.applied(exported).entropy_bound
-        self._rebounds = self._bound != exported.entropy_bound
-        self._wider = self._bound > exported.entropy_bound
+        self._vocab, self._exported = vocab, exported.entropy_bound
         cut = Cut(options.top_k, options.top_p, options.min_p)
         self._cut, self._cuts = cut, cut != Cut()
         self._bias: Array | None = None
@@ -55,20 +60,20 @@ class Steering:
             self._bias[list(ids)] = values
             self._filler = filler if self._bias[filler] != BANNED else int(np.argmax(self._bias != BANNED))
 
-    def decide(self, out: Mapping[str, Array], rows: Array, words: Array, temperature: Array, given: Given | None) -> Decision:
-        """What a step of a temperature [1] gave for its rows [A] with their words [2, A]."""
+    def decide(self, out: Mapping[str, Array], rows: Array, words: Array, at: AtStep, given: Given | None) -> Decision:
+        """What a step gave for its rows [A] with their words [2, A]."""
         argmax, entropy, accepted, canvas = (out[name][0] for name in ("argmax", "entropy", "accepted", "next_canvas"))
         candidates: Candidates | None = None
         if self._wanted or self._cuts or self._bias is not None:
             candidates = cut_draw.ordered(out["likeliest"][0], out["log_probs"][0])
-        drawn = out["drawn"][0] if self._wider or candidates is not None else canvas
-        accepted_before = accepted
-        if self._rebounds:
-            accepted = accept(entropy, self._bound)
-            accepted = accepted if self._wider else accepted & accepted_before
+        is_wider, accepted_before = at.bound > self._exported, accepted
+        drawn = out["drawn"][0] if is_wider or candidates is not None else canvas
+        if at.bound != self._exported:
+            accepted = accept(entropy, at.bound)
+            accepted = accepted if is_wider else accepted & accepted_before
         if candidates is not None and (self._cuts or self._bias is not None):
-            candidates, argmax, accepted, drawn = self._steered(candidates, argmax, accepted, drawn, words[0], temperature)
-        if temperature[0] == np.float32(GREEDY):  # the graph's own draw hangs on the last bit of logits
+            candidates, argmax, accepted, drawn = self._steered(candidates, argmax, accepted, drawn, words[0], at.temperature)
+        if at.temperature[0] == np.float32(GREEDY):  # the graph's own draw hangs on the last bit of logits
             drawn = argmax
         canvas = np.where(accepted, drawn, self._renoised(accepted, accepted_before, canvas, words[1]))
         if given is not None:

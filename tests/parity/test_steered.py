@@ -30,6 +30,7 @@ def drawn(seed: int) -> dict[str, Any]:
         "logit_bias": bias,
         "entropy_bound": random.choice([0.5, 20.0, 1000.0]),
         "temperature": random.choice(["1.5:1", "0"]),
+        "schedule": "cosine",
     }
     return {name: every[name] for name in random.sample(sorted(every), random.choice([1, 2, 3]))}
 

@@ -56,9 +56,10 @@ def drawn_options(seed: int) -> dict[str, Any]:
         "top_p": random.choice([0.2, 0.6, 0.95]),
         "min_p": random.choice([0.01, 0.1, 0.9]),
         "logit_bias": random.choice([bans, lifts]),
-        "entropy_bound": random.choice([0.5, 4.0, 20.0, 1000.0]),
+        "entropy_bound": random.choice([0.5, 4.0, 20.0, 1000.0, "20:0.5"]),
         "temperature": random.choice(["0.8:0.4", "1.5:1", "0"]),
         "max_steps": random.choice([2, 4]),
+        "schedule": "cosine",
     }
     return {name: every[name] for name in random.sample(sorted(every), random.choice([1, 2, 4]))}
 
@@ -76,6 +77,9 @@ def test_sessions_agree_with_the_naive_twin(session: Session, seed: int) -> None
         ({"top_p": 0.6}, {"top_p": 0.5}),
         ({"min_p": 0.1}, {"min_p": 0.2}),
         ({"entropy_bound": 20.0}, {"entropy_bound": 4.0}),
+        ({"entropy_bound": "20:0.5", "schedule": "cosine"}, {"entropy_bound": "20:0.5"}),
+        ({"temperature": "2:0.2", "schedule": "cosine"}, {"temperature": "2:0.2"}),
+        ({"schedule": {"temperature": [1, 0.2, 1]}}, {"schedule": {"temperature": [1, 1, 0.2]}}),
         ({"logit_bias": dict.fromkeys(range(0, 300, 7), 3.0)}, {"logit_bias": dict.fromkeys(range(0, 300, 7), 2.0)}),
     ],
     ids=str,

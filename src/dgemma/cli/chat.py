@@ -23,6 +23,7 @@ from dgemma.cli.options import (
     MinPOption,
     RecheckOption,
     RegexOption,
+    ScheduleOption,
     SeedOption,
     SpeculateOption,
     StabilityOption,
@@ -62,6 +63,7 @@ def run(
     temperature: TemperatureOption = None,
     steps: StepsOption = None,
     entropy_bound: EntropyBoundOption = None,
+    schedule: ScheduleOption = None,
     confidence: ConfidenceOption = None,
     stability: StabilityOption = None,
     top_k: TopKOption = None,
@@ -85,7 +87,9 @@ def run(
         adaptive=adaptive,
         loop=loop,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
-        sampler=sampler_options(temperature, steps, entropy_bound, confidence, stability, (top_k, top_p, min_p), logit_bias),
+        sampler=sampler_options(
+            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias
+        ),
         ban=ban or (),
         stop=stop or (),
         fallback=fallback,

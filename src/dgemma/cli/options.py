@@ -11,6 +11,7 @@ from dgemma.cli.text_file import read_text
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.sampler_options import SamplerOptions
+from dgemma.core.schedule import SHAPES, ScheduleTable, parse_table
 from dgemma.core.shipped import bundle_path
 from dgemma.core.structure import Structure
 
@@ -124,11 +125,20 @@ StepsOption = Annotated[
     typer.Option("--steps", metavar="T", help="Denoising steps for one canvas at most. Default: the exported number."),
 ]
 EntropyBoundOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--entropy-bound",
-        metavar="NATS",
-        help="Accept positions up to NATS of entropy together in each step. Default: the bundle's.",
+        metavar="NATS[:NATS]",
+        help="Accept positions up to NATS of entropy together in each step; from the first step to the last. Default: the "
+        "bundle's.",
+    ),
+]
+ScheduleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule",
+        metavar="linear|cosine|FILE",
+        help="How temperature and entropy bound go from the first step to the last, or a .json or .toml table of every step.",
     ),
 ]
 ConfidenceOption = Annotated[
@@ -211,7 +221,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def sampler_options(
     temperature: str | None,
     steps: int | None,
-    entropy_bound: float | None,
+    entropy_bound: str | None,
+    schedule: str | None,
     confidence: float | None,
     stability: int | None,
     cut: tuple[int | None, float | None, float | None] = (None, None, None),
@@ -223,6 +234,7 @@ def sampler_options(
         temperature=temperature,
         max_steps=steps,
         entropy_bound=entropy_bound,
+        schedule=_schedule(schedule),
         confidence=confidence,
         stability=stability,
         top_k=top_k,
@@ -230,6 +242,25 @@ def sampler_options(
         min_p=min_p,
         logit_bias=[_bias(text) for text in logit_bias or ()] or None,
     )
+
+
+def _schedule(text: str | None) -> str | ScheduleTable | None:
+    """A shape's name, or the table of a file; raises UsageError."""
+    if text is None or text in SHAPES:
+        return text
+    path = Path(text)
+    if path.suffix not in (".json", ".toml"):
+        raise UsageError(Param("schedule"), f" {text[:60]!r} must be {', '.join(SHAPES)}, or a .json or .toml file")
+    try:
+        values = parse_table(read_text("--schedule", path), toml=path.suffix == ".toml")
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(Param("schedule"), f" {path}: cannot be read ({error}); mend the file") from None
+    try:
+        return ScheduleTable.of(values)
+    except UsageError as error:
+        raise UsageError(Param("schedule"), f" {path}", *error.parts[1:]) from None
 
 
 def _bias(text: str) -> tuple[int, float]:

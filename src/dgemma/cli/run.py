@@ -39,6 +39,7 @@ from dgemma.cli.options import (
     RecheckOption,
     RegexOption,
     SamplesOption,
+    ScheduleOption,
     SeedOption,
     SpeculateOption,
     StabilityOption,
@@ -91,6 +92,7 @@ def run(
     temperature: TemperatureOption = None,
     steps: StepsOption = None,
     entropy_bound: EntropyBoundOption = None,
+    schedule: ScheduleOption = None,
     confidence: ConfidenceOption = None,
     stability: StabilityOption = None,
     top_k: TopKOption = None,
@@ -138,7 +140,9 @@ def run(
         raw=raw,
         trace=trace is not None,
         compute=compute_policy(early_commit, start_width, recheck, speculate),
-        sampler=sampler_options(temperature, steps, entropy_bound, confidence, stability, (top_k, top_p, min_p), logit_bias),
+        sampler=sampler_options(
+            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias
+        ),
         ban=ban or (),
         logprobs=logprobs,
         stop=stop or (),

@@ -15,8 +15,9 @@ from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
-from dgemma.core.sampler_options import LogitBias, SamplerOptions, Temperature
+from dgemma.core.sampler_options import EntropyBound, LogitBias, SamplerOptions, Temperature
 from dgemma.core.scalars import is_int
+from dgemma.core.schedule import Schedule
 from dgemma.core.structure import Structure
 from dgemma.core.template import read_template
 
@@ -42,7 +43,8 @@ class GenerateKeywords(TypedDict, total=False):
     speculate: bool
     temperature: Temperature
     max_steps: int | None
-    entropy_bound: float | None
+    entropy_bound: EntropyBound
+    schedule: Schedule
     confidence: float | None
     stability: int | None
     top_k: int | None

@@ -70,7 +70,7 @@ class SamplerConfig:
 
     def temperature(self, remaining: int) -> float:
         """Temperature of the step with `remaining` steps left, T…1."""
-        return temperature_between(self.t_max, self.t_min, remaining / self.steps)
+        return between_ends(self.t_max, self.t_min, remaining / self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -83,6 +83,6 @@ class SamplerConfig:
         return cls(**values)
 
 
-def temperature_between(first: float, last: float, left: float) -> float:
-    """The schedule's temperature with a share `left` of the steps to go: `first` at 1, `last` at 0."""
+def between_ends(first: float, last: float, left: float) -> float:
+    """What goes from step to step with a share `left` of the way to go: `first` at 1, `last` at 0."""
     return last + (first - last) * left

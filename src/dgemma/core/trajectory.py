@@ -31,7 +31,9 @@ _KINDS: dict[str, tuple[type[np.generic], str]] = {
     "accepted": (np.bool_, "MN"),
     "canvas_out": (np.int64, "MN"),
     "tokens": (np.int64, "K"),
+    "entropy_bound": (np.float64, "M"),
 }
+_OPTIONAL = ("entropy_bound",)
 
 
 def write_npz(path: Path | str, arrays: Mapping[str, Array]) -> None:
@@ -56,6 +58,7 @@ class Trajectory:
         entropy: [M, N] float32 nats of the tempered distribution.
         accepted: [M, N] bool.
         tokens: [K] committed tokens up to, without, the first stop token.
+        entropy_bound: [M] float64 nats, where the generation had other bounds than the bundle's; else None.
     Raises:
         UsageError: when an array's dtype or shape does not fit.
     """
@@ -70,11 +73,13 @@ class Trajectory:
     accepted: Array
     canvas_out: Array
     tokens: Array
+    entropy_bound: Array | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
         for name, (dtype, letters) in _KINDS.items():
-            array = getattr(self, name)
+            if (array := getattr(self, name)) is None and name in _OPTIONAL:
+                continue
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != len(letters):
                 raise UsageError(f"trajectory array {name} must be {np.dtype(dtype)} with shape [{', '.join(letters)}]")
             for letter, size in zip(letters, array.shape, strict=True):
@@ -86,15 +91,15 @@ class Trajectory:
         write_npz(path, self.arrays())
 
     def arrays(self) -> dict[str, Array]:
-        """All arrays by name, in order."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """All arrays that there are by name, in order."""
+        return {f.name: array for f in fields(self) if (array := getattr(self, f.name)) is not None}
 
     @classmethod
     def load(cls, path: Path | str) -> Trajectory:
         """Inverse of `save`; raises UsageError naming the file when it is no trajectory, or one that no generation can give."""
         try:
             with np.load(path, allow_pickle=False) as archive:
-                if unknown := sorted(set(archive.files) ^ set(_KINDS)):
+                if unknown := sorted((set(archive.files) ^ set(_KINDS)) - set(_OPTIONAL)):
                     raise UsageError(f"array {unknown[0]!r} is missing or unknown")
                 found = cls(**{name: archive[name] for name in archive.files})
             found._check_values()
@@ -112,12 +117,13 @@ class Trajectory:
 
     def _check_values(self) -> None:
         """Raises UsageError for values that no generation gives."""
-        same = self.canvas_index[1:] == self.canvas_index[:-1]
+        same, bounds = self.canvas_index[1:] == self.canvas_index[:-1], self.entropy_bound
         for is_wrong, why in (
             (self.argmax.shape[1] == 0, "a canvas has no positions"),
             (any((array < 0).any() for array in self._ids()), "an id is negative"),
             ((~np.isfinite(self.entropy)).any() or (self.entropy < -_ROUNDING).any(), "an entropy is negative or not finite"),
             ((~np.isfinite(self.temperature)).any() or (self.temperature < 0).any(), "a temperature is negative or not finite"),
+            (bounds is not None and not (np.isfinite(bounds) & (bounds > 0)).all(), "an entropy bound is not positive"),
             ((self.canvas_index < 0).any() or (np.diff(self.canvas_index) < 0).any(), "canvases are not in order"),
             ((self.step < 1).any() or (np.diff(self.step)[same] >= 0).any(), "steps remaining do not count down to 1"),
         ):
@@ -142,8 +148,12 @@ class TrajectoryRecorder:
         entropy: npt.ArrayLike,
         accepted: npt.ArrayLike,
         canvas_out: npt.ArrayLike,
+        entropy_bound: float | None = None,
     ) -> None:
-        """Append one denoising step; arrays hold N values in any shape, `step` is the number of steps remaining."""
+        """Append one denoising step; arrays hold N values in any shape, `step` is the number of steps remaining.
+
+        `entropy_bound`: all steps have one, or none.
+        """
         values = {
             "canvas_index": canvas_index,
             "step": step,
@@ -153,7 +163,7 @@ class TrajectoryRecorder:
             "entropy": entropy,
             "accepted": accepted,
             "canvas_out": canvas_out,
-        }
+        } | ({} if entropy_bound is None else {"entropy_bound": entropy_bound})
         self.steps.append(
             {
                 name: np.asarray(value).astype(_KINDS[name][0]).reshape(self.canvas_length if _KINDS[name][1] == "MN" else ())
@@ -167,6 +177,6 @@ class TrajectoryRecorder:
         arrays = {
             name: np.array([s[name] for s in self.steps], dtype).reshape((m, n) if letters == "MN" else (m,))
             for name, (dtype, letters) in _KINDS.items()
-            if letters[0] == "M"
+            if letters[0] == "M" and not (name in _OPTIONAL and (not m or name not in self.steps[0]))
         }
         return Trajectory(prompt_ids=np.array(prompt_ids, np.int64), tokens=np.array(tokens, np.int64), **arrays)
