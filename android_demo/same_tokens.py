@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import random
 import re
 import subprocess
 import sys
@@ -82,8 +84,43 @@ def python_engine(version: str, given: Path | None) -> Path:
     return folder
 
 
+def random_options(number: int, bundle: Bundle) -> dict[str, Any]:
+    """Some of the options of a generation, drawn by a number, in the words of the JVM tool's file of prompts."""
+    draw, model = random.Random(number), bundle.manifest.model
+    ids = [i for i in range(model.vocab_size) if i not in (model.pad_token_id, *model.eos_token_ids)]
+    sampler = {
+        "temperature": [draw.uniform(0.3, 1.5), draw.uniform(0.1, 0.8)],
+        "max_steps": draw.randint(2, bundle.manifest.steps),
+        "entropy_bound": draw.choice([0.02, 0.5, 5.0]),
+        "confidence": draw.choice([0.01, 0.5]),
+        "stability": draw.randint(0, 3),
+        "top_k": draw.randint(1, 16),
+        "top_p": draw.uniform(0.3, 1.0),
+        "min_p": draw.uniform(0.01, 0.5),
+        "logit_bias": [[i, draw.choice([-3.0, 2.0, None])] for i in sorted(draw.sample(ids, 20))],
+    }
+    kept = draw.sample(sorted(sampler), draw.randint(1, 4))
+    found: dict[str, Any] = {"sampler": {name: sampler[name] for name in kept}}
+    if draw.random() < 0.3:
+        found["stop"] = draw.sample(["e", " ", "ta", "1", "the"], 2)
+    if draw.random() < 0.5:
+        found["logprobs"] = draw.randint(0, 5)
+    return found
+
+
+def keywords_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options of a request as keywords of `Session.generate`."""
+    found = {**asked.get("sampler", {}), **{name: asked[name] for name in ("stop", "logprobs") if name in asked}}
+    if "temperature" in found:
+        found["temperature"] = tuple(found["temperature"])
+    if "logit_bias" in found:
+        found["logit_bias"] = {i: -math.inf if bias is None else bias for i, bias in found["logit_bias"]}
+    return found
+
+
 def requests_of(bundle: Bundle, prompts: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """One generation each: both loops, every seed, now and then a second turn, and fixed steps for a few."""
+    """One generation each: both loops, every seed, now and then a second turn, and fixed steps for a few; then every prompt
+    with some of the options."""
     found: list[dict[str, Any]] = []
     for loop in ("host", "graph"):
         for number, prompt in enumerate(prompts):
@@ -92,6 +129,8 @@ def requests_of(bundle: Bundle, prompts: Sequence[str], seeds: Sequence[int]) ->
                 found.append({**one, "adaptive": number % 10 != 9})
                 if number % FOLLOW_UP == 0:
                     found.append({**one, "prompt": prompts[(number + 1) % len(prompts)], "adaptive": True, "continue": True})
+    one = {"seed": 0, "loop": "host", "max_new_tokens": MOST, "adaptive": True, "continue": False}
+    found += [{**one, "prompt": prompt, **random_options(number, bundle)} for number, prompt in enumerate(prompts)]
     return found
 
 
@@ -109,6 +148,7 @@ def work(argv: Sequence[str]) -> int:
                 adaptive=asked["adaptive"],
                 continue_=asked["continue"],
                 trace=True,
+                **keywords_of(asked),
             )
             assert result.trajectory is not None
             arrays = {name: array.tolist() for name, array in result.trajectory.arrays().items()}
@@ -141,7 +181,8 @@ def compare(tally: Tally, judge: EngineBackend, asked: dict[str, Any], a: dict[s
     n = judge.bundle.manifest.canvas_length
     first, other = trajectory_of(a, n), trajectory_of(b, n)
     same = all(a[name] == b[name] for name in ("text", "tokens", "stop_reason"))
-    where = {"prompt": asked["prompt"], "seed": asked["seed"], "loop": asked["loop"], "continue": asked["continue"]}
+    names = ("prompt", "seed", "loop", "continue", "sampler", "stop", "logprobs")
+    where = {name: asked[name] for name in names if name in asked}
     tally.compared += 1
     tally.same_answers += same
     tally.canvases += a["canvases"]
@@ -153,6 +194,7 @@ def compare(tally: Tally, judge: EngineBackend, asked: dict[str, Any], a: dict[s
     rows = len(first.step) if difference is None else difference.row + 1
     tally.entropy_error = max(tally.entropy_error, float(np.abs(first.entropy[:rows] - other.entropy[:rows]).max(initial=0.0)))
     unequal = difference is None and any(a[name] != b[name] for name in ("text", "steps", "canvases", "stop_reason"))
+    unequal = unequal or (difference is None and not same_logprobs(a.get("logprobs", []), b.get("logprobs", [])))
     tally.equal += difference is None and not unequal
     tally.equal_canvases += a["canvases"] if difference is None else difference.canvas
     if difference is not None:
@@ -160,6 +202,18 @@ def compare(tally: Tally, judge: EngineBackend, asked: dict[str, Any], a: dict[s
         tally.differences.append({**where, **asdict(difference), "near_tie": difference.within(limits), "same_answer": same})
     elif unequal:
         tally.differences.append({**where, "rule": "result", "near_tie": None, "same_answer": same})
+
+
+def same_logprobs(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> bool:
+    """Whether log-probabilities are of the same tokens, and as far as float32 sums tell the same; null is impossible."""
+
+    def pairs(one: dict[str, Any]) -> list[tuple[int, float]]:
+        return [(one["id"], -math.inf if one["logprob"] is None else one["logprob"]), *((i, x) for i, x in one["top"])]
+
+    flat = [[pair for one in side for pair in pairs(one)] for side in (a, b)]
+    return len(flat[0]) == len(flat[1]) and all(
+        i == j and (x == y or abs(x - y) < 1e-3) for (i, x), (j, y) in zip(*flat, strict=True)
+    )
 
 
 def is_quantized(bundle: Bundle) -> bool:
@@ -214,6 +268,7 @@ def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompt
         "seeds": list(SEEDS[: options.seeds]),
         "second_turns": sum(one["continue"] for one in asked),
         "fixed_steps": sum(not one["adaptive"] for one in asked),
+        "with_options": sum("sampler" in one for one in asked),
         "installed_onnxruntime": versions[1],
         **found,
     }

@@ -14,6 +14,7 @@ import pytest
 from fake_bundle import BOS, START, fake_session
 
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.sampler import SamplerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -77,12 +78,34 @@ def test_one_changed_value_is_a_difference(
     assert [d["rule"] for d in tally.differences] == [rule]
 
 
-def test_requests_cover_loops_seeds_turns_and_fixed_steps(script: ModuleType) -> None:
-    asked = script.requests_of(None, [f"prompt {i}" for i in range(20)], script.SEEDS[:2])
+def test_requests_cover_loops_seeds_turns_and_fixed_steps(script: ModuleType, tmp_path: Path) -> None:
+    bundle = fake_session(tmp_path / "b", LONG).bundle
+    everything = script.requests_of(bundle, [f"prompt {i}" for i in range(20)], script.SEEDS[:2])
+    asked = [one for one in everything if "sampler" not in one]
     assert {(one["loop"], one["seed"]) for one in asked} == {(loop, s) for loop in ("host", "graph") for s in (0, 2**64 - 1)}
     assert sum(one["continue"] for one in asked) == 2 * 2 * 5 and sum(not one["adaptive"] for one in asked) == 2 * 2 * 2
     follow = next(i for i, one in enumerate(asked) if one["continue"])
     assert asked[follow]["prompt"] != asked[follow - 1]["prompt"]
+    assert len(everything) - len(asked) == 20
+
+
+def test_requests_hold_options_that_python_takes(script: ModuleType, tmp_path: Path) -> None:
+    bundle = fake_session(tmp_path / "b", LONG).bundle
+    drawn = [script.random_options(number, bundle) for number in range(100)]
+    assert drawn[7] == script.random_options(7, bundle)
+    names = {name for one in drawn for name in (*one, *one["sampler"])}
+    assert names >= {"stop", "logprobs", "logit_bias", "temperature", "max_steps", "top_k", "stability"}
+    for one in drawn:
+        options = GenerateOptions.of(**script.keywords_of(json.loads(json.dumps(one))))
+        assert len(options.sampler.given) == len(one["sampler"])
+
+
+def test_other_log_probabilities_are_a_difference(script: ModuleType) -> None:
+    one = {"id": 3, "logprob": -0.5, "top": [[3, -0.5], [4, -1.0]]}
+    assert script.same_logprobs([one], [copy.deepcopy(one)]) and script.same_logprobs([], [])
+    for other in ({**one, "id": 4}, {**one, "logprob": -0.6}, {**one, "logprob": None}, {**one, "top": one["top"][:1]}):
+        assert not script.same_logprobs([one], [other])
+    assert not script.same_logprobs([one], [])
 
 
 def test_bad_input_is_said_in_one_line(script: ModuleType, tmp_path: Path) -> None:

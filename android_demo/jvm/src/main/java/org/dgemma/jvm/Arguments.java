@@ -1,6 +1,9 @@
 package org.dgemma.jvm;
 
 import java.io.File;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -21,10 +24,11 @@ final class Arguments {
     }
 
     final File bundle;
-    private final Map<String, String> values;
+    private static final List<String> REPEATED = Arrays.asList("--logit-bias", "--ban", "--stop"); // may be given several times
+    private final Map<String, List<String>> values;
     private final Set<String> flags;
 
-    private Arguments(File bundle, Map<String, String> values, Set<String> flags) {
+    private Arguments(File bundle, Map<String, List<String>> values, Set<String> flags) {
         this.bundle = bundle;
         this.values = values;
         this.flags = flags;
@@ -33,7 +37,7 @@ final class Arguments {
     /** Throws UsageException for what is not listed, repeated, or lacks its value. */
     static Arguments parse(String[] given, List<String> options, List<String> flags) {
         String bundle = null;
-        Map<String, String> values = new HashMap<>();
+        Map<String, List<String>> values = new HashMap<>();
         Set<String> found = new HashSet<>();
         for (int i = 0; i < given.length; i++) {
             String word = RENAMED.getOrDefault(given[i], given[i]);
@@ -43,7 +47,9 @@ final class Arguments {
                 if (i + 1 == given.length) {
                     throw new UsageException(word + ": needs a value");
                 }
-                if (values.put(word, given[++i]) != null) {
+                List<String> all = values.computeIfAbsent(word, name -> new ArrayList<>());
+                all.add(given[++i]);
+                if (all.size() > 1 && !REPEATED.contains(word)) {
                     throw new UsageException(word + ": is given twice; give it once");
                 }
             } else if (word.startsWith("-")) {
@@ -65,11 +71,17 @@ final class Arguments {
     }
 
     @Nullable String text(String option) {
-        return values.get(option);
+        List<String> all = values.get(option);
+        return all == null ? null : all.get(0);
+    }
+
+    /** Every value of an option that may be given several times. */
+    String[] texts(String option) {
+        return values.getOrDefault(option, Collections.emptyList()).toArray(new String[0]);
     }
 
     int number(String option, int otherwise) {
-        String text = values.get(option);
+        String text = text(option);
         if (text == null) {
             return otherwise;
         }
@@ -81,7 +93,7 @@ final class Arguments {
     }
 
     double real(String option, double otherwise) {
-        String text = values.get(option);
+        String text = text(option);
         if (text == null) {
             return otherwise;
         }
@@ -94,7 +106,7 @@ final class Arguments {
 
     /** 64 bits, read as unsigned. */
     long seed() {
-        String text = values.get("--seed");
+        String text = text("--seed");
         try {
             return text == null ? 0 : Long.parseUnsignedLong(text);
         } catch (NumberFormatException error) {
@@ -103,8 +115,8 @@ final class Arguments {
     }
 
     SessionOptions session() {
-        String cache = values.get("--cache");
-        SessionOptions options = SessionOptions.DEFAULT.engine(values.get("--engine"));
+        String cache = text("--cache");
+        SessionOptions options = SessionOptions.DEFAULT.engine(text("--engine"));
         if (cache != null) {
             options = options.cacheFolder(new File(cache));
         }

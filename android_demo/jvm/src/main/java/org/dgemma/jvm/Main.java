@@ -16,7 +16,8 @@ public final class Main {
             + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--fixed-steps] [--raw] [--json] [--trace]\n"
             + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate] [--cache DIR]\n"
             + "      [--temperature A[:B]] [--steps T] [--confidence NATS] [--stability STEPS]\n"
-            + "      [--entropy-bound NATS] [--top-k K] [--top-p P] [--min-p P]\n"
+            + "      [--entropy-bound NATS] [--top-k K] [--top-p P] [--min-p P] [--logit-bias ID=B]… [--ban TEXT]…\n"
+            + "      [--stop TEXT]… [--logprobs N]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
 
     private Main() {}

@@ -11,14 +11,17 @@ import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Result;
+import org.dgemma.runtime.SamplerOptions;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.UsageException;
 import org.jspecify.annotations.Nullable;
 
 /**
  * JSON lines with {@code prompt}, a text or a list of ids, and what differs from the command line's options:
- * {@code seed}, {@code max_new_tokens}, {@code adaptive}, {@code loop}, {@code raw}, {@code continue}. Other keys are
- * not read.
+ * {@code seed}, {@code max_new_tokens}, {@code adaptive}, {@code loop}, {@code raw}, {@code continue}, {@code stop},
+ * {@code ban}, {@code logprobs}, and in {@code sampler} an object of {@code temperature} (a list of both ends),
+ * {@code max_steps}, {@code entropy_bound}, {@code confidence}, {@code stability}, {@code top_k}, {@code top_p}, {@code min_p}
+ * and {@code logit_bias} (pairs). Other keys are not read.
  */
 final class PromptFile {
     private PromptFile() {}
@@ -79,6 +82,18 @@ final class PromptFile {
         if (values.containsKey("continue")) {
             options = options.continued((Boolean) values.get("continue"));
         }
+        if (values.containsKey("stop")) {
+            options = options.stop(texts(values.get("stop")));
+        }
+        if (values.containsKey("ban")) {
+            options = options.ban(texts(values.get("ban")));
+        }
+        if (values.containsKey("logprobs")) {
+            options = options.logprobs(((Number) values.get("logprobs")).intValue());
+        }
+        if (values.containsKey("sampler")) {
+            options = options.sampler(sampler((Map<?, ?>) values.get("sampler")));
+        }
         Object prompt = values.get("prompt");
         if (prompt instanceof String) {
             return new Line((String) prompt, null, options);
@@ -89,5 +104,49 @@ final class PromptFile {
             ids[i] = Math.toIntExact((Long) given.get(i));
         }
         return new Line(null, ids, options);
+    }
+
+    private static String[] texts(Object list) {
+        return ((List<?>) list).toArray(new String[0]);
+    }
+
+    private static SamplerOptions sampler(Map<?, ?> values) {
+        SamplerOptions found = SamplerOptions.EXPORTED;
+        for (Map.Entry<?, ?> each : values.entrySet()) {
+            found = changed(found, (String) each.getKey(), each.getValue());
+        }
+        return found;
+    }
+
+    private static SamplerOptions changed(SamplerOptions options, String name, Object value) {
+        switch (name) {
+            case "temperature":
+                List<?> ends = (List<?>) value;
+                return options.temperature(((Number) ends.get(0)).doubleValue(), ((Number) ends.get(1)).doubleValue());
+            case "logit_bias":
+                SamplerOptions found = options;
+                for (Object pair : (List<?>) value) {
+                    Object bias = ((List<?>) pair).get(1); // null bans
+                    found = found.logitBias(((Number) ((List<?>) pair).get(0)).intValue(),
+                            bias == null ? Double.NEGATIVE_INFINITY : ((Number) bias).doubleValue());
+                }
+                return found;
+            case "max_steps":
+                return options.maxSteps(((Number) value).intValue());
+            case "entropy_bound":
+                return options.entropyBound(((Number) value).doubleValue());
+            case "confidence":
+                return options.confidence(((Number) value).doubleValue());
+            case "stability":
+                return options.stability(((Number) value).intValue());
+            case "top_k":
+                return options.topK(((Number) value).intValue());
+            case "top_p":
+                return options.topP(((Number) value).doubleValue());
+            case "min_p":
+                return options.minP(((Number) value).doubleValue());
+            default:
+                throw new UsageException("sampler has no " + name);
+        }
     }
 }

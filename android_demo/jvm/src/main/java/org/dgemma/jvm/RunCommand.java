@@ -14,6 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.function.Function;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.dgemma.format.Json;
 import org.dgemma.runtime.GenerateOptions;
@@ -22,6 +23,7 @@ import org.dgemma.runtime.Result;
 import org.dgemma.runtime.SamplerOptions;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.Timings;
+import org.dgemma.runtime.TokenLogprob;
 import org.dgemma.runtime.Trajectory;
 import org.dgemma.runtime.UsageException;
 import org.dgemma.runtime.ComputePolicy;
@@ -33,7 +35,7 @@ final class RunCommand {
             "-p", "--prompt", "--prompt-ids", "--prompts", "--engine", "--loop", "--seed", "--max-new-tokens",
             "--early-commit", "--start-width", "--threads", "--cache", "--system", "--messages",
             "--temperature", "--steps", "--confidence", "--stability",
-            "--entropy-bound", "--top-k", "--top-p", "--min-p");
+            "--entropy-bound", "--top-k", "--top-p", "--min-p", "--logit-bias", "--ban", "--stop", "--logprobs");
     static final List<String> FLAGS = Arrays.asList(
             "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--json", "--trace", "--think");
 
@@ -79,7 +81,8 @@ final class RunCommand {
             out.println(readable ? shown(answer(result)) : joined(result.tokens));
             result.warnings.forEach(err::println);
             if (result.count() == 0) {
-                String why = result.pads > 0 ? "the model gave only padding" : "the model ended it at once";
+                String why = result.stopString != null ? "it begins with the stop string '" + result.stopString + "'"
+                        : result.pads > 0 ? "the model gave only padding" : "the model ended it at once";
                 err.println("the answer is empty: " + why);
             }
         }
@@ -117,7 +120,7 @@ final class RunCommand {
         if (most < 1) {
             throw new UsageException("--max-new-tokens " + most + " must be 1 or more");
         }
-        return GenerateOptions.DEFAULT
+        GenerateOptions options = GenerateOptions.DEFAULT
                 .maxNewTokens(most)
                 .seed(given.seed())
                 .adaptive(!given.has("--fixed-steps"))
@@ -127,7 +130,16 @@ final class RunCommand {
                 .raw(given.has("--raw"))
                 .system(given.text("--system"))
                 .think(given.has("--think"))
-                .trace(given.has("--trace"));
+                .trace(given.has("--trace"))
+                .ban(given.texts("--ban"))
+                .stop(given.texts("--stop"));
+        if (given.text("--logprobs") == null) {
+            return options;
+        }
+        if (!given.has("--json") && given.text("--prompts") == null) {
+            throw new UsageException("--logprobs: go into the JSON object; give --json too");
+        }
+        return options.logprobs(given.number("--logprobs", 0));
     }
 
     private ComputePolicy compute() {
@@ -177,6 +189,15 @@ final class RunCommand {
         }
         if (given.text("--min-p") != null) {
             sampler = sampler.minP(given.real("--min-p", 0));
+        }
+        for (String text : given.texts("--logit-bias")) {
+            String[] parts = text.split("=", 2);
+            try {
+                sampler = sampler.logitBias(
+                        Integer.parseInt(parts[0]), Double.parseDouble(parts[1].replace("inf", "Infinity")));
+            } catch (NumberFormatException | IndexOutOfBoundsException error) {
+                throw new UsageException("--logit-bias '" + text + "': must be ID=B, such as 17=-5 or 17=-inf");
+            }
         }
         return given.text("--stability") == null ? sampler : sampler.stability(given.number("--stability", 0));
     }
@@ -257,10 +278,30 @@ final class RunCommand {
         found.put("thinking", result.thinking);
         found.put("tool_calls", calls);
         found.put("warnings", result.warnings);
+        found.put("stop_string", result.stopString);
+        if (!result.logprobs.isEmpty()) {
+            found.put("logprobs", result.logprobs.stream().map(RunCommand::toMap).collect(Collectors.toList()));
+            found.put("score", finite(result.score()));
+        }
         if (result.trajectory != null) {
             found.put("trajectory", toMap(result.trajectory));
         }
         return found;
+    }
+
+    private static Map<String, Object> toMap(TokenLogprob one) {
+        Map<String, Object> found = new LinkedHashMap<>();
+        found.put("id", one.token);
+        found.put("logprob", finite(one.logprob));
+        List<Object> top = new ArrayList<>();
+        one.top.forEach((id, value) -> top.add(Arrays.asList(id, value)));
+        found.put("top", top);
+        return found;
+    }
+
+    /** Null for what JSON has no number for. */
+    private static @Nullable Double finite(@Nullable Double value) {
+        return value == null || value.isInfinite() ? null : value;
     }
 
     private static Map<String, Object> toMap(Trajectory trajectory) {

@@ -52,9 +52,14 @@ final class ActiveLoop extends CanvasLoop {
     }
 
     @Override
+    Candidates candidates() {
+        return steering.candidates();
+    }
+
+    @Override
     boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
         ActiveSet state = new ActiveSet(length, options.compute, sampler, options.sampler, stops);
-        steering.reset(options.sampler);
+        steering.reset(options.sampler, options.logprobs != null);
         Arrays.fill(soft, 0);
         for (int i = 0; i < scheduled(); i++) {
             int[] rows = state.begin();

@@ -25,6 +25,10 @@ final class Answer {
         return new Answer(text, "", Collections.emptyList(), Collections.emptyList(), false);
     }
 
+    Answer withText(String other) {
+        return new Answer(other, thinking, toolCalls, warnings, thinks);
+    }
+
     /** Why an answer that thought has no text, in one line; null where it has text or calls, or has not thought. */
     @Nullable String whyEmpty(StopReason reason, int tokens) {
         if (!text.isEmpty() || !toolCalls.isEmpty() || thinking.isEmpty() && !thinks) {

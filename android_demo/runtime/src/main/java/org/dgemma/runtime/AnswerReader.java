@@ -107,15 +107,20 @@ final class AnswerReader {
 
     /** The answer of ids up to, without, the stop token. */
     Answer read(int[] ids, boolean inside) {
-        return read(ids, inside, true);
+        return read(ids, inside, true, true);
     }
 
     /** As above, of an answer that may go on: a call that has no end yet is left out. */
     Answer soFar(int[] ids, boolean inside) {
-        return read(ids, inside, false);
+        return read(ids, inside, false, true);
     }
 
-    private Answer read(int[] ids, boolean inside, boolean ended) {
+    /** The text of {@link #soFar}, with white space at its ends. */
+    String untrimmed(int[] ids, boolean inside) {
+        return read(ids, inside, false, false).text;
+    }
+
+    private Answer read(int[] ids, boolean inside, boolean ended, boolean trims) {
         List<Span> spans = spans(ids, inside);
         if (spans.isEmpty() || spans.size() == 1 && spans.get(0).kind == TokenKind.TEXT) {
             return Answer.of(tokenizer.decode(ids));
@@ -145,7 +150,8 @@ final class AnswerReader {
         text.append(tokenizer.decode(said.toArray()));
         Span last = spans.get(spans.size() - 1);
         boolean thinks = !last.closed && last.kind == TokenKind.THOUGHT;
-        return new Answer(Trim.both(text.toString()), thinking.toString(), calls, warnings, thinks);
+        String all = text.toString();
+        return new Answer(trims ? Trim.both(all) : all, thinking.toString(), calls, warnings, thinks);
     }
 
     private static ToolCall call(List<String> texts, boolean closed, int number) throws CallReader.Malformed {

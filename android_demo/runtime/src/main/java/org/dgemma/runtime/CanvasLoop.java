@@ -5,6 +5,7 @@ import java.util.Map;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Denoising one canvas: a call of {@code denoise} a step, or one call of the fused {@code generate}; both give the same
@@ -86,6 +87,11 @@ abstract class CanvasLoop {
 
     /** All steps of a canvas from {@link #initial} on; false when the sink ended it. */
     abstract boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink);
+
+    /** The likeliest ids of the canvas that ran last, where the options want log-probabilities; null of the fused graph. */
+    @Nullable Candidates candidates() {
+        return null;
+    }
 
     /** Begins to fill the step that was run as number i from 0. */
     final void begin(int i) {

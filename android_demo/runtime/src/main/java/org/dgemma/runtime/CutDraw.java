@@ -1,8 +1,8 @@
 package org.dgemma.runtime;
 
 /**
- * The draw among a position's likeliest ids, cut by rank, mass or share: the contract of docs/design/sampling.md, but for a
- * bias. K candidates.
+ * The draw among a position's likeliest ids, cut by rank, mass or share, and tilted by a bias on ids: the contract of
+ * docs/design/sampling.md. K candidates.
  */
 final class CutDraw {
     private CutDraw() {}
@@ -23,13 +23,45 @@ final class CutDraw {
         }
     }
 
-    /** Which of the sorted candidates a draw may take; the first is always one of them. */
+    /**
+     * Adds biases to the logits of candidates and sorts them again; log-probabilities become those among the candidates,
+     * negative infinity for what is banned.
+     *
+     * @return whether any of them has a bias; if not, nothing is changed
+     */
+    static boolean tilt(long[] ids, float[] logProbs, SamplerOptions options, double temperature) {
+        boolean touched = false;
+        double most = Double.NEGATIVE_INFINITY;
+        double[] lifted = new double[ids.length];
+        for (int k = 0; k < ids.length; k++) {
+            double bias = options.bias((int) ids[k]);
+            touched |= bias != 0;
+            lifted[k] = logProbs[k] + bias / temperature;
+            most = Math.max(most, lifted[k]);
+        }
+        if (!touched) {
+            return false;
+        }
+        double sum = 0;
+        for (double each : lifted) {
+            sum += most == Double.NEGATIVE_INFINITY ? 0 : Math.exp(each - most);
+        }
+        double total = sum == 0 ? 0 : most + Math.log(sum);
+        for (int k = 0; k < ids.length; k++) {
+            logProbs[k] = (float) (lifted[k] - total);
+        }
+        sort(ids, logProbs);
+        return true;
+    }
+
+    /** Which of the sorted candidates a draw may take: the first, unless all are banned, and what the options keep. */
     static boolean[] kept(float[] logProbs, SamplerOptions options) {
         boolean[] found = new boolean[logProbs.length];
         double mass = 0;
         for (int rank = 0; rank < found.length; rank++) {
             double value = logProbs[rank];
-            found[rank] = (options.topK == null || rank < options.topK)
+            found[rank] = value > Double.NEGATIVE_INFINITY
+                    && (options.topK == null || rank < options.topK)
                     && (options.topP == null || mass < options.topP)
                     && (options.minP == null || value >= logProbs[0] + Math.log(options.minP));
             mass += Math.exp(value);
@@ -37,7 +69,7 @@ final class CutDraw {
         return found;
     }
 
-    /** The id that a word draws of the sorted candidates that are kept. */
+    /** The id that a word draws of the sorted candidates that are kept, of which there is one at least. */
     static long draw(long[] ids, float[] logProbs, boolean[] kept, long word) {
         int count = 0;
         long[] byId = new long[ids.length];

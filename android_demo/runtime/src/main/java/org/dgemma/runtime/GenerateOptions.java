@@ -1,5 +1,6 @@
 package org.dgemma.runtime;
 
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
@@ -23,6 +24,12 @@ public final class GenerateOptions {
     public final ComputePolicy compute;
     /** What differs from the sampler that the bundle was exported with. */
     public final SamplerOptions sampler;
+    /** Texts that must not come up, each one token. */
+    public final List<String> ban;
+    /** Texts that end an answer before them. */
+    public final List<String> stop;
+    /** How many of the likeliest ids {@link Result#logprobs} names; null for no log-probabilities. */
+    public final @Nullable Integer logprobs;
     /** Take a text prompt as it is, without the bundle's chat template. */
     public final boolean raw;
     /** Go on from the prefix of earlier generations instead of an empty one. */
@@ -44,6 +51,9 @@ public final class GenerateOptions {
         Loop loop = Loop.HOST;
         ComputePolicy compute = ComputePolicy.ALL;
         SamplerOptions sampler = SamplerOptions.EXPORTED;
+        List<String> ban = Collections.emptyList();
+        List<String> stop = Collections.emptyList();
+        @Nullable Integer logprobs;
         boolean raw;
         boolean continued;
         boolean trace;
@@ -59,6 +69,9 @@ public final class GenerateOptions {
         loop = draft.loop;
         compute = draft.compute;
         sampler = draft.sampler;
+        ban = draft.ban;
+        stop = draft.stop;
+        logprobs = draft.logprobs;
         raw = draft.raw;
         continued = draft.continued;
         trace = draft.trace;
@@ -68,6 +81,13 @@ public final class GenerateOptions {
         if (raw && speaks()) {
             throw new UsageException(
                     "raw skips the chat template, which system, think and tools need; leave raw out");
+        }
+        if (logprobs != null && loop != Loop.HOST) {
+            throw new UsageException("logprobs need loop host: the fused graph puts out tokens alone");
+        }
+        if (compute.speculate && (logprobs != null || !ban.isEmpty() || sampler.tilts())) {
+            throw new UsageException("logprobs, ban and logitBias cannot be had with drafts, whose tokens come from greedy decoding;"
+                    + " leave one out");
         }
     }
 
@@ -79,6 +99,9 @@ public final class GenerateOptions {
         draft.loop = loop;
         draft.compute = compute;
         draft.sampler = sampler;
+        draft.ban = ban;
+        draft.stop = stop;
+        draft.logprobs = logprobs;
         draft.raw = raw;
         draft.continued = continued;
         draft.trace = trace;
@@ -130,6 +153,36 @@ public final class GenerateOptions {
             throw new UsageException("sampler null must be SamplerOptions.EXPORTED, or options that change something");
         }
         return with(draft -> draft.sampler = value);
+    }
+
+    /**
+     * Texts that must not come up, in place of those before: the ids that read exactly so, alone or behind a space. A text that
+     * is no single token throws UsageException when the generation begins.
+     */
+    public GenerateOptions ban(String... texts) {
+        return with(draft -> draft.ban = listed("ban", texts));
+    }
+
+    /** End the answer before any of these texts, in place of those before; thoughts and calls are not searched. */
+    public GenerateOptions stop(String... texts) {
+        return with(draft -> draft.stop = listed("stop", texts));
+    }
+
+    private static List<String> listed(String name, String... texts) {
+        for (String text : texts) {
+            if (text == null || text.isEmpty()) {
+                throw new UsageException(name + " must be texts that are not empty");
+            }
+        }
+        return Collections.unmodifiableList(Arrays.asList(texts.clone()));
+    }
+
+    /** Give the log-probability of every token in {@link Result#logprobs}, and those of so many of the likeliest ids. */
+    public GenerateOptions logprobs(int count) {
+        if (count < 0) {
+            throw new UsageException("logprobs " + count + " must be 0 or more");
+        }
+        return with(draft -> draft.logprobs = count);
     }
 
     public GenerateOptions raw(boolean value) {

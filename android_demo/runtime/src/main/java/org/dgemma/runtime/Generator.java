@@ -84,9 +84,14 @@ final class Generator {
             }
             run.canvases++;
             StopReason reason = run.accept(ids);
+            Candidates candidates = loop.candidates();
+            if (options.logprobs != null && candidates != null) {
+                run.logprobs.addAll(candidates.of(ids, ids.length, options.logprobs));
+                run.logprobs = run.logprobs.subList(0, Math.min(run.logprobs.size(), run.tokens.size()));
+            }
             prefix.truncate(before + run.gained);
-            int held = prefix.size() - before;
-            prefix.extend(Arrays.copyOfRange(ids, held, ids.length), run.gained - held);
+            int held = prefix.size() - before; // below 0 where a stop string begins in an earlier canvas
+            prefix.extend(Arrays.copyOfRange(ids, Math.max(0, held), ids.length), run.gained - held);
             watcher.committed(run.tokens);
             if (reason != null) {
                 return reason;

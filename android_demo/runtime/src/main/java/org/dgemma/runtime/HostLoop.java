@@ -46,10 +46,15 @@ final class HostLoop extends CanvasLoop {
     }
 
     @Override
+    Candidates candidates() {
+        return steering.candidates();
+    }
+
+    @Override
     boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvases[0]);
         stop.reset(options.sampler);
-        steering.reset(options.sampler);
+        steering.reset(options.sampler, options.logprobs != null);
         for (int i = 0; i < scheduled(); i++) {
             int from = i % 2;
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), row);

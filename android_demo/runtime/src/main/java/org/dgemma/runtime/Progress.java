@@ -1,5 +1,7 @@
 package org.dgemma.runtime;
 
+import java.util.ArrayList;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /** What a generation has done so far; becomes its Result. */
@@ -14,6 +16,10 @@ final class Progress {
     double prefillS;
     double denoiseS;
     double commitS;
+    /** Of each token, where they are wanted. */
+    List<TokenLogprob> logprobs = new ArrayList<>();
+    /** Where the text ends early; null where it does not. */
+    @Nullable StopStrings stopStrings;
     private final int[] stops;
 
     Progress(int most, int[] stops) {
@@ -32,6 +38,12 @@ final class Progress {
         int taken = Math.min(end, room);
         tokens.add(ids, taken);
         gained = taken;
+        int stay = stopStrings == null ? tokens.size() : stopStrings.kept(tokens.toArray());
+        if (stopStrings != null && stopStrings.found != null) {
+            gained = stay - (tokens.size() - taken); // below 0 where it ends in an earlier canvas
+            tokens.truncate(stay);
+            return StopReason.STOP;
+        }
         if (end < ids.length && end <= room) {
             gained = taken + 1;
             return StopReason.STOP;
@@ -39,7 +51,10 @@ final class Progress {
         return tokens.size() == most ? StopReason.LENGTH : null;
     }
 
-    /** Ids that the prefix gains by the last {@link #accept}: what was taken, and the stop token if there was one. */
+    /**
+     * Ids that the prefix gains by the last {@link #accept}: what was taken, and the stop token if there was one. It may lose
+     * some, where a stop string begins before them.
+     */
     int gained;
 
     /** How many ids come before the first stop token. */

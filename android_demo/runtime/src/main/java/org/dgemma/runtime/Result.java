@@ -38,12 +38,17 @@ public final class Result {
     /** host, graph, or decode. */
     public final String loop;
     public final Timings timings;
+    /** Of each token, where {@link GenerateOptions#logprobs} were asked for. */
+    public final List<TokenLogprob> logprobs;
+    /** The stop string that the answer ended before, if it did; the reason is then {@link StopReason#STOP}. */
+    public final @Nullable String stopString;
     /** Every step, where it was asked for. */
     public final @Nullable Trajectory trajectory;
 
     Result(
             Answer answer, List<String> warnings, int[] tokens, int pads, int steps, int canvases, int positionForwards,
-            int prefillPositionForwards, StopReason stopReason, String engine, String loop, Timings timings, @Nullable Trajectory trajectory) {
+            int prefillPositionForwards, StopReason stopReason, String engine, String loop, Timings timings, @Nullable Trajectory trajectory,
+            List<TokenLogprob> logprobs, @Nullable String stopString) {
         this.text = answer.text;
         this.thinking = answer.thinking;
         this.toolCalls = answer.toolCalls;
@@ -59,6 +64,8 @@ public final class Result {
         this.loop = loop;
         this.timings = timings;
         this.trajectory = trajectory;
+        this.logprobs = Collections.unmodifiableList(logprobs);
+        this.stopString = stopString;
     }
 
     /** The answer as a turn of a conversation. */
@@ -69,6 +76,11 @@ public final class Result {
     /** Committed tokens without the padding at their end. */
     public int count() {
         return tokens.length - pads;
+    }
+
+    /** Sum of {@link #logprobs}; null where there are none. */
+    public @Nullable Double score() {
+        return logprobs.isEmpty() ? null : logprobs.stream().mapToDouble(each -> each.logprob).sum();
     }
 
     /** {@link #count} over denoising steps run; 0 when none ran. */

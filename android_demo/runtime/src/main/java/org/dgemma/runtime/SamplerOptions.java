@@ -2,6 +2,9 @@ package org.dgemma.runtime;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 
@@ -21,6 +24,9 @@ public final class SamplerOptions {
 
     private static final double HOTTEST = 100;
 
+    /** Over the lowest temperature it is still a number. */
+    private static final double LARGEST_BIAS = 1e100;
+
     private @Nullable Double first;
     private @Nullable Double last;
     private @Nullable Integer maxSteps;
@@ -30,6 +36,7 @@ public final class SamplerOptions {
     @Nullable Integer topK;
     @Nullable Double topP;
     @Nullable Double minP;
+    private SortedMap<Integer, Double> biases = new TreeMap<>();
 
     private SamplerOptions() {}
 
@@ -44,6 +51,7 @@ public final class SamplerOptions {
         copy.topK = topK;
         copy.topP = topP;
         copy.minP = minP;
+        copy.biases = biases;
         change.accept(copy);
         return copy;
     }
@@ -119,6 +127,35 @@ public final class SamplerOptions {
         return with(copy -> copy.minP = share("minP", share));
     }
 
+    /**
+     * Add {@code bias} to the logit of an id, which makes it likelier or less likely; negative infinity bans it, 0 takes an
+     * earlier bias back. A step gives the likeliest ids alone, and so no other can be lifted.
+     */
+    public SamplerOptions logitBias(int id, double bias) {
+        if (id < 0) {
+            throw new UsageException("logitBias: id " + id + " must be 0 or more");
+        }
+        if (bias != Double.NEGATIVE_INFINITY && !(Math.abs(bias) <= LARGEST_BIAS)) {
+            throw new UsageException("logitBias of id " + id + ": " + bias + " must be a number from -1e100 to 1e100, or -Infinity");
+        }
+        SortedMap<Integer, Double> changed = new TreeMap<>(biases);
+        if (bias == 0) {
+            changed.remove(id);
+        } else {
+            changed.put(id, bias);
+        }
+        return with(copy -> copy.biases = changed);
+    }
+
+    /** Never give these ids. */
+    public SamplerOptions ban(int... ids) {
+        SamplerOptions changed = this;
+        for (int id : ids) {
+            changed = changed.logitBias(id, Double.NEGATIVE_INFINITY);
+        }
+        return changed;
+    }
+
     private static double share(String name, double value) {
         if (!(value > 0 && value <= 1)) {
             throw new UsageException(name + " " + value + " must be a number above 0 and at most 1");
@@ -130,12 +167,31 @@ public final class SamplerOptions {
         return topK != null || topP != null || minP != null;
     }
 
+    boolean tilts() {
+        return !biases.isEmpty();
+    }
+
+    /** What is added to the logit of an id. */
+    double bias(int id) {
+        return biases.getOrDefault(id, 0.0);
+    }
+
+    /** Padding, or the first id that is not banned. */
+    int filler(int pad) {
+        int found = pad;
+        for (int id = 0; bias(found) == Double.NEGATIVE_INFINITY; id++) {
+            found = id;
+        }
+        return found;
+    }
+
     /** Names of what no step can do without its draws and likeliest ids. */
     private List<String> needsCandidates(Manifest.SamplerConfig exported) {
         List<String> names = new ArrayList<>();
         add(names, "topK", topK);
         add(names, "topP", topP);
         add(names, "minP", minP);
+        add(names, "logitBias", tilts() ? biases : null);
         add(names, "entropyBound", entropyBound != null && entropyBound > exported.entropyBound ? entropyBound : null);
         return names;
     }
@@ -157,12 +213,15 @@ public final class SamplerOptions {
         add(names, "topK", topK);
         add(names, "topP", topP);
         add(names, "minP", minP);
+        add(names, "logitBias", tilts() ? biases : null);
         return names;
     }
 
     /** Throws UsageException where the loop or the bundle cannot do it. */
-    void check(Bundle bundle, String engine, Loop loop, String graph) {
+    void check(Bundle bundle, String engine, GenerateOptions options) {
         Manifest manifest = bundle.manifest();
+        Loop loop = options.loop;
+        String graph = options.compute.graphs(loop)[0];
         if (maxSteps != null && maxSteps > manifest.sampler.steps) {
             throw new UsageException("maxSteps " + maxSteps + " must be at most the exported " + manifest.sampler.steps
                     + "; export with more --steps");
@@ -170,7 +229,16 @@ public final class SamplerOptions {
         if (loop != Loop.HOST && !given().isEmpty()) {
             throw new UsageException(String.join(", ", given()) + " need loop host: the fused graph has its sampler built in");
         }
+        if (tilts() && biases.lastKey() >= manifest.model.vocabSize) {
+            throw new UsageException(
+                    "logitBias: id " + biases.lastKey() + " is outside the vocabulary of " + manifest.model.vocabSize);
+        }
+        if (biases.size() == manifest.model.vocabSize
+                && biases.values().stream().allMatch(each -> each == Double.NEGATIVE_INFINITY)) {
+            throw new UsageException("logitBias bans every id; leave one");
+        }
         List<String> names = needsCandidates(manifest.sampler);
+        add(names, "logprobs", options.logprobs);
         int most = names.isEmpty() ? 0 : candidates(bundle.graph(engine, graph));
         if (!names.isEmpty() && most == 0) {
             throw new UsageException(bundle.folder() + ": was exported before " + String.join(", ", names)
@@ -179,6 +247,18 @@ public final class SamplerOptions {
         if (topK != null && topK > most) {
             throw new UsageException(
                     "topK " + topK + " must be at most " + most + ", the likeliest ids that a step of this bundle gives");
+        }
+        if (options.logprobs != null && options.logprobs > most) {
+            throw new UsageException("logprobs " + options.logprobs + " must be at most " + most
+                    + ", the likeliest ids that a step of this bundle gives");
+        }
+        if (options.logprobs != null) {
+            for (float each : temperatures(manifest.sampler)) {
+                if (each == (float) GREEDY) {
+                    throw new UsageException("logprobs are of the tempered distribution, which is certain at temperature 0; "
+                            + "give a higher one");
+                }
+            }
         }
     }
 

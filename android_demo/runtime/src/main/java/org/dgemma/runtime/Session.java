@@ -269,14 +269,15 @@ public final class Session implements AutoCloseable {
     }
 
     private Result run(
-            Asked asked, GenerateOptions options, @Nullable StepListener steps, @Nullable GenerationListener texts) {
+            Asked asked, GenerateOptions given, @Nullable StepListener steps, @Nullable GenerationListener texts) {
         long started = System.nanoTime();
+        GenerateOptions options = speech.withBans(given);
         Generator generator = open();
         double nativeS = engine.seconds();
         int[] before = options.continued ? generator.prefix.ids() : new int[0];
         int[] ids = asked.prefix(before);
         options.compute.check(bundle, engine.name(), options.loop);
-        options.sampler.check(bundle, engine.name(), options.loop, options.compute.graphs(options.loop)[0]);
+        options.sampler.check(bundle, engine.name(), options);
         int kept = Math.max(0, Math.min(Prefix.shared(before, ids), ids.length - 1));
         generator.begin(Arrays.copyOfRange(ids, kept, ids.length), kept, manifest.canvasLength);
         boolean inside = speech.opensInside(ids);
@@ -285,6 +286,8 @@ public final class Session implements AutoCloseable {
         run.loadS = Generator.since(started);
         Recorder recorder = options.trace ? new Recorder() : null;
         TextStream stream = speech.stream();
+        StopStrings stops = options.stop.isEmpty() ? null : new StopStrings(options.stop, tokens -> speech.untrimmed(tokens, inside));
+        run.stopStrings = stops;
         StopReason reason = generator.denoise(run, options, new Generator.Watcher() {
             @Override
             public void step(int canvas, DenoisingStep step, IntList committed) {
@@ -299,7 +302,8 @@ public final class Session implements AutoCloseable {
             @Override
             public void committed(IntList tokens) {
                 if (texts != null) {
-                    tell(texts, stream.grow(speech.soFar(tokens.toArray(), inside).text));
+                    String text = speech.soFar(tokens.toArray(), inside).text;
+                    tell(texts, stream.grow(stops == null ? text : stops.sure(text)));
                 }
             }
         });
@@ -318,6 +322,10 @@ public final class Session implements AutoCloseable {
         if (options.continued || options.trace) {
             throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
                     + "leave continued and trace off");
+        }
+        if (!options.ban.isEmpty() || options.sampler.tilts() || options.logprobs != null || !options.stop.isEmpty()) {
+            throw new UsageException("decodeGreedy gives one token without others, until a stop token; "
+                    + "leave ban, logitBias, logprobs and stop out");
         }
         Generator generator = open();
         double nativeS = engine.seconds();
@@ -338,9 +346,14 @@ public final class Session implements AutoCloseable {
         Prefix prefix = open().prefix;
         prefix.truncate(prefix.size() - pads);
         Answer answer = speech.answer(tokens, inside);
+        StopStrings stops = run.stopStrings;
+        if (stops != null && stops.found != null) {
+            answer = answer.withText(speech.stream().trimmed() ? Trim.both(stops.text) : stops.text);
+        }
         return new Result(
                 answer, Speech.warnings(answer, reason, tokens.length), tokens, pads, run.steps, run.canvases, run.positionForwards,
-                run.prefillPositionForwards, reason, engine.name(), loop, timings, trajectory);
+                run.prefillPositionForwards, reason, engine.name(), loop, timings, trajectory, run.logprobs,
+                stops == null ? null : stops.found);
     }
 
     private int padding(int[] tokens) {

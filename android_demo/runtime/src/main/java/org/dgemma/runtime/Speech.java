@@ -127,6 +127,37 @@ final class Speech {
         return found;
     }
 
+    /** The text of an answer with white space at its ends, without thoughts and calls. */
+    String untrimmed(int[] ids, boolean inside) {
+        return reader == null ? "" : reader.untrimmed(ids, inside);
+    }
+
+    /**
+     * The options with what they ban as a bias on logits; only tokens that read exactly so, alone or behind a space.
+     *
+     * @throws UsageException a text is no single token
+     */
+    GenerateOptions withBans(GenerateOptions options) {
+        SamplerOptions sampler = options.sampler;
+        for (String text : options.ban) {
+            int before = 0;
+            int first = 0;
+            for (String spelled : new String[] {text, " " + text}) {
+                int[] ids = tokenizer().encodeUser(spelled);
+                first = first == 0 ? ids.length : first;
+                if (ids.length == 1 && Trim.both(tokenizer().decode(ids)).equals(Trim.both(text))) {
+                    sampler = sampler.ban(ids);
+                    before++;
+                }
+            }
+            if (before == 0) {
+                throw new UsageException("ban '" + text + "' takes " + first
+                        + " tokens, which other texts need as well; give one token, or ids");
+            }
+        }
+        return sampler == options.sampler ? options : options.sampler(sampler);
+    }
+
     TextStream stream() {
         return new TextStream(reader != null && reader.hasMarkers());
     }

@@ -6,15 +6,17 @@ import java.util.Map;
 import org.dgemma.runtime.engine.Tensor;
 
 /**
- * What the options of a generation make of one step's outputs: acceptance and the draw. What they leave alone stays as the
- * graph gave it. N canvas, K candidates.
+ * What the options of a generation make of one step's outputs: acceptance, the draw, the likeliest ids. What they leave alone
+ * stays as the graph gave it. N canvas, K candidates.
  */
 final class Steering {
     private final Manifest manifest;
     private final Map<String, Tensor> results;
     private final long[] ids;
     private final float[] logProbs;
+    private final Candidates candidates;
     private SamplerOptions options = SamplerOptions.EXPORTED;
+    private boolean wanted;
 
     /** @param results what a step puts out, with candidates where the graph has them */
     Steering(Manifest manifest, Map<String, Tensor> results) {
@@ -24,10 +26,19 @@ final class Steering {
         int size = likeliest == null ? 0 : (int) likeliest.size(2);
         ids = new long[size];
         logProbs = new float[size];
+        candidates = new Candidates(manifest.canvasLength, size);
     }
 
-    void reset(SamplerOptions options) {
+    /** Begins a canvas. @param wanted whether {@link #candidates} are wanted */
+    void reset(SamplerOptions options, boolean wanted) {
         this.options = options;
+        this.wanted = wanted;
+        candidates.clear();
+    }
+
+    /** Of all positions that have run since the canvas began. */
+    Candidates candidates() {
+        return candidates;
     }
 
     /**
@@ -40,28 +51,28 @@ final class Steering {
         boolean greedy = temperature == (float) SamplerOptions.GREEDY;
         double exported = manifest.sampler.entropyBound;
         double bound = options.entropyBound == null ? exported : options.entropyBound;
-        if (!greedy && !options.cuts() && bound == exported) {
+        boolean redraws = options.cuts() || options.tilts();
+        if (!greedy && !redraws && !wanted && bound == exported) {
             return;
         }
         boolean[] own = bound == exported ? null : accept(entropy, rows.length, bound);
         for (int i = 0; i < rows.length; i++) {
             boolean before = accepted[i];
             accepted[i] = own == null ? before : own[i] && (before || bound > exported);
+            int drawn = !accepted[i] || before ? canvas[i] : drawn(i);
+            if (redraws || wanted) {
+                drawn = redrawn(i, rows[i], words[rows[i]], temperature, drawn, argmax, accepted);
+            }
             if (accepted[i]) {
-                canvas[i] = greedy ? argmax[i]
-                        : options.cuts() ? draw(i, words[rows[i]])
-                        : before ? canvas[i] : drawn(i);
+                canvas[i] = greedy ? argmax[i] : drawn;
             } else if (before) {
                 canvas[i] = (int) Noise.token(words[words.length / 2 + rows[i]], manifest.model.vocabSize);
             }
         }
     }
 
-    private int drawn(int row) {
-        return (int) results.get("drawn").data.asLongBuffer().get(row);
-    }
-
-    private int draw(int row, long word) {
+    /** What a row draws in place of {@code drawn}; its argmax and whether it is accepted may change as well. */
+    private int redrawn(int row, int position, long word, float temperature, int drawn, int[] argmax, boolean[] accepted) {
         LongBuffer likeliest = results.get("likeliest").data.asLongBuffer();
         FloatBuffer values = results.get("log_probs").data.asFloatBuffer();
         for (int k = 0; k < ids.length; k++) {
@@ -69,7 +80,25 @@ final class Steering {
             logProbs[k] = values.get(row * ids.length + k);
         }
         CutDraw.sort(ids, logProbs);
-        return (int) CutDraw.draw(ids, logProbs, CutDraw.kept(logProbs, options), word);
+        boolean touched = options.tilts() && CutDraw.tilt(ids, logProbs, options, temperature);
+        if (wanted) {
+            candidates.put(position, ids, logProbs);
+        }
+        if (touched) {
+            argmax[row] = (int) ids[0];
+        }
+        boolean[] kept = CutDraw.kept(logProbs, options);
+        if (!kept[0]) { // all are banned
+            argmax[row] = options.filler(manifest.model.padTokenId);
+            accepted[row] = false;
+            return drawn;
+        }
+        boolean again = options.cuts() || touched || options.bias(drawn) != 0;
+        return again ? (int) CutDraw.draw(ids, logProbs, kept, word) : drawn;
+    }
+
+    private int drawn(int row) {
+        return (int) results.get("drawn").data.asLongBuffer().get(row);
     }
 
     /** Which of the first entropies are accepted: those ahead (smaller, or equal before it) sum to at most the bound. */

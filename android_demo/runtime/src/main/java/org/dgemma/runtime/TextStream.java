@@ -17,6 +17,10 @@ final class TextStream {
         this.trimmed = trimmed;
     }
 
+    boolean trimmed() {
+        return trimmed;
+    }
+
     /** What can be told now that the text has become {@code given}; may be empty. */
     String grow(String given) {
         String text = begun(given);

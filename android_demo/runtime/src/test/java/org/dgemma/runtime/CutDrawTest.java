@@ -11,16 +11,13 @@ import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Tensor;
 import org.junit.Test;
 
-/** The shared vectors of the cut draw, those without a bias, and what becomes of a step. */
+/** The shared vectors of the cut draw, and what becomes of a step. */
 public class CutDrawTest {
     @SuppressWarnings("unchecked")
     private static List<Map<String, Object>> cases() throws Exception {
         List<Map<String, Object>> found = new ArrayList<>();
         for (Object each : (List<Object>) Repository.json("tests/vectors/cut_draw.json").get("cut_draw")) {
-            Map<String, Object> values = (Map<String, Object>) each;
-            if (((List<?>) values.get("bias")).isEmpty()) {
-                found.add(values);
-            }
+            found.add((Map<String, Object>) each);
         }
         return found;
     }
@@ -36,14 +33,21 @@ public class CutDrawTest {
         if (values.get("min_p") != null) {
             options = options.minP(((Number) values.get("min_p")).doubleValue());
         }
+        for (Object each : (List<?>) values.get("bias")) {
+            List<?> pair = (List<?>) each;
+            Object bias = pair.get(1);
+            options = options.logitBias(((Number) pair.get(0)).intValue(),
+                    bias instanceof Number ? ((Number) bias).doubleValue() : Double.NEGATIVE_INFINITY);
+        }
         return options;
     }
 
-    /** The kept ids in their order, and the one that is drawn. */
+    /** The kept ids in their order, the one that is drawn, and the likeliest. */
     private static List<Long> answer(Map<String, Object> values, SamplerOptions options) {
         long[] ids = ((List<?>) values.get("ids")).stream().mapToLong(i -> ((Number) i).longValue()).toArray();
         float[] logProbs = NaiveSampler.floats(values.get("log_probs"));
         CutDraw.sort(ids, logProbs);
+        CutDraw.tilt(ids, logProbs, options, ((Number) values.get("temperature")).doubleValue());
         boolean[] kept = CutDraw.kept(logProbs, options);
         List<Long> found = new ArrayList<>();
         for (int i = 0; i < ids.length; i++) {
@@ -51,18 +55,25 @@ public class CutDrawTest {
                 found.add(ids[i]);
             }
         }
+        if (found.isEmpty()) { // all are banned: whoever draws must not ask
+            return found;
+        }
         found.add(CutDraw.draw(ids, logProbs, kept, ((Number) values.get("word")).longValue()));
+        found.add(ids[0]);
         return found;
     }
 
     @Test
     public void vectors() throws Exception {
         boolean othersFail = false;
-        assertTrue(cases().size() > 20);
+        assertTrue(cases().size() > 50);
         for (Map<String, Object> each : cases()) {
             List<Long> wanted = new ArrayList<>();
             ((List<?>) each.get("kept")).forEach(i -> wanted.add(((Number) i).longValue()));
-            wanted.add(((Number) each.get("token")).longValue());
+            if (!wanted.isEmpty()) {
+                wanted.add(((Number) each.get("token")).longValue());
+                wanted.add(((Number) each.get("argmax")).longValue());
+            }
             assertEquals((String) each.get("name"), wanted, answer(each, options(each)));
             othersFail |= !wanted.equals(answer(each, SamplerOptions.EXPORTED));
         }
@@ -78,10 +89,26 @@ public class CutDrawTest {
         assertEquals("40 41 42", decided(exported.entropyBound(9)));
         assertEquals("40 41 8", decided(exported.entropyBound(0.5)));
         assertEquals("5 7 8", decided(exported.temperature(0)));
+        assertEquals("10 7 8", decided(exported.logitBias(10, 50).topK(1)));
+        assertEquals("10 7 8", decided(exported.ban(20)));
+        assertEquals("what is no candidate stays", "40 7 8", decided(exported.logitBias(99, 50)));
+        assertEquals("a banned draw is drawn again", "10 7 8", decided(exported.ban(40)));
+        assertEquals("all are banned, and so nothing is accepted", Noise.token(0, 300) + " 7 8", decided(exported.ban(10, 20)));
+    }
+
+    @Test
+    public void aBiasChangesTheLikeliest() throws Exception {
+        int[] argmax = {5, 5, 5};
+        decided(SamplerOptions.EXPORTED.logitBias(11, 50).ban(20, 10), argmax);
+        assertEquals("padding, the lifted id, and what has no bias", "0 11 5", argmax[0] + " " + argmax[1] + " " + argmax[2]);
     }
 
     /** The next canvas of a step that accepted the first of three positions. */
     private static String decided(SamplerOptions options) throws Exception {
+        return decided(options, new int[] {5, 5, 5});
+    }
+
+    private static String decided(SamplerOptions options, int[] argmax) throws Exception {
         Manifest manifest = ToyEngine.of(200).bundle().manifest();
         Map<String, Tensor> results = new HashMap<>();
         results.put("drawn", Tensor.zeros(DType.INT64, 1, 3));
@@ -93,10 +120,10 @@ public class CutDrawTest {
             results.get("log_probs").data.putFloat(8 * i, -0.1f).putFloat(8 * i + 4, -3f);
         }
         Steering steering = new Steering(manifest, results);
-        steering.reset(options);
+        steering.reset(options, false);
         int[] canvas = {40, 7, 8};
         float temperature = options.temperatures(manifest.sampler)[0];
-        steering.decide(new int[] {0, 1, 2}, temperature, new long[6], new int[] {5, 5, 5}, new float[] {0.05f, 1, 2},
+        steering.decide(new int[] {0, 1, 2}, temperature, new long[6], argmax, new float[] {0.05f, 1, 2},
                 new boolean[] {true, false, false}, canvas);
         return canvas[0] + " " + canvas[1] + " " + canvas[2];
     }
