@@ -193,8 +193,8 @@ def eager(model: Denoiser, seed: int, adaptive: bool, compute: ComputePolicy) ->
 
 
 @pytest.mark.parametrize(
-    "name",  # a draft compiles programs of its own, for a minute and more
-    [pytest.param(name, marks=pytest.mark.slow if name == "draft" else ()) for name in POLICIES],
+    "name",  # a draft compiles programs of its own, for a minute and more; others repeat what the first two do
+    [pytest.param(name, marks=() if name in ("recheck", "narrow") else pytest.mark.slow) for name in POLICIES],
 )
 @both_stops
 def test_the_reference_leaves_out_what_eager_does(model: Denoiser, adaptive: bool, name: str) -> None:

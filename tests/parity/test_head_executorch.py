@@ -110,8 +110,8 @@ def test_the_likeliest_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("soft", "strips"),
     [
-        ("exact", 1),
         ("greedy", 3),
+        pytest.param("exact", 1, marks=pytest.mark.slow),
         pytest.param("exact", 2, marks=pytest.mark.slow),
         pytest.param("exact", 3, marks=pytest.mark.slow),
         pytest.param("topk:1", 3, marks=pytest.mark.slow),

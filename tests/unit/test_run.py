@@ -127,3 +127,20 @@ def test_children_can_be_interrupted_under_nohup(repo_root: Path, tmp_path: Path
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tiny_is_exported_once_for_both_suites(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless there is no Java, the export fails, or there is a bundle that may be of an older exporter."""
+    place = tmp_path / "build" / "tiny.dgemma"
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MAKE", raising=False)
+    tool(tmp_path, "make", "exit 1")
+    assert run.shared_bundle() == {}  # no Java
+    tool(tmp_path, "javac", "")
+    tool(tmp_path, "mvn", "")
+    assert run.shared_bundle() == {}  # no bundle
+    tool(tmp_path, "make", "exit 0")
+    assert run.shared_bundle() == {"DGEMMA_TINY_BUNDLE": str(place)}
+    place.mkdir(parents=True)
+    assert run.shared_bundle() == {}
