@@ -21,7 +21,12 @@ def run(
     bundle: BundleArgument,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Time to measure for, loading not counted.")] = 60.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds", help="Time to measure for; loading is not counted, and one round of everything runs at least."
+        ),
+    ] = 60.0,
     repeats: Annotated[
         int | None, typer.Option("--repeats", help="Run this many rounds instead, however long they take.")
     ] = None,
