@@ -10,7 +10,6 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
 from dgemma.core.errors import Param, UsageError
@@ -123,7 +122,7 @@ def between(ends: Ends, shape: str, steps: int) -> list[float]:
 
 
 def is_temperature(value: object) -> bool:
-    return is_number(value, 0, HOTTEST) or (isinstance(value, Real) and not isinstance(value, bool) and value == 0)
+    return is_number(value, -1, HOTTEST) and value >= 0
 
 
 def is_positive(value: object) -> bool:
