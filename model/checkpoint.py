@@ -29,8 +29,8 @@ from dgemma.model.hf_config import CONFIG, GENERATION, read_config, write_config
 from dgemma.model.weight_files import DECODER, ENCODER, WEIGHTS, Stored, StoredTensors, differs, find_tensors
 
 __all__ = [
-    "Checkpoint", "MappedWeights", "RandomWeights", "assemble", "load", "notes", "random_weights", "read_config", "save",
-    "tensor_names", "write_config",
+    "Checkpoint", "MappedWeights", "RandomWeights", "assemble", "check_tensor", "load", "notes", "opened", "random_weights",
+    "read_config", "save", "tensor_names", "write_config",
 ]  # fmt: skip
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -89,7 +89,7 @@ def _finish(model: Denoiser) -> Denoiser:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """A mapped weight file; what cannot be read of it is a CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -101,7 +101,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _mapped(folder: Path, stored: Stored) -> Tensor:
     """A view of the tensor's file; the mapping ends with the view."""
-    with _opened(folder / stored.file) as file:
+    with opened(folder / stored.file) as file:
         tensor: Tensor = file.get_tensor(stored.name)
     return tensor
 
@@ -115,7 +115,8 @@ def _check_copies(found: StoredTensors, name: str) -> None:
             raise differs(found.folder, found.tensors[name], copy)
 
 
-def _check(path: Path, name: str, tensor: Tensor, shape: torch.Size) -> None:
+def check_tensor(path: Path, name: str, tensor: Tensor, shape: torch.Size) -> None:
+    """Hold that a tensor of a file has a shape, a type that is read, and finite values; raises CheckpointError."""
     if tensor.shape != shape:
         raise CheckpointError(f"{path}: tensor {name} has shape {list(tensor.shape)} instead of {list(shape)}; see {CONFIG}")
     if tensor.dtype not in _DTYPES:
@@ -150,10 +151,10 @@ def load(folder: Path | str, *, dtype: torch.dtype = torch.float32) -> Checkpoin
     state: dict[str, Tensor] = {}
     for file_name, held in by_file.items():
         path = folder / file_name
-        with _opened(path) as file:
+        with opened(path) as file:
             for name in held:
                 tensor = file.get_tensor(found.tensors[name].name)
-                _check(path, found.tensors[name].name, tensor, expected[names[name]].shape)
+                check_tensor(path, found.tensors[name].name, tensor, expected[names[name]].shape)
                 state[names[name]] = tensor.to(dtype)
     for name in found.copies:
         _check_copies(found, name)
@@ -247,7 +248,7 @@ class MappedWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         stored = self.stored.tensors[self.names[name]]
         tensor = _mapped(self.folder, stored)
-        _check(self.folder / stored.file, stored.name, tensor, self.shapes[name])
+        check_tensor(self.folder / stored.file, stored.name, tensor, self.shapes[name])
         _check_copies(self.stored, self.names[name])
         return tensor
 

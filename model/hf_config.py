@@ -177,8 +177,8 @@ def _stop_tokens(path: Path, generation: Json, top: Json, text: Json) -> tuple[t
     return (), ""
 
 
-def _read_model(path: Path, generation: Json) -> ModelConfig:
-    top = read_json(path)
+def described(top: Json, path: Path, generation: Json) -> ModelConfig:
+    """The shape that a config in the layout describes, as it stands in the file `path`; raises CheckpointError."""
     where, inner = f"{path}: ", f"{path}: text_config."
     if top.get("model_type") != "diffusion_gemma":
         raise CheckpointError(f"{where}model_type is {top.get('model_type')!r}; only 'diffusion_gemma' is supported")
@@ -258,7 +258,7 @@ def read_config(folder: Path | str) -> tuple[ModelConfig, SamplerConfig]:
         )
     path = folder / GENERATION
     generation = read_json(path) if path.exists() else {}
-    return _read_model(folder / CONFIG, generation), _read_sampler(path, generation)
+    return described(read_json(folder / CONFIG), folder / CONFIG, generation), _read_sampler(path, generation)
 
 
 def find_config(named: Path | str) -> tuple[ModelConfig, SamplerConfig, Path | None]:
@@ -295,12 +295,10 @@ def notes(folder: Path | str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def write_config(folder: Path | str, config: ModelConfig, sampler: SamplerConfig, *, dtype: str = "float32") -> None:
-    """Write both files so that `read_config` gives the same values back; `dtype` is said for other readers only."""
-    folder = Path(folder)
+def text_config(config: ModelConfig) -> Json:
+    """The shape in the keys of the layout's text config."""
     text: Json = {key: getattr(config, field) for key, field, _ in keys.SHAPES}
-    text |= {
-        "model_type": "diffusion_gemma_text",
+    return text | {
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
         "tie_word_embeddings": True,
@@ -319,6 +317,12 @@ def write_config(folder: Path | str, config: ModelConfig, sampler: SamplerConfig
             },
         },
     }
+
+
+def write_config(folder: Path | str, config: ModelConfig, sampler: SamplerConfig, *, dtype: str = "float32") -> None:
+    """Write both files so that `read_config` gives the same values back; `dtype` is said for other readers only."""
+    folder = Path(folder)
+    text = text_config(config) | {"model_type": "diffusion_gemma_text"}
     write_json(
         folder / CONFIG,
         {
