@@ -2,19 +2,14 @@
 
 A diffusion model reads canvases of all noise levels and its own soft embeddings, which clean text never shows; so
 calibration runs `model.generate` on prompts and watches. Prompts are `.jsonl`, one object with `prompt_ids` a line.
-
-python -m dgemma.quantize.calibration checkpoints/tiny --out quantize/calibration_tiny.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +21,6 @@ from dgemma.model.generate import generate
 
 FORM = 'one object {"prompt_ids": [2, 17, …]} a line'
 MAX_NEW_TOKENS = 256
-PER_TASK, SEED = 12, 0  # of the tiny model's committed prompts
 
 
 def read_prompts(path: Path | str, vocab_size: int) -> list[list[int]]:
@@ -132,32 +126,3 @@ def clean_hessians(model: Denoiser, texts: Sequence[tuple[Sequence[int], Sequenc
                 canvas = torch.tensor([[*answer[start : start + n], *[pad] * (n - len(answer[start : start + n]))]])
                 model.denoise(canvas, soft, [(k[:, :length], v[:, :length]) for k, v in prefix], length)
     return recorder.means()
-
-
-def tiny_examples(folder: Path, per_task: int, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Prompts and answers of the tiny model's training distribution as ids; no operand is one of the held-out ones."""
-    import sentencepiece
-
-    from dgemma.model.tiny import tasks
-    from dgemma.model.tiny.sweep import prompt_ids
-    from dgemma.model.tiny.vocabulary import END_OF_TURN
-
-    sp: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    rng = random.Random(seed)
-    examples = [tasks.make(task, rng, "train") for task in tasks.TASKS for _ in range(per_task)]
-    end = int(sp.piece_to_id(END_OF_TURN))
-    return [(prompt_ids(sp, e.prompt), [*sp.encode(e.answer), end]) for e in examples]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.quantize.calibration", description="Write prompts.")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--per-task", type=int, default=PER_TASK)
-    options = parser.parse_args()
-    lines = [json.dumps({"prompt_ids": ids}) for ids, _ in tiny_examples(options.checkpoint, options.per_task, SEED)]
-    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

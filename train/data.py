@@ -6,7 +6,8 @@ Text becomes ids by a function that the caller gives; this module knows no token
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,21 @@ Speak = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], list[Exchange
 _MOST_HELD_OUT = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One canvas of an answer: N ids, pads behind the stop token; `line` is its conversation's in the file."""
+    """One canvas of an answer: at most N ids, without the pads behind them.
 
-    prefix: tuple[int, ...]
-    canvas: tuple[int, ...]
+    Args:
+        prefix: ids before the canvas.
+        prompt: how many of them are the prompt's; the others are canvases of the same answer.
+        line, file: where the conversation stands.
+    """
+
+    prefix: Sequence[int]
+    canvas: Sequence[int]
+    prompt: int
     line: int
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,27 +50,36 @@ class Batch:
     canvas: Tensor
     lines: tuple[int, ...]
 
+    @property
+    def positions(self) -> int:
+        """Of prefixes and canvases, pads included."""
+        return self.prefix.numel() + self.canvas.numel()
 
-def read(path: Path, speak: Speak, config: ModelConfig) -> list[list[Row]]:
+
+def read(path: Path, speak: Speak, config: ModelConfig, *, whole: bool = False) -> list[list[Row]]:
     """The rows of every conversation of a file.
 
+    Args:
+        whole: an answer is one row, however many canvases it fills: for the causal model alone.
     Raises:
         UsageError: the file cannot be read; or file, line and what is wrong there, for the first line that cannot be used.
     """
+    found = list[list[Row]]()
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    found.append(_conversation(line, path, number, speak, config, whole=whole))
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
         raise UsageError(f"{path}: cannot be read ({reason}); give a file of JSON lines with messages") from None
-    found = [
-        _conversation(line, f"{path}:{number}", number, speak, config) for number, line in enumerate(lines, 1) if line.strip()
-    ]
     if not found:
         raise UsageError(f"{path}: holds no conversations; give a file of JSON lines with messages")
     return found
 
 
-def _conversation(line: str, where: str, number: int, speak: Speak, config: ModelConfig) -> list[Row]:
+def _conversation(line: str, path: Path, number: int, speak: Speak, config: ModelConfig, *, whole: bool) -> list[Row]:
+    where = f"{path}:{number}"
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -74,21 +92,22 @@ def _conversation(line: str, where: str, number: int, speak: Speak, config: Mode
         raise UsageError(f"{where}: {error}") from None
     if not exchanges:
         raise UsageError(f"{where}: has no assistant message, so there is nothing to learn; add the answer")
-    rows = [row for prompt, answer in exchanges for row in canvases(prompt, answer, config, number)]
-    longest = max(len(row.prefix) for row in rows) + config.canvas_length
+    n = config.canvas_length
+    rows = [
+        row for prompt, answer in exchanges for row in canvases(prompt, answer, len(answer) if whole else n, number, path.name)
+    ]
+    longest = max(len(row.prefix) + (len(row.canvas) if whole else n) for row in rows)
     if longest > config.max_position_embeddings:
         raise UsageError(f"{where}: takes {longest} positions of the model's {config.max_position_embeddings}; shorten it")
     return rows
 
 
-def canvases(prompt: Sequence[int], answer: Sequence[int], config: ModelConfig, line: int) -> list[Row]:
-    """One row for every canvas of an answer; those before it belong to its prefix."""
-    n, rows = config.canvas_length, list[Row]()
-    for start in range(0, len(answer), n):
-        canvas = answer[start : start + n]
-        pads = (config.pad_token_id,) * (n - len(canvas))
-        rows.append(Row((*prompt, *answer[:start]), (*canvas, *pads), line))
-    return rows
+def canvases(prompt: Sequence[int], answer: Sequence[int], n: int, line: int, file: str = "") -> list[Row]:
+    """One row for every canvas of n positions of an answer; those before it belong to its prefix."""
+    return [
+        Row(array("i", [*prompt, *answer[:start]]), array("i", answer[start : start + n]), len(prompt), line, file)
+        for start in range(0, len(answer), n)
+    ]
 
 
 def split(conversations: Sequence[list[Row]], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -107,31 +126,26 @@ def split(conversations: Sequence[list[Row]], share: float, seed: int) -> tuple[
     return parts
 
 
-class Order:
-    """Rows in an endless order, every row once before any comes again; what stands at a place depends on the seed alone."""
-
-    def __init__(self, rows: Sequence[Row], seed: int) -> None:
-        self._rows, self._seed = rows, seed
-        self._epoch, self._order = -1, list[int]()
-
-    def take(self, start: int, count: int) -> list[Row]:
-        """Places start … start+count−1 of the order."""
-        return [self._at(place) for place in range(start, start + count)]
-
-    def _at(self, place: int) -> Row:
-        epoch, index = divmod(place, len(self._rows))
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed((self._seed + 1) * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self._rows), generator=generator).tolist()
-        return self._rows[self._order[index]]
+def thinned(rows: Sequence[Row], most: int = _MOST_HELD_OUT) -> list[Row]:
+    """At most so many rows, evenly spread."""
+    return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else list(rows)
 
 
-def collate(rows: Sequence[Row], pad: int) -> Batch:
-    """Rows as tensors; prefixes are filled up from the left to the longest one's length."""
+def dropped(row: Row, drop: bool) -> Row:
+    """The row, or with `drop` the same with only the first id of its prompt."""
+    return Row([*row.prefix[:1], *row.prefix[row.prompt :]], row.canvas, 1, row.line, row.file) if drop else row
+
+
+def collate(rows: Sequence[Row], pad: int, n: int) -> Batch:
+    """Rows as tensors; prefixes are filled up from the left to the longest one's length, canvases from the right to n."""
     longest = max(1, *(len(row.prefix) for row in rows))
     return Batch(
-        torch.tensor([[pad] * (longest - len(row.prefix)) + list(row.prefix) for row in rows]),
+        _stacked([[*[pad] * (longest - len(row.prefix)), *row.prefix] for row in rows]),
         torch.tensor([[False] * (longest - len(row.prefix)) + [True] * len(row.prefix) for row in rows]),
-        torch.tensor([row.canvas for row in rows]),
+        _stacked([[*row.canvas, *[pad] * (n - len(row.canvas))] for row in rows]),
         tuple(row.line for row in rows),
     )
+
+
+def _stacked(lists: Iterable[list[int]]) -> Tensor:
+    return torch.tensor(list(lists), dtype=torch.int64)

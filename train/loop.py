@@ -1,6 +1,7 @@
 """The loop over steps: it trains what has gradients, measures, logs and saves, and goes on from a saved state bit for bit.
 
-Order and noise of a step are drawn from generators seeded by its number, so a state needs none of theirs.
+Order and noise of a step are drawn from generators seeded by its number, so a state needs none of theirs. It knows no files but
+those of its work folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,31 @@ from torch import Tensor
 from dgemma.core.errors import CheckpointError, TrainingError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model.denoiser import Denoiser
-from dgemma.train.data import Batch, Order, Row, collate
+from dgemma.train.balance import Balance
+from dgemma.train.data import Batch, Row, collate, dropped
+from dgemma.train.levels import Levels
 from dgemma.train.objective import losses
-from dgemma.train.options import FinetuneOptions
+from dgemma.train.optimizers import Optimizers
+from dgemma.train.options import Course, Objective, Optimizer
+from dgemma.train.records import LOG, Records
+from dgemma.train.sources import Source
 
-STATE, LOG = "state.pt", "log.jsonl"
+STATE = "state.pt"
 _HELD_OUT_SEED = 2**60  # beyond the seeds of steps
-_PIECE = 4  # rows
+_LEAST_ROWS = 4  # of a piece
+_PIECE = 2**20  # elements of the hidden state that a piece may have beyond that
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After `step` of `steps`: seconds of training so far and left, the last loss, the last held-out one and the best."""
+    """After `step`: seconds of training so far and left, the last loss, the last held-out one and the best.
+
+    Args:
+        done: share of the run.
+    """
 
     step: int
-    steps: int
+    done: float
     seconds: float
     left: float
     loss: float
@@ -53,8 +64,20 @@ class Outcome:
     held_out: float
     best_step: int
     step: int
-    steps: int
+    tokens: int
+    seconds: float
     stopped: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means over rows; what each row in its order came out as."""
+
+    loss: float
+    diffusion: float
+    next_token: float
+    positions: int
+    exact: list[bool | None]
 
 
 @contextmanager
@@ -71,7 +94,8 @@ class Loop:
     """One run over a model whose trained parameters have gradients.
 
     Args:
-        work: folder of state and log; it exists.
+        held_out: rows that are measured and not trained on.
+        work: folder of state, log and pictures; it exists.
         identity: what a state must have been made with, to be gone on from.
         say: called after every step.
     """
@@ -80,105 +104,137 @@ class Loop:
         self,
         model: Denoiser,
         policy: SamplerConfig,
-        options: FinetuneOptions,
-        parts: tuple[Sequence[Row], Sequence[Row]],
-        replay: Sequence[Row],
+        source: Source,
+        held_out: Sequence[Row],
+        objective: Objective,
+        optimizer: Optimizer,
+        course: Course,
         work: Path,
         identity: dict[str, Any],
         say: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        self.model, self.policy, self.options, self.work, self.identity, self.say = model, policy, options, work, identity, say
+        self.model, self.policy, self.source, self.objective, self.course = model, policy, source, objective, course
+        self.work, self.identity, self.say, self.held_out_rows = work, identity, say, held_out
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.steps = options.steps_for(len(parts[0]))
-        self.rate = options.rate_for(model.config.hidden_size)
-        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=self.rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self.own = round(options.batch * (1 - options.replay_share)) if replay else options.batch
-        self.data, self.replay = Order(parts[0], options.seed), Order(replay, options.seed)
-        self.held_out_rows = parts[1]
-        self.step, self.seconds, self.held_out = 0, 0.0, math.nan
+        self.optimizer, self.levels = Optimizers(self.trained, optimizer), Levels(learned=objective.levels == "learned")
+        self.balance = Balance(model) if model.config.is_moe and objective.balance_weight else None
+        self.step, self.tokens, self.seconds, self.held_out = 0, 0, 0.0, math.nan
         self.best, self.best_step, self.best_tensors = math.inf, 0, self._copies()
 
-    def rows(self, step: int) -> list[Row]:
-        """The rows of a step, those of the replay data last."""
-        others = self.options.batch - self.own
-        return self.data.take(step * self.own, self.own) + (self.replay.take(step * others, others) if others else [])
+    def close(self) -> None:
+        """Leave the model without hooks."""
+        if self.balance is not None:
+            self.balance.remove()
 
-    def pieces(self, rows: Sequence[Row]) -> list[Batch]:
-        """Rows of similar lengths together, a few at a time: less padding, and less memory for activations."""
-        ordered = sorted(rows, key=lambda row: len(row.prefix))
-        parts = [ordered[start : start + _PIECE] for start in range(0, len(ordered), _PIECE)]
-        return [collate(part, self.model.config.pad_token_id) for part in parts]
+    @property
+    def done(self) -> float:
+        """Share of the run."""
+        return self.course.done(self.step, self.tokens)
 
-    def measure(self, rows: Sequence[Row], seed: int, *, learn: bool) -> dict[str, float]:
+    def pieces(self, rows: Sequence[Row]) -> list[tuple[Batch, list[int]]]:
+        """Rows of similar lengths together, a few at a time: less padding, and less memory for activations.
+
+        With each piece come its rows' places among `rows`.
+        """
+        config = self.model.config
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].prefix) + len(rows[i].canvas))
+        found = list[tuple[Batch, list[int]]]()
+        while order:
+            longest = rows[order[-1]]
+            n = len(longest.canvas) if self.objective.is_causal else config.canvas_length
+            fit = max(_LEAST_ROWS, _PIECE // config.hidden_size // (len(longest.prefix) + n))
+            places = order[-fit:]
+            del order[-fit:]
+            part = [rows[i] for i in places]
+            n = max(len(row.canvas) for row in part) if self.objective.is_causal else n
+            found.append((collate(part, config.pad_token_id, n), places))
+        return found
+
+    def measure(self, rows: Sequence[Row], seed: int, *, learn: bool) -> Measured:
         """Losses of rows, the mean over their pieces by rows; with `learn`, gradients are added up. Noise is the seed's."""
         generator = torch.Generator().manual_seed(seed)
-        sums = {"loss": 0.0, "diffusion": 0.0, "next_token": 0.0}
-        for batch in self.pieces(rows):
-            share = len(batch.lines) / len(rows)
-            with torch.set_grad_enabled(learn):
-                found = losses(self.model, batch, self.policy, self.options, generator)
-                total = found.total(self.options) * share
+        objective, levels = self.objective, self.levels
+        if not learn:
+            objective = replace(objective, narrow_share=0.0, growing_share=0.0, grow_until=0.0, prompt_dropout=0.0)
+            levels = Levels(learned=False)
+        elif objective.prompt_dropout:
+            drops = (torch.rand(len(rows), generator=generator) < objective.prompt_dropout).tolist()
+            rows = [dropped(row, drop) for row, drop in zip(rows, drops, strict=True)]
+        sums, positions, exact = [0.0, 0.0, 0.0], 0, list[bool | None]([None] * len(rows))
+        noted = list[tuple[Tensor, Tensor]]()
+        for batch, places in self.pieces(rows):
+            share = len(places) / len(rows)
+            with torch.set_grad_enabled(learn), torch.autocast("cpu", torch.bfloat16, enabled=self.course.bfloat16):
+                found = losses(self.model, batch, self.policy, objective, generator, levels=levels, done=self.done)
+                total = found.total(objective) * share
+                if learn and self.balance is not None:
+                    total = total + objective.balance_weight * self.balance.take() * share
             if learn:
                 total.backward()
-            for key, value in (
-                ("loss", total),
-                ("diffusion", found.diffusion * share),
-                ("next_token", found.next_token * share),
-            ):
-                sums[key] += float(value.detach())
-        return sums
+            for i, value in enumerate((total, found.diffusion * share, found.next_token * share)):
+                sums[i] += float(value.detach())
+            positions += batch.positions
+            for place, right in zip(places, found.exact, strict=True):
+                exact[place] = right
+            noted.append(found.levels)
+        for t, of_rows in noted:  # after all pieces, so that how rows are cut into them draws nothing else
+            levels.learn(t, of_rows)
+        return Measured(sums[0], sums[1], sums[2], positions, exact)
 
     def run(self) -> Outcome:
-        """Train to the last step, or until Ctrl-C.
+        """Train to the end, or until Ctrl-C.
 
         Raises:
             TrainingError: a loss is no number; the best tensors are those of this object then.
         """
-        with flushed_denormals():
-            return self._run()
+        with flushed_denormals(), Records(self.work, self.step) as records:
+            return self._run(records)
 
-    def _run(self) -> Outcome:
+    def _run(self, records: Records) -> Outcome:
         last, saved = time.monotonic(), self.seconds
         if self.step == 0:
             self._evaluate()
-        with stopped_by_interrupt() as asked, (self.work / LOG).open("a", encoding="utf-8") as log:
-            while self.step < self.steps and not asked.is_set():
+            records.write({"step": 0, "tokens": 0, "held_out": round(self.held_out, 5)})
+        with stopped_by_interrupt() as asked:
+            while self.done < 1 and not asked.is_set():
                 line = self._step()
                 now = time.monotonic()
                 self.seconds, last = self.seconds + now - last, now
-                if self.step % self.options.evaluate_every == 0 or self.step == self.steps:
+                if self.step % self.course.evaluate_every == 0 or self.done >= 1:
                     self._evaluate()
                     line["held_out"] = round(self.held_out, 5)
-                log.write(json.dumps({**line, "seconds": round(self.seconds, 2)}) + "\n")
-                if self.seconds - saved >= self.options.save_seconds or asked.is_set():
-                    log.flush()
+                records.write({**line, "seconds": round(self.seconds, 2)})
+                if self.seconds - saved >= self.course.save_seconds or asked.is_set():
+                    records.flush()
                     self.save()
                     saved = self.seconds
-                left = self.seconds / self.step * (self.steps - self.step)
-                self.say(Progress(self.step, self.steps, self.seconds, left, line["loss"], self.held_out, self.best))
+                left = self.seconds / self.done * (1 - self.done)
+                self.say(Progress(self.step, self.done, self.seconds, left, line["loss"], self.held_out, self.best))
             if asked.is_set():  # what was trained since the last measurement counts too
                 self._evaluate()
                 self.save()
-        return Outcome(self.best_tensors, self.best, self.best_step, self.step, self.steps, self.step < self.steps)
+        tensors, stopped = self.best_tensors, self.done < 1
+        return Outcome(tensors, self.best, self.best_step, self.step, self.tokens, self.seconds, stopped)
 
     def _step(self) -> dict[str, Any]:
-        rows = self.rows(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * self.options.factor(self.step, self.steps)
+        rows = self.source.rows(self.step)
+        factor = self.optimizer.policy.factor(self.step, self.done)
         self.optimizer.zero_grad()
-        found = self.measure(rows, self.options.seed * 1_000_003 + self.step, learn=True)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0))
-        if not math.isfinite(found["loss"]) or not math.isfinite(norm):
-            what = "gradient" if math.isfinite(found["loss"]) else "loss"
-            lines = ", ".join(map(str, sorted({row.line for row in rows[: self.own]})[:8]))
-            raise TrainingError(f"step {self.step + 1}: the {what} is not a number (lines {lines} of the data)")
-        self.optimizer.step()
-        self.step += 1
-        return {"step": self.step, **{key: round(value, 5) for key, value in found.items()}}
+        found = self.measure(rows, self.course.seed * 1_000_003 + self.step, learn=True)
+        norm = self.optimizer.clip()
+        if not math.isfinite(found.loss) or not math.isfinite(norm):
+            what = "gradient" if math.isfinite(found.loss) else "loss"
+            places = ", ".join(sorted({f"{row.file}:{row.line}" for row in rows})[:8])
+            raise TrainingError(f"step {self.step + 1}: the {what} is not a number (data: {places})")
+        self.optimizer.step(factor)
+        self.step, self.tokens = self.step + 1, self.tokens + found.positions
+        learned = self.source.learned(rows, found.exact)
+        parts = {key: round(getattr(found, key), 5) for key in ("loss", "diffusion", "next_token")}
+        return {"step": self.step, "tokens": self.tokens, **parts, "rate": round(factor, 5), **learned}
 
     def _evaluate(self) -> None:
         """The held-out loss, with the same noise every time; keep the tensors where it is the lowest so far."""
-        self.held_out = self.measure(self.held_out_rows, _HELD_OUT_SEED, learn=False)["loss"]
+        self.held_out = self.measure(self.held_out_rows, _HELD_OUT_SEED, learn=False).loss
         if self.held_out < self.best:
             self.best, self.best_step, self.best_tensors = self.held_out, self.step, self._copies()
 
@@ -190,9 +246,12 @@ class Loop:
         state = {
             "identity": json.dumps(self.identity, sort_keys=True),
             "step": self.step,
+            "tokens": self.tokens,
             "seconds": self.seconds,
             "trained": {name: p.detach() for name, p in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
+            "levels": self.levels.mean,
+            "source": self.source.state(),
             "held_out": self.held_out,
             "best": self.best,
             "best_step": self.best_step,
@@ -222,7 +281,10 @@ class Loop:
             for name, p in self.trained.items():
                 p.copy_(state["trained"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.held_out = state["step"], state["seconds"], state["held_out"]
+        self.levels.mean = state["levels"]
+        self.source.restore(state["source"])
+        self.step, self.tokens = state["step"], state["tokens"]
+        self.seconds, self.held_out = state["seconds"], state["held_out"]
         self.best, self.best_step, self.best_tensors = state["best"], state["best_step"], state["best_tensors"]
         log = self.work / LOG
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []

@@ -1,44 +1,56 @@
 """The objective: uniform-noise block diffusion behind a causal prefix, with self-conditioning, and next-token loss.
 
-Formulae and sources are in docs/how-it-works/training.md. Rows are left-padded; rope is relative, so that only shifts them.
-B batch, N canvas, P prefix, D hidden, V vocabulary.
+Formulae and sources are in docs/how-it-works/training.md. B batch, N canvas, W its positions that a batch sees, P prefix,
+D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgemma.core.config import ModelConfig
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model import sampler as sampling
 from dgemma.model.denoiser import Denoiser
-from dgemma.model.tiny.train import denoise_batch, encode_batch
 from dgemma.train.data import Batch
-from dgemma.train.options import FinetuneOptions
+from dgemma.train.levels import Levels
+from dgemma.train.options import Objective
+from dgemma.train.passes import denoise_batch, encode_batch
+
+_IGNORED = -100  # cross_entropy's target that does not count
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars, in nats: the denoiser's for each position, the encoder's for each token of an answer."""
+    """Scalars in nats: the denoiser's for each position, the encoder's for each token of an answer; and what each row tells.
+
+    Args:
+        exact: whether a row's canvas is all right, None unless it is a whole one after its first step.
+        levels: noise levels of the rows that drew one, and their losses.
+    """
 
     diffusion: Tensor
     next_token: Tensor
+    exact: tuple[bool | None, ...]
+    levels: tuple[Tensor, Tensor]
 
-    def total(self, options: FinetuneOptions) -> Tensor:
-        return self.diffusion + options.next_token_weight * self.next_token
+    def total(self, objective: Objective) -> Tensor:
+        return objective.diffusion_weight * self.diffusion + objective.next_token_weight * self.next_token
 
 
 def corrupted(canvas: Tensor, t: Tensor, vocab: int, generator: torch.Generator) -> Tensor:
-    """canvas [B, N] whose ids are replaced by uniform ones, each with the probability t [B] of its row."""
+    """canvas [B, W] whose ids are replaced by uniform ones, each with the probability t [B] of its row."""
     noise = torch.randint(0, vocab, canvas.shape, generator=generator)
     return torch.where(torch.rand(canvas.shape, generator=generator) < t[:, None], noise, canvas)
 
 
 def followed(model: Denoiser, logits: Tensor, policy: SamplerConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the sampler makes of logits [B, N, V]: the next step's canvas [B, N] and soft embeddings [B, N, D].
+    """What the sampler makes of logits [B, W, V]: the next step's canvas [B, W] and soft embeddings [B, W, D].
 
     Half of the rows take the temperature of a first step, the others one drawn from the schedule's range.
     """
@@ -50,30 +62,78 @@ def followed(model: Denoiser, logits: Tensor, policy: SamplerConfig, generator: 
     return sampling.step(tempered, words, policy.entropy_bound).canvas, model.soft_embed(tempered, policy.top_k)
 
 
+def widest(n: int, objective: Objective, done: float) -> int:
+    """How many positions a canvas of n may have with this share of the run done: 1, 2, 4 … n."""
+    if done >= objective.grow_until:
+        return n
+    return min(n, 1 << int(done / objective.grow_until * (math.ceil(math.log2(n)) + 1)))
+
+
+def draw_widths(most: int, objective: Objective, generator: torch.Generator) -> tuple[int, int]:
+    """How many positions of its canvases a batch sees, and how many of them the step before saw."""
+    if not (objective.narrow_share or objective.growing_share):
+        return most, most
+    shares = torch.tensor([objective.narrow_share, objective.growing_share])
+    narrow, growing = (torch.rand(2, generator=generator) < shares).tolist()
+    width = objective.widths[int(torch.randint(len(objective.widths), (), generator=generator))] if narrow else most
+    width = min(width, most)
+    return width, max(1, width // 2) if growing else width
+
+
+def position_weights(canvas: Tensor, config: ModelConfig, objective: Objective) -> Tensor:
+    """What each position of canvas [B, W] counts in its row's mean, float [B, W]."""
+    weights = torch.ones(canvas.shape)
+    weights[torch.isin(canvas, torch.tensor(config.eos_token_ids, dtype=canvas.dtype))] = objective.stop_weight
+    weights[canvas == config.pad_token_id] = objective.pad_weight
+    return weights
+
+
 def losses(
-    model: Denoiser, batch: Batch, policy: SamplerConfig, options: FinetuneOptions, generator: torch.Generator
+    model: Denoiser,
+    batch: Batch,
+    policy: SamplerConfig,
+    objective: Objective,
+    generator: torch.Generator,
+    *,
+    levels: Levels | None = None,
+    done: float = 1.0,
 ) -> Losses:
-    """Both losses of a batch, with gradients where the model's weights have them; all randomness is the generator's."""
+    """Both losses of a batch, with gradients where the model's weights have them; all randomness is the generator's.
+
+    Args:
+        levels: where noise levels are drawn; uniform ones without it.
+        done: share of the run, for canvases that grow.
+    """
     rows, n = batch.canvas.shape
-    vocab, pad = model.config.vocab_size, model.config.pad_token_id
     whole = torch.cat([batch.prefix, batch.canvas], 1)  # [B, P+N]
     hidden, kv = encode_batch(model, whole, F.pad(batch.valid, (0, n), value=True))
     slots = batch.prefix.shape[1]
-    prefix = [(k[:, :slots], v[:, :slots]) for k, v in kv]
     said = model.head(hidden[:, slots - 1 : -1])  # [B, N, V], each from what stands before it
-    target = batch.canvas.masked_fill(batch.canvas == pad, -100)
-    next_token = F.cross_entropy(said.flatten(0, 1), target.flatten(), ignore_index=-100)
-
-    first = torch.randperm(rows, generator=generator) < round(rows * options.first_step_share)  # [B]
-    pure = torch.rand(rows, generator=generator) < options.pure_noise_share
-    t = torch.where(pure, torch.ones(rows), torch.rand(rows, generator=generator))
-    noisy = corrupted(batch.canvas, t, vocab, generator)
-    soft = torch.zeros(rows, n, model.config.hidden_size)
+    target = batch.canvas.masked_fill(batch.canvas == model.config.pad_token_id, _IGNORED)
+    next_token = F.cross_entropy(said.flatten(0, 1), target.flatten(), ignore_index=_IGNORED)
+    if objective.is_causal:
+        return Losses(torch.zeros(()), next_token, (None,) * rows, (torch.zeros(0), torch.zeros(0)))
+    prefix = [(k[:, :slots], v[:, :slots]) for k, v in kv]
+    width, before = draw_widths(widest(n, objective, done), objective, generator)
+    canvas = batch.canvas[:, :width]
+    first = torch.randperm(rows, generator=generator) < round(rows * objective.first_step_share)  # [B]
+    pure = torch.rand(rows, generator=generator) < objective.pure_noise_share
+    drawn, undone = (levels or Levels(learned=False)).draw(rows, generator)
+    t, undone = torch.where(pure, 1.0, drawn), torch.where(pure, 1.0, undone)
+    noisy = corrupted(canvas, t, model.config.vocab_size, generator)
+    soft = torch.zeros(rows, width, model.config.hidden_size)
     later = (~first).nonzero().squeeze(1)
     if len(later):
         with torch.no_grad():
             own = [(k[later], v[later]) for k, v in prefix]
-            logits = denoise_batch(model, noisy[later], soft[later], own, batch.valid[later])
-            noisy[later], soft[later] = followed(model, logits, policy, generator)
+            logits = denoise_batch(model, noisy[later, :before], soft[later, :before], own, batch.valid[later])
+            noisy[later, :before], following = followed(model, logits, policy, generator)
+            soft[later, :before] = following.to(soft.dtype)
     logits = denoise_batch(model, noisy, soft, prefix, batch.valid)
-    return Losses(F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten()), next_token)
+    each = F.cross_entropy(logits.flatten(0, 1), canvas.flatten(), reduction="none").view(rows, width)
+    weights = position_weights(canvas, model.config, objective)
+    of_rows = (each * weights).sum(1) / weights.sum(1).clamp_min(1e-9)  # [B]
+    right = (logits.detach().argmax(-1) == canvas).all(1).tolist()
+    counted = (~first).tolist() if before == n else [False] * rows
+    exact = tuple(bool(r) if c else None for r, c in zip(right, counted, strict=True))
+    return Losses((of_rows * undone).mean(), next_token, exact, (t[~pure], of_rows.detach()[~pure]))

@@ -1,18 +1,140 @@
-"""What a fine-tuning run depends on, beside its data: one frozen policy, validated."""
+"""What a training run depends on, beside its data: frozen policies, validated. A default is defined here alone."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from dgemma.core.errors import UsageError
 
 MOST_SEED = 2**32 - 1
+MOST_STEPS = 10**9
+
+
+def _share(where: str, name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UsageError(f"{where}{name} {value}: must be from 0 to 1")
+
+
+def _positive(where: str, name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{where}{name} {value}: must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The loss; see docs/how-it-works/training.md.
+
+    Args:
+        diffusion_weight: of the denoiser's loss; 0 trains the causal model alone.
+        next_token_weight: of the encoder's loss.
+        first_step_share: of rows, which learn a first denoising step; the others a later one, on the model's own trajectory.
+        pure_noise_share: of rows; the others draw their noise level.
+        levels: how they draw it: uniformly, or as often as the loss at a level is high, with weights that undo the bias.
+        widths: of narrow canvases, each as likely.
+        narrow_share: of batches, which see only the first positions of their canvases.
+        growing_share: of batches, whose step before had half the width.
+        grow_until: share of the run over which the widest canvas doubles from 1 to N.
+        prompt_dropout: share of rows that keep only the first id of their prompt.
+        stop_weight, pad_weight: of positions of stop tokens and pads in the denoiser's loss, beside the 1 of others.
+        balance_weight: of the load-balancing loss of mixtures' routers.
+    """
+
+    diffusion_weight: float = 1.0
+    next_token_weight: float = 0.3
+    first_step_share: float = 0.5
+    pure_noise_share: float = 0.7
+    levels: Literal["uniform", "learned"] = "uniform"
+    widths: tuple[int, ...] = (4, 8, 16, 32)
+    narrow_share: float = 0.0
+    growing_share: float = 0.0
+    grow_until: float = 0.0
+    prompt_dropout: float = 0.0
+    stop_weight: float = 1.0
+    pad_weight: float = 1.0
+    balance_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in (
+            "first_step_share", "pure_noise_share", "narrow_share", "growing_share", "grow_until", "prompt_dropout",
+        ):  # fmt: skip
+            _share("objective.", name, getattr(self, name))
+        for name in ("diffusion_weight", "next_token_weight", "stop_weight", "pad_weight", "balance_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"objective.{name} {value}: must be 0 or more")
+        if self.diffusion_weight == 0 and self.next_token_weight == 0:
+            raise UsageError("objective.diffusion_weight and next_token_weight are both 0, so there is nothing to learn")
+        if self.levels not in ("uniform", "learned"):
+            raise UsageError(f"objective.levels {self.levels!r}: must be uniform or learned")
+        if self.narrow_share and not (self.widths and all(width >= 1 for width in self.widths)):
+            raise UsageError(f"objective.widths {list(self.widths)}: must name at least one width")
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether only the encoder is trained."""
+        return self.diffusion_weight == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW for all parameters, or Muon for the layers' matrices and AdamW for embedding, norms and experts.
+
+    Args:
+        rate: highest learning rate of AdamW.
+        muon_rate: highest learning rate of Muon.
+        warmup_steps: over which rates rise from 0.
+        decay_from: share of the run after which rates fall linearly to 0.
+    """
+
+    kind: Literal["adamw", "muon"] = "muon"
+    rate: float = 3e-3
+    muon_rate: float = 0.02
+    warmup_steps: int = 100
+    decay_from: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("adamw", "muon"):
+            raise UsageError(f"optimizer.kind {self.kind!r}: must be adamw or muon")
+        for name in ("rate", "muon_rate"):
+            _positive("optimizer.", name, getattr(self, name))
+        if self.warmup_steps < 1:
+            raise UsageError(f"optimizer.warmup_steps {self.warmup_steps}: must be at least 1")
+        if not 0 <= self.decay_from < 1:
+            raise UsageError(f"optimizer.decay_from {self.decay_from}: must be from 0 to below 1")
+
+    def factor(self, step: int, done: float) -> float:
+        """On the rates at step 0, 1, … with this share of the run done."""
+        return min(1.0, (step + 1) / self.warmup_steps) * min(1.0, max(0.0, 1 - done) / (1 - self.decay_from))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a run goes through its data; it ends after `steps` or `tokens`, one of which is given.
+
+    Args:
+        tokens: positions of prefixes and canvases that were trained on, pads included.
+        evaluate_every: steps between two held-out losses.
+        save_seconds: between two saved states.
+        bfloat16: compute layers in bfloat16: fast with AVX512-BF16 or AMX, slow in emulation without them.
+    """
+
+    steps: int | None = None
+    tokens: int | None = None
+    evaluate_every: int = 50
+    save_seconds: float = 60.0
+    bfloat16: bool = False
+    seed: int = 0
+
+    def done(self, step: int, tokens: int) -> float:
+        """Share of the run that is done."""
+        return step / self.steps if self.steps is not None else tokens / (self.tokens or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
-    """Defaults are for a few hundred examples of one task and any width of model.
+    """Options of `dgemma finetune`. Defaults are for a few hundred examples of one task and any width of model.
 
     Args:
         steps: of the optimizer; None takes three passes over the data, at least 400 steps.
@@ -23,9 +145,6 @@ class FinetuneOptions:
         held_out_share: of the conversations, which are not trained on.
         evaluate_every: steps between two held-out losses.
         save_seconds: between two saved states.
-        first_step_share: of rows, which learn a first denoising step; the others a later one, on the model's own trajectory.
-        pure_noise_share: of first-step rows; the others draw their noise level uniformly.
-        next_token_weight: of the encoder's loss beside the denoiser's.
         seed: of order, noise and adapter.
     """
 
@@ -37,18 +156,15 @@ class FinetuneOptions:
     held_out_share: float = 0.05
     evaluate_every: int = 50
     save_seconds: float = 60.0
-    first_step_share: float = 0.5
-    pure_noise_share: float = 0.7
-    next_token_weight: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (("steps", 1, 10**9), ("batch", 2, 4096), ("lora", 1, 4096), ("seed", 0, MOST_SEED)):
+        for name, least, most in (("steps", 1, MOST_STEPS), ("batch", 2, 4096), ("lora", 1, 4096), ("seed", 0, MOST_SEED)):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"--{name} {value}: must be from {least} to {most}")
-        if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
-            raise UsageError(f"--rate {self.rate}: must be above 0")
+        if self.rate is not None:
+            _positive("--", "rate", self.rate)
 
     def steps_for(self, rows: int) -> int:
         """Steps over data of so many canvases."""
@@ -59,6 +175,10 @@ class FinetuneOptions:
         of whole weights (Schulman et al., "LoRA Without Regret", 2025)."""
         return (0.06 / hidden_size * (1 if self.lora is None else 10)) if self.rate is None else self.rate
 
-    def factor(self, step: int, steps: int) -> float:
-        """On the rate at step 0, 1, …: warm-up over a twentieth of the steps, then linear to zero."""
-        return min(1.0, (step + 1) / max(1, steps // 20)) * (1 - step / steps)
+    def optimizer(self, steps: int, hidden_size: int) -> Optimizer:
+        """AdamW: warm-up over a twentieth of the steps, then linear to zero."""
+        rate, warmup = self.rate_for(hidden_size), max(1, steps // 20)
+        return Optimizer(kind="adamw", rate=rate, warmup_steps=warmup, decay_from=0.0)
+
+    def course(self, steps: int) -> Course:
+        return Course(steps=steps, evaluate_every=self.evaluate_every, save_seconds=self.save_seconds, seed=self.seed)

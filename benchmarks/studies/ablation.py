@@ -21,7 +21,6 @@ import torch
 from dgemma.core import machine, prompts
 from dgemma.core.generate_options import MAX_NEW_TOKENS
 from dgemma.model import checkpoint
-from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
 from dgemma.quantize.baseline import FloatBaseline, ScoredPrompt
 from dgemma.quantize.fake_quant import fake_quantize
@@ -29,6 +28,8 @@ from dgemma.quantize.integers import quantize
 from dgemma.quantize.recipes import CLASSES, Method, Recipe, find
 from dgemma.quantize.report import bits_per_weight
 from dgemma.quantize.rounding import LEVELS_4
+from dgemma.train.tiny import calibration as tiny_calibration
+from dgemma.train.tiny import tasks
 
 Calibration = str  # "", "clean" or "trajectories"
 
@@ -87,7 +88,7 @@ def held_out_items(folder: Path, path: Path, per_task: int) -> list[ScoredPrompt
     """The first prompts of every task of the evaluation set, with exact match on text."""
     import sentencepiece
 
-    from dgemma.model.tiny.sweep import prompt_ids
+    from dgemma.train.tiny.vocabulary import prompt_ids
 
     sp: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
@@ -110,7 +111,7 @@ def held_out_baseline(
 def run(folder: Path, held_out: Path, per_task: int, forced_every: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The whole table as JSON types."""
     loaded = checkpoint.load(folder)
-    examples = calibration.tiny_examples(folder, calibration.PER_TASK, calibration.SEED)
+    examples = tiny_calibration.examples(folder, tiny_calibration.PER_TASK, tiny_calibration.SEED)
     start = time.perf_counter()
     hessians = {"trajectories": calibration.hessians(loaded.model, loaded.sampler, [prompt for prompt, _ in examples])}
     seconds = time.perf_counter() - start

@@ -163,7 +163,7 @@ def prompt_ids_of(folder: Path, count: int) -> list[list[int]]:
     """Held-out prompts, spread over the tasks."""
     import sentencepiece
 
-    from dgemma.model.tiny.sweep import prompt_ids
+    from dgemma.train.tiny.vocabulary import prompt_ids
 
     sp: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     items = prompts.evenly(prompts.read(prompts.held_out()), count)

@@ -24,10 +24,10 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
 from dgemma.model import generate as eager
 from dgemma.model.checkpoint import load
-from dgemma.model.tiny.vocabulary import user_turn
 from dgemma.reference import generate as program
 from dgemma.reference import texts
 from dgemma.reference.texts import Reference
+from dgemma.train.tiny.vocabulary import user_turn
 
 pytestmark = pytest.mark.usefixtures("unoptimized_jax")
 STEPS, CANVASES = 12, 3

@@ -151,7 +151,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_the_committed_held_out_set_is_what_the_generator_writes() -> None:
-    from dgemma.model.tiny.held_out import PER_TASK, lines
+    from dgemma.train.tiny.held_out import PER_TASK, lines
 
     assert TASKS.read_text(encoding="utf-8") == lines(PER_TASK, 0)
     assert lines(1, 1) != lines(1, 0)

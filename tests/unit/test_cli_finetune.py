@@ -13,7 +13,7 @@ from dgemma.cli.checkpoint_text import CheckpointText
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.messages import read_messages
 from dgemma.model import checkpoint
-from dgemma.model.tiny.vocabulary import END_OF_TURN, user_turn
+from dgemma.train.tiny.vocabulary import END_OF_TURN, user_turn
 
 TURNS = [{"role": "user", "content": "Reverse the word table."}, {"role": "assistant", "content": "elbat"}]
 
@@ -65,7 +65,7 @@ def test_an_adapter_is_trained_and_merged(
     assert "3 canvases to train on, 1 held out" in out and not adapter.exists()
     assert dispatch([*common, "--out", str(adapter)]) == 0
     out, err = capsys.readouterr()
-    assert f"{adapter}: adapter of step" in out and "step 2 of 2, loss" in err
+    assert f"{adapter}: adapter of step" in out and "step 2 (100%), loss" in err
     assert dispatch(["merge", base, str(adapter), "--out", str(merged)]) == 0
     assert "matrices changed" in capsys.readouterr().out
     copied = {path.name for path in tiny_checkpoint.iterdir() if path.is_file()}

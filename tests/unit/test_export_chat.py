@@ -19,8 +19,8 @@ from dgemma.core.roles import WHITESPACE
 from dgemma.export.chat import read_chat
 from dgemma.export.template import read_template
 from dgemma.export.tokenizer import read_tokenizer
-from dgemma.model.tiny.publish import TEMPLATE
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer, chat_ids
+from dgemma.train.tiny.vocabulary import TEMPLATE
 
 CONFIG = replace(micro.CONFIG, eos_token_ids=(1, 5))
 PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "\n", "user", "model"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,22 @@ import micro
 import pytest
 import torch
 import torch.nn.functional as F
+from byte_chat import STOP, line, speak
 from torch import Tensor
 
 from dgemma.core.errors import CheckpointError, TrainingError, UsageError
-from dgemma.core.messages import Message
 from dgemma.model import checkpoint
 from dgemma.model.generate import extend
-from dgemma.train import data, loop, lora, objective
-from dgemma.train.finetune import Finetuning, merge
-from dgemma.train.loop import LOG, STATE, Loop, flushed_denormals
-from dgemma.train.options import FinetuneOptions
+from dgemma.train import data, loop, lora, objective, passes
+from dgemma.train.finetune import finetuning, merge
+from dgemma.train.loop import STATE, Loop, flushed_denormals
+from dgemma.train.options import FinetuneOptions, Objective
+from dgemma.train.records import LOG
+from dgemma.train.runs import Run
+from dgemma.train.sources import Order
 
-N, STOP = micro.N, 1
+N = micro.N
 OPTIONS = FinetuneOptions(steps=6, batch=4, evaluate_every=2, save_seconds=0.0, held_out_share=0.2)
-
-
-def speak(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[data.Exchange]:
-    """A byte an id; answers end with the stop token."""
-    found = []
-    for i, message in enumerate(messages):
-        if message.role == "assistant":
-            before = [2, *(b for m in messages[:i] for b in str(m.content).encode())]
-            found.append((before, [*str(message.content).encode(), STOP]))
-    return found
-
-
-def line(prompt: str, answer: str) -> str:
-    return json.dumps({"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}) + "\n"
 
 
 @pytest.fixture
@@ -56,37 +44,42 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def tuned(folder: Path, file: Path, out: Path, **changes: Any) -> Finetuning:
+def tuned(folder: Path, file: Path, out: Path, **changes: Any) -> Run:
     resume = changes.pop("resume", False)
-    return Finetuning(folder, file, out, speak, replace(OPTIONS, **changes), resume=resume)
+    return finetuning(folder, file, out, speak, replace(OPTIONS, **changes), resume=resume)
 
 
 # The objective
 
 
+def padded(row: data.Row) -> list[int]:
+    return [*row.canvas, *[0] * (N - len(row.canvas))]
+
+
 def naive(model: Any, row: data.Row, t: float, seed: int) -> tuple[float, float]:
     """Both losses of one first step, without padding, position by position."""
-    n, generator = len(row.canvas), torch.Generator().manual_seed(seed)
+    canvas = padded(row)
+    n, generator = len(canvas), torch.Generator().manual_seed(seed)
     torch.randperm(1, generator=generator)
     torch.rand(1, generator=generator)
     torch.rand(1, generator=generator)
     noise, uniform = torch.randint(0, micro.VOCAB, (1, n), generator=generator)[0], torch.rand(1, n, generator=generator)[0]
-    noisy = [int(noise[i]) if uniform[i] < t else row.canvas[i] for i in range(n)]
+    noisy = [int(noise[i]) if uniform[i] < t else canvas[i] for i in range(n)]
     prefix = extend(model, None, row.prefix)
     logits = model.denoise(torch.tensor([noisy]), torch.zeros(1, n, micro.CONFIG.hidden_size), prefix, len(row.prefix))[0]
-    diffusion = [-float(F.log_softmax(logits[i].double(), -1)[row.canvas[i]]) for i in range(n)]
-    hidden, _ = model.encode(torch.tensor([[*row.prefix, *row.canvas]]))
+    diffusion = [-float(F.log_softmax(logits[i].double(), -1)[canvas[i]]) for i in range(n)]
+    hidden, _ = model.encode(torch.tensor([[*row.prefix, *canvas]]))
     said = model.head(hidden)[0].double()
-    spoken = [i for i in range(n) if row.canvas[i] != 0]
-    ar = [-float(F.log_softmax(said[len(row.prefix) + i - 1], -1)[row.canvas[i]]) for i in spoken]
+    spoken = [i for i in range(n) if canvas[i] != 0]
+    ar = [-float(F.log_softmax(said[len(row.prefix) + i - 1], -1)[canvas[i]]) for i in spoken]
     return sum(diffusion) / n, sum(ar) / len(ar)
 
 
 def test_the_losses_are_those_of_a_naive_twin() -> None:
     model = micro.model()
-    row = data.Row((2, 9, 40, 41, 42, 43, 44, 45, 46, 47, 48), (*range(60, 70), STOP, 0, 0, 0, 0, 0), 1)
-    options = FinetuneOptions(first_step_share=1.0, pure_noise_share=1.0)
-    batch = data.collate([row], 0)
+    row = data.Row((2, 9, 40, 41, 42, 43, 44, 45, 46, 47, 48), (*range(60, 70), STOP), 11, 1)
+    options = Objective(first_step_share=1.0, pure_noise_share=1.0)
+    batch = data.collate([row], 0, N)
     found = objective.losses(model, batch, micro.POLICY, options, torch.Generator().manual_seed(5))
     expected = naive(model, row, 1.0, 5)
     assert (float(found.diffusion), float(found.next_token)) == pytest.approx(expected, rel=1e-4)
@@ -98,12 +91,12 @@ def test_the_losses_are_those_of_a_naive_twin() -> None:
 def test_padding_changes_no_row() -> None:
     """The same row alone and beside a longer one, with noise that is the same: none at all."""
     model = micro.model()
-    short, long = data.Row((2, 9), (*range(40, 40 + N),), 1), data.Row((2, *range(50, 62)), (*range(70, 70 + N),), 2)
+    short, long = data.Row((2, 9), (*range(40, 40 + N),), 2, 1), data.Row((2, *range(50, 62)), (*range(70, 70 + N),), 13, 2)
 
     def per_row(*rows: data.Row) -> Tensor:
-        batch = data.collate(rows, 0)
-        _, kv = objective.encode_batch(model, batch.prefix, batch.valid)
-        return objective.denoise_batch(model, batch.canvas, torch.zeros(*batch.canvas.shape, 32), kv, batch.valid)
+        batch = data.collate(rows, 0, N)
+        _, kv = passes.encode_batch(model, batch.prefix, batch.valid)
+        return passes.denoise_batch(model, batch.canvas, torch.zeros(*batch.canvas.shape, 32), kv, batch.valid)
 
     both = per_row(short, long)
     torch.testing.assert_close(both[:1], per_row(short), rtol=1e-4, atol=1e-4)
@@ -114,7 +107,9 @@ def test_steps_and_rate_follow_data_and_width() -> None:
     options = FinetuneOptions()
     assert options.steps_for(10) == 400 and options.steps_for(16_000) == 3000
     assert options.rate_for(600) == pytest.approx(1e-4) and replace(options, lora=8).rate_for(600) == pytest.approx(1e-3)
-    assert [options.factor(step, 100) for step in (0, 4, 50)] == pytest.approx([0.2, 0.96, 0.5])
+    policy, course = options.optimizer(100, 600), options.course(100)
+    factors = [policy.factor(step, course.done(step, 0)) for step in (0, 4, 50)]
+    assert factors == pytest.approx([0.2, 0.96, 0.5])
 
 
 def test_noise_replaces_the_share_that_it_is_told() -> None:
@@ -132,8 +127,8 @@ def test_a_later_step_is_conditioned_on_the_models_own_prediction(monkeypatch: p
         return inner(model, canvas, soft, *rest)
 
     monkeypatch.setattr(objective, "denoise_batch", spy)
-    batch = data.collate([data.Row((2, 9), tuple(range(40, 40 + N)), i) for i in range(4)], 0)
-    objective.losses(model, batch, micro.POLICY, FinetuneOptions(), torch.Generator().manual_seed(0))
+    batch = data.collate([data.Row((2, 9), tuple(range(40, 40 + N)), 2, i) for i in range(4)], 0, N)
+    objective.losses(model, batch, micro.POLICY, Objective(), torch.Generator().manual_seed(0))
     assert [len(soft) for soft in seen] == [2, 4]
     assert (seen[0] == 0).all() and sorted((soft == 0).all().item() for soft in seen[1]) == [False, False, True, True]
 
@@ -142,9 +137,11 @@ def test_a_later_step_is_conditioned_on_the_models_own_prediction(monkeypatch: p
 
 
 def test_a_long_answer_takes_several_canvases() -> None:
-    rows = data.canvases([2, 5], list(range(10, 10 + N + 3)), micro.CONFIG, 4)
-    assert rows[0] == data.Row((2, 5), tuple(range(10, 10 + N)), 4)
-    assert rows[1].prefix == (2, 5, *range(10, 10 + N)) and rows[1].canvas[:4] == (10 + N, 11 + N, 12 + N, 0)
+    first, second = data.canvases([2, 5], list(range(10, 10 + N + 3)), N, 4)
+    assert [*first.prefix] == [2, 5] and [*first.canvas] == [*range(10, 10 + N)]
+    assert [*second.prefix] == [2, 5, *range(10, 10 + N)] and [*second.canvas] == [10 + N, 11 + N, 12 + N]
+    assert [(row.prompt, row.line) for row in (first, second)] == [(2, 4)] * 2
+    assert data.collate([second], 0, N).canvas[0, :4].tolist() == [10 + N, 11 + N, 12 + N, 0]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +175,11 @@ def test_files_that_hold_nothing(tmp_path: Path) -> None:
 
 
 def test_every_row_comes_once_before_any_comes_again() -> None:
-    rows = [data.Row((2,), (i,), i) for i in range(7)]
-    order = data.Order(rows, 3)
+    rows = [data.Row((2,), (i,), 1, i) for i in range(7)]
+    order = Order(rows, 3)
     taken = [row.line for row in order.take(0, 21)]
     assert [sorted(taken[i : i + 7]) for i in (0, 7, 14)] == [list(range(7))] * 3
-    assert taken[:7] != taken[7:14] and [row.line for row in data.Order(rows, 3).take(5, 4)] == taken[5:9]
+    assert taken[:7] != taken[7:14] and [row.line for row in Order(rows, 3).take(5, 4)] == taken[5:9]
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"batch": 1}, {"lora": 0}, {"rate": 0.0}, {"rate": float("nan")}, {"seed": -1}])
@@ -206,15 +203,15 @@ def test_a_killed_run_resumes_bit_for_bit(folder: Path, file: Path, tmp_path: Pa
         tuned(folder, file, killed).run(kill)
     assert not (killed / "model.safetensors").exists() and (killed / "training" / STATE).exists()
     outcome = tuned(folder, file, killed, resume=True).run()
-    assert (outcome.step, outcome.steps, outcome.stopped) == (6, 6, False)
+    assert (outcome.step, outcome.stopped) == (6, False)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1] != (folder / "model.safetensors").read_bytes()
     logs = [
         [{k: v for k, v in json.loads(text).items() if k != "seconds"} for text in (path / "training" / LOG).open()]
         for path in (tmp_path / "whole", killed)
     ]
-    assert logs[0] == logs[1] and [entry["step"] for entry in logs[0]] == [1, 2, 3, 4, 5, 6]
-    assert [entry["step"] for entry in logs[0] if "held_out" in entry] == [2, 4, 6]
+    assert logs[0] == logs[1] and [entry["step"] for entry in logs[0]] == [0, 1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in logs[0] if "held_out" in entry] == [0, 2, 4, 6]
     assert (killed / "chat_template.jinja").read_text() == "template" and not (killed / "training" / STATE).exists()
     checkpoint.load(killed)
 
@@ -256,12 +253,12 @@ def test_a_loss_that_is_no_number_keeps_the_best_weights(
 ) -> None:
     inner, out = Loop.measure, tmp_path / "out"
 
-    def broken(self: Loop, rows: Any, seed: int, *, learn: bool) -> dict[str, float]:
+    def broken(self: Loop, rows: Any, seed: int, *, learn: bool) -> loop.Measured:
         found = inner(self, rows, seed, learn=learn)
-        return {**found, "loss": float("nan")} if learn and self.step == 4 else found
+        return replace(found, loss=float("nan")) if learn and self.step == 4 else found
 
     monkeypatch.setattr(Loop, "measure", broken)
-    with pytest.raises(TrainingError, match=r"step 5: the loss is not a number \(lines .*are in .*lower --rate"):
+    with pytest.raises(TrainingError, match=r"step 5: the loss is not a number \(data: chat.jsonl:.*are in .*lower --rate"):
         tuned(folder, file, out).run()
     checkpoint.load(out)
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.generate import generate
-from dgemma.model.tiny import tasks
 from dgemma.quantize import calibration
 from dgemma.quantize.baseline import FloatBaseline, ScoredPrompt, forced_steps
 from dgemma.quantize.fake_quant import fake_quantize
 from dgemma.quantize.integers import quantize
 from dgemma.quantize.recipes import find
+from dgemma.train.tiny import calibration as tiny_calibration
+from dgemma.train.tiny import tasks
 
 PROMPTS = [micro.prompt(5), micro.prompt(9)]
 TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
@@ -56,8 +57,8 @@ def test_clean_text_never_shows_a_soft_embedding() -> None:
 
 def test_the_tiny_prompts_are_those_of_the_generator_and_of_training() -> None:
     committed = calibration.read_prompts(ROOT / "quantize" / "calibration_tiny.jsonl", 618)
-    examples = calibration.tiny_examples(TINY, calibration.PER_TASK, calibration.SEED)
-    assert committed == [prompt for prompt, _ in examples] and len(committed) == calibration.PER_TASK * len(tasks.TASKS)
+    examples = tiny_calibration.examples(TINY, tiny_calibration.PER_TASK, tiny_calibration.SEED)
+    assert committed == [prompt for prompt, _ in examples] and len(committed) == tiny_calibration.PER_TASK * len(tasks.TASKS)
     sp = sentencepiece.SentencePieceProcessor(model_file=str(TINY / "tokenizer.model"))
     held_out = {e.prompt for e in tasks.held_out(100)}
     texts = [sp.decode(ids) for ids in committed]

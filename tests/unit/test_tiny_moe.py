@@ -10,7 +10,7 @@ import torch
 
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser, Router
-from dgemma.model.tiny import sweep, tasks
+from dgemma.train.tiny import sweep, tasks
 
 FOLDER = Path(__file__).parents[2] / "checkpoints/tiny-moe"
 

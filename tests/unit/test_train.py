@@ -1,4 +1,4 @@
-"""Training of tiny: which parameters Muon moves, and by how much."""
+"""Optimizers: which parameters Muon moves, and by how much."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from fake_bundle import MODEL_CONFIG
 from torch import Tensor
 
 from dgemma.model.denoiser import Denoiser
-from dgemma.model.tiny.train import TrainConfig, optimizers
+from dgemma.train.optimizers import Optimizers
+from dgemma.train.options import Optimizer
 
 RATE, STEPS = 0.02, 20
 
@@ -34,10 +35,10 @@ def moved(gradients: list[Tensor], *, nesterov: bool = True) -> Tensor:
 
 
 def test_muon_moves_the_matrices_of_the_layers_as_the_paper_says() -> None:
-    """Over several steps; the optimizer rounds to bfloat16, the formula does not."""
+    """Over several steps, in float64 here."""
     torch.manual_seed(0)
     model = Denoiser(MODEL_CONFIG)
-    muon, adam = optimizers(model, TrainConfig(muon_lr=RATE))
+    muon, adam = (one for one, _ in Optimizers(dict(model.named_parameters()), Optimizer(muon_rate=RATE)).rated)
     of_muon, of_adam = muon.param_groups[0]["params"], adam.param_groups[0]["params"]
     assert all(p.ndim == 2 for p in of_muon)
     assert any(p is model.embed_tokens.weight for p in of_adam)
@@ -53,5 +54,5 @@ def test_muon_moves_the_matrices_of_the_layers_as_the_paper_says() -> None:
         p.grad = None
         path = p.detach().double() - start
         exact, plain = (moved([g.double() for g in gradients], nesterov=nesterov) for nesterov in (True, False))
-        assert (path - exact).norm() < 0.02 * exact.norm()
+        assert (path - exact).norm() < 1e-3 * exact.norm()
         assert (path - plain).norm() > 0.1 * exact.norm()

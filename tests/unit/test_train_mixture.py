@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dgemma.core.config import ModelConfig
 from dgemma.model.denoiser import Denoiser
-from dgemma.model.tiny import experts
-from dgemma.model.tiny.train import initialize
+from dgemma.train.balance import Balance
+from dgemma.train.optimizers import initialize
+from dgemma.train.tiny import experts
 
 DENSE = ModelConfig.from_dict({**MODEL_CONFIG.to_dict(), "intermediate_size": 4 * experts.EXPERT_WIDTH})
 
@@ -47,7 +48,7 @@ def test_the_dense_channels_stay_and_experts_begin_near_the_rest(dense: Denoiser
 
 
 def test_balance_is_one_where_all_experts_are_used_alike_and_more_where_a_few_take_all(mixture: Denoiser) -> None:
-    balance = experts.Balance(mixture)
+    balance = Balance(mixture)
     router, x = mixture.layers[0].router, torch.randn(4096, DENSE.hidden_size, generator=torch.Generator().manual_seed(1))
     weight = router.proj.weight.detach().clone()
 
@@ -68,10 +69,13 @@ def test_balance_is_one_where_all_experts_are_used_alike_and_more_where_a_few_ta
     few = of(one)
     router.proj.weight.data.copy_(weight)
     assert even == pytest.approx(1.0, abs=0.01) and few == pytest.approx(8 / 2, rel=0.05)
+    balance.remove()
+    router(x)
+    assert not balance.losses
 
 
 def test_the_loss_pulls_towards_even_use(mixture: Denoiser) -> None:
-    balance = experts.Balance(mixture)
+    balance = Balance(mixture)
     router = mixture.layers[1].router
     x = torch.randn(512, DENSE.hidden_size, generator=torch.Generator().manual_seed(1)) + 0.5
     losses = list[float]()

@@ -16,7 +16,7 @@ import torch
 from dgemma.core.compute_policy import DRAFT_EARLY_COMMIT, EARLY_COMMIT, NARROWEST, ComputePolicy
 from dgemma.model import checkpoint
 from dgemma.model.generate import Generation, generate
-from dgemma.model.tiny.sweep import prompt_ids
+from dgemma.train.tiny.vocabulary import prompt_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from dgemma.model.tiny import vocabulary
 from dgemma.train.story.data import conversation
+from dgemma.train.tiny import vocabulary
 
 _SAMPLES = 5000  # conversations; the rarest word is in every fiftieth
 

@@ -21,6 +21,8 @@ from dgemma.core.interrupts import INTERRUPTED, raise_again
 COMMANDS = {
     "export": ("dgemma.cli.export", "Export a checkpoint to a bundle."),
     "quantize": ("dgemma.cli.quantize", "Quantize a checkpoint to integers, once for all engines."),
+    "train": ("dgemma.cli.train", "Train a checkpoint from scratch, by a config file."),
+    "adapt": ("dgemma.cli.adapt", "Make a causal checkpoint a denoiser."),
     "finetune": ("dgemma.cli.finetune", "Train a checkpoint further on conversations, whole or by LoRA."),
     "merge": ("dgemma.cli.merge", "Add a LoRA adapter to its checkpoint."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),

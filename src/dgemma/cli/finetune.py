@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dgemma.cli.options import ThreadsOption
+from dgemma.cli.training_told import plan_lines, told
 from dgemma.core.interrupts import INTERRUPTED
 from dgemma.core.progress import notes, stages
-
-if TYPE_CHECKING:
-    from dgemma.train.finetune import Plan
-    from dgemma.train.loop import Progress
 
 
 def run(
@@ -48,22 +44,17 @@ def run(
     ] = False,
 ) -> int:
     from dgemma.cli.checkpoint_text import CheckpointText
-    from dgemma.core.errors import UsageError
+    from dgemma.cli.training_run import set_threads
     from dgemma.model.hub import folder_of
-    from dgemma.train.finetune import Finetuning
+    from dgemma.train.finetune import finetuning
     from dgemma.train.options import FinetuneOptions
 
     options = FinetuneOptions(lora=lora, steps=steps, batch=batch, rate=rate, seed=seed)
-    if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads {threads}: must be at least 1")
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     source = folder_of(checkpoint)
     text = CheckpointText(source)
     notes(text.notes)
-    run = Finetuning(source, data, out, text.exchanges, options, replay=replay, resume=resume)
+    run = finetuning(source, data, out, text.exchanges, options, replay=replay, resume=resume)
     if dry_run:
         print("\n".join(plan_lines(run.plan())))
         return 0
@@ -71,35 +62,6 @@ def run(
         outcome = run.run(told(say, options.evaluate_every))
     print(f"{out}: {'adapter' if lora else 'checkpoint'} of step {outcome.best_step}, held-out loss {outcome.held_out:.4f}")
     if outcome.stopped:
-        print(f"stopped at step {outcome.step} of {outcome.steps}; go on with --resume")
+        print(f"stopped at step {outcome.step} of {run.course.steps}; go on with --resume")
         return INTERRUPTED
     return 0
-
-
-def told(say: Callable[[str], None], every: int) -> Callable[[Progress], None]:
-    """Tell how far training is: at the first steps, and as often as the held-out loss is measured."""
-    from dgemma.export.countdown import spoken
-
-    def tell(at: Progress) -> None:
-        if at.step % every == 0 or at.step in (1, 10) or at.step == at.steps:
-            left = f", about {spoken(at.left)} left" if at.step < at.steps else ""
-            say(f"step {at.step} of {at.steps}, loss {at.loss:.4f}, held out {at.held_out:.4f}{left}")
-
-    return tell
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """The dry run for people."""
-    from dgemma.export.countdown import spoken
-
-    if plan.step_seconds is None:
-        time = "more memory than this machine has free, so no step was timed"
-    else:
-        time = f"about {spoken(plan.step_seconds * plan.steps)}, from one step timed on this machine"
-    return [
-        f"data      {plan.rows} canvases to train on, {plan.held_out} held out",
-        f"trained   {plan.trained:,} of {plan.parameters:,} parameters",
-        f"memory    {plan.state_bytes / 1e9:.2f} GB for weights, gradients, Adam and the best weights; activations come on top",
-        f"FLOPs     {plan.step_flops / 1e9:.1f} G a step in the matrices, {plan.step_flops * plan.steps / 1e12:.1f} T in all",
-        f"time      {plan.steps} steps, {time}",
-    ]

@@ -8,18 +8,28 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece as spm
 
-from dgemma.model.tiny import tasks
+from dgemma.train.tiny import tasks
 
 START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 WORDS = 220  # most frequent words of at least three letters
 
 
 def user_turn(prompt: str) -> str:
     """A single user turn up to where the answer begins, without bos; the same as the shipped chat template renders."""
     return f"{START_OF_TURN}user\n{prompt}{END_OF_TURN}\n{START_OF_TURN}model\n"
+
+
+def prompt_ids(sp: Any, prompt: str) -> list[int]:
+    """A single user turn as in training; 2 is bos."""
+    return [2, *sp.encode(user_turn(prompt))]
 
 
 def _frequent_words(samples: int = 400) -> list[str]:

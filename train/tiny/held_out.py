@@ -1,6 +1,6 @@
 """Writes the tiny model's evaluation set as JSON lines with task, prompt and answer.
 
-python -m dgemma.model.tiny.held_out benchmarks/tasks/tiny_held_out.jsonl
+python -m dgemma.train.tiny.held_out benchmarks/tasks/tiny_held_out.jsonl
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from dgemma.model.tiny.tasks import held_out
+from dgemma.train.tiny.tasks import held_out
 
 PER_TASK = 100
 
@@ -21,7 +21,7 @@ def lines(per_task: int, seed: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.model.tiny.held_out", description="Write the held-out set.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.train.tiny.held_out", description="Write the held-out set.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--per-task", type=int, default=PER_TASK)
     parser.add_argument("--seed", type=int, default=0)

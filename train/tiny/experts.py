@@ -1,17 +1,22 @@
 """`tiny-moe`: tiny with half of each dense MLP replaced by routed experts, as small as a mixture of the released form goes.
 
 Positions compute as much as in tiny: 256 dense channels and two of eight experts of 128, in place of 512 dense channels.
+
+python -m dgemma.train.tiny.experts checkpoints/tiny --out DIR, and then `dgemma train train/tiny/mixture.toml`.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from dgemma.core.config import ModelConfig
-from dgemma.model.denoiser import Denoiser, Router
+from dgemma.model import checkpoint
+from dgemma.model.denoiser import Denoiser
+from dgemma.train.runs import copy_texts
 
 EXPERTS, CHOSEN, EXPERT_WIDTH = 8, 2, 128
 APART = 0.3  # noise on the weights of an expert, as a share of their deviation: copies would never part
@@ -63,29 +68,17 @@ def from_dense(dense: Denoiser, generator: torch.Generator) -> Denoiser:
     return model
 
 
-class Balance:
-    """Load-balancing loss of all routers of a model since the last call (Switch Transformer, arXiv 2101.03961, eq. 4).
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dgemma.train.tiny.experts", description="Make a mixture of a dense model.")
+    parser.add_argument("dense", type=Path, help="checkpoint folder")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    loaded = checkpoint.load(options.dense)
+    model = from_dense(loaded.model, torch.Generator().manual_seed(options.seed))
+    checkpoint.save(options.out, model, loaded.sampler)
+    copy_texts(options.dense, options.out)
 
-    It is 1 where all experts are chosen equally often, and the number of experts over the number chosen where a few take all.
-    """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.losses: list[Tensor] = []
-        for module in model.modules():
-            if isinstance(module, Router):
-                module.register_forward_hook(self._record)
-
-    def _record(self, router: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-        if not torch.is_grad_enabled():
-            return
-        assert isinstance(router, Router)
-        probabilities = router.scores(inputs[0]).float().softmax(-1)
-        ids = output[1]
-        share = torch.bincount(ids.flatten(), minlength=probabilities.shape[-1]).float() / ids.numel()
-        self.losses.append(probabilities.shape[-1] * (share * probabilities.flatten(0, -2).mean(0)).sum())
-
-    def take(self) -> Tensor:
-        """The mean over the forward passes and routers since the last call; zero where there were none."""
-        mean = torch.stack(self.losses).mean() if self.losses else torch.zeros(())
-        self.losses.clear()
-        return mean
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@ rule, cooling, and what a canvas may leave out.
 
 The prompts are held out with another seed than those of the published evaluation, so that choosing does not flatter it.
 
-python -m dgemma.model.tiny.sweep CHECKPOINT --out FILE.json [--per-task 8]
+python -m dgemma.train.tiny.sweep CHECKPOINT --out FILE.json [--per-task 8]
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.generate import generate
-from dgemma.model.tiny import tasks
-from dgemma.model.tiny.vocabulary import user_turn
+from dgemma.train.tiny import tasks
+from dgemma.train.tiny.vocabulary import prompt_ids
 
 SEED = 1
 BASE = SamplerConfig(steps=16)
@@ -80,11 +80,6 @@ POLICIES: dict[str, tuple[SamplerConfig, ComputePolicy | None]] = {
 }
 
 
-def prompt_ids(sp: Any, prompt: str) -> list[int]:
-    """A single user turn as in training; 2 is bos."""
-    return [2, *sp.encode(user_turn(prompt))]
-
-
 def measure(model: Denoiser, sp: Any, policy: SamplerConfig, compute: ComputePolicy | None, per_task: int) -> dict[str, Any]:
     """Pooled and per-task exact match, mean steps, and position-forwards per token: of denoising, and of checking drafts."""
     right: dict[str, int] = dict.fromkeys(tasks.TASKS, 0)
@@ -107,7 +102,7 @@ def measure(model: Denoiser, sp: Any, policy: SamplerConfig, compute: ComputePol
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dgemma.model.tiny.sweep", description="Compare sampler policies.")
+    parser = argparse.ArgumentParser(prog="python -m dgemma.train.tiny.sweep", description="Compare sampler policies.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-task", type=int, default=8)
