@@ -28,7 +28,7 @@ help:
 	@echo "make docs       build the site into build/site; dead links are errors"
 	@echo "make format     format the Python code with ruff"
 	@echo "make lint       run ruff and its format check, mypy and import-linter"
-	@echo "make coverage   run the fast suite with line coverage of runtime and export"
+	@echo "make coverage   run the fast suite with line coverage of runtime, export and train"
 	@echo "make verify     run the ladder on tiny: reference, torch, ONNX Runtime and ExecuTorch on the golden prompts"
 	@echo "make gate       compare every recipe of tiny with the float model on many prompts; JSON goes to $(RESULTS)"
 	@echo "make gate-moe   compare the recipes of tiny-moe, a trained mixture of experts, with its float model on both engines"
@@ -93,6 +93,7 @@ coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/python -m coverage report --include="*/runtime/*" --fail-under=90
 	$(BIN)/python -m coverage report --include="*/export/*" --fail-under=90
+	$(BIN)/python -m coverage report --include="*/train/*" --fail-under=90
 
 # What walks src/ instead of importing from it. On Windows git writes links as text files unless it is told otherwise.
 lint-mypy lint-imports docs: | links

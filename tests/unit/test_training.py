@@ -136,6 +136,40 @@ def test_a_loss_that_is_no_number_says_where(values: dict[str, Any], tmp_path: P
     checkpoint.load(tmp_path / "out")
 
 
+def test_exercises_are_a_source_that_resumes(values: dict[str, Any], tmp_path: Path) -> None:
+    values["data"] = {"tasks": "tiny"}
+    values["model"]["max_position_embeddings"] = 512
+    values["run"] |= {"steps": 3, "evaluate_every": 9}
+    values["objective"] = {"diffusion_weight": 0}
+    run = prepared(values, tmp_path, "whole")
+    assert run.plan().rows is None and len(run.held_out) > 100
+    run.held_out = run.held_out[:4]
+    run.run()
+    for resume in (False, True):
+        run = prepared(values, tmp_path, "killed", resume=resume)
+        run.held_out = run.held_out[:4]
+        if resume:
+            run.run()
+        else:
+            with pytest.raises(SystemExit):
+                run.run(killed_at(2))
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert first == second
+
+
+def test_a_mixtures_routers_are_balanced_while_it_trains_and_not_after(values: dict[str, Any], tmp_path: Path) -> None:
+    values["model"] |= {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
+    losses = {}
+    for weight in (0.0, 5.0):
+        values["objective"] = {"balance_weight": weight}
+        run = prepared(values, tmp_path, f"balance {weight}")
+        run.plan()
+        run.run()
+        losses[weight] = records.read(tmp_path / f"balance {weight}" / "training")[-1]["loss"]
+        assert not any(module._forward_hooks for module in run.model.modules())
+    assert losses[5.0] > losses[0.0] + 1
+
+
 def test_a_plan_counts_and_changes_nothing(values: dict[str, Any], tmp_path: Path) -> None:
     run = prepared(values, tmp_path, "out")
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
