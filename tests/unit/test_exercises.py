@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import micro
 import pytest
 from byte_chat import STOP, speak
 
+from dgemma.model import causal
 from dgemma.train import config as files
 from dgemma.train.sources import GROUPS
-from dgemma.train.tiny import tasks
+from dgemma.train.tiny import causal as tiny_causal
+from dgemma.train.tiny import conversations, tasks
 from dgemma.train.tiny.source import Exercises
 
 FOLDER = Path(__file__).parents[2] / "train" / "tiny"
@@ -67,6 +70,28 @@ def test_a_state_restores_it_in_the_middle_of_a_dozen() -> None:
     fresh = made()
     assert [other.rows(step) for step in range(17, 30)] == [source.rows(step) for step in range(17, 30)]
     assert [fresh.rows(step) for step in range(17, 24)] != [source.rows(step) for step in range(17, 24)]
+
+
+def test_conversations_are_exercises_of_the_training_part(tmp_path: Path) -> None:
+    found = [json.loads(text) for text in conversations.lines(500, 0)]
+    assert (
+        found
+        == [json.loads(text) for text in conversations.lines(500, 0)]
+        != [json.loads(text) for text in conversations.lines(500, 1)]
+    )
+    assert {one["task"] for one in found} == set(tasks.TASKS)
+    asked = {one["messages"][0]["content"] for one in found}
+    assert not asked & {example.prompt for example in tasks.held_out(100)}
+    counts = Counter(one["task"] for one in found)
+    assert counts["add"] < min(counts[task] for task in tasks.TASKS if task not in ("add", "sort_numbers"))
+
+
+def test_the_causal_part_of_a_checkpoint_is_written_with_its_texts(tmp_path: Path) -> None:
+    (micro.save(tmp_path / "denoiser") / "chat_template.jinja").write_text("template")
+    tiny_causal.write(tmp_path / "denoiser", tmp_path / "causal")
+    assert causal.is_causal(tmp_path / "causal") and (tmp_path / "causal" / "chat_template.jinja").is_file()
+    config = files.read(FOLDER / "causal.toml")
+    assert config.objective.is_causal and config.run.steps == 1800
 
 
 @pytest.mark.parametrize("name", ["stage-1", "stage-2", "mixture"])
