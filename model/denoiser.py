@@ -273,10 +273,10 @@ class Denoiser(nn.Module):
     def stack(
         self, x: Tensor, positions: Tensor, masks: tuple[Tensor, Tensor], prefix: list[KV] | None, mode: Mode
     ) -> tuple[Tensor, list[KV]]:
-        """Run all layers. x [B, N, D]; positions [N]; masks (sliding, full) for [S+N] keys; new keys/values returned."""
+        """Run all layers. x [B, N, D]; positions [N] or [B, N]; masks (sliding, full) for [S+N] keys; new keys/values returned."""
         tables = []
         for frequencies in (self.sliding_frequencies, self.full_frequencies):
-            angle = positions.float()[:, None, None] * frequencies  # type: ignore[operator]
+            angle = positions.float()[..., None, None] * frequencies  # type: ignore[operator]
             tables.append((angle.cos().type_as(x), angle.sin().type_as(x)))
         biases = [torch.zeros(mask.shape, dtype=x.dtype).masked_fill(~mask, HIDDEN) for mask in masks]
         new: list[KV] = []

@@ -67,9 +67,10 @@ class Run:
     write: Callable[[dict[str, Tensor]], None]
     resumed: bool
     cure: str
+    kind: type[Loop] = Loop
 
     def loop(self, work: Path, say: Callable[[Progress], None] = lambda progress: None) -> Loop:
-        return Loop(
+        return self.kind(
             self.model, self.policy, self.source, self.held_out, self.objective, self.optimizer, self.course, work,
             self.identity, say,
         )  # fmt: skip

@@ -16,8 +16,8 @@ ANY = Request()
 STORY = (
     "Today, a baker called Mia was in the market. She won a red key there. "
     "Then she slowly ran to the mill and met Ben. Mia gave Ben the red key. He sang twice and felt glad. "
-    "Then he quickly rode to the tower and met Tom. Ben showed Tom the red key. He smiled loudly and felt calm. "
-    "Now Ben has the red key in the tower."
+    "Then he quickly rode to the garden and met Otto. Ben showed Otto the red key. He smiled loudly and felt calm. "
+    "Now Ben has the red key in the garden."
 )
 INTRODUCED = turn("Hello, I am Tom. Who are you?", "Hello Tom, I am Mia, a baker from the mill, and I like the key.")
 
@@ -45,10 +45,10 @@ def test_what_is_drawn_is_read_with_its_own_likelihood() -> None:
 
 
 def test_a_storys_likelihood_is_that_of_its_choices() -> None:
-    leg = 1 / (4 * 4 * 9 * 4 * 4 * 4 * 6)
-    want = 1 / (4 * 8 * 16 * 10 * 4 * 8 * 12) * leg / 15 * (1 / 2) * leg / 14 * (1 / 2)
+    leg = 1 / (4 * 4 * 5 * 4 * 4 * 4 * 4 * 6)
+    want = 1 / (4 * 8 * 4 * 10 * 4 * 8 * 12) * leg * (1 / 2) * leg * (1 / 2)
     assert read(STORY) == pytest.approx(math.log(want))
-    assert read(STORY, Request(hero="Mia", thing="key")) == pytest.approx(math.log(want * 16 * 12))
+    assert read(STORY, Request(hero="Mia", thing="key")) == pytest.approx(math.log(want * 4 * 12))
 
 
 @pytest.mark.parametrize(
@@ -59,16 +59,16 @@ def test_a_storys_likelihood_is_that_of_its_choices() -> None:
         ("pronoun", "She won", "He won"),
         ("pronoun", "Then he quickly", "Then she quickly"),
         ("pronoun", "He sang twice and felt glad", "She sang twice and felt glad"),
-        ("place", "to the mill", "to the market"),
-        ("place", "Now Ben has the red key in the tower", "Now Ben has the red key in the mill"),
-        ("person", "met Tom", "met Mia"),
-        ("person", "showed Tom", "showed Mia"),
+        ("place", "to the mill", "to the harbour"),
+        ("place", "Now Ben has the red key in the garden", "Now Ben has the red key in the mill"),
+        ("person", "met Otto", "met Ben"),
+        ("person", "showed Otto", "showed Mia"),
         ("thing", "Ben the red key", "Ben the blue key"),
         ("thing", "Ben has the red key", "Ben has the red cup"),
         ("possession", "Ben showed", "Mia showed"),
-        ("possession", "Now Ben has", "Now Tom has"),
-        ("end", "in the tower.", "in the tower"),
-        ("end", "in the tower.", "in the tower. Then"),
+        ("possession", "Now Ben has", "Now Otto has"),
+        ("end", "in the garden.", "in the garden"),
+        ("end", "in the garden.", "in the garden. Then"),
     ],
 )
 def test_every_broken_rule_is_named(rule: str, old: str, new: str) -> None:
@@ -79,7 +79,7 @@ def test_every_broken_rule_is_named(rule: str, old: str, new: str) -> None:
     assert caught.value.rule == rule
 
 
-@pytest.mark.parametrize("asked", [Request(hero="Lena"), Request(thing="cup"), Request(legs=1), Request(legs=3)])
+@pytest.mark.parametrize("asked", [Request(hero="Emma"), Request(thing="cup"), Request(legs=1), Request(legs=3)])
 def test_a_story_that_is_not_what_the_prompt_asks_for_is_caught(asked: Request) -> None:
     with pytest.raises(Broken) as caught:
         read(STORY, asked)
@@ -89,8 +89,9 @@ def test_a_story_that_is_not_what_the_prompt_asks_for_is_caught(asked: Request) 
 def test_likelihoods_of_a_small_world_sum_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TIMES", "ROLES", "GETS", "LOOKS", "THINGS", "MANNERS", "GOES", "CRIES", "WAYS", "FEELINGS"):
         monkeypatch.setattr(world, name, getattr(world, name)[:1])
-    monkeypatch.setattr(world, "PLACES", world.PLACES[:2])
-    monkeypatch.setattr(world, "NAMES", ("Mia", "Ben", "Tom", "Ivy"))
+    monkeypatch.setattr(world, "PLACES", ("mill", "market"))
+    monkeypatch.setattr(world, "HEROES", ("Mia", "Leo"))
+    monkeypatch.setattr(world, "OTHERS", (("Ben", "Lena"), ("Zoe",), ("Max",)))
     monkeypatch.setattr(world, "PASSES", ("gave", "showed"))
     for request in (Request(), Request(hero="Mia", legs=1)):
         found = dict(every(request))
@@ -102,17 +103,17 @@ def test_likelihoods_of_a_small_world_sum_to_one(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("rule", "question", "answer"),
     [
-        ("persona", "What is your name?", "My name is Lena."),
+        ("persona", "What is your name?", "My name is Emma."),
         ("persona", "Where do you live?", "I live in the tower."),
         ("persona", "What do you like?", "I like the cup."),
         ("persona", "What is your work?", "I am a miner."),
         ("persona", "Who am I?", "You are Mia."),
-        ("persona", "What did you do today?", "I slowly ran to the mill and met Ben."),
-        ("person", "What did you do today?", "I slowly ran to the tower and met Mia."),
+        ("place", "What did you do today?", "I slowly ran to the mill and met Otto."),
+        ("person", "What did you do today?", "I slowly ran to the garden and met Mia."),
     ],
 )
 def test_a_persona_that_changes_is_caught(rule: str, question: str, answer: str) -> None:
-    between = turn("What did you do today?", "I slowly ran to the tower and met Ben.")
+    between = turn("What did you do today?", "I slowly ran to the garden and met Otto.")
     dialogue.read(INTRODUCED + between)
     with pytest.raises(Broken) as caught:
         dialogue.read(INTRODUCED + between + turn(question, answer))
@@ -123,7 +124,7 @@ def test_questions_about_a_story_have_one_answer() -> None:
     told = turn("Tell a story.", STORY)
     dialogue.read(told + turn("Who has the key?", "Now Ben has the red key."))
     with pytest.raises(Broken):
-        dialogue.read(told + turn("Who has the key?", "Now Tom has the red key."))
+        dialogue.read(told + turn("Who has the key?", "Now Otto has the red key."))
     with pytest.raises(ValueError, match="knows no answer"):
         dialogue.read(told + turn("Who has the cup?", "Now Ben has the red cup."))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dgemma.train.story import world
-from dgemma.train.story.grammar import Draw, Facts, Read, Request, Teller, but, story, words
+from dgemma.train.story.grammar import Draw, Facts, Read, Request, Teller, story, words
 
 MOST_TURNS = 10
 
@@ -33,11 +33,11 @@ def introduction(tell: Teller, user: str) -> Persona:
     tell.say("Hello")
     tell.say(user, "prompt")
     tell.say(", I am")
-    name = tell.pick(but(world.NAMES, user), "person")
+    name = tell.pick(world.HEROES, "person")
     tell.say(", a")
     role = tell.pick(world.ROLES)
     tell.say("from the")
-    home = tell.pick(world.PLACES)
+    home = tell.pick(world.INSIDE)
     tell.say(", and I like the")
     likes = tell.pick(world.THINGS)
     tell.say(".")
@@ -53,15 +53,15 @@ def _fact(before: str, of: Callable[[Persona], str]) -> Callable[[Teller, Person
     return answer
 
 
-def _day(tell: Teller, persona: Persona) -> None:
-    """Free, but for the person's own name and home and the user's name."""
+def _day(tell: Teller, _: Persona) -> None:
+    """Free: others than who speak here, and not at home."""
     tell.say("I")
     tell.pick(world.MANNERS)
     tell.pick(world.GOES)
     tell.say("to the")
-    tell.pick(but(world.PLACES, persona.home), "persona")
+    tell.pick(world.OUTSIDE, "place")
     tell.say("and met")
-    tell.pick(but(world.NAMES, persona.name, persona.user), "person")
+    tell.pick(world.OTHERS[1] + world.OTHERS[2], "person")
     tell.say(".")
 
 
@@ -103,7 +103,7 @@ def draw_story(rng: random.Random, *, questions: int = 0) -> Messages:
 
 def draw_dialogue(rng: random.Random, turns: int) -> Messages:
     """An introduction and `turns − 1` questions about what it said."""
-    user, tell = rng.choice(world.NAMES), Draw(rng)
+    user, tell = rng.choice(world.OTHERS[0]), Draw(rng)
     persona = introduction(tell, user)
     messages = turn(hello(user), tell.text)
     for _ in range(turns - 1):

@@ -118,7 +118,7 @@ class Request:
 
     @staticmethod
     def draw(rng: random.Random) -> Request:
-        hero = rng.choice(world.NAMES) if rng.random() < 0.5 else None
+        hero = rng.choice(world.HEROES) if rng.random() < 0.5 else None
         thing = rng.choice(world.THINGS) if rng.random() < 0.5 else None
         return Request(hero=hero, thing=thing, legs=rng.choice((None, None, 1, MOST_LEGS)))
 
@@ -143,10 +143,6 @@ class Facts:
     place: str
 
 
-def but(options: Sequence[str], *taken: str) -> tuple[str, ...]:
-    return tuple(option for option in options if option not in taken)
-
-
 def pick_or(tell: Teller, asked: str | None, options: Sequence[str]) -> str:
     """The word that the prompt asks for, or any."""
     if asked is None:
@@ -161,7 +157,7 @@ def story(tell: Teller, request: Request) -> Facts:
     tell.say(", a")
     tell.pick(world.ROLES)
     tell.say("called")
-    hero = pick_or(tell, request.hero, world.NAMES)
+    hero = pick_or(tell, request.hero, world.HEROES)
     tell.say("was in the")
     place = tell.pick(world.PLACES)
     tell.say(".")
@@ -171,7 +167,7 @@ def story(tell: Teller, request: Request) -> Facts:
     look = tell.pick(world.LOOKS)
     thing = pick_or(tell, request.thing, world.THINGS)
     tell.say("there .")
-    holder, met = hero, [hero]
+    holder = hero
     for leg in range(1, MOST_LEGS + 1):
         if leg == 1 or request.legs == MOST_LEGS:
             tell.say("Then", "form" if leg == 1 else "prompt")
@@ -179,21 +175,20 @@ def story(tell: Teller, request: Request) -> Facts:
             break
         elif tell.pick(("Then", "Now")) == "Now":
             return _closing(tell, Facts(hero, thing, look, holder, place))
-        holder, place = _leg(tell, holder, met, place, f"{look} {thing}")
+        holder, place = _leg(tell, holder, world.OTHERS[leg - 1], place, f"{look} {thing}")
     tell.say("Now", "prompt" if request.legs else "form")
     return _closing(tell, Facts(hero, thing, look, holder, place))
 
 
-def _leg(tell: Teller, holder: str, met: list[str], place: str, thing: str) -> tuple[str, str]:
-    """Who has the thing goes elsewhere, meets somebody new and passes it on or shows it; (who has it then, where)."""
+def _leg(tell: Teller, holder: str, others: Sequence[str], place: str, thing: str) -> tuple[str, str]:
+    """Who has the thing goes elsewhere, meets one of the others and passes it on or shows it; (who has it then, where)."""
     tell.say(pronoun(holder), "pronoun")
     tell.pick(world.MANNERS)
     tell.pick(world.GOES)
     tell.say("to the")
-    place = tell.pick(but(world.PLACES, place), "place")
+    place = tell.pick(world.elsewhere(place), "place")
     tell.say("and met")
-    other = tell.pick(but(world.NAMES, *met), "person")
-    met.append(other)
+    other = tell.pick(others, "person")
     tell.say(".")
     tell.say(holder, "possession")
     passed = tell.pick(world.PASSES)

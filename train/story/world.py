@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+HEROES = ("Emma", "Leo", "Mia", "Paul")
+OTHERS = (("Anna", "Ben", "Lena", "Tom"), ("Hugo", "Nora", "Otto", "Zoe"), ("Finn", "Ivy", "Max", "Rosa"))  # met first, then
 SHE = ("Anna", "Emma", "Ivy", "Lena", "Mia", "Nora", "Rosa", "Zoe")
-HE = ("Ben", "Finn", "Hugo", "Leo", "Max", "Otto", "Paul", "Tom")
-NAMES = SHE + HE
 TIMES = ("Once", "Today", "Yesterday", "Recently")
 ROLES = ("baker", "doctor", "farmer", "miner", "painter", "sailor", "singer", "teacher")
-PLACES = ("bridge", "castle", "forest", "garden", "harbour", "library", "market", "mill", "station", "tower")
+INSIDE = ("castle", "library", "mill", "station", "tower")
+OUTSIDE = ("bridge", "forest", "garden", "harbour", "market")
+PLACES = INSIDE + OUTSIDE
 THINGS = ("bell", "book", "coin", "cup", "drum", "key", "kite", "lamp", "map", "ring", "rope", "shell")
 LOOKS = ("black", "blue", "golden", "green", "red", "silver", "white", "yellow")
 GETS = ("bought", "found", "made", "won")
@@ -19,6 +21,11 @@ PASSES = GIVES + SHOWS
 CRIES = ("danced", "laughed", "sang", "smiled")
 WAYS = ("again", "loudly", "softly", "twice")
 FEELINGS = ("brave", "calm", "glad", "happy", "proud", "strong")
+
+
+def elsewhere(place: str) -> tuple[str, ...]:
+    """Where one can go from a place: outside from inside, and the other way round."""
+    return OUTSIDE if place in INSIDE else INSIDE
 
 
 def pronoun(name: str) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("dgemma.cli.train", "Train a checkpoint from scratch, by a config file."),
     "adapt": ("dgemma.cli.adapt", "Make a causal checkpoint a denoiser."),
     "finetune": ("dgemma.cli.finetune", "Train a checkpoint further on conversations, whole or by LoRA."),
+    "distill": ("dgemma.cli.distill", "Train a checkpoint to take few denoising steps where it takes many."),
     "merge": ("dgemma.cli.merge", "Add a LoRA adapter to its checkpoint."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
@@ -214,7 +215,7 @@ def _missing(name: str, error: ModuleNotFoundError) -> int:
         "quantize": "export",
         "verify": "export",
         "reference": "reference",
-        **dict.fromkeys(("finetune", "merge"), "train"),
+        **dict.fromkeys(("finetune", "distill", "merge"), "train"),
     }.get(name, "onnx")
     return _fail(f"`dgemma {name}` needs package {package!r}; {pip_install(extra_with(package, usual))}")
 

@@ -1,0 +1,53 @@
+"""`dgemma distill`: a checkpoint that takes a few denoising steps where its teacher takes many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgemma.cli.options import ThreadsOption
+from dgemma.cli.training_told import plan_lines, told
+from dgemma.core.interrupts import INTERRUPTED
+from dgemma.core.progress import notes, stages
+
+
+def run(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or fetched hub id: the teacher.")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FILE", help="Conversations, for their prompts: JSON lines with messages.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
+    steps: Annotated[int, typer.Option("--steps", metavar="K", help="Denoising steps of a canvas, at most.")] = 4,
+    updates: Annotated[int, typer.Option("--updates", metavar="U", help="Steps of the optimizer.")] = 2000,
+    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases of a step of the optimizer.")] = 32,
+    rate: Annotated[float, typer.Option("--rate", metavar="X", help="Highest learning rate.")] = 1.5e-3,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of order and noise, 0 to 2^32-1.")] = 0,
+    threads: ThreadsOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same options.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")
+    ] = False,
+) -> int:
+    from dgemma.cli.checkpoint_text import CheckpointText
+    from dgemma.cli.training_run import set_threads
+    from dgemma.model.hub import folder_of
+    from dgemma.train.distill import DistillOptions, distilling
+
+    options = DistillOptions(denoising_steps=steps, steps=updates, batch=batch, rate=rate, seed=seed)
+    set_threads(threads)
+    source = folder_of(checkpoint)
+    text = CheckpointText(source)
+    notes(text.notes)
+    run = distilling(source, data, out, text.exchanges, options, resume=resume)
+    if dry_run:
+        print("\n".join(plan_lines(run.plan())))
+        return 0
+    with stages() as say:
+        outcome = run.run(told(say, options.evaluate_every))
+    print(f"{out}: checkpoint of step {outcome.best_step}, {steps} denoising steps, held-out loss {outcome.held_out:.4f}")
+    if outcome.stopped:
+        print(f"stopped at step {outcome.step} of {updates}; go on with --resume")
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,124 @@
+"""Distillation on a micro model: the teacher's canvases, the student's steps, a run that learns and resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import micro
+import pytest
+import torch
+
+from dgemma.core.errors import CheckpointError, UsageError
+from dgemma.core.messages import Message
+from dgemma.core.sampler import SamplerConfig
+from dgemma.model import checkpoint
+from dgemma.train import data, distill
+from dgemma.train.data import Row, collate
+from dgemma.train.distill import DistillOptions, distilling
+from dgemma.train.loop import STATE
+
+POLICY = SamplerConfig(steps=6, entropy_bound=4.0, confidence_threshold=1.0)
+OPTIONS = DistillOptions(denoising_steps=2, steps=4, batch=4, evaluate_every=2, save_seconds=0.0, held_out_share=0.2)
+
+
+def speak(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[data.Exchange]:
+    asked, answered = (str(message.content).encode() for message in messages)
+    return [([2, *asked], [*answered, 1])]
+
+
+def row(prefix: Sequence[int], canvas: Sequence[int] = (5,)) -> Row:
+    return Row(prefix, canvas, len(prefix), 1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = micro.save(tmp_path / "ckpt", policy=POLICY)
+    (made / "chat_template.jinja").write_text("template")
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "chat.jsonl"
+    turns = [[{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"it is {i}"}] for i in range(10)]
+    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
+    return path
+
+
+def test_the_teachers_canvas_is_a_function_of_prefix_and_noise() -> None:
+    teacher = micro.model()
+    rows = [row([2, 70, 71]), row([2, *range(60, 80)]), row([2, 70, 71], (9, 9))]
+    one, again = (distill.teach(teacher, POLICY, rows, torch.Generator().manual_seed(3)) for _ in range(2))
+    other = distill.teach(teacher, POLICY, rows, torch.Generator().manual_seed(4))
+    assert one == again
+    assert [taught.prefix for taught in one] == [r.prefix for r in rows]
+    assert all(a.noise != b.noise and list(a.canvas) != list(b.canvas) for a, b in zip(one, other, strict=True))
+
+
+def test_lessons_hold_each_canvas_as_often_as_it_is_used() -> None:
+    rows = [row([2, 60 + i]) for i in range(100)]
+    lessons = distill.Lessons(micro.model(), POLICY, rows, batch=2, uses=2, seed=0)
+    first = [taught for step in range(12) for taught in lessons.rows(step)]
+    second = [taught for step in range(12, 24) for taught in lessons.rows(step)]
+    third = lessons.rows(24)
+    assert sorted(map(repr, first)) == sorted(map(repr, second)) and not {repr(t) for t in third} & {repr(t) for t in first}
+    assert distill.Lessons(micro.model(), POLICY, rows, batch=2, uses=2, seed=0).rows(13) == lessons.rows(13)
+
+
+def test_a_first_step_is_measured_on_the_noise_alone() -> None:
+    student, few = micro.model(), SamplerConfig(steps=2)
+    taught = distill.teach(student, POLICY, [row([2, 70, 71]), row([2, 80, 81])], torch.Generator().manual_seed(0))
+    batch = collate(taught, 0, micro.N)
+    noise = torch.tensor([t.noise for t in taught])
+    found, _ = distill.losses(student, batch, noise, few, 1.0, torch.Generator())
+    naive = 0.0
+    for t, target in zip(taught, batch.canvas, strict=True):
+        _, kv = student.encode(torch.tensor([list(t.prefix)]))
+        logits = student.denoise(torch.tensor([t.noise]), torch.zeros(1, micro.N, 32), kv, len(t.prefix))
+        naive += float(torch.nn.functional.cross_entropy(logits[0], target)) / 2
+    assert float(found) == pytest.approx(naive, rel=1e-4)
+    later, _ = distill.losses(student, batch, noise, few, 0.0, torch.Generator())
+    assert abs(float(later) - naive) > 1e-3
+
+
+def test_a_student_learns_its_teachers_canvases(folder: Path, file: Path, tmp_path: Path) -> None:
+    many = DistillOptions(denoising_steps=1, steps=60, batch=4, uses=5, evaluate_every=60, held_out_share=0.2)
+    distilling(folder, file, tmp_path / "out", speak, many).run()
+    log = [json.loads(line) for line in (tmp_path / "out/training/log.jsonl").read_text().splitlines()]
+    lost = [sum(line["diffusion"] for line in log[1:][part]) for part in (slice(12), slice(-12, None))]
+    assert lost[1] < 0.8 * lost[0]
+    loaded = checkpoint.load(tmp_path / "out")
+    assert loaded.sampler.steps == 1 and loaded.sampler.entropy_bound == POLICY.entropy_bound
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "template"
+
+
+def test_a_killed_run_ends_as_one_that_was_not(folder: Path, file: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    distilling(folder, file, whole, speak, OPTIONS).run()
+    run = distilling(folder, file, cut, speak, OPTIONS)
+
+    def kill(at: Any) -> None:
+        if at.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run(kill)
+    assert (cut / "training" / STATE).exists()
+    distilling(folder, file, cut, speak, OPTIONS, resume=True).run()
+    logs = [[json.loads(line) for line in (out / "training/log.jsonl").read_text().splitlines()] for out in (whole, cut)]
+    for line in logs[0] + logs[1]:
+        line.pop("seconds", None)
+    assert logs[0] == logs[1] and len({line["loss"] for line in logs[0][1:]}) == 4
+
+
+def test_what_cannot_be_is_one_line(folder: Path, file: Path, tmp_path: Path) -> None:
+    for wrong, named in (({"denoising_steps": 0}, "--steps 0"), ({"steps": 0}, "--updates 0"), ({"rate": 2.0}, "--rate")):
+        with pytest.raises(UsageError, match=named):
+            DistillOptions(**wrong)
+    with pytest.raises(UsageError, match="exists already"):
+        distilling(folder, file, tmp_path, speak, OPTIONS)
+    with pytest.raises(CheckpointError, match="no state"):
+        distilling(folder, file, tmp_path / "none", speak, OPTIONS, resume=True).run()
