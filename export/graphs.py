@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
+from dgemma.core.sampler_options import GREEDY
 from dgemma.model import sampler
 from dgemma.model.denoiser import KV, Denoiser, denoise_masks, encode_masks
 
@@ -172,23 +173,32 @@ class DenoiseActive(nn.Module):
         return (*sample(self.model, self.policy, logits, words, temperature), *flatten(new))
 
 
-def temperatures(policy: SamplerConfig) -> Tensor:
-    """[T] float32, first step first; the host loop rounds the same way."""
-    return torch.tensor([policy.temperature(r) for r in range(policy.steps, 0, -1)], dtype=torch.float32)
+class Steer(nn.Module):
+    """What a bound makes of a step inside `generate`, as `runtime/steering.py` does outside; with the bound that the step was
+    built for, it changes nothing."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+
+    def forward(
+        self, words: Tensor, argmax: Tensor, entropy: Tensor, drawn: Tensor, temperature: Tensor, bound: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """words [2, N], argmax, entropy and drawn [1, N], temperature [1], bound [1] float64 → next canvas, accepted [1, N]."""
+        accepted = sampler.accept(entropy, bound)
+        drawn = torch.where(temperature[None] == torch.tensor(GREEDY, dtype=torch.float32), argmax, drawn)
+        return torch.where(accepted, drawn, sampler.tokens(words[1:], self.vocab_size)), accepted
 
 
 class StopRule(nn.Module):
-    """Adaptive stop: the argmax canvas stood still for `stability_threshold` steps and the mean entropy is low."""
+    """Adaptive stop: the argmax canvas stood still for `stability` steps and the mean entropy is below `confidence`."""
 
-    def __init__(self, policy: SamplerConfig) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, argmax: Tensor, previous: Tensor, still: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
-        """argmax, previous [1, N], still [1] → steps without change [1], stop [1]."""
+    def forward(
+        self, argmax: Tensor, previous: Tensor, still: Tensor, entropy: Tensor, confidence: Tensor, stability: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """argmax, previous [1, N], still [1], confidence [1] float64, stability [1] → steps without change [1], stop [1]."""
         still = (still + 1) * (argmax == previous).all(-1).long()
-        confident = entropy.double().mean(-1) < self.policy.confidence_threshold
-        return still, confident & (still >= self.policy.stability_threshold)
+        return still, (entropy.double().mean(-1) < confidence) & (still >= stability)
 
 
 def prefix_specs(config: ModelConfig, slots: int | str, stem: str = "prefix") -> list[TensorSpec]:
@@ -265,7 +275,17 @@ def specs(config: ModelConfig, shapes: Shapes, policy: SamplerConfig) -> dict[st
             [*sampled("A"), *prefix_specs(config, "A", "new")],
         ),
         "generate": (
-            [spec("canvas", "int64", 1, n), spec("words", "int64", steps, 2, n), spec("adaptive", "bool", 1), *length],
+            [
+                spec("canvas", "int64", 1, n),
+                spec("words", "int64", steps, 2, n),
+                spec("adaptive", "bool", 1),
+                spec("temperatures", "float32", steps),
+                spec("bounds", "float64", steps),
+                spec("most_steps", "int64", 1),
+                spec("confidence", "float64", 1),
+                spec("stability", "int64", 1),
+                *length,
+            ],
             [
                 spec("committed", "int64", 1, n),
                 spec("steps", "int64", 1),
@@ -285,7 +305,7 @@ def example(inputs: list[TensorSpec], sizes: dict[str, int]) -> tuple[object, ..
     tensors = []
     for spec in inputs:
         shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
-        make = torch.ones if spec.name in ("count", "temperature") else torch.zeros
+        make = torch.ones if spec.name in ("count", "temperature", "temperatures") else torch.zeros
         tensors.append(make(shape, dtype=getattr(torch, spec.dtype)))
     scalars = sum(not spec.name.startswith(("prefix_key", "prefix_value")) for spec in inputs)
     return (*tensors[:scalars], *([tensors[scalars:]] if tensors[scalars:] else []))

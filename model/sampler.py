@@ -82,7 +82,7 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     return draw_id(padded.gather(-2, index).squeeze(-2), block * BLOCK, before, target, weights.shape[-1])
 
 
-def accept(entropy: Tensor, bound: float) -> Tensor:
+def accept(entropy: Tensor, bound: float | Tensor) -> Tensor:
     """Positions whose predecessors in entropy order (ties: lower index first) sum to at most the bound, in float64.
 
     The same set as sorting and `cumsum − own ≤ bound`: Ben-Hamu et al., "Accelerated Sampling from Masked Diffusion

@@ -13,7 +13,7 @@ import numpy as np
 from dgemma.core.errors import Param, PromptTooLong, UsageError, listed
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.plural import counted
-from dgemma.core.sampler_options import BANNED, GREEDY
+from dgemma.core.sampler_options import BANNED, GREEDY, IN_GRAPH
 from dgemma.core.scalars import is_int
 from dgemma.core.trajectory import TrajectoryRecorder
 from dgemma.runtime.engines.base import Engine
@@ -64,8 +64,12 @@ class Generator:
         self._check_candidates(options)
         self._loops.sampling(options.sampler)
         if options.loop == "graph" and (given := options.sampler.given):
-            no_inputs = f"this bundle's graph {GENERATE!r} has no inputs for "
-            raise UsageError(no_inputs, *listed(given), "; use ", Param("loop"), " host")
+            if outside := [name for name in given if name not in IN_GRAPH]:
+                none = f": graph {GENERATE!r} puts out no candidates"
+                raise UsageError(*listed(outside), " cannot be had with ", Param("loop"), " graph", none, "; use host")
+            if lacks := self._loops.lacks():
+                old = f"this bundle's graph {GENERATE!r} was exported before it had inputs for ", *listed(given)
+                raise UsageError(*old, f" ({', '.join(lacks)}); export it again, or use ", Param("loop"), " host")
         if compute is None:
             return
         width = compute.start_width
@@ -258,7 +262,7 @@ class Generator:
         """The steps of canvas number `index`, as the options say."""
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
         if compute is None and options.loop == "graph":
-            return self._loops.graph(self.prefix, seed, index, adaptive)
+            return self._loops.graph(self.prefix, seed, index, adaptive, sampling)
         if compute is None:
             return self._loops.host(self.prefix, seed, index, adaptive, sampling, given, structured)
         return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given, structured)

@@ -15,7 +15,7 @@ import numpy as np
 from dgemma.core.compute_policy import ActiveSet, AdaptiveStop, ComputePolicy
 from dgemma.core.errors import EngineError
 from dgemma.core.noise import step_words, token_from_word
-from dgemma.core.sampler import CANDIDATE_OUTPUTS, SamplerConfig
+from dgemma.core.sampler import CANDIDATE_OUTPUTS, LOOP_INPUTS, SamplerConfig
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.runtime import finite
 from dgemma.runtime.cut_draw import Candidates
@@ -83,6 +83,11 @@ class Loops:
         outputs = {spec.name: spec.shape for spec in self._engine.bundle.graph(self._engine.name, graph).outputs}
         size = outputs["likeliest"][-1] if outputs.keys() >= set(CANDIDATE_OUTPUTS) else 0
         return size if isinstance(size, int) else 0
+
+    def lacks(self) -> tuple[str, ...]:
+        """Inputs of `generate` that an older bundle has not."""
+        names = {spec.name for spec in self._engine.bundle.graph(self._engine.name, GENERATE).inputs}
+        return tuple(name for name in LOOP_INPUTS if name not in names)
 
     def noise(self, seed: int, canvas: int) -> tuple[Array, Array]:
         """Initial canvas [1, N] and words [T, 2, N], both int64."""
@@ -180,27 +185,47 @@ class Loops:
             if done and adaptive:
                 return
 
-    def graph(self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool) -> Iterator[DenoisingStep]:
-        """One `generate` call per canvas; its steps are yielded after it has returned."""
+    def graph(
+        self, prefix: Prefix, seed: int, canvas_index: int, adaptive: bool, sampling: Sampling
+    ) -> Iterator[DenoisingStep]:
+        """One `generate` call per canvas; its steps are yielded after it has returned. A bundle without inputs for the sampling
+        has its own built in."""
         canvas, words = self.noise(seed, canvas_index)
         feeds = {**self._prefixed(prefix, GENERATE), "canvas": canvas, "words": words}
         feeds["adaptive"] = np.array([adaptive], np.bool_)
+        if not self.lacks():
+            feeds |= self._sampled_by(sampling)
         try:
             out = self._engine.run(GENERATE, feeds)
         except IndexOutOfBounds as error:  # of NaN, as in `finite.run`; the host loop comes to the step in which it arose
-            for _ in self.host(prefix, seed, canvas_index, adaptive):
+            for _ in self.host(prefix, seed, canvas_index, adaptive, sampling):
                 pass
             raise finite.not_a_number(self._engine, f"a step of canvas {canvas_index + 1}") from error
         steps = int(out["steps"][0])
-        if not 1 <= steps <= self._t or not np.array_equal(out["committed"][0], out["argmaxes"][steps - 1]):
-            raise EngineError(f"graph 'generate' ran {steps} of {self._t} steps and did not commit the last argmax canvas")
+        if not 1 <= steps <= len(sampling.steps) or not np.array_equal(out["committed"][0], out["argmaxes"][steps - 1]):
+            raise EngineError(
+                f"graph 'generate' ran {steps} of {len(sampling.steps)} steps and did not commit the last argmax canvas"
+            )
         before = canvas[0]
         for i in range(steps):
             finite.check(self._engine, out["entropies"][i], f"step {i + 1} of canvas {canvas_index + 1}")
             argmax, entropy, accepted, after = (out[name][i] for name in ("argmaxes", "entropies", "accepts", "canvases"))
-            temperature, left = self.exported.steps[i].temperature[0], self._t - i
-            yield DenoisingStep(self._n, self._n, left, temperature, before, argmax, entropy, accepted, after)
+            at, left = sampling.steps[i], len(sampling.steps) - i
+            told = before, argmax, entropy, accepted, after, None, at.bound if sampling.rebounds else None
+            yield DenoisingStep(self._n, self._n, left, at.temperature[0], *told)
             before = after
+
+    def _sampled_by(self, sampling: Sampling) -> Feeds:
+        """`generate`'s inputs for the sampling; steps beyond the last have values that no step reads."""
+        steps, rule, missing = len(sampling.steps), sampling.sampler, self._t - len(sampling.steps)
+        temperatures = np.concatenate([at.temperature for at in sampling.steps])
+        return {
+            "temperatures": np.pad(temperatures, (0, missing), constant_values=1),
+            "bounds": np.pad(np.array([at.bound for at in sampling.steps]), (0, missing)),
+            "most_steps": np.array([steps], np.int64),
+            "confidence": np.array([rule.confidence_threshold], np.float64),
+            "stability": np.array([rule.stability_threshold], np.int64),
+        }
 
     def _begin(self, seed: int, canvas_index: int, steps: int, given: Given | None) -> tuple[Array, Array, int]:
         """The first step's canvas [1, N], words [T, 2, N], and how many of the steps are left out."""

@@ -10,33 +10,44 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
-from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import StopRule, temperatures
+from dgemma.export.graphs import Steer, StopRule
 
 
 class ScanGenerate(nn.Module):
     """T rounds over a lowered `denoise`; rows of the per-step outputs at and after `steps` repeat the last step."""
 
-    def __init__(self, step: nn.Module, policy: SamplerConfig, hidden: int) -> None:
+    def __init__(self, step: nn.Module, vocab_size: int, hidden: int) -> None:
         super().__init__()
-        self.step, self.stop, self.hidden = step, StopRule(policy), hidden
-        self.register_buffer("temperatures", temperatures(policy)[:, None], persistent=False)
+        self.step, self.steer, self.stop, self.hidden = step, Steer(vocab_size), StopRule(), hidden
 
     def forward(
-        self, canvas: Tensor, words: Tensor, adaptive: Tensor, prefix_length: Tensor, prefix: list[Tensor]
+        self,
+        canvas: Tensor,
+        words: Tensor,
+        adaptive: Tensor,
+        temperatures: Tensor,
+        bounds: Tensor,
+        most_steps: Tensor,
+        confidence: Tensor,
+        stability: Tensor,
+        prefix_length: Tensor,
+        prefix: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """canvas [1, N], words [T, 2, N], adaptive bool [1] → committed [1, N], steps [1], then per step [T, N] each."""
-        n = canvas.shape[1]
+        """canvas [1, N], words [T, 2, N], adaptive bool [1], temperatures [T], bounds [T], most_steps, confidence, stability
+        [1] → committed [1, N], steps [1], then per step [T, N] each."""
+        n, steps = canvas.shape[1], words.shape[0]
+        last = torch.arange(1, steps + 1)[:, None] >= most_steps  # [T, 1]
 
         def run(*state: Tensor) -> tuple[Tensor, ...]:
-            current, soft, best, still, _, _, words, temperature = state
+            current, soft, best, still, _, _, words, temperature, bound, is_last = state
             step = self.step(current, soft, words, temperature, prefix_length, prefix)
-            following, argmax, entropy, accepted, soft = step[:5]
-            still, settled = self.stop(argmax, best, still, entropy)
-            return following, soft, argmax, still, entropy, accepted, settled & adaptive
+            _, argmax, entropy, _, soft, drawn = step[:6]
+            following, accepted = self.steer(words, argmax, entropy, drawn, temperature, bound)
+            still, settled = self.stop(argmax, best, still, entropy, confidence, stability)
+            return following, soft, argmax, still, entropy, accepted, settled & adaptive | is_last
 
         def skip(*state: Tensor) -> tuple[Tensor, ...]:
-            current, soft, best, still, entropy, accepted, _, temperature = state
+            current, soft, best, still, entropy, accepted, _, temperature, _, _ = state
             return (
                 current.clone(),
                 soft.clone(),
@@ -62,7 +73,9 @@ class ScanGenerate(nn.Module):
             torch.zeros(1, n, dtype=torch.bool),
             torch.zeros(1, dtype=torch.bool),
         )
-        end, (best, current, entropy, accepted, ran) = scan(round_, start, (words, self.temperatures))
+        end, (best, current, entropy, accepted, ran) = scan(
+            round_, start, (words, temperatures[:, None], bounds[:, None], last)
+        )
         return (
             end[2].clone(),
             ran.sum(0),

@@ -121,7 +121,7 @@ def lower(
             edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
         progress(Reached(EXECUTORCH["generate"]))
         step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
-        looped = ScanGenerate(step, policy, model.config.hidden_size)
+        looped = ScanGenerate(step, model.config.vocab_size, model.config.hidden_size)
         given = example(wanted["generate"][0], dict.fromkeys(PREFIX_DIMS, shapes.context))
         outer = torch.export.export(looped, given, strict=True)
         with remembered_results():

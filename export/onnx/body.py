@@ -21,8 +21,7 @@ from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.wiring import Wiring, value_info
 
 Shape = tuple[int | str, ...]
-FOLLOWED = ("next_canvas", "entropy", "accepted", "next_soft")  # what the next step or the stop rule takes, argmax aside
-SAMPLED = (*FOLLOWED, "drawn", "likeliest", "log_probs")  # beside the argmax, which tokens have too
+SAMPLED = ("next_canvas", "entropy", "accepted", "next_soft", "drawn", "likeliest", "log_probs")  # beside the argmax
 
 
 def _kv(specs: Sequence[TensorSpec], stem: str) -> list[str]:
@@ -30,12 +29,13 @@ def _kv(specs: Sequence[TensorSpec], stem: str) -> list[str]:
 
 
 def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> list[onnx.NodeProto]:
-    """`denoise` as plain nodes; specs are its inputs."""
+    """`denoise` as plain nodes, its bound an input as well; specs are the others."""
     prefix = {name: name for name in _kv(specs, "prefix")}
     rows = next(s for s in specs if s.name == "canvas").shape[1]
     wiring.constant("always", np.array([True]))
     wiring.constant("positions", np.arange(int(rows))[None])
     wiring.constant("settled", np.array([[False]]))
+    given, steered = ("words", "argmax", "entropy", "drawn", "temperature", "bound"), ("next_canvas", "accepted")
     return [
         *wiring.piece("embed", {"ids": "canvas"}, {"embedded": "embedded"}),
         *wiring.piece("condition", {"embedded": "embedded", "soft": "soft"}, {"conditioned": "conditioned"}),
@@ -52,7 +52,8 @@ def denoising_step(wiring: Wiring, head: Head, specs: Sequence[TensorSpec]) -> l
             {"hidden": "hidden"},
         ),
         *head.walk("hidden", "argmax"),
-        *head.decide({name: name for name in FOLLOWED}),
+        *head.decide({name: name for name in ("entropy", "next_soft", "drawn")} | {n: f"own_{n}" for n in steered}),
+        *wiring.piece("steer", {name: name for name in given}, {name: name for name in steered}),
     ]
 
 

@@ -11,7 +11,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from dgemma.core.manifest import TensorSpec
-from dgemma.core.sampler import SamplerConfig
 from dgemma.export.onnx.wiring import Wiring, value_info
 
 _CARRIED = ("canvas", "soft", "best", "still")  # of one step to the next, beside the condition
@@ -22,15 +21,16 @@ def _constant(name: str, dtype: int, dims: list[int], values: list[float]) -> on
     return helper.make_tensor(name, dtype, dims, values)
 
 
-def _body(denoise: Sequence[onnx.NodeProto], n: int, hidden: int, policy: SamplerConfig) -> onnx.GraphProto:
-    """One step: choose its words and temperature, denoise, apply the stop rule."""
-    inner = {"canvas", "soft", "words", "temperature"}
+def _body(denoise: Sequence[onnx.NodeProto], n: int, hidden: int) -> onnx.GraphProto:
+    """One step: choose its words, temperature and bound, denoise, apply the stop rule."""
+    inner = {"canvas", "soft", "words", "temperature", "bound"}
     node = helper.make_node
     before = [
         node("Gather", ["words", "iteration"], [f"{_STEP}words"], axis=0),
-        node("Gather", ["temperatures", "iteration"], [f"{_STEP}temperature_scalar"], axis=0),
-        node("Reshape", [f"{_STEP}temperature_scalar", "loop_one"], [f"{_STEP}temperature"]),
     ]
+    for name in ("temperature", "bound"):
+        before.append(node("Gather", [f"{name}s", "iteration"], [f"{_STEP}{name}_scalar"], axis=0))
+        before.append(node("Reshape", [f"{_STEP}{name}_scalar", "loop_one"], [f"{_STEP}{name}"]))
     steps = []
     for original in denoise:
         copy = onnx.NodeProto()
@@ -45,8 +45,8 @@ def _body(denoise: Sequence[onnx.NodeProto], n: int, hidden: int, policy: Sample
         node("Mul", ["loop_counted", "loop_unchanged"], ["loop_still"]),
         node("Cast", ["entropy"], ["loop_entropy"], to=TensorProto.DOUBLE),
         node("ReduceMean", ["loop_entropy", "loop_axis"], ["loop_mean"], keepdims=0),
-        node("Less", ["loop_mean", "loop_confidence"], ["loop_confident"]),
-        node("GreaterOrEqual", ["loop_still", "loop_stability"], ["loop_stable"]),
+        node("Less", ["loop_mean", "confidence"], ["loop_confident"]),
+        node("GreaterOrEqual", ["loop_still", "stability"], ["loop_stable"]),
         node("And", ["loop_confident", "loop_stable"], ["loop_settled"]),
         node("And", ["loop_settled", "adaptive"], ["loop_stop"]),
         node("Not", ["loop_stop"], ["loop_go"]),
@@ -84,23 +84,18 @@ def loop(
     denoise: Sequence[onnx.NodeProto],
     wiring: Wiring,
     soft: TensorSpec,
-    policy: SamplerConfig,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> onnx.GraphProto:
     """Build `generate` around the nodes of a step, which `wiring` made; `soft` is the spec of that input, [1, N, D]."""
-    node, steps = helper.make_node, policy.steps
+    node, steps = helper.make_node, int(next(s for s in inputs if s.name == "words").shape[0])
     n, hidden = (int(size) for size in soft.shape[1:])
-    ids, reals, doubles = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE
+    ids, reals = TensorProto.INT64, TensorProto.FLOAT
     constants = [
-        _constant("temperatures", reals, [steps], [policy.temperature(r) for r in range(steps, 0, -1)]),
         _constant("loop_one", ids, [1], [1]),
         _constant("loop_axis", ids, [1], [-1]),
         _constant("loop_first", ids, [1], [0]),
         _constant("loop_scalar", ids, [0], []),
-        _constant("loop_confidence", doubles, [1], [policy.confidence_threshold]),
-        _constant("loop_stability", ids, [1], [policy.stability_threshold]),
-        _constant("loop_trips", ids, [], [steps]),
         _constant("loop_start", TensorProto.BOOL, [], [1]),
         _constant("loop_zero", ids, [1], [0]),
         _constant("loop_total", ids, [1], [steps]),
@@ -111,11 +106,12 @@ def loop(
     nodes = [
         node("ConstantOfShape", ["loop_soft_shape"], ["loop_no_soft"], value=_constant("value", reals, [1], [0.0])),
         node("ConstantOfShape", ["loop_canvas_shape"], ["loop_no_best"], value=_constant("value", ids, [1], [-1])),
+        node("Reshape", ["most_steps", "loop_scalar"], ["loop_trips"]),
         node(
             "Loop",
             ["loop_trips", "loop_start", "canvas", "loop_no_soft", "loop_no_best", "loop_zero"],
             ["loop_last_canvas", "loop_last_soft", "committed", "loop_last_still", *(f"run_{s}" for s in scans)],
-            body=_body(denoise, n, hidden, policy),
+            body=_body(denoise, n, hidden),
         ),
         node("Shape", ["run_argmaxes"], ["steps"], start=0, end=1),
         node("Sub", ["loop_total", "steps"], ["loop_missing"]),

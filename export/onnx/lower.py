@@ -144,7 +144,7 @@ def lower(
     wiring = Wiring(parts)
     soft = next(s for s in denoise if s.name == "soft")
     step = denoising_step(wiring, Head.of(wiring, model, policy), denoise)
-    files["generate.onnx"] = loop(step, wiring, soft, policy, *wanted["generate"])
+    files["generate.onnx"] = loop(step, wiring, soft, *wanted["generate"])
     for name, graph in files.items():
         (folder / name).write_bytes(_model(graph).SerializeToString(deterministic=True))
     release(model, original)

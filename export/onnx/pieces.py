@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.graphs import Stack, prefix_specs, stack_inputs
+from dgemma.export.graphs import Stack, Steer, prefix_specs, stack_inputs
 from dgemma.export.onnx.head_pieces import Pieces, head_pieces
 from dgemma.model.denoiser import Denoiser
 
@@ -38,7 +38,7 @@ class Condition(nn.Module):
         return self.model.self_conditioning(embedded, soft)
 
 
-BODY = ("embed", "condition", "stack")  # the other pieces are the head's
+BODY = ("embed", "condition", "stack")  # the other pieces are the head's and the loop's
 
 
 def pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
@@ -62,4 +62,16 @@ def pieces(model: Denoiser, policy: SamplerConfig) -> Pieces:
             [spec("hidden", "float32", 1, "M", hidden), *prefix_specs(config, "M", "new")],
         ),
         **head_pieces(model, policy),
+        "steer": (
+            Steer(config.vocab_size),
+            [
+                spec("words", "int64", 2, "R"),
+                spec("argmax", "int64", 1, "R"),
+                spec("entropy", "float32", 1, "R"),
+                spec("drawn", "int64", 1, "R"),
+                spec("temperature", "float32", 1),
+                spec("bound", "float64", 1),
+            ],
+            [spec("next_canvas", "int64", 1, "R"), spec("accepted", "bool", 1, "R")],
+        ),
     }

@@ -14,7 +14,12 @@ from dgemma.export.onnx.linear import DOMAIN
 from dgemma.export.onnx.weights import expansion
 from dgemma.quantize.read_onnx import WEIGHT
 
-DTYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
+DTYPES = {
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
+    "bool": TensorProto.BOOL,
+}
 
 
 def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:

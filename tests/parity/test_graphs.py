@@ -186,12 +186,12 @@ def test_sessions_agree_with_eager(engine_name: str, adaptive: bool, model: Deno
 @pytest.mark.parametrize("entropies", [(0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)])
 def test_the_stop_rule_in_the_graph_is_the_runtimes(stability: int, entropies: tuple[float, ...]) -> None:
     """StopRule against a naive count, for canvases that change once."""
-    policy = SamplerConfig(steps=4, stability_threshold=stability, confidence_threshold=0.5)
-    rule, canvases = graphs.StopRule(policy), [[1, 2], [1, 3], [1, 3], [1, 3]]
+    rule, canvases = graphs.StopRule(), [[1, 2], [1, 3], [1, 3], [1, 3]]
+    thresholds = torch.tensor([0.5], dtype=torch.float64), torch.tensor([stability])
     previous, still = torch.full((1, 2), -1), torch.zeros(1, dtype=torch.int64)
     for i, (canvas, entropy) in enumerate(zip(canvases, entropies, strict=True)):
         argmax = torch.tensor([canvas])
-        still, stop = rule(argmax, previous, still, torch.full((1, 2), entropy))
+        still, stop = rule(argmax, previous, still, torch.full((1, 2), entropy), *thresholds)
         naive = 0
         while naive < i and canvases[i - naive - 1] == canvas:
             naive += 1
@@ -218,11 +218,22 @@ def host_loop(engine: Any, feeds: Feeds, policy: SamplerConfig, *, adaptive: boo
     return {name: np.stack([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
+def loop_feeds(policy: SamplerConfig) -> Feeds:
+    """What `generate` takes of a sampler."""
+    return {
+        "temperatures": np.array([policy.temperature(r) for r in range(policy.steps, 0, -1)], np.float32),
+        "bounds": np.full(policy.steps, policy.entropy_bound),
+        "most_steps": ids(policy.steps),
+        "confidence": np.array([policy.confidence_threshold]),
+        "stability": ids(policy.stability_threshold),
+    }
+
+
 def fused(engine: Any, feeds: Feeds, *, adaptive: bool, seed: int, words: torch.Tensor | None = None) -> Feeds:
     initial, made = micro.noise(seed)
     words = made if words is None else words
     own = {"canvas": initial.numpy(), "words": words.numpy(), "adaptive": np.array([adaptive])}
-    run: Feeds = engine.run("generate", feeds | own)
+    run: Feeds = engine.run("generate", feeds | own | loop_feeds(micro.POLICY))
     assert run["committed"][0].tolist() == run["argmaxes"][run["steps"][0] - 1].tolist()
     return {name: run[name][: run["steps"][0]] for name in ("argmaxes", "canvases", "entropies", "accepts")}
 
@@ -276,19 +287,21 @@ def scripted_step() -> list[onnx.NodeProto]:
     ],
 )  # fmt: skip
 def test_the_onnx_loop_stops_by_the_rule(stability: int, argmaxes: str, milli: tuple[int, ...], steps: int) -> None:
-    """The count of equal argmax canvases starts at 0, and the mean entropy must be below 0.005, not at it."""
-    policy = SamplerConfig(steps=4, stability_threshold=stability)
+    """The count of equal argmax canvases starts at 0, and the mean entropy must be below 0.005, not at it. No more steps run
+    than the input says."""
+    policy = SamplerConfig(steps=4)
     config = replace(micro.CONFIG, hidden_size=3)
     specs = graphs.specs(config, graphs.Shapes(canvas=2, chunk=2, context=4), policy)
     wanted, soft = specs["generate"], specs["denoise"][0][1]
     inputs = [spec for spec in wanted[0] if not spec.name.startswith(("prefix_key", "prefix_value"))]
     wiring = Wiring({})
     wiring.constant("thousandth", np.array([1e-3], np.float32))
-    graph = loop(scripted_step(), wiring, soft, policy, inputs, wanted[1])
+    graph = loop(scripted_step(), wiring, soft, inputs, wanted[1])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     session = open_session(made.SerializeToString())
     words = np.array([[[int(a)] * 2, [e] * 2] for a, e in zip(argmaxes, milli, strict=True)], np.int64)
     feeds = {"canvas": np.array([[3, 0]], np.int64), "words": words, "prefix_length": ids(0)}
+    feeds |= loop_feeds(policy) | {"stability": ids(stability)}
     names = [spec.name for spec in wanted[1]]
     run = dict(zip(names, session.run(names, feeds | {"adaptive": np.array([True])}), strict=True))
     assert run["steps"].tolist() == [steps]
@@ -296,6 +309,8 @@ def test_the_onnx_loop_stops_by_the_rule(stability: int, argmaxes: str, milli: t
     assert run["argmaxes"].tolist() == [row.tolist() if i < steps else [0, 0] for i, row in enumerate(words[:, 0])]
     fixed = dict(zip(names, session.run(names, feeds | {"adaptive": np.array([False])}), strict=True))
     assert fixed["steps"].tolist() == [4] and fixed["argmaxes"].tolist() == words[:, 0].tolist()
+    short = dict(zip(names, session.run(names, feeds | {"adaptive": np.array([False]), "most_steps": ids(2)}), strict=True))
+    assert short["steps"].tolist() == [2] and short["argmaxes"].tolist() == [*words[:2, 0].tolist(), [0, 0], [0, 0]]
 
 
 def weight_bytes(folder: Path, graph: str) -> dict[str, np.ndarray[Any, Any]]:

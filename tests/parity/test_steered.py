@@ -11,6 +11,7 @@ import micro_bundle
 import numpy as np
 import pytest
 
+from dgemma.core.errors import UsageError
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.model import checkpoint
 from dgemma.model.generate import generate
@@ -33,6 +34,41 @@ def drawn(seed: int) -> dict[str, Any]:
         "schedule": "cosine",
     }
     return {name: every[name] for name in random.sample(sorted(every), random.choice([1, 2, 3]))}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_fused_graph_takes_what_the_host_loop_takes(engine: str) -> None:
+    """Temperatures, bounds, steps and stop rule are its inputs; the step that it is made of has others built in."""
+    model, missed = checkpoint.load(micro_bundle.checkpoint()).model, 0
+    with Session.load(micro_bundle.bundle(engine), engine=engine, threads=1) as session:
+        for seed in range(12):
+            random.seed(seed)
+            every: dict[str, Any] = {
+                "temperature": random.choice(["1.5:1", "0", "0.3"]),
+                "entropy_bound": random.choice([0.5, "20:1", 1000.0]),
+                "schedule": "cosine",
+                "max_steps": random.choice([1, 2, 3]),
+                "stability": random.choice([0, 2]),
+                "confidence": random.choice([1e-4, 3.0]),
+            }
+            options = {name: every[name] for name in random.sample(sorted(every), random.choice([1, 2, 3]))}
+            prompt = micro.prompt(5 + seed)
+            found = []
+            for own in ({"loop": "graph"}, {"loop": "host"}):
+                session.reset()
+                found.append(session.generate(prompt, max_new_tokens=32, seed=seed, trace=True, **own, **options).trajectory)
+            wanted, plain = (
+                generate(model, micro.POLICY, prompt, seed=seed, max_new_tokens=32, options=SamplerOptions(**o)).trajectory
+                for o in (options, {})
+            )
+            for name in (*ROWS, "temperature"):
+                for trajectory in found:
+                    assert trajectory is not None
+                    np.testing.assert_array_equal(getattr(trajectory, name), getattr(wanted, name), err_msg=f"{name} {options}")
+            missed += not np.array_equal(wanted.canvas_out, plain.canvas_out)
+        with pytest.raises(UsageError, match="top_k cannot be had with loop graph: graph 'generate' puts out no candidates"):
+            session.generate([], top_k=2, loop="graph")
+    assert missed > 8, "options hardly change anything"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -28,7 +28,7 @@ ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 GRAPHS = ("encode", "denoise", "denoise_active", "generate", "decode", "check")
 FLOAT_BYTES = 4 * sum(p.numel() for p in micro.model().parameters())
 OVERHEAD = 160_000  # bytes: the graphs without weights, and the gaps between aligned tensors
-DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(bool)": "bool"}
+DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

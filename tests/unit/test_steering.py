@@ -169,8 +169,11 @@ def test_what_a_bundle_cannot_do_is_refused(session: Session, tmp_path: Path) ->
         ({"logit_bias": {300: 1.0}}, "id 300 is outside the vocabulary of 300"),
         ({"ban": [300]}, "id 300 is outside"),
         ({"ban": list(range(300))}, "bans every id"),
-        ({"ban": 5, "loop": "graph"}, "no inputs for logit_bias; use loop host"),
-        ({"top_p": 0.5, "loop": "graph"}, "no inputs for top_p; use loop host"),
+        (
+            {"ban": 5, "loop": "graph"},
+            "logit_bias cannot be had with loop graph: graph 'generate' puts out no candidates; use host",
+        ),
+        ({"top_p": 0.5, "loop": "graph"}, "top_p cannot be had with loop graph"),
         ({"logprobs": 1, "loop": "graph"}, "logprobs needs decoder diffusion and loop host"),
         ({"logprobs": 1, "decoder": "autoregressive"}, "logprobs needs decoder diffusion"),
         ({"logprobs": 1, "speculate": True}, "logprobs cannot be had with speculate"),

@@ -16,21 +16,30 @@ int main(int argc, char** argv) {
   const uint64_t seed = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
   dg_model* model = dg_open((bundle + "/executorch/model.pte").c_str(), 0, nullptr);
   check(model && dg_load(model, "encode") == 0 && dg_load(model, "generate") == 0 && !vocabulary.empty(), argv[1]);
-  dg_tensor encode[256], in[256], out[256];  // three and four inputs, then keys and values of each layer
-  const int count = dg_input(model, "generate", 0, in), caches = count - 4;
+  dg_tensor encode[256], in[256], out[256];  // three and nine inputs, then keys and values of each layer
+  const int own = 9, count = dg_input(model, "generate", 0, in), caches = count - own;
   check(count <= 256, "too many layers");
   for (int i = 0; i < 3 + caches; ++i) dg_input(model, "encode", i, &encode[i]);
   for (int i = 0; i < count; ++i) dg_input(model, "generate", i, &in[i]);
-  const int chunk = encode[0].shape[1], n = in[0].shape[1], context = in[4].shape[1];
+  const int chunk = encode[0].shape[1], n = in[0].shape[1], context = in[own].shape[1], steps = in[1].shape[0];
   std::vector<std::vector<float>> rows(caches);
   for (int i = 0; i < caches; ++i) {
-    rows[i].resize(size_t(context) * in[4 + i].shape[2] * in[4 + i].shape[3]);
-    in[4 + i].data = encode[3 + i].data = rows[i].data();
+    rows[i].resize(size_t(context) * in[own + i].shape[2] * in[own + i].shape[3]);
+    in[own + i].data = encode[3 + i].data = rows[i].data();
   }
-  Ids prefix = integers(argv[2]), canvas(n), words(size_t(in[1].shape[0]) * 2 * n), tokens;
+  Ids prefix = integers(argv[2]), canvas(n), words(size_t(steps) * 2 * n), tokens;
   int64_t length = 0, part = 0, most = argc > 4 ? std::atoll(argv[4]) : n;
   bool adaptive = true, stopped = false;
-  in[0].data = canvas.data(), in[1].data = words.data(), in[2].data = &adaptive, in[3].data = &length;
+  std::vector<float> temperatures(steps);  // what the sampler was exported with
+  for (int i = 0; i < steps; ++i) {
+    temperatures[i] = float(real(bundle, "t_min") + (real(bundle, "t_max") - real(bundle, "t_min")) * (double(steps - i) / steps));
+  }
+  std::vector<double> bounds(steps, real(bundle, "entropy_bound"));
+  double confidence = real(bundle, "confidence_threshold");
+  int64_t most_steps = steps, stability = int64_t(real(bundle, "stability_threshold"));
+  void* given[own] = {canvas.data(), words.data(), &adaptive, temperatures.data(), bounds.data(), &most_steps, &confidence,
+                      &stability, &length};
+  for (int i = 0; i < own; ++i) in[i].data = given[i];
   for (uint32_t c = 0; !stopped && int64_t(tokens.size()) < most && int64_t(prefix.size()) + n <= context; ++c) {
     for (; length < int64_t(prefix.size()); length += part) {
       part = std::min<int64_t>(prefix.size() - length, chunk);

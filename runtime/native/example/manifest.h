@@ -22,6 +22,14 @@ inline Ids integers(const std::string& text) {
   return found;
 }
 
+// The number that follows a key of the manifest.
+inline double real(const std::string& bundle, const std::string& key) {
+  std::ifstream file(bundle + "/manifest.json");
+  const std::string manifest{std::istreambuf_iterator<char>(file), {}};
+  const size_t at = manifest.find('"' + key + '"');
+  return at == std::string::npos ? 0 : std::strtod(manifest.c_str() + manifest.find(':', at) + 1, nullptr);
+}
+
 // What follows a key of the manifest; empty when there is no such key.
 inline Ids setting(const std::string& bundle, const std::string& key) {
   std::ifstream file(bundle + "/manifest.json");

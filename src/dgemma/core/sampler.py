@@ -16,6 +16,8 @@ EXACT, TOP_K = "exact", "topk:"
 MOST_K = 1024
 MOST_STEPS = 4096
 CANDIDATES = 16  # likeliest ids of a position that a step puts out, at least
+# What `generate` takes beside noise and prefix; graphs of older bundles have the exported values built in.
+LOOP_INPUTS = ("temperatures", "bounds", "most_steps", "confidence", "stability")
 CANDIDATE_OUTPUTS = ("drawn", "likeliest", "log_probs")  # of a step; graphs of older bundles do not have them
 
 

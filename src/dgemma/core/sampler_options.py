@@ -28,6 +28,7 @@ from dgemma.core.schedule import (
 GREEDY = 1e-20  # the temperature that stands for 0: the likeliest id outweighs any other, and no logit over it overflows
 COLDEST = 0.01  # below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide
 BANNED = -math.inf
+IN_GRAPH = ("temperature", "max_steps", "entropy_bound", "schedule", "confidence", "stability")  # what `generate` takes
 LARGEST_BIAS = 1e100  # over the lowest temperature it is still a number
 Temperature = float | tuple[float, float] | str | None
 EntropyBound = Temperature

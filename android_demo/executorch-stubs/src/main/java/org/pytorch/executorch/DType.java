@@ -6,6 +6,7 @@ public enum DType {
     INT8(1),
     INT64(4),
     FLOAT(6),
+    DOUBLE(7),
     BOOL(11);
 
     public final int jniCode;

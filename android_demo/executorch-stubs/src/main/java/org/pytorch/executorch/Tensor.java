@@ -2,6 +2,7 @@ package org.pytorch.executorch;
 
 import java.nio.Buffer;
 import java.nio.ByteBuffer;
+import java.nio.DoubleBuffer;
 import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
 
@@ -24,6 +25,10 @@ public abstract class Tensor {
 
     public static Tensor fromBlob(FloatBuffer data, long[] shape) {
         return new Plain(DType.FLOAT, data, data.capacity(), shape);
+    }
+
+    public static Tensor fromBlob(DoubleBuffer data, long[] shape) {
+        return new Plain(DType.DOUBLE, data, data.capacity(), shape);
     }
 
     public static Tensor fromBlob(LongBuffer data, long[] shape) {

@@ -1,6 +1,7 @@
 package org.dgemma.jvm;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNotEquals;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
@@ -116,6 +117,32 @@ public class MainTest {
         Map<?, ?> trajectory = (Map<?, ?>) found.get(1).get("trajectory");
         assertEquals(Arrays.asList(2L, 5L, 7L), trajectory.get("prompt_ids"));
         assertEquals(16, ((List<?>) trajectory.get("argmax")).size());
+    }
+
+    /** In one call a canvas, the sampler's options give what they give step by step; without them, other steps run. */
+    @Test
+    public void theFusedGraphTakesTheSamplersOptions() throws Exception {
+        String[][] options = {
+            {}, {"--steps", "3", "--temperature", "1.5:1.2", "--entropy-bound", "0.01", "--stability", "2"},
+        };
+        List<Object> tokens = new ArrayList<>();
+        List<Object> steps = new ArrayList<>();
+        for (String[] some : options) {
+            for (String loop : new String[] {"host", "graph"}) {
+                List<String> arguments = new ArrayList<>(Arrays.asList("run", BUNDLE.getPath(), "-p",
+                        "Write a letter to Felix from Ben: meeting, library, Wednesday, 9, blanket.", "--json", "--loop", loop));
+                arguments.addAll(Arrays.asList(some));
+                assertEquals(err, 0, run(arguments.toArray(new String[0])));
+                Map<?, ?> found = (Map<?, ?>) Json.parse(out);
+                tokens.add(found.get("tokens"));
+                steps.add(found.get("steps"));
+            }
+        }
+        assertEquals(tokens.get(0), tokens.get(1));
+        assertEquals(tokens.get(2), tokens.get(3));
+        assertEquals(steps.get(0), steps.get(1));
+        assertEquals(steps.get(2), steps.get(3));
+        assertNotEquals(steps.get(0), steps.get(2));
     }
 
     @Test

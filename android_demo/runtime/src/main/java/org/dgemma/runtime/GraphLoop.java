@@ -14,6 +14,8 @@ final class GraphLoop extends CanvasLoop {
     private final long[] row;
     private final int[] committed;
     private final int[] last;
+    /** Whether the graph takes what a generation samples by; an older bundle's has its own built in. */
+    private final boolean steered;
 
     GraphLoop(Engine engine, Prefix prefix) {
         super(engine, prefix, Loop.GRAPH.graph, 0);
@@ -26,6 +28,14 @@ final class GraphLoop extends CanvasLoop {
         feeds.put("canvas", canvas);
         feeds.put("words", words);
         feeds.put("adaptive", adaptive);
+        steered = SamplerOptions.lacks(engine.bundle().graph(engine.name(), graph)).isEmpty();
+        if (steered) {
+            feeds.put("temperatures", Buffers.zeros(DType.FLOAT32, steps));
+            feeds.put("bounds", Buffers.zeros(DType.FLOAT64, steps));
+            feeds.put("most_steps", Buffers.scalar(steps));
+            feeds.put("confidence", Buffers.zeros(DType.FLOAT64, 1));
+            feeds.put("stability", Buffers.scalar(0));
+        }
         output("committed", DType.INT64, 1, length);
         output("steps", DType.INT64, 1);
         output("argmaxes", DType.INT64, steps, length);
@@ -43,6 +53,9 @@ final class GraphLoop extends CanvasLoop {
             all.put(row);
         }
         adaptive.data.put(0, (byte) (options.adaptive ? 1 : 0));
+        if (steered) {
+            sample(options.sampler, engine.bundle().manifest().sampler);
+        }
         engine.run(graph, feeds, outputs);
         int run = check(outputs.get("steps").data.getLong(0));
         for (int i = 0; i < run; i++) {
@@ -54,15 +67,26 @@ final class GraphLoop extends CanvasLoop {
         return true;
     }
 
+    /** Steps beyond the last have values that no step reads. */
+    private void sample(SamplerOptions sampler, Manifest.SamplerConfig exported) {
+        for (int i = 0; i < steps; i++) {
+            feeds.get("temperatures").data.putFloat(4 * i, i < scheduled() ? temperature(i) : 1);
+            feeds.get("bounds").data.putDouble(8 * i, sampler.entropyBound(exported));
+        }
+        feeds.get("most_steps").data.putLong(0, scheduled());
+        feeds.get("confidence").data.putDouble(0, sampler.confidence(exported));
+        feeds.get("stability").data.putLong(0, sampler.stability(exported));
+    }
+
     private int check(long run) {
-        if (run >= 1 && run <= steps) {
+        if (run >= 1 && run <= scheduled()) {
             Buffers.read(outputs.get("committed"), 0, committed);
             Buffers.read(outputs.get("argmaxes"), (int) run - 1, last);
             if (Arrays.equals(committed, last)) {
                 return (int) run;
             }
         }
-        throw new EngineException("graph 'generate' ran " + run + " of " + steps
+        throw new EngineException("graph 'generate' ran " + run + " of " + scheduled()
                 + " steps and did not commit the last argmax canvas");
     }
 }

@@ -1,6 +1,7 @@
 package org.dgemma.runtime;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.SortedMap;
@@ -226,8 +227,9 @@ public final class SamplerOptions {
             throw new UsageException("maxSteps " + maxSteps + " must be at most the exported " + manifest.sampler.steps
                     + "; export with more --steps");
         }
-        if (loop != Loop.HOST && !given().isEmpty()) {
-            throw new UsageException(String.join(", ", given()) + " need loop host: the fused graph has its sampler built in");
+        if (loop == Loop.GRAPH) {
+            checkFused(bundle, bundle.graph(engine, graph), options.logprobs);
+            return;
         }
         if (tilts() && biases.lastKey() >= manifest.model.vocabSize) {
             throw new UsageException(
@@ -262,6 +264,32 @@ public final class SamplerOptions {
         }
     }
 
+    private void checkFused(Bundle bundle, Manifest.GraphSpec fused, @Nullable Integer logprobs) {
+        List<String> names = given();
+        List<String> cuts = new ArrayList<>(names);
+        cuts.retainAll(Arrays.asList("topK", "topP", "minP", "logitBias"));
+        add(cuts, "logprobs", logprobs);
+        if (!cuts.isEmpty()) {
+            throw new UsageException(
+                    String.join(", ", cuts) + " cannot be had with loop graph, which puts out no candidates; use loop host");
+        }
+        List<String> lacks = lacks(fused);
+        if (!names.isEmpty() && !lacks.isEmpty()) {
+            throw new UsageException(bundle.folder() + ": graph 'generate' was exported before it had inputs for "
+                    + String.join(", ", names) + " (" + String.join(", ", lacks) + "); export it again, or use loop host");
+        }
+    }
+
+    /** Inputs of the fused graph that an older bundle has not. */
+    static List<String> lacks(Manifest.GraphSpec fused) {
+        List<String> lacks = new ArrayList<>(
+                Arrays.asList("temperatures", "bounds", "most_steps", "confidence", "stability"));
+        for (Manifest.TensorSpec spec : fused.inputs) {
+            lacks.remove(spec.name);
+        }
+        return lacks;
+    }
+
     /** How many of the likeliest ids a step puts out; 0 where it does not. */
     static int candidates(Manifest.GraphSpec graph) {
         for (Manifest.TensorSpec spec : graph.outputs) {
@@ -284,6 +312,10 @@ public final class SamplerOptions {
             found[i] = (float) (first != null && exact < COLDEST ? GREEDY : exact);
         }
         return found;
+    }
+
+    double entropyBound(Manifest.SamplerConfig exported) {
+        return entropyBound == null ? exported.entropyBound : entropyBound;
     }
 
     int stability(Manifest.SamplerConfig exported) {

@@ -50,7 +50,7 @@ final class Steering {
     void decide(int[] rows, float temperature, long[] words, int[] argmax, float[] entropy, boolean[] accepted, int[] canvas) {
         boolean greedy = temperature == (float) SamplerOptions.GREEDY;
         double exported = manifest.sampler.entropyBound;
-        double bound = options.entropyBound == null ? exported : options.entropyBound;
+        double bound = options.entropyBound(manifest.sampler);
         boolean redraws = options.cuts() || options.tilts();
         if (!greedy && !redraws && !wanted && bound == exported) {
             return;

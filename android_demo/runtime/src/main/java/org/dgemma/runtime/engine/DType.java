@@ -4,6 +4,7 @@ package org.dgemma.runtime.engine;
 public enum DType {
     INT64("int64", 8),
     FLOAT32("float32", 4),
+    FLOAT64("float64", 8),
     BOOL("bool", 1);
 
     public final String word;

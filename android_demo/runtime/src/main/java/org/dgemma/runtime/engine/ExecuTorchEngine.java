@@ -120,6 +120,8 @@ final class ExecuTorchEngine extends AbstractEngine {
         switch (tensor.dtype) {
             case FLOAT32:
                 return org.pytorch.executorch.Tensor.fromBlob(data.asFloatBuffer(), tensor.shape());
+            case FLOAT64:
+                return org.pytorch.executorch.Tensor.fromBlob(data.asDoubleBuffer(), tensor.shape());
             case INT64:
                 return org.pytorch.executorch.Tensor.fromBlob(data.asLongBuffer(), tensor.shape());
             default:

@@ -271,6 +271,7 @@ final class OnnxEngine extends AbstractEngine {
 
         private static String word(OnnxJavaType type) {
             return type == OnnxJavaType.FLOAT ? DType.FLOAT32.word
+                    : type == OnnxJavaType.DOUBLE ? DType.FLOAT64.word
                     : type == OnnxJavaType.INT64 ? DType.INT64.word
                     : type == OnnxJavaType.BOOL ? DType.BOOL.word : "";
         }

@@ -67,6 +67,8 @@ final class OnnxTensors {
         switch (tensor.dtype) {
             case FLOAT32:
                 return OnnxTensor.createTensor(environment, data.asFloatBuffer(), tensor.shape());
+            case FLOAT64:
+                return OnnxTensor.createTensor(environment, data.asDoubleBuffer(), tensor.shape());
             case INT64:
                 return OnnxTensor.createTensor(environment, data.asLongBuffer(), tensor.shape());
             default:

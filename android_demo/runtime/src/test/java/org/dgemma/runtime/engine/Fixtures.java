@@ -29,6 +29,14 @@ import org.dgemma.runtime.Repository;
 
 /** Bundles, tensors and recordings that the engines' tests share. */
 final class Fixtures {
+    private static final Map<String, DType> DTYPES = new HashMap<>();
+
+    static {
+        for (DType dtype : DType.values()) {
+            DTYPES.put(dtype.word, dtype);
+        }
+    }
+
     private Fixtures() {}
 
     static File bundle(String name) {
@@ -80,7 +88,7 @@ final class Fixtures {
                 Object size = spec.shape.get(i);
                 shape[i] = size instanceof String ? dims.get(size) : ((Number) size).longValue();
             }
-            DType dtype = spec.dtype.equals("bool") ? DType.BOOL : spec.dtype.equals("int64") ? DType.INT64 : DType.FLOAT32;
+            DType dtype = DTYPES.get(spec.dtype);
             found.put(spec.name, Tensor.zeros(dtype, shape));
         }
         return found;
