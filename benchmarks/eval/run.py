@@ -22,6 +22,7 @@ from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.plural import counted
 from dgemma.core.progress import progress
+from dgemma.core.sampler_options import SamplerOptions
 from dgemma.runtime.result import Result
 from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import chat_ids
@@ -67,9 +68,9 @@ class EvalRequest:
             raise UsageError("--task names a file twice; name each once")
         if self.decoder not in DECODERS:
             raise UsageError(f"--decoder {self.decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
-        compute = self.options.compute
-        if self.decoder == "autoregressive" and compute is not None:
-            raise UsageError("--decoder autoregressive has no canvases; leave ", Param(compute.given[0]), " out")
+        given = (*(() if self.options.compute is None else self.options.compute.given), *self.options.sampler.given)
+        if self.decoder == "autoregressive" and given:
+            raise UsageError("--decoder autoregressive has no canvases; leave ", Param(given[0]), " out")
         for name in ("limit", "num_shots"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -237,11 +238,17 @@ def _settings(
         "seed": request.options.seed,
         "max_new_tokens": request.options.max_new_tokens,
         "decoder": request.decoder,
+        **({"sampler": _sampler(request.options.sampler)} if request.options.sampler.given else {}),
         "compute": None if request.options.compute is None else asdict(request.options.compute),
         "engine": f"{session.engine} {session.engine_version}",
         "threads": request.threads,
         "prompts": hashlib.sha256(asked.encode()).hexdigest(),
     }
+
+
+def _sampler(options: SamplerOptions) -> dict[str, Any]:
+    """What is not as it was exported, JSON types."""
+    return {name: value for name, value in asdict(options).items() if value is not None}
 
 
 def _describe(file: TaskFile) -> dict[str, Any]:

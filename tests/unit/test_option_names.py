@@ -42,6 +42,7 @@ RUN = [
     ("--steps 0", "--steps 0 must be an integer, 1 or more"),
     ("--steps 999", "--steps 999 must be at most the exported "),
     ("--entropy-bound 0", "--entropy-bound '0' must be a positive number of nats, or A:B"),
+    ("--profile none", "--profile none: cannot be read ("),
     ("--schedule x", "--schedule 'x' must be linear, cosine, or a .json or .toml file"),
     ("--schedule none.toml", "--schedule none.toml: cannot be read ("),
     (

@@ -34,6 +34,7 @@ COMMANDS = {
     "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),
     "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and what the machine could do."),
     "eval": ("dgemma.cli.eval", "Score a bundle on MMLU, HellaSwag, GSM8K or your own questions."),
+    "tune": ("dgemma.cli.tune", "Find the options that answer your own questions with the least work."),
     "plan": ("dgemma.cli.plan", "Predict size, memory and speed on a device, and recommend a configuration."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
     "doctor": ("dgemma.cli.doctor", "Show what of this machine dgemma can use, and what is missing."),
@@ -215,6 +216,7 @@ def _missing(name: str, error: ModuleNotFoundError) -> int:
         "quantize": "export",
         "verify": "export",
         "reference": "reference",
+        "tune": "tune",
         **dict.fromkeys(("finetune", "distill", "merge"), "train"),
     }.get(name, "onnx")
     return _fail(f"`dgemma {name}` needs package {package!r}; {pip_install(extra_with(package, usual))}")

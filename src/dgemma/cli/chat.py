@@ -21,6 +21,7 @@ from dgemma.cli.options import (
     LogitBiasOption,
     LoopOption,
     MinPOption,
+    ProfileOption,
     RecheckOption,
     RegexOption,
     ScheduleOption,
@@ -43,6 +44,7 @@ from dgemma.cli.options import (
 )
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.profile import read_profile
 from dgemma.runtime.session import Session
 
 EDITING = "Enter sends, Alt+Enter begins a new line, the arrow keys bring back earlier lines, Ctrl-C clears the line."
@@ -60,6 +62,7 @@ def run(
     start_width: StartWidthOption = None,
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
+    profile: ProfileOption = None,
     temperature: TemperatureOption = None,
     steps: StepsOption = None,
     entropy_bound: EntropyBoundOption = None,
@@ -80,15 +83,16 @@ def run(
     system: SystemOption = None,
     think: ThinkOption = False,
 ) -> None:
+    said = read_profile(profile)
     options = replace(
         DEFAULT,
         max_new_tokens=max_new_tokens,
         seed=seed,
         adaptive=adaptive,
         loop=loop,
-        compute=compute_policy(early_commit, start_width, recheck, speculate),
+        compute=compute_policy(early_commit, start_width, recheck, speculate, said),
         sampler=sampler_options(
-            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias
+            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias, said
         ),
         ban=ban or (),
         stop=stop or (),
@@ -98,6 +102,7 @@ def run(
         think=think,
     )
     with Session.load(bundle, engine=engine, threads=threads) as session:
+        said.warn_unless_for(session.bundle.digest)
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")
         talk = Conversation(session, options)

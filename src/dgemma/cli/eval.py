@@ -13,6 +13,7 @@ from dgemma.cli.options import (
     EarlyCommitOption,
     EngineOption,
     JsonOption,
+    ProfileOption,
     RecheckOption,
     SeedOption,
     SpeculateOption,
@@ -23,6 +24,7 @@ from dgemma.cli.options import (
 )
 from dgemma.cli.terminal import print_json
 from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.profile import read_profile
 
 DEFAULT = GenerateOptions()
 
@@ -48,6 +50,7 @@ def run(
     start_width: StartWidthOption = None,
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
+    profile: ProfileOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the result to FILE; answers go beside it as they come.")
     ] = None,
@@ -58,6 +61,7 @@ def run(
     from dgemma.benchmarks.eval.figures import show
     from dgemma.benchmarks.eval.run import EvalRequest, evaluate_bundle
 
+    said = read_profile(profile)
     request = EvalRequest(
         bundle=bundle,
         tasks=tuple(task),
@@ -70,7 +74,10 @@ def run(
         out=out,
         resume=resume,
         options=GenerateOptions(
-            seed=seed, max_new_tokens=max_new_tokens, compute=compute_policy(early_commit, start_width, recheck, speculate)
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            sampler=said.sampler(),
+            compute=compute_policy(early_commit, start_width, recheck, speculate, said),
         ),
     )
     result = evaluate_bundle(request, lambda text: print(text, file=sys.stderr, flush=True))

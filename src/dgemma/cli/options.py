@@ -10,6 +10,7 @@ import typer
 from dgemma.cli.text_file import read_text
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import Param, UsageError
+from dgemma.core.profile import NO_PROFILE, Profile
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.schedule import SHAPES, ScheduleTable, parse_table
 from dgemma.core.shipped import bundle_path
@@ -124,6 +125,14 @@ StepsOption = Annotated[
     int | None,
     typer.Option("--steps", metavar="T", help="Denoising steps for one canvas at most. Default: the exported number."),
 ]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="Options of a profile, as `dgemma tune` writes it. Those that are given as well take the place of its own.",
+    ),
+]
 EntropyBoundOption = Annotated[
     str | None,
     typer.Option(
@@ -227,10 +236,11 @@ def sampler_options(
     stability: int | None,
     cut: tuple[int | None, float | None, float | None] = (None, None, None),
     logit_bias: list[str] | None = None,
+    profile: Profile = NO_PROFILE,
 ) -> SamplerOptions:
-    """What those options say, `cut` --top-k, --top-p and --min-p; raises UsageError."""
+    """What those options say, `cut` --top-k, --top-p and --min-p, and a profile where they say nothing; raises UsageError."""
     top_k, top_p, min_p = cut
-    return SamplerOptions(
+    return profile.sampler(
         temperature=temperature,
         max_steps=steps,
         entropy_bound=entropy_bound,
@@ -285,9 +295,11 @@ def structure(regex: str | None, json_schema: Path | None, choice: list[str] | N
         raise UsageError(Param("json_schema"), f" {json_schema}", *error.parts[1:]) from None
 
 
-def compute_policy(early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool) -> ComputePolicy | None:
-    """What the four options say together; raises UsageError."""
-    return ComputePolicy.of(early_commit=early_commit, start_width=_width(start_width), recheck=recheck, speculate=speculate)
+def compute_policy(
+    early_commit: float | None, start_width: str | None, recheck: bool, speculate: bool, profile: Profile = NO_PROFILE
+) -> ComputePolicy | None:
+    """What the four options say together, and a profile where they say nothing; raises UsageError."""
+    return profile.compute(early_commit=early_commit, start_width=_width(start_width), recheck=recheck, speculate=speculate)
 
 
 def _width(text: str | None) -> StartWidth:

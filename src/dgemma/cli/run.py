@@ -32,6 +32,7 @@ from dgemma.cli.options import (
     MessagesOption,
     MinPOption,
     NoStreamOption,
+    ProfileOption,
     PromptIdsOption,
     PromptOption,
     PromptsOption,
@@ -64,6 +65,7 @@ from dgemma.cli.options import (
 from dgemma.cli.text_file import read_text
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
+from dgemma.core.profile import read_profile
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
@@ -89,6 +91,7 @@ def run(
     start_width: StartWidthOption = None,
     recheck: RecheckOption = False,
     speculate: SpeculateOption = False,
+    profile: ProfileOption = None,
     temperature: TemperatureOption = None,
     steps: StepsOption = None,
     entropy_bound: EntropyBoundOption = None,
@@ -131,6 +134,7 @@ def run(
     asked = read(prompt, prompt_ids, messages, prompts, bare=template is not None)
     if trace is not None:
         check_trace_path(trace)
+    said = read_profile(profile)
     options = GenerateOptions(
         max_new_tokens=max_new_tokens,
         seed=seed,
@@ -139,9 +143,9 @@ def run(
         decoder=DEFAULT.decoder if decoder == AUTO else decoder,
         raw=raw,
         trace=trace is not None,
-        compute=compute_policy(early_commit, start_width, recheck, speculate),
+        compute=compute_policy(early_commit, start_width, recheck, speculate, said),
         sampler=sampler_options(
-            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias
+            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias, said
         ),
         ban=ban or (),
         logprobs=logprobs,
@@ -156,6 +160,7 @@ def run(
         tools=asked.tools,
     )
     with Opened.load(bundle, engine=engine, threads=threads, target=target) as session:
+        said.warn_unless_for(session.bundle.digest)
         if decoder == AUTO:
             options = _quicker(session, options)
         if n != 1:

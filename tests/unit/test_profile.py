@@ -1,0 +1,72 @@
+"""Profiles: read as they were written, overruled by what is typed, and refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgemma.cli.options import compute_policy, sampler_options
+from dgemma.core.compute_policy import ComputePolicy
+from dgemma.core.errors import DgemmaWarning, UsageError
+from dgemma.core.profile import NO_PROFILE, Profile, read_profile
+from dgemma.core.sampler_options import SamplerOptions
+
+OPTIONS = {"temperature": [0.5, 0.2], "schedule": "cosine", "confidence": 0.01, "early_commit": 0.001, "start_width": "auto"}
+
+
+def test_a_profile_says_options(tmp_path: Path) -> None:
+    written = Profile(name="quick", options=OPTIONS, bundle="d" * 64, evidence={"n": 3})
+    path = tmp_path / "p.json"
+    path.write_text(written.to_json())
+    read = read_profile(path)
+    assert read == written
+    assert read.sampler() == SamplerOptions(temperature=(0.5, 0.2), schedule="cosine", confidence=0.01)
+    assert read.compute() == ComputePolicy(early_commit=0.001, start_width="auto")
+    toml = tmp_path / "p.toml"
+    toml.write_text('version = 1\nname = "quick"\n[options]\nstability = 0\n')
+    assert read_profile(toml).sampler() == SamplerOptions(stability=0)
+    assert read_profile(None).sampler() == SamplerOptions() and NO_PROFILE.compute() is None
+
+
+def test_what_is_typed_takes_its_place() -> None:
+    profile = Profile(name="quick", options=OPTIONS)
+    said = sampler_options("1", 3, None, None, None, 0, profile=profile)
+    assert said == SamplerOptions(temperature=1, max_steps=3, schedule="cosine", confidence=0.01, stability=0)
+    assert compute_policy(0.5, None, True, False, profile) == ComputePolicy(early_commit=0.5, start_width="auto", recheck=True)
+    assert compute_policy(None, None, False, False, profile) == profile.compute()
+    with pytest.raises(UsageError, match=r"early_commit 0\.0 must be a positive number"):
+        compute_policy(0.0, None, False, False, profile)
+
+
+def test_another_bundle_is_told() -> None:
+    profile = Profile(name="quick", options={}, bundle="a")
+    profile.warn_unless_for("a")
+    with pytest.warns(DgemmaWarning, match="profile quick was found for another bundle"):
+        profile.warn_unless_for("b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (None, r"profile .*p.json: is no profile \(Expecting"),
+        ([], r"is no profile \(not an object\)"),
+        ({"version": 2}, "has no version 1; make one with this version"),
+        ({"more": 1}, "has 'more'; it can have name, options, bundle, evidence"),
+        ({"name": None}, "p.json: name must be a text of one line"),
+        ({"options": 3}, "p.json: options must be an object"),
+        ({"options": {"top_k": 3}}, "p.json has option 'top_k'; it can have temperature, max_steps, "),
+        ({"options": {"stability": -1}}, "p.json: stability -1 must be an integer, 0 or more"),
+        ({"options": {"schedule": {"x": [1]}}}, "p.json: schedule has 'x'"),
+    ],
+    ids=str,
+)
+def test_bad_files_are_one_line(tmp_path: Path, changes: Any, says: str) -> None:
+    good = json.loads(Profile(name="quick", options={}).to_json())
+    path = tmp_path / "p.json"
+    path.write_text("{" if changes is None else json.dumps(changes if changes == [] else good | changes))
+    with pytest.raises(UsageError, match=says) as error:
+        read_profile(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
