@@ -22,7 +22,6 @@ from dgemma.benchmarks.studies import (
     serve_table,
     structure_table,
     tables,
-    training_table,
 )
 from dgemma.benchmarks.studies.page import NOTICE, Page, Section
 
@@ -334,7 +333,7 @@ PAGES: dict[str, Page] = {
     "structure": structure_table.PAGE,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
     "soft": SOFT, "plan": PLAN, "serve": serve_table.PAGE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
-    "tpu": TPU, "training": training_table.PAGE,
+    "tpu": TPU,
 }  # fmt: skip
 
 
