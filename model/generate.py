@@ -91,8 +91,12 @@ def denoise_canvas(
     index: int,
     adaptive: bool,
     options: SamplerOptions = _EXPORTED,
+    least: int = 0,
 ) -> tuple[list[int], int]:
-    """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards."""
+    """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards.
+
+    `least`: how many of its first positions take no stop token and no padding.
+    """
     config = model.config
     n, length = config.canvas_length, 0 if prefix is None else prefix[0][0].shape[1]
     canvas = torch.from_numpy(token_from_word(canvas_words(seed, index, n), config.vocab_size))[None]  # [1, N]
@@ -104,9 +108,9 @@ def denoise_canvas(
     for (remaining, temperature, words), bound in zip(_steps(sampler, seed, index, n, options), bounds, strict=True):
         tempered = model.denoise(canvas, soft, prefix, length) / temperature
         done = step(tempered, words, sampler.entropy_bound)
-        if options.given:
-            exact = GREEDY if temperature == greedy else temperature
-            done = steered(tempered, words, sampler, options, exact, bound, config.pad_token_id)
+        if options.given or least:
+            exact, pad = GREEDY if temperature == greedy else temperature, config.pad_token_id
+            done = steered(tempered, words, sampler, options, exact, bound, pad, ends=(*config.eos_token_ids, pad), least=least)
         if any(other != sampler.entropy_bound for other in bounds):
             told = {"entropy_bound": bound}
         recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas, **told)
@@ -189,6 +193,7 @@ def generate(
     adaptive: bool = True,
     compute: ComputePolicy | None = None,
     options: SamplerOptions = _EXPORTED,
+    min_tokens: int = 0,
 ) -> Generation:
     """Generate with eager PyTorch.
 
@@ -199,7 +204,7 @@ def generate(
         max_new_tokens: K; the stock loop denoises at most ceil(K / N) canvases.
         adaptive: False always runs all steps.
         compute: what a canvas leaves out; None is the stock loop.
-        options: what differs from `sampler`, in the stock loop alone.
+        options, min_tokens: as `Session.generate` takes them, in the stock loop alone.
     Raises:
         UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
     """
@@ -218,8 +223,9 @@ def generate(
         position_forwards += 0 if index == 0 or speculate else len(pending)
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
         if compute is None:
+            least = max(0, min_tokens - len(committed))
             pending, own = denoise_canvas(
-                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, options=options
+                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, options=options, least=least
             )
         else:
             before = [*prompt_ids, *committed]

@@ -6,6 +6,7 @@ It has all logits, and takes of them what a graph puts out: every draw, and the 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ def steered(
     temperature: float,
     bound: float,
     filler: int,
+    ends: Collection[int] = (),
+    least: int = 0,
 ) -> SampledStep:
     """One step of one canvas.
 
@@ -34,20 +37,22 @@ def steered(
         exported: the bundle's sampler.
         temperature, bound: of the step.
         filler: id where all candidates are banned.
+        ends, least: ids that the first `least` positions must not have.
     """
-    vocab, bias = tempered.shape[-1], dict(options.bias)
+    vocab, biases = tempered.shape[-1], dict(options.bias)
     done = sampler.step(tempered, words, bound)
     ids, log_probs = sampler.candidates(tempered, exported.candidates(vocab))
     argmax, accepted, drawn = done.argmax[0].tolist(), done.accepted[0].tolist(), done.drawn[0].tolist()
     uniforms = sampler.uniforms(words[0, 0]).tolist()
-    filler = filler if bias.get(filler) != BANNED else next(i for i in range(vocab) if bias.get(i) != BANNED)
     for n in range(len(argmax)):
+        bias = biases | dict.fromkeys(ends, BANNED) if n < least else biases
+        stand_in = filler if bias.get(filler) != BANNED else next(i for i in range(vocab) if bias.get(i) != BANNED)
         pairs: Pairs = list(zip(log_probs[0, n].tolist(), ids[0, n].tolist(), strict=True))
         is_biased = any(i in bias for _, i in pairs)
         pairs = _falling(_tilted(pairs, bias, temperature) if is_biased else pairs)
         kept = _kept(pairs, options)
         if is_biased:
-            argmax[n] = pairs[0][1] if kept else filler
+            argmax[n] = pairs[0][1] if kept else stand_in
             accepted[n] = accepted[n] and bool(kept)
         cuts = options.top_k is not None or options.top_p is not None or options.min_p is not None
         if kept and (cuts or is_biased or drawn[n] in bias):

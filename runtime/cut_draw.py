@@ -36,14 +36,13 @@ def ordered(ids: Array, log_probs: Array) -> Candidates:
     return Candidates(np.take_along_axis(ids, order, -1), np.take_along_axis(log_probs, order, -1))
 
 
-def tilted(candidates: Candidates, bias: Array, temperature: float) -> tuple[Candidates, Array]:
-    """With a bias on logits, [V] float64, −inf for ids that are banned.
+def tilted(candidates: Candidates, own: Array, temperature: float) -> tuple[Candidates, Array]:
+    """With a bias on each one's logit, [A, K] float64, −inf for ids that are banned.
 
     Returns:
         the candidates, and [A] bool the positions that have one with a bias: their log-probabilities are those among the
         candidates, −inf for banned ones.
     """
-    own = bias[candidates.ids]
     touched = (own != 0).any(-1)
     if not touched.any():
         return candidates, touched

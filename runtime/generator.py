@@ -83,13 +83,16 @@ class Generator:
     def _check_candidates(self, options: GenerateOptions) -> None:
         """Whether the graph of a step puts out what the options need; raises UsageError."""
         vocab = self._manifest.model.vocab_size
-        bias = options.sampler.bias
+        bias, least = options.sampler.bias, options.min_tokens
         if bias and (i := bias[-1][0]) >= vocab:
             raise UsageError(Param("logit_bias"), f": id {str(i)[:40]} is outside the vocabulary of {vocab}")
         if len(bias) == vocab and all(value == BANNED for _, value in bias):
             raise UsageError(Param("logit_bias"), " bans every id; leave one")
+        ends = {*self._stops, self._manifest.model.pad_token_id}
+        if least and len(ends | {i for i, value in bias if value == BANNED}) == vocab:
+            raise UsageError(Param("min_tokens"), " leaves no id but those that are banned; ban fewer")
         names = options.sampler.needs_candidates(self._manifest.sampler)
-        names += ("logprobs",) if options.logprobs is not None else ()
+        names += tuple(name for name, given in (("logprobs", options.logprobs is not None), ("min_tokens", least)) if given)
         names += () if options.structure is None else (options.structure.name,)
         if not names or options.loop == "graph":
             return
@@ -221,6 +224,7 @@ class Generator:
             canvas: list[int] | None = None
             last: DenoisingStep | None = None
             if not self._cancelled():
+                sampling = sampling._replace(least=max(0, options.min_tokens - len(run.tokens)))
                 last = self._canvas(self._steps(options, sampling, run.canvases, first, known, path), run, watch)
                 canvas = None if last is None else last.argmax[: last.width].tolist()
             run.denoise_s += time.perf_counter() - clock

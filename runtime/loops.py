@@ -51,12 +51,13 @@ class DenoisingStep(NamedTuple):
 
 class Sampling(NamedTuple):
     """What a generation samples by: the bundle's sampler with its options, what every step goes by, whether any of their bounds
-    is not the bundle's, and what the options make of a step."""
+    is not the bundle's, what the options make of a step, and how many tokens the answer must have on the canvas."""
 
     sampler: SamplerConfig
     steps: Sequence[AtStep]
     rebounds: bool
     steering: Steering
+    least: int = 0
 
 
 class Loops:
@@ -74,7 +75,8 @@ class Loops:
         """`wanted`: whether steps are to have candidates. Raises UsageError."""
         values = zip(options.temperatures(self._sampler), options.bounds(self._sampler), strict=True)
         steps = [AtStep(np.array([temperature], np.float32), bound) for temperature, bound in values]
-        steering = Steering(options, self._sampler, self._vocab, self._pad, wanted=wanted)
+        ends = (*self._stops, self._pad)
+        steering = Steering(options, self._sampler, self._vocab, self._pad, ends, wanted=wanted)
         rebounds = any(at.bound != self._sampler.entropy_bound for at in steps)
         return Sampling(options.applied(self._sampler), steps, rebounds, steering)
 
@@ -119,7 +121,7 @@ class Loops:
         for i, at in enumerate(sampling.steps[first_step:]):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], at.temperature
             out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
-            argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], at, given)
+            argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], at, given, sampling.least)
             if structured is not None:
                 argmax, after = structured.held(every, out, accepted, after)
             before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
@@ -170,7 +172,8 @@ class Loops:
             feeds |= {"words": np.ascontiguousarray(words[i][:, rows]), "settled": state.committed[None]}
             out = finite.run(self._engine, ACTIVE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
             prefix.place(out, rows)
-            argmax, entropy, accepted, after, best = sampling.steering.decide(out, rows, words[i][:, rows], at, given)
+            decided = sampling.steering.decide(out, rows, words[i][:, rows], at, given, sampling.least)
+            argmax, entropy, accepted, after, best = decided
             candidates = _placed(candidates, best, rows, n)
             if structured is not None:
                 argmax, after = structured.held(rows, out, accepted, after)

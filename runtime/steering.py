@@ -5,7 +5,7 @@ What they leave alone stays as the graph gave it, to the bit. A positions, K can
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,34 +45,49 @@ class Steering:
         exported: the bundle's sampler.
         vocab: V.
         filler: id of padding, which stands where all candidates are banned; the first id that is not, where it is banned.
+        ends: ids that positions before the least length must not have.
         wanted: whether candidates are wanted for their own sake.
     """
 
-    def __init__(self, options: SamplerOptions, exported: SamplerConfig, vocab: int, filler: int, *, wanted: bool) -> None:
+    def __init__(
+        self,
+        options: SamplerOptions,
+        exported: SamplerConfig,
+        vocab: int,
+        filler: int,
+        ends: Sequence[int] = (),
+        *,
+        wanted: bool,
+    ) -> None:
         self._vocab, self._exported = vocab, exported.entropy_bound
         cut = Cut(options.top_k, options.top_p, options.min_p)
         self._cut, self._cuts = cut, cut != Cut()
-        self._bias: Array | None = None
-        self._filler, self._wanted = filler, wanted
-        if options.bias:
-            ids, values = zip(*options.bias, strict=True)
-            self._bias = np.zeros(vocab)
-            self._bias[list(ids)] = values
-            self._filler = filler if self._bias[filler] != BANNED else int(np.argmax(self._bias != BANNED))
+        self._wanted, self._biases = wanted, bool(options.bias)
+        self._bias, self._early_bias = np.zeros(vocab), np.zeros(vocab)
+        for i, bias in options.bias:
+            self._bias[i] = self._early_bias[i] = bias
+        self._early_bias[list(ends)] = BANNED
+        self._filler, self._early_filler = _filler(self._bias, filler), _filler(self._early_bias, filler)
 
-    def decide(self, out: Mapping[str, Array], rows: Array, words: Array, at: AtStep, given: Given | None) -> Decision:
-        """What a step gave for its rows [A] with their words [2, A]."""
+    def decide(
+        self, out: Mapping[str, Array], rows: Array, words: Array, at: AtStep, given: Given | None, least: int = 0
+    ) -> Decision:
+        """What a step gave for its rows [A] with their words [2, A]; the answer has `least` tokens on this canvas, or more."""
+        early = rows < least
+        steers = self._cuts or self._biases or bool(early.any())
         argmax, entropy, accepted, canvas = (out[name][0] for name in ("argmax", "entropy", "accepted", "next_canvas"))
         candidates: Candidates | None = None
-        if self._wanted or self._cuts or self._bias is not None:
+        if self._wanted or steers:
             candidates = cut_draw.ordered(out["likeliest"][0], out["log_probs"][0])
         is_wider, accepted_before = at.bound > self._exported, accepted
         drawn = out["drawn"][0] if is_wider or candidates is not None else canvas
         if at.bound != self._exported:
             accepted = accept(entropy, at.bound)
             accepted = accepted if is_wider else accepted & accepted_before
-        if candidates is not None and (self._cuts or self._bias is not None):
-            candidates, argmax, accepted, drawn = self._steered(candidates, argmax, accepted, drawn, words[0], at.temperature)
+        if candidates is not None and steers:
+            candidates, argmax, accepted, drawn = self._steered(
+                candidates, argmax, accepted, drawn, words[0], at.temperature, early
+            )
         if at.temperature[0] == np.float32(GREEDY):  # the graph's own draw hangs on the last bit of logits
             drawn = argmax
         canvas = np.where(accepted, drawn, self._renoised(accepted, accepted_before, canvas, words[1]))
@@ -88,20 +103,34 @@ class Steering:
         return np.where(before, token_from_word(words.astype(np.uint32), self._vocab), canvas)
 
     def _steered(
-        self, candidates: Candidates, argmax: Array, accepted: Array, drawn: Array, words: Array, temperature: Array
+        self,
+        candidates: Candidates,
+        argmax: Array,
+        accepted: Array,
+        drawn: Array,
+        words: Array,
+        temperature: Array,
+        early: Array,
     ) -> tuple[Candidates, Array, Array, Array]:
         """Candidates with their bias, argmax, accepted and draws [A], cut to what is kept of them."""
         redrawn = np.full(len(argmax), self._cuts)
-        if self._bias is not None:
-            candidates, touched = cut_draw.tilted(candidates, self._bias, float(temperature[0]))
-            redrawn = redrawn | touched | (self._bias[drawn] != 0)
+        if self._biases or early.any():
+            own = np.where(early[:, None], self._early_bias[candidates.ids], self._bias[candidates.ids])
+            candidates, touched = cut_draw.tilted(candidates, own, float(temperature[0]))
+            redrawn = redrawn | touched | (np.where(early, self._early_bias[drawn], self._bias[drawn]) != 0)
             argmax = np.where(touched, candidates.ids[:, 0], argmax)
         keeps = cut_draw.kept(candidates.log_probs, self._cut)
         chosen = cut_draw.draw(candidates, keeps, words.astype(np.uint32))
         drawn = np.where(redrawn, chosen, drawn)
         if not (nothing := ~keeps.any(-1)).any():
             return candidates, argmax, accepted, drawn
-        return candidates, np.where(nothing, self._filler, argmax), accepted & ~nothing, drawn
+        filler = np.where(early, self._early_filler, self._filler)
+        return candidates, np.where(nothing, filler, argmax), accepted & ~nothing, drawn
+
+
+def _filler(bias: Array, filler: int) -> int:
+    """The id itself, or the first that is not banned."""
+    return filler if bias[filler] != BANNED else int(np.argmax(bias != BANNED))
 
 
 def _pinned(candidates: Candidates, pinned: Array, argmax: Array) -> Candidates:

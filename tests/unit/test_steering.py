@@ -33,6 +33,26 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Of a model whose likeliest id is everywhere a stop token."""
+    with eager_session(tmp_path_factory.mktemp("ending") / "b") as opened:
+        engine: Any = opened._engine
+        call, stop = engine._call, micro.CONFIG.eos_token_ids[0]
+
+        def ends(graph: str, feeds: Any) -> Any:
+            names = [spec.name for spec in engine.bundle.graph("onnx", graph).outputs]
+            out = dict(zip(names, call(graph, feeds), strict=True))
+            if "likeliest" in out:
+                others = out["likeliest"] == stop
+                out["likeliest"] = np.where(others, out["likeliest"][..., :1], out["likeliest"])  # it takes the first's place
+                out["likeliest"][..., 0], out["argmax"][...] = stop, stop
+            return [out[name] for name in names]
+
+        engine._call = ends
+        yield opened
+
+
 def run(session: Session, seed: int = 0, **options: Any) -> Result:
     session.reset()
     return session.generate(PROMPT, max_new_tokens=MOST, seed=seed, trace=True, **options)
@@ -40,9 +60,13 @@ def run(session: Session, seed: int = 0, **options: Any) -> Result:
 
 def same(session: Session, seed: int, options: dict[str, Any], twin: dict[str, Any] | None = None) -> bool:
     """Whether the session and the twin, with other options where they are given, make one trajectory."""
-    wanted = SamplerOptions(**(options if twin is None else twin))
+    given = dict(options if twin is None else twin)
+    least = given.pop("min_tokens", 0)
+    wanted = SamplerOptions(**given)
     found = run(session, seed, **options).trajectory
-    other = generate(micro.model(), micro.POLICY, PROMPT, seed=seed, max_new_tokens=MOST, options=wanted).trajectory
+    other = generate(
+        micro.model(), micro.POLICY, PROMPT, seed=seed, max_new_tokens=MOST, options=wanted, min_tokens=least
+    ).trajectory
     return found is not None and all(np.array_equal(getattr(found, name), getattr(other, name)) for name in ROWS)
 
 
@@ -60,6 +84,7 @@ def drawn_options(seed: int) -> dict[str, Any]:
         "temperature": random.choice(["0.8:0.4", "1.5:1", "0"]),
         "max_steps": random.choice([2, 4]),
         "schedule": "cosine",
+        "min_tokens": random.choice([1, 5, micro.N + 3, MOST]),
     }
     return {name: every[name] for name in random.sample(sorted(every), random.choice([1, 2, 4]))}
 
@@ -113,6 +138,38 @@ def test_banned_ids_never_come_up(session: Session) -> None:
     found = run(session, ban=sorted(tokens))
     assert tokens.isdisjoint(found.tokens) and found.tokens
     assert found.tokens == run(session, logit_bias=dict.fromkeys(tokens, -math.inf)).tokens
+
+
+@pytest.mark.parametrize("least", [1, micro.N - 1, micro.N, micro.N + 1, MOST])
+@pytest.mark.parametrize("compute", [{}, {"early_commit": 0.2}, {"start_width": 4}], ids=str)
+def test_answers_have_their_least_length(ending: Session, least: int, compute: dict[str, Any]) -> None:
+    """Exact across canvases, for a model that would end at once."""
+    ends = {*micro.CONFIG.eos_token_ids, micro.CONFIG.pad_token_id}
+    plain = run(ending, **compute)
+    assert len(plain.tokens) == 0 and plain.stop_reason == "stop"
+    found = run(ending, min_tokens=least, **compute)
+    assert len(found.tokens) == least and not ends & set(found.tokens)  # the model ends it as soon as it may
+    cut = run(ending, min_tokens=least, ban=list(range(7, 300)), **compute)
+    assert len(cut.tokens) >= least and not (ends | set(range(7, 300))) & set(cut.tokens[:least])
+
+
+def test_a_least_length_that_cannot_be_is_refused(session: Session, tmp_path: Path) -> None:
+    pad, stops = micro.CONFIG.pad_token_id, micro.CONFIG.eos_token_ids
+    for options, says in (
+        ({"min_tokens": -1}, "min_tokens -1 must be an integer from 0 to max_new_tokens, 256"),
+        ({"min_tokens": 9, "max_new_tokens": 8}, "min_tokens 9 must be an integer from 0 to max_new_tokens, 8"),
+        ({"min_tokens": 2, "loop": "graph"}, "min_tokens needs decoder diffusion and loop host"),
+        ({"min_tokens": 2, "decoder": "autoregressive"}, "min_tokens needs decoder diffusion"),
+        ({"min_tokens": 2, "speculate": True}, "min_tokens cannot be had with speculate, by which it would end otherwise"),
+        ({"min_tokens": 2, "ban": [i for i in range(300) if i not in (pad, *stops)]}, "leaves no id but those that are banned"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            session.generate(PROMPT, **options)  # type: ignore[arg-type]
+    with (
+        eager_session(tmp_path / "old", without=CANDIDATE_OUTPUTS) as old,
+        pytest.raises(UsageError, match="was exported before min_tokens could be had"),
+    ):
+        old.generate(PROMPT, min_tokens=2)
 
 
 def test_where_all_candidates_are_banned_stands_padding(session: Session) -> None:

@@ -34,7 +34,8 @@ def answer(case: dict[str, Any], **changes: Any) -> tuple[list[tuple[int, float]
     bias = np.zeros(40)
     for i, value in case["bias"]:
         bias[i] = -np.inf if value is None else value
-    candidates, _ = cut_draw.tilted(cut_draw.ordered(ids, values), bias, case["temperature"])
+    candidates = cut_draw.ordered(ids, values)
+    candidates, _ = cut_draw.tilted(candidates, bias[candidates.ids], case["temperature"])
     keeps = cut_draw.kept(candidates.log_probs, Cut(case["top_k"], case["top_p"], case["min_p"]))
     drawn = int(cut_draw.draw(candidates, keeps, np.array([case["word"]], np.uint32))[0])
     pairs = [(int(i), float(v)) for i, v in zip(candidates.ids[0], candidates.log_probs[0], strict=True) if v > -np.inf]
@@ -73,5 +74,5 @@ def test_vectors_can_fail() -> None:
 def test_a_bias_that_float32_cannot_hold_makes_others_impossible() -> None:
     candidates = cut_draw.Candidates(np.array([[3, 4]]), np.log(np.array([[0.75, 0.25]], np.float32)))
     bias = np.array([0, 0, 0, -1e100, 0])
-    found, touched = cut_draw.tilted(candidates, bias, 1e-20)
+    found, touched = cut_draw.tilted(candidates, bias[candidates.ids], 1e-20)
     assert touched.all() and found.ids.tolist() == [[4, 3]] and found.log_probs.tolist() == [[0.0, -np.inf]]

@@ -21,6 +21,7 @@ from dgemma.cli.options import (
     LogitBiasOption,
     LoopOption,
     MinPOption,
+    MinTokensOption,
     ProfileOption,
     RecheckOption,
     RegexOption,
@@ -57,6 +58,7 @@ def run(
     loop: LoopOption = DEFAULT.loop,
     seed: SeedOption = DEFAULT.seed,
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
+    min_tokens: MinTokensOption = DEFAULT.min_tokens,
     adaptive: AdaptiveOption = DEFAULT.adaptive,
     early_commit: EarlyCommitOption = None,
     start_width: StartWidthOption = None,
@@ -87,6 +89,7 @@ def run(
     options = replace(
         DEFAULT,
         max_new_tokens=max_new_tokens,
+        min_tokens=min_tokens,
         seed=seed,
         adaptive=adaptive,
         loop=loop,

@@ -82,6 +82,9 @@ LoopOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all noise, 0 to 2^64-1.")]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", metavar="K", help="Generate at most K tokens.")]
+MinTokensOption = Annotated[
+    int, typer.Option("--min-tokens", metavar="K", help="Let no stop token and no padding stand before K tokens.")
+]
 AdaptiveOption = Annotated[
     bool,
     typer.Option("--adaptive/--fixed-steps", help="End a canvas once it is stable and certain, or always run every step."),

@@ -31,6 +31,7 @@ from dgemma.cli.options import (
     LoopOption,
     MessagesOption,
     MinPOption,
+    MinTokensOption,
     NoStreamOption,
     ProfileOption,
     PromptIdsOption,
@@ -86,6 +87,7 @@ def run(
     loop: LoopOption = DEFAULT.loop,
     seed: SeedOption = DEFAULT.seed,
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
+    min_tokens: MinTokensOption = DEFAULT.min_tokens,
     adaptive: AdaptiveOption = DEFAULT.adaptive,
     early_commit: EarlyCommitOption = None,
     start_width: StartWidthOption = None,
@@ -137,6 +139,7 @@ def run(
     said = read_profile(profile)
     options = GenerateOptions(
         max_new_tokens=max_new_tokens,
+        min_tokens=min_tokens,
         seed=seed,
         adaptive=adaptive,
         loop=loop,
@@ -201,7 +204,7 @@ def _check_decoder(decoder: str) -> None:
 
 def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
-    denoises = options.loop != DEFAULT.loop or not options.adaptive or options.logprobs is not None
+    denoises = options.loop != DEFAULT.loop or not options.adaptive or options.logprobs is not None or options.min_tokens > 0
     steers = (options.compute, options.trace, options.sampler.given, options.template, options.draft, options.ban)
     if denoises or any((*steers, options.structure)):
         print("decoder diffusion: the other options need it", file=sys.stderr)

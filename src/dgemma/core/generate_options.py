@@ -34,6 +34,7 @@ class GenerateKeywords(TypedDict, total=False):
 
     max_new_tokens: int
     seed: int
+    min_tokens: int
     adaptive: bool
     loop: str
     decoder: str
@@ -75,6 +76,8 @@ class GenerateOptions:
 
     Args:
         max_new_tokens: K; at most ceil(K / N) canvases are denoised.
+        min_tokens: K; no position among the first K of the answer takes a stop token or padding. It ends where the context
+            does, all the same. Needs loop host, and steps that put out candidates.
         seed: of all noise, 0 … 2⁶⁴−1.
         adaptive: end a canvas early, once it is stable and certain; otherwise always run T steps.
         loop: host (one `denoise` call a step) or graph (one `generate` call a canvas); the tokens are the same.
@@ -104,6 +107,7 @@ class GenerateOptions:
     """
 
     max_new_tokens: int = MAX_NEW_TOKENS
+    min_tokens: int = 0
     seed: int = 0
     adaptive: bool = True
     loop: str = "host"
@@ -168,6 +172,7 @@ class GenerateOptions:
         if self.fallback not in (None, AUTOREGRESSIVE):
             raise UsageError(Param("fallback"), f" {self.fallback!r} is unknown; it can be {AUTOREGRESSIVE}")
         self._check_given()
+        self._check_least()
         self._check_candidates()
         self._check_structure()
         if self.decoder != AUTOREGRESSIVE:
@@ -205,6 +210,22 @@ class GenerateOptions:
         if speculate:
             why = ", whose tokens come from greedy decoding; leave one out"
             raise UsageError(Param("logprobs"), " cannot be had with ", Param("speculate"), why)
+
+    def _check_least(self) -> None:
+        """The least length."""
+        least = Param("min_tokens")
+        if not is_int(self.min_tokens, 0, int(self.max_new_tokens)):
+            more = f" {self.min_tokens!r} must be an integer from 0 to "
+            raise UsageError(least, more, Param("max_new_tokens"), f", {self.max_new_tokens}")
+        if not self.min_tokens:
+            return
+        if self.decoder == AUTOREGRESSIVE or self.loop != "host":
+            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other ways take the one likeliest id"
+            raise UsageError(least, " needs ", *needs)
+        speculate = self.compute is not None and self.compute.speculate
+        others = {"speculate": speculate, "fallback": self.fallback, "stop": self.stop, "template": self.template}
+        if given := [name for name, value in others.items() if value]:
+            raise UsageError(least, " cannot be had with ", *listed(given), ", by which it would end otherwise; leave one out")
 
     def _check_given(self) -> None:
         """Template and draft."""
@@ -246,7 +267,7 @@ class GenerateOptions:
         if self.compute is not None and (self.compute.start_width is not None or self.compute.speculate):
             others = ["start_width"] * (self.compute.start_width is not None) + ["speculate"] * self.compute.speculate
             raise UsageError(name, " needs the whole canvas from its first step on; leave ", *listed(others), " out")
-        ends = [one for one in ("stop", "fallback", "template") if getattr(self, one) not in (None, ())]
+        ends = [one for one in ("stop", "fallback", "template", "min_tokens") if getattr(self, one) not in (None, (), 0)]
         if ends:
             raise UsageError(name, " says itself what the answer is and where it ends; leave ", *listed(ends), " out")
         steers = [one for one in self.sampler.given if one in ("top_k", "top_p", "min_p", "logit_bias")]
