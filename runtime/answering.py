@@ -11,6 +11,7 @@ from functools import partial
 
 from dgemma.core.errors import Param, TokenizerError, UsageError, listed
 from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.structure import Structure
 from dgemma.runtime.answer import Answer, AnswerReader, why_empty
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.committed_text import CommittedText
@@ -21,6 +22,7 @@ from dgemma.runtime.loops import DenoisingStep
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.stop_strings import StopStrings
+from dgemma.runtime.structure.choices import normalized
 from dgemma.runtime.structure.languages import Languages
 from dgemma.runtime.structure.structured import StructuredAnswer
 from dgemma.runtime.tokenizer import Tokenizer
@@ -114,8 +116,23 @@ class Answering:
             stops=model.eos_token_ids,
             pad=model.pad_token_id,
             vocab=model.vocab_size,
+            choices=self._choices(structure),
         )
         return self._structured
+
+    def _choices(self, structure: Structure) -> Sequence[tuple[int, ...]]:
+        """Ids of the choices whose probabilities are wanted; raises UsageError."""
+        if not self._options.choice_probabilities or self._tokenizer is None:
+            return ()
+        found = [tuple(self._tokenizer.encode_user(text)) for text in structure.choices]
+        if (most := max(map(len, found))) >= (n := self._manifest.canvas_length):
+            long = f" need choices of at most {n - 1} tokens, and one has {most}; leave them out"
+            raise UsageError(Param("choice_probabilities"), long)
+        return found
+
+    def _choice_probabilities(self, log_probs: Sequence[float]) -> dict[str, float] | None:
+        structure = self._options.structure
+        return dict(zip(structure.choices, normalized(log_probs), strict=True)) if structure and log_probs else None
 
     def watcher(self, on_step: OnStep) -> Watcher:
         """Makes an event of every step."""
@@ -164,6 +181,7 @@ class Answering:
             tool_calls=answer.tool_calls,
             warnings=(*run.warnings, *answer.warnings, *([empty] if empty else []), *partial_answer),
             stop_string=found,
+            choice_probabilities=self._choice_probabilities(run.choice_log_probs),
             holes=tuple(self._read(run.tokens[a:b]).text for known in given for a, b in known.holes if run.tokens),
         )
 

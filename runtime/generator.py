@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from dgemma.core.plural import counted
 from dgemma.core.sampler_options import BANNED, GREEDY, IN_GRAPH
 from dgemma.core.scalars import is_int
 from dgemma.core.trajectory import TrajectoryRecorder
+from dgemma.runtime.cut_draw import Candidates
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.given import Given
 from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops, Sampling
@@ -32,6 +34,10 @@ _GRAPHS = {"host": DENOISE, "graph": GENERATE}  # loop → the graph that it cal
 Watcher = Callable[[int, int, DenoisingStep, tuple[int, ...]], None]
 # Told of all committed tokens whenever there are more of them.
 OnCommit = Callable[[list[int]], None]
+
+
+class _Cancelled(Exception):
+    """Between two steps that are no canvas's."""
 
 
 class Generator:
@@ -132,7 +138,8 @@ class Generator:
         self._begin(ids, kept, manifest.canvas_length)
         speculate = compute is not None and compute.speculate
         graph = _GRAPHS[options.loop] if compute is None else ACTIVE
-        self._prepare(run, "encode", graph, *([CHECK] if speculate else []))
+        weighs = run.structured is not None and bool(run.structured.choices)
+        self._prepare(run, "encode", graph, *([CHECK] if speculate else []), *([DENOISE] if weighs else []))
         recorder = TrajectoryRecorder(manifest.canvas_length) if options.trace else None
         prompt_ids = list(self.prefix.ids)
         run.reason = self._canvases(run, options, given, _also_recorded(watch, recorder), on_commit)
@@ -217,6 +224,8 @@ class Generator:
         while len(prefix.ids) + n <= self._manifest.context:
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
+            if run.canvases == 0 and run.structured is not None and run.structured.choices:
+                self._weigh_choices(run, run.structured, int(options.seed))
             known = given[run.canvases] if run.canvases < len(given) else None
             room = self._manifest.context - len(prefix.ids)
             path = None if run.structured is None else run.structured.canvas(run.tokens, run.most, n, room)
@@ -246,6 +255,20 @@ class Generator:
                 return reason
             self._pause(run)
         return "context"
+
+    def _weigh_choices(self, run: Progress, structured: StructuredAnswer, seed: int) -> None:
+        """Log-probabilities of the choices; a cancel is heard between two steps, and leaves none."""
+        clock = time.perf_counter()
+
+        def behind(begun: tuple[int, ...]) -> Candidates:
+            if self._cancelled():
+                raise _Cancelled
+            run.position_forwards += self._manifest.canvas_length
+            return self._loops.behind(self.prefix, seed, begun)
+
+        with suppress(_Cancelled):
+            run.choice_log_probs = structured.choice_log_probabilities(behind)
+        run.denoise_s += time.perf_counter() - clock
 
     def _pause(self, run: Progress) -> float:
         """Let others use the engine, whose seconds do not count here; the seconds that passed."""

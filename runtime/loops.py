@@ -130,6 +130,15 @@ class Loops:
             if stop(argmax, entropy) and adaptive:
                 return
 
+    def behind(self, prefix: Prefix, seed: int, begun: Sequence[int]) -> Candidates:
+        """The candidates [1, K] at temperature 1 of the position behind ids that a first canvas begins with, the rest being its
+        noise: one step."""
+        canvas, words = self.noise(seed, 0)
+        canvas[0, : len(begun)] = begun
+        feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft, "canvas": canvas, "words": words[0]}
+        out = finite.run(self._engine, DENOISE, {**feeds, "temperature": np.ones(1, np.float32)}, "a step for the choices")
+        return Candidates(*(out[name][0, len(begun)][None] for name in ("likeliest", "log_probs")))
+
     def probe(self, prefix: Prefix, place: str) -> None:
         """One step on the prefix; raises EngineError when its output is NaN."""
         canvas, words = self.noise(0, 0)

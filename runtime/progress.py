@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class Progress:
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    choice_log_probs: list[float] = field(default_factory=list)
     pads: int = 0
     steps: int = 0
     canvases: int = 0
@@ -91,6 +92,7 @@ class Progress:
         warnings: tuple[str, ...] = (),
         stop_string: str | None = None,
         holes: tuple[str, ...] = (),
+        choice_probabilities: Mapping[str, float] | None = None,
     ) -> Result:
         """Of a generation that has ended."""
         timings = Timings(
@@ -109,6 +111,7 @@ class Progress:
             warnings=warnings,
             stop_string=stop_string,
             holes=holes,
+            choice_probabilities=choice_probabilities,
             tokens=tuple(self.tokens),
             entropies=tuple(self.entropies),
             logprobs=tuple(self.logprobs),

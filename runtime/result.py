@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -69,6 +69,7 @@ class Result:
         logprobs: of each token, where they were asked for.
         holes: what each hole of a template was filled with.
         stop_string: the stop string that the answer ended before, if it did.
+        choice_probabilities: of each choice, where they were asked for; they sum to 1.
         loop: host, graph, or decode.
         pads: how many padding tokens `tokens` ends with where no stop token was given. Rates do not count them, and the prefix
             does not hold them.
@@ -99,6 +100,7 @@ class Result:
     holes: tuple[str, ...] = ()
     entropies: tuple[float, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice_probabilities: Mapping[str, float] | None = None
 
     @property
     def message(self) -> Message:
@@ -145,6 +147,7 @@ class Result:
             "warnings": list(self.warnings),
             "stop_string": self.stop_string,
             **({"holes": list(self.holes)} if self.holes else {}),
+            **({"choice_probabilities": dict(self.choice_probabilities)} if self.choice_probabilities else {}),
             **({"logprobs": [_plain(one) for one in self.logprobs], "score": _finite(self.score)} if self.logprobs else {}),
         }
 

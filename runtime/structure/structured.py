@@ -13,6 +13,7 @@ from dgemma.core.errors import EngineError, Param, PromptTooLong, UsageError
 from dgemma.core.plural import counted
 from dgemma.core.structure import SHOWN
 from dgemma.runtime.engines.base import Array
+from dgemma.runtime.structure.choices import Behind, Ids, log_probabilities
 from dgemma.runtime.structure.token_automaton import NEVER, TokenAutomaton
 from dgemma.runtime.structure.viterbi import Canvas, Scores, likeliest
 
@@ -26,9 +27,20 @@ class StructuredAnswer:
         stops: ids that end an answer.
         pad: what stands behind it.
         vocab: ids of the model.
+        choices: ids of the answers whose probabilities are wanted.
     """
 
-    def __init__(self, automaton: TokenAutomaton, name: str, *, stops: Sequence[int], pad: int, vocab: int) -> None:
+    def __init__(
+        self,
+        automaton: TokenAutomaton,
+        name: str,
+        *,
+        stops: Sequence[int],
+        pad: int,
+        vocab: int,
+        choices: Sequence[Ids] = (),
+    ) -> None:
+        self.choices = choices
         self._automaton, self._name = automaton, name
         self._stops, self._pad, self._vocab = tuple(stops), pad, vocab
 
@@ -50,6 +62,10 @@ class StructuredAnswer:
                 f" takes at least {counted(least, 'token')}, and the context has room for canvases of "
                 f"{counted(room // n * n, 'token')}; shorten the prompt",
             )
+
+    def choice_log_probabilities(self, behind: Behind) -> list[float]:
+        """Of every choice, see `choices.py`."""
+        return log_probabilities(self.choices, self._stops, self._vocab, behind)
 
     def warnings(self, text: str, reason: str) -> tuple[str, ...]:
         """What is wrong with an answer's text after a cancel. Raises EngineError where another one is not of the language."""

@@ -83,6 +83,8 @@ RUN = [
     ("--regex a --top-k 2 --ban x", "--regex takes the likeliest ids that fit, whatever is drawn; leave --top-k and --ban out"),
     ("--json-schema '{\"type\": 1}'", "--json-schema takes a file, not JSON itself; write it into a file and name that"),
     ("--json-schema none", "--json-schema none: cannot be read ("),
+    ("--choice-probabilities", "--choice-probabilities are more than text can hold; give --json or --json-lines as well"),
+    ("--choice-probabilities --json", "--choice-probabilities are of --choice; give them, or leave it out"),
     ("--choice a", "--choice 'a' is the only one; give 2 or more different texts"),
     ("--draft none", "--draft none: cannot be read ("),
     ("--strength 0", "--strength 0.0 must be a number above 0 and at most 1"),

@@ -220,6 +220,9 @@ ChoiceOption = Annotated[
     list[str] | None,
     typer.Option("--choice", metavar="A|B", help="Give one of these answers; may be given several times.", show_default=False),
 ]
+ChoiceProbabilitiesOption = Annotated[
+    bool, typer.Option("--choice-probabilities", help="Put the probability of each --choice into the JSON.")
+]
 SystemOption = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)
 ]

@@ -16,6 +16,7 @@ from dgemma.cli.options import (
     BanOption,
     BundleArgument,
     ChoiceOption,
+    ChoiceProbabilitiesOption,
     ConfidenceOption,
     DecoderOption,
     DraftOption,
@@ -113,6 +114,7 @@ def run(
     regex: RegexOption = None,
     json_schema: JsonSchemaOption = None,
     choice: ChoiceOption = None,
+    choice_probabilities: ChoiceProbabilitiesOption = False,
     threads: ThreadsOption = None,
     system: SystemOption = None,
     think: ThinkOption = False,
@@ -132,6 +134,9 @@ def run(
     output = _output(as_json, json_lines, no_stream)
     if logprobs is not None and output not in ("json", "lines"):
         raise UsageError(Param("logprobs"), " says more than text can hold; give --json or --json-lines as well")
+    if choice_probabilities and output not in ("json", "lines"):
+        cure = " are more than text can hold; give --json or --json-lines as well"
+        raise UsageError(Param("choice_probabilities"), cure)
     _check_several(output, n, trace, prompts)
     asked = read(prompt, prompt_ids, messages, prompts, bare=template is not None)
     if trace is not None:
@@ -158,6 +163,7 @@ def run(
         draft=None if draft is None else read_text("--draft", draft).removesuffix("\n"),
         strength=strength,
         structure=structure(regex, json_schema, choice),
+        choice_probabilities=choice_probabilities,
         system=system,
         think=think,
         tools=asked.tools,

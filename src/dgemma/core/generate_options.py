@@ -62,6 +62,7 @@ class GenerateKeywords(TypedDict, total=False):
     regex: str | None
     json_schema: str | Mapping[str, Any] | None
     choices: str | Sequence[str]
+    choice_probabilities: bool
     raw: bool
     trace: bool
     continue_: bool
@@ -95,6 +96,8 @@ class GenerateOptions:
         draft: a text to begin the canvases with, instead of noise.
         strength: how much of the draft is noise, above 0 and at most 1: the share of its tokens, and of the steps that run.
         structure: the texts that the answer may be; it always is one of them, unless it was cancelled.
+        choice_probabilities: give the probability of each choice of the structure in `Result.choice_probabilities`, at a step
+            for every beginning that choices have.
         raw: do not put a prompt that is text through the chat template.
         trace: record every step in `Result.trajectory`.
         continue_: go on from the prefix of earlier generations instead of an empty one. Of a whole conversation, what the
@@ -122,6 +125,7 @@ class GenerateOptions:
     draft: str | None = None
     strength: float = STRENGTH
     structure: Structure | None = None
+    choice_probabilities: bool = False
     raw: bool = False
     trace: bool = False
     continue_: bool = False
@@ -256,6 +260,8 @@ class GenerateOptions:
 
     def _check_structure(self) -> None:
         """What an answer of a language cannot go with."""
+        if self.choice_probabilities and (self.structure is None or not self.structure.choices):
+            raise UsageError(Param("choice_probabilities"), " are of ", Param("choices"), "; give them, or leave it out")
         if self.structure is None:
             return
         if not isinstance(self.structure, Structure):
