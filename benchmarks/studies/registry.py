@@ -204,6 +204,12 @@ STUDIES = (
         commands=(f"{_MODULE}.control --per-task 10 --out {_TO}/tiny-control.json",),
     ),
     Study(
+        name="choices",
+        page="control",
+        results=("tiny-choices.json",),
+        commands=(f"{_MODULE}.choices --per-task 12 --out {_TO}/tiny-choices.json",),
+    ),
+    Study(
         name="structure",
         page="structure",
         results=("tiny-structure.json",),
