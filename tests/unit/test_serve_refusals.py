@@ -45,7 +45,7 @@ def asked(content: str) -> list[dict[str, str]]:
         ({"temperature": -1}, "temperature", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"temperature": 0.5, "decoder": "autoregressive"}, "temperature", "invalid_value"),
-        ({"temperature": 0.5, "loop": "graph"}, "temperature", "invalid_value"),
+        ({"top_k": 4, "loop": "graph"}, "top_k", "invalid_value"),
         ({"template": "{{x", "draft": "y"}, "template", "invalid_value"),
         ({"max_steps": 17}, "max_steps", "invalid_value"),
         ({"template": "{{65}}"}, "template", "invalid_value"),
