@@ -175,7 +175,8 @@ class Estimate:
         took = sum(stage.seconds for stage in self.plan)
         return [
             f"checkpoint  {checkpoint}: {self.parameters:,} parameters, {request.config.num_layers} layers{kind}",
-            f"graphs      encode, denoise, denoise_active, generate, decode, check for {', '.join(self.engines)}",
+            f"graphs      encode, denoise, denoise_active, generate, decode, check for {', '.join(self.engines)}"
+            + (", denoise_guided for onnx" if "onnx" in self.engines else ""),
             f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, "
             f"{request.sampler.steps} steps",
             f"weights     recipe {request.recipe.name}: "

@@ -149,6 +149,34 @@ class Denoise(nn.Module):
         return sample(self.model, self.policy, logits, words, temperature)
 
 
+class DenoiseGuided(nn.Module):
+    """`Denoise` with guidance (classifier-free guidance: Ho and Salimans, arXiv 2207.12598).
+
+    The head reads `negative + guidance · (hidden − negative)`, where `negative` is what the same step is behind another prefix.
+    Logits are linear in hidden states up to the softcap, so it acts before that, and no second set of logits is made.
+    """
+
+    def __init__(self, model: Denoiser, policy: SamplerConfig) -> None:
+        super().__init__()
+        self.model, self.policy = model, policy
+
+    def forward(
+        self,
+        canvas: Tensor,
+        soft: Tensor,
+        words: Tensor,
+        temperature: Tensor,
+        guidance: Tensor,
+        negative: Tensor,
+        prefix_length: Tensor,
+        prefix: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """As `Denoise`, with guidance [1] and negative [1, N, D] → its outputs, and hidden [1, N, D] without guidance."""
+        hidden = self.model.denoise_hidden(canvas, soft, pairs(prefix), prefix_length)
+        logits = self.model.head(negative + guidance * (hidden - negative))
+        return (*sample(self.model, self.policy, logits, words, temperature), hidden)
+
+
 class DenoiseActive(nn.Module):
     """One denoising step of the active positions."""
 
@@ -260,6 +288,18 @@ def specs(config: ModelConfig, shapes: Shapes, policy: SamplerConfig) -> dict[st
                 *length,
             ],
             sampled(n),
+        ),
+        "denoise_guided": (
+            [
+                spec("canvas", "int64", 1, n),
+                spec("soft", "float32", 1, n, hidden),
+                spec("words", "int64", 2, n),
+                spec("temperature", "float32", 1),
+                spec("guidance", "float32", 1),
+                spec("negative", "float32", 1, n, hidden),
+                *length,
+            ],
+            [*sampled(n), spec("hidden", "float32", 1, n, hidden)],
         ),
         "denoise_active": (
             [

@@ -273,7 +273,7 @@ class Denoiser(nn.Module):
     def stack(
         self, x: Tensor, positions: Tensor, masks: tuple[Tensor, Tensor], prefix: list[KV] | None, mode: Mode
     ) -> tuple[Tensor, list[KV]]:
-        """Run all layers. x [B, N, D]; positions [N] or [B, N]; masks (sliding, full) for [S+N] keys; new keys/values returned."""
+        """Run all layers. x [B, N, D]; positions [N] or [B, N]; masks (sliding, full) for [S+N] keys; gives new keys/values."""
         tables = []
         for frequencies in (self.sliding_frequencies, self.full_frequencies):
             angle = positions.float()[..., None, None] * frequencies  # type: ignore[operator]
@@ -311,11 +311,14 @@ class Denoiser(nn.Module):
         Returns:
             logits [B, N, V] float32, softcapped, before temperature.
         """
+        return self.head(self.denoise_hidden(canvas, soft, prefix, length))
+
+    def denoise_hidden(self, canvas: Tensor, soft: Tensor, prefix: list[KV] | None, length: Tensor | int) -> Tensor:
+        """What `denoise` gives the head: hidden states [B, N, D] after the final norm."""
         n = canvas.shape[1]
         masks = denoise_masks(self.config, n, 0 if prefix is None else prefix[0][0].shape[1], length)
         x = tap("conditioned", self.self_conditioning(self.embed(canvas), soft))
-        x, _ = self.stack(x, torch.arange(n) + length, masks, prefix, "denoise")
-        return self.head(x)
+        return self.stack(x, torch.arange(n) + length, masks, prefix, "denoise")[0]
 
     def denoise_active(
         self, canvas: Tensor, positions: Tensor, soft: Tensor, prefix: list[KV], length: Tensor | int, settled: Tensor

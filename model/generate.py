@@ -16,11 +16,13 @@ from torch import Tensor
 
 from dgemma.core.compute_policy import ActiveSet, ComputePolicy
 from dgemma.core.errors import UsageError
+from dgemma.core.guidance import Guidance
 from dgemma.core.noise import canvas_words, step_words, token_from_word
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.sampler_options import GREEDY, SamplerOptions
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
 from dgemma.model.denoiser import KV, Denoiser
+from dgemma.model.guided import guided_logits
 from dgemma.model.sampler import step
 from dgemma.model.steered import steered
 
@@ -92,8 +94,11 @@ def denoise_canvas(
     adaptive: bool,
     options: SamplerOptions = _EXPORTED,
     least: int = 0,
+    guidance: Guidance | None = None,
+    negative: list[KV] | None = None,
 ) -> tuple[list[int], int]:
-    """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards.
+    """All denoising steps of canvas number `index`: what it commits, its last argmax canvas; and its position-forwards, the
+    second passes of guided steps not counted.
 
     `least`: how many of its first positions take no stop token and no padding.
     """
@@ -103,10 +108,16 @@ def denoise_canvas(
     soft = torch.zeros(1, n, config.hidden_size, dtype=model.embed_tokens.weight.dtype)
     stop = AdaptiveStop(options.applied(sampler))
     committed, position_forwards = list[int](), 0
+    accepted: Tensor | None = None
     greedy = float(np.float32(GREEDY))
     bounds, told = options.bounds(sampler), dict[str, float]()
     for (remaining, temperature, words), bound in zip(_steps(sampler, seed, index, n, options), bounds, strict=True):
-        tempered = model.denoise(canvas, soft, prefix, length) / temperature
+        if guidance is None:
+            logits = model.denoise(canvas, soft, prefix, length)
+        else:
+            number = len(bounds) - remaining + 1
+            logits = guided_logits(model, guidance, number, canvas, soft, prefix, negative, accepted)
+        tempered = logits / temperature
         done = step(tempered, words, sampler.entropy_bound)
         if options.given or least:
             exact, pad = GREEDY if temperature == greedy else temperature, config.pad_token_id
@@ -117,7 +128,7 @@ def denoise_canvas(
         committed, position_forwards = done.argmax[0].tolist(), position_forwards + n
         if stop(done.argmax, done.entropy) and adaptive:
             break
-        canvas, soft = done.canvas, model.soft_embed(tempered, sampler.top_k)
+        canvas, soft, accepted = done.canvas, model.soft_embed(tempered, sampler.top_k), done.accepted
     return committed, position_forwards
 
 
@@ -194,6 +205,8 @@ def generate(
     compute: ComputePolicy | None = None,
     options: SamplerOptions = _EXPORTED,
     min_tokens: int = 0,
+    guidance: Guidance | None = None,
+    negative_ids: Sequence[int] = (),
 ) -> Generation:
     """Generate with eager PyTorch.
 
@@ -205,6 +218,7 @@ def generate(
         adaptive: False always runs all steps.
         compute: what a canvas leaves out; None is the stock loop.
         options, min_tokens: as `Session.generate` takes them, in the stock loop alone.
+        guidance, negative_ids: what steps are pushed away from, in the stock loop alone; the ids of its negative prompt.
     Raises:
         UsageError: ids outside the vocabulary, `max_new_tokens` below 1, a bad seed.
     """
@@ -217,16 +231,19 @@ def generate(
         raise UsageError("drafts are checked against a prompt; give at least one id")
     recorder, stops = TrajectoryRecorder(config.canvas_length), set(config.eos_token_ids)
     prefix: list[KV] | None = None
+    negative = extend(model, None, list(negative_ids))
     pending, committed, index, position_forwards = list(prompt_ids), list[int](), 0, 0
     while len(committed) < max_new_tokens and stops.isdisjoint(committed):
         speculate = compute is not None and compute.speculate
         position_forwards += 0 if index == 0 or speculate else len(pending)
+        negative = extend(model, negative, pending if index else ())
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
         if compute is None:
             least = max(0, min_tokens - len(committed))
             pending, own = denoise_canvas(
-                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, options=options, least=least
-            )
+                model, sampler, prefix, recorder, seed=seed, index=index, adaptive=adaptive, options=options, least=least,
+                guidance=guidance, negative=negative,
+            )  # fmt: skip
         else:
             before = [*prompt_ids, *committed]
             first = greedy(model, before)[-1] if speculate else None

@@ -20,6 +20,7 @@ from dgemma.core.trajectory import TrajectoryRecorder
 from dgemma.runtime.cut_draw import Candidates
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.given import Given
+from dgemma.runtime.guide import GUIDED, Guide
 from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops, Sampling
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress, visible
@@ -68,6 +69,9 @@ class Generator:
         """Whether the bundle can do what is asked for; raises UsageError."""
         compute, manifest = options.compute, self._manifest
         self._check_candidates(options)
+        if options.guidance is not None and GUIDED not in manifest.graphs[self._engine.name]:
+            cure = f" has no {GUIDED!r} in this bundle; use engine onnx, and export again a bundle that is older than it"
+            raise UsageError(Param("guidance"), f": {self._engine.name}{cure}")
         self._loops.sampling(options.sampler)
         if options.loop == "graph" and (given := options.sampler.given):
             if outside := [name for name in given if name not in IN_GRAPH]:
@@ -126,9 +130,11 @@ class Generator:
         *,
         kept: int = 0,
         given: Sequence[Given] = (),
+        negative: Sequence[int] | None = None,
     ) -> None:
         """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
-        context, or a cancel. `given`: what is known of the first of them; a template is the only one.
+        context, or a cancel. `given`: what is known of the first of them; a template is the only one. `negative`: the prompt
+        that guidance pushes away from.
 
         Raises PromptTooLong, UsageError, EngineError.
         """
@@ -136,13 +142,16 @@ class Generator:
         self.check_room(len(ids), kept, manifest.canvas_length)
         self.check_structure(run.structured, len(ids), kept, run.most)
         self._begin(ids, kept, manifest.canvas_length)
+        if negative is not None:
+            self.check_room(len(negative), 0, manifest.canvas_length)
+        guide = Guide.of(options.guidance, self._engine, negative)
         speculate = compute is not None and compute.speculate
         graph = _GRAPHS[options.loop] if compute is None else ACTIVE
         weighs = run.structured is not None and bool(run.structured.choices)
         self._prepare(run, "encode", graph, *([CHECK] if speculate else []), *([DENOISE] if weighs else []))
         recorder = TrajectoryRecorder(manifest.canvas_length) if options.trace else None
         prompt_ids = list(self.prefix.ids)
-        run.reason = self._canvases(run, options, given, _also_recorded(watch, recorder), on_commit)
+        run.reason = self._canvases(run, options, given, _also_recorded(watch, recorder), on_commit, guide)
         if recorder is not None:
             run.trajectory = recorder.finish(prompt_ids, run.tokens)
         self._end(run)
@@ -216,16 +225,19 @@ class Generator:
         given: Sequence[Given],
         watch: Watcher | None,
         on_commit: OnCommit | None,
+        guide: Guide | None = None,
     ) -> StopReason:
         """Canvas after canvas. With `speculate`, each is a draft, and `first` what greedy decoding says next."""
         n, first, prefix = self._manifest.canvas_length, None, self.prefix
         asked, speculate = len(prefix.ids), options.compute is not None and options.compute.speculate
         sampling = self._loops.sampling(options.sampler, wanted=options.logprobs is not None)
-        while len(prefix.ids) + n <= self._manifest.context:
+        while max(len(one.ids) for one in (prefix, guide and guide.prefix) if one) + n <= self._manifest.context:
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
             if run.canvases == 0 and run.structured is not None and run.structured.choices:
                 self._weigh_choices(run, run.structured, int(options.seed))
+            if guide is not None and guide.prefix is not None:
+                self._encode(run, guide.prefix)
             known = given[run.canvases] if run.canvases < len(given) else None
             room = self._manifest.context - len(prefix.ids)
             path = None if run.structured is None else run.structured.canvas(run.tokens, run.most, n, room)
@@ -234,7 +246,8 @@ class Generator:
             last: DenoisingStep | None = None
             if not self._cancelled():
                 sampling = sampling._replace(least=max(0, options.min_tokens - len(run.tokens)))
-                last = self._canvas(self._steps(options, sampling, run.canvases, first, known, path), run, watch)
+                steps = self._steps(options, sampling, run.canvases, first, known, path, guide)
+                last = self._canvas(steps, run, watch)
                 canvas = None if last is None else last.argmax[: last.width].tolist()
             run.denoise_s += time.perf_counter() - clock
             if canvas is not None and first is not None:
@@ -249,6 +262,8 @@ class Generator:
                 run.logprobs = [*run.logprobs, *_logprobs(last, options.logprobs)][: len(run.tokens)]
             prefix.truncate(asked + kept + len(new))
             prefix.extend(new[len(prefix.ids) - asked - kept :])
+            if guide is not None and guide.prefix is not None:
+                guide.prefix.extend(new)
             if on_commit is not None:
                 on_commit(run.tokens)
             if reason is not None:
@@ -285,13 +300,14 @@ class Generator:
         first: int | None,
         given: Given | None,
         structured: StructuredCanvas | None,
+        guide: Guide | None,
     ) -> Iterator[DenoisingStep]:
         """The steps of canvas number `index`, as the options say."""
         seed, adaptive, compute = int(options.seed), options.adaptive, options.compute
         if compute is None and options.loop == "graph":
             return self._loops.graph(self.prefix, seed, index, adaptive, sampling)
         if compute is None:
-            return self._loops.host(self.prefix, seed, index, adaptive, sampling, given, structured)
+            return self._loops.host(self.prefix, seed, index, adaptive, sampling, given, structured, guide)
         return self._loops.active(self.prefix, seed, index, adaptive, sampling, compute, first, given, structured)
 
     def _canvas(self, steps: Iterator[DenoisingStep], run: Progress, watch: Watcher | None) -> DenoisingStep | None:
@@ -307,13 +323,14 @@ class Generator:
                 return None
         return step
 
-    def _encode(self, run: Progress, *, keep: int = 0, check: int = 0) -> list[int]:
-        """Encode what the prefix lacks, as `Prefix.encode` says."""
-        clock, before = time.perf_counter(), self.prefix.encoded
-        following = self.prefix.encode(self._cancelled, keep=keep, check=check)
-        seconds, positions = time.perf_counter() - clock, self.prefix.encoded - before
+    def _encode(self, run: Progress, prefix: Prefix | None = None, *, keep: int = 0, check: int = 0) -> list[int]:
+        """Encode what a prefix lacks, the generation's own unless another is given, as `Prefix.encode` says."""
+        prefix = prefix or self.prefix
+        clock, before = time.perf_counter(), prefix.encoded
+        following = prefix.encode(self._cancelled, keep=keep, check=check)
+        seconds, positions = time.perf_counter() - clock, prefix.encoded - before
         if run.steps == 0:
-            run.prefill_s, run.prefill_position_forwards = seconds, positions
+            run.prefill_s, run.prefill_position_forwards = run.prefill_s + seconds, run.prefill_position_forwards + positions
         else:
             run.commit_s, run.position_forwards = run.commit_s + seconds, run.position_forwards + positions
         return following

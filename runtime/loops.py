@@ -21,6 +21,7 @@ from dgemma.runtime import finite
 from dgemma.runtime.cut_draw import Candidates
 from dgemma.runtime.engines.base import Array, Engine, Feeds, IndexOutOfBounds
 from dgemma.runtime.given import Given
+from dgemma.runtime.guide import Guide
 from dgemma.runtime.noise import canvas_noise
 from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.steering import AtStep, Steering
@@ -105,28 +106,33 @@ class Loops:
         sampling: Sampling | None = None,
         given: Given | None = None,
         structured: StructuredCanvas | None = None,
+        guide: Guide | None = None,
     ) -> Iterator[DenoisingStep]:
-        """One `denoise` call per step; the adaptive stop is decided here.
+        """One `denoise` call per step, two of `denoise_guided` where it is guided; the adaptive stop is decided here.
 
         Args:
             sampling: None: as exported.
             given: what is known of the canvas.
             structured: the language that it must be of.
+            guide: what steps are pushed away from.
         """
         sampling = sampling or self.exported
         canvas, words, first_step = self._begin(seed, canvas_index, len(sampling.steps), given)
         every = np.arange(self._n)
         feeds = {**self._prefixed(prefix, DENOISE), "soft": self._no_soft}
         stop, steps = AdaptiveStop(sampling.sampler, self._n), len(sampling.steps)
+        kept: Array | None = None  # what the step before accepted
         for i, at in enumerate(sampling.steps[first_step:]):
             feeds["canvas"], feeds["words"], feeds["temperature"] = canvas, words[i], at.temperature
-            out = finite.run(self._engine, DENOISE, feeds, f"step {i + 1} of canvas {canvas_index + 1}")
+            place, twice = f"step {i + 1} of canvas {canvas_index + 1}", guide is not None and guide.guides(i + 1)
+            out = guide.run(feeds, kept, place) if guide and twice else finite.run(self._engine, DENOISE, feeds, place)
             argmax, entropy, accepted, after, best = sampling.steering.decide(out, every, words[i], at, given, sampling.least)
             if structured is not None:
                 argmax, after = structured.held(every, out, accepted, after)
+            kept = accepted
             before, canvas, feeds["soft"], left = canvas[0], after[None], out["next_soft"], steps - first_step - i
             told = before, argmax, entropy, accepted, after, best, at.bound if sampling.rebounds else None
-            yield DenoisingStep(self._n, self._n, left, at.temperature[0], *told)
+            yield DenoisingStep(self._n * (1 + twice), self._n, left, at.temperature[0], *told)
             if stop(argmax, entropy) and adaptive:
                 return
 

@@ -6,6 +6,7 @@ No text in them becomes a marker.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dgemma.core.errors import Param, TokenizerError, UsageError, blaming, listed
@@ -98,6 +99,13 @@ class Prompts:
 
     def __init__(self, bundle: Bundle, tokenizer: Tokenizer | None) -> None:
         self._manifest, self._path, self._tokenizer = bundle.manifest, bundle.path, tokenizer
+
+    def negative(self, options: GenerateOptions) -> list[int] | None:
+        """The whole prompt that guidance pushes away from, as `ids` makes it; None where there is none."""
+        if options.guidance is None or options.guidance.negative is None:
+            return None
+        with blaming("negative"):
+            return self.ids(options.guidance.negative, None, replace(options, continue_=False), [])[0]
 
     def ids(
         self,

@@ -149,7 +149,7 @@ class Session:
             on_text: called with what is new of the text, and of thoughts, whenever a canvas (with decoder autoregressive, a
                 token) is committed. What it raises ends the generation; the prefix holds what was committed.
             keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy`, `SamplerOptions`
-                and `Structure` in place of `compute`, `sampler` and `structure`.
+                and `Structure` in place of `compute`, `sampler` and `structure`, and the arguments of `Guidance.of`.
         Raises:
             PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy, SessionClosed.
         """
@@ -179,14 +179,8 @@ class Session:
         if not is_int(n, 1, MOST_SAMPLES):
             raise UsageError(Param("n"), f" {n!r} must be between 1 and {MOST_SAMPLES}")
         if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
-            raise UsageError(
-                Param("n"),
-                " needs ",
-                Param("decoder"),
-                " diffusion without ",
-                Param("speculate"),
-                ": greedy decoding gives one answer every time",
-            )
+            why = ": greedy decoding gives one answer every time"
+            raise UsageError(Param("n"), " needs ", Param("decoder"), " diffusion without ", Param("speculate"), why)
         results: list[Result] = []
         with self._exclusive():
             self._generator.check(options)
@@ -264,7 +258,8 @@ class Session:
         if options.decoder == AUTOREGRESSIVE:
             self._generator.decode(run, ids, commit, kept=kept)
             return "decode"
-        self._generator.generate(run, ids, options, watch, commit, kept=kept, given=given)
+        negative = self._prompts.negative(options)
+        self._generator.generate(run, ids, options, watch, commit, kept=kept, given=given, negative=negative)
         if options.fallback is None or not self._generator.is_empty(run):
             return options.loop
         self._generator.fall_back(run, ids, commit, kept=kept)

@@ -198,6 +198,12 @@ STUDIES = (
         commands=(f"{_MODULE}.position_forwards build/tiny-w8.dgemma --threads 1 --out {_TO}/tiny-position-forwards.json",),
     ),
     Study(
+        name="guidance",
+        page="guidance",
+        results=("tiny-guidance.json",),
+        commands=(f"{_MODULE}.guidance --out {_TO}/tiny-guidance.json",),
+    ),
+    Study(
         name="control",
         page="control",
         results=("tiny-control.json",),

@@ -1,6 +1,6 @@
 """Wiring the pieces: one graph that encodes, decodes and denoises, and the plain denoising step that loops are made of.
 
-The shared graph has the inputs of `encode`, `decode`, `check`, `denoise` and `denoise_active` together. Those that a caller
+The shared graph has the inputs of all graphs but the loop together. Those that a caller
 leaves out have defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each
 weight, serves all of them. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
 """
@@ -98,14 +98,15 @@ def _wanted(hidden: str, out: str) -> list[onnx.NodeProto]:
 def shared(
     wiring: Wiring, head: Head, specs: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]]
 ) -> onnx.GraphProto:
-    """One graph for encode, decode, check, denoise and denoise_active. `specs` maps these names to inputs and outputs."""
+    """One graph for all but the loop. `specs` maps their names to inputs and outputs."""
     (chunk, new), (canvas, sampled), (_, decoded) = specs["encode"], specs["denoise"], specs["decode"]
     chosen, checked = ([s for s in side if s.name in ("rows", "next_tokens")] for side in specs["check"])
     active = [s for s in specs["denoise_active"][0] if s.name in ("positions", "settled")]
+    guided, seen = ([s for s in side if s.name in ("guidance", "negative", "hidden")] for side in specs["denoise_guided"])
     hidden = int(next(s for s in canvas if s.name == "soft").shape[-1])
     of_rows = {s.name: replace(s, shape=(1, "R", *s.shape[2:])) for s in sampled}
     conditioned = _conditioned(wiring, hidden)
-    walked = head.walk("wanted", "argmax", is_canvas="is_canvas")
+    walked = head.walk("guided", "argmax", is_canvas="is_canvas")
     decided = _decided(wiring, head, of_rows, hidden)
     for name, number in (("zero", 0), ("one", 1)):
         wiring.constant(name, np.array([number]))
@@ -125,6 +126,9 @@ def shared(
         conditioned,
         *wiring.piece("stack", stack, {"hidden": "hidden", **{name: name for name in _kv(new, "new")}}),
         *_wanted("hidden", "wanted"),
+        node("Sub", ["wanted", "negative"], ["apart"]),
+        node("Mul", ["guidance", "apart"], ["pushed"]),
+        node("Add", ["negative", "pushed"], ["guided"]),
         *walked,
         decided,
         node("Slice", ["argmax", "zero", "one", "one"], ["first_argmax"]),
@@ -140,6 +144,8 @@ def shared(
         "soft": (1, "A", hidden),
         "words": (2, "W"),
         "rows": ("L",),
+        "negative": (1, "G", hidden),
+        "hidden": (1, "M", hidden),
     }
     opened |= {s.name: s.shape for s in of_rows.values()} | {s.name: (1, "M", *s.shape[2:]) for s in new}
 
@@ -150,8 +156,8 @@ def shared(
     return helper.make_graph(
         [*wiring.expansions, *nodes],
         "shared",
-        infos([*chunk, *chosen, *canvas, *active]),
-        infos([*sampled, *decoded, *checked]),
+        infos([*chunk, *chosen, *canvas, *active, *guided]),
+        infos([*sampled, *decoded, *checked, *seen]),
         list(wiring.initializers.values()),
     )
 
@@ -207,5 +213,7 @@ def _defaults(hidden: int) -> dict[str, npt.NDArray[Any]]:
         "soft": np.zeros((1, 0, hidden), np.float32),
         "words": np.zeros((2, 1), np.int64),
         "temperature": np.ones(1, np.float32),
+        "guidance": np.ones(1, np.float32),
+        "negative": np.zeros((1, 1, hidden), np.float32),  # 0 + 1 · (x − 0) is x to the bit
         "prefix_length": np.zeros(1, np.int64),
     }

@@ -210,6 +210,24 @@ DraftOption = Annotated[
 StrengthOption = Annotated[
     float, typer.Option("--strength", metavar="X", help="How much of the draft is noise, above 0 and at most 1.")
 ]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", metavar="S", help="Push every step away from --negative, S times as far as from there to the prompt."
+    ),
+]
+NegativeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--negative",
+        metavar="TEXT",
+        help="A prompt for --guidance to push away from. Default: the same without what is unsure.",
+    ),
+]
+GuidanceStepsOption = Annotated[
+    str | None,
+    typer.Option("--guidance-steps", metavar="A:B", help="Guide steps A to B of a canvas alone, counted from 1. Default: all."),
+]
 RegexOption = Annotated[
     str | None, typer.Option("--regex", metavar="R", help="Give an answer that the regular expression R matches whole.")
 ]

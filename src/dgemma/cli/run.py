@@ -24,6 +24,8 @@ from dgemma.cli.options import (
     EngineOption,
     EntropyBoundOption,
     FallbackOption,
+    GuidanceOption,
+    GuidanceStepsOption,
     JsonLinesOption,
     JsonOption,
     JsonSchemaOption,
@@ -33,6 +35,7 @@ from dgemma.cli.options import (
     MessagesOption,
     MinPOption,
     MinTokensOption,
+    NegativeOption,
     NoStreamOption,
     ProfileOption,
     PromptIdsOption,
@@ -67,6 +70,7 @@ from dgemma.cli.options import (
 from dgemma.cli.text_file import read_text
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
+from dgemma.core.guidance import Guidance
 from dgemma.core.profile import read_profile
 
 if TYPE_CHECKING:
@@ -111,6 +115,9 @@ def run(
     template: TemplateOption = None,
     draft: DraftOption = None,
     strength: StrengthOption = DEFAULT.strength,
+    guidance: GuidanceOption = None,
+    negative: NegativeOption = None,
+    guidance_steps: GuidanceStepsOption = None,
     regex: RegexOption = None,
     json_schema: JsonSchemaOption = None,
     choice: ChoiceOption = None,
@@ -162,6 +169,7 @@ def run(
         template=template,
         draft=None if draft is None else read_text("--draft", draft).removesuffix("\n"),
         strength=strength,
+        guidance=Guidance.of(guidance=guidance, negative=negative, guidance_steps=guidance_steps),
         structure=structure(regex, json_schema, choice),
         choice_probabilities=choice_probabilities,
         system=system,
@@ -212,7 +220,7 @@ def _quicker(session: Session, options: GenerateOptions) -> GenerateOptions:
     """With the decoder that would answer sooner, told in one line; diffusion where the options need it."""
     denoises = options.loop != DEFAULT.loop or not options.adaptive or options.logprobs is not None or options.min_tokens > 0
     steers = (options.compute, options.trace, options.sampler.given, options.template, options.draft, options.ban)
-    if denoises or any((*steers, options.structure)):
+    if denoises or any((*steers, options.structure, options.guidance)):
         print("decoder diffusion: the other options need it", file=sys.stderr)
         return options
     choice = session.choose_decoder(options.max_new_tokens)

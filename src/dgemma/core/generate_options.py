@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 from dgemma.core.compute_policy import ComputePolicy, StartWidth
 from dgemma.core.errors import Param, UsageError, blaming, listed
+from dgemma.core.guidance import GUIDANCE, Guidance
 from dgemma.core.messages import read_tools
 from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import EntropyBound, LogitBias, SamplerOptions, Temperature
@@ -63,6 +64,9 @@ class GenerateKeywords(TypedDict, total=False):
     json_schema: str | Mapping[str, Any] | None
     choices: str | Sequence[str]
     choice_probabilities: bool
+    guidance: float | None
+    negative: str | None
+    guidance_steps: str | Sequence[int] | None
     raw: bool
     trace: bool
     continue_: bool
@@ -95,6 +99,7 @@ class GenerateOptions:
         template: the answer, with holes such as {{8}} of 8 tokens, which the model fills; all else stays exactly. One canvas.
         draft: a text to begin the canvases with, instead of noise.
         strength: how much of the draft is noise, above 0 and at most 1: the share of its tokens, and of the steps that run.
+        guidance: what steps are pushed away from, and how far. Needs loop host, and every position in every step.
         structure: the texts that the answer may be; it always is one of them, unless it was cancelled.
         choice_probabilities: give the probability of each choice of the structure in `Result.choice_probabilities`, at a step
             for every beginning that choices have.
@@ -126,6 +131,7 @@ class GenerateOptions:
     strength: float = STRENGTH
     structure: Structure | None = None
     choice_probabilities: bool = False
+    guidance: Guidance | None = None
     raw: bool = False
     trace: bool = False
     continue_: bool = False
@@ -179,6 +185,7 @@ class GenerateOptions:
         self._check_least()
         self._check_candidates()
         self._check_structure()
+        self._check_guidance()
         if self.decoder != AUTOREGRESSIVE:
             return
         if given := self.sampler.given:
@@ -283,6 +290,20 @@ class GenerateOptions:
         if self.think:
             raise UsageError(name, " is of the whole answer, thoughts included; leave ", Param("think"), " out")
 
+    def _check_guidance(self) -> None:
+        """What guidance cannot go with."""
+        if self.guidance is None:
+            return
+        if not isinstance(self.guidance, Guidance):
+            raise UsageError(Param("guidance"), f" {self.guidance!r} must be a Guidance")
+        if self.decoder == AUTOREGRESSIVE or self.loop != "host":
+            why = " host: the other graphs have no second pass"
+            raise UsageError(Param("guidance"), " needs ", Param("decoder"), " diffusion and ", Param("loop"), why)
+        if self.compute is not None:
+            raise UsageError(
+                Param("guidance"), " needs every position in every step; leave ", *listed(self.compute.given), " out"
+            )
+
     @property
     def banned(self) -> tuple[str | int, ...]:
         """Ids and texts of `ban`."""
@@ -296,12 +317,13 @@ class GenerateOptions:
     @classmethod
     def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:
         """From the fields, with those of `ComputePolicy`, `SamplerOptions` and `Structure` in place of `compute`, `sampler` and
-        `structure`. Raises UsageError."""
+        `structure`, and the arguments of `Guidance.of` in place of `guidance`. Raises UsageError."""
         given = _renamed(keywords)
         policy = ComputePolicy.of(**{f.name: given.pop(f.name) for f in fields(ComputePolicy) if f.name in given})
         sampler = SamplerOptions(**{f.name: given.pop(f.name) for f in fields(SamplerOptions) if f.name in given})
         structure = Structure.of(**{f.name: given.pop(f.name) for f in fields(Structure) if f.name in given})
-        return cls(compute=policy, sampler=sampler, structure=structure, **given)
+        guidance = Guidance.of(**{name: given.pop(name) for name in GUIDANCE if name in given})
+        return cls(compute=policy, sampler=sampler, structure=structure, guidance=guidance, **given)
 
 
 def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
