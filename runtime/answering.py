@@ -16,11 +16,11 @@ from dgemma.runtime.answer import Answer, AnswerReader, why_empty
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.committed_text import CommittedText
 from dgemma.runtime.engines.base import Array
-from dgemma.runtime.generator import Watcher
 from dgemma.runtime.given import Given, from_draft, from_template
 from dgemma.runtime.loops import DenoisingStep
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.result import Result, StepEvent, TextEvent
+from dgemma.runtime.steps_told import Watcher
 from dgemma.runtime.stop_strings import StopStrings
 from dgemma.runtime.structure.choices import normalized
 from dgemma.runtime.structure.languages import Languages

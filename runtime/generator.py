@@ -24,15 +24,14 @@ from dgemma.runtime.guide import GUIDED, Guide
 from dgemma.runtime.loops import ACTIVE, DENOISE, GENERATE, DenoisingStep, Loops, Sampling
 from dgemma.runtime.prefix import Prefix, input_dim
 from dgemma.runtime.progress import Progress, visible
-from dgemma.runtime.result import StopReason, TokenLogprob
+from dgemma.runtime.result import StopReason
+from dgemma.runtime.steps_told import Watcher, also_recorded, logprobs
 from dgemma.runtime.structure.structured import StructuredAnswer, StructuredCanvas
 
 CHECK = "check"  # what encodes where drafts are checked
 DECODE_TURN = 16  # tokens of greedy decoding in one turn: about as many forwards as a canvas takes
 _GRAPHS = {"host": DENOISE, "graph": GENERATE}  # loop → the graph that it calls
 
-# Told of every step: number of its canvas, from 0, and its own there, from 1; the step; tokens of the canvases before.
-Watcher = Callable[[int, int, DenoisingStep, tuple[int, ...]], None]
 # Told of all committed tokens whenever there are more of them.
 OnCommit = Callable[[list[int]], None]
 
@@ -151,7 +150,7 @@ class Generator:
         self._prepare(run, "encode", graph, *([CHECK] if speculate else []), *([DENOISE] if weighs else []))
         recorder = TrajectoryRecorder(manifest.canvas_length) if options.trace else None
         prompt_ids = list(self.prefix.ids)
-        run.reason = self._canvases(run, options, given, _also_recorded(watch, recorder), on_commit, guide)
+        run.reason = self._canvases(run, options, given, also_recorded(watch, recorder), on_commit, guide)
         if recorder is not None:
             run.trajectory = recorder.finish(prompt_ids, run.tokens)
         self._end(run)
@@ -259,7 +258,7 @@ class Generator:
             kept, new, reason = run.accept(canvas) if length is None else run.fill(canvas, length)
             if not speculate and last is not None:
                 run.entropies = [*run.entropies, *last.entropy[: last.width].tolist()][: len(run.tokens)]
-                run.logprobs = [*run.logprobs, *_logprobs(last, options.logprobs)][: len(run.tokens)]
+                run.logprobs = [*run.logprobs, *logprobs(last, options.logprobs)][: len(run.tokens)]
             prefix.truncate(asked + kept + len(new))
             prefix.extend(new[len(prefix.ids) - asked - kept :])
             if guide is not None and guide.prefix is not None:
@@ -380,38 +379,3 @@ class Generator:
             if run.steps % DECODE_TURN == 0:
                 run.denoise_s -= self._pause(run)
         return "cancelled"
-
-
-def _logprobs(step: DenoisingStep, count: int | None) -> list[TokenLogprob]:
-    """Of a canvas's last step, for as far as it has grown; with `count` candidates each."""
-    if step.candidates is None or count is None:
-        return []
-    found = []
-    for token, ids, values in zip(step.argmax[: step.width].tolist(), *(c.tolist() for c in step.candidates), strict=False):
-        of = dict(zip(ids, values, strict=True))
-        top = tuple((i, value) for i, value in zip(ids[:count], values[:count], strict=True) if value != BANNED)
-        found.append(TokenLogprob(token, of.get(token, BANNED), top))
-    return found
-
-
-def _also_recorded(watch: Watcher | None, recorder: TrajectoryRecorder | None) -> Watcher | None:
-    """A watcher that records every step before `watch` is told of it."""
-    if recorder is None:
-        return watch
-
-    def record(canvas_index: int, number: int, step: DenoisingStep, committed: tuple[int, ...]) -> None:
-        recorder.add(
-            canvas_index,
-            step.remaining,
-            float(step.temperature),
-            step.canvas_in,
-            step.argmax,
-            step.entropy,
-            step.accepted,
-            step.canvas_out,
-            step.bound,
-        )
-        if watch is not None:
-            watch(canvas_index, number, step, committed)
-
-    return record

@@ -26,12 +26,13 @@ from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.decoder_choice import DecoderChoice, choose_decoder
 from dgemma.runtime.engines import open_engine
 from dgemma.runtime.engines.base import Array, Engine
-from dgemma.runtime.generator import Generator, OnCommit, Watcher
+from dgemma.runtime.generator import Generator, OnCommit
 from dgemma.runtime.given import Given
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.prompt import Prompts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
 from dgemma.runtime.samples import Samples
+from dgemma.runtime.steps_told import Watcher
 from dgemma.runtime.stream import iterate
 from dgemma.runtime.structure.languages import Languages
 from dgemma.runtime.tokenizer import Tokenizer, load_tokenizer
