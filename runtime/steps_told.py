@@ -1,4 +1,4 @@
-"""What is made of a generation's steps beside its tokens: a record of them, and log-probabilities of what the last committed."""
+"""What is made of a generation's steps beside its tokens: a record, and log-probabilities of what the last one committed."""
 
 from __future__ import annotations
 
