@@ -22,6 +22,7 @@ from dgemma.benchmarks.studies import (
     released_tables,
     serve_table,
     structure_table,
+    training_table,
     tables,
 )
 from dgemma.benchmarks.studies.page import NOTICE, Page, Section
@@ -335,7 +336,7 @@ PAGES: dict[str, Page] = {
     "structure": structure_table.PAGE,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
     "soft": SOFT, "plan": PLAN, "serve": serve_table.PAGE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
-    "tpu": TPU,
+    "tpu": TPU, "training": training_table.PAGE,
 }  # fmt: skip
 
 

@@ -280,6 +280,12 @@ STUDIES = (
         commands=(f"{_MODULE}.serve_load --seconds 60 --out {_TO}/serve-load.json",),
     ),
     Study(
+        name="levels",
+        page="training",
+        results=("tiny-levels.json",),
+        commands=(f"{_MODULE}.levels --out {_TO}/tiny-levels.json",),
+    ),
+    Study(
         name="two-commands",
         page="two-commands",
         results=("two-commands.json",),
