@@ -22,8 +22,8 @@ from dgemma.benchmarks.studies import (
     released_tables,
     serve_table,
     structure_table,
-    training_table,
     tables,
+    training_table,
 )
 from dgemma.benchmarks.studies.page import NOTICE, Page, Section
 

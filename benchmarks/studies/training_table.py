@@ -44,7 +44,7 @@ A model of half tiny's width and half its layers, trained on tiny's exercises fr
 "learned"; `pure_noise_share = 0` in both, so that every row draws its level. Both are measured with uniform levels. The scatter
 is the standard deviation of the denoiser's loss over the last third of the steps.""",
             table=levels,
-            after="Runs are short and the model is small: they show the direction at the beginning of training, and no more.",
+            after="The two differ by no more than seeds do. Runs are short and the model is small.",
         ),
     ),
 )
