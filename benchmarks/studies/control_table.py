@@ -51,6 +51,39 @@ def choices() -> str:
     return "\n".join([*rows, "", facts, "", f"`{values['bundle']['recipe']}`. {provenance(values)}"])
 
 
+def tuned() -> str:
+    """What tuning found, on the questions that it chose by and on the others."""
+    values = read("tiny-tune.json")
+    rows = header(
+        "questions",
+        "n",
+        "exact: bundle's own, tuned",
+        "difference, points (lower bound)",
+        "position-forwards, tuned / own (95 %)",
+    )
+    for half in ("tuning", "held_out") if values["options"] else ():
+        one = values[half]
+        gap, ratio = one["difference"], one["ratio"]
+        rows.append(
+            f"| {half.replace('_', ' ')} | {one['n']} | {one['stock_exact']:.1%}, {one['exact']:.1%} | "
+            f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f}) | "
+            f"{ratio['value']:.3f} ({ratio['low']:.3f} … {ratio['high']:.3f}) |"
+        )
+    said = ", ".join(
+        f"{name} {':'.join(map(str, value)) if isinstance(value, list) else value}" for name, value in values["options"].items()
+    )
+    facts, holds = values["machine"], "a profile was written" if values["holds"] else "no profile was written"
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"{values['trials']} trials, margin {100 * values['settings']['margin']:g} points: {holds}. Options: {said}.",
+            "",
+            f"{facts['cpu']}, {facts['cores']} cores; {facts['date'][:10]}.",
+        ]
+    )
+
+
 PAGE = Page(
     title="Options of the sampler",
     intro="""
@@ -75,6 +108,18 @@ letter or digit is another one. "Right" is the share of questions whose most pro
 Where tiny is sure, it is right; where it is not, it is right less often, in questions that are too few to say how much less.
 The price is a step for every beginning of a choice, about twelve times the work of the answer. The answers themselves are right
 as often.""",
+        ),
+        Section(
+            heading="Tuned options",
+            before="""
+What [`dgemma tune`](../guides/tune.md) found on half of the held-out prompts, and what that does on the other half. Lower
+bounds are at one-sided 95 %.""",
+            table=tuned,
+            after="""
+What is saved comes from canvases that start with four positions and commit early, as on the page about
+[less work](less-work.md); schedule, bound and stop rule matter little on tiny. These are more steps, but smaller: fewer
+position-forwards, which on a model as small as tiny need not be more tokens/s. For those, ask by
+`--objective tokens-per-second`.""",
         ),
         Section(
             heading="Templates",

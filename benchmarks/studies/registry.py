@@ -216,6 +216,15 @@ STUDIES = (
         commands=(f"{_MODULE}.choices --per-task 12 --out {_TO}/tiny-choices.json",),
     ),
     Study(
+        name="tune",
+        page="control",
+        results=("tiny-tune.json",),
+        commands=(
+            "dgemma tune tiny --task benchmarks/tasks/tiny_held_out.jsonl --limit 30 --trials 40 --threads 1 --out FOLDER "
+            f"--json > {_TO}/tiny-tune.json",
+        ),
+    ),
+    Study(
         name="structure",
         page="structure",
         results=("tiny-structure.json",),
