@@ -236,7 +236,8 @@ def generate(
     while len(committed) < max_new_tokens and stops.isdisjoint(committed):
         speculate = compute is not None and compute.speculate
         position_forwards += 0 if index == 0 or speculate else len(pending)
-        negative = extend(model, negative, pending if index else ())
+        if guidance is not None and guidance.negative is not None and index:
+            negative = extend(model, negative, pending)
         prefix = extend(model, prefix, pending)  # the last canvas is encoded only now that something follows it
         if compute is None:
             least = max(0, min_tokens - len(committed))
