@@ -50,6 +50,14 @@ public class OnnxEngineTest {
             if (feeds.containsKey("temperature")) {
                 feeds.get("temperature").data.putFloat(0, 0.8f);
             }
+            if (feeds.containsKey("most_steps")) { // all steps: with 0 of them, a run is over before anything can end it
+                long steps = feeds.get("temperatures").size(0);
+                feeds.get("most_steps").data.putLong(0, steps);
+                for (int i = 0; i < steps; i++) {
+                    feeds.get("temperatures").data.putFloat(4 * i, 0.8f);
+                    feeds.get("bounds").data.putDouble(8 * i, 0.1);
+                }
+            }
         }
 
         void on(Engine engine) {
