@@ -2,7 +2,7 @@
 
 Predictions of one step are independent of each other, so choices that must agree cannot fall in one step, unless something
 that all positions see decides them. Here that is the noise that the canvas begins as: the teacher draws with it
-(`rollout.coupled_words`), so its last canvas is a function of the first, and a student can learn that function. As other
+(`rollout.coupled_words`), so its last canvas follows from the first, and a student can learn how. As other
 seeds give other noise, the student's answers stay as different as the teacher's. B rows, N canvas, V vocabulary, K steps.
 """
 
@@ -85,14 +85,16 @@ class Taught(Row):
 def teach(teacher: Denoiser, policy: SamplerConfig, rows: Sequence[Row], generator: torch.Generator) -> list[Taught]:
     """The teacher's canvases behind the rows' prefixes; their own canvases are not looked at."""
     config, stops = teacher.config, set(teacher.config.eos_token_ids)
-    noise = torch.randint(0, config.vocab_size, (len(rows), config.canvas_length), generator=generator)
+    n = config.canvas_length
+    noise = torch.randint(0, config.vocab_size, (len(rows), n), generator=generator)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prefix))
     made: dict[int, Taught] = {}
     for start in range(0, len(order), _AT_ONCE):
         places = order[start : start + _AT_ONCE]
         own = noise[places]
         prefixes = [list(rows[i].prefix) for i in places]
-        found = denoise_rows(teacher, policy, prefixes, own, coupled_words(own, config.vocab_size))
+        words = coupled_words(own, config.vocab_size, lambda row, run: torch.randint(0, 1 << 32, (2, n), generator=generator))
+        found = denoise_rows(teacher, policy, prefixes, own, words)
         for i, canvas in zip(places, found, strict=True):
             end = next((at + 1 for at, token in enumerate(canvas.committed) if token in stops), None)
             row = rows[i]
@@ -211,7 +213,8 @@ def distilling(source: Path, path: Path, out: Path, speak: data.Speak, options: 
     return Run(
         out=out, model=student, policy=few, source=lessons, held_out=exam,
         objective=Objective(first_step_share=options.first_step_share, next_token_weight=options.next_token_weight),
-        optimizer=Optimizer(rate=options.rate, muon_rate=7 * options.rate, warmup_steps=max(1, min(100, options.steps // 20))),
+        optimizer=Optimizer(self_conditioning="adamw", rate=options.rate, muon_rate=7 * options.rate,
+                            warmup_steps=max(1, min(100, options.steps // 20))),
         course=Course(steps=options.steps, evaluate_every=options.evaluate_every,
                       save_seconds=options.save_seconds, seed=options.seed),
         identity=identity, settings=identity, write=write, resumed=resume, cure="use a lower --rate", kind=DistillLoop,

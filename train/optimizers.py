@@ -12,7 +12,7 @@ from dgemma.model.denoiser import Denoiser
 from dgemma.train.muon import Muon
 from dgemma.train.options import Optimizer
 
-_EMBEDDING = "embed_tokens"
+_EMBEDDING, _SELF_CONDITIONING = "embed_tokens", "self_conditioning"
 
 
 def initialize(model: Denoiser, generator: torch.Generator) -> None:
@@ -31,7 +31,7 @@ class Optimizers:
 
     def __init__(self, trained: dict[str, nn.Parameter], policy: Optimizer) -> None:
         self.policy, self.parameters = policy, list(trained.values())
-        matrices = [p for name, p in trained.items() if is_muons(name, p)] if policy.kind == "muon" else []
+        matrices = [p for name, p in trained.items() if is_muons(name, p, policy)]
         chosen = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in chosen]
         self.rated: list[tuple[torch.optim.Optimizer, float]] = []
@@ -64,6 +64,8 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def is_muons(name: str, p: Tensor) -> bool:
-    """Whether Muon moves a parameter: a matrix of a layer."""
-    return p.ndim == 2 and not name.startswith(_EMBEDDING)
+def is_muons(name: str, p: Tensor, policy: Optimizer) -> bool:
+    """Whether Muon moves a parameter: a matrix of a layer, and with that policy of the self-conditioning."""
+    if policy.kind != "muon" or p.ndim != 2 or name.startswith(_EMBEDDING):
+        return False
+    return policy.self_conditioning == "muon" or not name.startswith(_SELF_CONDITIONING)

@@ -84,6 +84,8 @@ class Optimizer:
     Args:
         rate: highest learning rate of AdamW.
         muon_rate: highest learning rate of Muon.
+        self_conditioning: what moves its matrices, where `kind` is muon. Muon makes its signal many times as large as the
+            embeddings that it is added to, and the norm after the sum then hides which ids a canvas holds.
         warmup_steps: over which rates rise from 0.
         decay_from: share of the run after which rates fall linearly to 0.
     """
@@ -91,12 +93,15 @@ class Optimizer:
     kind: Literal["adamw", "muon"] = "muon"
     rate: float = 3e-3
     muon_rate: float = 0.02
+    self_conditioning: Literal["adamw", "muon"] = "muon"
     warmup_steps: int = 100
     decay_from: float = 0.4
 
     def __post_init__(self) -> None:
         if self.kind not in ("adamw", "muon"):
             raise UsageError(f"optimizer.kind {self.kind!r}: must be adamw or muon")
+        if self.self_conditioning not in ("adamw", "muon"):
+            raise UsageError(f"optimizer.self_conditioning {self.self_conditioning!r}: must be adamw or muon")
         for name in ("rate", "muon_rate"):
             _positive("optimizer.", name, getattr(self, name))
         if self.warmup_steps < 1:

@@ -94,11 +94,14 @@ def contract_words(seeds: Sequence[int], index: int, n: int) -> Words:
     return lambda row, run: torch.from_numpy(step_words(seeds[row], index, run, n).astype(np.int64))
 
 
-def coupled_words(noise: Tensor, vocab: int) -> Words:
-    """Words that a canvas's own initial noise gives, the same in every step, so that this noise alone decides what is
-    committed: a position draws with the quantile that its noise id is, and where it is renoised gets that id again."""
-    middle = ((noise.double() + 0.5) / vocab * 2.0**32).long()  # [B, N]; id of the word is the noise id
-    return lambda row, run: middle[row].expand(2, -1)
+def coupled_words(noise: Tensor, vocab: int, others: Words) -> Words:
+    """Words with which a canvas's initial noise [B, N] draws: every position, in every step, the quantile that its id there
+    stands for. So this noise decides what is committed, as far as the model's distributions are sure of the rest.
+
+    `others` renoise. (Renoising with the initial ids again is worse: what the model half believes is never taken away.)
+    """
+    middle = ((noise.double() + 0.5) / vocab * 2.0**32).long()  # the id of that word is the noise id
+    return lambda row, run: torch.stack([middle[row], others(row, run)[1]])
 
 
 def generate_rows(
@@ -110,7 +113,7 @@ def generate_rows(
     most_canvases: int,
     coupled: bool = False,
 ) -> list[Generated]:
-    """Whole answers. `coupled` draws with `coupled_words` instead of the seed's; the initial noise is the seed's either way."""
+    """Whole answers. `coupled` draws with `coupled_words`; the initial noise is the seed's either way."""
     config = model.config
     n, stops = config.canvas_length, set(config.eos_token_ids)
     found = [Generated() for _ in prompts]
@@ -120,7 +123,8 @@ def generate_rows(
             break
         own = [seeds[i] for i in open_]
         noise = torch.stack([initial_noise(seed, index, n, config.vocab_size) for seed in own])
-        words = coupled_words(noise, config.vocab_size) if coupled else contract_words(own, index, n)
+        words = contract_words(own, index, n)
+        words = coupled_words(noise, config.vocab_size, words) if coupled else words
         prefixes = [[*prompts[i], *found[i].tokens] for i in open_]
         for i, canvas in zip(open_, denoise_rows(model, policy, prefixes, noise, words), strict=True):
             one = found[i]

@@ -19,6 +19,8 @@ from dgemma.train import data, distill
 from dgemma.train.data import Row, collate
 from dgemma.train.distill import DistillOptions, distilling
 from dgemma.train.loop import STATE
+from dgemma.train.optimizers import is_muons
+from dgemma.train.options import Optimizer
 
 POLICY = SamplerConfig(steps=6, entropy_bound=4.0, confidence_threshold=1.0)
 OPTIONS = DistillOptions(denoising_steps=2, steps=4, batch=4, evaluate_every=2, save_seconds=0.0, held_out_share=0.2)
@@ -122,3 +124,12 @@ def test_what_cannot_be_is_one_line(folder: Path, file: Path, tmp_path: Path) ->
         distilling(folder, file, tmp_path, speak, OPTIONS)
     with pytest.raises(CheckpointError, match="no state"):
         distilling(folder, file, tmp_path / "none", speak, OPTIONS, resume=True).run()
+
+
+def test_muon_leaves_the_self_conditioning_alone_where_it_shall() -> None:
+    names = {"self_conditioning.down_proj.weight", "layers.0.mlp.down_proj.weight", "embed_tokens.weight"}
+    found = {}
+    for policy in (Optimizer(), Optimizer(self_conditioning="adamw"), Optimizer(kind="adamw")):
+        found[policy] = {name for name in names if is_muons(name, torch.zeros(2, 2), policy)}
+    layer = {"layers.0.mlp.down_proj.weight"}
+    assert list(found.values()) == [layer | {"self_conditioning.down_proj.weight"}, layer, set()]

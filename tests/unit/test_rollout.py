@@ -36,8 +36,9 @@ def test_other_seeds_give_other_canvases(model: Denoiser) -> None:
 def test_coupled_words_are_those_of_the_noise(model: Denoiser) -> None:
     vocab = model.config.vocab_size
     noise = rollout.initial_noise(3, 0, micro.N, vocab)[None]
-    words = rollout.coupled_words(noise, vocab)(0, 1)
-    assert ((words * vocab) >> 32).tolist() == [noise[0].tolist()] * 2
+    others = rollout.contract_words([3], 0, micro.N)
+    words = rollout.coupled_words(noise, vocab, others)(0, 1)
+    assert ((words[0] * vocab) >> 32).tolist() == noise[0].tolist() and torch.equal(words[1], others(0, 1)[1])
     again = [
         rollout.generate_rows(model, POLICY, [PROMPTS[0]] * 2, [9, seed], most_canvases=1, coupled=True) for seed in (1, 2)
     ]

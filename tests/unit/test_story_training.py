@@ -65,8 +65,9 @@ def test_what_is_accepted_is_the_answers_and_the_rest_noise(model: Denoiser, bat
     logits = torch.zeros(4, micro.N, micro.VOCAB)
     logits[:, :5, 9] = 60.0  # certain positions, and one more, are accepted
     truth = torch.full((4, micro.N), 11)
-    canvas, soft = packed.accepted(model, logits, truth, SamplerConfig(), torch.Generator().manual_seed(0))
-    assert (canvas[:, :6] == 11).all() and (canvas[:, 6:] != 11).float().mean() > 0.9
+    near = packed.Mixture(leap_share=0.0)
+    canvas, soft, taken = packed.accepted(model, logits, truth, SamplerConfig(), near, torch.Generator().manual_seed(0))
+    assert (taken.sum(1) == 6).all() and (canvas[:, :6] == 11).all() and (canvas[:, 6:] != 11).float().mean() > 0.9
     assert soft.shape == (4, micro.N, model.config.hidden_size)
     diffusion, next_token = packed.losses(model, batch, SamplerConfig(), packed.Mixture(), torch.Generator().manual_seed(0))
     assert diffusion.requires_grad and next_token > 0

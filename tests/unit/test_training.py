@@ -204,6 +204,7 @@ def test_several_files_and_a_held_out_one(values: dict[str, Any], tmp_path: Path
         ("data", {"held_out": 2.0}, "data.held_out 2.0: a share"),
         ("data", {"tasks": "tiny"}, "data.files: name at least one file of conversations, or data.tasks, but not both"),
         ("optimizer", {"kind": "sgd"}, "optimizer.kind 'sgd': must be adamw or muon"),
+        ("optimizer", {"self_conditioning": "sgd"}, "optimizer.self_conditioning 'sgd': must be adamw or muon"),
         ("optimizer", {"rate": 0.0}, "optimizer.rate 0.0: must be above 0"),
         ("optimizer", {"decay_from": 1.0}, "optimizer.decay_from 1.0"),
         ("optimizer", {"warmup_steps": 0}, "optimizer.warmup_steps 0"),

@@ -106,25 +106,39 @@ def denoise_behind(model: Denoiser, canvas: Tensor, soft: Tensor, prefix: list[K
 
 
 def accepted(
-    model: Denoiser, logits: Tensor, truth: Tensor, policy: SamplerConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """What the sampler leaves of logits [R, N, V] if it draws the truth [R, N]: the next canvas and soft embeddings.
+    model: Denoiser, logits: Tensor, truth: Tensor, policy: SamplerConfig, mixture: Mixture, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the sampler leaves of logits [R, N, V] if it draws the truth [R, N]: canvas, soft embeddings, what was accepted.
 
-    Temperatures are drawn from the schedule's range.
+    Temperatures are drawn from the schedule's range. Some rows accept as much as several steps would.
     """
-    drawn = torch.rand(len(truth), generator=generator)
+    rows, n = truth.shape
+    drawn, leaps, nats = torch.rand(3, rows, generator=generator)
     tempered = logits / (policy.t_max - (policy.t_max - policy.t_min) * drawn)[:, None, None]
-    words = torch.randint(0, 1 << 32, (len(truth), 2, truth.shape[1]), generator=generator)
-    done = sampling.step(tempered, words, policy.entropy_bound)
-    return torch.where(done.accepted, truth, done.canvas), model.soft_embed(tempered, policy.top_k)
+    most = policy.entropy_bound * (mixture.most_nats / policy.entropy_bound) ** nats
+    bound = torch.where(leaps < mixture.leap_share, most, policy.entropy_bound)
+    logs = tempered.log_softmax(-1)
+    taken = sampling.accept(-(logs.exp() * logs).sum(-1), bound[:, None])
+    noise = torch.randint(0, logits.shape[-1], (rows, n), generator=generator)
+    return torch.where(taken, truth, noise), model.soft_embed(tempered, policy.top_k), taken
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Shares of rows: those whose noise level is 1, the others draw it uniformly; those that learn the step after."""
+    """What the denoiser sees of a canvas: so many steps, one after the other, each learned from.
 
-    pure_noise_share: float = 0.35
-    later_share: float = 0.6
+    Args:
+        pure_noise_share: of rows, which begin as noise; the others draw their noise level uniformly.
+        leap_share: of rows in every step, which accept up to `most_nats` at once, so that few steps lead through a canvas.
+        accepted_weight: of positions that hold the answer's id since the step before, beside the 1 of others: to keep what was
+            accepted is learned late otherwise, as most of the loss is of choices that are still open.
+    """
+
+    steps: int = 4
+    pure_noise_share: float = 0.75
+    leap_share: float = 0.6
+    most_nats: float = 10.0
+    accepted_weight: float = 5.0
     next_token_weight: float = 0.5
 
 
@@ -142,12 +156,13 @@ def losses(
     pure = torch.rand(rows, generator=generator) < mixture.pure_noise_share
     t = torch.where(pure, torch.ones(rows), torch.rand(rows, generator=generator))
     noise = torch.randint(0, model.config.vocab_size, (rows, n), generator=generator)
-    noisy = torch.where(torch.rand(rows, n, generator=generator) < t[:, None], noise, batch.canvas)
+    canvas = torch.where(torch.rand(rows, n, generator=generator) < t[:, None], noise, batch.canvas)
     soft = torch.zeros(rows, n, model.config.hidden_size)
-    later = (torch.rand(rows, generator=generator) < mixture.later_share).nonzero().squeeze(1)
-    with torch.no_grad():
-        own = [(k[later].detach(), v[later].detach()) for k, v in prefix]
-        logits = denoise_behind(model, noisy[later], soft[later], own, batch.start[later])
-        noisy[later], soft[later] = accepted(model, logits, batch.canvas[later], policy, generator)
-    logits = denoise_behind(model, noisy, soft, prefix, batch.start)
-    return F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten()), next_token
+    diffusion, taken = torch.zeros(()), torch.zeros(rows, n, dtype=torch.bool)
+    for _ in range(mixture.steps):
+        logits = denoise_behind(model, canvas, soft, prefix, batch.start)
+        each = F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten(), reduction="none").view(rows, n)
+        diffusion = diffusion + (each * torch.where(taken, mixture.accepted_weight, 1.0)).mean() / mixture.steps
+        with torch.no_grad():
+            canvas, soft, taken = accepted(model, logits, batch.canvas, policy, mixture, generator)
+    return diffusion, next_token

@@ -35,11 +35,20 @@ _LOG_SECONDS, _SAVE_SECONDS = 30.0, 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What a run depends on beside code and clock. Rates fall linearly to zero from a share of the time on."""
+    """What a run depends on beside code and clock. Rates fall linearly to zero from a share of the time on.
+
+    Args:
+        tokens: ids of a batch.
+        signal_rate: of AdamW for the self-conditioning. With Muon its signal grows to thirty times the embeddings that it is
+            added to; the norm after the sum then hides which ids the canvas holds, and nothing accepted is kept.
+        signal_scale: what the signal of the checkpoint that a run goes on from is multiplied by.
+    """
 
     minutes: float = 60.0
     seed: int = 0
-    tokens: int = 1000  # ids of a batch
+    tokens: int = 1000
+    signal_scale: float = 1.0
+    signal_rate: float = 3e-4
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(warmup_steps=50, decay_from=0.3))
     mixture: Mixture = field(default_factory=Mixture)
 
@@ -60,7 +69,11 @@ class Training:
         sp = spm.SentencePieceProcessor(model_file=str(tokenizer))
         self.model = Denoiser(story_config(sp.vocab_size(), sp.piece_to_id(END_OF_TURN)))
         initialize(self.model, torch.Generator().manual_seed(config.seed))
-        self.optimizers = Optimizers(dict(self.model.named_parameters()), config.optimizer)
+        named = dict(self.model.named_parameters())
+        signal = {name: p for name, p in named.items() if name.startswith("self_conditioning")}
+        rest = {name: p for name, p in named.items() if name not in signal}
+        self.optimizers = Optimizers(rest, config.optimizer)
+        self.signal = Optimizers(signal, replace(config.optimizer, kind="adamw", rate=config.signal_rate))
         self.step, self.seconds, self.ids = 0, 0.0, 0
 
         def to_ids(messages: Messages) -> Conversation:
@@ -75,9 +88,10 @@ class Training:
         factor = self.config.optimizer.factor(self.step, self.seconds / (self.config.minutes * 60))
         diffusion, next_token = losses(self.model, batch, POLICY, self.config.mixture, generator)
         (diffusion + self.config.mixture.next_token_weight * next_token).backward()
-        self.optimizers.clip()
-        self.optimizers.step(factor)
-        self.optimizers.zero_grad()
+        for part in (self.optimizers, self.signal):
+            part.clip()
+            part.step(factor)
+            part.zero_grad()
         self.step, self.ids = self.step + 1, self.ids + batch.ids.numel() + batch.canvas.numel()
         return float(diffusion.detach()), float(next_token.detach()), factor
 
@@ -85,6 +99,7 @@ class Training:
         state = {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
+            "signal": self.signal.state_dict(),
             "at": (self.step, self.seconds, self.ids),
         }
         torch.save(state, path.with_suffix(".part"))
@@ -94,6 +109,7 @@ class Training:
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
+        self.signal.load_state_dict(state["signal"])
         self.step, self.seconds, self.ids = state["at"]
 
 
@@ -104,6 +120,8 @@ def run(work: Path, config: TrainConfig, init: Path | None = None) -> Training:
         training.load(state)
     elif init is not None:
         training.model.load_state_dict(checkpoint.load(init).model.state_dict())
+        with torch.no_grad():
+            training.model.self_conditioning.down_proj.weight.mul_(config.signal_scale)
     (work / "config.json").write_text(json.dumps(asdict(config)) + "\n")
     generator = torch.Generator().manual_seed(config.seed * 7919 + training.step)
     source = batches(training.to_ids, config.seed * 1_000_003 + training.step, config.tokens)
@@ -147,6 +165,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
     parser.add_argument("--init", type=Path, help="checkpoint whose weights to go on from, with fresh optimizers")
     parser.add_argument("--stage", type=int, default=1, help="names the folder of log and configuration in --out")
+    parser.add_argument("--signal-scale", type=float, default=1.0, help="factor on the self-conditioning of --init")
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
     parser.add_argument("--decay-from", type=float, default=TrainConfig().optimizer.decay_from)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
@@ -162,7 +181,13 @@ def main() -> None:
     optimizer = replace(
         stock, rate=stock.rate * options.rate, muon_rate=stock.muon_rate * options.rate, decay_from=options.decay_from
     )
-    config = TrainConfig(minutes=options.minutes, seed=options.seed, tokens=options.tokens, optimizer=optimizer)
+    config = TrainConfig(
+        minutes=options.minutes,
+        seed=options.seed,
+        tokens=options.tokens,
+        optimizer=optimizer,
+        signal_scale=options.signal_scale,
+    )
     training = run(options.work, config, options.init)
     if options.out is not None:
         publish(options.work, options.out, training, options.stage)
