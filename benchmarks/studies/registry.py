@@ -225,6 +225,21 @@ STUDIES = (
         ),
     ),
     Study(
+        name="story",
+        page="story",
+        results=("story.json",),
+        commands=(f"{_MODULE}.story checkpoints/story --count 200 --dialogues 48 --out {_TO}/story.json",),
+    ),
+    Study(
+        name="story-speed",
+        page="story",
+        results=("story-speed.json",),
+        commands=(
+            "dgemma export checkpoints/story --recipe w8 --engine onnx --out build/story-w8.dgemma",
+            f"{_MODULE}.story_speed build/story-w8.dgemma --out {_TO}/story-speed.json",
+        ),
+    ),
+    Study(
         name="structure",
         page="structure",
         results=("tiny-structure.json",),
@@ -321,7 +336,7 @@ def current() -> set[str]:
 def is_older(path: Path, digests: set[str]) -> bool:
     """Whether a result names a bundle that is none of `digests`; False where it names none, or one of an unlisted shape."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    unlisted = UNLISTED in path.name or path.name == "small-memory.json"
+    unlisted = UNLISTED in path.name or path.name in ("small-memory.json", "story-speed.json")
     return not unlisted and any(digest not in digests for digest in _digests(values))
 
 
