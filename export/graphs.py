@@ -277,24 +277,18 @@ def specs(config: ModelConfig, shapes: Shapes, policy: SamplerConfig) -> dict[st
     tokens = [spec("tokens", "int64", 1, "C"), spec("start", "int64", 1)]
     chunk = [*tokens, spec("count", "int64", 1), *prefix]
     length = [spec("prefix_length", "int64", 1), *prefix]
+    step = [
+        spec("canvas", "int64", 1, n),
+        spec("soft", "float32", 1, n, hidden),
+        spec("words", "int64", 2, n),
+        spec("temperature", "float32", 1),
+    ]
     return {
         "encode": (chunk, new),
-        "denoise": (
-            [
-                spec("canvas", "int64", 1, n),
-                spec("soft", "float32", 1, n, hidden),
-                spec("words", "int64", 2, n),
-                spec("temperature", "float32", 1),
-                *length,
-            ],
-            sampled(n),
-        ),
+        "denoise": ([*step, *length], sampled(n)),
         "denoise_guided": (
             [
-                spec("canvas", "int64", 1, n),
-                spec("soft", "float32", 1, n, hidden),
-                spec("words", "int64", 2, n),
-                spec("temperature", "float32", 1),
+                *step,
                 spec("guidance", "float32", 1),
                 spec("negative", "float32", 1, n, hidden),
                 *length,

@@ -110,7 +110,8 @@ def denoise_canvas(
     committed, position_forwards = list[int](), 0
     accepted: Tensor | None = None
     greedy = float(np.float32(GREEDY))
-    bounds, told = options.bounds(sampler), dict[str, float]()
+    bounds = options.bounds(sampler)
+    rebounds = any(bound != sampler.entropy_bound for bound in bounds)
     for (remaining, temperature, words), bound in zip(_steps(sampler, seed, index, n, options), bounds, strict=True):
         if guidance is None:
             logits = model.denoise(canvas, soft, prefix, length)
@@ -122,8 +123,7 @@ def denoise_canvas(
         if options.given or least:
             exact, pad = GREEDY if temperature == greedy else temperature, config.pad_token_id
             done = steered(tempered, words, sampler, options, exact, bound, pad, ends=(*config.eos_token_ids, pad), least=least)
-        if any(other != sampler.entropy_bound for other in bounds):
-            told = {"entropy_bound": bound}
+        told = {"entropy_bound": bound} if rebounds else {}
         recorder.add(index, remaining, temperature, canvas, done.argmax, done.entropy, done.accepted, done.canvas, **told)
         committed, position_forwards = done.argmax[0].tolist(), position_forwards + n
         if stop(done.argmax, done.entropy) and adaptive:

@@ -230,13 +230,14 @@ class Generator:
         n, first, prefix = self._manifest.canvas_length, None, self.prefix
         asked, speculate = len(prefix.ids), options.compute is not None and options.compute.speculate
         sampling = self._loops.sampling(options.sampler, wanted=options.logprobs is not None)
-        while max(len(one.ids) for one in (prefix, guide and guide.prefix) if one) + n <= self._manifest.context:
+        others = [] if guide is None or guide.prefix is None else [guide.prefix]
+        while max(len(one.ids) for one in (prefix, *others)) + n <= self._manifest.context:
             if following := self._encode(run, check=int(speculate)):
                 first = following[0]
             if run.canvases == 0 and run.structured is not None and run.structured.choices:
                 self._weigh_choices(run, run.structured, int(options.seed))
-            if guide is not None and guide.prefix is not None:
-                self._encode(run, guide.prefix)
+            for other in others:
+                self._encode(run, other)
             known = given[run.canvases] if run.canvases < len(given) else None
             room = self._manifest.context - len(prefix.ids)
             path = None if run.structured is None else run.structured.canvas(run.tokens, run.most, n, room)
@@ -261,8 +262,8 @@ class Generator:
                 run.logprobs = [*run.logprobs, *logprobs(last, options.logprobs)][: len(run.tokens)]
             prefix.truncate(asked + kept + len(new))
             prefix.extend(new[len(prefix.ids) - asked - kept :])
-            if guide is not None and guide.prefix is not None:
-                guide.prefix.extend(new)
+            for other in others:
+                other.extend(new)
             if on_commit is not None:
                 on_commit(run.tokens)
             if reason is not None:

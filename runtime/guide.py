@@ -35,9 +35,10 @@ class Guide:
         """With the ids of the negative prompt in a prefix of their own; None where nothing is guided."""
         if guidance is None or guidance.scale == 1:
             return None
-        prefix = None if negative is None else Prefix(engine)
-        if prefix is not None:
-            prefix.extend(negative or ())
+        prefix = None
+        if negative is not None:
+            prefix = Prefix(engine)
+            prefix.extend(negative)
         engine.prepare(GUIDED)
         return cls(guidance, engine, prefix)
 

@@ -30,7 +30,7 @@ from dgemma.train.loop import Loop, Measured
 from dgemma.train.options import MOST_SEED, Course, Objective, Optimizer
 from dgemma.train.passes import denoise_batch, encode_batch
 from dgemma.train.rollout import coupled_words, denoise_rows
-from dgemma.train.runs import Run, write_checkpoint
+from dgemma.train.runs import Run, check_out, write_checkpoint
 from dgemma.train.sources import GROUPS, Order, Stateless, dealt
 
 MOST_STEPS = 16  # that a student may be given
@@ -192,8 +192,7 @@ def distilling(source: Path, path: Path, out: Path, speak: data.Speak, options: 
     Raises:
         CheckpointError, UsageError: naming file and line, tensor or option.
     """
-    if not resume and out.exists():
-        raise UsageError(f"--out {out}: exists already; choose another folder, or go on from its state with --resume")
+    check_out(out, resume=resume)
     config, policy = checkpoint.read_config(source)
     rows, held_out = data.split(data.read(path, speak, config), options.held_out_share, options.seed)
     loaded, teacher = checkpoint.load(source), checkpoint.load(source).model.requires_grad_(False).eval()

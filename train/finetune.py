@@ -16,7 +16,7 @@ from dgemma.core.staging import staging
 from dgemma.model import checkpoint
 from dgemma.train import data, lora
 from dgemma.train.options import FinetuneOptions, Objective
-from dgemma.train.runs import Run, copy_texts, write_checkpoint
+from dgemma.train.runs import Run, check_out, copy_texts, write_checkpoint
 from dgemma.train.sources import Replayed
 
 
@@ -40,8 +40,7 @@ def finetuning(
     Raises:
         CheckpointError, UsageError: naming file and line, tensor or option.
     """
-    if not resume and out.exists():
-        raise UsageError(f"--out {out}: exists already; choose another folder, or go on from its state with --resume")
+    check_out(out, resume=resume)
     config, _ = checkpoint.read_config(source)
     rows, held_out = data.split(data.read(path, speak, config), options.held_out_share, options.seed)
     others = [row for found in data.read(replay, speak, config) for row in found] if replay else []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgemma.core import memory
-from dgemma.core.errors import CheckpointError, TrainingError
+from dgemma.core.errors import CheckpointError, TrainingError, UsageError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser
@@ -131,6 +131,12 @@ class Run:
         if not outcome.stopped:
             (work / STATE).unlink(missing_ok=True)
         return outcome
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Refuse a folder that is there, unless a run in it is resumed; raises UsageError."""
+    if not resume and out.exists():
+        raise UsageError(f"--out {out}: exists already; choose another folder, or go on from its state with --resume")
 
 
 def _timed(loop: Loop, rows: Sequence[Row]) -> float:

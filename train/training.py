@@ -19,7 +19,7 @@ from dgemma.model.hf_config import read_json
 from dgemma.train import data
 from dgemma.train.config import TrainConfig, plain
 from dgemma.train.optimizers import initialize
-from dgemma.train.runs import SETTINGS, TRAINING, Run, write_checkpoint
+from dgemma.train.runs import SETTINGS, TRAINING, Run, check_out, write_checkpoint
 from dgemma.train.sources import Grouped, Source
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,8 +40,7 @@ def training(
     Raises:
         CheckpointError, UsageError: naming file and line, or key.
     """
-    if not resume and out.exists():
-        raise UsageError(f"--out {out}: exists already; choose another folder, or go on from its state with --resume")
+    check_out(out, resume=resume)
     if config.model.dtype not in _DTYPES:
         raise UsageError(f"model.dtype {config.model.dtype!r}: must be {' or '.join(_DTYPES)}")
     source, held_out = _data(config, shape, speak)

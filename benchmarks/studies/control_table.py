@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dgemma.benchmarks.studies.page import Page, Section
-from dgemma.benchmarks.studies.tables import header, provenance, read
+from dgemma.benchmarks.studies.tables import header, interval, provenance, read
 
 
 def options() -> str:
@@ -13,8 +13,8 @@ def options() -> str:
     for name, one in values["sampled"].items():
         gap = one["difference"]
         rows.append(
-            f"| {name} | {one['n']} | {one['exact']:.1%} ({100 * one['low']:.1f} … {100 * one['high']:.1f}) | "
-            f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) | {one['mean_steps']:.2f} |"
+            f"| {name} | {one['n']} | {one['exact']:.1%} ({interval(one, 100, '.1f')}) | "
+            f"{100 * gap['value']:+.1f} ({interval(gap, 100, '+.1f')}) | {one['mean_steps']:.2f} |"
         )
     return "\n".join([*rows, "", f"`{values['bundle']['recipe']}`, adaptive. {provenance(values)}"])
 
@@ -29,7 +29,7 @@ def templates() -> str:
         rows.append(
             f"| {task} | {ways['pinned']} | {own['n']} | {own['exact']:.0%}, {own['mean_steps']:.2f} | "
             f"{alone['exact']:.0%}, {alone['mean_steps']:.2f} | "
-            f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) |"
+            f"{100 * gap['value']:+.1f} ({interval(gap, 100, '+.1f')}) |"
         )
     return "\n".join(rows)
 

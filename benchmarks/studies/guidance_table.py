@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dgemma.benchmarks.studies.page import Page, Section
-from dgemma.benchmarks.studies.tables import header, provenance, read
+from dgemma.benchmarks.studies.tables import header, interval, provenance, read
 
 
 def table() -> str:
@@ -14,8 +14,8 @@ def table() -> str:
     for name, one in values["ways"].items():
         gap = one["difference"]
         rows.append(
-            f"| {name} | {one['n']} | {one['exact']:.1%} ({100 * one['low']:.1f} … {100 * one['high']:.1f}) | "
-            f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f}) | {one['mean_steps']:.2f} | "
+            f"| {name} | {one['n']} | {one['exact']:.1%} ({interval(one, 100, '.1f')}) | "
+            f"{100 * gap['value']:+.1f} ({interval(gap, 100, '+.1f')}) | {one['mean_steps']:.2f} | "
             f"{one['same_answer']:.0%} | {one['distinct']:.0%} |"
         )
     ways = values["ways"].values()

@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from dgemma.cli.options import ThreadsOption
-from dgemma.cli.training_told import plan_lines, told
-from dgemma.core.interrupts import INTERRUPTED
-from dgemma.core.progress import notes, stages
+from dgemma.core.progress import notes
 
 
 def run(
@@ -44,7 +42,7 @@ def run(
     ] = False,
 ) -> int:
     from dgemma.cli.checkpoint_text import CheckpointText
-    from dgemma.cli.training_run import set_threads
+    from dgemma.cli.training_run import gone_through, set_threads
     from dgemma.model.hub import folder_of
     from dgemma.train.finetune import finetuning
     from dgemma.train.options import FinetuneOptions
@@ -55,13 +53,4 @@ def run(
     text = CheckpointText(source)
     notes(text.notes)
     run = finetuning(source, data, out, text.exchanges, options, replay=replay, resume=resume)
-    if dry_run:
-        print("\n".join(plan_lines(run.plan())))
-        return 0
-    with stages() as say:
-        outcome = run.run(told(say, options.evaluate_every))
-    print(f"{out}: {'adapter' if lora else 'checkpoint'} of step {outcome.best_step}, held-out loss {outcome.held_out:.4f}")
-    if outcome.stopped:
-        print(f"stopped at step {outcome.step} of {run.course.steps}; go on with --resume")
-        return INTERRUPTED
-    return 0
+    return gone_through(run, "adapter" if lora else "checkpoint", dry_run=dry_run)

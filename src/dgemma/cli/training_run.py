@@ -1,4 +1,4 @@
-"""What `dgemma train` and `dgemma adapt` have in common: a config carried out."""
+"""What the commands that train have in common: a run gone through, and for `train` and `adapt` a config carried out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dgemma.core.progress import notes, stages
 if TYPE_CHECKING:
     from dgemma.core.config import ModelConfig
     from dgemma.train.config import TrainConfig
+    from dgemma.train.runs import Run
 
 # What of a tokenizer's folder belongs to the checkpoint.
 _TEXTS = (
@@ -51,6 +52,23 @@ def carried_out(config: TrainConfig, out: Path, *, threads: int | None, resume: 
     print(f"{out}: checkpoint of step {outcome.best_step}, held-out loss {outcome.held_out:.4f}, {outcome.tokens:,} tokens")
     if outcome.stopped:
         print(f"stopped at step {outcome.step}; go on with --resume")
+        return INTERRUPTED
+    return 0
+
+
+def gone_through(run: Run, kind: str, more: str = "", *, dry_run: bool) -> int:
+    """Train, or tell what it would take; the exit status. Raises DgemmaError.
+
+    `kind`: of result; `more`: what is said of it.
+    """
+    if dry_run:
+        print("\n".join(plan_lines(run.plan())))
+        return 0
+    with stages() as say:
+        outcome = run.run(told(say, run.course.evaluate_every))
+    print(f"{run.out}: {kind} of step {outcome.best_step}{more}, held-out loss {outcome.held_out:.4f}")
+    if outcome.stopped:
+        print(f"stopped at step {outcome.step} of {run.course.steps}; go on with --resume")
         return INTERRUPTED
     return 0
 

@@ -140,18 +140,16 @@ final class Speech {
     GenerateOptions withBans(GenerateOptions options) {
         SamplerOptions sampler = options.sampler;
         for (String text : options.ban) {
-            int before = 0;
-            int first = 0;
+            boolean found = false;
             for (String spelled : new String[] {text, " " + text}) {
                 int[] ids = tokenizer().encodeUser(spelled);
-                first = first == 0 ? ids.length : first;
                 if (ids.length == 1 && Trim.both(tokenizer().decode(ids)).equals(Trim.both(text))) {
                     sampler = sampler.ban(ids);
-                    before++;
+                    found = true;
                 }
             }
-            if (before == 0) {
-                throw new UsageException("ban '" + text + "' takes " + first
+            if (!found) {
+                throw new UsageException("ban '" + text + "' takes " + tokenizer().encodeUser(text).length
                         + " tokens, which other texts need as well; give one token, or ids");
             }
         }
