@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dgemma.cli.options import compute_policy, sampler_options
+from dgemma.cli.generation import ComputeFlags, SamplerFlags
 from dgemma.core.compute_policy import ComputePolicy
 from dgemma.core.errors import DgemmaWarning, UsageError
 from dgemma.core.profile import NO_PROFILE, Profile, read_profile
@@ -33,12 +33,13 @@ def test_a_profile_says_options(tmp_path: Path) -> None:
 
 def test_what_is_typed_takes_its_place() -> None:
     profile = Profile(name="quick", options=OPTIONS)
-    said = sampler_options("1", 3, None, None, None, 0, profile=profile)
+    said = SamplerFlags(temperature="1", steps=3, stability=0).options(profile)
     assert said == SamplerOptions(temperature=1, max_steps=3, schedule="cosine", confidence=0.01, stability=0)
-    assert compute_policy(0.5, None, True, False, profile) == ComputePolicy(early_commit=0.5, start_width="auto", recheck=True)
-    assert compute_policy(None, None, False, False, profile) == profile.compute()
+    computed = ComputeFlags(early_commit=0.5, recheck=True).policy(profile)
+    assert computed == ComputePolicy(early_commit=0.5, start_width="auto", recheck=True)
+    assert ComputeFlags().policy(profile) == profile.compute()
     with pytest.raises(UsageError, match=r"early_commit 0\.0 must be a positive number"):
-        compute_policy(0.0, None, False, False, profile)
+        ComputeFlags(early_commit=0.0).policy(profile)
 
 
 def test_another_bundle_is_told() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_bundle import BOS, START, STEPS, fake_session
 
-from dgemma.cli.options import sampler_options
+from dgemma.cli.generation import SamplerFlags
 from dgemma.core.errors import UsageError
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.sampler_options import GREEDY, SamplerOptions
@@ -78,7 +78,7 @@ def test_schedules_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) 
 
 
 def from_file(path: Path | str) -> SamplerOptions:
-    return sampler_options(None, None, None, str(path), None, None)
+    return SamplerFlags(schedule=str(path)).options()
 
 
 @pytest.mark.parametrize(

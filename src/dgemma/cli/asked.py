@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from dgemma.cli.messages_file import read_conversation
 from dgemma.cli.text_file import read_text
@@ -23,23 +25,51 @@ class Asked:
     tools: tuple[dict[str, Any], ...] = ()
 
 
-def read(prompt: str | None, prompt_ids: str | None, messages: Path | None, prompts: Path | None, *, bare: bool) -> Asked:
-    """What the four options say, else what stdin does; nothing where `bare`, which a template alone may be.
+@dataclass(frozen=True, kw_only=True)
+class AskedFlags:
+    """Where what is asked comes from: one of these, else stdin."""
 
-    Raises:
-        UsageError: two of them are given, none of them, or one that cannot be read.
-    """
-    given = {"-p": prompt, "--prompt-ids": prompt_ids, "--messages": messages, "--prompts": prompts}
-    if len(named := [name for name, value in given.items() if value is not None]) > 1:
-        raise UsageError(f"give either {named[0]} or {named[1]}, not both")
-    if messages is not None:
-        conversation, tools = read_conversation(messages)
-        return Asked(conversation=conversation, tools=tools)
-    if prompts is not None:
-        return Asked(prompts=_lines(prompts))
-    if prompt_ids is not None:
-        return Asked(prompt=_ids(prompt_ids))
-    return Asked(prompt=prompt if prompt is not None or bare else _stdin())
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. Default: read standard input.")] = None
+    prompt_ids: Annotated[
+        str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
+    ] = None
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            "--messages",
+            metavar="FILE",
+            help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
+        ),
+    ] = None
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="A prompt on each line of FILE, each answered by itself, with one seed."
+        ),
+    ] = None
+
+    def read(self, *, bare: bool) -> Asked:
+        """What they say, else what stdin does; nothing where `bare`, which a template alone may be.
+
+        Raises:
+            UsageError: two of them are given, none of them, or one that cannot be read.
+        """
+        given = {
+            "-p": self.prompt,
+            "--prompt-ids": self.prompt_ids,
+            "--messages": self.messages,
+            "--prompts": self.prompts,
+        }
+        if len(named := [name for name, value in given.items() if value is not None]) > 1:
+            raise UsageError(f"give either {named[0]} or {named[1]}, not both")
+        if self.messages is not None:
+            conversation, tools = read_conversation(self.messages)
+            return Asked(conversation=conversation, tools=tools)
+        if self.prompts is not None:
+            return Asked(prompts=_lines(self.prompts))
+        if self.prompt_ids is not None:
+            return Asked(prompt=_ids(self.prompt_ids))
+        return Asked(prompt=self.prompt if self.prompt is not None or bare else _stdin())
 
 
 def _lines(path: Path) -> list[str]:

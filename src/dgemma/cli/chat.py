@@ -4,45 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 from dgemma.cli.conversation import COMMANDS, HELP, Conversation
-from dgemma.cli.options import (
-    AdaptiveOption,
-    BanOption,
-    BundleArgument,
-    ChoiceOption,
-    ConfidenceOption,
-    EarlyCommitOption,
-    EngineOption,
-    EntropyBoundOption,
-    FallbackOption,
-    JsonSchemaOption,
-    LogitBiasOption,
-    LoopOption,
-    MinPOption,
-    MinTokensOption,
-    ProfileOption,
-    RecheckOption,
-    RegexOption,
-    ScheduleOption,
-    SeedOption,
-    SpeculateOption,
-    StabilityOption,
-    StartWidthOption,
-    StepsOption,
-    StopOption,
-    SystemOption,
-    TemperatureOption,
-    ThinkOption,
-    ThreadsOption,
-    TokensOption,
-    TopKOption,
-    TopPOption,
-    compute_policy,
-    sampler_options,
-    structure,
-)
+from dgemma.cli.generation import GenerationFlags
+from dgemma.cli.groups import grouped
+from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.profile import read_profile
@@ -52,60 +18,14 @@ EDITING = "Enter sends, Alt+Enter begins a new line, the arrow keys bring back e
 DEFAULT = GenerateOptions(continue_=True)
 
 
+@grouped
 def run(
-    bundle: BundleArgument,
-    engine: EngineOption = None,
-    loop: LoopOption = DEFAULT.loop,
-    seed: SeedOption = DEFAULT.seed,
-    max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
-    min_tokens: MinTokensOption = DEFAULT.min_tokens,
-    adaptive: AdaptiveOption = DEFAULT.adaptive,
-    early_commit: EarlyCommitOption = None,
-    start_width: StartWidthOption = None,
-    recheck: RecheckOption = False,
-    speculate: SpeculateOption = False,
-    profile: ProfileOption = None,
-    temperature: TemperatureOption = None,
-    steps: StepsOption = None,
-    entropy_bound: EntropyBoundOption = None,
-    schedule: ScheduleOption = None,
-    confidence: ConfidenceOption = None,
-    stability: StabilityOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    logit_bias: LogitBiasOption = None,
-    ban: BanOption = None,
-    stop: StopOption = None,
-    fallback: FallbackOption = None,
-    regex: RegexOption = None,
-    json_schema: JsonSchemaOption = None,
-    choice: ChoiceOption = None,
-    threads: ThreadsOption = None,
-    system: SystemOption = None,
-    think: ThinkOption = False,
+    bundle: BundleArgument, *, engine: EngineOption = None, generation: GenerationFlags, threads: ThreadsOption = None
 ) -> None:
-    said = read_profile(profile)
-    options = replace(
-        DEFAULT,
-        max_new_tokens=max_new_tokens,
-        min_tokens=min_tokens,
-        seed=seed,
-        adaptive=adaptive,
-        loop=loop,
-        compute=compute_policy(early_commit, start_width, recheck, speculate, said),
-        sampler=sampler_options(
-            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias, said
-        ),
-        ban=ban or (),
-        stop=stop or (),
-        fallback=fallback,
-        structure=structure(regex, json_schema, choice),
-        system=system,
-        think=think,
-    )
+    profile = read_profile(generation.profile)
+    options = generation.options(profile, DEFAULT)
     with Session.load(bundle, engine=engine, threads=threads) as session:
-        said.warn_unless_for(session.bundle.digest)
+        profile.warn_unless_for(session.bundle.digest)
         if session.tokenizer is None or session.manifest.chat is None:
             raise UsageError(f"{bundle}: has no chat template; use `dgemma run --raw` or --prompt-ids")
         talk = Conversation(session, options)

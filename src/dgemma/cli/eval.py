@@ -8,20 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.options import (
-    BundleArgument,
-    EarlyCommitOption,
-    EngineOption,
-    JsonOption,
-    ProfileOption,
-    RecheckOption,
-    SeedOption,
-    SpeculateOption,
-    StartWidthOption,
-    ThreadsOption,
-    TokensOption,
-    compute_policy,
-)
+from dgemma.cli.generation import ComputeFlags
+from dgemma.cli.groups import grouped
+from dgemma.cli.options import BundleArgument, EngineOption, JsonOption, ProfileOption, SeedOption, ThreadsOption, TokensOption
 from dgemma.cli.terminal import print_json
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.profile import read_profile
@@ -29,8 +18,10 @@ from dgemma.core.profile import read_profile
 DEFAULT = GenerateOptions()
 
 
+@grouped
 def run(
     bundle: BundleArgument,
+    *,
     task: Annotated[
         list[Path],
         typer.Option("--task", metavar="FILE", help="Questions: MMLU (.jsonl, .csv), HellaSwag, GSM8K, or task/prompt/answer."),
@@ -46,10 +37,7 @@ def run(
     num_shots: Annotated[int, typer.Option("--num-shots", metavar="K", help="Use the first K examples of each task.")] = 5,
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
     decoder: Annotated[str, typer.Option("--decoder", help="diffusion, autoregressive, or both.")] = "diffusion",
-    early_commit: EarlyCommitOption = None,
-    start_width: StartWidthOption = None,
-    recheck: RecheckOption = False,
-    speculate: SpeculateOption = False,
+    compute: ComputeFlags,
     profile: ProfileOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the result to FILE; answers go beside it as they come.")
@@ -77,7 +65,7 @@ def run(
             seed=seed,
             max_new_tokens=max_new_tokens,
             sampler=said.sampler(),
-            compute=compute_policy(early_commit, start_width, recheck, speculate, said),
+            compute=compute.policy(said),
         ),
     )
     result = evaluate_bundle(request, lambda text: print(text, file=sys.stderr, flush=True))

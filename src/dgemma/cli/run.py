@@ -5,72 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from dgemma.cli.answering import generate, generate_each, sample
-from dgemma.cli.asked import read
-from dgemma.cli.options import (
-    AdaptiveOption,
-    BanOption,
-    BundleArgument,
-    ChoiceOption,
-    ChoiceProbabilitiesOption,
-    ConfidenceOption,
-    DecoderOption,
-    DraftOption,
-    EarlyCommitOption,
-    EngineOption,
-    EntropyBoundOption,
-    FallbackOption,
-    GuidanceOption,
-    GuidanceStepsOption,
-    JsonLinesOption,
-    JsonOption,
-    JsonSchemaOption,
-    LogitBiasOption,
-    LogprobsOption,
-    LoopOption,
-    MessagesOption,
-    MinPOption,
-    MinTokensOption,
-    NegativeOption,
-    NoStreamOption,
-    ProfileOption,
-    PromptIdsOption,
-    PromptOption,
-    PromptsOption,
-    RawOption,
-    RecheckOption,
-    RegexOption,
-    SamplesOption,
-    ScheduleOption,
-    SeedOption,
-    SpeculateOption,
-    StabilityOption,
-    StartWidthOption,
-    StepsOption,
-    StopOption,
-    StrengthOption,
-    SystemOption,
-    TargetOption,
-    TemperatureOption,
-    TemplateOption,
-    ThinkOption,
-    ThreadsOption,
-    TokensOption,
-    TopKOption,
-    TopPOption,
-    TraceOption,
-    compute_policy,
-    sampler_options,
-    structure,
-)
+from dgemma.cli.asked import AskedFlags
+from dgemma.cli.generation import DEFAULT, GenerationFlags, GuidanceFlags
+from dgemma.cli.groups import grouped
+from dgemma.cli.options import BundleArgument, EngineOption, JsonOption, TargetOption, ThreadsOption
 from dgemma.cli.text_file import read_text
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
-from dgemma.core.guidance import Guidance
 from dgemma.core.profile import read_profile
 
 if TYPE_CHECKING:
@@ -78,137 +26,139 @@ if TYPE_CHECKING:
     from dgemma.runtime.result import Result
     from dgemma.runtime.session import Session
 
-DEFAULT = GenerateOptions()
 AUTO = "auto"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CanvasFlags:
+    """What the first canvases hold before any step."""
+
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT",
+            help="The answer, with holes such as {{8}} of 8 tokens, which the model fills; all else stays. Needs no prompt.",
+        ),
+    ] = None
+    draft: Annotated[
+        Path | None,
+        typer.Option("--draft", metavar="FILE", help="Begin with the text of FILE in place of noise; see --strength."),
+    ] = None
+    strength: Annotated[
+        float, typer.Option("--strength", metavar="X", help="How much of the draft is noise, above 0 and at most 1.")
+    ] = DEFAULT.strength
+
+    def draft_text(self) -> str | None:
+        """The text of --draft; raises UsageError."""
+        return None if self.draft is None else read_text("--draft", self.draft).removesuffix("\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFlags:
+    """How many answers there are, what is told of them, and where."""
+
+    n: Annotated[
+        int,
+        typer.Option("--n", metavar="K", help="Generate K answers, with K seeds, and print the one that most of them give."),
+    ] = 1
+    as_json: JsonOption = False
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print a JSON object on a line for each step, committed text and the result.")
+    ] = False
+    logprobs: Annotated[
+        int | None,
+        typer.Option("--logprobs", metavar="N", help="Put log-probabilities into the JSON, and those of N likely tokens."),
+    ] = None
+    choice_probabilities: Annotated[
+        bool, typer.Option("--choice-probabilities", help="Put the probability of each --choice into the JSON.")
+    ] = False
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text once it is whole.")] = False
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
+    ] = None
+
+    @property
+    def form(self) -> str:
+        """The form of an answer, as `answering.generate` names it."""
+        return "json" if self.as_json else "lines" if self.json_lines else "whole" if self.no_stream else "text"
+
+    def check(self, *, several_prompts: bool) -> None:
+        """Whether that form can hold everything that is asked for; raises UsageError."""
+        if self.as_json and self.json_lines:
+            raise UsageError("give --json or --json-lines, not both")
+        if self.form not in ("json", "lines"):
+            cure = " than text can hold; give --json or --json-lines as well"
+            if self.logprobs is not None:
+                raise UsageError(Param("logprobs"), f" says more{cure}")
+            if self.choice_probabilities:
+                raise UsageError(Param("choice_probabilities"), f" are more{cure}")
+        if self.n != 1 and (self.form == "lines" or self.trace is not None):
+            cure = "leave them out, or run once a seed"
+            raise UsageError(f"--n gives several answers, which --json-lines and --trace cannot hold; {cure}")
+        if several_prompts and (self.form == "json" or self.n != 1):
+            raise UsageError("--prompts gives several answers, which --json and --n cannot hold; use --json-lines")
+        if several_prompts and self.trace is not None:
+            raise UsageError("--prompts gives several answers, which --trace cannot hold; run once for each prompt")
+        if self.trace is not None:
+            check_trace_path(self.trace)
+
+    def save(self, result: Result) -> None:
+        """Write the trace, if one is asked for; raises UsageError."""
+        if self.trace is not None and result.trajectory is not None:
+            save_trace(result.trajectory, self.trace)
+
+
+@grouped
 def run(
     bundle: BundleArgument,
-    prompt: PromptOption = None,
-    prompt_ids: PromptIdsOption = None,
+    *,
+    asked: AskedFlags,
     engine: EngineOption = None,
     target: TargetOption = AUTO,
-    decoder: DecoderOption = DEFAULT.decoder,
-    loop: LoopOption = DEFAULT.loop,
-    seed: SeedOption = DEFAULT.seed,
-    max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
-    min_tokens: MinTokensOption = DEFAULT.min_tokens,
-    adaptive: AdaptiveOption = DEFAULT.adaptive,
-    early_commit: EarlyCommitOption = None,
-    start_width: StartWidthOption = None,
-    recheck: RecheckOption = False,
-    speculate: SpeculateOption = False,
-    profile: ProfileOption = None,
-    temperature: TemperatureOption = None,
-    steps: StepsOption = None,
-    entropy_bound: EntropyBoundOption = None,
-    schedule: ScheduleOption = None,
-    confidence: ConfidenceOption = None,
-    stability: StabilityOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    logit_bias: LogitBiasOption = None,
-    ban: BanOption = None,
-    stop: StopOption = None,
-    fallback: FallbackOption = None,
-    template: TemplateOption = None,
-    draft: DraftOption = None,
-    strength: StrengthOption = DEFAULT.strength,
-    guidance: GuidanceOption = None,
-    negative: NegativeOption = None,
-    guidance_steps: GuidanceStepsOption = None,
-    regex: RegexOption = None,
-    json_schema: JsonSchemaOption = None,
-    choice: ChoiceOption = None,
-    choice_probabilities: ChoiceProbabilitiesOption = False,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            metavar="diffusion|autoregressive|auto",
+            help="How tokens come about. auto measures a step and a token on this machine, and takes the quicker decoder.",
+        ),
+    ] = DEFAULT.decoder,
+    generation: GenerationFlags,
+    canvas: CanvasFlags,
+    guidance: GuidanceFlags,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not apply the chat template to the prompt.")] = False,
     threads: ThreadsOption = None,
-    system: SystemOption = None,
-    think: ThinkOption = False,
-    messages: MessagesOption = None,
-    prompts: PromptsOption = None,
-    n: SamplesOption = 1,
-    raw: RawOption = False,
-    as_json: JsonOption = False,
-    json_lines: JsonLinesOption = False,
-    logprobs: LogprobsOption = None,
-    no_stream: NoStreamOption = False,
-    trace: TraceOption = None,
+    output: OutputFlags,
 ) -> int:
     from dgemma.runtime.session import Session as Opened
 
     _check_decoder(decoder)
-    output = _output(as_json, json_lines, no_stream)
-    if logprobs is not None and output not in ("json", "lines"):
-        raise UsageError(Param("logprobs"), " says more than text can hold; give --json or --json-lines as well")
-    if choice_probabilities and output not in ("json", "lines"):
-        cure = " are more than text can hold; give --json or --json-lines as well"
-        raise UsageError(Param("choice_probabilities"), cure)
-    _check_several(output, n, trace, prompts)
-    asked = read(prompt, prompt_ids, messages, prompts, bare=template is not None)
-    if trace is not None:
-        check_trace_path(trace)
-    said = read_profile(profile)
-    options = GenerateOptions(
-        max_new_tokens=max_new_tokens,
-        min_tokens=min_tokens,
-        seed=seed,
-        adaptive=adaptive,
-        loop=loop,
+    output.check(several_prompts=asked.prompts is not None)
+    question = asked.read(bare=canvas.template is not None)
+    profile = read_profile(generation.profile)
+    options = replace(
+        generation.options(profile),
         decoder=DEFAULT.decoder if decoder == AUTO else decoder,
         raw=raw,
-        trace=trace is not None,
-        compute=compute_policy(early_commit, start_width, recheck, speculate, said),
-        sampler=sampler_options(
-            temperature, steps, entropy_bound, schedule, confidence, stability, (top_k, top_p, min_p), logit_bias, said
-        ),
-        ban=ban or (),
-        logprobs=logprobs,
-        stop=stop or (),
-        fallback=fallback,
-        template=template,
-        draft=None if draft is None else read_text("--draft", draft).removesuffix("\n"),
-        strength=strength,
-        guidance=Guidance.of(guidance=guidance, negative=negative, guidance_steps=guidance_steps),
-        structure=structure(regex, json_schema, choice),
-        choice_probabilities=choice_probabilities,
-        system=system,
-        think=think,
-        tools=asked.tools,
+        template=canvas.template,
+        draft=canvas.draft_text(),
+        strength=canvas.strength,
+        guidance=guidance.options(),
+        logprobs=output.logprobs,
+        choice_probabilities=output.choice_probabilities,
+        trace=output.trace is not None,
+        tools=question.tools,
     )
     with Opened.load(bundle, engine=engine, threads=threads, target=target) as session:
-        said.warn_unless_for(session.bundle.digest)
+        profile.warn_unless_for(session.bundle.digest)
         if decoder == AUTO:
             options = _quicker(session, options)
-        if n != 1:
-            return sample(session, asked.prompt, options, asked.conversation, n, as_json)
-
-        def save(result: Result) -> None:
-            if trace is not None and result.trajectory is not None:
-                save_trace(result.trajectory, trace)
-
-        if asked.prompts is not None:
-            return generate_each(session, asked.prompts, options, output)
-        return generate(session, asked.prompt, options, asked.conversation, output, save)
-
-
-def _output(as_json: bool, json_lines: bool, no_stream: bool) -> str:
-    """The form of the answer; raises UsageError."""
-    if as_json and json_lines:
-        raise UsageError("give --json or --json-lines, not both")
-    return "json" if as_json else "lines" if json_lines else "whole" if no_stream else "text"
-
-
-def _check_several(output: str, n: int, trace: Path | None, prompts: Path | None) -> None:
-    """Whether several answers have a form that can hold them; raises UsageError."""
-    if n != 1 and (output == "lines" or trace is not None):
-        raise UsageError(
-            "--n gives several answers, which --json-lines and --trace cannot hold; leave them out, or run once a seed"
-        )
-    if prompts is not None and (output == "json" or n != 1):
-        raise UsageError("--prompts gives several answers, which --json and --n cannot hold; use --json-lines")
-    if prompts is not None and trace is not None:
-        raise UsageError("--prompts gives several answers, which --trace cannot hold; run once for each prompt")
+        if output.n != 1:
+            return sample(session, question.prompt, options, question.conversation, output.n, output.as_json)
+        if question.prompts is not None:
+            return generate_each(session, question.prompts, options, output.form)
+        return generate(session, question.prompt, options, question.conversation, output.form, output.save)
 
 
 def _check_decoder(decoder: str) -> None:
