@@ -13,6 +13,7 @@ import numpy as np
 
 from dgemma.core.errors import Param, PromptTooLong, UsageError, listed
 from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.guidance import Guidance
 from dgemma.core.plural import counted
 from dgemma.core.sampler_options import BANNED, GREEDY, IN_GRAPH
 from dgemma.core.scalars import is_int
@@ -129,21 +130,19 @@ class Generator:
         *,
         kept: int = 0,
         given: Sequence[Given] = (),
-        negative: Sequence[int] | None = None,
     ) -> None:
         """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
-        context, or a cancel. `given`: what is known of the first of them; a template is the only one. `negative`: the prompt
-        that guidance pushes away from.
+        context, or a cancel. `given`: what is known of the first of them; a template is the only one. A negative prompt of the
+        options is ids.
 
         Raises PromptTooLong, UsageError, EngineError.
         """
         compute, manifest = options.compute, self._manifest
         self.check_room(len(ids), kept, manifest.canvas_length)
         self.check_structure(run.structured, len(ids), kept, run.most)
+        self.check_negative(options.guidance)
         self._begin(ids, kept, manifest.canvas_length)
-        if negative is not None:
-            self.check_room(len(negative), 0, manifest.canvas_length)
-        guide = Guide.of(options.guidance, self._engine, negative)
+        guide = Guide.of(options.guidance, self._engine)
         speculate = compute is not None and compute.speculate
         graph = _GRAPHS[options.loop] if compute is None else ACTIVE
         weighs = run.structured is not None and bool(run.structured.choices)
@@ -189,6 +188,17 @@ class Generator:
                 f"a prompt of {counted(length, 'token')}{before} leaves no room for {room} more in the context of "
                 f"{context}; shorten the prompt, or export with a larger --context"
             )
+
+    def check_negative(self, guidance: Guidance | None) -> None:
+        """Whether a negative prompt's ids leave room for a canvas; raises PromptTooLong."""
+        if guidance is None or guidance.negative is None:
+            return
+        length, n, context = len(guidance.negative), self._manifest.canvas_length, self._manifest.context
+        if length + n > context:
+            raise PromptTooLong(
+                Param("negative"), f" of {counted(length, 'token')} leaves no room for {n} more in the context of {context}; ",
+                "shorten it",
+            )  # fmt: skip
 
     def check_structure(self, structured: StructuredAnswer | None, length: int, kept: int, most: int) -> None:
         """Whether an answer of a language fits behind a prompt of `length` that follows `kept` tokens.

@@ -5,8 +5,6 @@ It knows nothing of how canvases follow each other. N canvas, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from dgemma.core.guidance import Guidance
@@ -31,12 +29,13 @@ class Guide:
         self._one = np.ones(1, np.float32)
 
     @classmethod
-    def of(cls, guidance: Guidance | None, engine: Engine, negative: Sequence[int] | None) -> Guide | None:
-        """With the ids of the negative prompt in a prefix of their own; None where nothing is guided."""
+    def of(cls, guidance: Guidance | None, engine: Engine) -> Guide | None:
+        """With the negative prompt, which is ids, in a prefix of its own; None where nothing is guided."""
         if guidance is None or guidance.scale == 1:
             return None
         prefix = None
-        if negative is not None:
+        if (negative := guidance.negative) is not None:
+            assert not isinstance(negative, str), "what is text has become ids by now"
             prefix = Prefix(engine)
             prefix.extend(negative)
         engine.prepare(GUIDED)

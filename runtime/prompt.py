@@ -100,12 +100,24 @@ class Prompts:
     def __init__(self, bundle: Bundle, tokenizer: Tokenizer | None) -> None:
         self._manifest, self._path, self._tokenizer = bundle.manifest, bundle.path, tokenizer
 
-    def negative(self, options: GenerateOptions) -> list[int] | None:
-        """The whole prompt that guidance pushes away from, as `ids` makes it; None where there is none."""
-        if options.guidance is None or options.guidance.negative is None:
-            return None
+    def with_negative(
+        self, options: GenerateOptions, messages: Sequence[Message | Mapping[str, Any]] | None
+    ) -> GenerateOptions:
+        """The options with guidance's negative prompt as ids: behind the system turn that the messages begin with, if any.
+
+        Raises UsageError, TokenizerError.
+        """
+        if options.guidance is None or (negative := options.guidance.negative) is None:
+            return options
+        alone = replace(options, continue_=False)
         with blaming("negative"):
-            return self.ids(options.guidance.negative, None, replace(options, continue_=False), [])[0]
+            if not isinstance(negative, str):
+                ids = self._prompt_ids(negative, True, [])
+            elif messages is not None and (opening := read_messages(messages)[0]).role in OPENING_ROLES:
+                ids = self._conversation(None, [opening, Message(role="user", content=negative)], alone)
+            else:
+                ids = self.ids(negative, None, alone, [])[0]
+        return replace(options, guidance=replace(options.guidance, negative=ids))
 
     def ids(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from dgemma.core.errors import Param, UsageError
+from dgemma.core.generate_options import AUTOREGRESSIVE, GenerateOptions
 from dgemma.runtime.result import Result
 
 
@@ -30,6 +32,13 @@ class Samples:
     def agreement(self) -> float:
         """The share of the answers that say what `best` says."""
         return self.votes[_answer(self.best)] / len(self.results)
+
+
+def check_several(options: GenerateOptions) -> None:
+    """Whether several answers can differ; raises UsageError."""
+    if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
+        why = ": greedy decoding gives one answer every time"
+        raise UsageError(Param("n"), " needs ", Param("decoder"), " diffusion without ", Param("speculate"), why)
 
 
 def _answer(result: Result) -> str | tuple[int, ...]:

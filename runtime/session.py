@@ -31,7 +31,7 @@ from dgemma.runtime.given import Given
 from dgemma.runtime.progress import Progress, visible
 from dgemma.runtime.prompt import Prompts
 from dgemma.runtime.result import Result, StepEvent, TextEvent
-from dgemma.runtime.samples import Samples
+from dgemma.runtime.samples import Samples, check_several
 from dgemma.runtime.steps_told import Watcher
 from dgemma.runtime.stream import iterate
 from dgemma.runtime.structure.languages import Languages
@@ -39,6 +39,7 @@ from dgemma.runtime.tokenizer import Tokenizer, load_tokenizer
 from dgemma.runtime.turns import Place, Turns
 
 MOST_SAMPLES = 1000
+Messages = Sequence[Message | Mapping[str, Any]] | None
 
 
 class Session:
@@ -133,7 +134,7 @@ class Session:
         prompt: str | Sequence[int] | None = None,
         options: GenerateOptions | None = None,
         *,
-        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        messages: Messages = None,
         on_step: OnStep | None = None,
         on_text: OnText | None = None,
         **keywords: Unpack[GenerateKeywords],
@@ -157,8 +158,7 @@ class Session:
         options = self._options(options, keywords)
         with self._exclusive():
             run = self._generator.progress(int(options.max_new_tokens))
-            self._generator.check(options)
-            ids, kept = self._prompts.ids(prompt, messages, options, self._generator.prefix.ids)
+            options, ids, kept = self._read(prompt, messages, options)
             return self._answer(run, ids, kept, options, on_step, on_text)
 
     def sample(
@@ -167,7 +167,7 @@ class Session:
         options: GenerateOptions | None = None,
         *,
         n: int,
-        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        messages: Messages = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Samples:
         """`generate` n answers to one prompt, which is encoded once: with the seed of the options, the next one, and so on.
@@ -179,13 +179,10 @@ class Session:
         options = self._options(options, keywords)
         if not is_int(n, 1, MOST_SAMPLES):
             raise UsageError(Param("n"), f" {n!r} must be between 1 and {MOST_SAMPLES}")
-        if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
-            why = ": greedy decoding gives one answer every time"
-            raise UsageError(Param("n"), " needs ", Param("decoder"), " diffusion without ", Param("speculate"), why)
+        check_several(options)
         results: list[Result] = []
         with self._exclusive():
-            self._generator.check(options)
-            ids, kept = self._prompts.ids(prompt, messages, options, self._generator.prefix.ids)
+            options, ids, kept = self._read(prompt, messages, options)
             asked = kept + len(ids)
             while len(results) < n and not (results and results[-1].stop_reason == "cancelled"):
                 run = self._generator.progress(int(options.max_new_tokens))
@@ -223,17 +220,21 @@ class Session:
             raise UsageError(f"give options, or keywords such as {next(iter(keywords))}, not both")
         return with_bans(options or GenerateOptions.of(**keywords), self.tokenizer, self.bundle)
 
+    def _read(
+        self, prompt: str | Sequence[int] | None, messages: Messages, options: GenerateOptions
+    ) -> tuple[GenerateOptions, list[int], int]:
+        """The options with the ids of their negative prompt, what to append, and behind how many tokens of the prefix."""
+        self._generator.check(options)
+        ids, kept = self._prompts.ids(prompt, messages, options, self._generator.prefix.ids)
+        return self._prompts.with_negative(options, messages), ids, kept
+
     def _answering(self, prompt: Sequence[int], options: GenerateOptions) -> Answering:
         """The text of a generation behind all of `prompt`."""
         inside = self.reader is not None and self.reader.opens_inside(prompt)
         return Answering(self.bundle, self.tokenizer, self.reader, options, inside)
 
     def prompt_ids(
-        self,
-        prompt: str | Sequence[int] | None = None,
-        options: GenerateOptions | None = None,
-        *,
-        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        self, prompt: str | Sequence[int] | None = None, options: GenerateOptions | None = None, *, messages: Messages = None
     ) -> tuple[int, ...]:
         """Ids that `generate` would put into an empty prefix, from any thread; raises what it would raise before its work."""
         options = self._options(options, {})
@@ -241,6 +242,7 @@ class Session:
         self._generator.check(options)
         ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
+        self._generator.check_negative(self._prompts.with_negative(options, messages).guidance)
         _, structured = self._answering(ids, options).known(self._languages)
         self._generator.check_structure(structured, len(ids), 0, int(options.max_new_tokens))
         return tuple(ids)
@@ -259,8 +261,7 @@ class Session:
         if options.decoder == AUTOREGRESSIVE:
             self._generator.decode(run, ids, commit, kept=kept)
             return "decode"
-        negative = self._prompts.negative(options)
-        self._generator.generate(run, ids, options, watch, commit, kept=kept, given=given, negative=negative)
+        self._generator.generate(run, ids, options, watch, commit, kept=kept, given=given)
         if options.fallback is None or not self._generator.is_empty(run):
             return options.loop
         self._generator.fall_back(run, ids, commit, kept=kept)
@@ -272,7 +273,7 @@ class Session:
         /,
         prompt: str | Sequence[int] | None = None,
         *,
-        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        messages: Messages = None,
         on_step: OnStep | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Result:
@@ -304,7 +305,7 @@ class Session:
         prompt: str | Sequence[int] | None = None,
         options: GenerateOptions | None = None,
         *,
-        messages: Sequence[Message | Mapping[str, Any]] | None = None,
+        messages: Messages = None,
         steps: bool = False,
         **keywords: Unpack[GenerateKeywords],
     ) -> Iterator[TextEvent | StepEvent | Result]:

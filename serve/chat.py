@@ -8,8 +8,11 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from dgemma.core.errors import blaming
 from dgemma.core.generate_options import AUTOREGRESSIVE, GenerateOptions
+from dgemma.core.messages import OPENING_ROLES
 from dgemma.runtime.result import Result
+from dgemma.runtime.samples import check_several
 from dgemma.serve.errors import ApiError
 from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
 from dgemma.serve.logprobs import of_chat, of_completion
@@ -46,12 +49,35 @@ def chat_ids(
     return model.loaded.prompt_ids(None, options, messages=messages)
 
 
-def asks(model: Model, body: Generation, prompts: Sequence[tuple[int, ...]], n: int) -> list[Ask]:
+def negative_ids(
+    model: Model,
+    body: Generation,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    think: bool | None,
+) -> tuple[int, ...] | None:
+    """Ids of the negative prompt, if there is one: behind the system turn that the messages begin with, with the same tools.
+
+    Raises as `chat_ids`.
+    """
+    if body.negative is None:
+        return None
+    opening = [message for message in messages[:1] if message["role"] in OPENING_ROLES]
+    with blaming("negative"):
+        return chat_ids(model, [*opening, {"role": "user", "content": body.negative}], tools, think)
+
+
+def asks(
+    model: Model, body: Generation, prompts: Sequence[tuple[int, ...]], n: int, negative: Sequence[int] | None = None
+) -> list[Ask]:
     """A generation for each answer to each prompt. Raises ApiError, UsageError, PromptTooLong."""
     first, found = body.first_seed(), list[Ask]()
+    guided = {} if negative is None else {"negative": negative}
     for ids in prompts:
         for number in range(n):
-            options = body.options(model.manifest.context - len(ids), (first + number) % (1 << 64))
+            options = body.options(model.manifest.context - len(ids), (first + number) % (1 << 64), **guided)
+            if n > 1:
+                check_several(options)
             if options.structure is not None and getattr(body, "think", None):  # which is in the prompt, and no option any more
                 text = "think: an answer of a language has no thoughts before it; leave think out"
                 raise ApiError(400, text, param="think", code="invalid_value")
@@ -61,14 +87,16 @@ def asks(model: Model, body: Generation, prompts: Sequence[tuple[int, ...]], n: 
 
 
 def chat_asks(model: Model, body: ChatRequest) -> list[Ask]:
-    ids = chat_ids(model, [message.to_dict() for message in body.messages], body.declared(), body.think)
-    return asks(model, body, [ids], body.n)
+    said = [message.to_dict() for message in body.messages], body.declared(), body.think
+    return asks(model, body, [chat_ids(model, *said)], body.n, negative_ids(model, body, *said))
 
 
 def completion_asks(model: Model, body: CompletionRequest) -> list[Ask]:
     raw = GenerateOptions(raw=True, decoder=AUTOREGRESSIVE)  # room is checked with the real options
     prompts = [model.loaded.prompt_ids(prompt, raw) for prompt in body.prompts()]
-    return asks(model, body, prompts, body.n)
+    with blaming("negative"):
+        negative = None if body.negative is None else model.loaded.prompt_ids(body.negative, raw)
+    return asks(model, body, prompts, body.n, negative)
 
 
 def usage(done: Sequence[Done]) -> dict[str, Any]:
@@ -183,7 +211,7 @@ class ChatForm:
         calls = [{"index": number, **call} for number, call in enumerate(tool_calls(done.result))]
         parts = [self._part(done.index, {"tool_calls": [call]}) for call in calls]
         logprobs = self._logprobs(done.result)
-        return [*parts, self._part(done.index, {}, finish_reason(done.result), logprobs=logprobs, **_more(done.result))]
+        return [*parts, self._part(done.index, {}, finish_reason(done.result), logprobs=logprobs, **more(done.result))]
 
     def _choice(self, done: Done) -> dict[str, Any]:
         result, calls = done.result, tool_calls(done.result)
@@ -197,7 +225,7 @@ class ChatForm:
         if calls:
             message["tool_calls"] = calls
         head = {"index": done.index, "message": message, "logprobs": self._logprobs(result)}
-        return {**head, "finish_reason": finish_reason(result), **_more(result)}
+        return {**head, "finish_reason": finish_reason(result), **more(result)}
 
 
 class CompletionForm(ChatForm):
@@ -218,18 +246,21 @@ class CompletionForm(ChatForm):
 
     def _ending(self, done: Done) -> list[dict[str, Any]]:
         logprobs = self._logprobs(done.result)
-        return [self._part(done.index, {}, finish_reason(done.result), logprobs=logprobs, **_more(done.result))]
+        return [self._part(done.index, {}, finish_reason(done.result), logprobs=logprobs, **more(done.result))]
 
     def _choice(self, done: Done) -> dict[str, Any]:
         choice = {"index": done.index, "text": done.result.text, "logprobs": self._logprobs(done.result)}
-        return {**choice, "finish_reason": finish_reason(done.result), **_more(done.result)}
+        return {**choice, "finish_reason": finish_reason(done.result), **more(done.result)}
 
 
-def _more(result: Result) -> dict[str, Any]:
-    """The stop string that was met, what a template's holes were filled with, and what is wrong with an answer."""
+def more(result: Result) -> dict[str, Any]:
+    """The stop string that was met, what a template's holes were filled with, how probable choices are, and what is wrong with
+    an answer."""
     found: dict[str, Any] = {} if result.stop_string is None else {"stop_reason": result.stop_string}
     if result.holes:
         found["holes"] = list(result.holes)
+    if result.choice_probabilities:
+        found["choice_probabilities"] = dict(result.choice_probabilities)
     if result.warnings:
         found["warnings"] = list(result.warnings)
     return found

@@ -61,8 +61,10 @@ def from_error(error: BaseException, names: Mapping[str, str] | None = None) -> 
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLong):
-        message = str(error).partition(";")[0] + "; shorten the prompt"
-        return ApiError(400, message, param=names.get("prompt", "messages"), code="context_length_exceeded")
+        short = error.spelled(names).partition(";")[0]
+        field = names.get(error.param or "prompt", error.param or "messages")
+        cure = "shorten it" if error.param == "negative" else "shorten the prompt"
+        return ApiError(400, f"{short}; {cure}", param=field, code="context_length_exceeded")
     if isinstance(error, UsageError | TokenizerError):
         param = None if error.param is None else names.get(error.param, error.param)
         return ApiError(400, error.spelled(names), param=param, code="invalid_value")

@@ -135,7 +135,9 @@ class Job:
         self.ended.set()
 
     def _answer(self, ask: Ask, pool: Pool, metrics: Metrics) -> None:
-        tokens = min(len(ask.ids) + int(ask.options.max_new_tokens), self.model.manifest.context)
+        # With the negative prompt's prefix, which is gone when the answer is whole.
+        prompts = [len(ask.ids), *([] if (guidance := ask.options.guidance) is None else [len(guidance.negative or ())])]
+        tokens = sum(min(n + int(ask.options.max_new_tokens), self.model.manifest.context) for n in prompts if n)
         arrived = time.perf_counter()
         with pool.lease(self.model.name, self.model.loaded, ask.ids, tokens, self._cancelled.is_set) as lease:
             if lease is None:

@@ -15,6 +15,7 @@ from dgemma.core.errors import EngineError, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DIFFUSION
 from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.shipped import knows_single_turns_alone
+from dgemma.runtime.guide import GUIDED
 from dgemma.runtime.loops import ACTIVE
 from dgemma.runtime.memory import need
 from dgemma.runtime.session import Session
@@ -70,6 +71,7 @@ class Model:
             "single_turns": self.single_turns,
             "decoders": [DIFFUSION, *([AUTOREGRESSIVE] if "decode" in graphs else [])],
             "less_work": ACTIVE in graphs,
+            "guidance": GUIDED in graphs,
         }
 
     def to_dict(self) -> dict[str, Any]:

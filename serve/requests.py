@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
+from dgemma.core.guidance import MOST
+from dgemma.core.sampler import MOST_STEPS
+from dgemma.core.schedule import HOTTEST
 from dgemma.serve.errors import ApiError
 from dgemma.serve.formats import ChatFormat
 
@@ -46,12 +49,14 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 }  # fmt: skip
 
 _ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
+_RANGE = r"^[0-9]{1,4}(:[0-9]{1,4})?$"
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, Field(min_length=1)]
 _TAGGED = ("response_format", "format")  # whose kinds pydantic names as parts of a path
 BANS = -100  # of `logit_bias`, as OpenAI's API has it
 Bias = Annotated[float, Field(ge=BANS, le=100)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
+Nats = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class Body(BaseModel):
@@ -60,12 +65,19 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Table(Body):
+    """Values of every step, first step first."""
+
+    temperature: Annotated[list[Annotated[float, Field(ge=0, le=HOTTEST)]], Field(min_length=1, max_length=MOST_STEPS)] = []
+    entropy_bound: Annotated[list[Nats], Field(min_length=1, max_length=MOST_STEPS)] = []
+
+
 class Generation(Body):
     """What all generations may be asked for; from `decoder` on, dgemma's own options."""
 
     model: str = Field(min_length=1, max_length=200, description="Name of a bundle, as /v1/models lists it.")
     stream: bool = Field(False, description="Send text as it is committed, as server-sent events.")
-    temperature: Annotated[float, Field(ge=0, le=100)] | Annotated[str, Field(pattern=_ENDS)] | None = Field(
+    temperature: Annotated[float, Field(ge=0, le=HOTTEST)] | Annotated[str, Field(pattern=_ENDS)] | None = Field(
         None, description="Of the draw in every step; A:B from the first step to the last. Without it, as exported."
     )
     top_p: float | None = Field(None, gt=0, le=1, description="Draw among the likeliest ids that together have this share.")
@@ -91,13 +103,29 @@ class Generation(Body):
     recheck: bool | None = Field(None, description="Run all positions once more before a canvas is committed.")
     speculate: bool | None = Field(None, description="Canvases are drafts that the causal encoder checks.")
     max_steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Denoising steps for a canvas, at most.")
-    entropy_bound: float | None = Field(None, gt=0, le=100, description="Nats of the positions accepted in a step, at most.")
+    entropy_bound: Nats | Annotated[str, Field(pattern=_ENDS)] | None = Field(
+        None, description="Nats of the positions accepted in a step, at most; A:B from the first step to the last."
+    )
+    schedule: Literal["linear", "cosine"] | Table | None = Field(
+        None, description="How temperature and bound go from step to step: by a shape, or by the values of every step."
+    )
+    min_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(None, description="Tokens of the answer, at least.")
     confidence: float | None = Field(None, gt=0, le=100, description="Nats of mean entropy below which a canvas may end.")
     stability: Annotated[int, Field(ge=0, le=10_000)] | None = Field(None, description="Steps without a change before that.")
     regex: Text | None = Field(None, description="What the whole answer matches, always; in the syntax of Rust's regex crate.")
     choices: Annotated[list[Text], Field(min_length=2, max_length=1000)] | None = Field(
         None, description="The answers that are possible."
     )
+    choice_probabilities: bool | None = Field(None, description="Say how probable each of the choices is.")
+    guidance: Annotated[float, Field(ge=0, le=MOST)] | None = Field(
+        None, description="Push every step away from the negative prompt, so many times as far as from there to the prompt."
+    )
+    negative: Text | None = Field(None, description="What guidance pushes away from, in place of the last user turn.")
+    guidance_steps: (
+        Annotated[str, Field(pattern=_RANGE)]
+        | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+        | None
+    ) = Field(None, description="First and last step of each canvas that are guided.")
     fallback: Literal["autoregressive"] | None = Field(None, description="Decode token by token where the answer is empty.")
     template: Text | None = Field(None, description="The answer with holes, such as {{8}} of 8 tokens, which the model fills.")
     draft: Text | None = Field(None, description="A text to begin with, in place of noise.")
@@ -152,6 +180,7 @@ class Generation(Body):
             "logit_bias": {int(i): -math.inf if value == BANS else value for i, value in (self.logit_bias or {}).items()}
             or None,
             "logprobs": self.most_logprobs(),
+            "schedule": self.schedule.model_dump() if isinstance(self.schedule, Table) else self.schedule,
             "json_schema": self.schema_of_answer(),
         }
         given = {name: value for name, value in keywords.items() if value is not None}
@@ -341,7 +370,7 @@ def _refusal(error: ValidationError) -> ApiError:
     errors = error.errors(include_url=False, include_input=False)
     found = max(errors, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
     names = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]
-    kinds = ("str", "int", "float", "TextPart", "literal", "list")
+    kinds = ("str", "int", "float", "TextPart", "Table", "literal", "list")
     tags = [
         i for i, part in enumerate(names) if part in ("text", "json_object", "json_schema") and i and names[i - 1] in _TAGGED
     ]

@@ -139,7 +139,8 @@ def response_asks(model: Model, body: ResponseRequest) -> list[Ask]:
     if body.instructions is not None and not model.facts()["system"]:
         text = f"instructions: model {model.name} does not support system turns; leave it out"
         raise ApiError(400, text, param="instructions", code="unsupported_parameter")
-    return chat.asks(model, body, [chat.chat_ids(model, body.messages(), body.declared(), body.think)], 1)
+    said = body.messages(), body.declared(), body.think
+    return chat.asks(model, body, [chat.chat_ids(model, *said)], 1, chat.negative_ids(model, body, *said))
 
 
 def _format(text: TextOptions | None) -> dict[str, Any]:
@@ -223,7 +224,7 @@ class ResponseForm:
         }
         details = {"reason": "max_output_tokens"} if cut else None
         body = {**self._head, "incomplete_details": details, "status": "incomplete" if cut else "completed"}
-        return {**body, "output": items, "usage": usage}
+        return {**body, "output": items, "usage": usage, **chat.more(one.result)}
 
     @staticmethod
     def _calls(one: Done) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import micro_bundle
 import numpy as np
 import pytest
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.guidance import Guidance
 from dgemma.core.manifest import Manifest
 from dgemma.core.sampler_options import SamplerOptions
@@ -23,9 +23,9 @@ from dgemma.runtime.session import Session
 ROWS = ("step", "argmax", "accepted", "canvas_out", "tokens")
 NEGATIVE = micro.prompt(30)[::-1]
 GUIDED = {
-    "another prompt": Guidance(scale=1.7, negative="x"),
-    "towards the other": Guidance(scale=0.3, negative="x"),
-    "two steps": Guidance(scale=3.0, negative="x", steps=(2, 3)),
+    "another prompt": Guidance(scale=1.7, negative=NEGATIVE),
+    "towards the other": Guidance(scale=0.3, negative=NEGATIVE),
+    "two steps": Guidance(scale=3.0, negative=NEGATIVE, steps=(2, 3)),
     "less self-conditioning": Guidance(scale=2.0),
 }
 
@@ -36,10 +36,8 @@ def model() -> Denoiser:
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Its bundle has no tokenizer, so the negative prompt is put in as ids."""
+def session() -> Any:
     with Session.load(micro_bundle.bundle("onnx"), engine="onnx", threads=1) as opened:
-        monkeypatch.setattr(opened._prompts, "negative", lambda options: NEGATIVE if options.guidance.negative else None)
         yield opened
 
 
@@ -48,8 +46,6 @@ def found(session: Session, seed: int, guidance: Guidance | None, **more: Any) -
     guided = {} if guidance is None else {"guidance": guidance.scale, "negative": guidance.negative}
     if guidance is not None and guidance.steps is not None:
         guided["guidance_steps"] = tuple(guidance.steps)  # type: ignore[assignment]
-    if guidance is None:
-        session._prompts.negative = lambda options: None  # type: ignore[method-assign]
     result = session.generate(micro.prompt(9 + seed), seed=seed, max_new_tokens=40, trace=True, **guided, **more)
     return result
 
@@ -72,17 +68,24 @@ def test_the_host_loop_agrees_with_the_naive_twin(name: str, session: Session, m
 
 
 def test_a_scale_of_1_is_the_plain_loop_and_costs_nothing(session: Session) -> None:
-    guided = found(session, 1, Guidance(scale=1.0, negative="x"))
+    guided = found(session, 1, Guidance(scale=1.0, negative=NEGATIVE))
     plain = found(session, 1, None)
     np.testing.assert_array_equal(guided.trajectory.canvas_out, plain.trajectory.canvas_out)
     np.testing.assert_array_equal(guided.trajectory.entropy, plain.trajectory.entropy)
     assert guided.steps == plain.steps and guided.position_forwards == plain.position_forwards
 
 
+def test_a_negative_prompt_that_is_too_long_leaves_the_prefix_alone(session: Session) -> None:
+    found(session, 1, None)
+    before = session.prefix_ids
+    with pytest.raises(PromptTooLong, match=f"negative of {micro.CONTEXT} tokens leaves no room for {micro.N} more"):
+        session.generate([1], continue_=True, guidance=2, negative=micro.prompt(micro.CONTEXT))
+    assert session.prefix_ids == before
+
+
 def test_the_second_pass_is_counted(session: Session) -> None:
     plain = found(session, 2, None, adaptive=False)
-    session._prompts.negative = lambda options: NEGATIVE  # type: ignore[method-assign]
-    guided = found(session, 2, Guidance(scale=1.2, negative="x"), adaptive=False)
+    guided = found(session, 2, Guidance(scale=1.2, negative=NEGATIVE), adaptive=False)
     both = 2 * micro.N * guided.steps
     assert both <= guided.position_forwards <= both + 2 * guided.canvases * micro.N
     assert guided.prefill_position_forwards == plain.prefill_position_forwards + len(NEGATIVE)

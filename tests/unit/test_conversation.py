@@ -19,12 +19,13 @@ from speaking import CALL, CALLED, END, QUOTE, STOP, THINK, Speaker, read_templa
 
 from dgemma.core import gemma_tools
 from dgemma.core.errors import UsageError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.manifest import ChatTemplate
 from dgemma.core.messages import Message, ToolCall, read_messages
 from dgemma.core.roles import Roles, compose
 from dgemma.runtime.answer import AnswerReader
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.prompt import conversation_ids, without_thoughts
+from dgemma.runtime.prompt import Prompts, conversation_ids, without_thoughts
 from dgemma.runtime.result import StepEvent
 from dgemma.runtime.session import Session
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer
@@ -169,6 +170,21 @@ def test_a_system_turn_and_thinking_reach_the_prompt(speaking: Speaking) -> None
     ids = list(speaking.session.prefix_ids)
     assert ids[:2] == [2, 105] and ids.count(98) == 1 and ids.count(THINK) == 0
     assert "Be brief." in speaking.session.tokenizer.decode(ids)
+
+
+def test_a_negative_prompt_keeps_the_system_turn_and_the_tools(bundle: Bundle, tokenizer: HuggingFaceTokenizer) -> None:
+    prompts, asked, other = Prompts(bundle, tokenizer), Message(role="user", content="x"), Message(role="user", content="y")
+    system = Message(role="system", content="Be brief.")
+
+    def ids(messages: Sequence[Message] | None, **more: Any) -> Sequence[int]:
+        found = prompts.with_negative(GenerateOptions.of(guidance=2, negative="y", **more), messages).guidance
+        assert found is not None and not isinstance(found.negative, str) and found.negative is not None
+        return list(found.negative)
+
+    whole = conversation_ids(bundle.manifest, tokenizer, [system, other])
+    assert ids([system, asked]) == ids(None, system="Be brief.") == ids([asked], system="Be brief.") == whole
+    assert ids([asked]) == ids(None) == conversation_ids(bundle.manifest, tokenizer, [other])
+    assert ids([system, asked], tools=[TOOL]) == conversation_ids(bundle.manifest, tokenizer, [system, other], tools=[TOOL])
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class GenerateKeywords(TypedDict, total=False):
     choices: str | Sequence[str]
     choice_probabilities: bool
     guidance: float | None
-    negative: str | None
+    negative: str | Sequence[int] | None
     guidance_steps: str | Sequence[int] | None
     raw: bool
     trace: bool

@@ -21,23 +21,23 @@ class Guidance:
 
     Args:
         scale: s; hidden states become h₋ + s · (h − h₋) before the head. 1 changes nothing, 0 answers the negative prompt.
-        negative: the prompt that h₋ answers; None: h₋ answers the same prompt, without what the last step said of the positions
-            that it did not accept.
+        negative: the prompt that h₋ answers: text, or ids taken verbatim; None: h₋ answers the same prompt, without what the
+            last step said of the positions that it did not accept.
         steps: first and last step of each canvas that are guided, from 1; None: all.
     Raises:
         UsageError.
     """
 
     scale: float
-    negative: str | None = None
+    negative: str | Sequence[int] | None = None
     steps: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not is_number(self.scale, -1, MOST) or self.scale < 0:
             raise UsageError(Param("guidance"), f" {self.scale!r} must be a number from 0 to {MOST:g}; 1 changes nothing")
         object.__setattr__(self, "scale", float(self.scale))
-        if self.negative is not None and not (isinstance(self.negative, str) and self.negative):
-            raise UsageError(Param("negative"), " must be text that is not empty")
+        if self.negative is not None:
+            object.__setattr__(self, "negative", _prompt(self.negative))
         if self.steps is not None:
             object.__setattr__(self, "steps", _range(self.steps))
 
@@ -46,7 +46,7 @@ class Guidance:
         cls,
         *,
         guidance: float | None = None,
-        negative: str | None = None,
+        negative: str | Sequence[int] | None = None,
         guidance_steps: str | Sequence[int] | None = None,
     ) -> Guidance | None:
         """From what a user asks for; None where that is nothing. Raises UsageError."""
@@ -61,6 +61,14 @@ class Guidance:
     def guides(self, step: int) -> bool:
         """Whether step number `step` of a canvas, from 1, is guided."""
         return self.scale != 1 and (self.steps is None or self.steps[0] <= step <= self.steps[1])
+
+
+def _prompt(value: object) -> str | tuple[int, ...]:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Sequence) and value and all(is_int(one, 0) for one in value):
+        return tuple(int(one) for one in value)
+    raise UsageError(Param("negative"), " must be text that is not empty, or ids")
 
 
 def _read(text: str) -> Sequence[int]:
