@@ -55,6 +55,14 @@ class Batch:
         """Of prefixes and canvases, pads included."""
         return self.prefix.numel() + self.canvas.numel()
 
+    def spoken(self, pad: int) -> int:
+        """Positions of a canvas up to where the longest answer ends."""
+        return self.canvas.shape[1] - int((self.canvas == pad).all(0).sum())
+
+    def encoded(self, pad: int) -> int:
+        """Positions that the encoder goes through: it says no pads, so those behind all answers are left out."""
+        return self.prefix.numel() + self.canvas.shape[0] * self.spoken(pad)
+
 
 def read(path: Path, speak: Speak, config: ModelConfig, *, whole: bool = False) -> list[list[Row]]:
     """The rows of every conversation of a file.

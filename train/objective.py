@@ -1,7 +1,7 @@
 """The objective: uniform-noise block diffusion behind a causal prefix, with self-conditioning, and next-token loss.
 
-Formulae and sources are in docs/how-it-works/training.md. B batch, N canvas, W its positions that a batch sees, P prefix,
-D hidden, V vocabulary.
+Formulae and sources are in docs/how-it-works/training.md. B batch, N canvas, W its positions that a batch sees, L those of its
+longest answer, P prefix, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -105,11 +105,14 @@ def losses(
         done: share of the run, for canvases that grow.
     """
     rows, n = batch.canvas.shape
-    whole = torch.cat([batch.prefix, batch.canvas], 1)  # [B, P+N]
-    hidden, kv = encode_batch(model, whole, F.pad(batch.valid, (0, n), value=True))
+    pad = model.config.pad_token_id
+    spoken = batch.spoken(pad)  # L
+    whole = torch.cat([batch.prefix, batch.canvas[:, :spoken]], 1)  # [B, P+L]
+    hidden, kv = encode_batch(model, whole, F.pad(batch.valid, (0, spoken), value=True))
     slots = batch.prefix.shape[1]
-    said = model.head(hidden[:, slots - 1 : -1])  # [B, N, V], each from what stands before it
-    target = batch.canvas.masked_fill(batch.canvas == model.config.pad_token_id, _IGNORED)
+    said = model.head(hidden[:, slots - 1 : -1])  # [B, L, V], each from what stands before it
+    target = batch.canvas[:, :spoken]
+    target = target.masked_fill(target == pad, _IGNORED)
     next_token = F.cross_entropy(said.flatten(0, 1), target.flatten(), ignore_index=_IGNORED)
     if objective.is_causal:
         return Losses(torch.zeros(()), next_token, (None,) * rows, (torch.zeros(0), torch.zeros(0)))

@@ -83,8 +83,10 @@ class Run:
         free, seconds = memory.available(), None
         loop = self.loop(Path())
         rows = [self.source.rows(step) for step in range(8)]
-        positions = [sum(batch.positions for batch, _ in loop.pieces(taken)) for taken in rows]
+        pieces = [loop.pieces(taken) for taken in rows]
+        positions = [sum(batch.positions for batch, _ in found) for found in pieces]
         mean = sum(positions) / len(positions)
+        encoded = sum(batch.encoded(self.model.config.pad_token_id) for found in pieces for batch, _ in found) / len(pieces)
         if free is None or state < free:
             with flushed_denormals():
                 speeds = [_timed(loop, rows[step]) / positions[step] for step in range(timed)]
@@ -93,14 +95,14 @@ class Run:
         steps = self.course.steps or max(1, round((self.course.tokens or 0) / mean))
         return Plan(
             steps, round(steps * mean), self.source.size, len(self.held_out), parameters, trained, state,
-            2.0 * parameters * self._passes(rows[0], mean, is_frozen=trained < parameters), seconds,
+            2.0 * parameters * self._passes(len(rows[0]), encoded, is_frozen=trained < parameters), seconds,
         )  # fmt: skip
 
-    def _passes(self, rows: Sequence[Row], positions: float, *, is_frozen: bool) -> float:
-        """Positions that a step sends through the matrices, gradients' products counted as such."""
+    def _passes(self, rows: int, encoded: float, *, is_frozen: bool) -> float:
+        """Positions that a step of so many rows sends through the matrices, gradients' products counted as such."""
         times = 2 if is_frozen else 3  # an adapter needs no products for the gradients of the weights
-        canvases = 0 if self.objective.is_causal else len(rows) * self.model.config.canvas_length
-        return times * (positions + canvases) + canvases * (1 - self.objective.first_step_share)
+        canvases = 0 if self.objective.is_causal else rows * self.model.config.canvas_length
+        return times * (encoded + canvases) + canvases * (1 - self.objective.first_step_share)
 
     def run(self, say: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """Train, and write the folder; log, picture and state are in its folder training.
