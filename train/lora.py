@@ -1,8 +1,9 @@
 """Low-rank adapters (Hu et al., arXiv 2106.09685) on the layers' linear maps, in the file layout of the peft package.
 
 peft itself is not used: importing it imports transformers and accelerate, which no room of this package loads, and all that is
-needed of it is y = W x + (α/r) B A x and two files. Names in them are those of the checkpoint, so that peft reads them on
-transformers' model. Experts and routers of mixtures, norms and the embedding stay as they are.
+needed of it is y = W x + (α/r) B A x and two files. Their names are those of transformers' model, where peft reads them. There
+the encoder's layers are modules of their own, tied to the decoder's by their weights alone, so the file holds their adapters
+twice. Experts and routers of mixtures, norms and the embedding stay as they are.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 from dgemma.core.errors import CheckpointError
 from dgemma.model.denoiser import Denoiser
 from dgemma.model.hf_config import read_json
-from dgemma.model.weight_files import DECODER
+from dgemma.model.weight_files import DECODER, ENCODER
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_NAMES = rf"model\.(decoder|encoder\.language_model)\..*\.({'|'.join(_TARGETS)})"  # peft's way to leave out the vision tower
 _PLAIN = {
     "use_dora": False,
     "bias": "none",
@@ -78,14 +80,14 @@ def save(folder: Path, tensors: Mapping[str, Tensor], rank: int, base: str) -> N
     Raises CheckpointError where the folder cannot be written.
     """
     named = {
-        f"{_PREFIX}{DECODER}{name.removesuffix(kind)}{kind}.weight": tensor.contiguous()
+        f"{_PREFIX}{half}{name}.weight": tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
-        for kind in ("lora_A", "lora_B")
-        if name.endswith(kind)
+        for half in ((DECODER, ENCODER) if name.startswith("layers.") else (DECODER,))
+        if name.endswith(("lora_A", "lora_B"))
     }
     config = {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha_of(rank),
-        "lora_dropout": 0.0, "target_modules": list(_TARGETS), "inference_mode": True, "init_lora_weights": True,
+        "lora_dropout": 0.0, "target_modules": _NAMES, "inference_mode": True, "init_lora_weights": True,
         "use_rslora": False, **_PLAIN,
     }  # fmt: skip
     try:
@@ -111,12 +113,18 @@ def merge(model: Denoiser, folder: Path) -> int:
         raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]}); copy the adapter again") from None
     linears, changed = targets(model), set[str]()
     for name, tensor in tensors.items():
-        own = name.removeprefix(_PREFIX).removeprefix(DECODER)
+        own = name.removeprefix(_PREFIX).removeprefix(DECODER).removeprefix(ENCODER)
         module, _, kind = own.removesuffix(".weight").rpartition(".")
         if module not in linears or kind not in ("lora_A", "lora_B"):
             raise CheckpointError(f"{path}: tensor {name} belongs to nothing in this checkpoint; give the adapter's own one")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; train the adapter again")
+        twin = tensors.get(f"{_PREFIX}{DECODER}{own}", tensor)
+        if twin.shape != tensor.shape or not torch.equal(twin, tensor):
+            raise CheckpointError(
+                f"{path}: the adapters of {module} in encoder and decoder differ, but a checkpoint has one matrix for both; "
+                "train them as one, as `dgemma finetune --lora` does"
+            )
         changed.add(module)
     if not changed:
         raise CheckpointError(f"{path}: holds no adapter; give a folder that `dgemma finetune --lora` or peft wrote")

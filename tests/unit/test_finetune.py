@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from byte_chat import STOP, line, speak
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dgemma.core.errors import CheckpointError, TrainingError, UsageError
@@ -291,8 +292,6 @@ def test_a_fresh_adapter_changes_nothing_and_a_merged_one_is_equal(folder: Path,
     with torch.no_grad():
         names = lora.targets(merged)
         base = checkpoint.load(folder).model
-        from safetensors.torch import load_file
-
         tensors = load_file(tmp_path / "adapter" / lora.WEIGHTS)
         for name, linear in names.items():
             a, b = (tensors[f"base_model.model.model.decoder.{name}.lora_{x}.weight"] for x in "AB")
@@ -329,6 +328,12 @@ def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     refused("NaN")
     lora.save(adapter, {"layers.7.self_attn.q_proj.lora_A": torch.ones(4, 32)}, 4, "base")
     refused("belongs to nothing")
+    lora.save(adapter, named, 4, "base")
+    tensors = load_file(adapter / lora.WEIGHTS)
+    halves = [name.replace(".decoder.", ".encoder.language_model.") for name in tensors if ".decoder." in name]
+    assert len(tensors) == 4 and torch.equal(tensors[halves[0]], named["layers.0.self_attn.q_proj.lora_A"])
+    save_file({**tensors, halves[1]: 2 * tensors[halves[1]]}, adapter / lora.WEIGHTS)
+    refused("in encoder and decoder differ")
     lora.save(adapter, {}, 4, "base")
     refused("holds no adapter")
     (adapter / lora.WEIGHTS).write_bytes(b"x")
