@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.eval.formats import read_task_file
 from dgemma.benchmarks.eval.run import Question, answer, check_lengths, check_text, questions_of
-from dgemma.benchmarks.tune.score import FORWARDS, OBJECTIVES, Score
+from dgemma.benchmarks.tune.score import FORWARDS, OBJECTIVES, Score, fewest
 from dgemma.benchmarks.tune.space import Space
 from dgemma.core import machine
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS, GenerateOptions
 from dgemma.core.manifest import read_manifest
+from dgemma.core.plural import counted
 from dgemma.core.profile import Profile
 from dgemma.core.progress import progress
 from dgemma.core.scalars import is_int, is_number
@@ -99,10 +100,17 @@ class Asked:
             for i, question in enumerate(some):
                 halves[(i + number) % 2].append(question)
         if not all(halves):
-            raise UsageError("--task has too few questions; tuning and report need one each, and hundreds to show anything")
+            raise UsageError("--task has too few questions; each half needs at least one, and hundreds to show anything")
         for half in halves:
             draw.shuffle(half)  # so that the first questions of a trial are of all tasks
         return cls(tuning=halves[0], held_out=halves[1])
+
+    def check(self, margin: float) -> None:
+        """Whether there are enough of them to show that no more than the margin is lost; raises UsageError."""
+        if min(len(self.tuning), len(self.held_out)) < (needed := fewest(margin)):
+            few = f"--task has {counted(len(self.tuning) + len(self.held_out), 'question')}"
+            why = f"too few to show a loss of at most {margin:g} even if no answer changes"
+            raise UsageError(f"{few}, {why}; give {2 * needed} or more, or a larger ", Param("margin"))
 
 
 class Tuning:
@@ -183,6 +191,7 @@ def tune(request: TuneRequest, say: Say) -> tuple[dict[str, Any], bool]:
     files = [read_task_file(path) for path in request.tasks]
     questions = questions_of(files, (), 0, request.limit)
     asked = Asked.of(questions, request.seed)
+    asked.check(request.margin)
     manifest, digest = read_manifest(request.bundle, check_files=False)  # Session.load checks the files
     check_text(manifest, request.bundle)
     with Session.load(request.bundle, engine=request.engine, threads=request.threads) as session:

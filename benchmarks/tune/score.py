@@ -5,16 +5,22 @@ It knows nothing of the optimiser.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dgemma.benchmarks.eval.figures import Row
-from dgemma.core.metrics import paired_difference, ratio_of_sums
+from dgemma.core.metrics import paired_score_bounds, ratio_of_sums
 
 Z95_ONE_SIDED = 1.6448536269514722  # one-sided 95 % quantile of the normal distribution
 FORWARDS, SPEED = "forwards", "tokens-per-second"
 OBJECTIVES = (FORWARDS, SPEED)
+
+
+def fewest(margin: float) -> int:
+    """Paired questions with which the bound can be within the margin: where no answer changes, it is z² / (n + z²)."""
+    return math.ceil(Z95_ONE_SIDED**2 * (1 / margin - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class Score:
 
     def difference(self, stock: Score) -> tuple[float, float, float]:
         """Share right minus the stock's over the same questions, and bounds of it, each at one-sided 95 %."""
-        return paired_difference(self.right, stock.right, Z95_ONE_SIDED)
+        return paired_score_bounds(self.right, stock.right, Z95_ONE_SIDED)
 
     def against(self, stock: Score) -> dict[str, Any]:
         """Figures beside the stock's, JSON types; `saved` is the ratio of position-forwards with its 95 % interval."""

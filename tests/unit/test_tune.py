@@ -14,7 +14,7 @@ from dgemma.benchmarks.eval.items import EvalItem
 from dgemma.benchmarks.eval.run import Question
 from dgemma.benchmarks.tune import run as tune_module
 from dgemma.benchmarks.tune.run import PROFILE, RESULT, Asked, TuneRequest, tune
-from dgemma.benchmarks.tune.score import FORWARDS, SPEED, Score
+from dgemma.benchmarks.tune.score import FORWARDS, SPEED, Score, fewest
 from dgemma.benchmarks.tune.space import Space
 from dgemma.core.errors import UsageError
 from dgemma.core.profile import read_profile
@@ -41,13 +41,22 @@ def test_halves_share_nothing_and_hold_every_task() -> None:
         Asked.of(questions(1), seed=0)
 
 
+def test_so_few_that_nothing_can_be_shown_are_refused() -> None:
+    assert fewest(0.02) == 133 and fewest(0.2) == 11 and fewest(1) == 0
+    Asked.of(questions(266), seed=0).check(0.02)
+    with pytest.raises(
+        UsageError, match=r"--task has 265 questions, too few .* no answer changes; give 266 or more, or a larger"
+    ):
+        Asked.of(questions(265), seed=0).check(0.02)
+
+
 def test_scores_are_paired_and_one_sided() -> None:
     stock = Score(right=[True] * 10, position_forwards=[8] * 10, tokens=[2] * 10, seconds=[1.0] * 10)
     own = Score(right=[True] * 9 + [False], position_forwards=[4] * 10, tokens=[2] * 10, seconds=[3.0] * 10)
     assert own.cost(FORWARDS) == 4 and own.cost(SPEED) == 1.5
     value, low, high = own.difference(stock)
-    assert value == pytest.approx(-0.1) and low == pytest.approx(-0.1 - 1.6449 * 0.0949, abs=1e-3) and high > 0
-    assert own.first(9).difference(stock.first(9)) == (0, 0, 0)
+    assert value == pytest.approx(-0.1) and low < -0.1 - 1.6449 * 0.0949 and high > 0
+    assert own.first(9).difference(stock.first(9)) == pytest.approx((0, -0.2311, 0.2311), abs=1e-4)  # z² / (n + z²)
     figures = own.against(stock)
     assert figures["ratio"]["value"] == 0.5 and figures["exact"] == 0.9 and figures["stock_exact"] == 1
 
@@ -101,7 +110,7 @@ def task(tmp_path: Path, count: int = 24) -> Path:
 
 def request(bundle: Path, tmp_path: Path, **changes: Any) -> TuneRequest:
     given: dict[str, Any] = {"bundle": bundle, "tasks": (task(tmp_path),), "out": tmp_path / "out", "trials": 16}
-    return TuneRequest(**given | {"max_new_tokens": 16} | changes)
+    return TuneRequest(**given | {"max_new_tokens": 16, "margin": 0.2} | changes)
 
 
 def test_it_finds_a_profile_and_goes_on(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

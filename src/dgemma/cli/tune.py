@@ -41,6 +41,7 @@ def run(
     as_json: JsonOption = False,
 ) -> int:
     from dgemma.benchmarks.tune.run import PROFILE, TuneRequest, tune
+    from dgemma.benchmarks.tune.score import SPEED
     from dgemma.benchmarks.tune.show import show
 
     request = TuneRequest(
@@ -65,5 +66,9 @@ def run(
     if not holds:
         print("no profile: nothing that was tried is shown to cost less without a loss", file=sys.stderr)
         return NOT_HELD
+    found = result["held_out"]
+    if found["tokens_per_s"] < found["stock_tokens_per_s"] and objective != SPEED:
+        cure = f"on an idle machine, --objective {SPEED} tunes for speed"
+        print(f"note: fewer position-forwards, but fewer tokens/s in this run; {cure}", file=sys.stderr)
     print(f"use it with --profile {out / PROFILE}", file=sys.stderr)
     return HELD
