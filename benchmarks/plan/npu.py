@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dgemma.benchmarks.plan.predict import ROOM, Json, Prediction, Processor, Weights, Work, choose, gb, on_processor
+from dgemma.benchmarks.plan.predict import ROOM, Json, Prediction, Processor, Weights, Work, choose, digits, gb, on_processor
 from dgemma.benchmarks.plan.profile import Kernels, Npu, Profile
 from dgemma.core.config import ModelConfig
 from dgemma.core.cost import FLOAT, Cost, CostModel
@@ -100,11 +100,13 @@ class Forecast:
             )
         (few, many), (slow, fast) = work.steps, p.diffusion
         said = (
-            f"On its NPU, {self.npu.name}, {p.recipe} is expected to give {slow:.3g} to {fast:.3g} tokens/s by diffusion at "
-            f"{many:g} to {few:g} steps a canvas and {p.autoregressive:.3g} autoregressively, even at {p.break_even:.1f} steps"
+            f"On its NPU, {self.npu.name}, {p.recipe} is expected to give {digits(slow)} to {digits(fast)} tokens/s by "
+            f"diffusion at {many:g} to {few:g} steps a canvas and {digits(p.autoregressive)} autoregressively, even at "
+            f"{p.break_even:.1f} steps"
         )
         if power := joules(self.npu, p):
-            said += f"; J a token: {power[0]:.2g} to {power[1]:.2g}, and {power[2]:.2g}"
+            least, most, other = (f"{one:.2g} J" if one >= 0.1 else f"{1e3 * one:.2g} mJ" for one in power)
+            said += f"; a token takes {least} to {most} by diffusion and {other} autoregressively"
         return f"{said}. Nothing was measured on an NPU."
 
     def to_dict(self, work: Work) -> Json:

@@ -40,13 +40,16 @@ def plan(
     about = f"Predicted for {profile.name}, CPU only: prompt {work.prompt}, output {work.output} tokens, {steps} steps a canvas"
     report.table(textwrap.fill(about, WIDTH), header, rows)
     if npu:
-        about = (
-            f"Forecast for {npu.npu.name} from published figures. Only Snapdragons, recipe fp32 and models without experts can "
+        about = f"Forecast for {npu.npu.name} from published figures; nothing was measured there. `dgemma export --target` "
+        about += (
+            "knows Snapdragons, with recipes fp32, w8a16 (here w8) and w4a16-mixed (here w4-mixed), and no models with experts"
         )
-        about += "be exported for today"
         report.table(textwrap.fill(about, WIDTH), header, [[*(_cells(p) if verbose else _brief(p, sized))] for p in npu.found])
     if not all(p.fits for p in (*found, *(npu.found if npu else ()))):
         print(f"{'(!)' if verbose else '!'} does not fit beside the system and other programs")
+    if _unpacks(found):
+        about = "onnx unpacks 4 bits to 8 when it loads a model, so its recipes differ on disk, not in memory or time."
+        print(textwrap.fill(about, WIDTH))
     if left_out:
         print(f"{', '.join(left_out)} left out: their groups do not divide the model's widths; give a --recipe FILE.json")
     if not verbose:
@@ -70,6 +73,12 @@ def plan(
         print(f"memory read {unit.bytes_per_s / 1e9:.1f} GB/s")
         for figure, source in unit.sources.items():
             print(f"  {figure}: {source}")
+
+
+def _unpacks(found: Sequence[Prediction]) -> bool:
+    """Whether there are recipes of one engine that differ on disk alone."""
+    onnx = {p.recipe: p for p in found if p.engine == "onnx"}.values()
+    return len({(p.resident, p.step) for p in onnx}) < len({p.disk for p in onnx})
 
 
 def _brief(p: Prediction, sized: bool) -> Iterator[str]:

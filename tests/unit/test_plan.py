@@ -85,7 +85,7 @@ def test_memory_of_a_device_can_be_another(capsys: pytest.CaptureFixture[str]) -
         assert dispatch(args) == 0
         values = json.loads(capsys.readouterr().out)
         fitting[memory] = {p["recipe"] for p in values["predictions"] if p["fits"]}
-        assert values["device"]["memory_bytes"] == int(memory) * 2**30
+        assert values["device"]["memory_bytes"] == int(memory) * 10**9
         assert (values["recommended"] is None) == (not fitting[memory])
     assert not fitting["16"] and fitting["24"] == {"w4-mixed", "w4", "w4-all"} and fitting["64"] == set(RECIPES) - {"fp32"}
     fails(capsys, ["26b-a4b", "--memory", "0.5"], "--memory 0.5")

@@ -48,7 +48,8 @@ def run(
         ),
     ] = DEVICE,
     memory: Annotated[
-        float | None, typer.Option("--memory", metavar="GB", help="Memory of the device, in place of its profile's.")
+        float | None,
+        typer.Option("--memory", metavar="GB", help="Memory of the device, in 10^9 bytes. Default: its profile's."),
     ] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")] = "all",
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
@@ -119,6 +120,9 @@ def run(
         print_json(values, allow_nan=False)
     else:
         show.plan(profile, works[0], found, sentence, left_out, npu=unit, verbose=verbose)
+        if device == DEVICE:
+            print("That is the default device, not this machine: --device takes a profile, or")
+            print("a result of `dgemma bench`.")
     return 0
 
 
@@ -223,13 +227,13 @@ def _profile(device: str, config: ModelConfig) -> Profile:
 
 
 def _with_memory(profile: Profile, gigabytes: float | None) -> Profile:
-    """The device with so many times 2^30 bytes."""
+    """The device with so many times 10^9 bytes."""
     if gigabytes is None:
         return profile
     if not 1 <= gigabytes <= 4096:
         raise UsageError(f"--memory {gigabytes:g} must be between 1 and 4096 GB")
     sources = {**profile.sources, "memory_bytes": "--memory"}
-    return replace(profile, memory_bytes=int(gigabytes * 2**30), sources=sources)
+    return replace(profile, memory_bytes=int(gigabytes * 1e9), sources=sources)
 
 
 def _engines(option: str, of: tuple[str, ...], profile: Profile) -> tuple[str, ...]:
