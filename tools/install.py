@@ -73,9 +73,22 @@ def install(venv: Path, extra: str) -> int:
         command = [uv, "pip", "install", "--quiet", "--python", python, *target]
         done = subprocess.run(command, env=environment(python, os.environ))
         if done.returncode == 0:
-            return 0
+            return show_source(python)
     say(f"installing dgemma with extra {extra} into {venv}, with pip, which takes longer")
-    return subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *target]).returncode
+    done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *target])
+    return done.returncode or show_source(python)
+
+
+def show_source(python: Path) -> int:
+    """Put src/ on the environment's path; the status is 0.
+
+    The finder of an editable install is asked last. A program that starts beside a checkout called dgemma would take that
+    folder for the package.
+    """
+    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    folder = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    (folder / "dgemma-source.pth").write_text(f"{ROOT / 'src'}\n", encoding="utf-8")
+    return 0
 
 
 def say(line: str) -> None:

@@ -34,6 +34,7 @@ def ran(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
             return subprocess.CompletedProcess(command, int(any(word in noted[-1] for word in fails)), "", "")
 
         monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(tool, "show_source", lambda python: 0)
         monkeypatch.setattr(tool.shutil, "which", lambda name, path=None: uv)
         assert tool.install(venv, "onnx") == 0
         return noted
@@ -65,6 +66,18 @@ def test_they_are_those_that_pip_sees_and_uvs_own_win(tool: ModuleType, monkeypa
     monkeypatch.setenv("PIP_INDEX_URL", "https://a.invalid/simple")
     found = tool.environment(Path(sys.executable), {"UV_DEFAULT_INDEX": "https://mine.invalid"})
     assert (found["UV_FIND_LINKS"], found["UV_DEFAULT_INDEX"]) == ("/wheels", "https://mine.invalid")
+
+
+def test_a_folder_of_that_name_does_not_hide_the_package(tool: ModuleType, tmp_path: Path, repo_root: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python, there = tmp_path / "venv" / "bin" / "python", tmp_path / "beside"
+    (there / "dgemma" / "docs").mkdir(parents=True)  # as a checkout looks to one who starts beside it
+    command = [python, "-c", "import dgemma.core.errors as found; print(found.__file__)"]
+    environment = {"PATH": "/usr/bin:/bin"}
+    assert subprocess.run(command, cwd=there, env=environment, capture_output=True).returncode != 0
+    assert tool.show_source(python) == 0
+    done = subprocess.run(command, cwd=there, env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).samefile(repo_root / "src" / "dgemma" / "core" / "errors.py")
 
 
 def test_uv_does_the_work(ran: Callable[..., list[list[str]]], tmp_path: Path, repo_root: Path) -> None:
