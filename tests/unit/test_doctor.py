@@ -32,11 +32,21 @@ def test_without_engines_it_fails_and_says_how_to_install_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda package: None)
+    monkeypatch.setattr(doctor, "EXTRAS", {})
     assert dispatch(["doctor"]) == 1
     printed = capsys.readouterr()
     assert "native library  not needed without executorch\n" in printed.out and "headers" not in printed.out
     assert "onnxruntime is not installed" in printed.out and printed.out.count("pip install") == 2
     assert printed.err == "no engine is installed, so no bundle can run\n"
+
+
+def test_extras_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "EXTRAS", {"serve": "serving", "tune": "tuning"})
+    monkeypatch.setattr(doctor, "packages_by_extra", lambda: {"serve": {"pytest", "not-there"}, "tune": {"pytest"}})
+    found = by_name()
+    assert found["extra tune"].works and found["extra tune"].state == "installed, for tuning"
+    lacks = found["extra serve"]
+    assert not lacks.works and lacks.state == "for serving: not-there is not installed" and "serve" in lacks.advice
 
 
 def test_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,17 +7,29 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 
 from dgemma import __version__
 from dgemma.cli.options import JsonOption
 from dgemma.cli.terminal import print_json
 from dgemma.core import machine, memory
 from dgemma.core.engines import PACKAGES
-from dgemma.core.install import extra_with, pip_install
+from dgemma.core.install import extra_with, packages_by_extra, pip_install
 from dgemma.runtime import cache
 from dgemma.runtime.engines import installed_version
 from dgemma.runtime.native import build
 
+# Extras beside the engines → what they are for.
+EXTRAS = {
+    "export": "exports, and verification against a checkpoint",
+    "reference": "the JAX reference",
+    "structure": "regular expressions and JSON schemas",
+    "serve": "the server",
+    "tune": "tuning",
+    "train": "training",
+    "bench": "plots",
+    "qnn": "Snapdragon NPUs",
+}
 LEAST_DISK = 2_000_000_000  # bytes: packed weights of a large bundle
 
 
@@ -60,6 +72,7 @@ def findings() -> Iterator[Finding]:
     yield Finding(name="dgemma", state=f"{__version__}, Python {versions['python']}")
     for engine, package in PACKAGES.items():
         yield _engine(engine, package)
+    yield from map(_extra, EXTRAS)
     if installed_version(PACKAGES["executorch"]) is None:
         yield Finding(name="native library", state="not needed without executorch", works=False)
     else:
@@ -80,6 +93,24 @@ def _engine(engine: str, package: str) -> Finding:
         cure = pip_install(extra_with(package, engine))
         return Finding(name=engine, state=f"{package} is not installed", advice=cure, works=False)
     return Finding(name=engine, state=f"{package} {version}")
+
+
+def _extra(name: str) -> Finding:
+    """What of an extra's packages is missing, and what for."""
+    packages, purpose = sorted(packages_by_extra().get(name, ())), EXTRAS[name]
+    missing = [package for package in packages if not _is_installed(package)]
+    if packages and not missing:
+        return Finding(name=f"extra {name}", state=f"installed, for {purpose}")
+    state = f"for {purpose}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+    return Finding(name=f"extra {name}", state=state, advice=pip_install(name), works=False)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _library(name: str, found: tuple[bool, str], otherwise: str) -> Finding:

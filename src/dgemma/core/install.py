@@ -34,14 +34,14 @@ def extra_with(module: str, preferred: str) -> str:
     That is `preferred` if it brings the package or if none is known to, else the one that brings the least besides.
     """
     wanted = _canonical(_COMES_WITH.get(module, module))
-    brought = _packages_by_extra()
+    brought = packages_by_extra()
     if wanted in brought.get("", ()):
         return ""
     fitting = [extra for extra, packages in brought.items() if wanted in packages]
     return preferred if preferred in fitting or not fitting else min(fitting, key=lambda extra: len(brought[extra]))
 
 
-def _packages_by_extra() -> dict[str, set[str]]:
+def packages_by_extra() -> dict[str, set[str]]:
     """Extra → packages that it brings, those of extras that it includes too; "" → those that dgemma always needs."""
     try:
         requirements = metadata.requires("dgemma") or []
