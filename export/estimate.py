@@ -180,7 +180,7 @@ class Estimate:
             f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, "
             f"{request.sampler.steps} steps",
             f"weights     recipe {request.recipe.name}: "
-            + ", ".join(f"{engine} {size / MB:.1f} MB" for engine, size in self.sizes.items()),
+            + ", ".join(f"{engine} {_size(size)}" for engine, size in self.sizes.items()),
             f"memory      peak {self.peak / 1e9:.1f} GB ("
             + ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in self.stages.items())
             + ")",
@@ -188,7 +188,15 @@ class Estimate:
             + ", ".join(f"{engine} {size / 1e9:.1f} GB" for engine, size in self.resident.items())
             + " of memory",
             "operations  "
-            + ", ".join(f"{graph} {count / 1e9:.3g} G" for graph, count in self.operations.items())
+            + ", ".join(f"{graph} {_count(count)}" for graph, count in self.operations.items())
             + " a call at full context",
             f"time        about {spoken(took)} on an idle core, if the disk takes {_DISK / MB:.0f} MB/s",
         ]
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / MB:.1f} MB"
+
+
+def _count(operations: float) -> str:
+    return f"{operations / 1e12:.2f} T" if operations >= 1e12 else f"{operations / 1e9:.3g} G"

@@ -18,6 +18,11 @@ def check(estimate: Estimate, out: Path) -> None:
             raise ExportError(f"--out {out}: {reason}")
 
 
+def fits(estimate: Estimate, out: Path) -> bool:
+    """Whether `check` would raise nothing."""
+    return not (_disk(estimate, out) or _memory(estimate))
+
+
 def at_once(estimate: Estimate) -> bool:
     """Whether the engines can be lowered at the same time: a core for each, and memory for all with a fifth to spare."""
     free = available()

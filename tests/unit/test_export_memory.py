@@ -161,7 +161,7 @@ def test_quantized_experts_are_counted_as_they_are_chosen() -> None:
 def test_the_plan_says_what_the_export_takes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for preset in ("2b", "9b", "26b-a4b"):
         args = ["export", preset, "--random-weights", "0", "--recipe", "w8", "--out", str(tmp_path / "b"), "--dry-run"]
-        assert dispatch(args) == 0
+        assert dispatch(args) in (0, 1)  # whether it fits here
         out = capsys.readouterr().out
         for word in (
             "weights     recipe w8: onnx ",
@@ -278,6 +278,6 @@ def test_a_dry_run_says_whether_there_is_room(
     ):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, disk=disk: SimpleNamespace(free=disk))
         monkeypatch.setattr(room, "available", lambda memory=memory: memory)
-        assert dispatch(args) == 0
+        assert dispatch(args) == (1 if memory == 10**9 else 0)
         out = capsys.readouterr().out
         assert all(word in out for word in says), out

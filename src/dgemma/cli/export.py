@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from dgemma.cli import CHECK_FAILED, OK
 from dgemma.core.accelerators import CPU, Target
 from dgemma.core.config import check_random_weights
 from dgemma.core.engines import engines_of
+from dgemma.core.errors import UsageError
 from dgemma.core.progress import notes, stages
 
 # What golden trajectories are written for, where a bundle can be talked to.
@@ -25,7 +27,10 @@ GOLDEN_SECONDS = 16.0  # planned, as for tiny
 
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
-    out: Annotated[Path, typer.Option("--out", help="Bundle to write; must not exist.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Bundle to write; must not exist. Only --dry-run needs none.", show_default=False),
+    ] = None,
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
     recipe: Annotated[
         str | None,
@@ -56,11 +61,15 @@ def run(
     large_golden: Annotated[
         bool, typer.Option("--golden", help="Record golden trajectories even of a large model (slow).")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing. Status 1: it does not fit.")
+    ] = False,
 ) -> int:
     from dgemma.model.hf_config import find_config
     from dgemma.quantize.recipes import find
 
+    if out is None and not dry_run:
+        raise UsageError("--out is missing; name the bundle to write, or give --dry-run")
     engines = engines_of(engine)
     check_random_weights(random_weights)
     Target.parse(target)
@@ -85,9 +94,10 @@ def run(
     }
     estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
     notes(request.notes(estimate.request))
-    if dry_run:
-        print("\n".join([*estimate.lines(checkpoint), *room.lines(estimate, out)]))
-        return 0
+    if out is None or dry_run:
+        place = out or Path("bundle")
+        print("\n".join([*estimate.lines(checkpoint), *room.lines(estimate, place)]))
+        return OK if room.fits(estimate, place) else CHECK_FAILED
 
     from dgemma.verify import golden
 
