@@ -274,9 +274,8 @@ def find_config(named: Path | str) -> tuple[ModelConfig, SamplerConfig, Path | N
     folder = folder_of(named)
     if folder.exists():
         return *read_config(folder), folder
-    if str(named) == "tiny":
-        raise CheckpointError("tiny: is shipped as a bundle, not a checkpoint; give checkpoints/tiny of a source checkout")
-    raise CheckpointError(f"{named}: no such checkpoint folder; give one, a hub id, or a preset: {', '.join(PRESETS)}")
+    what = "is a file, not a checkpoint folder" if Path(named).is_file() else "no such checkpoint folder"
+    raise CheckpointError(f"{named}: {what}; give a folder, a hub id, or a preset: {', '.join(PRESETS)}")
 
 
 def notes(folder: Path | str) -> tuple[str, ...]:

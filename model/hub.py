@@ -10,9 +10,14 @@ import re
 from pathlib import Path
 
 from dgemma.core.errors import CheckpointError
+from dgemma.core.manifest import MANIFEST
+from dgemma.core.shipped import NAMES
 from dgemma.model.weight_files import INDEX, PRECEDENCE, WEIGHTS, promised_files
 
+(SHIPPED,) = NAMES
+RELEASED = "google/diffusiongemma-26B-A4B-it"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SHAPE = "; 26b-a4b is the preset of its shape"
 _TEXT = ("tokenizer.json", "tokenizer.model")
 _NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors"]
 
@@ -21,13 +26,19 @@ def folder_of(named: Path | str) -> Path:
     """A checkpoint's folder: the path itself, or the snapshot of an `OWNER/NAME` that is no path.
 
     Raises:
-        CheckpointError: the name is empty, or the cache has no such snapshot or only a part of it; the message says the command
-            that fetches it.
+        CheckpointError: the name is empty, or a bundle's; or the cache has no such snapshot or only a part of it, and the
+            message says the command that fetches it.
     """
     if not os.fspath(named):
         raise CheckpointError("'' is not a checkpoint; give a folder, a hub id or a preset")
-    if not _ID.fullmatch(str(named)) or Path(named).exists():
-        return Path(named)
+    folder = Path(named)
+    if str(named) == SHIPPED and not folder.exists():
+        cure = f"give checkpoints/{SHIPPED} of a source checkout"
+        raise CheckpointError(f"{SHIPPED}: is shipped as a bundle, not a checkpoint; {cure}")
+    if (folder / MANIFEST).is_file() and not (folder / "config.json").exists():
+        raise CheckpointError(f"{named}: is a bundle, not a checkpoint; give the checkpoint that it was exported from")
+    if not _ID.fullmatch(str(named)) or folder.exists():
+        return folder
     return _snapshot(str(named))
 
 
@@ -51,7 +62,7 @@ def _snapshot(repo: str) -> Path:
         if partial is None:
             raise CheckpointError(
                 f"{repo}: is not a folder, and the hub's cache {constants.HF_HUB_CACHE} does not have it; "
-                f"fetch it with `hf download {repo}`, or give a folder or a preset"
+                f"fetch it with `hf download {repo}`, or give a folder or a preset{_SHAPE if repo == RELEASED else ''}"
             ) from None
         folder = Path(partial)
     lacking = _lacking(folder)

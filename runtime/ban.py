@@ -30,6 +30,6 @@ def _ids(text: str, tokenizer: Tokenizer | None, path: Path) -> list[int]:
     spelled = [tokenizer.encode_user(before + text) for before in ("", " ")]
     found = {ids[0] for ids in spelled if len(ids) == 1 and tokenizer.decode(ids).strip() == text.strip()}
     if not found:
-        several = f" {text[:40]!r} takes {len(spelled[0])} tokens, which other texts need as well; give one token, or ids"
+        several = f" {text[:40]!r} takes {len(spelled[0])} tokens, which other texts need as well; ban a text of one token"
         raise UsageError(Param("ban"), several)
     return sorted(found)

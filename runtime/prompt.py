@@ -192,8 +192,10 @@ class Prompts:
             if not raw:
                 return chat_ids(self._manifest, self._tokenizer, prompt, before)
             ids = self._tokenizer.encode(prompt)
-        else:
+        elif isinstance(prompt, Iterable):
             ids = list(prompt)
+        else:
+            raise UsageError(f"the prompt must be text or token ids, not {type(prompt).__name__}")
         vocab = self._manifest.model.vocab_size
         if not ids:
             raise UsageError("the prompt is empty; give at least one token")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from dgemma.core.messages import Message, ToolCall
@@ -200,10 +200,10 @@ class StepEvent:
     step: int
     remaining: int
     committed: tuple[int, ...]
-    argmax: Array
-    canvas: Array
-    entropy: Array
-    accepted: Array
-    text: Callable[[], str]
-    thinking: Callable[[], str]
-    kinds: Callable[[], Sequence[str]]
+    argmax: Array = field(repr=False)
+    canvas: Array = field(repr=False)
+    entropy: Array = field(repr=False)
+    accepted: Array = field(repr=False)
+    text: Callable[[], str] = field(repr=False)
+    thinking: Callable[[], str] = field(repr=False)
+    kinds: Callable[[], Sequence[str]] = field(repr=False)

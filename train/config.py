@@ -10,6 +10,7 @@ import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,7 +173,9 @@ def _section(name: str, kind: type[T], values: dict[str, Any], folder: Path) -> 
         shape = {key: value for key, value in values.items() if key in fields}
     if unknown := sorted(set(values) - set(known) - set(shape)):
         choices = [*known, *(typing.get_type_hints(ModelConfig) if kind is ModelSection else ())]
-        raise UsageError(f"unknown key {name}.{unknown[0]}; there are {', '.join(choices)}")
+        near = get_close_matches(unknown[0], choices, n=1)
+        cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(choices)}"
+        raise UsageError(f"unknown key {name}.{unknown[0]}; {cure}")
     made: dict[str, Any] = {
         key: _converted(f"{name}.{key}", known[key], value, folder) for key, value in values.items() if key in known
     }

@@ -271,7 +271,7 @@ class Loop:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: there is no state to go on from; leave out --resume, with another --out") from None
+            raise CheckpointError(f"{path}: there is no state to go on from; leave out --resume") from None
         except Exception as error:
             raise CheckpointError(f"{path}: cannot be read ({(str(error).splitlines() or [''])[0]}); start again") from None
         made, now = json.loads(state["identity"]), self.identity

@@ -103,6 +103,9 @@ def merge(model: Denoiser, folder: Path) -> int:
     Raises:
         CheckpointError: the folder is no plain LoRA adapter, or does not fit the model.
     """
+    if not (folder / CONFIG).is_file():
+        cure = "give a folder that `dgemma finetune --lora` or peft wrote"
+        raise CheckpointError(f"{folder}: is not an adapter: it has no {CONFIG}; {cure}")
     config = read_json(folder / CONFIG)
     scale = _scale(folder / CONFIG, config)
     path = folder / WEIGHTS

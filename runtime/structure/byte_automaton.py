@@ -22,7 +22,7 @@ from dgemma.runtime.engines.base import Array
 MOST_STATES = 20_000
 SECONDS = 60.0  # that the library may take for one expression, on a busy machine, too
 LONGEST = 1 << 20  # characters of an expression
-_TOO_LARGE = ": takes too many states, or too long; use fewer or smaller counts such as {1,1000}"
+_TOO_LARGE = ": takes too many states, or too long; a count such as {1,1000} makes many: use fewer, or smaller ones"
 _DETERMINIZE = Path(__file__).with_name("determinize.py")
 
 

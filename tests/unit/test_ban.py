@@ -65,6 +65,6 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     first = found["tokens"][0]
     assert dispatch([*base, "--logit-bias", f"{first}=-inf"]) == 0
     assert capsys.readouterr().out != "elbat\n"
-    fails(capsys, [*base, "--logprobs", "1"], "--logprobs says more than text can hold")
+    fails(capsys, [*base, "--logprobs", "1"], "--logprobs needs an output that can hold it")
     fails(capsys, [*base, "--logit-bias", "x"], "--logit-bias 'x': must be ID=B")
     fails(capsys, [*base, "--top-k", "99"], "--top-k 99 must be at most 16")

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said_before_training(
     train = ["train", str(config), "--out", str(out)]
     fails(capsys, [*train, "--resume"], "state.pt: there is no state to go on from")
     for wrong, right, message in (
-        ("bach = 2", "batch = 2", "config.toml: unknown key run.bach; there are steps, tokens, minutes"),
+        ("bach = 2", "batch = 2", "config.toml: unknown key run.bach; did you mean batch?"),
         ('tokenizer = "none"', f'tokenizer = "{tiny_checkpoint / "tokenizer.model"}"', "model.tokenizer"),
         ("", f'tokenizer = "{tiny_checkpoint / "tokenizer.model"}"', "model.tokenizer is missing"),
         ("vocab_size = 600", "eos_token_ids = [1, 5]", "has 618 pieces but the model 600 ids"),

@@ -6,11 +6,12 @@ Each module in `COMMANDS` has a function `run` with typer annotations; it return
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +31,7 @@ COMMANDS = {
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
     "serve": ("dgemma.cli.serve", "Serve bundles over HTTP: OpenAI's API, and a page that shows the canvas."),
     "replay": ("dgemma.cli.replay", "Show a trace of `dgemma run --trace` again, step by step."),
+    "tokenize": ("dgemma.cli.tokenize", "Show the token ids of a text."),
     "inspect": ("dgemma.cli.inspect", "Check every file of a bundle and show what is in it."),
     "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),
     "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and what the machine could do."),
@@ -181,10 +183,21 @@ def _invoke(name: str, args: list[str]) -> int:
         describe = getattr(error, "format_message", None)  # the argument parser's errors
         if describe is None:
             raise
-        cure = "; give the prompt with -p, in quotes" if name == "run" and "unexpected extra argument" in describe() else ""
-        return _fail(f"{describe()}{cure} (see dgemma {name} --help)")
+        return _fail(f"{_told(describe(), name, spelling.values())} (see dgemma {name} --help)")
     sys.stdout.flush()
     return int(status or OK)
+
+
+def _told(said: str, name: str, options: Iterable[str]) -> str:
+    """What the argument parser says, in our words, and with what was probably meant."""
+    if name == "run" and "unexpected extra argument" in said:
+        said += "; give the prompt with -p, in quotes"
+    unknown = re.match(r"No such option: (--[\w-]+)", said)
+    if unknown and (longer := [option for option in options if option.startswith(unknown[1])]):
+        said = f"No such option: {unknown[1]} (did you mean {' or '.join(longer)}?)"
+    for kind, ours in (("integer", "an integer"), ("number", "a number")):
+        said = re.sub(rf"Input should be a valid {kind}\b.*", f"must be {ours}", said)
+    return said
 
 
 def _spelling(declared: Sequence[Any]) -> dict[str, str]:

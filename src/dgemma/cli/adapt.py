@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.options import ThreadsOption
+from dgemma.cli.options import TorchThreadsOption
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
         float, typer.Option("--grow-until", metavar="X", help="Share of the run over which canvases grow from 1 position to N.")
     ] = 0.2,
     seed: Annotated[int, typer.Option("--seed", help="Seed of order and noise, 0 to 2^32-1.")] = 0,
-    threads: ThreadsOption = None,
+    threads: TorchThreadsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same options.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")

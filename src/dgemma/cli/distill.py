@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.options import ThreadsOption
+from dgemma.cli.options import TorchThreadsOption
 from dgemma.core.progress import notes
 
 
@@ -22,7 +22,7 @@ def run(
     batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases of a step of the optimizer.")] = 32,
     rate: Annotated[float, typer.Option("--rate", metavar="X", help="Highest learning rate.")] = 1.5e-3,
     seed: Annotated[int, typer.Option("--seed", help="Seed of order and noise, 0 to 2^32-1.")] = 0,
-    threads: ThreadsOption = None,
+    threads: TorchThreadsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same options.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.options import ThreadsOption
+from dgemma.cli.options import TorchThreadsOption
 from dgemma.core.progress import notes
 
 
@@ -35,7 +35,7 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of order, noise and adapter, 0 to 2^32-1.")] = 0,
-    threads: ThreadsOption = None,
+    threads: TorchThreadsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same options.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")

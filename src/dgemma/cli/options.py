@@ -40,5 +40,6 @@ ProfileOption = Annotated[
         help="Options of a profile, as `dgemma tune` writes it. Those that are given as well take the place of its own.",
     ),
 ]
+TorchThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that torch uses. Default: all cores.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that the engine uses. Default: its own choice.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -88,11 +88,9 @@ class OutputFlags:
         if self.as_json and self.json_lines:
             raise UsageError("give --json or --json-lines, not both")
         if self.form not in ("json", "lines"):
-            cure = " than text can hold; give --json or --json-lines as well"
-            if self.logprobs is not None:
-                raise UsageError(Param("logprobs"), f" says more{cure}")
-            if self.choice_probabilities:
-                raise UsageError(Param("choice_probabilities"), f" are more{cure}")
+            for name, given in (("logprobs", self.logprobs is not None), ("choice_probabilities", self.choice_probabilities)):
+                if given:
+                    raise UsageError(Param(name), " needs an output that can hold it; give --json or --json-lines as well")
         if self.n != 1 and (self.form == "lines" or self.trace is not None):
             cure = "leave them out, or run once a seed"
             raise UsageError(f"--n gives several answers, which --json-lines and --trace cannot hold; {cure}")

@@ -62,7 +62,10 @@ def gone_through(run: Run, kind: str, more: str = "", *, dry_run: bool) -> int:
     `kind`: of result; `more`: what is said of it.
     """
     if dry_run:
-        print("\n".join(plan_lines(run.plan())))
+        with stages() as say:
+            say("timing steps")
+            plan = run.plan()
+        print("\n".join(plan_lines(plan)))
         return 0
     with stages() as say:
         outcome = run.run(told(say, run.course.evaluate_every))

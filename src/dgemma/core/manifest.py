@@ -309,6 +309,15 @@ def _unknown_form(chat: ChatTemplate) -> str | None:
     return None
 
 
+def _making(folder: Path) -> str:
+    """The command that makes a bundle, of this folder if it is a checkpoint."""
+    return (
+        f"make one with `dgemma export {folder} --out {folder.name}.dgemma`"
+        if (folder / "config.json").is_file()
+        else "make one with `dgemma export`"
+    )
+
+
 def _read_json(bundle: Path) -> dict[str, Any]:
     """The manifest's values, of a version that can be read; nothing else about them is checked."""
     path = bundle / MANIFEST
@@ -319,7 +328,7 @@ def _read_json(bundle: Path) -> dict[str, Any]:
         cure = f"give the path of a bundle made by `dgemma export`, or {', '.join(NAMES)}, the shipped bundle"
         raise BundleError(f"{bundle}: no such folder; {preset}{cure}")
     if not path.is_file():
-        raise BundleError(f"{bundle}: has no {MANIFEST}, so it is not a bundle; make one with `dgemma export`")
+        raise BundleError(f"{bundle}: has no {MANIFEST}, so it is not a bundle; {_making(bundle)}")
     if path.stat().st_size > _MOST_BYTES:
         raise BundleError(f"{path}: is too large for a manifest; export the bundle again")
     try:

@@ -103,8 +103,15 @@ class Trajectory:
                     raise UsageError(f"array {unknown[0]!r} is missing or unknown")
                 found = cls(**{name: archive[name] for name in archive.files})
             found._check_values()
+        except OSError as error:
+            raise UsageError(
+                f"{path}: cannot be read ({error.strerror or error}); name a file of `dgemma run --trace`"
+            ) from None
         except Exception as error:  # whatever numpy, zipfile and zlib say of a damaged file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            reason = (
+                "no .npz file" if "pickled (object) data" in reason else reason
+            )  # numpy's guess of what is none, and its advice
             raise UsageError(f"{path}: is not a trajectory ({reason}); write one with `dgemma run --trace`") from None
         return found
 

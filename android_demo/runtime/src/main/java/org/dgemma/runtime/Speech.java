@@ -150,7 +150,7 @@ final class Speech {
             }
             if (!found) {
                 throw new UsageException("ban '" + text + "' takes " + tokenizer().encodeUser(text).length
-                        + " tokens, which other texts need as well; give one token, or ids");
+                        + " tokens, which other texts need as well; ban a text of one token");
             }
         }
         return sampler == options.sampler ? options : options.sampler(sampler);
