@@ -105,8 +105,8 @@ class Forecast:
             f"{p.break_even:.1f} steps"
         )
         if power := joules(self.npu, p):
-            least, most, other = (f"{one:.2g} J" if one >= 0.1 else f"{1e3 * one:.2g} mJ" for one in power)
-            said += f"; a token takes {least} to {most} by diffusion and {other} autoregressively"
+            few_j, many_j, causal = (f"{one:.2g} J" if one >= 0.1 else f"{1e3 * one:.2g} mJ" for one in power)
+            said += f"; a token takes {few_j} to {many_j} by diffusion and {causal} autoregressively"
         return f"{said}. Nothing was measured on an NPU."
 
     def to_dict(self, work: Work) -> Json:

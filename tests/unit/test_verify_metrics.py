@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma.core.metrics import ratio_of_sums
+from dgemma.core.metrics import paired_score_bounds, ratio_of_sums
 from dgemma.verify import metrics
 from dgemma.verify.backend import StepOut
 from dgemma.verify.metrics import CEILING_DB, Noise, finite, jaccard, kl_divergence, spread, sqnr
@@ -89,6 +89,23 @@ def test_a_ratio_of_sums_comes_with_a_bootstrap_interval() -> None:
     for a, b in (([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0])):
         with pytest.raises(ValueError, match="ratio of sums"):
             ratio_of_sums(a, b)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_paired_score_bounds_hold_the_difference_and_never_vanish(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    value, low, high = paired_score_bounds(a, b, 1.96)
+    assert low < value < high or abs(value) == 1
+    assert -1 <= low <= value <= high <= 1 and high - low > 0.01
+    other, below, above = paired_score_bounds(b, a, 1.96)
+    assert (other, below, above) == pytest.approx((-value, -high, -low), abs=1e-9)
+
+
+def test_paired_score_bounds_of_pairs_that_are_all_alike() -> None:
+    value, low, high = paired_score_bounds([True] * 30, [True] * 30, 2.0)
+    assert (value, low, high) == pytest.approx((0, -4 / 34, 4 / 34))
+    few, many = (paired_score_bounds([False] + [True] * n, [True] * (n + 1), 1.96)[1] for n in (10, 1000))
+    assert few < many < 0 and many > -0.01
 
 
 def test_candidates_may_take_each_others_places_but_no_others() -> None:
