@@ -4,7 +4,8 @@
 
 A test file with slow tests is touched when it changed, or a module that it imports itself. The change is what came since the
 commit that DGEMMA_CI_BASE names; without it, what the last commit changed. Files that the time does not suffice for are named,
-and are no failure. What a change touches by way of other modules only `make test-slow` sees.
+and are no failure. What a change touches by way of other modules only `make test-slow` sees. As many files run at a time as
+there are cores; what they export they share.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,15 +65,23 @@ def touched(paths: Iterable[str], root: Path = ROOT) -> list[Path]:
     return own + [file for file in slow if file not in own and imports(file.read_text()) & modules]
 
 
-def run(file: Path, seconds: float) -> int | None:
-    """pytest's exit status for the slow tests of one file; None if they took longer."""
+def run(file: Path, seconds: float, bundles: Path) -> tuple[int | None, str]:
+    """pytest's exit status for the slow tests of one file, None if they took longer, and what it printed.
+
+    Args:
+        bundles: a folder, which other files' tests may use at the same time, for what is exported.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", str(file)]
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+    env = {**os.environ, "DGEMMA_TEST_BUNDLES": str(bundles)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
         try:
-            return process.wait(seconds)
+            said = process.communicate(timeout=seconds)[0]
+            return process.returncode, said.decode(errors="replace")
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return None
+            return None, process.communicate()[0].decode(errors="replace")
 
 
 def main() -> int:
@@ -86,15 +97,17 @@ def main() -> int:
         return 0
     files = touched(paths)
     print(f"slow tests: {len(files)} files are touched since {base}", flush=True)
-    failed = 0
-    for file in files:
-        name = file.relative_to(ROOT)
-        left = until - time.monotonic()
-        status = run(file, left) if left > 0 else None
-        if status is None:
-            print(f"slow tests: left out {name}, for the time is over; make test-slow runs all", flush=True)
-        failed += status not in (None, 0, NO_TESTS)
-    return int(failed > 0)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as workers:
+
+        def passed(file: Path) -> bool:
+            left = until - time.monotonic()
+            status, said = run(file, left, Path(folder)) if left > 0 else (None, "")
+            name = file.relative_to(ROOT)
+            late = f"slow tests: left out {name}, for the time is over; make test-slow runs all\n" if status is None else ""
+            print(f"slow tests: {name}\n{said}{late}", end="", flush=True)
+            return status in (None, 0, NO_TESTS)
+
+        return int(not all(list(workers.map(passed, files))))
 
 
 if __name__ == "__main__":

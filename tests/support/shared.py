@@ -16,9 +16,9 @@ _FOLDER = "DGEMMA_TEST_BUNDLES"
 
 
 def begin(session: pytest.Session, factory: pytest.TempPathFactory) -> None:
-    """Name the folder of this run; a worker's temporary folder lies in that of the run."""
+    """Name the folder of this run, unless several runs share one; a worker's temporary folder lies in that of the run."""
     base = factory.getbasetemp()
-    os.environ[_FOLDER] = str((base.parent if hasattr(session.config, "workerinput") else base) / "bundles")
+    os.environ.setdefault(_FOLDER, str((base.parent if hasattr(session.config, "workerinput") else base) / "bundles"))
 
 
 def bundle(name: str, export: Callable[[Path], Path]) -> Path:

@@ -61,5 +61,25 @@ def test_a_file_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     file = tmp_path / "test_long.py"
     file.write_text("import time, pytest\n@pytest.mark.slow\ndef test_it():\n    time.sleep(60)\n")
     began = time.monotonic()
-    assert touched.run(file, 3) is None
+    assert touched.run(file, 3, tmp_path)[0] is None
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_file_is_run_and_one_that_fails_fails_all(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"test_{name}.py" for name in "ab"]
+    for file in files:
+        own = f"assert os.environ['DGEMMA_TEST_BUNDLES'] and not ({fails} and {file.stem[-1] == 'a'})"
+        file.write_text(f"import os, pytest\n@pytest.mark.slow\ndef test_it():\n    {own}\n")
+    monkeypatch.setattr(touched, "ROOT", tmp_path)
+    monkeypatch.setattr(touched, "changed", lambda base: ["a.py"])
+    monkeypatch.setattr(touched, "touched", lambda paths: files)
+    monkeypatch.setattr(sys, "argv", ["touched.py"])
+    assert touched.main() == int(fails)
+    said = capsys.readouterr().out
+    assert all(f"slow tests: {file.name}" in said for file in files) and said.count("1 passed") == 2 - fails
+    monkeypatch.setattr(sys, "argv", ["touched.py", "--minutes", "0"])
+    assert touched.main() == 0
+    assert capsys.readouterr().out.count("left out") == 2
