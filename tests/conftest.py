@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -90,3 +91,13 @@ def tiny_bundle(request: pytest.FixtureRequest) -> Path:
         return export_bundle(checkpoint, out, engines=("onnx", "executorch"), finish=finish)
 
     return shared.bundle("tiny", export)
+
+
+@pytest.fixture(scope="module")
+def unoptimized_jax() -> Iterator[None]:
+    """For programs that run a few times: XLA's optimizations would take longer than they save."""
+    jax = pytest.importorskip("jax")
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -28,13 +28,3 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = hf.save(model, tmp_path_factory.mktemp(request.param))
     with torch.no_grad():
         yield folder, hf.hf_from_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def unoptimized_jax() -> Iterator[None]:
-    """For programs that run a few times: XLA's optimizations would take longer than they save."""
-    jax = pytest.importorskip("jax")
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)

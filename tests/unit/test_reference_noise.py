@@ -14,6 +14,7 @@ import pytest
 from dgemma.core import noise as contract
 from dgemma.reference import noise, sampler
 
+pytestmark = pytest.mark.usefixtures("unoptimized_jax")
 # Compiled whole: dozens of small programs take longer.
 STEP = jax.jit(sampler.step, static_argnums=2)
 INVERSE_CDF = jax.jit(sampler.inverse_cdf)
