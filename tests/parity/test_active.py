@@ -150,6 +150,7 @@ def test_engines_notice(engine: Any, model: Denoiser) -> None:
     assert error_of(engine, model, 21, rows, positions=np.arange(len(rows))[None]) > TOLERANCE
 
 
+@pytest.mark.usefixtures("unoptimized_jax")
 def test_the_reference_gives_what_eager_gives(model: Denoiser) -> None:
     config = model.config
     weights = jax_weights.load(micro_bundle.checkpoint(), config)
@@ -197,6 +198,7 @@ def eager(model: Denoiser, seed: int, adaptive: bool, compute: ComputePolicy) ->
     [pytest.param(name, marks=() if name in ("recheck", "narrow") else pytest.mark.slow) for name in POLICIES],
 )
 @both_stops
+@pytest.mark.usefixtures("unoptimized_jax")
 def test_the_reference_leaves_out_what_eager_does(model: Denoiser, adaptive: bool, name: str) -> None:
     """A program of one shape, in which what does not run is computed and not seen, makes the same trajectories."""
     weights = jax_weights.load(micro_bundle.checkpoint(), model.config)
