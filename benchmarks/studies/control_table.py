@@ -9,7 +9,7 @@ from dgemma.benchmarks.studies.tables import header, interval, provenance, read
 def options() -> str:
     """Options of the sampler."""
     values = read("tiny-control.json")
-    rows = header("option", "n", "exact match (95 %)", "against stock, points (95 %)", "steps")
+    rows = header("option", "n", "exact match (95 %)", "difference from stock, points (95 %)", "steps")
     for name, one in values["sampled"].items():
         gap = one["difference"]
         rows.append(
@@ -20,9 +20,10 @@ def options() -> str:
 
 
 def templates() -> str:
-    """Templates made from the right answers, beside prompting alone."""
+    """Templates made from the right answers, and prompts without one."""
     found = read("tiny-control.json")["templates"]
-    rows = header("task", "pinned", "n", "template: exact, steps", "prompt alone: exact, steps", "difference, points (95 %)")
+    columns = ("template: exact match, steps", "prompt only: exact match, steps", "difference, points (95 %)")
+    rows = header("task", "pinned", "n", *columns)
     for task, ways in found.items():
         own, alone = ways["template"], ways["prompt alone"]
         gap = own["difference"]
@@ -37,27 +38,27 @@ def templates() -> str:
 def choices() -> str:
     """How often the most probable choice is right, by how probable it is."""
     values = read("tiny-choices.json")
-    rows = header("largest probability", "n", "mean", "right (95 %)")
+    rows = header("largest probability", "n", "its mean", "right (95 %)")
     for one in values["bins"]:
         low, high = one["interval"]
         span = f"{one['low']:g} to {one['high']:g}"
         rows.append(f"| {span} | {one['n']} | {one['mean']:.3f} | {one['right']:.1%} ({100 * low:.1f} … {100 * high:.1f}) |")
     facts = (
-        f"All {values['n']} questions: mean of the largest probability {values['mean_probability']:.3f}, most probable choice "
-        f"right {values['right']:.1%}, answer right {values['answer_right']:.1%}; calibration error "
-        f"{values['calibration_error']:.3f}; {values['position_forwards']:.0f} position-forwards, "
-        f"{values['plain_position_forwards']:.0f} without probabilities."
+        f"All {values['n']} questions: the mean of the largest probability is {values['mean_probability']:.3f}; the most "
+        f"probable choice is right in {values['right']:.1%}, the generated answer in {values['answer_right']:.1%}; the "
+        f"calibration error is {values['calibration_error']:.3f}. A question takes {values['position_forwards']:.0f} "
+        f"position-forwards, {values['plain_position_forwards']:.0f} without probabilities."
     )
     return "\n".join([*rows, "", facts, "", f"`{values['bundle']['recipe']}`. {provenance(values)}"])
 
 
 def tuned() -> str:
-    """What tuning found, on the questions that it chose by and on the others."""
+    """The tuned options, on the questions that chose them and on the others."""
     values = read("tiny-tune.json")
     rows = header(
         "questions",
         "n",
-        "exact: bundle's own, tuned",
+        "exact match: bundle's own options, tuned",
         "difference, points (lower bound)",
         "position-forwards, tuned / own (95 %)",
     )
@@ -87,49 +88,49 @@ def tuned() -> str:
 PAGE = Page(
     title="Options of the sampler",
     intro="""
-Exact match and steps of tiny with [options of the sampler](../guides/control.md), probabilities of choices, and templates
-beside prompting alone. "Stock" is the bundle's own sampler; all options ran on the same prompts and noise.""",
+Exact match and steps of tiny with [options of the sampler](../guides/control.md), probabilities of choices, tuned options and
+templates. "Stock" is the bundle's own sampler. All options ran on the same prompts and noise.""",
     sections=(
         Section(
             heading="Sampling and stop rule",
             table=options,
             after="""
-On tiny, no option beats the bundle's own sampler by more than the prompts can show: most canvases are decided in their first
-step, and later ones confirm it. Ending after that step (`--steps 1`, `--stability 0`) halves the steps and costs accuracy.
-A lower `--confidence` only adds steps. What they do to a model that needs more steps, tiny cannot say.""",
+On tiny, no option is better than the bundle's own sampler by more than these prompts can show: most canvases are decided in
+their first step, and later steps confirm it. Ending after the first step (`--steps 1`, `--stability 0`) halves the steps and
+costs accuracy. A lower `--confidence` only adds steps. tiny cannot show the effect on a model that needs more steps.""",
         ),
         Section(
             heading="Probabilities of choices",
             before="""
-Held-out questions with answers of at most 12 tokens. Each has four choices: its answer, and three near misses, in which one
-letter or digit is another one. "Right" is the share of questions whose most probable choice is the answer.""",
+Held-out questions with answers of at most 12 tokens. Each has four choices: the right answer, and three near misses with one
+wrong letter or digit. "Right" is the share of questions whose most probable choice is the right answer.""",
             table=choices,
             after="""
-Where tiny is sure, it is right; where it is not, it is right less often, in questions that are too few to say how much less.
-The price is a step for every beginning of a choice, about twelve times the work of the answer. The answers themselves are right
-as often.""",
+If tiny is sure, it is right. If it is unsure, it is right less often, but there are too few such questions to say by how much.
+Probabilities cost one step for every beginning of a choice, about twelve times the work of the answer. The generated answers
+are right about as often as the most probable choices.""",
         ),
         Section(
             heading="Tuned options",
             before="""
-What [`dgemma tune`](../guides/tune.md) found on half of the held-out prompts, and what that does on the other half. Lower
-bounds are at one-sided 95 %.""",
+[`dgemma tune`](../guides/tune.md) chose options by half of the held-out prompts; the other half checks them. Lower bounds are
+one-sided 95 % bounds.""",
             table=tuned,
             after="""
-What is saved comes from canvases that start with four positions and commit early, as on the page about
-[less work](less-work.md); schedule, bound and stop rule matter little on tiny. These are more steps, but smaller: fewer
-position-forwards, which on a model as small as tiny need not be more tokens/s. For those, ask by
-`--objective tokens-per-second`.""",
+The savings come from canvases that start with four positions and commit early, as on the page about
+[less work](less-work.md); schedule, entropy bound and stop rule matter little on tiny. The tuned options take more, but smaller
+steps. Fewer position-forwards do not always mean more tokens/s on a model as small as tiny; `--objective tokens-per-second`
+tunes for those.""",
         ),
         Section(
             heading="Templates",
             before="""
-Templates are made from the right answers: they say what is pinned, and how many tokens each hole has. Prompting alone is told
-none of that, so the difference is what the template gives away and the model uses; it is not a gain in ability.""",
+Templates are made from the right answers: they contain the pinned text and the number of tokens in each hole. A prompt without
+a template has none of this information, so a difference would show how much the model uses it, not a gain in ability.""",
             table=templates,
             after="""
-tiny answers nearly all of these prompts without a template, so all that can be seen is that pinned text does no harm: the same
-answers are right, in about as many steps. Whether templates help a model that cannot do without is not known.""",
+tiny answers nearly all of these prompts without a template, so the table shows only that pinned text does no harm: as many
+answers are right, in about as many steps. Whether templates help a model that fails without them is not known.""",
         ),
     ),
 )

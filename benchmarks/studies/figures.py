@@ -10,7 +10,7 @@ GIGA = 1e9
 def table(folder: str) -> str:
     """Question, figure, and the page that has the details; `folder` leads to those pages."""
     rows = [
-        ("fresh clone, 2 cores: time of `make demo` to its first text / in total", _demo(), "two-commands"),
+        ("`make demo` in a fresh clone, 2 cores: time to the first text / in total", _demo(), "two-commands"),
         ("`tiny`: exact match on tasks that it can do, diffusion / autoregressive", _quality(), "quality"),
         ("`tiny`, `w8`, ONNX: tokens/s of diffusion relative to autoregressive, long / short answers", _speed(), "speed"),
         ("`tiny`: effect of 4-bit MLPs (`w4-mixed`) on exact match / steps", _quantization(), "quantization"),
@@ -28,7 +28,7 @@ def table(folder: str) -> str:
         ("`2b` shape: step time of transformers (float32 / bfloat16) relative to dgemma's", _peers(), "peers"),
         ("`2b` shape: autoregressive tokens/s relative to llama.cpp's at 4 bits", _llama(), "peers"),
     ]
-    return "\n".join([*header("question", "figure", "page"), *(f"| {q} | {f} | [{p}]({folder}{p}.md) |" for q, f, p in rows)])
+    return "\n".join([*header("what", "figure", "page"), *(f"| {q} | {f} | [{p}]({folder}{p}.md) |" for q, f, p in rows)])
 
 
 def _demo() -> str:

@@ -39,18 +39,18 @@ def costs(runs: Sequence[Json]) -> list[list[str]]:
         return f"{warm['graphs_s']['median']:.1f} / {warm['load_s']['median']:.1f} s"
 
     cells: dict[str, Callable[[Json], str]] = {
-        "a step": step,
-        "of the machine's floor": lambda run: f"{_point(run)['step_over_floor']:.2f}",
-        "of the floor of the kernels that it runs": lambda run: f"{_point(run)['step_over_kernel_floor']:.2f}",
-        "the shortest step, of that floor": lambda run: f"{_shortest(run):.2f}",
-        "of that floor at its products' pace before and after": paced,
-        "an autoregressive token, same bundle": lambda run: f"{_point(run)['token_ms']['median']:.0f} ms",
-        "a step and a token after a long prefix": grown,
+        "step, median [quartiles]": step,
+        "step / machine floor": lambda run: f"{_point(run)['step_over_floor']:.2f}",
+        "step / kernel floor": lambda run: f"{_point(run)['step_over_kernel_floor']:.2f}",
+        "shortest step / kernel floor": lambda run: f"{_shortest(run):.2f}",
+        "step / kernel floor, at the current pace [quartiles]": paced,
+        "autoregressive token, same bundle": lambda run: f"{_point(run)['token_ms']['median']:.0f} ms",
+        "step and token after a long prefix (its tokens)": grown,
         "prefill": lambda run: f"{run['prefill']['tokens_per_s']:.0f} tokens/s",
-        "weights as kernels hold them": lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB",
-        "transient memory of a step": lambda run: f"{run['memory']['transient_bytes'] / 1e6:.0f} MB",
-        "resident while running: anonymous + mapped": resident,
-        "second load: graphs / with the check of all files": load,
+        "weights, as packed for the kernels": lambda run: f"{run['memory']['weight_bytes'] / 1e9:.2f} GB",
+        "additional memory during a step": lambda run: f"{run['memory']['transient_bytes'] / 1e6:.0f} MB",
+        "resident memory while running: anonymous + mapped": resident,
+        "second load: graphs only / with the check of all files": load,
     }
     return [[name, *(cell(run) for run in runs)] for name, cell in cells.items()]
 

@@ -7,10 +7,10 @@ from dgemma.benchmarks.studies.tables import header, interval, provenance, read
 
 
 def table() -> str:
-    """Guidance beside none."""
+    """Ways of guidance compared with none."""
     values = read("tiny-guidance.json")
-    columns = ("guidance", "n", "exact match (95 %)", "against none, points (95 %)", "steps", "same answer as none")
-    rows = header(*columns, "prompts with two answers")
+    columns = ("guidance", "n", "exact match (95 %)", "difference from none, points (95 %)", "steps", "same answer as none")
+    rows = header(*columns, "prompts with different answers by seed")
     for name, one in values["ways"].items():
         gap = one["difference"]
         rows.append(
@@ -20,22 +20,23 @@ def table() -> str:
         )
     ways = values["ways"].values()
     plain, guided = (one["ms_a_step"] for one in (next(iter(ways)), values["ways"]["s = 3, negative prompt"]))
-    cost = f"With a negative prompt, a generation took {guided / plain:.2f} × as long for each of its steps as without."
+    cost = f"With a negative prompt, generation time per step was {guided / plain:.2f} × that without."
     return "\n".join([*rows, "", f"{cost} `{values['bundle']['recipe']}`, {values['seeds']} seeds. {provenance(values)}"])
 
 
 PAGE = Page(
     title="Guidance",
     intro="""
-Exact match, steps and diversity of tiny with [guidance](../guides/control.md#guidance), on the same prompts and noise. The
-negative prompt is "Write something."; the other way takes the self-conditioning of unsure positions away.""",
+Exact match, steps and diversity of tiny with [guidance](../guides/control.md#guidance) of strength s, on the same prompts and
+noise. The negative prompt is "Write something."; guidance by less self-conditioning needs no prompt: it compares with a pass
+that leaves out the self-conditioning of unsure positions.""",
     sections=(
         Section(
             heading="On tiny",
             table=table,
             after="""
-tiny's tasks have one right answer each, which the prompt decides, so there is nothing that guidance could add; what can be
-seen is where it does harm. What it does to open answers of a large model is not known here.""",
+Each of tiny's tasks has one right answer, which the prompt decides, so guidance cannot add anything; the table shows only where
+it does harm. Its effect on open answers of a large model has not been measured.""",
         ),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dgemma.benchmarks.studies import tables
+from dgemma.benchmarks.studies.page import Page, Section
 from dgemma.benchmarks.studies.tables import Json, interval
 
 RECIPES = ("fp32", "w8", "w4-mixed", "w4")
@@ -25,8 +26,8 @@ def _others(other: int, rows: int, largest: float | None) -> str:
 def gate() -> str:
     """One row a recipe and engine, of those that were measured."""
     rows = tables.header(
-        "recipe, engine", "bits per weight", "exact match (95 %)", "against float, points", "step inflation (95 %)",
-        "same argmax", "KL, nats", "other experts, margins up to (nats)", "gate",
+        "recipe, engine", "bits per weight", "exact match (95 %)", "difference from float, points (95 %)",
+        "step inflation (95 %)", "same argmax", "KL, nats", "other experts, largest margin (nats)", "gate",
     )  # fmt: skip
     bits = {row["recipe"]: row["bits_per_weight"] for row in tables.read("tiny-moe-sizes.json")["bundles"]}
     for recipe in (name for name in RECIPES if name in bits):
@@ -49,7 +50,7 @@ def gate() -> str:
         [
             *rows,
             "",
-            f"tiny-moe, {free['prompts']} held-out prompts, T = 16, adaptive. Float in PyTorch: "
+            f"tiny-moe, {free['prompts']} held-out prompts, T = 16, adaptive. Float model in PyTorch: "
             f"{100 * of_float['value']:.1f} %, {of_float['mean_steps']:.2f} steps. {found['date']}.",
         ]
     )
@@ -59,8 +60,8 @@ def routers() -> str:
     """One row for the bits of everything else and of the routers."""
     values = tables.read("tiny-moe-routers.json")
     rows = tables.header(
-        "recipe", "bits of routers", "exact match", "against float, points (95 %)", "step inflation (95 %)",
-        "KL, millinats (95 %)", "other experts, margins up to (nats)",
+        "recipe", "router bits", "exact match", "difference from float, points (95 %)", "step inflation (95 %)",
+        "KL, 10⁻³ nats (95 %)", "other experts, largest margin (nats)",
     )  # fmt: skip
     for row in values["rows"]:
         kl, experts = row["kl_mean"], row["experts"]
@@ -74,3 +75,27 @@ def routers() -> str:
     return "\n".join(
         [*rows, "", f"{made['prompts']} held-out prompts in PyTorch, fake-quantized; {values['machine']['date'][:10]}."]
     )
+
+
+PAGE = Page(
+    title="A trained mixture",
+    intro="""
+The gate for `checkpoints/tiny-moe`, a trained mixture of experts: eight per layer, of which each position uses two. Routers
+stay in float. *Other experts* is the share of positions, over all layers, that use a different set of experts than in the
+float model when both get the same canvases. The margin is how close to a tie the float model's choice was; the table gives the
+largest one. ExecuTorch's graphs do not return the routers' scores or logits, so these figures are missing there. The page on
+[quantization](quantization.md) explains the other columns.""",
+    sections=(
+        Section(heading="The gate", table=gate),
+        Section(
+            heading="Quantized routers",
+            before="""
+In the first two rows, the routers are rounded and everything else stays in float. The last row is `w4-mixed`, which rounds
+everything but the routers. Recipes do not allow 4-bit routers.""",
+            table=routers,
+            after="""
+By themselves, 4-bit routers change the distributions as much as 4-bit MLPs and experts together, and send more positions to
+other experts. 8-bit routers change few choices, but routers are so small that rounding them saves nothing.""",
+        ),
+    ),
+)

@@ -15,12 +15,13 @@ def table(model: str) -> str:
     few, many = values["steps"]
     diffusion = f"diffusion, tokens/s at {many:g} … {few:g} steps"
     rows = header(
-        "processor", "fits", "ms a step", "ms a token", diffusion, "autoregressive", "even at steps", "J a token, both"
-    )
+        "processor", "fits", "step, ms", "token, ms", diffusion, "autoregressive, tokens/s", "break-even steps",
+        "J per token: diffusion, autoregressive",
+    )  # fmt: skip
     for device in values["models"][model]:
         rows.append(_row(f"{device['device']}: CPU, {device['cpu']['engine']}", device["cpu"]))
         rows.append(_row(device["npu"]["name"], device["npu"]))
-    return "\n".join([*rows, "", f"![Tokens per second over steps a canvas](../../benchmarks/results/{NAME}-{model}.png)"])
+    return "\n".join([*rows, "", f"![Tokens per second against steps per canvas](../../benchmarks/results/{NAME}-{model}.png)"])
 
 
 def _row(name: str, p: Json) -> str:
@@ -43,30 +44,32 @@ PAGE = Page(
     title="What an NPU could give: a forecast",
     intro="""
 **Nothing was measured on an NPU.** These are predictions of `dgemma plan` from figures that others have published;
-`dgemma plan MODEL --device NAME --verbose` lists these with their sources, and says which are estimated and which assumed.
-Recipe `w4-mixed`, soft embeddings of the 16 likeliest ids, 128 tokens of prompt, 512 of answer, canvases of 256. An NPU has
-layers and head; cap of the logits, sampler and soft embedding are the CPU's. Today only recipe `fp32` and models without
-experts can be exported, and for Snapdragons alone, so these rows can't be tried yet.
+`dgemma plan MODEL --device NAME --verbose` lists these figures with their sources, and says which are estimated and which are
+assumed. All rows have recipe `w4-mixed`, soft embeddings of the 16 likeliest ids, a prompt of 128 tokens, an answer of 512, and
+canvases of 256. The NPU computes layers and head; the CPU computes the cap of the logits, the sampler and the soft embedding.
+Today, only models without experts can be exported for an NPU, only with recipe `fp32` and only for Snapdragons, so these rows
+cannot be tried yet.
 
-In the pictures, solid lines are diffusion, dashed ones autoregressive decoding, dots where both are even. J are of the whole
-phone (Snapdragon 8 Elite) or of the engine alone (Apple): diffusion at few and at many steps, and autoregressive decoding.""",
+*Token* is the time of an autoregressive token. *Break-even steps* is the number of steps per canvas at which diffusion and
+autoregressive decoding are equally fast; in the pictures, a dot marks it, solid lines are diffusion, and dashed lines are
+autoregressive decoding. Energy is that of the whole phone (Snapdragon 8 Elite) or only of the Neural Engine (Apple).""",
     sections=(
         Section(heading="2b", table=lambda: table("2b")),
         Section(
             heading="26b-a4b",
             before="""
-No NPU here is known to run a model as large as this one. The forecast also assumes that an NPU computes only the experts that
-the router chooses.""",
+None of these NPUs is known to run a model as large as this one. The forecast also assumes that an NPU computes only the experts
+that the router chooses.""",
             table=lambda: table("26b-a4b"),
             after="""
 ## How far to trust it
 
-- The shares of their peaks that NPUs reach are mostly those of whole prefills with Qualcomm's runtime. Others reach less: with
-  llama.cpp's, a study found prefill up to 1.6 times faster on the CPU than on the NPU
+- The share of its peak rate that an NPU reaches was mostly taken from whole prefills with Qualcomm's runtime. Other runtimes
+  reach less: with llama.cpp's, a study found prefill up to 1.6 times faster on the CPU than on the NPU
   ([arXiv 2605.27435](https://arxiv.org/abs/2605.27435)).
-- [llada.cpp](https://arxiv.org/abs/2606.13740) reports answers of LLaDA-8B 17 to 42 times faster than a baseline on the CPU. It
-  changes the decoder, too, so this is no ratio of step times.
-- Clocks that fall in a warm phone, and prefixes that are copied into arrays of the compiled length, are not counted.""",
+- [llada.cpp](https://arxiv.org/abs/2606.13740) reports answers of LLaDA-8B that are 17 to 42 times faster than a baseline on
+  the CPU. It also changes the decoder, so this is not a ratio of step times.
+- Two costs are left out: a warm phone lowers its clocks, and prefixes are copied into arrays of the compiled length.""",
         ),
     ),
 )

@@ -32,10 +32,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 TWO_COMMANDS = Page(
-    title="The two commands",
+    title="From a clone to the first text",
     intro="""
-How long a newcomer waits, starting from a fresh clone, an empty home folder (no package caches) and a minimal PATH. The time
-of installing depends on the network. The first text comes from the shipped bundle, before the packages for exporting are
+How long a newcomer waits for `make demo` in a fresh clone, with an empty home folder (no package caches) and a minimal PATH.
+Installation time depends on the network. The first text comes from the shipped bundle, before the packages for exporting are
 installed.""",
     sections=(Section(table=tables.two_commands),),
 )
@@ -45,7 +45,7 @@ QUALITY = Page(
     intro="""
 Exact match of the shipped `tiny` checkpoint (`fp32`, ONNX Runtime, T = 16, adaptive) on held-out prompts of every task it
 was trained on, failures included. The autoregressive column decodes the same weights token by token. "Solved tasks" are
-those at 90 % or more. The words, numbers, grids and slot values in these prompts do not occur in training.""",
+those at 90 % or more. The words, numbers, grids and template values in these prompts do not occur in training.""",
     sections=(Section(table=tables.quality),),
 )
 
@@ -54,7 +54,11 @@ QUANTIZATION = Page(
     intro="""
 A diffusion model reads its own output in every step, so errors accumulate: a bad recipe gives worse answers and also takes
 more steps. Recipes are judged by both. The gate is the second part of `dgemma verify BUNDLE --checkpoint CKPT`; its limits
-are set in `verify/gate.py`. See [how quantization works](../how-it-works/quantization.md).""",
+are set in `verify/gate.py`. See [how quantization works](../how-it-works/quantization.md).
+
+*Step inflation* is the number of steps divided by the float model's. *Same argmax* is the share of positions whose likeliest
+token is the float model's, and *KL* the divergence of token distributions from the float model's; both are measured with the
+float model's canvases as input.""",
     sections=(
         Section(
             heading="The gate",
@@ -65,35 +69,18 @@ are set in `verify/gate.py`. See [how quantization works](../how-it-works/quanti
             heading="Every rounding method",
             before="""
 Measured with fake quantization (the same integers and rules in eager PyTorch), bad recipes included. Here, `w4-mixed` keeps
-the self-conditioning MLP at 8 bits; the shipped recipe uses 4.""",
+the self-conditioning MLP at 8 bits; the shipped recipe uses 4. GPTQ was calibrated on clean text ("on clean") or on canvases
+that the model produced ("on trajectories").""",
             table=tables.methods,
             after="""
-At 4 bits, GPTQ gains little on tiny. At 3 bits (integers −4 … 3) it gains a lot, and calibrating on the model's own
-trajectories is at least as good as calibrating on clean text before rotation.""",
+At 4 bits, GPTQ gains little on tiny. At 3 bits (integers −4 … 3) it gains a lot. Without rotation, exact match is then at
+least as good with calibration on trajectories as on clean text.""",
         ),
-        Section(heading="Size of `2b`", before="Random weights, one engine.", table=tables.sizes),
-        Section(heading="One product in ONNX Runtime", table=tables.product),
-    ),
-)
-
-MIXTURE = Page(
-    title="A trained mixture",
-    intro="""
-The gate on `checkpoints/tiny-moe`, a trained mixture of eight experts per layer, of which each position takes two. Routers
-stay in float. "Other experts" are positions whose set of experts differs from the float model's, all layers together, when
-both are fed the same canvases; the margin says how close to a tie the float model's choice was. ExecuTorch's graphs do not
-return the routers' scores or logits, so these figures are missing there.""",
-    sections=(
-        Section(heading="The gate", table=mixture_table.gate),
+        Section(heading="Size of `2b`", before="Bundles with random weights, for one engine.", table=tables.sizes),
         Section(
-            heading="Quantized routers",
-            before="""
-The control: routers are rounded and everything else stays in float; and beside it `w4-mixed`, which rounds everything but the
-routers. Recipes refuse routers of four bits.""",
-            table=mixture_table.routers,
-            after="""
-Four-bit routers alone move the distributions as much as four-bit MLPs and experts together, and send more positions to other
-experts. Eight-bit routers change few choices, but they are so small that rounding them saves nothing.""",
+            heading="One matrix product in ONNX Runtime",
+            before="How fast ONNX Runtime multiplies by one matrix, depending on how its weights are stored.",
+            table=tables.product,
         ),
     ),
 )
@@ -102,16 +89,19 @@ FULL_SIZE = Page(
     title="The 2b shape",
     intro="""
 The `2b` shape with random weights. These figures show what a model of that size costs. They say nothing about quality: no
-public 2b checkpoint exists.""",
+public 2b checkpoint exists.
+
+A *floor* is the least time that a step or a token can take, computed from its operations and bytes and from rates measured in
+the same run. The *machine floor* assumes that all products run at the rate of ONNX Runtime's int8 kernel, on both engines. The
+*kernel floor* assumes the rates of the kernels that the engine uses.""",
     sections=(
         Section(
-            heading="A step, a token, memory",
+            heading="Time and memory",
             table=tables.full_size,
             after="""
-Each column is a separate run. The machine's floor assumes products at the rate of ONNX Runtime's int8 kernel, for both
-engines; the other floor assumes the rate of the kernels that the engine runs. Both rates are the best measured in the same
-run. The speed of shared machines varies, so steps are also compared with products measured just before and after them; that
-row is the most reliable.
+Each column is a separate run. Floors use the best rates of the run. The speed of shared machines varies, so steps are also
+divided by a floor at the current pace: the median rates of products measured just before and after them. That row is the most
+reliable.
 
 The goals were 1.25 (`w8`) and 1.35 times the floor (`w4-mixed`, on the better engine). The remaining time goes into norms and
 rounding, the rotation before each 4-bit MLP's last product (which the floor does not count), sampling, and the fact that a
@@ -120,7 +110,7 @@ step is not one large product.""",
         Section(
             heading="By processor",
             before="""
-The median step, and then the median and the shortest step as multiples of the floor of its kernels. The Intel machine was
+Each cell gives the median step, then the median and the shortest step divided by the kernel floor. The Intel machine was
 noisy: the speed of its products changed by a factor of two from one minute to the next.""",
             table=tables.processors,
         ),
@@ -128,8 +118,9 @@ noisy: the speed of its products changed by a factor of two from one minute to t
         Section(
             heading="Export",
             before="""
-The cost of exporting for both engines, and what `--dry-run` had predicted. `9b` and `26b-a4b` ran while other work used the
-cores. The peak is that of the largest process; the dry run's prediction was corrected after `26b-a4b`.""",
+The cost of an export for both engines, and the peak memory that `--dry-run` predicted. Other work used the cores during the
+exports of `9b` and `26b-a4b`. Peak memory is that of the largest process. The prediction was corrected after the export of
+`26b-a4b`.""",
             table=tables.exports,
         ),
     ),
@@ -138,66 +129,60 @@ cores. The peak is that of the largest process; the dry run's prediction was cor
 RELEASED = Page(
     title="The released shape",
     intro="""
-The shape of google/diffusiongemma-26B-A4B-it, a mixture of 128 experts of which each position takes 8, with random weights:
-what a model of that size costs on a laptop's processor. Experts keep 4 bits in memory on both engines.""",
+The shape of google/diffusiongemma-26B-A4B-it, a mixture of 128 experts of which each position uses 8, with random weights.
+These figures show what a model of that size costs on a laptop's processor. Experts have 4 bits in memory on both engines. The
+page on the [2b shape](full-size.md) defines the floors; the kernel floor counts experts at the measured rate of one layer of
+them, with as many rows per expert as in a step.""",
     sections=(
         Section(
-            heading="A step, a token, memory",
+            heading="Time and memory",
             table=released_tables.costs,
             after="""
-The goals for a machine of 24 GB were: resident at most 17 GB (ONNX Runtime) and 16 GB (ExecuTorch); a step at most 1.4 times
-the floor of the kernels that it runs, which counts experts at the rate of one layer of them with as many rows to an expert as
-a step has; and a token at most 1.5 times its floor. ExecuTorch meets the first two. ONNX Runtime **misses** all of them on
-this processor, which has no VNNI: much of its memory is anonymous, so the machine began to read weights from disk again. Both
-**miss** the goal for a token. Tokens and ONNX Runtime's steps were measured once or twice only.""",
+There were three goals for a machine with 24 GB: resident memory of at most 17 GB (ONNX Runtime) or 16 GB (ExecuTorch), a step
+of at most 1.4 times its kernel floor, and a token of at most 1.5 times its kernel floor. ExecuTorch meets the first two and
+**misses** the third. ONNX Runtime **misses** all three on this processor, which has no VNNI: much of its memory is anonymous,
+so the machine began to read weights from disk again. Tokens and ONNX Runtime's steps were measured only once or twice.""",
         ),
         Section(
             heading="With 16 GB of memory",
             before="""
-At four bits, the weights do not fit into 16 GB beside an operating system. The next three tables are trials of what would help.
+With 4 bits, the weights and an operating system do not fit into 16 GB together. The next three tables are trials of what would
+help.
 
-**Fewer bits for experts.** Nine tenths of the weights are experts. No kernel for 3 or 2 bits exists here; the trained mixture
-shows what they cost in quality, rounded by the same rule.""",
+**Fewer bits for experts.** Nine tenths of the weights are experts. There are no kernels for 3 or 2 bits, so this table gives
+only the size that `26b-a4b` would have, and the quality of the trained mixture `tiny-moe`, rounded by the same rule.""",
             table=released_tables.bits,
         ),
         Section(
             before="""
-**Experts read from disk when they are chosen.** ExecuTorch maps the weights from the file, so the system already keeps the
-experts used last in memory, as far as there is room.""",
+**Experts read from disk when they are chosen.** ExecuTorch maps the weights from the file, so the operating system already
+keeps the most recently used experts in memory, as far as there is room. The table shows how often the next token would find
+its experts there.""",
             table=released_tables.cached,
         ),
         Section(
             before="""
-The whole model in a memory limit, as a machine with less memory would run it (the last command below, started by
-`systemd-run --scope -p MemoryMax=13G` or the like):""",
+**A memory limit.** The whole model ran with less memory than its weights take (the last command below, started for example with
+`systemd-run --scope -p MemoryMax=13G`):""",
             table=released_tables.limited,
         ),
     ),
-)
-
-EXPERTS = Page(
-    title="A layer of experts",
-    intro="""
-The experts of one layer of the released shape (`26b-a4b`) with random weights, by the kernel that both engines run. A denoising
-step has 256 rows, an autoregressive token one. The goal for 256 rows: 128 experts take at most 1.8 times as long as 16, for
-it is the experts of each row that cost, not their number.""",
-    sections=(Section(table=experts_table.experts),),
 )
 
 PEERS = Page(
     title="Compared with other programs",
     intro="""
 A bundle compared with transformers (its own DiffusionGemma) and llama.cpp (a `gemma4` GGUF of the same dimensions with random
-weights) in one run. Each program has its own process; they run one at a time, in turns. Figures are medians and quartiles.
+weights) in one run. Each program has its own process, and the programs take turns. Figures are medians and quartiles.
 
-Stock llama.cpp has no denoising step. Its row shows a causal pass over as many tokens as a canvas has, after the same
-prefix, with logits for one position and without sampler or self-conditioning, which is less work than a step. Programs that
-are missing, fail, take longer than `--limit` or would not fit in memory are left out; the note below the table says why.""",
+Stock llama.cpp has no denoising step. Its rows show a causal pass over as many tokens as a canvas has, after the same prefix,
+with logits for one position and without sampler or self-conditioning. That is less work than a step. Programs that are
+missing, fail, take longer than `--limit` or would not fit in memory are left out; the notes below the table say why.""",
     sections=(
         Section(
             table=tables.peers,
             after="""
-The goal, a step five times as fast as the faster of the two transformers runs, was **missed** on processors that multiply
+The goal was a step five times as fast as that of the faster transformers run. It was **missed** on processors that multiply
 bfloat16 natively.""",
         ),
     ),
@@ -208,8 +193,10 @@ SPEED = Page(
     intro="""
 Diffusion compared with autoregressive decoding: same bundle, engine and threads, runs interleaved in pairs. Padding is not
 counted. Autoregressive decoding is a tight loop over the `decode` graph of the same weights. Tokens per second are for the
-whole call, including prefill; "decoding only" excludes the prefill, which is the same for both. A short answer still pays
-for a whole canvas, so diffusion is slower there.""",
+whole call, including prefill; "decoding only" excludes the prefill, which is the same for both. A short answer still needs
+a whole canvas, so diffusion gains nothing there.
+
+Answers that "fill a canvas" use most of its positions; those that "fill it to the end" use nearly all.""",
     sections=(
         Section(
             table=tables.speed,
@@ -225,12 +212,15 @@ SAME_TOKENS = Page(
     intro="""
 All randomness is generated from one seed, and the order of the sampler's sums is fixed. The same seed, prompt and bundle
 therefore give the same trajectory on every engine, except where a decision is a floating-point near-tie. These tables count
-how often that happens.
+how often that happens. *Same answer* counts trajectories that end in the same tokens, even if they differ on the way.
 
 ![Every backend of the ladder compared with the one above it](../../benchmarks/results/tiny-ladder.png)""",
     sections=(
         Section(
             heading="Float bundles",
+            before="""
+The entropy error is the largest of any position in a first step. The margin says how far from a tie a decision was that turned
+out differently.""",
             table=tables.same_tokens,
             after="""
 In float32 every canvas is the same on both engines, with the host loop and the fused graph, in PyTorch and in the JAX
@@ -240,15 +230,17 @@ tokens.""",
         Section(
             heading="Quantized bundles",
             before="""
-Both engines multiply the same integers and round activations by the same rule. They differ in the last bit of norms and
-exponentials, so a few of the half a million roundings in a step go the other way. "Close calls" are differences within the
-margin of a near-tie.""",
+ExecuTorch's host loop compared with ONNX Runtime's. Both engines multiply the same integers and round activations by the same
+rule. They differ in the last bit of norms and exponentials, so a few of the half a million roundings in a step go the other
+way. *Close calls* are differences within the margin of a near-tie; *unexplained* ones are beyond it.""",
             table=tables.same_tokens_quantized,
             after="The goal of 98 % equal canvases was **missed**.",
         ),
         Section(
             heading="Java against Python",
-            before="With the same version of ONNX Runtime, Java and Python give the same trajectories bit for bit.",
+            before="""
+With the same version of ONNX Runtime, Java and Python give the same trajectories bit for bit. The last column compares Python
+with itself on both versions.""",
             table=tables.java,
         ),
         Section(
@@ -256,7 +248,7 @@ margin of a near-tie.""",
             table=tables.arm64,
             after="""
 No canvas is equal in every bit, because exponentials differ and float sums are computed in a different order. In float32 all
-decisions are the same; with integers, a few canvases diverge at a near-tie.""",
+decisions are the same; in quantized bundles, a few canvases diverge at a near-tie.""",
         ),
     ),
 )
@@ -264,9 +256,9 @@ decisions are the same; with integers, a few canvases diverge at a near-tie.""",
 LESS_WORK = Page(
     title="Less work per canvas",
     intro="""
-What early commits, narrow starts, rechecks and drafts save, and what they cost in accuracy. The
-[guide](../guides/less-work.md) explains the options; "stock" is the default loop. *Position-forwards per token* are the
-positions computed, including commits and checks but not prefill, divided by committed tokens. They do not depend on the
+This page shows how much work early commits, narrow starts, rechecks and drafts save, and how much accuracy they cost. The
+[guide](../guides/less-work.md) explains the options; "stock" is the default loop. *Position-forwards per token* is the number
+of positions computed, including commits and checks but not prefill, divided by the committed tokens. It does not depend on the
 machine's speed.""",
     sections=(
         Section(heading="By option", table=tables.position_forwards),
@@ -274,15 +266,15 @@ machine's speed.""",
             heading="By task",
             table=tables.position_forwards_by_task,
             after="""
-`--start-width auto` takes less than half of the default loop's position-forwards, with no difference in exact match that these
-prompts can show. Its steps are many and narrow, which pays off if time is proportional to positions, as at `2b`. On tiny, where
-the overhead of a call dominates, early commits on the whole canvas are faster. Committing too early costs accuracy.
-`--recheck` prevents that, but costs most of what was saved. Drafts are cheap where the encoder agrees with them; where it
-often disagrees, they are the most expensive option.
+`--start-width auto` needs less than half of the default loop's position-forwards, with no difference in exact match that these
+prompts can show. It takes many narrow steps, which pays off if time is proportional to positions, as at `2b`. On tiny, where
+the overhead of each call dominates, early commits on the whole canvas are faster. Committing too early costs accuracy.
+`--recheck` prevents that, but costs most of what was saved. Drafts are cheap if the encoder agrees with them; if it often
+disagrees, they are the most expensive option.
 
 By position-forwards and accuracy, `--start-width auto` should be the default. It is not, because the default loop and the
-fused graph must give the same tokens, and the fused `generate` runs every position. The released model has been trained on
-whole canvases only: measure with `dgemma eval --start-width auto` before you rely on it.""",
+fused graph must give the same tokens, and the fused `generate` runs every position. The released model was trained only on
+whole canvases: measure with `dgemma eval --start-width auto` before you rely on it.""",
         ),
     ),
 )
@@ -293,7 +285,13 @@ PROJECTION = Page(
 **A projection, not a measurement.** The time of a `2b` step was measured for different numbers of positions. These times are
 combined with the schedules of canvases that tiny filled, stretched to the 12 to 20 steps that others report for the
 released model with the default loop. The goal was 1.5 times llama.cpp's autoregressive rate at 4 bits on the same machine.
-The notes under the tables say where it is missed.""",
+The notes under the tables say where it is missed.
+
+In the second table, the option itself takes the given number of steps. *Active share* is the mean share of the canvas that is
+computed in a step. In the column *tokens/s at stock's steps*, the default ("stock") loop takes that number of steps, and the
+option as many more or fewer as on tiny; compare options by this column. *Break-even steps* is the number of steps at which
+diffusion and autoregressive decoding are equally fast. The last column gives three limits, each of which is enough to reach the
+goal: a number of steps, a time per step, or an active share.""",
     sections=(Section(table=tables.projection),),
 )
 
@@ -301,7 +299,7 @@ SOFT = Page(
     title="Soft embeddings of the K likeliest ids",
     intro="""
 `dgemma export --soft exact|topk:K` sets which embeddings self-conditioning averages: those of all ids (the default), or those
-of the K likeliest, which saves one product with the whole table. Measured on the tiny float model.""",
+of the K likeliest, which saves a product with the whole embedding table. Measured on the float model of tiny.""",
     sections=(
         Section(
             table=tables.soft,
@@ -316,7 +314,8 @@ TPU = Page(
     intro="""
 `dgemma reference compile` compiles the JAX reference ahead of time for TPU v4 from shapes alone. **Nothing here was
 measured on a TPU.** The floor is the roofline of the compiled program, which runs every expert. The estimate is the
-compiler's `estimated_cycles` weighted by trip counts; it does not include traffic between chips or waiting for memory.""",
+compiler's `estimated_cycles`, weighted by the trip counts of loops; it does not include traffic between chips or waiting for
+memory.""",
     sections=(Section(table=tables.tpu),),
 )
 
@@ -331,11 +330,11 @@ independently.""",
 )
 
 PAGES: dict[str, Page] = {
-    "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": MIXTURE,
+    "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": mixture_table.PAGE,
     "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": control_table.PAGE,
     "guidance": guidance_table.PAGE,
     "structure": structure_table.PAGE, "story": story_table.PAGE,
-    "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": EXPERTS, "peers": PEERS, "projection": PROJECTION,
+    "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": experts_table.PAGE, "peers": PEERS, "projection": PROJECTION,
     "soft": SOFT, "plan": PLAN, "serve": serve_table.PAGE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
     "tpu": TPU, "training": training_table.PAGE,
 }  # fmt: skip
@@ -346,7 +345,9 @@ def index() -> str:
     studies = "\n".join(f"- [{page.title}]({name}.md)" for name, page in PAGES.items())
     intro = (
         "All figures on these pages are generated from JSON files in `benchmarks/results`, which also record machine,\n"
-        "versions and date. Failures stay in the tables. `python -m dgemma.benchmarks.studies list` names the studies."
+        "versions and date. Failures stay in the tables. `python -m dgemma.benchmarks.studies list` names the studies.\n\n"
+        "Ranges in parentheses are 95 % confidence intervals, those in brackets quartiles. A point is a percentage point.\n"
+        "Terms are explained in the [glossary](../glossary.md)."
     )
     parts = ["# Results", NOTICE, intro, "## Key figures", figures.table(""), "## Studies", studies]
     return "\n\n".join(parts) + "\n"

@@ -49,9 +49,9 @@ STEPS = (12, 16, 20)  # per canvas, as others report of the released model
 GOAL, YARDSTICK = 1.5, "llama.cpp/q4_0"  # times the autoregressive tokens/s of this peer
 OWN = "own"  # the bundle's own autoregressive decoding
 HEADER = (
-    "canvases (their number), option", "steps", "active share", "ms a step", "tokens/s [quartiles]",
-    "where the stock loop takes these steps", "× own autoregressive, even at steps", "× llama.cpp Q4_0, even at steps",
-    f"for {GOAL} ×: steps, ms a step or share at most",
+    "canvases (their number), option", "steps", "active share", "ms per step", "tokens/s [quartiles]",
+    "tokens/s at stock's steps", "× own autoregressive, break-even steps", "× llama.cpp Q4_0, break-even steps",
+    f"limits for {GOAL} ×: steps, ms per step, share",
 )  # fmt: skip
 
 
@@ -256,16 +256,16 @@ def notes(values: Json) -> list[str]:
     tiny, rates = values["bundle"], values["rates"]
     tiny_is = f"{tiny['name']} (`{tiny['recipe']}`, canvas {tiny['canvas']}, {tiny['items']} prompts)"
     found = [
-        f"A projection, not a measurement: costs by width, with schedules of {tiny_is}, of canvases filled to {FILLED:.0%} or "
-        "more, stretched",
+        f"A projection, not a measurement: step times by number of positions, with stretched schedules of {tiny_is}; only "
+        f"canvases filled to {FILLED:.0%} or more",
         *by_width.notes(values["widths"]),
     ]
     for option, one in next(iter(values["groups"].values())).items():
         ratio, took = one["step_ratio"], "none was filled, so it is left out"
         if one["canvases"]:
-            took = f"{one['mean_steps']:.1f} steps a canvas, {one['right']} of {one['canvases']} in right answers"
+            took = f"{one['mean_steps']:.1f} steps per canvas, {one['right']} of {one['canvases']} canvases in right answers"
         if ratio and option != STOCK:
-            took += f"; {ratio['value']:.2f} ({ratio['low']:.2f} … {ratio['high']:.2f}) × the stock loop's steps"
+            took += f"; {ratio['value']:.2f} ({ratio['low']:.2f} … {ratio['high']:.2f}) times the stock loop's steps"
         found.append(f"{option} on {tiny['name']}: {took}")
     found.append("autoregressive tokens/s: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     return [*found, *verdicts(values), *(f"noise: {doubt}" for doubt in values["doubts"])]
@@ -280,8 +280,8 @@ def verdicts(values: Json) -> list[str]:
         rows = {name: row for name, one in first.items() for row in one["projections"] if row["steps"] == steps}
         own = {name: row["against"][YARDSTICK]["ratio"] for name, row in rows.items()}
         beside = {name: at["tokens_per_s"] / rate for name, row in rows.items() if (at := row["at_stock_steps"])}
-        goal = f"{GOAL} × {YARDSTICK} where the stock loop takes {steps} steps"
-        found.append(f"{goal} would be {_best(beside)}; where the option itself takes them, {_best(own)}")
+        goal = f"{GOAL} × {YARDSTICK} if the stock loop takes {steps} steps"
+        found.append(f"{goal}: {_best(beside)}; if the option itself takes them: {_best(own)}")
     return found
 
 

@@ -22,7 +22,7 @@ def percent_of(part: Json) -> str:
 def costs() -> str:
     """A column for each engine."""
     runs = [read(f"bench-26b-a4b-w4-mixed-{engine}.json") for engine in RUNS]
-    token = ["a token, of that floor", *(f"{run['growth'][0]['token_over_kernel_floor']:.2f}" for run in runs)]
+    token = ["autoregressive token / kernel floor", *(f"{run['growth'][0]['token_over_kernel_floor']:.2f}" for run in runs)]
     rows = [f"| {' | '.join(cells)} |" for cells in (*full_size.costs(runs), token)]
     title = "`26b-a4b`, canvas 256, prefix 512, `topk:16`"
     return "\n".join([*header(title, *map(full_size.title, runs)), *rows, "", full_size.notes(runs[0])])
@@ -32,7 +32,8 @@ def bits() -> str:
     """Answers of the trained mixture by the bits of its experts."""
     part = read("small-memory.json")["parts"]["quality"]
     rows = header(
-        "experts", "weights of `26b-a4b`", "exact match", "difference from float, points", "steps against float", "same argmax",
+        "experts", "weights of `26b-a4b`", "exact match (95 %)", "difference from float, points (95 %)", "steps / float's",
+        "same argmax",
         "KL, 10⁻³ nats",
     )  # fmt: skip
     rows.append(f"| float | – | {percent_of(part['float']['exact_match'])} | – | – | – | – |")
@@ -65,21 +66,23 @@ def cached() -> str:
     part = read("small-memory.json")["parts"]["routing"]
     found = part["found_by_a_token"]
     rows = header("experts in memory", *(f"{size} of {part['experts']}" for size in found))
-    rows.append(f"| found by the next token | {' | '.join(f'{100 * share:.0f} %' for share in found.values())} |")
+    measured = " | ".join(f"{100 * share:.0f} %" for share in found.values())
+    rows.append(f"| share of the next token's experts that are among them | {measured} |")
     shares = " | ".join(f"{100 * int(size) / part['experts']:.0f} %" for size in found)
-    even = f"| if experts were chosen evenly | {shares} |"
+    even = f"| the same, if experts were chosen evenly | {shares} |"
     touched = (
-        f"A denoising step of {part['canvas']} positions touches {100 * part['touched_by_a_step']:.0f} % of a layer's experts"
+        f"A denoising step of {part['canvas']} positions uses {100 * part['touched_by_a_step']:.0f} % of a layer's experts"
     )
-    return "\n".join([*rows, even, "", f"`{part['checkpoint']}`, {part['chosen']} experts a row. {touched}."])
+    return "\n".join([*rows, even, "", f"`{part['checkpoint']}`, {part['chosen']} experts per position. {touched}."])
 
 
 def limited() -> str:
     """Steps and tokens of the whole model, with less memory than its weights take."""
     parts = {name: part for name, part in read("small-memory.json")["parts"].items() if "steps" in part and "bundle" in part}
     rows = header(
-        "memory limit", "resident", "a step, s", "read in a step", "the first token, s", "read in it", "the same again, s"
-    )
+        "memory limit", "resident memory", "step, s", "read from disk per step", "first token, s", "read from disk for it",
+        "the same token again, s",
+    )  # fmt: skip
     for part in sorted(parts.values(), key=lambda one: -(one["limit_bytes"] or 1 << 60)):
         limit = part["limit_bytes"]
         none = limit is None or limit > 1 << 50

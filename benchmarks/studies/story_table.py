@@ -1,4 +1,4 @@
-"""Tables and the picture of the page on stories: quality by steps, teacher and distilled, beside autoregressive samples."""
+"""Tables and the picture of the page on stories: quality by steps, teacher and distilled, and autoregressive samples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def _row(name: str, row: Json) -> str:
 
 
 _COLUMNS = (
-    "way", "stories", "steps a canvas", "valid, % (95 %)", "coherent, % (95 %)", "distinct, %", "spread", "broken most often",
+    "decoding", "stories", "steps per canvas", "valid, % (95 %)", "coherent, % (95 %)", "distinct, %", "spread",
+    "rules broken most often",
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def by_steps() -> str:
         parts += [f"`{name}`, {one['parameters']:,} parameters, canvas of {one['canvas']}:", ""]
         parts += header(*_COLUMNS)
         parts += [_row(f"T = {steps}", row) for steps, row in one["by_steps"].items()]
-        parts += [_row(f"token by token, temperature {t}", row) for t, row in one["autoregressive"].items()]
+        parts += [_row(f"autoregressive, temperature {t}", row) for t, row in one["autoregressive"].items()]
         parts.append("")
     return "\n".join([*parts, provenance(values)])
 
@@ -64,7 +65,7 @@ def personas() -> str:
     """How many dialogues have no wrong answer yet."""
     turns = (1, 2, 4, 6, 8, 10)
     values = read(NAME)
-    rows = header("checkpoint", "way", "dialogues", *(f"turn {t}, %" for t in turns), "whole, % (95 %)")
+    rows = header("checkpoint", "decoding", "dialogues", *(f"turn {t}, %" for t in turns), "all turns, % (95 %)")
     for name, one in values["checkpoints"].items():
         for way, row in one["persona"].items():
             by_turn = " | ".join(f"{100 * row['kept_by_turn'][t - 1]:.0f}" for t in turns)
@@ -75,12 +76,15 @@ def personas() -> str:
 def speed() -> str:
     """Tokens a second of bundles, both ways."""
     values = read(SPEED)
-    rows = header("bundle", "stories", "steps a canvas", "valid, %", "diffusion, tokens/s", "autoregressive, tokens/s", "ratio")
+    rates = ("diffusion, tokens/s", "autoregressive, tokens/s", "ratio [quartiles]")
+    rows = header("bundle", "stories", "steps per canvas", "valid, %", *rates)
     for name, one in values["bundles"].items():
-        rates = " | ".join(f"{one[key]['median']:.0f}" for key in ("diffusion", "autoregressive"))
-        ratio = f"{one['ratio']['median']:.2f} ({one['ratio']['q1']:.2f} … {one['ratio']['q3']:.2f})"
-        rows.append(f"| `{name}` | {one['n']} | {one['steps_per_canvas']:.2f} | {100 * one['valid']:.0f} | {rates} | {ratio} |")
-    return "\n".join([*rows, "", f"Medians, of the ratio with quartiles. {provenance(values)}"])
+        speeds = " | ".join(f"{one[key]['median']:.0f}" for key in ("diffusion", "autoregressive"))
+        ratio = f"{one['ratio']['median']:.2f} [{one['ratio']['q1']:.2f} … {one['ratio']['q3']:.2f}]"
+        rows.append(
+            f"| `{name}` | {one['n']} | {one['steps_per_canvas']:.2f} | {100 * one['valid']:.0f} | {speeds} | {ratio} |"
+        )
+    return "\n".join([*rows, "", f"Medians. {provenance(values)}"])
 
 
 def draw(values: Json, path: Path) -> None:
@@ -109,7 +113,7 @@ def draw(values: Json, path: Path) -> None:
                 axes.axhline(100 * row["valid"]["value"], color=palette(i), linestyle=style, linewidth=1, label=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, [str(t) for t in steps])
-        axes.set_xlabel("T, denoising steps a canvas at most")
+        axes.set_xlabel("T, the most denoising steps per canvas")
         axes.set_ylabel("stories that the grammar accepts, %")
         axes.set_ylim(0, 101)
         axes.legend(frameon=False, fontsize=8)
@@ -121,37 +125,45 @@ def draw(values: Json, path: Path) -> None:
 PAGE = Page(
     title="A model that needs many steps",
     intro="""
-tiny settles in two steps, so it cannot show what a model pays for many. `checkpoints/story` tells short stories of a
-[grammar](../guides/story.md) with some ten free choices a canvas, most of which something later depends on. As the grammar is
-known, every story is judged exactly. *Valid*: the grammar accepts it, and it is what the prompt asks for. *Coherent*: of the
-stories that are right on their first canvas, those whose later ones keep persons, pronouns, places, the thing and who has it.
-*Distinct*: different texts, one for each seed. *Spread*: entropy of the free choices, 1 where all are as likely as in the
-grammar.
+tiny settles in two steps, so it cannot show what many steps cost and gain. `checkpoints/story` tells short stories from a
+[grammar](../guides/story.md). A canvas has about ten free choices, and most of them bind what comes later. Because the grammar
+is known, every story can be judged exactly:
 
-The product decodes greedily, which tells one story however often it is asked. For these tables, tokens were sampled from the
-same weights: at temperature 1, which is the grammar's own distribution, and at 0.6, the middle of the sampler's schedule.""",
+- *valid*: the grammar accepts the story, and it is what the prompt asks for;
+- *coherent*: of the stories that are right on their first canvas, those whose later canvases keep the persons, pronouns,
+  places, the thing, and who has it;
+- *distinct*: the share of different texts, with one seed per text;
+- *spread*: the entropy of the free choices; 1 if all choices are as likely as in the grammar.
+
+`dgemma` decodes autoregressively without sampling, so it would tell the same story every time. For the autoregressive rows,
+tokens were sampled from the same weights: at temperature 1, the grammar's own distribution, and at 0.6, the middle of the
+sampler's schedule.""",
     sections=(
         Section(
             heading="By steps",
             before=f"![Valid stories by steps](../../benchmarks/results/{PICTURE})",
             table=by_steps,
             after="""
-The goal was validity within 3 points of autoregressive samples. It was **missed**: the checkpoint's encoder has learned the
-grammar, its denoiser not yet all of it. It had few updates after the
-[self-conditioning](../guides/story.md#train-it-again) had been brought into proportion, and was still getting better. What
-`dgemma distill` makes of it has not been measured.""",
+The goal was a share of valid stories within 3 points of autoregressive samples. It was **missed**: the checkpoint's encoder has
+learned the grammar, but its denoiser only a part of it. Training made few updates after the scale of
+[self-conditioning](../guides/story.md#train-it-again) had been corrected, and the denoiser was still improving. The effect of
+`dgemma distill` has not been measured.""",
         ),
-        Section(heading="Policies of the sampler", before="With the T of 48 that the checkpoint has.", table=options),
+        Section(
+            heading="Policies of the sampler",
+            before='With the checkpoint\'s T of 48; "stock" is its own sampler.',
+            table=options,
+        ),
         Section(
             heading="A persona for ten turns",
             before="""
-The model introduces itself and is asked nine questions about what it said, between questions about its day; every answer in the
-conversation is its own. The share of dialogues without a wrong answer so far:""",
+The model introduces itself and then answers nine questions about what it said, mixed with questions about its day. All answers
+in the conversation are its own. The table gives the share of dialogues without a wrong answer up to each turn.""",
             table=personas,
         ),
         Section(
             heading="Speed",
-            before="Long stories, which fill three canvases and a part of a fourth.",
+            before="Long stories, which fill three canvases and part of a fourth.",
             table=speed,
         ),
     ),

@@ -12,6 +12,7 @@ from dgemma.benchmarks.studies import projection as projected
 from dgemma.benchmarks.studies import widths
 from dgemma.benchmarks.studies.peers import show
 from dgemma.benchmarks.studies.plan_check import GOAL
+from dgemma.core.plural import counted
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Json = dict[str, Any]
@@ -37,17 +38,21 @@ def provenance(values: Json) -> str:
     versions = ", ".join(f"{k} {known[k]}" for k in ("python", "java", "onnxruntime", "executorch") if k in known)
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {versions}; "
-        f"{options['threads']} threads; {machine['date'][:10]}."
+        f"{counted(options['threads'], 'thread')}; {machine['date'][:10]}."
     )
 
 
 def two_commands() -> str:
-    """What a newcomer waits for, in seconds and minutes."""
+    """How long a newcomer waits, in seconds and minutes."""
     values = read("two-commands.json")
     demo, test, facts = values["demo"], values.get("test"), values["machine"]
     rows = header("`make demo` in a fresh clone", "seconds")
-    rows += [f"| first text | {demo['first_text_s']:.0f} |", f"| whole | {demo['total_s']:.0f} |"]
-    rows += [f"| of this, {part} | {seconds:.0f} |" for part, seconds in demo["parts_s"].items() if part != "first text"]
+    rows += [f"| first text | {demo['first_text_s']:.0f} |", f"| total | {demo['total_s']:.0f} |"]
+    rows += [
+        f"| of which {part.replace('prompts', 'answering prompts')} | {seconds:.0f} |"
+        for part, seconds in demo["parts_s"].items()
+        if part != "first text"
+    ]
     parts = [*rows, ""]
     if test:
         parts += [*header("`make test` after it", "minutes"), f"| {test['counts']} | {test['total_s'] / 60:.0f} |", ""]
@@ -57,7 +62,8 @@ def two_commands() -> str:
 
 def quality() -> str:
     values = read("tiny-evaluate.json")
-    rows = header("task", "n", "diffusion, exact (95 %)", "steps", "tokens/forward", "autoregressive, exact (95 %)")
+    exact = ("diffusion, exact match (95 %)", "autoregressive, exact match (95 %)")
+    rows = header("task", "n", exact[0], "steps", "tokens/forward", exact[1])
     for task, result in [*values["tasks"].items(), *values["pooled"].items()]:
         diffusion, other = result["diffusion"], result["autoregressive"]
         rows.append(
@@ -68,7 +74,7 @@ def quality() -> str:
         f"{name}: {100 * gap['exact']:+.1f} points ({100 * gap['low']:+.1f} … {100 * gap['high']:+.1f})"
         for name, gap in values["difference"].items()
     )
-    return "\n".join([*rows, "", f"Diffusion minus autoregressive — {gaps}. {provenance(values)}"])
+    return "\n".join([*rows, "", f"Difference of diffusion from autoregressive (95 %): {gaps}. {provenance(values)}"])
 
 
 RECIPES = ("fp32", "w8", "w4-mixed", "w4", "w4-all")
@@ -81,8 +87,8 @@ def interval(values: Json, scale: float = 1.0, form: str = ".3f") -> str:
 def quantization() -> str:
     """The gate's figures of the artifacts, one row a recipe."""
     rows = header(
-        "recipe", "bits per weight", "ONNX, MB", "exact match (95 %)", "against float, points", "step inflation (95 %)",
-        "same argmax", "KL, nats", "gate",
+        "recipe", "bits per weight", "ONNX, MB", "exact match (95 %)", "difference from float, points (95 %)",
+        "step inflation (95 %)", "same argmax", "KL, nats", "gate",
     )  # fmt: skip
     bundles = {row["recipe"]: row for row in read("tiny-sizes.json")["bundles"]}
     for recipe in RECIPES:
@@ -98,12 +104,12 @@ def quantization() -> str:
         )
     n, exact = free["prompts"], free["exact_match"]
     rates = {name: f"{100 * exact[name]['value']:.1f} %" for name in ("float", "autoregressive")}
-    decoders = f"{rates['float']}, {RECIPES[-1]} decoding autoregressively {rates['autoregressive']}"
+    decoders = f"{rates['float']}; {RECIPES[-1]} by autoregressive decoding: {rates['autoregressive']}"
     return "\n".join(
         [
             *rows,
             "",
-            f"ONNX artifacts of tiny, {n} held-out prompts, T = 16, adaptive. Float in PyTorch: {decoders}. {found['date']}.",
+            f"ONNX bundles, {n} held-out prompts, T = 16, adaptive. Float model in PyTorch: {decoders}. {found['date']}.",
         ]
     )
 
@@ -111,14 +117,9 @@ def quantization() -> str:
 def methods() -> str:
     values = read("tiny-quantize-ablation.json")
     rows = header(
-        "recipe",
-        "method",
-        "bits per weight",
-        "exact match",
-        "against float, points (95 %)",
-        "step inflation (95 %)",
-        "KL, millinats (95 %)",
-    )
+        "recipe", "method", "bits per weight", "exact match", "difference from float, points (95 %)", "step inflation (95 %)",
+        "KL, 10⁻³ nats (95 %)",
+    )  # fmt: skip
     for row in values["rows"]:
         change, inflation, kl = row["exact_match_difference"], row["step_inflation"], row["kl_mean"]
         exact, points = 100 * row["exact_match"]["value"], f"{100 * change['value']:+.1f} ({interval(change, 100, '+.1f')})"
@@ -131,7 +132,7 @@ def methods() -> str:
 
 def sizes() -> str:
     values = read("2b-sizes.json")
-    rows = header("recipe", "engine", "bundle, GB", "goal, GB", "bits per weight", "as stored")
+    rows = header("recipe", "engine", "bundle, GB", "goal, GB", "bits per weight", "bits per weight, as stored")
     for row in values["bundles"]:
         (engine,) = row["engines"]
         rows.append(
@@ -143,12 +144,12 @@ def sizes() -> str:
 
 def product() -> str:
     values = read("linear.json")
-    settings, rows = values["settings"], header("onnxruntime", "ms", "GFLOP/s", "of DynamicQuantizeMatMul")
+    settings, rows = values["settings"], header("product", "ms", "GFLOP/s", "GFLOP/s / DynamicQuantizeMatMul's")
     for name, row in values["products"].items():
         seconds = row["seconds"]["median"]
         rows.append(f"| {name} | {1e3 * seconds:.2f} | {row['gflop_per_s']:.0f} | {row['of_reference']:.2f} |")
     shapes = f"{settings['rows']} × {settings['inner']} with {settings['inner']} × {settings['outer']}"
-    how = f"{settings['threads']} threads, quantizing and scaling included; medians of interleaved runs"
+    how = f"{settings['threads']} threads, including quantizing and scaling; medians of interleaved runs"
     return "\n".join([*rows, "", f"One product of {shapes}, {how}."])
 
 
@@ -161,14 +162,9 @@ SPEEDS = {
 
 def speed() -> str:
     rows = header(
-        "answers",
-        "diffusion, tokens/s",
-        "autoregressive, tokens/s",
-        "ratio [quartiles]",
-        "decoding only",
-        "ms a step",
-        "tokens/forward",
-    )
+        "bundle, engine: answers", "diffusion, tokens/s", "autoregressive, tokens/s", "ratio [quartiles]",
+        "ratio, decoding only", "step, ms", "tokens/forward",
+    )  # fmt: skip
     for bundle, file in SPEEDS.items():
         values = read(file)
         for name, group in values["groups"].items():
@@ -189,8 +185,9 @@ def same_tokens() -> str:
     values = read("tiny-same-tokens.json")
     first = values["first"]
     rows = header(
-        f"against {first}", "texts", "equal", "canvases", "equal", "same answer", "steps", "entropy, nats", "widest margin"
-    )
+        f"compared with {first}", "trajectories", "equal trajectories", "canvases", "equal canvases", "same answer", "steps",
+        "largest entropy error, nats", "largest margin",
+    )  # fmt: skip
     for backend, (compared, equal, same, _, _) in _compared(values):
         margins = [d["margin"] for d in values["differences"] if d["backend"] == backend]
         widest = f"{max(margins):.1e}" if margins and None not in margins else "–"
@@ -234,7 +231,8 @@ def _lines(rows: Iterable[Sequence[str]]) -> list[str]:
 
 def arm64() -> str:
     """Canvases on emulated ARM64 against this machine's, by recipe, engine and processor."""
-    rows = header("recipe, engine, processor", "canvases", "same decisions", "same bits", "same answer", "entropy, nats")
+    columns = ("canvases", "same decisions", "same bits", "same answer", "largest entropy error, nats")
+    rows = header("recipe, engine, processor", *columns)
     for one in read("tiny-arm64.json")["runs"]:
         rows.append(
             f"| `{one['bundle']}`, {one['engine']}, {one['cpu']} | {one['canvases']} | {one['same_decisions']} | "
@@ -245,7 +243,7 @@ def arm64() -> str:
 
 def soft() -> str:
     values = read("tiny-soft.json")
-    rows = header("soft embedding", "exact match (95 %)", "steps, of exact's", "trajectories equal", "same tokens")
+    rows = header("soft embedding", "exact match (95 %)", "steps / `exact`'s", "trajectories equal to `exact`'s", "same tokens")
     for policy, one in values["policies"].items():
         match = one["exact_match"]
         rows.append(
@@ -257,7 +255,8 @@ def soft() -> str:
 
 def same_tokens_quantized() -> str:
     """The other engine's host loop against the first one's, by recipe."""
-    rows = header("recipe", "trajectories", "equal", "canvases", "equal", "same answer", "close calls", "unexplained")
+    columns = ("trajectories", "equal trajectories", "canvases", "equal canvases", "same answer", "close calls", "unexplained")
+    rows = header("recipe, backend", *columns)
     for recipe in ("w8", "w4-mixed"):
         values = read(f"tiny-same-tokens-{recipe}.json")
         for backend, (compared, equal, same, ties, others) in _compared(values):
@@ -280,8 +279,8 @@ def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
 def position_forwards() -> str:
     """Less work per canvas: every option by group of prompts."""
     values = read("tiny-position-forwards.json")
-    own = ("prompts", "option", "n", "exact match", "against stock, points (95 %)", "same tokens", "steps")
-    rows = header(*own, "position-forwards/token", "of stock", "tokens/s")
+    own = ("prompts", "option", "n", "exact match", "difference from stock, points (95 %)", "same tokens as stock", "steps")
+    rows = header(*own, "position-forwards/token", "position-forwards / stock's", "tokens/s")
     for group, options in list(values["groups"].items())[:4]:
         for name, one in options.items():
             gap = one["exact_difference"]
@@ -298,7 +297,7 @@ def position_forwards_by_task() -> str:
     """Every task: the stock loop, a canvas that starts narrow, the same as a draft, and autoregressive decoding."""
     groups = read("tiny-position-forwards.json")["groups"]
     options = ("stock", "start width auto", "speculate, start width auto", "autoregressive")
-    rows = header("task", *(f"{name}: exact, position-forwards/token" for name in options))
+    rows = header("task", *(f"{name}: exact match, position-forwards/token" for name in options))
     for task in list(groups)[4:]:
         found = [groups[task][name] for name in options]
         cells = (f"{one['exact']:.0%}, {one['position_forwards_per_token']:.2f}" for one in found)
@@ -307,9 +306,9 @@ def position_forwards_by_task() -> str:
 
 
 def exports() -> str:
-    """What exports took, and what `--dry-run` had said."""
+    """What exports took, and what `--dry-run` had predicted."""
     runs = read("export-cost.json")["runs"]
-    rows = header("export", "parameters", "files", "peak memory", "planned", "time")
+    rows = header("export", "parameters", "file sizes", "peak memory", "predicted peak", "time")
     for name, run in runs.items():
         files = ", ".join(f"{engine} {size / 1e9:.2f} GB" for engine, size in run["engines"].items())
         rows.append(
@@ -322,15 +321,11 @@ def exports() -> str:
 def java() -> str:
     """The Java runtime against the Python one, on one version of onnxruntime and on the installed one."""
     values = read("tiny-java.json")
+    java, installed = (f"onnxruntime {values[f'onnxruntime_{which}']}" for which in ("java", "installed"))
     rows = header(
-        "bundle",
-        "generations",
-        "canvases",
-        "equal to Python on the same onnxruntime",
-        "largest error of an entropy",
-        "equal to Python on the installed one",
-        "Python against itself on both",
-    )
+        "bundle", "trajectories", "canvases", f"equal to Python, {java}", "largest entropy error",
+        f"equal to Python, {installed}", "Python, equal with both",
+    )  # fmt: skip
     for one in values["bundles"]:
         same, other = one["java_against_python"], one["java_against_installed"]
         itself = one["python_against_installed"]
@@ -339,7 +334,7 @@ def java() -> str:
             f"| {name} | {one['generations']} | {same['canvases']} | {same['equal']} | {same['entropy_error']:.1g} | "
             f"{other['equal']} | {itself['equal']} |"
         )
-    versions = f"onnxruntime {values['onnxruntime_java']} in Java, {values['onnxruntime_installed']} installed"
+    versions = f"{java} in Java, {installed} is the installed one"
     return "\n".join([*rows, "", f"{versions}; {values['machine']['cpu']}; {values['machine']['date'][:10]}."])
 
 
@@ -349,7 +344,7 @@ def peers() -> str:
     for file in sorted(RESULTS.glob("peers-*.json")):
         values = read(file.name)
         rows = _lines(show.rows(values))
-        parts.append("\n".join([*header(*show.HEADER), *rows, "", f"{'. '.join(show.notes(values))}. {provenance(values)}"]))
+        parts.append("\n".join([*header(*show.HEADER), *rows, "", *_list(show.notes(values), provenance(values))]))
     return "\n\n".join(parts)
 
 
@@ -360,13 +355,18 @@ def projection() -> str:
         "\n".join([*header(*module.HEADER), *_lines(module.rows(of))])
         for module, of in ((widths, values["widths"]), (projected, values))
     )
-    return f"{costs}\n\n{rates}\n\n{'. '.join(projected.notes(values))}. {provenance(values)}"
+    return "\n".join([costs, "", rates, "", *_list(projected.notes(values), provenance(values))])
+
+
+def _list(notes: Iterable[str], last: str) -> list[str]:
+    """Notes below a table, one an item."""
+    return [f"- {note.rstrip('.')}." for note in (*notes, last)]
 
 
 def tpu() -> str:
     """What the compiler says of the reference on TPU v4."""
     rows = header(
-        "program", "chips", "fits", "GiB a chip: arguments + temporaries", "compiled in, host memory", "TFLOP", "floor, ms",
+        "program", "chips", "fits", "GiB per chip: arguments + temporaries", "compile time, host memory", "TFLOP", "floor, ms",
         "compiler's estimate, ms",
     )  # fmt: skip
     files = sorted(RESULTS.glob("tpu-v4-*.json"), key=lambda file: ("26b" in file.name, file.name))
@@ -390,7 +390,7 @@ def tpu() -> str:
 def plan_check() -> str:
     """Predictions for results that were not in the fit, by run."""
     values = read("plan-check.json")
-    rows = header("run", "figures", f"within {GOAL:.0%}", "predicted over measured")
+    rows = header("run", "figures", f"within {GOAL:.0%}", "predicted / measured")
     for name in values["test"]:
         ratios = sorted(row["ratio"] for row in values["rows"] if row["run"] == name)
         near = sum(max(ratio, 1 / ratio) - 1 <= GOAL for ratio in ratios)

@@ -42,7 +42,7 @@ Call = Callable[[], None]
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.03125)  # of a canvas, where no widths are asked for
 FIXED = ("denoise", "encode", "token")  # calls that have no width
 LOSS = 1.1  # how much more a position may cost than in a whole step before a narrow step counts as dearer
-HEADER = ("positions", "ms [quartiles]", "ms a position", "× a whole step's [quartiles]", "GFLOP/s")
+HEADER = ("positions", "ms [quartiles]", "ms per position", "ms per position / whole step's [quartiles]", "GFLOP/s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,7 @@ def rows(values: Json) -> list[list[str]]:
         ]
         for row in values["widths"]
     ]
-    titles = {"denoise": f"{n}, by `denoise`", "encode": f"{n}, encoded", "token": "1, decoded"}
+    titles = {"denoise": f"{n}, by `denoise`", "encode": f"{n}, by `encode`", "token": "1, by `decode`"}
     for name, title in titles.items():
         ms = values[f"{name}_ms"]
         found.append([title, spread(ms), f"{ms['median'] / (1 if name == 'token' else n):.3f}", "–", "–"])
@@ -247,19 +247,19 @@ def notes(values: Json) -> list[str]:
     """What the widths say, and reasons to doubt."""
     bundle, options, (whole, *others) = values["bundle"], values["options"], values["widths"]
     shape = f"`{bundle['recipe']}`, {options['engine']}, canvas {bundle['canvas']}, prefix {options['prefix']}"
-    found = [f"{shape}, {options['threads']} threads; medians of {options['rounds']} rounds in turn"]
+    found = [f"{shape}, {options['threads']} threads; medians of {options['rounds']} rounds"]
     least = whole["width"]
     for row in others:
         if row["over_line"]["median"] > LOSS:
             share, ms = row["width"] / whole["width"], row["ms"]["median"] / whole["ms"]["median"]
             found.append(
-                f"Narrow steps lose below {least} positions: {row['width']} are {share:.1%} of the canvas and take {ms:.1%} of "
-                f"its time"
+                f"A position costs more in steps below {least} positions: {row['width']} positions are {share:.1%} of the "
+                f"canvas and take {ms:.1%} of its time"
             )
             break
         least = row["width"]
     else:
-        found.append(f"Narrow steps lose nothing down to {least} positions (a position costs at most {LOSS - 1:.0%} more)")
+        found.append(f"A position costs at most {LOSS - 1:.0%} more in narrow steps, down to {least} positions")
     return found + [f"noise: {warning}" for warning in values["noise"]["warnings"]]
 
 

@@ -227,7 +227,7 @@ def test_the_command_projects_every_option_and_says_what_it_is(files: Files, cap
     printed = capsys.readouterr().out
     assert "A projection, not a measurement" in printed
     for steps in projection.STEPS:
-        assert f"1.5 × llama.cpp/q4_0 where the stock loop takes {steps} steps would be reached" in printed
+        assert f"1.5 × llama.cpp/q4_0 if the stock loop takes {steps} steps: reached" in printed
     assert "the bundle's own token took" not in printed
 
 
@@ -236,7 +236,7 @@ def test_without_peers_the_goal_is_not_judged(files: Files, capsys: Any) -> None
     at = arguments.index("--peers")
     assert projection.run(arguments[:at] + arguments[at + 2 :]) == 0
     printed = capsys.readouterr().out
-    assert "is not judged: give --peers" in printed and "would be reached" not in printed
+    assert "is not judged: give --peers" in printed and "steps: reached" not in printed
 
 
 def change(file: Path, **values: Any) -> None:
@@ -250,7 +250,7 @@ def test_a_goal_that_is_missed_is_said_with_by_how_much(files: Files, capsys: An
     change(files["peers"], runs=runs)
     assert projection.run(command(files)) == 0
     printed = capsys.readouterr().out
-    assert "takes 12 steps would be missed by 100%" in printed
+    assert "takes 12 steps: missed by 100%" in printed
     assert "noise: the bundle's own token took 1000 ms beside the peers" in printed
 
 

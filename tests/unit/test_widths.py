@@ -45,7 +45,8 @@ def test_a_position_is_compared_with_a_whole_step_of_the_same_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("halves", "phrase"), [(1.0, "lose nothing down to 4"), (1.05, "lose nothing down to 4"), (1.3, "lose below 8 positions")]
+    ("halves", "phrase"),
+    [(1.0, "at most 10% more in narrow steps, down to 4"), (1.05, "down to 4"), (1.3, "more in steps below 8 positions")],
 )
 def test_notes_say_whether_narrow_steps_lose(halves: float, phrase: str) -> None:
     ms = {width: {"median": 10.0 * width, "q1": 9.0, "q3": 11.0} for width in (16, 8, 4)}

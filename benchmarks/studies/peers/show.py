@@ -8,11 +8,11 @@ from typing import Any
 HEADER = (
     "program, weights",
     "bits per weight",
-    "a step, ms [quartiles]",
-    "× dgemma's",
+    "step, ms [quartiles]",
+    "step / dgemma's step",
     "autoregressive, tokens/s [quartiles]",
-    "prefill of a canvas, ms",
-    "of dgemma's step",
+    "causal pass over a canvas, ms",
+    "causal pass / dgemma's step",
 )
 Json = dict[str, Any]
 
@@ -37,7 +37,7 @@ def notes(values: Json) -> list[str]:
     """Lines below the table: what the rows are, what was left out and why, and reasons to doubt."""
     options, bundle = values["options"], values["bundle"]
     shape = f"canvas {bundle['canvas']}, prefix {options['prefix']}"
-    found = [f"{shape}, {options['threads']} threads, {options['rounds']} rounds in turn"]
+    found = [f"{shape}, {options['threads']} threads, {options['rounds']} rounds; the programs take turns"]
     for key in ("note", "version"):
         same: dict[str, list[str]] = {}
         for run in values["runs"]:
