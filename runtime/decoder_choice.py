@@ -42,7 +42,7 @@ class DecoderChoice:
     def __str__(self) -> str:
         return (
             f"decoder {self.decoder}: for {self.tokens} tokens, about {self.diffusion_s:.3g} s by diffusion ({self.steps:.1f} "
-            f"steps a canvas) and {self.autoregressive_s:.3g} s autoregressively"
+            f"steps per canvas) and {self.autoregressive_s:.3g} s autoregressively"
         )
 
 

@@ -17,14 +17,14 @@ NOT_KNOWN = "not known"
 
 def cost_model(calls: Mapping[str, Cost], top: Ceilings, canvas: int, prefix: int, chunk: int, path: str) -> Iterator[str]:
     """Lines: what each call costs, what the machine can do, and the floor that follows."""
-    yield f"Cost model: canvas {canvas}, prefix {prefix}, chunk {chunk}; norms, softmax and the sampler are left out"
+    yield f"Cost model: canvas {canvas}, prefix {prefix}, chunk {chunk}; without norms, softmax and sampler"
     for name, cost in sorted(calls.items()):
         at = f"prefix {0 if name == 'encode' else prefix}"
         classes = ", ".join(f"{c} {p.bits}" for c, p in cost.products.items())
         yield (
             f"  {name} ({at}): {_si(cost.operations)}OP, {_si(cost.weight_bytes)}B of weights, {_si(cost.cache_bytes)}B of "
-            f"keys and values, at least {1e3 * top.floor_s(cost):.3f} ms, with its kernels {_ms(top.kernel_floor_s(cost))} "
-            f"(bits: {classes})"
+            f"keys and values; machine floor {1e3 * top.floor_s(cost):.3f} ms, kernel floor {_ms(top.kernel_floor_s(cost))}; "
+            f"bits: {classes}"
         )
     read = f"memory read {top.bytes_per_s / 1e9:.1f} GB/s ({_si(top.read_bytes)}B)"
     yield f"Ceilings: {_rates(top.products)}, {read}; int8 instructions: {path}"
@@ -32,7 +32,9 @@ def cost_model(calls: Mapping[str, Cost], top: Ceilings, canvas: int, prefix: in
     yield f"Kernels that this bundle runs: {_rates(top.kernels) or NOT_KNOWN}"
     yield from _missing(top.missing_kernels)
     step, token = (top.floor_s(calls[name]) for name in ("denoise", "decode"))
-    yield f"At the floor, a step has to commit {step / token:.1f} tokens to be as fast as autoregressive decoding"
+    yield "A floor is the least time that a call can take: the machine floor at the ceilings above, the kernel floor at the"
+    yield "rates of the engine's own kernels. Times are also given divided by their floors; 1 would be the best possible."
+    yield f"At the machine floor, a step has to commit {step / token:.1f} tokens to be as fast as autoregressive decoding"
 
 
 def _rates(rates: Mapping[str, float]) -> str:
@@ -82,33 +84,34 @@ def result(values: Json) -> None:
     if "comparison" in values:
         comparison(values["comparison"]["rows"])
         if (doubt := values["noise"]["doubt"]) > TOLERANCE:
-            print(f"other work may have put ratios of time off by {doubt:.0%}, which is allowed; on a quiet machine less is")
+            print(f"other work may have changed ratios of time by {doubt:.0%}, which is allowed; on a quiet machine, less is")
     for warning in values["noise"]["warnings"]:
         print(f"noise: {warning}")
 
 
 def _load(values: Json) -> None:
     load, rows = values["load"], []
-    names = {"check_s": "check of all files", "graphs_s": "graphs", "load_s": "both", "process_s": "from process start"}
+    names = {"check_s": "check all files", "graphs_s": "load graphs", "load_s": "both", "process_s": "since process start"}
     for name, label in names.items():
         cold = f"{load['cold'][name]:.3f}" if load["cold"] else NOT_KNOWN
         rows.append([label, cold, _q(load["warm"][name], 3)])
-    report.table("Load in a fresh process, s (encode and denoise)", ["", "cold", "warm"], rows)
+    report.table("Load time in a fresh process (graphs encode and denoise)", ["", "cold, s", "warm, s [quartiles]"], rows)
     print(f"cold: {load['cold_means']}; packed weights: {load['packed_weights']}")
     hashed = [load["cold"] and load["cold"]["hashed_bytes"], load["warm_hashed_bytes"], load["file_bytes"]]
     cold, warm, total = map(_mb, hashed)
-    print(f"hashed: cold {cold} MB, warm {warm} of {total}; what was recorded as hashed before, and is unchanged, was not")
+    print(f"hashed: {cold} of {total} MB cold, {warm} MB warm; files that have a recorded hash and are unchanged are skipped")
 
 
 def _memory(memory: Json) -> None:
-    stages = [("process before", "process"), ("graphs loaded", "loaded"), ("after a step", "running")]
+    stages = [("before loading", "process"), ("graphs loaded", "loaded"), ("after a step", "running")]
     rows = [[label, *(_mb(memory.get(key) and memory[key][kind]) for kind in ("anonymous", "file"))] for label, key in stages]
     report.table("Resident memory, MB", ["", "anonymous", "file-backed"], rows)
     resident = f"{memory['resident_over_weights']:.2f}" if memory["resident_over_weights"] else NOT_KNOWN
     print(
-        f"weights {_mb(memory['weight_bytes'])} MB as kernels hold them once, prefix {_mb(memory['prefix_bytes'])}, "
-        f"transient of a step {_mb(memory['transient_bytes'])}; resident {resident} times the weights"
+        f"weights as packed for the kernels: {_mb(memory['weight_bytes'])} MB; keys and values of the prefix: "
+        f"{_mb(memory['prefix_bytes'])} MB; additional memory during a step: {_mb(memory['transient_bytes'])} MB"
     )
+    print(f"resident after a step, less the process before loading: {resident} times the packed weights")
 
 
 def _growth(values: Json) -> None:
@@ -121,19 +124,20 @@ def _growth(values: Json) -> None:
         )
         paced = NOT_KNOWN if p["step_over_pace"] is None else _q(p["step_over_pace"])
         rows.append([str(p["prefix"]), *step, paced, *token, encode, f"{p['canvas_tokens_over_step']:.1f}"])
-    floors = ["of floor", "of kernels'"]
-    header = ["prefix", "ms a step", *floors, "in turn", "ms a token", *floors, "encode, ms a token", "N tokens / step"]
-    title = "A canvas as the prefix grows; times as multiples of their floor, and of the floor of the kernels that run"
-    report.table(title, header, rows)
-    print("in turn: steps over the same floor, with the median rates of its products just before and after them")
+    floors = ["/ machine floor", "/ kernel floor"]
+    header = ["prefix", "step, ms", *floors, "/ current floor", "token, ms", *floors, "encode, ms/token", "N tokens / step"]
+    report.table("A denoising step and an autoregressive token as the prefix grows, median [quartiles]", header, rows)
+    print("/ current floor: a step divided by its kernel floor at the rates measured just before and after the step")
+    print("N tokens / step: the time of a canvas of autoregressive tokens, divided by that of a step; if a canvas takes more")
+    print("steps than this, diffusion is slower than autoregressive decoding")
     prefill = values["prefill"]
     print(
         f"prefill: {prefill['tokens']} tokens in {_q(prefill['ms'])} ms, {prefill['tokens_per_s']:.0f} tokens/s, "
-        f"{prefill['over_floor']:.2f} × its floor, {_times(prefill['over_kernel_floor'])} × that of its kernels"
+        f"{prefill['over_floor']:.2f} × its machine floor, {_times(prefill['over_kernel_floor'])} × its kernel floor"
     )
     first = values["first_canvas"]
     starts = [f"{first[key]:.2f}" if first[key] else NOT_KNOWN for key in ("warm_start_s", "cold_start_s")]
-    print(f"first canvas after {first['loaded_s']:.3f} s, from process start {starts[0]} s warm and {starts[1]} s cold")
+    print(f"first canvas: {first['loaded_s']:.3f} s once loaded; {starts[0]} s warm or {starts[1]} s cold since process start")
 
 
 def _outputs(values: Json) -> None:
@@ -149,9 +153,10 @@ def _outputs(values: Json) -> None:
         ]
         for o in values["outputs"]
     ]
-    header = ["tokens", "canvases", "diffusion, s", "tokens/s", "autoregressive, s", "tokens/s", "ratio"]
+    header = ["tokens", "canvases", "diffusion, s", "tokens/s", "autoregressive, s", "tokens/s", "times as fast"]
     steps = values["steps_per_canvas"]
-    report.table(f"Outputs, from the costs above at {steps['value']:.2f} steps a canvas ({steps['of']})", header, rows)
+    title = f"Outputs of several lengths, from the times above, at {steps['value']:.2f} steps per canvas ({steps['of']})"
+    report.table(title, header, rows)
     for left in values["left_out"]:
         print(f"{left['tokens']} tokens left out: {left['why']}; export with a larger --context")
 
@@ -175,12 +180,13 @@ def _groups(groups: Json) -> None:
                     exact,
                 ]
             )
-    header = ["real prompts", "tokens/s", "ms a step", "tokens/forward", "steps/canvas", "first canvas, ms"]
-    header += ["tokens", "in engine", "exact"]
-    report.table("Real prompts, median [quartiles]; pads are not counted", header, rows)
+    header = ["answers, decoder", "tokens/s", "step, ms", "tokens/forward", "steps/canvas", "first canvas, ms"]
+    header += ["tokens", "in engine", "exact match"]
+    report.table("Real prompts, median [quartiles]; padding is not counted", header, rows)
+    print("in engine: share of the time that the engine's calls take")
     for group, v in groups.items():
         print(
-            f"{group}: diffusion is {_q(v['ratio'])} times as fast ({v['total_ratio']:.2f} over all tokens; "
+            f"{group}: diffusion is {_q(v['ratio'])} times as fast ({v['total_ratio']:.2f} over all tokens, "
             f"{v['decoding_ratio']['median']:.2f} without prefill; {v['pairs']} pairs)"
         )
 

@@ -101,12 +101,12 @@ class Forecast:
         (few, many), (slow, fast) = work.steps, p.diffusion
         said = (
             f"On its NPU, {self.npu.name}, {p.recipe} is expected to give {digits(slow)} to {digits(fast)} tokens/s by "
-            f"diffusion at {many:g} to {few:g} steps a canvas and {digits(p.autoregressive)} autoregressively, even at "
-            f"{p.break_even:.1f} steps"
+            f"diffusion at {many:g} to {few:g} steps per canvas and {digits(p.autoregressive)} autoregressively; both are equally "
+            f"fast at {p.break_even:.1f} steps"
         )
         if power := joules(self.npu, p):
             few_j, many_j, causal = (f"{one:.2g} J" if one >= 0.1 else f"{1e3 * one:.2g} mJ" for one in power)
-            said += f"; a token takes {few_j} to {many_j} by diffusion and {causal} autoregressively"
+            said += f". A token takes {few_j} to {many_j} by diffusion and {causal} autoregressively"
         return f"{said}. Nothing was measured on an NPU."
 
     def to_dict(self, work: Work) -> Json:

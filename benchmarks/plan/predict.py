@@ -227,16 +227,16 @@ def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tupl
     if (chosen := choose(found)) is None:
         least = min(found, key=lambda p: p.resident)
         return None, (
-            f"Nothing fits: {least.recipe} with {least.engine} needs at least {gb(least.resident)} of memory, and "
-            f"{gb(int(ROOM * profile.memory_bytes))} of {gb(profile.memory_bytes)} is what one program can have on "
-            f"{profile.name}; take a smaller model."
+            f"Nothing fits: {least.recipe} with {least.engine} needs at least {gb(least.resident)} of memory, and one "
+            f"program can have {gb(int(ROOM * profile.memory_bytes))} of {gb(profile.memory_bytes)} on {profile.name}; take a "
+            f"smaller model."
         )
     few, many = work.steps
     slow, fast = chosen.diffusion
     what = f"Take {chosen.recipe} with {chosen.engine} and a canvas of {chosen.canvas} ({gb(chosen.disk)} on disk, "
     what += f"{gb(chosen.resident)} in memory)"
     what += "" if chosen.recipe not in LAST_RESORT else ", the recipe that changes answers the most, as no other fits"
-    speeds = f"{digits(slow)} to {digits(fast)} tokens/s at {many:g} to {few:g} steps a canvas"
+    speeds = f"{digits(slow)} to {digits(fast)} tokens/s at {many:g} to {few:g} steps per canvas"
     other = f"{digits(chosen.autoregressive)} autoregressively"
     if few >= chosen.break_even:
         return chosen, (
@@ -244,7 +244,7 @@ def recommend(found: Sequence[Prediction], profile: Profile, work: Work) -> tupl
             f"and would have to finish a canvas in fewer than {chosen.break_even:.1f} steps to be faster."
         )
     sure = many <= chosen.break_even
-    tail = "at any of these" if sure else f"only below {chosen.break_even:.1f} steps"
+    tail = "at any of these" if sure else f"only with fewer than {chosen.break_even:.1f} steps"
     return chosen, f"{what}: diffusion gives {speeds} against {other}, and is faster {tail}."
 
 

@@ -34,32 +34,34 @@ def plan(
     header = [named, "memory", "step ms", "token ms", "diffusion/s", "AR/s", "even"]
     rows = [[*_brief(p, sized)] for p in found]
     if verbose:
-        header = ["recipe, engine, canvas", "disk", "memory", "ms a step", "ms to encode N", "ms a token"]
-        header += ["diffusion, tokens/s", "autoregressive", "even at steps", "position-forwards/token"]
+        header = ["recipe, engine, canvas", "disk", "memory", "step, ms", "encode canvas, ms", "token, ms"]
+        header += ["diffusion, tokens/s", "autoregressive, tokens/s", "even at steps", "position-forwards/token"]
         rows = [[*_cells(p)] for p in found]
-    about = f"Predicted for {profile.name}, CPU only: prompt {work.prompt}, output {work.output} tokens, {steps} steps a canvas"
+    about = (
+        f"Predicted for {profile.name}, CPU only: prompt {work.prompt}, output {work.output} tokens, {steps} steps per canvas"
+    )
     report.table(textwrap.fill(about, WIDTH), header, rows)
     if npu:
         about = f"Forecast for {npu.npu.name} from published figures; nothing was measured there. `dgemma export --target` "
         about += (
-            "knows Snapdragons, with recipes fp32, w8a16 (here w8) and w4a16-mixed (here w4-mixed), and no models with experts"
+            "supports Snapdragons, recipes fp32, w8a16 (here w8) and w4a16-mixed (here w4-mixed), and no models with experts"
         )
         report.table(textwrap.fill(about, WIDTH), header, [[*(_cells(p) if verbose else _brief(p, sized))] for p in npu.found])
     if not all(p.fits for p in (*found, *(npu.found if npu else ()))):
-        print(f"{'(!)' if verbose else '!'} does not fit beside the system and other programs")
+        print(f"{'(!)' if verbose else '!'} does not fit in memory next to the system and other programs")
     if _unpacks(found):
         about = "onnx unpacks 4 bits to 8 when it loads a model, so its recipes differ on disk, not in memory or time."
         print(textwrap.fill(about, WIDTH))
     if left_out:
-        print(f"{', '.join(left_out)} left out: their groups do not divide the model's widths; give a --recipe FILE.json")
+        why = "the model's widths are not multiples of their group sizes"
+        print(f"{', '.join(left_out)} left out: {why}; give a --recipe FILE.json")
     if not verbose:
-        notes = "diffusion/s and AR/s: tokens per second of diffusion and of autoregressive decoding; even: steps a canvas at "
-        print(
-            textwrap.fill(
-                notes + "which both are as fast. --verbose shows sizes on disk, more figures, and where they come from.", WIDTH
-            )
-        )
+        print("step ms, token ms: time of a denoising step and of an autoregressive token")
+        print("diffusion/s, AR/s: tokens per second of diffusion and of autoregressive decoding")
+        print("even: steps per canvas at which both are equally fast")
+        print("--verbose adds sizes on disk, more figures, and where they come from")
         return
+    print("even at steps: steps per canvas at which diffusion and autoregressive decoding are equally fast")
     print("Quality is not predicted: `dgemma verify` measures what a recipe costs.")
     print(f"\n{profile.name}: {profile.about}; {profile.threads} threads, {gb(profile.memory_bytes)} of memory")
     for engine, k in profile.engines.items():

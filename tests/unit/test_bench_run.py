@@ -83,7 +83,7 @@ def test_it_prints_tables_and_ends_with_a_json_line(toy: Path, tmp_path: Path, c
     result = json.loads(lines[-1])
     assert result == json.loads(out.read_text())
     assert lines[0].startswith("Cost model: canvas 16, prefix 32")
-    for part in ("Ceilings: ", "A canvas as the prefix grows", "Resident memory", "hashed: cold", "golden prompts"):
+    for part in ("Ceilings: ", "as the prefix grows", "Resident memory", "MB cold, ", "golden prompts"):
         assert part in printed
     assert "5000 tokens left out: needs a context of 5040" in printed
     assert [o["tokens"] for o in result["outputs"]] == [20, 100]

@@ -167,7 +167,7 @@ def test_one_configuration_is_recommended_with_the_reason() -> None:
     found = [predict(quick, "onnx", weights("w8"), work())]
     assert "decode autoregressively" in recommend(found, quick, work())[1]
     between = work(steps=(1.0, 4000.0))
-    assert "faster only below" in recommend([predict(DEVICE, "onnx", weights("w8"), between)], DEVICE, between)[1]
+    assert "faster only with fewer than" in recommend([predict(DEVICE, "onnx", weights("w8"), between)], DEVICE, between)[1]
 
 
 def test_the_recipe_that_changes_answers_the_most_is_a_last_resort() -> None:
@@ -288,7 +288,7 @@ def test_plan_prints_one_object_and_draws(capsys: pytest.CaptureFixture[str], tm
     assert (tmp_path / "p.png").stat().st_size > 10_000
     assert dispatch(["plan", "26b-a4b", "--device", "laptop-apple-m2", "--canvas", "256,64"]) == 0
     out = capsys.readouterr().out
-    assert "their groups do not divide" not in out and out.count("w8, onnx") == out.count("w4-all, onnx") == 2
+    assert "left out" not in out and out.count("w8, onnx") == out.count("w4-all, onnx") == 2
     assert dispatch(["plan", str(micro.save(tmp_path / "odd")), "--prompt", "4", "--output", "8"]) == 0
     assert "w4-mixed, w4, w4-all left out" in capsys.readouterr().out
 

@@ -87,7 +87,7 @@ def test_without_an_npu_nothing_is_forecast_and_with_one_cpus_are_planned_as_bef
     assert npu.forecast(bare, [EIGHT], [work()]) is None
     assert predict(bare, "onnx", EIGHT, work()) == predict(DEVICE, "onnx", EIGHT, work())
     found = npu.forecast(DEVICE, [FLOATS, EIGHT], [work()])
-    assert found and found.chosen is found.found[1] and "a token takes" not in found.sentence(work())
+    assert found and found.chosen is found.found[1] and "A token takes" not in found.sentence(work())
     none = npu.forecast(DEVICE, [FLOATS], [work()])
     assert none and none.chosen is None and "nothing fits" in none.sentence(work())
 
