@@ -34,7 +34,7 @@ def ladder_outcome(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[st
     if all(values["passed"] for values in found.values()):
         runs = next(iter(found.values()))["golden_runs"]
         compared = [values[key]["equal"] for values in found.values() for key in ("recorded", "fused") if key in values]
-        same = ", all as recorded" if all(equal == runs for equal in compared) else ", as recorded but for near-ties"
+        same = ", all as recorded" if all(equal == runs for equal in compared) else ", as recorded except for near-ties"
         told = f"{counted(len(found), 'backend')}, {counted(runs, 'golden prompt')}{same if compared else ''}"
         return [f"PASSED  {name}: {told}: {', '.join(found)}"]
     lines = []
@@ -61,11 +61,18 @@ def number(value: float | None, form: str = ".3g") -> str:
     return "not known" if value is None else format(value, form)
 
 
-LADDER_HEADER = ("backend", "against", "logits", "tensors", "entropy", "argmax", "KL mean", "equal", "steps")
+LADDER_HEADER = (
+    "backend", "compared with", "logits", "tensors", "entropy, nats", "same argmax", "mean KL, nats", "equal runs", "steps",
+)  # fmt: skip
+LADDER_NOTE = (
+    "Logits (error relative to their range), tensors (relative error) and entropy: the largest error over all steps, in which",
+    "both backends get the same input. Equal runs: golden prompts with the same trajectory when each backend generates alone;",
+    "a near-tie may go the other way and change what follows, which is allowed.",
+)
 
 
 def ladder_rows(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A row a backend and comparison: the worst errors, KL in nats, generations equal, steps run in all."""
+    """A row a backend and comparison: the largest errors, KL in nats, equal trajectories, steps run in all."""
     rows: list[tuple[str, ...]] = []
     for backend, values in found.items():
         steps = str(values["steps"])
@@ -83,7 +90,7 @@ def ladder_rows(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]
                     *(_short(checks.get(name)) for name in names),
                     _percent(figures["teacher_forced"]["same_argmax"]),
                     _short(kl and kl["mean"]),
-                    f"{figures['generations_equal']}/{values['golden_runs']}",
+                    f"{figures['generations_equal']} of {values['golden_runs']}",
                     steps if i == 0 else "",
                 )
             )
@@ -102,14 +109,18 @@ def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     table = [LADDER_HEADER, *ladder_rows(found)]
     widths = [max(len(row[i]) for row in table) for i in range(len(LADDER_HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += LADDER_NOTE if any("nearest" in values for values in found.values()) else ()
     missing = next(iter(found.values()))["backends_missing"]
     lines += [f"not run: {backend} ({why})" for backend, why in missing.items()]
     for backend, values in found.items():
         if (nearest := values.get("nearest")) and "experts" in nearest["teacher_forced"]:
             lines.append(f"{backend}: other experts than {nearest['name']}: {described(nearest['teacher_forced']['experts'])}")
-        for key, label in (("recorded", "golden trajectories equal"), ("fused", "fused generations equal to the host loop's")):
+        for key, label in (
+            ("recorded", "equal to those recorded at export"),
+            ("fused", "of the fused graph equal to the host loop's"),
+        ):
             if key in values:
-                lines.append(f"{backend}: {values[key]['equal']} of {values['golden_runs']} {label}")
+                lines.append(f"{backend}: {values[key]['equal']} of {values['golden_runs']} golden trajectories {label}")
                 lines += [f"  {_difference(one)}" for one in values[key]["differences"]]
     return lines
 
@@ -132,8 +143,8 @@ _RULES = {
     "argmax": "another likeliest token",
     "accept": "other positions accepted",
     "sample": "another token drawn",
-    "stop": "another end of the canvas",
-    "host": "what no rounding explains",
+    "stop": "the canvas ends at another step",
+    "host": "a difference that rounding does not explain",
 }
 
 
@@ -146,7 +157,7 @@ def _float(engine: str, values: Mapping[str, Any]) -> list[str]:
     if values["prompts"]["file"] and values["prompts"]["count"] < COUNT:
         lines.append(f"  a quick check: the limits are meant for {COUNT} prompts")
     if free["left_out"]:
-        lines.append(f"  left out, for lack of room for a canvas: {counted(free['left_out'], 'prompt')}")
+        lines.append(f"  left out, because there is no room for a canvas: {counted(free['left_out'], 'prompt')}")
     lines += ["free-running", *_free(free), "teacher-forced", *_forced(forced)]
     return lines
 
@@ -165,9 +176,9 @@ def _free(free: Mapping[str, Any]) -> list[str]:
         )
     if loss := free["exact_match_loss"]:
         low, high = 100 * loss["low"], 100 * loss["high"]
-        lines.append(f"  below float         {100 * loss['value']:+.2f} points (95 %: {low:+.2f} … {high:+.2f})")
+        lines.append(f"  loss against float  {100 * loss['value']:+.2f} points (95 %: {low:+.2f} … {high:+.2f})")
     else:
-        lines.append("  exact match         no answers to match")
+        lines.append("  exact match         not known: the prompts have no answers to match")
     differences = free["differences"]
     if differences["count"]:
         lines.append(f"  first differences   {differences['count']}: {_ties(differences)}")
@@ -180,7 +191,7 @@ def _free(free: Mapping[str, Any]) -> list[str]:
 def _forced(forced: Mapping[str, Any]) -> list[str]:
     flips, db = forced["flips"], forced["sqnr_db"]
     kl = f"not known: {forced['kl_missing']}" if forced["kl"] is None else _spread(forced["kl"])
-    soft = f"next soft {number(db['next_soft'], '.1f')} (worst step {number(db['next_soft_worst_step'], '.1f')})"
+    soft = f"soft embedding {number(db['next_soft'], '.1f')} (worst step {number(db['next_soft_worst_step'], '.1f')})"
     damage = f": {_ties(flips)}, largest margin {number(flips['largest_margin'])}" if flips["count"] else ""
     return [
         f"  steps               {forced['steps']}",
@@ -198,7 +209,7 @@ def _forced(forced: Mapping[str, Any]) -> list[str]:
 def _ties(counts: Mapping[str, Any]) -> str:
     """Near-ties, decisions that were open all the same, and those that were not: the damage."""
     near, close = counts["near_ties"], counts["close"]
-    return f"{near} near-ties, {close - near} close, {counts['count'] - close} beyond"
+    return f"{near} near-ties, {close - near} other close decisions, {counts['count'] - close} clear decisions"
 
 
 def _spread(values: Mapping[str, float | None]) -> str:

@@ -225,12 +225,13 @@ def test_a_trajectory_that_differs_is_explained() -> None:
         }
     }
     *_, recorded, difference, fused, outcome = text_report.describe("tiny", "ladder", found)
-    assert recorded == "onnx: 4 of 5 golden trajectories equal" and fused.startswith("onnx: 5 of 5 fused")
+    assert recorded == "onnx: 4 of 5 golden trajectories equal to those recorded at export"
+    assert fused.startswith("onnx: 5 of 5 golden trajectories of the fused graph equal")
     assert difference == (
         "  prompt 5 differs from step 3 on (canvas 1, position 10): other positions accepted, by a margin of 0.0019: "
         "a near-tie, which is allowed up to 0.1"
     )
-    assert outcome == "PASSED  tiny: 1 backend, 5 golden prompts, as recorded but for near-ties: onnx"
+    assert outcome == "PASSED  tiny: 1 backend, 5 golden prompts, as recorded except for near-ties: onnx"
     for more, says in (
         ({"margin": None, "allowed": None}, "not known: NOT ALLOWED"),
         ({"allowed": False}, "a near-tie: NOT ALLOWED"),
