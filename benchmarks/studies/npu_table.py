@@ -51,7 +51,7 @@ def ablation() -> str:
     rows = header("recipe", "variant", "mean KL, nats", "99th percentile of KL", "worst KL", "other argmax")
     for row in values["rows"]:
         figures = " | ".join(f"{row[key]:.1e}" for key in ("kl_mean", "kl_p99", "kl_max"))
-        rows.append(f"| `{row['recipe']}` | {row['name']} | {figures} | {row['other_argmax']:.2%} |")
+        rows.append(f"| `{row['recipe']}` | {row['name'].replace('alone', 'only')} | {figures} | {row['other_argmax']:.2%} |")
     return "\n".join([*rows, "", f"{values['steps']} steps of the float model on {values['prompts']} held-out prompts."])
 
 
@@ -66,7 +66,8 @@ differs from it by 1e-3 (relative, hidden states).
 
 The goals are the gate's limits: `w8a16` within 0.5 points of float and 1.02 times its steps, `w4a16-mixed` within 2 points and
 1.10 times. *Same answer* counts answers with the float model's tokens, even if the trajectory differs on the way. The last
-column counts the decisions at which the other trajectories first differ.""",
+column counts the decisions at which the other trajectories first differ: positions accepted (accept), a token drawn (sample),
+or the likeliest token (argmax).""",
     sections=(
         Section(table=npu),
         Section(

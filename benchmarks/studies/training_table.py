@@ -41,8 +41,8 @@ PAGE = Page(
             heading="Learned noise levels",
             before="""
 A model of half tiny's width and half its layers was trained on tiny's exercises from scratch, with `levels = "uniform"` and
-with `levels = "learned"`. `pure_noise_share` was 0 in both, so that every row draws its level. Held-out losses use uniform
-levels. The scatter is the standard deviation of the denoiser's loss over the last third of the steps.""",
+with `levels = "learned"`. `pure_noise_share` was 0 in both, so every row of a batch draws its level. Held-out losses use
+uniform levels. The scatter is the standard deviation of the denoiser's loss over the last third of the steps.""",
             table=levels,
             after="The two differ by no more than two seeds do. These runs are short, and the model is small.",
         ),
