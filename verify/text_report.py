@@ -171,7 +171,7 @@ def _free(free: Mapping[str, Any]) -> list[str]:
     ]
     for name, exact in (free["exact_match"] or {}).items():
         lines.append(
-            f"  exact match         {exact['value']:6.1%}  (95 %: {exact['low']:.1%} … {exact['high']:.1%}) {name}, "
+            f"  exact match         {exact['value']:6.1%}  (95 %: {exact['low']:.1%} … {exact['high']:.1%}) {name.replace('artifact', 'bundle')}, "
             f"{exact['mean_steps']:.2f} steps"
         )
     if loss := free["exact_match_loss"]:

@@ -195,11 +195,12 @@ def comparison(rows: list[Json]) -> None:
     """The table of `--compare`."""
 
     def cells(row: Json) -> list[str]:
+        name = row["ratio"].replace("in turn with its products", "over its current floor")
         before, after = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("old", "new"))
         if "change" not in row:
-            return [row["ratio"], before, after, "-", "-", "only one has it"]
+            return [name, before, after, "-", "-", "only one has it"]
         verdict = "WORSE" if row["worse"] else "better" if row["change"] < 1 / (1 + row["tolerance"]) else "same"
-        return [row["ratio"], before, after, f"{row['change']:.2f}", f"{1 + row['tolerance']:.2f}", verdict]
+        return [name, before, after, f"{row['change']:.2f}", f"{1 + row['tolerance']:.2f}", verdict]
 
     header = ["ratio", "old", "new", "change", "allowed", ""]
     report.table("Compared with the old result; a change above 1 is worse", header, map(cells, rows))
