@@ -169,9 +169,10 @@ def _free(free: Mapping[str, Any]) -> list[str]:
         f"  step inflation      {inflation['value']:.4f}  (95 %: {inflation['low']:.4f} … {inflation['high']:.4f}; "
         f"{free['steps']['artifact']} steps, float {free['steps']['float']})",
     ]
-    for name, exact in (free["exact_match"] or {}).items():
+    for key, exact in (free["exact_match"] or {}).items():
+        name = "bundle" if key == "artifact" else key
         lines.append(
-            f"  exact match         {exact['value']:6.1%}  (95 %: {exact['low']:.1%} … {exact['high']:.1%}) {name.replace('artifact', 'bundle')}, "
+            f"  exact match         {exact['value']:6.1%}  (95 %: {exact['low']:.1%} … {exact['high']:.1%}) {name}, "
             f"{exact['mean_steps']:.2f} steps"
         )
     if loss := free["exact_match_loss"]:
