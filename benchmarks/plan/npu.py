@@ -3,8 +3,8 @@
 The division of work is that of `dgemma export --target qnn` (docs/guides/accelerators.md): products, attention, norms and
 gates on the NPU; the cap of the logits, the sampler and the exact soft embedding on the processor, with onnxruntime's
 kernels. The logits pass between them. Its precision is 16 bits where a recipe has float32. What it does not know: whether a
-recipe can be exported (only fp32 can), how an NPU chooses experts (counted as if only the chosen ones were computed), clocks
-that fall when a device gets warm.
+recipe can be exported (fp32, w8a16 and w4a16-mixed can), how an NPU chooses experts (counted as if only the chosen ones were
+computed), clocks that fall when a device gets warm.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Forecast:
         (few, many), (slow, fast) = work.steps, p.diffusion
         said = (
             f"On its NPU, {self.npu.name}, {p.recipe} is expected to give {digits(slow)} to {digits(fast)} tokens/s by "
-            f"diffusion at {many:g} to {few:g} steps per canvas and {digits(p.autoregressive)} autoregressively; both are equally "
-            f"fast at {p.break_even:.1f} steps"
+            f"diffusion at {many:g} to {few:g} steps per canvas and {digits(p.autoregressive)} autoregressively; both are "
+            f"equally fast at {p.break_even:.1f} steps"
         )
         if power := joules(self.npu, p):
             few_j, many_j, causal = (f"{one:.2g} J" if one >= 0.1 else f"{1e3 * one:.2g} mJ" for one in power)
