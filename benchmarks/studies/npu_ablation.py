@@ -24,9 +24,9 @@ from dgemma.benchmarks import report
 from dgemma.benchmarks.studies.npu import MAX_NEW_TOKENS, SEED
 from dgemma.core import machine, prompts
 from dgemma.core.progress import progress
-from dgemma.export import request
+from dgemma.export import request, static
 from dgemma.export.onnx.weights import FILE, WeightFile
-from dgemma.export.qnn import lower, parts
+from dgemma.export.qnn import parts
 from dgemma.model import checkpoint
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.integers import quantize
@@ -181,7 +181,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
     for recipe in dict.fromkeys(v.recipe for v in VARIANTS):
         quantized = quantize(model, find(recipe))
         export = request.check(folder, engines=("onnx",), recipe=recipe, target="qnn:SM8650")
-        seen = ranges(model, loaded.sampler, lower.range_prompts(export), quantized)
+        seen = ranges(model, loaded.sampler, static.range_prompts(export), quantized)
         for variant in progress([v for v in VARIANTS if v.recipe == recipe], recipe):
             with TemporaryDirectory() as scratch:
                 made = sessions(model, quantized, seen, variant, Path(scratch), {s.slots for s in taken})

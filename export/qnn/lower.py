@@ -8,63 +8,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import onnx
-from torch import Tensor
 
-from dgemma.core.accelerators import CHIPS, name_of
+from dgemma.core.accelerators import CHIPS, QNN, name_of
 from dgemma.core.errors import ExportError
-from dgemma.core.manifest import StaticGraph, TableSpec, TargetSpec
-from dgemma.core.roles import TRIMS
-from dgemma.export.graphs import Shapes
+from dgemma.core.manifest import StaticGraph, TargetSpec
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.qnn import parts
-from dgemma.export.qnn.checks import PACKAGE, split
-from dgemma.export.qnn.graph import Array, StaticNet
-from dgemma.export.request import ExportRequest, Text, Weights
+from dgemma.export.qnn.checks import PACKAGE
+from dgemma.export.qnn.graph import StaticNet
+from dgemma.export.request import ExportRequest, Weights
+from dgemma.export.spans import split
 from dgemma.export.stages import Progress, Reached
-from dgemma.quantize.calibration import read_prompts
+from dgemma.export.static import Sizes, range_prompts, table_of, tiles, write_constants
 from dgemma.quantize.ranges import ranges
 
 RANGES, GRAPHS, COMPILE = "qnn: ranges", "qnn: graphs", "qnn: compile"
 FOLDER = "qnn"
-HEAD_TILE = 16_384  # ids whose products with 256 rows are 16 MB: what a host holds at a time
-FEWEST_SLOTS = 128
-# Asked of checkpoints with a chat template where no calibration prompts are given, for the ranges of activations.
-PROMPTS = (
-    "Reverse the word table.",
-    "Write 4271 in words.",
-    "Invite each of Anna Ben Carla to the party in the garden on Monday at 5.",
-    "Explain in two sentences why the sky is blue, and give an example in Python.",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Shapes that graphs are compiled for: rows, lengths of prefixes, and the most slots of a sliding layer's."""
-
-    rows: tuple[int, ...]
-    slots: tuple[int, ...]
-    local: int
-
-    @classmethod
-    def of(cls, shapes: Shapes, window: int) -> Sizes:
-        """One row (decoding), a quarter of the canvas (its active positions), the canvas and the chunk; prefixes double in
-        length, so that at most half of one is filling."""
-        lengths = [FEWEST_SLOTS]
-        while lengths[-1] < shapes.context:
-            lengths.append(2 * lengths[-1])
-        slots = tuple(dict.fromkeys(min(length, shapes.context) for length in lengths))
-        rows = sorted({1, max(1, shapes.canvas // 4), shapes.canvas, shapes.chunk})
-        # W−1 tokens, canvas positions behind them, and what rounding to steps of the runtime's 64 slots adds at both ends
-        local = -(-(window - 1 + shapes.canvas + 126) // 64) * 64
-        return cls(rows=tuple(rows), slots=slots, local=min(local, shapes.context))
 
 
 def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progress) -> dict[str, TargetSpec]:
@@ -89,8 +55,8 @@ def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progr
     with (folder / FILE).open("wb") as file:
         source = parts.Source(model=model, quantized=weights.quantized, ranges=found, weights=WeightFile(file))
         groups = [list(group) for group in _written(source, request, sizes, folder)]
-    _write_constants(folder / "constants.npz", source)
-    table = _table(stage, weights)
+    write_constants(folder / "constants.npz", model)
+    table = table_of(stage, weights)
     targets = {}
     for chip in request.target.chips:
         graphs = _compile(stage, chip, groups, progress)
@@ -124,30 +90,9 @@ def _qairt() -> str:
     return str(qnn_version)
 
 
-def range_prompts(request: ExportRequest) -> list[list[int]]:
-    """Ids that ranges are recorded for: of the calibration file, else our texts, else spread over the vocabulary."""
-    if request.calibration is not None:
-        return read_prompts(request.calibration, request.config.vocab_size)
-    text, vocab = request.text, request.config.vocab_size
-    room = request.shapes.context - request.shapes.canvas
-    if text is None or text.chat is None:
-        return [[(7919 * (i + 1) * (j + 1)) % vocab for j in range(min(24, room))] for i in range(4)]
-    return [ids for line in PROMPTS if len(ids := _chat_ids(text, line)) <= room] or [[request.config.bos_token_id]]
-
-
-def _chat_ids(text: Text, line: str) -> list[int]:
-    """A user's turn, near enough to the runtime's (spaces at its ends may differ) for a range."""
-    chat = text.chat
-    assert chat is not None
-    content = chat.user_lead + TRIMS[chat.trim](line) + chat.user_tail
-    return [*chat.start, *chat.user_prefix, *text.tokenizer.encode(content), *chat.user_suffix, *chat.model_prefix]
-
-
 def _written(source: parts.Source, request: ExportRequest, sizes: Sizes, folder: Path) -> Iterator[Iterator[StaticGraph]]:
     """Groups of graphs that share a context and its weights: self-conditioning with the first layers; others; the head."""
-    config, vocab = source.config, source.config.vocab_size
-    tiles = [(first, min(first + HEAD_TILE, vocab)) for first in range(0, vocab, HEAD_TILE)]
-    spans = split(config, request.recipe)
+    spans = split(source.config, request.recipe, QNN)
 
     def of_layers(span: tuple[int, int]) -> Iterator[StaticGraph]:
         if span[0] == 0:
@@ -160,7 +105,7 @@ def _written(source: parts.Source, request: ExportRequest, sizes: Sizes, folder:
                 yield write("layers", span, rows, slots, make)
 
     def of_head() -> Iterator[StaticGraph]:
-        for tile in tiles:
+        for tile in tiles(source.config.vocab_size):
             for rows in sizes.rows:
                 yield write("head", tile, rows, 0, partial(parts.head, source, span=tile, rows=rows))
 
@@ -177,43 +122,6 @@ def _written(source: parts.Source, request: ExportRequest, sizes: Sizes, folder:
     for span in spans:
         yield of_layers(span)
     yield of_head()
-
-
-def _write_constants(path: Path, source: parts.Source) -> None:
-    """What graphs take as inputs and the host keeps; see `runtime/engines/accelerator_host.py`."""
-    model = source.model
-
-    def floats(*tensors: Tensor) -> Array:
-        return np.concatenate([t.detach().float().numpy().reshape(-1) for t in tensors])
-
-    arrays = {
-        "encode_scalars": floats(*[layer.encode_scalar for layer in model.layers]),  # type: ignore[arg-type]
-        "denoise_scalars": floats(*[layer.denoise_scalar for layer in model.layers]),  # type: ignore[arg-type]
-        "sliding_frequencies": floats(model.sliding_frequencies),  # type: ignore[arg-type]
-        "full_frequencies": floats(model.full_frequencies),  # type: ignore[arg-type]
-        "embed_scale": np.array([model.embed_scale], np.float32),
-    }
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def _table(stage: Path, weights: Weights) -> TableSpec:
-    """Where the ONNX graphs for processors have the table, so that it is in the bundle once."""
-    model = onnx.load(str(stage / "onnx" / "shared.onnx"), load_external_data=False)
-    places: dict[str, Mapping[str, str]] = {
-        tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in model.graph.initializer
-    }
-    stem, quantized = "model.embed_tokens.", "embed_tokens.weight" in weights.quantized
-    rows, scales = (f"{stem}table.integers", f"{stem}table.scale") if quantized else (f"{stem}weight", None)
-    try:
-        place = places[rows]
-        return TableSpec(
-            file=f"onnx/{place['location']}",
-            dtype="int8" if quantized else "float32",
-            offset=int(place["offset"]),
-            scales=None if scales is None else int(places[scales]["offset"]),
-        )
-    except KeyError:
-        raise ExportError("the vocabulary is too small for a table of its own file region, which --target qnn needs") from None
 
 
 def _compile(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], progress: Progress) -> list[StaticGraph]:

@@ -7,7 +7,6 @@ prefix, L of a sliding one's, K kv heads, G heads for each of them, d head dim, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from dgemma.core.config import ModelConfig
+from dgemma.export.float16 import SMALLEST, shrink_of
 from dgemma.export.onnx.linear import pack
 from dgemma.export.onnx.weights import WeightFile
 from dgemma.export.qnn.graph import Array, StaticNet
@@ -23,14 +23,9 @@ from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.hadamard import hadamard
 from dgemma.quantize.matrix import QuantizedMatrix
 
-# A norm's input is scaled so that the largest value seen becomes this: its square, and those of values 16 times as large, stay
-# within float16 (65,504), and squares of values 1,000 times smaller above its smallest normal number (6e-5).
-NORM_TARGET = 16.0
-UNSEEN = 2.0**-8  # what a norm's input is scaled by where no range is known
 # Ranges of 16-bit activations over the largest magnitude seen: other prompts go up to 1.6 times beyond what four show (tiny).
 HEADROOM = 2.0
 SOFTMAX = "softmax"  # name of the range of all softmaxes
-SMALLEST = 2.0**-24  # of float16: an epsilon below it would be zero there, and a row of zeros divided by zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +75,7 @@ class PartNet:
     def norm(self, x: str, path: str, *, weight: bool = True, out: str | None = None) -> str:
         """RMSNorm written so that float16 holds its squares: of x·s, with ε·s², which is the same."""
         net, config = self.net, self.source.config
-        largest = self.source.ranges.get(f"{path}.in")
-        shrink = UNSEEN if not largest else 2.0 ** math.floor(math.log2(NORM_TARGET / largest))
+        shrink = shrink_of(self.source.ranges.get(f"{path}.in"))
         small = net.op("Mul", x, net.scalar(shrink))
         mean = net.op("ReduceMean", net.op("Mul", small, small), net.ints(-1), keepdims=1)
         root = net.op("Sqrt", net.op("Add", mean, net.scalar(max(config.rms_norm_eps * shrink**2, SMALLEST))))

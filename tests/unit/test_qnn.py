@@ -20,7 +20,7 @@ from dgemma.core import accelerators
 from dgemma.core.accelerators import Target
 from dgemma.core.errors import BundleError, DgemmaWarning, EngineError, ExportError, UsageError
 from dgemma.core.manifest import MANIFEST, digest
-from dgemma.export import pipeline, request
+from dgemma.export import pipeline, request, spans, static
 from dgemma.export.pipeline import export_bundle
 from dgemma.export.qnn import checks, lower
 from dgemma.export.quiet import quiet
@@ -83,10 +83,10 @@ def test_what_does_not_run_there_is_refused_before_work(monkeypatch: pytest.Monk
 
 def test_a_layer_that_no_context_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime_qnn")
-    monkeypatch.setattr(checks, "MOST_BYTES", 1000)
+    monkeypatch.setattr(spans, "MOST_BYTES", 1000)
     with pytest.raises(UsageError, match=r"the table of ids takes .* use a recipe of fewer bits"):
         check(micro_bundle.checkpoint())
-    monkeypatch.setattr(checks, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(spans, "MOST_BYTES", 20_000)
     with pytest.raises(UsageError, match=r"layer 0 takes .* use a recipe of fewer bits"):
         check(micro_bundle.checkpoint())
 
@@ -100,12 +100,12 @@ def bundle() -> Path:
         return Path(given).resolve() / "onnx-qnn.dgemma"
 
     def export(out: Path) -> Path:
-        before, lower.HEAD_TILE = lower.HEAD_TILE, 256
+        before, static.HEAD_TILE = static.HEAD_TILE, 256
         try:
             with quiet():
                 return export_bundle(micro_bundle.checkpoint(), out, engines=("onnx",), recipe="fp32", target="qnn:SM8650")
         finally:
-            lower.HEAD_TILE = before
+            static.HEAD_TILE = before
 
     return shared.bundle("micro-qnn", export)
 

@@ -13,9 +13,10 @@ from static_feeds import stack_feeds
 
 from dgemma.core.noise import step_words
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export import float16, spans
 from dgemma.export.onnx.weights import FILE, WeightFile
-from dgemma.export.qnn import checks, parts
-from dgemma.export.qnn.lower import Sizes
+from dgemma.export.qnn import parts
+from dgemma.export.static import Sizes
 from dgemma.model import sampler as torch_sampler
 from dgemma.model.denoiser import Denoiser, denoise_masks, encode_masks
 from dgemma.quantize.ranges import ranges
@@ -143,18 +144,18 @@ def test_norms_hold_their_squares_in_half_precision() -> None:
     wanted = x.astype(np.float64) / np.sqrt((x.astype(np.float64) ** 2).mean() + 1e-6)
     with np.errstate(over="ignore"):
         assert np.isinf((x * x).mean(dtype=np.float16))
-    shrink = np.float16(2.0 ** np.floor(np.log2(parts.NORM_TARGET / 9_700)))
+    shrink = np.float16(2.0 ** np.floor(np.log2(float16.NORM_TARGET / 9_700)))
     small = x * shrink
-    root = np.sqrt((small * small).mean(dtype=np.float16) + np.float16(max(1e-6 * float(shrink) ** 2, parts.SMALLEST)))
+    root = np.sqrt((small * small).mean(dtype=np.float16) + np.float16(max(1e-6 * float(shrink) ** 2, float16.SMALLEST)))
     np.testing.assert_allclose((small / root).astype(np.float64), wanted, rtol=4e-3, atol=1e-3)
-    assert np.float16(parts.SMALLEST) > 0 and np.float16(parts.SMALLEST / 2) == 0
+    assert np.float16(float16.SMALLEST) > 0 and np.float16(float16.SMALLEST / 2) == 0
 
 
 def test_layers_are_split_where_a_context_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     config, recipe = micro.CONFIG, find("fp32")
-    assert checks.split(config, recipe) == [(0, 2)]
-    monkeypatch.setattr(checks, "MOST_BYTES", 40_000)
-    assert checks.split(config, recipe) == [(0, 1), (1, 2)]
+    assert spans.split(config, recipe, "qnn") == [(0, 2)]
+    monkeypatch.setattr(spans, "MOST_BYTES", 40_000)
+    assert spans.split(config, recipe, "qnn") == [(0, 1), (1, 2)]
 
 
 def test_sliding_layers_have_room_for_what_the_runtime_hands_out() -> None:
