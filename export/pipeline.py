@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dgemma.core.accelerators import QNN
+from dgemma.core.accelerators import CPU, QNN
 from dgemma.core.engines import ENGINES
 from dgemma.core.errors import ExportError
 from dgemma.core.manifest import GraphSpec, Manifest, TargetSpec, list_files, write_manifest
@@ -146,11 +146,13 @@ def write_bundle(
 
 def _lower_target(request: ExportRequest, weights: Weights, stage: Path, progress: Progress) -> dict[str, TargetSpec]:
     """What an accelerator needs beside the graphs; nothing for a processor."""
-    if request.target.backend != QNN:
+    if request.target.backend == CPU:
         return {}
-    from dgemma.export.qnn.lower import lower as qnn
-
-    return qnn(request, weights, stage, progress)
+    if request.target.backend == QNN:
+        from dgemma.export.qnn.lower import lower as lower_target
+    else:
+        from dgemma.export.delegates.lower import lower as lower_target
+    return lower_target(request, weights, stage, progress)
 
 
 def _stored(stage: Path, engines: Sequence[str], weights: Weights) -> dict[str, float]:

@@ -121,6 +121,10 @@ def check(
         from dgemma.export.qnn import checks
 
         checks.check(chosen, config, engines)
+    elif wanted.backend != CPU:
+        from dgemma.export.delegates.checks import check as check_target
+
+        check_target(wanted.backend, chosen, config, engines)
     elif chosen.activations == 16:
         raise UsageError(
             f"--recipe {chosen.name}: 16-bit activations are for accelerators; add --target {QNN}:CHIP, or use --recipe "

@@ -59,6 +59,7 @@ class TappedEngine(QnnEngine):
     def _open(self, graph: StaticGraph) -> Any:
         if not (self._sources or self._wants_taps):
             return super()._open(graph)
+        assert graph.source is not None
         path = self.bundle.file(graph.source)
         model = with_taps(path, tap_order(self._config)) if self._wants_taps else path.read_bytes()
         if self._sources:

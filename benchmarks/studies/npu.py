@@ -1,6 +1,6 @@
 """A bundle's graphs for an NPU, in the emulator, against the float model on held-out prompts: answers, steps, trajectories.
 
-    python -m dgemma.benchmarks.studies.npu CHECKPOINT BUNDLE [--count K] [--minutes M] [--sources] [--out FILE]
+    python -m dgemma.benchmarks.studies.npu CHECKPOINT BUNDLE [--count K] [--minutes M] [--sources | --read-back] [--out FILE]
 
 Both answer the same prompts with the same noise, adaptive stop on. The emulator takes seconds a step, so the prompts are taken
 in an order that is spread over the tasks, and the study ends after so many minutes with as many as it came to; the file says
@@ -94,8 +94,14 @@ def answers(out: Path | None, settings: dict[str, Any]) -> tuple[list[dict[str, 
     return before["asked"], before["seconds"]
 
 
-def session_of(bundle: Path, *, sources: bool) -> Session:
-    """On the NPU or in its emulator; with `sources`, the same graphs on the processor, see `verify/static_graphs.py`."""
+def session_of(bundle: Path, *, sources: bool, read_back: bool = False) -> Session:
+    """On the NPU or in its emulator; with `sources`, the same graphs on the processor, see `verify/static_graphs.py`; with
+    `read_back`, Core ML's methods, see `read_back.py`."""
+    if read_back:
+        from dgemma.benchmarks.studies.read_back import ReadBackEngine
+
+        opened = Bundle.open(bundle)
+        return Session(opened, ReadBackEngine(opened, 1))
     if not sources:
         return Session.load(bundle, engine="onnx", target=TARGET, threads=1)
     opened = Bundle.open(bundle)
@@ -103,12 +109,19 @@ def session_of(bundle: Path, *, sources: bool) -> Session:
 
 
 def measure(
-    checkpoint: str, bundle: Path, count: int, minutes: float, out: Path | None, *, sources: bool = False
+    checkpoint: str,
+    bundle: Path,
+    count: int,
+    minutes: float,
+    out: Path | None,
+    *,
+    sources: bool = False,
+    read_back: bool = False,
 ) -> dict[str, Any]:
     """Figures in JSON types; written to `out` after every prompt, from which a study that was ended goes on."""
     began, result = time.monotonic(), dict[str, Any]()
     items = spread(prompts.evenly(prompts.read(prompts.held_out()), count))
-    with session_of(bundle, sources=sources) as session:
+    with session_of(bundle, sources=sources, read_back=read_back) as session:
         manifest, label = session.manifest, session.label
         float_model, source = source_checkpoint.load(manifest, checkpoint, "torch")
         spec = next(iter(manifest.targets.values()))
@@ -153,8 +166,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--out", type=Path, help="JSON to write; goes on from what an earlier run wrote there")
     parser.add_argument("--sources", action="store_true", help="run the NPU's graphs on the processor in float32, in no time")
+    parser.add_argument("--read-back", action="store_true", help="compute Core ML's methods with numpy, as the files have them")
     options = parser.parse_args(argv)
-    result = measure(options.checkpoint, options.bundle, options.count, options.minutes, options.out, sources=options.sources)
+    result = measure(
+        options.checkpoint, options.bundle, options.count, options.minutes, options.out,
+        sources=options.sources, read_back=options.read_back,
+    )  # fmt: skip
     report.table(f"{result['target']}, {result['prompts']} prompts", ("check", "value", "limit"), [
         (c["name"], f"{c['value']:.4g}", f"{c['limit']:g}") for c in result["checks"]
     ])  # fmt: skip

@@ -130,8 +130,9 @@ def _compile(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], pr
     folder.mkdir()
     total, done, found = sum(map(len, groups)), 0, []
     for group in groups:
-        wrappers = [folder / Path(graph.source).name for graph in group]
-        pairs = [[g.source, str(wrapper.relative_to(stage))] for g, wrapper in zip(group, wrappers, strict=True)]
+        sources = [str(graph.source) for graph in group]
+        wrappers = [folder / Path(source).name for source in sources]
+        pairs = [[source, str(wrapper.relative_to(stage))] for source, wrapper in zip(sources, wrappers, strict=True)]
         for _ in _child({"options": _options(chip), "graphs": pairs}, stage):
             done += 1
             progress(Reached(COMPILE, f"{chip} {done} of {total}", done / total))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module, metadata, util
 
-from dgemma.core.accelerators import AUTO, CPU, QNN
+from dgemma.core.accelerators import AUTO, CPU, DELEGATES, QNN
 from dgemma.core.engines import ENGINES, PACKAGES
 from dgemma.core.errors import EngineError, Param, UsageError
 from dgemma.core.install import pip_install
@@ -62,6 +62,8 @@ def open_engine(bundle: Bundle, engine: str | None, threads: int | None, target:
     `auto` takes an NPU where the bundle has contexts for one and this machine has it, and the processor elsewhere; never the
     emulator, and never an engine other than the one that was asked for. Raises EngineError, UsageError.
     """
+    if target in DELEGATES:
+        raise _only_on_devices(bundle, target)
     if target.partition(":")[0] not in (AUTO, CPU, QNN):
         raise UsageError(f"--target {target[:40]!r} is unknown; choose auto, cpu or qnn")
     if target.startswith(QNN) or (target == AUTO and engine in (None, "onnx") and _has_npu(bundle)):
@@ -76,6 +78,16 @@ def open_engine(bundle: Bundle, engine: str | None, threads: int | None, target:
     module, cls = _CLASSES[name]
     made = getattr(import_module(module), cls)(bundle, version=version, threads=threads)
     return made
+
+
+def _only_on_devices(bundle: Bundle, target: str) -> EngineError:
+    """Why a backend of ExecuTorch runs nothing here: what it runs is for an app."""
+    if target not in bundle.manifest.targets:
+        return EngineError(f"{bundle.path}: was exported without target {target!r}; export it again with --target {target}")
+    return EngineError(
+        f"{bundle.path}: dgemma does not run target {target!r}, whose .pte files are for an app with ExecuTorch's library "
+        "(docs/guides/accelerators.md has the lines); use --target cpu"
+    )
 
 
 def _has_npu(bundle: Bundle) -> bool:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from dgemma.core.accelerators import CHIPS, QNN, name_of
+from dgemma.core.accelerators import QNN, name_of
 from dgemma.core.errors import DgemmaWarning, EngineError
 from dgemma.core.manifest import StaticGraph, TargetSpec
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import qnn_sessions
 from dgemma.runtime.engines.base import Feeds
 from dgemma.runtime.engines.static import StaticEngine
-
-_PRECISIONS = {"a16": "a16: products of integers with 16-bit activations, float16 between them"}
 
 
 def choose_target(bundle: Bundle, target: str) -> TargetSpec:
@@ -39,19 +37,22 @@ class QnnEngine(StaticEngine):
 
     def _prepare(self) -> str:
         """Check the package, and say where the graphs run; returns the label. Raises EngineError."""
+        assert self.spec.chip is not None
+        self.chip = self.spec.chip
         package = qnn_sessions.check(self.spec.versions.get("qairt", ""), str(self.bundle.path))
         self.emulated = qnn_sessions.is_emulated()
         if self.emulated:
             warnings.warn(
-                f"this machine has no Snapdragon NPU, so {name_of(self.spec.chip)} runs in the emulator of "
+                f"this machine has no Snapdragon NPU, so {name_of(self.chip)} runs in the emulator of "
                 f"{qnn_sessions.PACKAGE} {package}, which takes seconds a step; its speed says nothing",
                 DgemmaWarning,
                 stacklevel=5,
             )
-        return f"onnx/qnn ({'emulated ' if self.emulated else ''}{self.spec.chip})"
+        return f"onnx/qnn ({'emulated ' if self.emulated else ''}{self.chip})"
 
     def _open(self, graph: StaticGraph) -> Any:
         """A session of a graph; raises EngineError."""
+        assert graph.source is not None
         path = self.bundle.file(graph.source if self.emulated else graph.file)
         return qnn_sessions.open_graph(path, self.spec.options, shared=not self.emulated, threads=self.threads)
 
@@ -65,19 +66,5 @@ class QnnEngine(StaticEngine):
         session = self._sessions[graph]
         wanted = [t.name for t in session.get_inputs()]
         if set(wanted) != set(feeds):
-            raise EngineError(f"{self.bundle.path / graph.source}: takes other inputs than this version gives; export it again")
+            raise EngineError(f"{self.bundle.path / graph.file}: takes other inputs than this version gives; export it again")
         return dict(zip([t.name for t in session.get_outputs()], session.run(None, feeds), strict=True))
-
-
-def describe(spec: TargetSpec) -> list[str]:
-    """Lines for people: what runs where, and the sizes that there are."""
-    chip = CHIPS.get(spec.chip)
-    widths = sorted({g.rows for g in spec.graphs if g.part == "layers"})
-    lengths = sorted({g.slots for g in spec.graphs if g.part == "layers"})
-    return [
-        f"{name_of(spec.chip)} ({chip.sold_as if chip else 'unknown chip'}), {_PRECISIONS.get(spec.precision, spec.precision)}",
-        "  compiled with " + ", ".join(f"{name} {version}" for name, version in spec.versions.items()),
-        f"  rows {', '.join(map(str, widths))}; prefix {', '.join(map(str, lengths))}, of sliding layers at most {spec.local}",
-        "  where " + ", ".join(f"{part}: {place}" for part, place in spec.placement.items()),
-        f"  contexts {', '.join(sorted({g.binary for g in spec.graphs}))}",
-    ]

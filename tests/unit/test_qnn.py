@@ -42,7 +42,7 @@ def test_targets_are_read() -> None:
     ("text", "says"),
     [
         ("npu", "'npu' is unknown"),
-        ("coreml", "'coreml' is unknown"),
+        ("metal", "'metal' is unknown"),
         ("qnn", "name a chip"),
         ("qnn:SM9999", "'SM9999' is unknown"),
         ("cpu:x", "is unknown"),

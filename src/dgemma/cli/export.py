@@ -54,8 +54,8 @@ def run(
         str,
         typer.Option(
             "--target",
-            metavar="cpu|qnn:CHIP[,CHIP…]",
-            help="Also compile for a Snapdragon's NPU: SM8550, SM8650, SM8750 or SM8850.",
+            metavar="cpu|coreml|vulkan|qnn:CHIP[,CHIP…]",
+            help="Also compile for Core ML, for Vulkan, or for a Snapdragon's NPU: SM8550, SM8650, SM8750 or SM8850.",
         ),
     ] = CPU,
     large_golden: Annotated[

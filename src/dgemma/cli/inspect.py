@@ -15,7 +15,7 @@ from dgemma.core.shipped import is_shipped
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
-from dgemma.runtime.engines.qnn import describe
+from dgemma.runtime.targets import describe
 from dgemma.verify import outcome
 
 
@@ -55,8 +55,8 @@ def brief(bundle: Bundle) -> list[str]:
     lines.append(
         f"files         {counted(len(manifest.files), 'file')}, {total / 1e6:,.1f} MB; --verbose lists them, and all tensors"
     )
-    for target in manifest.targets.values():
-        lines += describe(target)
+    for name, target in manifest.targets.items():
+        lines += describe(name, target)
     kept = cache.held(bundle.digest)
     if kept:
         damaged = "" if all(sound for *_, sound in kept) else ", some damaged (made again when needed)"
@@ -78,8 +78,8 @@ def summary(bundle: Bundle) -> list[str]:
         lines.append(f"{engine} (needs {manifest.engines.get(engine, 'any version')} or newer{here})")
         for name, spec in graphs.items():
             lines += _graph(name, spec)
-    for target in manifest.targets.values():
-        lines += describe(target)
+    for name, target in manifest.targets.items():
+        lines += describe(name, target)
     lines.append("files")
     lines += [f"  {entry.size:>12,}  {name}" for name, entry in manifest.files.items()]
     lines.append(f"  {sum(e.size for e in manifest.files.values()):>12,}  in all, bytes")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from dgemma.core.errors import UsageError
 
-AUTO, CPU, QNN = "auto", "cpu", "qnn"
+AUTO, CPU, QNN, COREML, VULKAN = "auto", "cpu", "qnn", "coreml", "vulkan"
+DELEGATES = (COREML, VULKAN)  # backends of ExecuTorch, which choose what runs a graph on the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,12 @@ CHIPS = {
     "SM8750": Chip(soc=69, htp=79, sold_as="Snapdragon 8 Elite"),
     "SM8850": Chip(soc=87, htp=81, sold_as="Snapdragon 8 Elite Gen 5"),
 }
-FORMS = f"cpu, or {QNN}:CHIP[,CHIP…] with chips {', '.join(CHIPS)}"
+FORMS = f"{CPU}, {', '.join(DELEGATES)}, or {QNN}:CHIP[,CHIP…] with chips {', '.join(CHIPS)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What `--target` of an export says: cpu, or qnn with chips."""
+    """What `--target` of an export says: cpu, a backend of ExecuTorch, or qnn with chips."""
 
     backend: str
     chips: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class Target:
     def parse(cls, text: str) -> Target:
         """Raises UsageError for an unknown backend or chip."""
         backend, colon, rest = text.partition(":")
-        if backend not in (CPU, QNN) or (colon and backend != QNN):
+        if backend not in (CPU, QNN, *DELEGATES) or (colon and backend != QNN):
             raise UsageError(f"--target {text[:40]!r} is unknown; choose {FORMS}")
         if backend != QNN:
             return cls(backend=backend)

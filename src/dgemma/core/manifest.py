@@ -79,15 +79,18 @@ class ChatTemplate:
 
 @dataclass(frozen=True, kw_only=True)
 class StaticGraph:
-    """A graph of fixed shapes that was compiled for an accelerator.
+    """A graph of fixed shapes that was compiled for an accelerator. Keys without a value are left out.
 
     Args:
         part: condition (embeddings and soft embeddings → what the layers read), layers (`first` up to `last`, which include the
             final norm where they are the last ones), or head (hidden states → products with the ids `first` up to `last`).
         rows: of the canvas or chunk.
         slots: of the prefix.
-        file: what the accelerator's engine opens: an ONNX wrapper around a context in `binary`, which may hold several graphs.
+        file: what the accelerator's engine opens: an ONNX wrapper around a context in `binary`, which may hold several graphs;
+            or a `.pte` file, whose method is `method`.
         source: the ONNX graph that was compiled; its weights are shared with those of the other graphs.
+        inputs: of a method, in its order.
+        outputs: likewise.
     """
 
     part: Literal["condition", "layers", "head"]
@@ -96,8 +99,11 @@ class StaticGraph:
     rows: int
     slots: int
     file: str
-    binary: str
-    source: str
+    binary: str | None = None
+    source: str | None = None
+    method: str | None = None
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +118,25 @@ class TableSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """What a bundle holds for one accelerator, beside the graphs for processors.
+    """What a bundle holds for one accelerator, beside the graphs for processors. Keys without a value are left out.
 
     Args:
-        versions: of the tools that compiled the contexts; qairt must be the runtime's.
-        options: that the engine opens contexts with, by name.
-        placement: part of a step → npu or cpu.
+        chip: that contexts were compiled for.
+        precision: fp16; of integers a16 (16-bit activations in products, float16 elsewhere) or w16 (float16 activations).
+        versions: of the tools that compiled the graphs; qairt must be the runtime's.
+        options: that the engine opens contexts with, or that methods were compiled for, by name.
+        placement: part of a step → npu, the backend of ExecuTorch, or cpu.
+        needs: lowest operating systems, or what else has to be there.
         local: most slots of a sliding layer's prefix.
         constants: file of layer scalars and frequencies, which are inputs of the graphs.
     """
 
-    chip: str
+    chip: str | None = None
     precision: str
     versions: dict[str, str]
     options: dict[str, str]
     placement: dict[str, str]
+    needs: str | None = None
     local: int
     constants: str
     table: TableSpec
@@ -171,6 +181,10 @@ class Manifest:
         plain = json.loads(json.dumps(values, default=asdict))
         if not self.targets:
             del plain["targets"]
+        for target in plain.get("targets", {}).values():
+            for described in (target, *target["graphs"]):
+                for key in [k for k, v in described.items() if v is None]:
+                    del described[key]
         if self.chat is not None:
             defaults = {f.name: f.default for f in fields(ChatTemplate) if f.default is not MISSING}
             plain["chat"] = {k: v for k, v in plain["chat"].items() if k not in defaults or v != defaults[k]}
@@ -286,7 +300,7 @@ def read_manifest(
             if graph.file not in manifest.files:
                 raise BundleError(f"{path}: {engine!r} graph file {graph.file!r} is not listed; export the bundle again")
     for target, spec in manifest.targets.items():
-        used = {spec.table.file, spec.constants, *(name for g in spec.graphs for name in (g.file, g.binary, g.source))}
+        used = {spec.table.file, spec.constants, *(n for g in spec.graphs for n in (g.file, g.binary, g.source) if n)}
         if missing := sorted(used - manifest.files.keys()):
             raise BundleError(f"{path}: {target!r} file {missing[0]!r} is not listed; export the bundle again")
     if manifest.chat and (unknown := _unknown_form(manifest.chat)):

@@ -1,0 +1,80 @@
+"""Exported programs → a `.pte` whose methods Vulkan's backend computes, in float16; and a written file compared with its model.
+
+Weights are named by their content in the file, so methods share them. It knows nothing of denoisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from dgemma.core.accelerators import VULKAN
+from dgemma.core.errors import ExportError
+from dgemma.export.delegates import vulkan_graph
+from dgemma.export.delegates.forms import Form
+from dgemma.export.delegates.package import Call, PteFile, the_calls
+from dgemma.export.delegates.recorded import ROUNDED, Recorded, error
+
+BACKEND = "VulkanBackend"
+NEEDS = "a GPU with Vulkan 1.1 and 16-bit storage"
+
+
+def partitioner() -> Any:
+    """Float16 throughout."""
+    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+    return VulkanPartitioner({"force_fp16": True})
+
+
+def edge() -> Any:
+    """Preparation of a program: operators of torchao and of Vulkan are no core operators."""
+    from executorch.exir import EdgeCompileConfig
+
+    return EdgeCompileConfig(_check_ir_validity=False)
+
+
+@contextmanager
+def repeatable(programs: Mapping[str, ExportedProgram], scratch: Path) -> Iterator[None]:
+    """Vulkan's files hold nothing random."""
+    yield
+
+
+def check(path: Path, methods: list[Form], step: Recorded) -> None:
+    """Calls, operators, precision, shapes, and what is computed of a recorded step. Raises ExportError."""
+    try:
+        file = PteFile(path)
+        calls = the_calls(file, methods, BACKEND)
+        for form in methods:
+            call = calls[form.name]
+            graph = vulkan_graph.read(call.processed, file.data)
+            _check_form(form, call, graph)
+            if step.takes(form):
+                name, worst = max(errors(form, call, graph, step).items(), key=lambda item: item[1])
+                if not worst <= ROUNDED:
+                    raise ValueError(f"{name} of {form.name} is {worst:.1e} (relative) from the model's in float16")
+    except (ValueError, KeyError, IndexError) as problem:
+        raise ExportError(
+            f"--target {VULKAN}: {path.name} does not hold what was asked for ({problem}); leave --target out"
+        ) from problem
+
+
+def _check_form(form: Form, call: Call, graph: vulkan_graph.Graph) -> None:
+    if unknown := sorted(set(graph.operators) - vulkan_graph.OPERATORS):
+        raise ValueError(f"{form.name} has operator {unknown[0]}")
+    if graph.dtypes != {"float16"}:
+        raise ValueError(f"{form.name} computes in {', '.join(sorted(graph.dtypes))} instead of float16")
+    for specs, order, shapes in ((form.inputs, call.inputs, graph.inputs), (form.outputs, call.outputs, graph.outputs)):
+        if [specs[i].shape for i in order] != list(shapes):
+            raise ValueError(f"{form.name} has other shapes than the manifest says")
+
+
+def errors(form: Form, call: Call, graph: vulkan_graph.Graph, step: Recorded) -> dict[str, float]:
+    """Output → error of the graph as it was written, computed by torch in float16, from the model's."""
+    feeds, wanted = step.feeds(form), step.wanted(form)
+    got = graph.run([feeds[form.inputs[i].name] for i in call.inputs])
+    outputs = {form.outputs[i].name: array for i, array in zip(call.outputs, got, strict=True)}
+    return {t.name: error(outputs[t.name], wanted[t.name]) for t in form.outputs}
