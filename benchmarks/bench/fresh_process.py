@@ -1,6 +1,6 @@
 """What only a fresh process tells: load time, cold and warm, and the memory of load, prefill and denoising steps.
 
-    python -m dgemma.benchmarks.bench.fresh_process BUNDLE ENGINE THREADS PREFIX STEPS      (what `load_times` starts)
+    python -m dgemma.benchmarks.bench.fresh_process BUNDLE ENGINE THREADS PREFIX STEPS TARGET      (what `load_times` starts)
 
 Cold means that no file was recorded as hashed before, and that the kernel was asked to drop the bundle's files, and packed
 weights that were kept of it, from its page cache; Python and the engine's library stay there. Packed weights that were not
@@ -21,6 +21,7 @@ from typing import Any
 
 from dgemma.benchmarks.bench import memory
 from dgemma.benchmarks.stats import quartiles
+from dgemma.core.accelerators import AUTO
 from dgemma.core.cost import prefix_bytes
 from dgemma.core.errors import EngineError
 from dgemma.core.manifest import read_manifest
@@ -35,7 +36,7 @@ PACKED = {  # by whether packed weights were kept before the cold load, and afte
 _SLOW = 20.0  # seconds: a load that takes longer is measured once warm
 
 
-def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> dict[str, Any]:
+def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int, target: str = AUTO) -> dict[str, Any]:
     """Load, encode `prefix` tokens, run `steps` denoising steps; seconds and bytes as JSON types.
 
     load_s is check_s (of all files; hashed_bytes were hashed for it) and graphs_s. transient_bytes is the peak of anonymous
@@ -50,7 +51,7 @@ def probe(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> d
     before, imported = memory.resident(), time.perf_counter()
     opened = Bundle.open(bundle, by_record=True)
     checked = time.perf_counter()
-    runner = open_engine(opened, engine, threads)
+    runner = open_engine(opened, engine, threads, target)
     runner.prepare("encode", "denoise")
     loaded_at, loaded = time.perf_counter(), memory.resident()
     times = {"check_s": checked - imported, "graphs_s": loaded_at - checked, "load_s": loaded_at - imported}
@@ -105,8 +106,8 @@ def evict(bundle: Path) -> bool:
     return True
 
 
-def _child(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> dict[str, Any]:
-    arguments = [str(bundle), engine, str(threads), str(prefix), str(steps)]
+def _child(bundle: Path, engine: str, threads: int, prefix: int, steps: int, target: str = AUTO) -> dict[str, Any]:
+    arguments = [str(bundle), engine, str(threads), str(prefix), str(steps), target]
     started = time.time()
     run = subprocess.run([sys.executable, "-m", __spec__.name, *arguments], capture_output=True, text=True)
     if run.returncode:
@@ -118,7 +119,9 @@ def _child(bundle: Path, engine: str, threads: int, prefix: int, steps: int) -> 
     return found
 
 
-def load_times(bundle: Path, engine: str, threads: int, prefix: int, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_times(
+    bundle: Path, engine: str, threads: int, prefix: int, repeats: int, target: str = AUTO
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Load times, cold once and warm (quartiles of up to `repeats`, fewer when a load is slow), and the last one's memory.
 
     Raises:
@@ -128,12 +131,12 @@ def load_times(bundle: Path, engine: str, threads: int, prefix: int, repeats: in
     cold, kept = None, bool(cache.held(digest))
     if evict(bundle):
         hash_records.forget(bundle / name for name in manifest.files)
-        first = _child(bundle, engine, threads, prefix, 1)
+        first = _child(bundle, engine, threads, prefix, 1, target)
         cold = {**first["times"], "read_bytes": first["memory"]["read_bytes"], "hashed_bytes": first["hashed_bytes"]}
     packed = PACKED.get((kept, bool(cache.held(digest))), "lost")
-    runs = [_child(bundle, engine, threads, prefix, 2)]
+    runs = [_child(bundle, engine, threads, prefix, 2, target)]
     while len(runs) < repeats and runs[0]["times"]["load_s"] < _SLOW / repeats:
-        runs.append(_child(bundle, engine, threads, prefix, 2))
+        runs.append(_child(bundle, engine, threads, prefix, 2, target))
     warm = {name: asdict(quartiles([run["times"][name] for run in runs])) for name in runs[0]["times"]}
     means = COLD if cold else "not known on this system"
     found: dict[str, Any] = {"cold_means": means, "packed_weights": packed, "cold": cold, "warm": warm}
@@ -146,4 +149,6 @@ if __name__ == "__main__":
     from dgemma.benchmarks.report import one_line_errors
 
     with one_line_errors():
-        print(json.dumps(probe(Path(sys.argv[1]), sys.argv[2], *(int(number) for number in sys.argv[3:6]))))
+        path, engine_name, *numbers, target_name = sys.argv[1:]
+        count, behind, run_steps = map(int, numbers)
+        print(json.dumps(probe(Path(path), engine_name, count, behind, run_steps, target_name)))

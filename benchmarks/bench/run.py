@@ -15,6 +15,7 @@ from dgemma.benchmarks.bench import ceilings, compare, fresh_process, outputs, p
 from dgemma.benchmarks.bench.budget import Budget
 from dgemma.benchmarks.stats import quartiles
 from dgemma.core import machine
+from dgemma.core.accelerators import AUTO, QNN
 from dgemma.core.cost import FLOAT, CostModel, held_bits
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import MAX_NEW_TOKENS
@@ -22,7 +23,7 @@ from dgemma.core.manifest import Manifest, read_manifest
 from dgemma.core.shipped import bundle_path
 from dgemma.runtime import memory
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import open_engine
+from dgemma.runtime.engines import open_engine, qnn_sessions
 from dgemma.runtime.engines.base import Engine
 from dgemma.runtime.session import Session
 
@@ -41,6 +42,7 @@ class BenchRequest:
     threads: int | None = None
     outputs: tuple[int, ...] = (128, 500, 2600)
     compare: Path | None = None
+    target: str = AUTO
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= 1024:
@@ -55,12 +57,17 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     Raises:
         BundleError, EngineError, UsageError: before anything is measured, where that can be known.
     """
+    if request.target.startswith(QNN) and qnn_sessions.is_emulated():
+        raise UsageError(
+            "--target qnn: here an emulator would stand in for the NPU, and its speed says nothing of a chip's; run bench on "
+            "the device, or leave --target out"
+        )
     old = compare.read(request.compare) if request.compare else None
     read_manifest(bundle_path(request.bundle), check_files=False)  # what is no bundle is said before any progress
     stage("checking the bundle")
     bundle = Bundle.open(request.bundle, by_record=True)
     threads = request.threads or machine.usable_cores()
-    engine = open_engine(bundle, request.engine, threads)
+    engine = open_engine(bundle, request.engine, threads, request.target)
     memory.check(bundle.manifest, engine.name, request.bundle)
     of = identity(bundle.manifest, engine.name, threads)
     if old and request.compare:
@@ -89,6 +96,7 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
         "recipe": bundle.manifest.quantization,
         "options": {
             "engine": engine.name,
+            "runs_on": engine.label,
             "threads": threads,
             "seconds": request.budget.seconds,
             "repeats": request.budget.repeats,
@@ -105,8 +113,10 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
 
 def runs_on(manifest: Manifest, label: str) -> str:
     """What is measured of a bundle that has graphs for accelerators, and what is not."""
-    others = [name for name, spec in manifest.targets.items() if label != f"onnx/qnn ({spec.chip})"]
-    left = f"; not measured: {', '.join(others)}, for the speed of an emulator says nothing" if others else ""
+    emulated = [name for name, spec in manifest.targets.items() if spec.chip and label != f"onnx/qnn ({spec.chip})"]
+    left = f"; not measured: {', '.join(emulated)}, for the speed of an emulator says nothing" if emulated else ""
+    if others := [name for name, spec in manifest.targets.items() if spec.chip is None]:
+        left += f"; not measured: {', '.join(others)}, which nothing here runs"
     return f"Runs on {'the processor' if '/' not in label else 'the NPU'} ({label}){left}"
 
 
@@ -143,7 +153,7 @@ def _measure(
     for line in show.cost_model(calls, top, n, planned.prompt, manifest.chunk, path):
         say(line)
     stage("loading in fresh processes")
-    times, found_memory = fresh_process.load_times(bundle.path, engine.name, threads, planned.prompt, LOADS)
+    times, found_memory = fresh_process.load_times(bundle.path, engine.name, threads, planned.prompt, LOADS, request.target)
     stage("canvases at growing prefixes")
     ids = fresh_process.filler(manifest.model.vocab_size, planned.prefixes[-1])
     prefill, found = prefix_sweep.PrefixSweep(engine, probe.pace).measure(planned.prefixes, ids, request.budget.share(0.5))

@@ -149,3 +149,13 @@ def test_inspect_and_bench_say_what_runs_where(capsys: pytest.CaptureFixture[str
     manifest = Bundle.open(path).manifest
     assert runs_on(manifest, "onnx").startswith("Runs on the processor (onnx); not measured: qnn:SM8650, for")
     assert runs_on(manifest, "onnx/qnn (SM8650)") == "Runs on the NPU (onnx/qnn (SM8650))"
+
+
+def test_bench_reports_no_emulator(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: True)
+    assert dispatch(["bench", str(static_bundle.bundle("w8a16")), "--target", "qnn"]) == 2
+    assert "an emulator would stand in for the NPU, and its speed says nothing of a chip's" in capsys.readouterr().err
+    monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: False)
+    monkeypatch.setattr(qnn_sessions, "installed", lambda: None)
+    assert dispatch(["bench", str(static_bundle.bundle("w8a16")), "--target", "qnn"]) != 0
+    assert "target 'qnn' needs package onnxruntime-qnn" in capsys.readouterr().err, "the NPU was not asked for"

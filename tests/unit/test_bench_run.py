@@ -39,7 +39,7 @@ class Toy(FakeEngine):
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A bundle with two golden prompts, whose engine is the toy model; the fresh process is this one."""
 
-    def opened(bundle: Bundle, engine: str | None, threads: int | None) -> Toy:
+    def opened(bundle: Bundle, engine: str | None, threads: int | None, target: str = "auto") -> Toy:
         engines.choose(bundle, engine)
         return Toy(bundle, list(range(200, 230)))
 

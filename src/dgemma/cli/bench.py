@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
+from dgemma.cli.options import BundleArgument, EngineOption, TargetOption, ThreadsOption
 from dgemma.cli.terminal import print_json
+from dgemma.core.accelerators import AUTO
 from dgemma.core.errors import UsageError
 
 OK, WORSE = 0, 1
@@ -20,6 +21,7 @@ OK, WORSE = 0, 1
 def run(
     bundle: BundleArgument,
     engine: EngineOption = None,
+    target: TargetOption = AUTO,
     threads: ThreadsOption = None,
     seconds: Annotated[
         float,
@@ -54,6 +56,7 @@ def run(
         budget=Budget(seconds=seconds, repeats=repeats),
         outputs=lengths(outputs),
         compare=compare,
+        target=target,
     )
     # While a spinner turns, rich sends what is printed to its own terminal, which is wrong for a pipe.
     stream = None if sys.stdout.isatty() else sys.stdout
