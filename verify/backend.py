@@ -17,6 +17,7 @@ from dgemma.core.config import ModelConfig
 from dgemma.core.noise import step_words
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
+from dgemma.verify.steer import Steer
 
 Array = npt.NDArray[Any]
 Taps = Mapping[str, Array]
@@ -74,10 +75,12 @@ class Backend(ABC):
         facts: versions and the like, JSON types.
         without_logits: why there are none, or None.
         chunk: most tokens that `extend` takes at once when taps are asked for.
+        steers: whether `steered` can be called.
     """
 
     without_logits: str | None = None
     chunk = 64
+    steers = False
 
     def __init__(self, name: str, config: ModelConfig, sampler: SamplerConfig) -> None:
         self.name, self.config, self.sampler = name, config, sampler
@@ -86,6 +89,10 @@ class Backend(ABC):
     @abstractmethod
     def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
         """A whole generation, adaptive, on its own."""
+
+    def steered(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int, steer: Steer) -> Trajectory:
+        """`trajectory` under options."""
+        raise NotImplementedError(f"{self.name} takes no options")
 
     @abstractmethod
     def reset(self) -> None:

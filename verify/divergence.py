@@ -123,7 +123,8 @@ def _explain(
     name: str, a: Trajectory, row: int, position: int, sampler: SamplerConfig, seed: int, logits: Logits | None
 ) -> tuple[Rule, float | None]:
     if name == "accepted":
-        return "accept", accept_margin(a.entropy[row], position, sampler.entropy_bound)
+        bound = sampler.entropy_bound if a.entropy_bound is None else float(a.entropy_bound[row])
+        return "accept", accept_margin(a.entropy[row], position, bound)
     if name == "argmax":
         if logits is None:
             return "argmax", None

@@ -12,8 +12,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dgemma.core.errors import EngineError
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.install import pip_install
-from dgemma.core.sampler import CANDIDATE_OUTPUTS
+from dgemma.core.sampler import CANDIDATE_OUTPUTS, LOOP_INPUTS
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose, open_engine
@@ -22,6 +23,7 @@ from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.session import Session
 from dgemma.verify.backend import Array, Backend, StepOut, Taps
 from dgemma.verify.logits import LogitsEngine
+from dgemma.verify.steer import Steer
 
 
 @runtime_checkable
@@ -43,6 +45,7 @@ class EngineBackend(Backend):
     """
 
     fused = True
+    steers = True
 
     def __init__(self, bundle: Bundle, engine: str, threads: int | None, *, taps: bool = False) -> None:
         manifest = bundle.manifest
@@ -65,6 +68,34 @@ class EngineBackend(Backend):
         result = self.session.generate(list(prompt_ids), max_new_tokens=max_new_tokens, seed=seed, trace=True, loop=loop)
         assert result.trajectory is not None
         return result.trajectory
+
+    def steered(
+        self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int, steer: Steer, loop: str = "host"
+    ) -> Trajectory:
+        options = GenerateOptions(
+            sampler=steer.sampler,
+            ban=steer.ban,
+            min_tokens=steer.min_tokens,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            trace=True,
+            loop=loop,
+        )
+        result = self.session.generate(list(prompt_ids), options)
+        assert result.trajectory is not None
+        return result.trajectory
+
+    @property
+    def gives_candidates(self) -> bool:
+        """Whether a step of the bundle's graphs puts out draws and likeliest ids."""
+        outputs = {spec.name for spec in self.bundle.graph(self.name, "denoise").outputs}
+        return outputs >= set(CANDIDATE_OUTPUTS)
+
+    @property
+    def fuses_options(self) -> bool:
+        """Whether the graph of all steps takes options."""
+        inputs = {spec.name for spec in self.bundle.graph(self.name, "generate").inputs} if self.fused else set()
+        return inputs >= set(LOOP_INPUTS)
 
     def tapped(self) -> EngineBackend:
         return self if self._taps else EngineBackend(self.bundle, self.name, self.threads, taps=True)

@@ -16,10 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dgemma.core.manifest import Manifest
-from dgemma.core.trajectory import Trajectory
-from dgemma.reference import denoiser, sampler, texts
+from dgemma.core.noise import key_from_seed
+from dgemma.core.sampler_options import SamplerOptions
+from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
+from dgemma.reference import denoiser, sampler, steered, texts
+from dgemma.reference.noise import canvas_noise, token_from_word
 from dgemma.reference.texts import Reference
 from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
+from dgemma.verify.steer import Steer
 
 NAMES = {"bfloat16": "reference bfloat16", "float32": "reference float32"}
 
@@ -31,17 +35,63 @@ class JaxBackend(Backend):
         loaded = Reference.load(folder, dtype)
         config = replace(loaded.config, canvas_length=manifest.canvas_length)
         super().__init__(NAMES[dtype], config, manifest.sampler)
+        self.steers = dtype == "float32"
         self.reference = Reference(loaded.weights, config, manifest.sampler)
         self.chunk = texts.CHUNK
         self.facts = {"jax": jax.__version__, "platform": jax.default_backend(), "dtype": dtype}
         self._slots = -(-(manifest.context + texts.CHUNK) // texts.BUCKET) * texts.BUCKET
-        self._step = {taps: jax.jit(partial(_step, config, manifest.sampler, taps)) for taps in (False, True)}
+        self._denoise = {taps: jax.jit(partial(_denoise, config, taps)) for taps in (False, True)}
+        self._sampled = jax.jit(partial(_sampled, config, manifest.sampler))
         self._encode = jax.jit(partial(_tapped_encode, config))
         self.reset()
 
     def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
         done = self.reference.generate(prompt_ids, seed=seed, max_new_tokens=max_new_tokens, slots=self._slots)
         return done.trajectory
+
+    def steered(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int, steer: Steer) -> Trajectory:
+        config, options = self.config, steer.biased
+        n, stops = config.canvas_length, set(config.eos_token_ids)
+        recorder, pending, committed = TrajectoryRecorder(n), list(prompt_ids), list[int]()
+        self.reset()
+        while len(committed) < max_new_tokens and stops.isdisjoint(committed):
+            self.extend(pending)
+            pending = self._steered_canvas(recorder, seed, len(committed) // n, options, steer.min_tokens - len(committed))
+            committed += pending
+        tokens = committed[:max_new_tokens]
+        end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
+        return recorder.finish(prompt_ids, tokens[:end])
+
+    def _steered_canvas(
+        self, recorder: TrajectoryRecorder, seed: int, index: int, options: SamplerOptions, least: int
+    ) -> list[int]:
+        """The steps of one canvas by `reference/steered.py`; what it commits."""
+        config, policy, n = self.config, self.sampler, self.config.canvas_length
+        key = jnp.array(key_from_seed(seed), jnp.uint32)
+        initial, noise = canvas_noise(key, jnp.uint32(index), policy.steps, n)
+        canvas = np.asarray(token_from_word(initial, config.vocab_size), np.int64)
+        soft, words = np.zeros((n, config.hidden_size), np.float32), np.asarray(noise)
+        steps, last, same = steered.schedule(options, policy), list[int](), 0
+        rebounds = any(bound != policy.entropy_bound for _, bound in steps)
+        stability = policy.stability_threshold if options.stability is None else options.stability
+        confidence = policy.confidence_threshold if options.confidence is None else options.confidence
+        for i, (temperature, bound) in enumerate(steps):
+            out = self.step(canvas, soft, words[i], np.float32(temperature))
+            assert out.logits is not None and out.drawn is not None
+            tempered = out.logits / np.float32(temperature)
+            given = {"count": policy.candidates(config.vocab_size), "pad": config.pad_token_id, "least": least}
+            ends = (*config.eos_token_ids, config.pad_token_id)
+            exact = temperature if temperature == steered.ARGMAX_ALONE else float(np.float32(temperature))
+            done = steered.decide(tempered, out.entropy, out.drawn, words[i], options, exact, bound, ends=ends, **given)
+            told = {"entropy_bound": bound} if rebounds else {}
+            left = len(steps) - i
+            recorder.add(index, left, temperature, canvas, done.argmax, out.entropy, done.accepted, done.canvas, **told)
+            before, last = last, done.argmax.tolist()
+            same = same + 1 if last == before else 0
+            if same >= stability and float(out.entropy.astype(np.float64).mean()) < confidence:
+                break
+            canvas, soft = done.canvas, out.soft
+        return last
 
     def reset(self) -> None:
         self._prefix = self.reference.empty(self._slots)
@@ -70,15 +120,17 @@ class JaxBackend(Backend):
 
     def step(self, canvas: Array, soft: Array, words: Array, temperature: np.float32, *, taps: bool = False) -> StepOut:
         dtype = self.reference.weights["embed"].dtype
-        done, candidates, logits, next_soft, tensors, routers = self._step[taps](
+        logits, tensors, routers = self._denoise[taps](
             self.reference.weights,
             canvas.astype(np.int32),
             jnp.asarray(soft, dtype),
-            words.astype(np.uint32),
-            np.float32(temperature),
             self._prefix,
             np.int32(self._length),
         )
+        # Between two programs, so that it is rounded: inside one, XLA fuses the quotient into what reads it, unrounded, and at
+        # temperature 1e-20 the likeliest id would not be 0 below itself.
+        tempered = logits / np.float32(temperature)
+        done, candidates, next_soft = self._sampled(self.reference.weights, tempered, words.astype(np.uint32))
         return StepOut(
             argmax=np.asarray(done.argmax, np.int64),
             entropy=np.asarray(done.entropy),
@@ -94,26 +146,15 @@ class JaxBackend(Backend):
         )
 
 
-def _step(
-    config: Any,
-    policy: Any,
-    taps: bool,
-    weights: Any,
-    canvas: Any,
-    soft: Any,
-    words: Any,
-    temperature: Any,
-    prefix: Any,
-    length: Any,
-) -> Any:
+def _denoise(config: Any, taps: bool, weights: Any, canvas: Any, soft: Any, prefix: Any, length: Any) -> Any:
     logits, tensors = denoiser.denoise(weights, config, canvas, soft, prefix, length, taps=taps or config.is_moe)
-    tempered = logits / temperature
+    return logits, tensors if taps else {}, routers_of(tensors)
+
+
+def _sampled(config: Any, policy: Any, weights: Any, tempered: Any, words: Any) -> Any:
     done = sampler.step(tempered, words, policy.entropy_bound)
-    candidates, soft = (
-        sampler.candidates(tempered, policy.candidates(config.vocab_size)),
-        denoiser.soft_embed(weights, config, tempered, policy.top_k),
-    )
-    return done, candidates, logits, soft, tensors if taps else {}, routers_of(tensors)
+    candidates = sampler.candidates(tempered, policy.candidates(config.vocab_size))
+    return done, candidates, denoiser.soft_embed(weights, config, tempered, policy.top_k)
 
 
 def _tapped_encode(config: Any, weights: Any, tokens: Any, prefix: Any, length: Any) -> Any:

@@ -5,7 +5,7 @@ torch on the bundle's own integers, ONNX Runtime, ExecuTorch, and for a bundle w
 in the emulator. Each generates on its own; then all walk abreast along the
 trajectories of one of them, the guide, step by step on the same inputs. A backend is judged against the nearest one above that
 passed, so that one fault is found once; the rounded reference at the top against the guide. Backends that are missing are
-named with the reason.
+named with the reason. Last come generations under options drawn at random (`options.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dgemma.core.engines import ENGINES
 from dgemma.core.errors import EngineError
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
-from dgemma.verify import bisect, golden, outcome, teacher_forced, tolerance
+from dgemma.verify import bisect, golden, options, outcome, teacher_forced, tolerance
 from dgemma.verify.backend import Backend
 from dgemma.verify.backends import BFLOAT16, backends_of
 from dgemma.verify.comparison import Comparison, Generated, divergence_of
@@ -30,6 +30,7 @@ from dgemma.verify.engine_backend import EngineBackend
 from dgemma.verify.gate import Check
 from dgemma.verify.tolerance import Tolerance
 
+DRAWS = 4  # generations with options beside the golden prompts: they add 15 % to the ladder's time on tiny
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
@@ -44,7 +45,12 @@ class Asked:
 
 
 def climb(
-    path: Path, checkpoint: str | None, engines: Sequence[str], threads: int | None, progress: Progress
+    path: Path,
+    checkpoint: str | None,
+    engines: Sequence[str],
+    threads: int | None,
+    progress: Progress,
+    draws: int | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Run the ladder.
 
@@ -52,6 +58,7 @@ def climb(
         checkpoint: the float model's folder, or preset of random weights; None leaves the backends above the engines out.
         engines: names, in the order of the ladder.
         threads: None is one, as the golden trajectories were made on one.
+        draws: generations under options drawn at random; None is `DRAWS`, and none of a large model.
     Returns:
         the manifest's digest; and backend → facts, `against`, figures, `checks`, `passed`, `backends_missing` (backend → why).
     Raises:
@@ -71,6 +78,13 @@ def climb(
             stack.callback(backend.close)
         recorder = next(name for name in ENGINES if name in bundle.manifest.graphs)
         found = compare_backends(backends, tolerances, asked, recorder, progress)
+        if draws is None:
+            draws = 0 if golden.is_large(bundle.manifest) else DRAWS
+        steered = options.draw_all(draws, bundle.manifest, backends, [(one.seed, one.most, one.recorded) for one in asked])
+        for name, figures in (options.compare(backends, tolerances, steered, progress) if steered else {}).items():
+            found[name]["options"] = figures
+            found[name]["checks"] += figures["checks"]
+            found[name]["passed"] &= all(check["passed"] for check in figures["checks"])
     for values in found.values():
         values["backends_missing"] = missing
     return bundle.digest, found

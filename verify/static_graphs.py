@@ -131,6 +131,7 @@ class StaticBackend(EngineBackend):
     """A bundle's graphs for an NPU, in its emulator or with `sources` on the processor."""
 
     fused = False
+    steers = False  # the emulator takes seconds a step
 
     def __init__(self, bundle: Bundle, threads: int | None, *, taps: bool = False, sources: bool = False) -> None:
         super().__init__(bundle, SOURCES if sources else EMULATED, threads, taps=taps)

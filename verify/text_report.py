@@ -50,6 +50,7 @@ def ladder_outcome(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[st
         if fault := values["fault"]:
             place = f"run {fault['run']} canvas {fault['canvas']} step {fault['step']}"
             lines.append(f"        {place}: {fault['text']}")
+        lines += [f"        {line}" for line in _steered(values) if line.endswith("NOT ALLOWED")][:1]
     return lines
 
 
@@ -122,15 +123,38 @@ def _ladder(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             if key in values:
                 lines.append(f"{backend}: {values[key]['equal']} of {values['golden_runs']} golden trajectories {label}")
                 lines += [f"  {_difference(one)}" for one in values[key]["differences"]]
+    for backend, values in found.items():
+        if drawn := values.get("options"):
+            lines += [f"{backend}: {line}" for line in _steered_counts(drawn)]
+            lines += [f"  {line}" for line in _steered(values)]
     return lines
+
+
+def _steered_counts(drawn: Mapping[str, Any]) -> list[str]:
+    """How many generations with options drawn at random are equal, and to what."""
+    if drawn["against"] is None:
+        lines = [f"{counted(drawn['drawn'], 'generation')} with options; the options change {drawn['changed']} of them"]
+    else:
+        lines = [f"{drawn['equal']} of {counted(drawn['drawn'], 'generation')} with options equal to {drawn['against']}'s"]
+    if fused := drawn.get("fused"):
+        lines.append(f"{fused['equal']} of {counted(fused['drawn'], 'fused generation')} with options equal to the host loop's")
+    return lines
+
+
+def _steered(values: Mapping[str, Any]) -> list[str]:
+    """Differences of generations with options."""
+    drawn = values.get("options", {})
+    found = [*drawn.get("differences", ()), *drawn.get("fused", {}).get("differences", ())]
+    return [_difference(one) for one in found]
 
 
 def _difference(one: Mapping[str, Any]) -> str:
     """Where two generations of one golden prompt part, by what margin, and whether that may be."""
     at = "" if one["position"] is None else f", position {one['position']}"
-    where = (
-        f"prompt {one['run'] + 1} differs from step {one['row'] + 1} on (canvas {one['canvas'] + 1}{at}): {_RULES[one['rule']]}"
-    )
+    name = f"{one['options']} (draw {one['run'] + 1})" if "options" in one else f"prompt {one['run'] + 1}"
+    where = f"{name} differs from step {one['row'] + 1} on (canvas {one['canvas'] + 1}{at}): {_RULES[one['rule']]}"
+    if one["allowed"] is None and "options" in one and one["limit"] is None:
+        return f"{where}; not judged, for the weights are others"
     if one["margin"] is None:
         return f"{where}, by a margin that is not known: NOT ALLOWED"
     margin = f"{where}, by a margin of {one['margin']:.2g}"

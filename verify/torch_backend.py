@@ -20,10 +20,13 @@ from dgemma.model import checkpoint, generate, sampler
 from dgemma.model.denoiser import KV, Denoiser
 from dgemma.model.taps import collecting
 from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
+from dgemma.verify.steer import Steer
 
 
 class TorchBackend(Backend):
     """`model.generate` on a checkpoint, or on a model that is loaded already."""
+
+    steers = True
 
     def __init__(self, model: Path | Denoiser, sampler: SamplerConfig, canvas_length: int, name: str = "torch") -> None:
         self.model = model if isinstance(model, Denoiser) else checkpoint.load(model).model
@@ -34,6 +37,10 @@ class TorchBackend(Backend):
 
     def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
         return generate.generate(self.model, self.sampler, prompt_ids, seed=seed, max_new_tokens=max_new_tokens).trajectory
+
+    def steered(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int, steer: Steer) -> Trajectory:
+        given = {"seed": seed, "max_new_tokens": max_new_tokens, "options": steer.biased, "min_tokens": steer.min_tokens}
+        return generate.generate(self.model, self.sampler, prompt_ids, **given).trajectory  # type: ignore[arg-type]
 
     def reset(self) -> None:
         self._prefix: list[KV] | None = None

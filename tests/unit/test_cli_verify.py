@@ -65,12 +65,21 @@ def test_a_bundle_that_replays_passes(bundle: Path, capsys: pytest.CaptureFixtur
     assert "onnx: 3 of 3 golden trajectories of the fused graph equal" in out
     assert "not run: torch (needs --checkpoint)" in out
     assert "PASSED  toy.dgemma: 1 backend, 3 golden prompts, all as recorded: onnx" in out
-    assert err.splitlines()[-1] == "generations, onnx: 3/3"
+    assert "generations, onnx: 3/3" in err.splitlines() and err.splitlines()[-1] == "with options, onnx: 4/4"
+    assert "onnx: 4 generations with options; the options change" in out
     values, problem = outcome.read(bundle)
     _, digest = read_manifest(bundle)
     assert problem is None and values is not None
     assert values["digest"] == digest and values["passed"] and set(values["ladder"]) == {"onnx"}
     assert {"date", "tools", "machine"} <= set(values["ladder"]["onnx"])
+
+
+def test_generations_with_options_can_be_more_or_none(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["verify", str(bundle), "--options", "0"]) == 0
+    assert "with options" not in capsys.readouterr().out
+    assert dispatch(["verify", str(bundle), "--options", "7"]) == 0
+    assert "onnx: 7 generations with options" in capsys.readouterr().out
+    refused(capsys, [str(bundle), "--options", "-1"], "--options -1", "must be 0 or more")
 
 
 def test_other_tokens_are_a_miss_that_is_remembered_and_shown(

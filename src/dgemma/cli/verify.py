@@ -17,6 +17,7 @@ from dgemma.core.shipped import is_shipped
 from dgemma.verify import outcome
 
 OK, MISSED, NOT_KEPT = 0, 1, 2
+DRAWS = 20  # generations with options beside a gate, which takes many times as long: each option alone, and some together
 Sections = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -40,10 +41,16 @@ def run(
         Path | None,
         typer.Option("--prompts", metavar="FILE", help="Prompts of the gate: JSON lines with prompt, task, answer."),
     ] = None,
+    options: Annotated[
+        int | None,
+        typer.Option("--options", metavar="COUNT", help="Generations with options drawn at random, on every backend; 0: none."),
+    ] = None,
     count: Annotated[int | None, typer.Option("--count", help="Number of prompts of the gate, spread over the tasks.")] = None,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the results kept beside the bundle.")] = False,
 ) -> int:
+    if options is not None and options < 0:
+        raise UsageError(f"--options {options}: must be 0 or more")
     with_checkpoint = {"--prompts": prompts, "--count": count, "--write-golden": write_golden}
     _check_options(checkpoint, reference, report, compare, with_checkpoint)
     if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
@@ -71,7 +78,7 @@ def run(
             count=count,
             threads=threads,
         )
-    digest, found = _ladder(bundle, checkpoint, golden_only, engine, threads)
+    digest, found = _ladder(bundle, checkpoint, golden_only, engine, threads, options)
     if many is not None:
         digest, found["float"] = against_float(many, progress)
     values = outcome.merged(bundle, digest, found)
@@ -130,7 +137,7 @@ def _warn_of_another(bundle: Path, checkpoint: str | None) -> None:
 
 
 def _ladder(
-    bundle: Path, checkpoint: str | None, golden_only: bool, engine: str | None, threads: int | None
+    bundle: Path, checkpoint: str | None, golden_only: bool, engine: str | None, threads: int | None, draws: int | None
 ) -> tuple[str, Sections]:
     """The golden prompts on every backend; a bundle without them has no ladder, an error only if nothing else is asked."""
     from dgemma.core.engines import ENGINES
@@ -149,7 +156,9 @@ def _ladder(
     if engine is not None:
         choose(Bundle.open(bundle), engine)  # says what is wrong with the one that was asked for
     engines = [engine] if engine else [name for name in ENGINES if name in manifest.graphs]
-    digest, found = climb(bundle, checkpoint, engines, threads, progress)
+    if draws is None and checkpoint is not None and not golden_only and not golden.is_large(manifest):
+        draws = DRAWS
+    digest, found = climb(bundle, checkpoint, engines, threads, progress, draws)
     return digest, {"ladder": found}
 
 
