@@ -99,7 +99,7 @@ def measure(causal: Path, adapted: Path, scratch: Path, items: Sequence[EvalItem
             rows[name][decoder] = figures(right, items)
             if decoder == "diffusion":
                 kept[name] = right
-    gap = paired_difference(kept["scratch"], kept["adapted"])
+    gap = paired_difference(kept["adapted"], kept["scratch"])
     rows["difference"] = dict(zip(("value", "low", "high"), gap, strict=True))
     return rows
 

@@ -310,6 +310,18 @@ STUDIES = (
         commands=(f"{_MODULE}.levels --out {_TO}/tiny-levels.json",),
     ),
     Study(
+        name="adapt",
+        page="training",
+        results=("tiny-adapt.json",),
+        commands=(
+            "python -m dgemma.train.tiny.conversations build/exercises.jsonl",
+            "dgemma train train/tiny/causal.toml --out build/causal",
+            "python -m dgemma.train.tiny.causal build/causal --out build/causal-gemma",
+            "dgemma adapt build/causal-gemma --data build/exercises.jsonl --tokens 6000000 --canvas 64 --out build/adapted",
+            f"{_MODULE}.adapt build/causal build/adapted --out {_TO}/tiny-adapt.json",
+        ),
+    ),
+    Study(
         name="two-commands",
         page="two-commands",
         results=("two-commands.json",),
