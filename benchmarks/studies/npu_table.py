@@ -14,35 +14,50 @@ def _runs(place: str) -> list[Json]:
     return [read(name) for name in names if (RESULTS / name).exists()]
 
 
-def npu() -> str:
-    """A row a recipe and place: answers right, steps, trajectories, and the decisions at which others first differ."""
-    rows = header(
-        "recipe", "run by", "prompts", "exact match, NPU / float", "loss, points (95 %)", "steps, NPU / float",
+def _header(run_by: str) -> list[str]:
+    return header(
+        "recipe", "run by", "prompts", f"exact match, {run_by} / float", "loss, points (95 %)", f"steps, {run_by} / float",
         "equal trajectories", "same answer", "first difference of the others",
     )  # fmt: skip
-    notes = []
+
+
+def _row(values: Json, where: str) -> str:
+    """Answers right, steps, trajectories, and the decisions at which others first differ."""
+    match, steps, lost = values["exact_match"], values["steps"], values["exact_match_loss"]
+    part, least, most = (100 * lost[end] for end in ("value", "low", "high"))
+    cells = (
+        f"`{values['recipe']}` as {values['precision']}",
+        where,
+        f"{values['prompts']} of {values['wanted']}",
+        f"{match['npu']['value']:.1%} / {match['float']['value']:.1%}",
+        f"{part:+.1f} ({least:+.1f} … {most:+.1f})",
+        f"{steps['npu']} / {steps['float']}",
+        str(values["equal_trajectories"]),
+        str(values["same_tokens"]),
+        ", ".join(f"{rule} {count}" for rule, count in values["parted_by"].items()) or "none",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def npu() -> str:
+    """A row a recipe and place."""
+    rows, notes = _header("NPU"), []
     for place, where in PLACES.items():
         for values in _runs(place):
-            match, steps, lost = values["exact_match"], values["steps"], values["exact_match_loss"]
-            part, least, most = (100 * lost[end] for end in ("value", "low", "high"))
-            cells = (
-                f"`{values['recipe']}` as {values['precision']}",
-                where,
-                f"{values['prompts']} of {values['wanted']}",
-                f"{match['npu']['value']:.1%} / {match['float']['value']:.1%}",
-                f"{part:+.1f} ({least:+.1f} … {most:+.1f})",
-                f"{steps['npu']} / {steps['float']}",
-                str(values["equal_trajectories"]),
-                str(values["same_tokens"]),
-                ", ".join(f"{rule} {count}" for rule, count in values["parted_by"].items()) or "none",
-            )
-            rows.append(f"| {' | '.join(cells)} |")
+            rows.append(_row(values, where))
             if place == "" and values["prompts"] == values["wanted"]:  # others were interrupted
                 notes.append(f"`{values['recipe']}` {values['seconds'] / 60:.0f} minutes")
     versions = ", ".join(f"{name} {version}" for name, version in read("tiny-npu-fp32.json")["versions"].items())
     return "\n".join(
         [*rows, "", f"Time for all prompts in the emulator: {', '.join(notes)}, on a machine busy with other work; {versions}."]
     )
+
+
+def coreml() -> str:
+    """A row a recipe."""
+    found = [read(path.name) for path in sorted(RESULTS.glob("tiny-coreml-*.json"))]
+    versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
+    return "\n".join([*_header("Core ML's"), *(_row(values, "numpy") for values in found), "", f"{versions}."])
 
 
 def ablation() -> str:
@@ -77,6 +92,14 @@ Single steps on the float model's own canvases, soft embeddings and prefixes; th
 processor. *KL* is the divergence from the float model's distribution, and *other argmax* the share of positions with another
 likeliest token. Ranges are relative to the largest magnitude that occurs in four prompts; `as exported` uses twice that.""",
             table=ablation,
+        ),
+        Section(
+            heading="Core ML's files, read back",
+            before="""
+`dgemma export --target coreml` writes methods that nothing here can run. These are the functions in its files, with the
+integers and scales that are there, computed with numpy and rounded to float16 after every operator; a device may round sums
+inside an operator otherwise. The same prompts and noise.""",
+            table=coreml,
         ),
     ),
 )

@@ -278,6 +278,16 @@ STUDIES = (
         ),
     ),
     Study(
+        name="coreml",
+        page="npu",
+        results=("tiny-coreml-*.json",),
+        commands=(
+            "dgemma export checkpoints/tiny --engine onnx --context 256 --target coreml --recipe w4-mixed "
+            "--out build/coreml.dgemma",
+            f"{_MODULE}.npu checkpoints/tiny build/coreml.dgemma --read-back --count 20 --out {_TO}/tiny-coreml-w4-mixed.json",
+        ),
+    ),
+    Study(
         name="npu-ablation",
         page="npu",
         results=("tiny-npu-ablation.json",),
