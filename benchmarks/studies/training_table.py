@@ -54,8 +54,8 @@ def adapted() -> str:
     met = 100 * gap["value"] >= -POINTS and share <= SHARE
     said = (
         f"Adapted minus from scratch, paired: {100 * gap['value']:+.1f} points ({100 * gap['low']:+.1f} … "
-        f"{100 * gap['high']:+.1f}), with {share:.0%} of the tokens. The goal was at most {POINTS} points lost with {SHARE:.0%}: "
-        f"{'met' if met else '**missed**'}. {values['prompts']} held-out prompts; {machine_line(values)}"
+        f"{100 * gap['high']:+.1f}), with {share:.0%} of the tokens. The goal was at most {POINTS} points lost with "
+        f"{SHARE:.0%}: {'met' if met else '**missed**'}. {values['prompts']} held-out prompts; {machine_line(values)}"
     )
     return "\n".join([*rows, "", said, "", *_by_task(models)])
 
