@@ -18,7 +18,6 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.bare_graphs import bare_graphs
 from dgemma.export.deferred import deferring
 from dgemma.export.executorch import experts
 from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
@@ -105,31 +104,30 @@ def lower(
         replace_modules(model, RMSNorm, WholeRMSNorm)
         replace_modules(model, Attention, WholeAttention)
         replace_routing(model)
-        with bare_graphs():
-            progress(Reached(EXECUTORCH["layers"]))
-            body = Stack(model).eval()
-            stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
-            methods = {
-                "encode": Encode(model, stack),
-                "denoise": Denoise(model, stack, policy),
-                "denoise_active": DenoiseActive(model, stack, policy),
-                "decode": Decode(model, stack),
-                "check": Check(model, stack),
-            }
-            lowered: dict[str, EdgeProgramManager] = {}
-            for name, module in methods.items():
-                progress(Reached(EXECUTORCH[name]))
-                lowered[name] = delegate(trace(module, wanted[name][0], shapes), name)
-                edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
+        progress(Reached(EXECUTORCH["layers"]))
+        body = Stack(model).eval()
+        stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
+        methods = {
+            "encode": Encode(model, stack),
+            "denoise": Denoise(model, stack, policy),
+            "denoise_active": DenoiseActive(model, stack, policy),
+            "decode": Decode(model, stack),
+            "check": Check(model, stack),
+        }
+        lowered: dict[str, EdgeProgramManager] = {}
+        for name, module in methods.items():
+            progress(Reached(EXECUTORCH[name]))
+            lowered[name] = delegate(trace(module, wanted[name][0], shapes), name)
+            edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
         progress(Reached(EXECUTORCH["generate"]))
         step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
         looped = ScanGenerate(step, model.config.vocab_size, model.config.hidden_size)
         given = example(wanted["generate"][0], dict.fromkeys(PREFIX_DIMS, shapes.context))
         outer = torch.export.export(looped, given, strict=True)
-        with bare_graphs(), remembered_results():
+        with remembered_results():
             edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
         progress(Reached(EXECUTORCH["write"]))
-        with bare_graphs(), remembered_results():
+        with remembered_results():
             final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)
         with path.open("wb") as file:
             final.write_to_file(file)

@@ -18,7 +18,6 @@ from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
-from dgemma.export.bare_graphs import bare_graphs
 from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import deferring, maker
 from dgemma.export.graphs import Shapes, release, sharing, specs
@@ -42,7 +41,6 @@ from dgemma.quantize.read_onnx import WEIGHT
 OPSET, IR_VERSION = 21, 10
 
 
-@bare_graphs()
 def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[TensorSpec], shapes: Shapes) -> ir.Model:
     """One piece as an ONNX model with the names of its specs, and without the tracer's traces of the exporting machine."""
     with collecting(taps.mark):

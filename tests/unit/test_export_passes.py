@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import exported_program
 
-from dgemma.export.bare_graphs import bare_graphs
 from dgemma.export.decompositions import kept_decompositions
 
 
@@ -104,43 +103,3 @@ def test_two_walks_make_the_edge_program_of_executorchs_own_passes() -> None:
         assert listed(exir.to_edge(traced(), compile_config=config).exported_program()) == plain
     operators = " ".join(target for target, _ in plain)
     assert all(name in operators for name in ("view_copy", "permute_copy", "scalar_tensor", "_to_dim_order_copy")), operators
-
-
-def test_bare_graphs_are_the_graphs_and_compute_what_they_say() -> None:
-    def source(program: Any) -> str | None:
-        (view,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)
-        found: str | None = view.meta.get("stack_trace")
-        return found
-
-    plain = traced()
-    assert "x.view(-1, 4)" in str(source(plain))
-    with bare_graphs():
-        program = traced()
-        assert source(program) is None
-        assert program.graph_module.code == ""
-        decomposed = program.run_decompositions()
-        module = program.module()
-    assert listed(program) == listed(plain)
-    assert listed(decomposed) == listed(plain.run_decompositions())
-    x, ids = torch.randn(7, 4), torch.arange(3)
-    for made in (module, decomposed.module()):
-        for found, wanted in zip(made(x, ids), Mixed()(x, ids), strict=True):
-            torch.testing.assert_close(found, wanted)
-    assert traced().graph_module.code == plain.graph_module.code != ""
-
-
-def test_a_bare_module_that_was_changed_after_its_call_is_written_again() -> None:
-    def changed(module: torch.fx.GraphModule) -> float:
-        for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor):
-            node.target = torch.ops.aten.add.Tensor
-        module.recompile()
-        return float(module(torch.tensor(3.0)))
-
-    def triple(x: Tensor) -> Tensor:
-        return torch.ops.aten.mul.Tensor(x, 3)
-
-    with bare_graphs():
-        module = torch.fx.symbolic_trace(triple)
-        assert float(module(torch.tensor(3.0))) == 9
-        assert changed(module) == 6
-    assert float(module(torch.tensor(3.0))) == 6 and "add" in module.code
