@@ -82,5 +82,5 @@ def test_what_is_wrong_is_said_before_training(
     fails(capsys, ["finetune", base, "--data", str(file), "--out", out], "chat.jsonl:5: has no assistant message")
     fails(capsys, ["finetune", base, "--data", str(file), "--out", out, "--lora", "0"], "--lora 0")
     fails(capsys, ["finetune", base, "--data", str(file), "--out", out, "--threads", "0"], "--threads 0")
-    fails(capsys, ["merge", base, str(tmp_path), "--out", out], "adapter_config.json: is missing")
+    fails(capsys, ["merge", base, str(tmp_path), "--out", out], "is not an adapter: it has no adapter_config.json")
     assert not Path(out).exists()

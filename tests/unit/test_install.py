@@ -155,7 +155,7 @@ def test_the_extra_that_is_advised_brings_the_package(repo_root: Path, declared:
     modules = imported(repo_root)
     assert {"jax", "matplotlib", "onnx_ir", "onnxruntime", "safetensors", "tokenizers", "torch"} <= modules
     for module in modules:
-        package = {"ml_dtypes": "jax", "sympy": "torch"}.get(module, canonicalize_name(module))
+        package = {"coremltools": "executorch", "ml_dtypes": "jax", "sympy": "torch"}.get(module, canonicalize_name(module))
         for usual in ("onnx", "export", "reference"):
             assert package in declared[install.extra_with(module, usual)], (module, usual)
 

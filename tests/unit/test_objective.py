@@ -116,7 +116,8 @@ def test_a_narrow_batch_sees_the_first_positions_alone() -> None:
     def diffusion(of: data.Batch, done: float) -> float:
         return float(objective.losses(model, of, micro.POLICY, options, generator(), done=done).diffusion)
 
-    assert diffusion(given, 0.5) == diffusion(changed, 0.5) and diffusion(given, 1.0) != diffusion(changed, 1.0)
+    assert diffusion(given, 0.5) == pytest.approx(diffusion(changed, 0.5), rel=1e-5)  # the prefix may be padded otherwise
+    assert diffusion(given, 1.0) != pytest.approx(diffusion(changed, 1.0), rel=1e-3)
 
 
 # The rest

@@ -195,7 +195,8 @@ def test_several_files_and_a_held_out_one(values: dict[str, Any], tmp_path: Path
     ("section", "change", "message"),
     [
         ("modle", {}, "unknown key modle; the sections are model, data"),
-        ("model", {"hiden_size": 4}, "unknown key model.hiden_size; there are tokenizer, preset"),
+        ("model", {"hiden_size": 4}, "unknown key model.hiden_size; did you mean hidden_size?"),
+        ("model", {"zzz": 4}, "unknown key model.zzz; there are tokenizer, preset"),
         ("model", {"hidden_size": -1}, "model: config value hidden_size=-1 must be a positive integer"),
         ("model", {"preset": "3b"}, "model.preset '3b' is unknown; choose one of 2b"),
         ("model", {"dtype": "int8"}, "model.dtype 'int8': must be float32 or bfloat16"),

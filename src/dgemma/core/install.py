@@ -12,7 +12,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 PUBLISHED = False  # once an index serves dgemma: True
-_COMES_WITH = {"ml_dtypes": "jax", "sympy": "torch"}  # imported, and required by a package that we require
+_COMES_WITH = {
+    "coremltools": "executorch",
+    "ml_dtypes": "jax",
+    "sympy": "torch",
+}  # imported, and required by a package that we require
 _REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[([^]]*)\])?")
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)["']""")
 
