@@ -24,6 +24,7 @@ from dgemma.serve.conversations import Pool
 from dgemma.serve.errors import ApiError, from_error, overloaded
 from dgemma.serve.options import ServeOptions
 
+PATIENCE_S = 1.0  # for which a bundle waits for another one to become idle
 log = logging.getLogger("dgemma.serve")
 
 
@@ -152,17 +153,24 @@ class Models:
         return session
 
     async def _make_room(self, model: Model) -> None:
-        """Close others while all together would take more than is allowed. Raises ApiError where that is not enough."""
+        """Close others while all together would take more than is allowed. Raises ApiError where that is not enough.
+
+        A model whose answer has just been sent may still be in use for a moment, so this waits a little for one to become idle.
+        """
         limit = self._options.memory_bytes
         if limit is None:
             return
         engine = self._options.engine or next(iter(model.manifest.graphs))
         wanted = need(model.manifest, engine).total if engine in model.manifest.graphs else 0
+        deadline = time.monotonic() + PATIENCE_S
         while sum(one.size for one in self.by_name.values() if one.session is not None) + wanted > limit:
-            if not await self._evict(model):
-                if any(one.session is not None for one in self.by_name.values()):
-                    raise overloaded(f"other models are at work, and {model.name} does not fit beside them; try again", 5)
+            if await self._evict(model):
+                continue
+            if all(one.session is None for one in self.by_name.values()):
                 break  # alone it may have what there is; what is free is checked when it is loaded
+            if time.monotonic() >= deadline:
+                raise overloaded(f"other models are at work, and {model.name} does not fit beside them; try again", 5)
+            await asyncio.sleep(PATIENCE_S / 50)
 
     async def _evict(self, wanted: Model) -> bool:
         """Close the model that was used longest ago, if any is idle."""
