@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Row:
         prefix: ids before the canvas.
         prompt: how many of them are the prompt's; the others are canvases of the same answer.
         line, file: where the conversation stands.
+        kept: it is replayed: what the checkpoint said there is to stay.
     """
 
     prefix: Sequence[int]
@@ -39,16 +40,18 @@ class Row:
     prompt: int
     line: int
     file: str = ""
+    kept: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """prefix [B, P] left-padded, valid bool [B, P] true for its tokens, canvas [B, N]; all int64 but valid."""
+    """prefix [B, P] left-padded, valid bool [B, P] true for its tokens, canvas [B, N], kept bool [B]; the others int64."""
 
     prefix: Tensor
     valid: Tensor
     canvas: Tensor
     lines: tuple[int, ...]
+    kept: Tensor
 
     @property
     def positions(self) -> int:
@@ -152,6 +155,7 @@ def collate(rows: Sequence[Row], pad: int, n: int) -> Batch:
         torch.tensor([[False] * (longest - len(row.prefix)) + [True] * len(row.prefix) for row in rows]),
         _stacked([[*row.canvas, *[pad] * (n - len(row.canvas))] for row in rows]),
         tuple(row.line for row in rows),
+        torch.tensor([row.kept for row in rows]),
     )
 
 

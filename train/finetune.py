@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dgemma.core.staging import staging
 from dgemma.model import checkpoint
 from dgemma.train import data, lora
 from dgemma.train.options import FinetuneOptions, Objective
+from dgemma.train.original import Original
 from dgemma.train.runs import Run, check_out, copy_texts, write_checkpoint
 from dgemma.train.sources import Replayed
 
@@ -43,7 +44,7 @@ def finetuning(
     check_out(out, resume=resume)
     config, _ = checkpoint.read_config(source)
     rows, held_out = data.split(data.read(path, speak, config), options.held_out_share, options.seed)
-    others = [row for found in data.read(replay, speak, config) for row in found] if replay else []
+    others = [replace(row, kept=True) for found in data.read(replay, speak, config) for row in found] if replay else []
     loaded = checkpoint.load(source)
     model, policy = loaded.model.requires_grad_(options.lora is None), loaded.sampler
     dtype = stored_dtype(loaded)
@@ -69,7 +70,7 @@ def finetuning(
         source=Replayed(rows, others, options.batch, options.replay_share, options.seed),
         held_out=held_out, objective=Objective(), optimizer=options.optimizer(steps, config.hidden_size),
         course=options.course(steps), identity=identity, settings=identity, write=write, resumed=resume,
-        cure="use a lower --rate",
+        cure="use a lower --rate", original=Original(model) if others else None,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from dgemma.train.levels import Levels
 from dgemma.train.objective import losses
 from dgemma.train.optimizers import Optimizers
 from dgemma.train.options import Course, Objective, Optimizer
+from dgemma.train.original import Original
 from dgemma.train.records import LOG, Records
 from dgemma.train.sources import Source
 
@@ -117,6 +118,7 @@ class Loop:
         self.work, self.identity, self.say, self.held_out_rows = work, identity, say, held_out
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer, self.levels = Optimizers(self.trained, optimizer), Levels(learned=objective.levels == "learned")
+        self.original: Original | None = None
         self.balance = Balance(model) if model.config.is_moe and objective.balance_weight else None
         self.step, self.tokens, self.seconds, self.held_out = 0, 0, 0.0, math.nan
         self.best, self.best_step, self.best_tensors = math.inf, 0, self._copies()
@@ -165,7 +167,9 @@ class Loop:
         for batch, places in self.pieces(rows):
             share = len(places) / len(rows)
             with torch.set_grad_enabled(learn), torch.autocast("cpu", torch.bfloat16, enabled=self.course.bfloat16):
-                found = losses(self.model, batch, self.policy, objective, generator, levels=levels, done=self.done)
+                found = losses(
+                    self.model, batch, self.policy, objective, generator, levels=levels, done=self.done, original=self.original
+                )
                 total = found.total(objective) * share
                 if learn and self.balance is not None:
                     total = total + objective.balance_weight * self.balance.take() * share

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,15 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.base, self.scale = base, scale
+        self.base, self.scale, self.is_on = base, scale, True
         bound = 1 / math.sqrt(base.in_features)
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] → [..., O]."""
+        if not self.is_on:
+            return torch.as_tensor(self.base(x))
         beside: Tensor = nn.functional.linear(nn.functional.linear(x, self.lora_A), self.lora_B) * self.scale
         out: Tensor = self.base(x) + beside
         return out
@@ -72,6 +75,23 @@ def attach(model: Denoiser, rank: int, seed: int) -> None:
     for name, linear in targets(model).items():
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, LoraLinear(linear, rank, alpha_of(rank) / rank, generator))
+
+
+def is_attached(model: Denoiser) -> bool:
+    return any(isinstance(module, LoraLinear) for module in model.modules())
+
+
+@contextmanager
+def switched_off(model: Denoiser) -> Iterator[None]:
+    """The model computes without its adapters while it lasts."""
+    adapters = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    for adapter in adapters:
+        adapter.is_on = False
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.is_on = True
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], rank: int, base: str) -> None:

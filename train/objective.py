@@ -16,10 +16,11 @@ from torch import Tensor
 from dgemma.core.config import ModelConfig
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model import sampler as sampling
-from dgemma.model.denoiser import Denoiser
+from dgemma.model.denoiser import KV, Denoiser
 from dgemma.train.data import Batch
 from dgemma.train.levels import Levels
 from dgemma.train.options import Objective
+from dgemma.train.original import Original
 from dgemma.train.passes import denoise_batch, encode_batch
 
 _IGNORED = -100  # cross_entropy's target that does not count
@@ -88,6 +89,11 @@ def position_weights(canvas: Tensor, config: ModelConfig, objective: Objective) 
     return weights
 
 
+def against(logits: Tensor, meant: Tensor) -> Tensor:
+    """Cross-entropy [B, W] of logits [B, W, V] against the distributions of other logits, least where they are equal."""
+    return F.cross_entropy(logits.flatten(0, 1), meant.softmax(-1).flatten(0, 1), reduction="none").view(logits.shape[:2])
+
+
 def losses(
     model: Denoiser,
     batch: Batch,
@@ -97,14 +103,17 @@ def losses(
     *,
     levels: Levels | None = None,
     done: float = 1.0,
+    original: Original | None = None,
 ) -> Losses:
     """Both losses of a batch, with gradients where the model's weights have them; all randomness is the generator's.
 
     Args:
         levels: where noise levels are drawn; uniform ones without it.
         done: share of the run, for canvases that grow.
+        original: gives what rows that are `kept` are to say, in place of their answers.
     """
     rows, n = batch.canvas.shape
+    kept = batch.kept.nonzero().squeeze(1) if original else torch.zeros(0, dtype=torch.long)
     pad = model.config.pad_token_id
     spoken = batch.spoken(pad)  # L
     whole = torch.cat([batch.prefix, batch.canvas[:, :spoken]], 1)  # [B, P+L]
@@ -113,7 +122,14 @@ def losses(
     said = model.head(hidden[:, slots - 1 : -1])  # [B, L, V], each from what stands before it
     target = batch.canvas[:, :spoken]
     target = target.masked_fill(target == pad, _IGNORED)
-    next_token = F.cross_entropy(said.flatten(0, 1), target.flatten(), ignore_index=_IGNORED)
+    spoke = F.cross_entropy(said.flatten(0, 1), target.flatten(), ignore_index=_IGNORED, reduction="none").view(rows, spoken)
+    before_all: list[KV] = []
+    if original and len(kept):
+        with torch.no_grad(), original.model() as was:
+            hidden, before_all = encode_batch(was, whole[kept], F.pad(batch.valid[kept], (0, spoken), value=True))
+            meant = was.head(hidden[:, slots - 1 : -1])
+        spoke = spoke.index_copy(0, kept, against(said[kept], meant) * (target[kept] != _IGNORED))
+    next_token = spoke.sum() / (target != _IGNORED).sum()
     if objective.is_causal:
         return Losses(torch.zeros(()), next_token, (None,) * rows, (torch.zeros(0), torch.zeros(0)))
     prefix = [(k[:, :slots], v[:, :slots]) for k, v in kv]
@@ -134,6 +150,11 @@ def losses(
             soft[later, :before] = following.to(soft.dtype)
     logits = denoise_batch(model, noisy, soft, prefix, batch.valid)
     each = F.cross_entropy(logits.flatten(0, 1), canvas.flatten(), reduction="none").view(rows, width)
+    if original and len(kept):
+        with torch.no_grad(), original.model() as was:
+            own = [(k[:, :slots], v[:, :slots]) for k, v in before_all]
+            meant = denoise_batch(was, noisy[kept], soft[kept], own, batch.valid[kept])
+        each = each.index_copy(0, kept, against(logits[kept], meant))
     weights = position_weights(canvas, model.config, objective)
     of_rows = (each * weights).sum(1) / weights.sum(1).clamp_min(1e-9)  # [B]
     right = (logits.detach().argmax(-1) == canvas).all(1).tolist()

@@ -21,6 +21,7 @@ from dgemma.model.hf_config import CONFIG, GENERATION, write_json
 from dgemma.train.data import Row
 from dgemma.train.loop import STATE, Loop, Outcome, Progress, flushed_denormals
 from dgemma.train.options import Course, Objective, Optimizer
+from dgemma.train.original import Original
 from dgemma.train.records import LOG
 from dgemma.train.sources import Source
 
@@ -52,6 +53,7 @@ class Run:
         settings: written beside the log as the run begins.
         write: writes the result's files into `out` from the trained tensors.
         cure: what to do about a loss that is no number.
+        original: what replayed rows are compared with, where there are any.
     """
 
     out: Path
@@ -68,18 +70,22 @@ class Run:
     resumed: bool
     cure: str
     kind: type[Loop] = Loop
+    original: Original | None = None
 
     def loop(self, work: Path, say: Callable[[Progress], None] = lambda progress: None) -> Loop:
-        return self.kind(
+        loop = self.kind(
             self.model, self.policy, self.source, self.held_out, self.objective, self.optimizer, self.course, work,
             self.identity, say,
         )  # fmt: skip
+        loop.original = self.original
+        return loop
 
     def plan(self, timed: int = 2) -> Plan:
         """Count, and time some steps on this machine; nothing is written and the model is as before."""
         parameters = sum(p.numel() for p in self.model.parameters())
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        state = 4 * (parameters + 4 * trained)  # float32; gradient, two moments and the best tensors beside the weights
+        copied = self.original.copied if self.original else 0
+        state = 4 * (parameters + 4 * trained + copied)  # float32; gradient, two moments, the best tensors beside the weights
         free, seconds = memory.available(), None
         loop = self.loop(Path())
         rows = [self.source.rows(step) for step in range(8)]

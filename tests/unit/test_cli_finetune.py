@@ -66,6 +66,9 @@ def test_an_adapter_is_trained_and_merged(
     assert dispatch([*common, "--out", str(adapter)]) == 0
     out, err = capsys.readouterr()
     assert f"{adapter}: adapter of step" in out and "step 2 (100%), loss" in err
+    assert "note: without --replay, the checkpoint may forget" in err
+    assert dispatch([*common, "--replay", str(file), "--out", str(tmp_path / "other"), "--dry-run"]) == 0
+    assert "replay" not in capsys.readouterr().err
     assert dispatch(["merge", base, str(adapter), "--out", str(merged)]) == 0
     assert "matrices changed" in capsys.readouterr().out
     copied = {path.name for path in tiny_checkpoint.iterdir() if path.is_file()}

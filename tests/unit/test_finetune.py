@@ -23,6 +23,7 @@ from dgemma.train import data, loop, lora, objective, passes
 from dgemma.train.finetune import finetuning, merge
 from dgemma.train.loop import STATE, Loop, flushed_denormals
 from dgemma.train.options import FinetuneOptions, Objective
+from dgemma.train.original import Original
 from dgemma.train.records import LOG
 from dgemma.train.runs import Run
 from dgemma.train.sources import Order
@@ -106,8 +107,11 @@ def test_padding_changes_no_row() -> None:
 
 def test_steps_and_rate_follow_data_and_width() -> None:
     options = FinetuneOptions()
-    assert options.steps_for(10) == 400 and options.steps_for(16_000) == 3000
-    assert options.rate_for(600) == pytest.approx(1e-4) and replace(options, lora=8).rate_for(600) == pytest.approx(1e-3)
+    assert options.steps_for(10) == 500 and options.steps_for(16_000) == 6000
+    assert options.rate_for(2000) == pytest.approx(5e-5) and replace(options, lora=8).rate_for(2000) == pytest.approx(5e-4)
+    assert options.rate_for(200) == pytest.approx(5e-5 * 10**1.2)
+    assert replace(options, lora=8).rate_for(200) == pytest.approx(5e-4 * 10**0.78)
+    assert replace(options, lora=8, rate=0.1).rate_for(200) == 0.1
     policy, course = options.optimizer(100, 600), options.course(100)
     factors = [policy.factor(step, course.done(step, 0)) for step in (0, 4, 50)]
     assert factors == pytest.approx([0.2, 0.96, 0.5])
@@ -132,6 +136,36 @@ def test_a_later_step_is_conditioned_on_the_models_own_prediction(monkeypatch: p
     objective.losses(model, batch, micro.POLICY, Objective(), torch.Generator().manual_seed(0))
     assert [len(soft) for soft in seen] == [2, 4]
     assert (seen[0] == 0).all() and sorted((soft == 0).all().item() for soft in seen[1]) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_rows_that_are_kept_pull_back_to_the_original_model(adapted: bool) -> None:
+    """Where nothing has been learned they pull nowhere, whatever their answers are; their answers themselves would."""
+    model = micro.model().requires_grad_(True)
+    if adapted:
+        lora.attach(model, 4, 0)
+    original = Original(model)
+    rows = [data.Row((2, 9 + i), tuple(range(40 + i, 52 + i)), 2, i, kept=True) for i in range(4)]
+
+    def pull(rows: list[data.Row]) -> float:
+        model.zero_grad()
+        batch = data.collate(rows, 0, N)
+        found = objective.losses(model, batch, micro.POLICY, Objective(), torch.Generator().manual_seed(0), original=original)
+        found.total(Objective()).backward()  # type: ignore[no-untyped-call]
+        return sum(float(p.grad.norm()) for p in model.parameters() if p.grad is not None)
+
+    assert pull(rows) < 1e-3 * pull([replace(row, kept=False) for row in rows])
+    assert pull([*rows[:2], replace(rows[2], kept=False)]) > 0
+    learned = next(p for name, p in model.named_parameters() if p.requires_grad and name.endswith(("lora_B", "q_proj.weight")))
+    with torch.no_grad():
+        before = learned.clone()
+        learned += 0.1 * torch.randn(learned.shape, generator=torch.Generator().manual_seed(1))
+        start = float((learned - before).norm())
+    moving = torch.optim.SGD([learned], lr=0.05)
+    for _ in range(20):
+        pull(rows)
+        moving.step()
+    assert float((learned.detach() - before).norm()) < start
 
 
 # Data

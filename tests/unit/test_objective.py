@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import micro
 import pytest
@@ -110,7 +111,7 @@ def test_canvases_grow_from_one_position_to_all() -> None:
 def test_a_narrow_batch_sees_the_first_positions_alone() -> None:
     model, given = micro.model(), batch()
     options = Objective(first_step_share=1.0, grow_until=1.0)
-    changed = data.Batch(given.prefix, given.valid, given.canvas.clone(), given.lines)
+    changed = replace(given, canvas=given.canvas.clone())
     changed.canvas[:, 4:] = 77
 
     def diffusion(of: data.Batch, done: float) -> float:

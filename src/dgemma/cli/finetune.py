@@ -25,13 +25,13 @@ def run(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="K", help="Steps of the optimizer. Default: three passes, at least 400.")
+        int | None, typer.Option("--steps", metavar="K", help="Steps of the optimizer. Default: three passes, at least 500.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases of a step.")] = 16,
+    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases of a step.")] = 8,
     rate: Annotated[
         float | None,
         typer.Option(
-            "--rate", metavar="X", help="Highest learning rate. Default: 0.06 / hidden size, ten times that for --lora."
+            "--rate", metavar="X", help="Highest learning rate. Default: 5e-5 at a width of 2000, more below; for --lora 5e-4."
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of order, noise and adapter, 0 to 2^32-1.")] = 0,
@@ -53,4 +53,6 @@ def run(
     text = CheckpointText(source)
     notes(text.notes)
     run = finetuning(source, data, out, text.exchanges, options, replay=replay, resume=resume)
+    if replay is None:
+        notes(["without --replay, the checkpoint may forget what --data does not show"])
     return gone_through(run, "adapter" if lora else "checkpoint", dry_run=dry_run)
