@@ -15,6 +15,7 @@ from dgemma.benchmarks.studies import (
     control_table,
     experts_table,
     figures,
+    finetune_table,
     guidance_table,
     mixture_table,
     npu_forecast_table,
@@ -336,7 +337,7 @@ PAGES: dict[str, Page] = {
     "structure": structure_table.PAGE, "story": story_table.PAGE,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": experts_table.PAGE, "peers": PEERS, "projection": PROJECTION,
     "soft": SOFT, "plan": PLAN, "serve": serve_table.PAGE, "npu": npu_table.PAGE, "npu-forecast": npu_forecast_table.PAGE,
-    "tpu": TPU, "training": training_table.PAGE,
+    "tpu": TPU, "training": training_table.PAGE, "finetune": finetune_table.PAGE,
 }  # fmt: skip
 
 

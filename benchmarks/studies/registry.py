@@ -332,6 +332,12 @@ STUDIES = (
         ),
     ),
     Study(
+        name="finetune",
+        page="finetune",
+        results=("tiny-finetune.json",),
+        commands=(f"{_MODULE}.finetune --work build/finetune --out {_TO}/tiny-finetune.json",),
+    ),
+    Study(
         name="two-commands",
         page="two-commands",
         results=("two-commands.json",),
