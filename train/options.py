@@ -182,7 +182,7 @@ class FinetuneOptions:
         if self.rate is not None:
             return self.rate
         narrower = 2000 / hidden_size
-        return 5e-5 * narrower**1.2 if self.lora is None else 5e-4 * narrower**0.78
+        return float(5e-5 * narrower**1.2 if self.lora is None else 5e-4 * narrower**0.78)
 
     def optimizer(self, steps: int, hidden_size: int) -> Optimizer:
         """AdamW: warm-up over a twentieth of the steps, then linear to zero."""
