@@ -25,13 +25,19 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_difference(a: Sequence[bool], b: Sequence[bool], z: float = Z95) -> tuple[float, float, float]:
-    """Share of a minus share of b over the same items, and its normal interval from the pairs that differ."""
+def _pairs(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int, int]:
+    """How many pairs there are, and in how many only a or only b is true; raises ValueError."""
     n = len(a)
     if n != len(b) or n == 0:
         raise ValueError("paired samples must have one equal, positive length")
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
     only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    return n, only_a, only_b
+
+
+def paired_difference(a: Sequence[bool], b: Sequence[bool], z: float = Z95) -> tuple[float, float, float]:
+    """Share of a minus share of b over the same items, and its normal interval from the pairs that differ."""
+    n, only_a, only_b = _pairs(a, b)
     difference = (only_a - only_b) / n
     half = z * math.sqrt(max(only_a + only_b - (only_a - only_b) ** 2 / n, 0.0)) / n
     return difference, difference - half, difference + half
@@ -46,11 +52,7 @@ def paired_score_bounds(a: Sequence[bool], b: Sequence[bool], z: float) -> tuple
     Raises:
         ValueError: lengths differ or are 0.
     """
-    n = len(a)
-    if n != len(b) or n == 0:
-        raise ValueError("paired samples must have one equal, positive length")
-    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
-    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    n, only_a, only_b = _pairs(a, b)
 
     def score(delta: float) -> float:
         """The statistic of the hypothesis that the difference is delta; falls with delta."""
