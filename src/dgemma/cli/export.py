@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dgemma.cli import CHECK_FAILED, OK
+from dgemma.cli.groups import grouped
 from dgemma.core.accelerators import CPU, Target
 from dgemma.core.config import check_random_weights
 from dgemma.core.engines import engines_of
@@ -25,13 +27,10 @@ GOLDEN_PROMPTS = [
 GOLDEN_SECONDS = 16.0  # planned, as for tiny
 
 
-def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Bundle to write; must not exist. Only --dry-run needs none.", show_default=False),
-    ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
+@dataclass(frozen=True, kw_only=True)
+class RequestFlags:
+    """What the bundle is to be: keywords of `export.request.check`."""
+
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -39,17 +38,17 @@ def run(
             help="fp32, w8, w4-mixed, w4, w4-all, with --target qnn w8a16 or w4a16-mixed, or NAME.json; default: fp32, above "
             "2 GB w4-mixed.",
         ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Most denoising steps T of a canvas.")] = None,
-    canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None,
-    context: Annotated[
-        int | None, typer.Option("--context", help="Most positions in all: prompt, committed and canvas.")
-    ] = None,
-    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Use random weights with this seed.")] = None,
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ (.jsonl).")] = None,
+    ] = None
+    steps: Annotated[int | None, typer.Option("--steps", help="Most denoising steps T of a canvas.")] = None
+    canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None
+    context: Annotated[int | None, typer.Option("--context", help="Most positions in all: prompt, committed and canvas.")] = (
+        None
+    )
+    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Use random weights with this seed.")] = None
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ (.jsonl).")] = None
     soft: Annotated[
         str | None, typer.Option("--soft", help="Self-conditioning averages all ids (exact) or the K likeliest (topk:K).")
-    ] = None,
+    ] = None
     target: Annotated[
         str,
         typer.Option(
@@ -57,7 +56,19 @@ def run(
             metavar="cpu|coreml|vulkan|qnn:CHIP[,CHIP…]",
             help="Also compile for Core ML, for Vulkan, or for a Snapdragon's NPU: SM8550, SM8650, SM8750 or SM8850.",
         ),
-    ] = CPU,
+    ] = CPU
+
+
+@grouped
+def run(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Bundle to write; must not exist. Only --dry-run needs none.", show_default=False),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
+    wanted: RequestFlags,
     large_golden: Annotated[
         bool, typer.Option("--golden", help="Record golden trajectories even of a large model (slow).")
     ] = False,
@@ -71,28 +82,18 @@ def run(
     if out is None and not dry_run:
         raise UsageError("--out is missing; name the bundle to write, or give --dry-run")
     engines = engines_of(engine)
-    check_random_weights(random_weights)
-    Target.parse(target)
+    check_random_weights(wanted.random_weights)
+    Target.parse(wanted.target)
     find_config(checkpoint)  # what is wrong with these is said before a package is missed that takes long to install
-    if recipe is not None:
-        find(recipe)
+    if wanted.recipe is not None:
+        find(wanted.recipe)
 
     from dgemma.export import pipeline, request, room
     from dgemma.export.countdown import Countdown, pace
     from dgemma.export.estimate import Estimate
     from dgemma.export.quiet import quiet
 
-    options: dict[str, Any] = {
-        "recipe": recipe,
-        "steps": steps,
-        "canvas": canvas,
-        "context": context,
-        "random_weights": random_weights,
-        "calibration": calibration,
-        "soft": soft,
-        "target": target,
-    }
-    estimate = Estimate(request=request.check(checkpoint, engines=engines, **options), engines=engines)
+    estimate = Estimate(request=request.check(checkpoint, engines=engines, **asdict(wanted)), engines=engines)
     notes(request.notes(estimate.request))
     if out is None or dry_run:
         place = out or Path("bundle")
@@ -102,7 +103,7 @@ def run(
     from dgemma.verify import golden
 
     def add_golden(stage: Path) -> None:
-        own = steps is None and canvas is None and random_weights is None
+        own = wanted.steps is None and wanted.canvas is None and wanted.random_weights is None
         folder = estimate.request.folder if own and not estimate.request.is_quantized else None
         golden.write(stage, folder, GOLDEN_PROMPTS)
 
