@@ -5,7 +5,7 @@ It knows nothing of compilers, and not how graphs are written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from dgemma.core.manifest import TableSpec
 from dgemma.core.roles import TRIMS
 from dgemma.export.graphs import Shapes
 from dgemma.export.request import ExportRequest, Text, Weights
+from dgemma.export.stages import Progress, Reached
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.calibration import read_prompts
+from dgemma.quantize.ranges import ranges
 
 Array = npt.NDArray[Any]
 HEAD_TILE = 16_384  # ids whose products with 256 rows are 16 MB: what a host holds at a time
@@ -71,6 +73,19 @@ def range_prompts(request: ExportRequest) -> list[list[int]]:
     if text is None or text.chat is None:
         return [[(7919 * (i + 1) * (j + 1)) % vocab for j in range(min(24, room))] for i in range(4)]
     return [ids for line in PROMPTS if len(ids := _chat_ids(text, line)) <= room] or [[request.config.bos_token_id]]
+
+
+def recorded_ranges(
+    request: ExportRequest, weights: Weights, prompts: Sequence[Sequence[int]], stage: str, progress: Progress
+) -> dict[str, float]:
+    """Ranges of activations while the model answers the prompts; `stage` names it in what `progress` is told."""
+    return ranges(
+        weights.model,
+        request.sampler,
+        prompts,
+        weights.quantized,
+        progress=lambda line: progress(Reached(stage, line.partition(" ")[2])),
+    )
 
 
 def _chat_ids(text: Text, line: str) -> list[int]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from dgemma.core.accelerators import COREML
-from dgemma.core.errors import ExportError
 from dgemma.export.delegates import coreml, mil
 from dgemma.export.delegates.forms import Form
 from dgemma.export.delegates.package import Call, CoreMLFunction, PteFile, the_calls, unpacked
-from dgemma.export.delegates.recorded import ROUNDED, Recorded, error
+from dgemma.export.delegates.read_back import check_errors, check_operators, refusing
+from dgemma.export.delegates.recorded import Recorded, error
 
 
 def check(path: Path, methods: list[Form], step: Recorded) -> None:
     """Raises ExportError."""
-    try:
+    with refusing(COREML, path):
         calls = the_calls(PteFile(path), methods, coreml.BACKEND)
         with unpacked(PteFile(path), calls) as (folder, places):
             version, functions = mil.read(folder / coreml.MODEL, folder / coreml.WEIGHTS)
@@ -23,22 +23,13 @@ def check(path: Path, methods: list[Form], step: Recorded) -> None:
             for form in methods:
                 check_form(form, calls[form.name], functions[places[form.name].name], places[form.name])
             for form in (f for f in methods if step.takes(f)):
-                found = errors(form, calls[form.name], functions[places[form.name].name], places[form.name], step)
-                name, worst = max(found.items(), key=lambda item: item[1])
-                if not worst <= ROUNDED:
-                    raise ValueError(f"{name} of {form.name} is {worst:.1e} (relative) from the model's in float16")
-    except (ValueError, KeyError, IndexError) as problem:
-        raise ExportError(
-            f"--target {COREML}: {path.name} does not hold what was asked for ({problem}); leave --target out"
-        ) from problem
+                function, place = functions[places[form.name].name], places[form.name]
+                check_errors(form, errors(form, calls[form.name], function, place, step))
 
 
 def check_form(form: Form, call: Call, function: mil.Function, place: CoreMLFunction) -> None:
     """Operators, precision and shapes of a function; raises ValueError."""
-    if unknown := sorted(set(function.operators) - set(mil.OPERATORS)):
-        raise ValueError(f"{form.name} has operator {unknown[0]}")
-    if function.dtypes != {"float16"}:
-        raise ValueError(f"{form.name} computes in {', '.join(sorted(function.dtypes))} instead of float16")
+    check_operators(form, function.operators, mil.OPERATORS, function.dtypes)
     for specs, names, order, tensors in (
         (form.inputs, place.inputs, call.inputs, function.inputs),
         (form.outputs, place.outputs, call.outputs, function.outputs),

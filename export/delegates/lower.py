@@ -25,8 +25,7 @@ from dgemma.export.delegates.recorded import Recorded, error, record
 from dgemma.export.request import ExportRequest, Weights
 from dgemma.export.spans import split
 from dgemma.export.stages import Progress, Reached
-from dgemma.export.static import Sizes, range_prompts, table_of, tiles, write_constants
-from dgemma.quantize.ranges import ranges
+from dgemma.export.static import Sizes, range_prompts, recorded_ranges, table_of, tiles, write_constants
 
 LARGEST = 65_504.0  # of float16
 EAGER = 1e-3  # of the traced methods, in float32, from the model: what else a lowering starts from is another model
@@ -43,13 +42,7 @@ def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progr
     folder.mkdir()
     progress(Reached(f"{target}: ranges"))
     prompts = range_prompts(request)
-    found = ranges(
-        model,
-        request.sampler,
-        prompts,
-        weights.quantized,
-        progress=lambda line: progress(Reached(f"{target}: ranges", line.partition(" ")[2])),
-    )
+    found = recorded_ranges(request, weights, prompts, f"{target}: ranges", progress)
     _check_ranges(target, found)
     step = record(model, weights.quantized, request.sampler, prompts[0])
     source = modules.Source(model=model, quantized=weights.quantized, ranges=found, zeros=backend.zeros)

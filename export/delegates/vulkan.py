@@ -13,11 +13,11 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from dgemma.core.accelerators import VULKAN
-from dgemma.core.errors import ExportError
 from dgemma.export.delegates import vulkan_graph
 from dgemma.export.delegates.forms import Form
 from dgemma.export.delegates.package import Call, PteFile, the_calls
-from dgemma.export.delegates.recorded import ROUNDED, Recorded, error
+from dgemma.export.delegates.read_back import check_errors, check_operators, refusing
+from dgemma.export.delegates.recorded import Recorded, error
 
 BACKEND = "VulkanBackend"
 NEEDS = "a GPU with Vulkan 1.1 and 16-bit storage"
@@ -45,7 +45,7 @@ def repeatable(programs: Mapping[str, ExportedProgram], scratch: Path) -> Iterat
 
 def check(path: Path, methods: list[Form], step: Recorded) -> None:
     """Calls, operators, precision, shapes, and what is computed of a recorded step. Raises ExportError."""
-    try:
+    with refusing(VULKAN, path):
         file = PteFile(path)
         calls = the_calls(file, methods, BACKEND)
         for form in methods:
@@ -53,20 +53,11 @@ def check(path: Path, methods: list[Form], step: Recorded) -> None:
             graph = vulkan_graph.read(call.processed, file.data)
             _check_form(form, call, graph)
             if step.takes(form):
-                name, worst = max(errors(form, call, graph, step).items(), key=lambda item: item[1])
-                if not worst <= ROUNDED:
-                    raise ValueError(f"{name} of {form.name} is {worst:.1e} (relative) from the model's in float16")
-    except (ValueError, KeyError, IndexError) as problem:
-        raise ExportError(
-            f"--target {VULKAN}: {path.name} does not hold what was asked for ({problem}); leave --target out"
-        ) from problem
+                check_errors(form, errors(form, call, graph, step))
 
 
 def _check_form(form: Form, call: Call, graph: vulkan_graph.Graph) -> None:
-    if unknown := sorted(set(graph.operators) - vulkan_graph.OPERATORS):
-        raise ValueError(f"{form.name} has operator {unknown[0]}")
-    if graph.dtypes != {"float16"}:
-        raise ValueError(f"{form.name} computes in {', '.join(sorted(graph.dtypes))} instead of float16")
+    check_operators(form, graph.operators, vulkan_graph.OPERATORS, graph.dtypes)
     for specs, order, shapes in ((form.inputs, call.inputs, graph.inputs), (form.outputs, call.outputs, graph.outputs)):
         if [specs[i].shape for i in order] != list(shapes):
             raise ValueError(f"{form.name} has other shapes than the manifest says")

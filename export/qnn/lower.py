@@ -26,8 +26,7 @@ from dgemma.export.qnn.graph import StaticNet
 from dgemma.export.request import ExportRequest, Weights
 from dgemma.export.spans import split
 from dgemma.export.stages import Progress, Reached
-from dgemma.export.static import Sizes, range_prompts, table_of, tiles, write_constants
-from dgemma.quantize.ranges import ranges
+from dgemma.export.static import Sizes, range_prompts, recorded_ranges, table_of, tiles, write_constants
 
 RANGES, GRAPHS, COMPILE = "qnn: ranges", "qnn: graphs", "qnn: compile"
 FOLDER = "qnn"
@@ -43,13 +42,7 @@ def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progr
     model, config = weights.model, weights.model.config
     progress(Reached(RANGES))
     prompts = range_prompts(request)
-    found = ranges(
-        model,
-        request.sampler,
-        prompts,
-        weights.quantized,
-        progress=lambda line: progress(Reached(RANGES, line.partition(" ")[2])),
-    )
+    found = recorded_ranges(request, weights, prompts, RANGES, progress)
     progress(Reached(GRAPHS))
     sizes = Sizes.of(request.shapes, config.sliding_window)
     with (folder / FILE).open("wb") as file:
