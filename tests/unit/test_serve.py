@@ -5,34 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from served import Served, serving
+from served import Served
 
 from dgemma.runtime.session import Session
 
 PROMPT, LONG = "Reverse the word table.", "Write to Jonas Maria Felix Leo Tina: picnic, museum, Sunday, 9."
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving(["tiny"]) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Session]:
-    with Session.load("tiny") as found:
-        yield found
 
 
 PERSON: dict[str, Any] = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from served import Served, serving
+from served import Served
 
 from dgemma.runtime.session import Session
 
@@ -17,24 +16,6 @@ HOT = {"temperature": 1, "max_steps": 5}
 OTHER = "Write the word table."
 TABLE = {"temperature": [3.0, 2.0, 1.0, 0.5], "entropy_bound": [5.0, 0.1, 0.05, 0.01]}
 CHOICES: dict[str, Any] = {"choices": ["elbat", "table", "chair"], "choice_probabilities": True}
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving(["tiny"]) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Session]:
-    with Session.load("tiny") as found:
-        yield found
 
 
 def chat(client: openai.OpenAI, prompt: str, **more: Any) -> Any:

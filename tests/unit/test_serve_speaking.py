@@ -54,12 +54,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield found
 
 
-@pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as found:
-        yield found
-
-
 def begins(length: int | None) -> None:
     """Where the answer begins: None, behind the last turn's opening, which is not so behind a tool's result."""
     _Speaker.begin = length
