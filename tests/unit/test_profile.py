@@ -54,7 +54,7 @@ def test_another_bundle_is_told() -> None:
     [
         (None, r"profile .*p.json: is no profile \(Expecting"),
         ([], r"is no profile \(not an object\)"),
-        ({"version": 2}, "is no profile of version 1; make one with `dgemma tune`"),
+        ({"version": 2}, "is not a profile of version 1; make one with `dgemma tune`"),
         ({"more": 1}, "has 'more'; it can have name, options, bundle, evidence"),
         ({"name": None}, "p.json: name must be a text of one line"),
         ({"options": 3}, "p.json: options must be an object"),

@@ -91,7 +91,7 @@ def read_profile(path: Path | None) -> Profile:
         why = f" {path}: is no profile ({str(error)[:120]}); make one with `dgemma tune`"
         raise UsageError(Param("profile"), why) from None
     if values.pop("version", None) != VERSION:
-        raise UsageError(Param("profile"), f" {path}: is no profile of version {VERSION}; make one with `dgemma tune`")
+        raise UsageError(Param("profile"), f" {path}: is not a profile of version {VERSION}; make one with `dgemma tune`")
     known = [f.name for f in fields(Profile)]
     try:
         if unknown := sorted(set(values) - set(known)):

@@ -110,7 +110,7 @@ class Trajectory:
         except Exception as error:  # whatever numpy, zipfile and zlib say of a damaged file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             reason = (
-                "no .npz file" if "pickled (object) data" in reason else reason
+                "not an .npz file" if "pickled (object) data" in reason else reason
             )  # numpy's guess of what is none, and its advice
             raise UsageError(f"{path}: is not a trajectory ({reason}); write one with `dgemma run --trace`") from None
         return found
