@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgemma.cli.bench import lengths
+from dgemma.cli.groups import grouped
 from dgemma.cli.terminal import print_json
 from dgemma.core.config import ModelConfig
 from dgemma.core.engines import ENGINES, engines_of
@@ -18,7 +19,7 @@ from dgemma.core.shapes import parameter_count
 from dgemma.core.shipped import bundle_path
 
 if TYPE_CHECKING:
-    from dgemma.benchmarks.plan.predict import Weights
+    from dgemma.benchmarks.plan.predict import Weights, Work
     from dgemma.benchmarks.plan.profile import Profile
     from dgemma.core.manifest import Manifest
     from dgemma.quantize.recipes import Recipe
@@ -37,8 +38,47 @@ class Subject:
     steps: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkFlags:
+    """What the model is to do."""
+
+    prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Tokens of the prompt.")] = 128
+    output: Annotated[int, typer.Option("--output", metavar="K", help="Tokens of the answer.")] = 512
+    canvas: Annotated[
+        str | None, typer.Option("--canvas", metavar="N,N", help="Canvas lengths to compare. Default: the model's own.")
+    ] = None
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps-per-canvas",
+            metavar="S|S-S",
+            help="Denoising steps per canvas, or a range. Default: those of the bundle's own canvases, else 12-20.",
+        ),
+    ] = None
+    soft: Annotated[str | None, typer.Option("--soft", help="Soft embeddings: exact, or topk:K, as for export.")] = None
+
+    def works(self, subject: Subject) -> list[Work]:
+        """One for each canvas length; raises UsageError."""
+        from dgemma.benchmarks.plan.predict import Work
+
+        sampler = subject.sampler if self.soft is None else _sampler(self.soft)
+        return [
+            Work(
+                config=subject.config,
+                canvas=n,
+                prompt=self.prompt,
+                output=self.output,
+                steps=_steps(self.steps, subject.sampler.steps, subject.steps),
+                soft=EXACT if sampler.top_k is None else "gathered",
+            )
+            for n in _canvases(self.canvas, subject.config)
+        ]
+
+
+@grouped
 def run(
     model: Annotated[str, typer.Argument(metavar="CKPT|PRESET|BUNDLE", help="Checkpoint, bundle, or 2b, 9b, 26b-a4b.")],
+    *,
     device: Annotated[
         str,
         typer.Option(
@@ -53,20 +93,7 @@ def run(
     ] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")] = "all",
     engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
-    prompt: Annotated[int, typer.Option("--prompt", metavar="P", help="Tokens of the prompt.")] = 128,
-    output: Annotated[int, typer.Option("--output", metavar="K", help="Tokens of the answer.")] = 512,
-    canvas: Annotated[
-        str | None, typer.Option("--canvas", metavar="N,N", help="Canvas lengths to compare. Default: the model's own.")
-    ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            "--steps-per-canvas",
-            metavar="S|S-S",
-            help="Denoising steps per canvas, or a range. Default: those of the bundle's own canvases, else 12-20.",
-        ),
-    ] = None,
-    soft: Annotated[str | None, typer.Option("--soft", help="Soft embeddings: exact, or topk:K, as for export.")] = None,
+    work: WorkFlags,
     picture: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +104,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> int:
     from dgemma.benchmarks.plan import npu, show
-    from dgemma.benchmarks.plan.predict import Work, predict, recommend
+    from dgemma.benchmarks.plan.predict import predict, recommend
 
     if picture is not None:
         from dgemma.benchmarks.plan import plot
@@ -85,20 +112,9 @@ def run(
         plot.check(picture)
     subject = _subject(model, recipe)
     profile = _with_memory(_profile(device, subject.config), memory)
-    sampler = subject.sampler if soft is None else _sampler(soft)
-    works = [
-        Work(
-            config=subject.config,
-            canvas=n,
-            prompt=prompt,
-            output=output,
-            steps=_steps(steps, subject.sampler.steps, subject.steps),
-            soft=EXACT if sampler.top_k is None else "gathered",
-        )
-        for n in _canvases(canvas, subject.config)
-    ]
+    works = work.works(subject)
     engines = _engines(engine, subject.engines, profile)
-    found = [predict(profile, e, w, work) for w in subject.weights for e in engines for work in works]
+    found = [predict(profile, e, w, one) for w in subject.weights for e in engines for one in works]
     chosen, sentence = recommend(found, profile, works[0])
     left_out = _left_out(subject, recipe)
     unit = npu.forecast(profile, subject.weights, works)
@@ -108,8 +124,8 @@ def run(
         values = {
             "model": model,
             "device": profile.to_dict(),
-            "prompt": prompt,
-            "output": output,
+            "prompt": work.prompt,
+            "output": work.output,
             "steps_per_canvas": list(works[0].steps),
             "predictions": [p.to_dict() for p in found],
             "recommended": chosen and chosen.to_dict(),
