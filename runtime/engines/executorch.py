@@ -1,20 +1,21 @@
 """ExecuTorch: through the native library of this package where it can be built, else through the stock Python binding.
 
 The native library needs no torch, packs weights once for all methods, and maps them from the cache when the program is large.
-The stock binding links torch, packs per method and has no cache. Which of the two runs is `Engine.variant`; DGEMMA_NATIVE=0
-asks for the stock binding, 1 for the native library or an error.
+The stock binding links torch, packs per method and has no cache; what exports a bundle brings it, as an entry point. Which of
+the two runs is `Engine.variant`; DGEMMA_NATIVE=0 asks for the stock binding, 1 for the native library or an error.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from importlib import util
+from collections.abc import Callable, Sequence
+from importlib import metadata, util
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from dgemma.core.errors import DgemmaWarning, EngineError
+from dgemma.core.install import extra_with, pip_install
 from dgemma.core.manifest import GraphSpec
 from dgemma.runtime import cache
 from dgemma.runtime.engines.base import Array, Engine, Feeds
@@ -23,8 +24,10 @@ from dgemma.runtime.native.binding import Program, load
 from dgemma.runtime.native.packed import PackedProgram
 
 NATIVE, STOCK = "native", "stock binding"
+BINDINGS = "dgemma.executorch_bindings"  # the group of the stock binding's entry point
 CACHE_FROM = 64 << 20  # bytes of a program from which on mapping packed weights beats packing them
 _EXPERTS = b"dgemma::experts"
+_CURE = "install a C++ compiler (Debian: apt-get install g++)"
 
 
 class _Program(Protocol):
@@ -41,7 +44,9 @@ def variant() -> str:
     if util.find_spec("executorch") is None:
         return "not installed"
     native, text = build.state()
-    return text if native else f"{STOCK} ({text})"
+    if native:
+        return text
+    return f"{STOCK} ({text})" if stock_is_installed() else f"cannot run: {text}"
 
 
 class ExecutorchEngine(Engine):
@@ -58,6 +63,7 @@ class ExecutorchEngine(Engine):
         self._programs: dict[str, _Program] = {}
         self._methods: dict[str, tuple[_Program, str, list[str]]] = {}
         self._library = _native()
+        self._stock = None if self._library else _stock()
         self.variant = NATIVE if self._library else STOCK
 
     def _program(self, file: str) -> _Program:
@@ -66,11 +72,10 @@ class ExecutorchEngine(Engine):
         return self._programs[file]
 
     def _open(self, path: Path) -> _Program:
-        if self._library is None:
+        if self._stock is not None:
             check_operators(path)
-            from dgemma.runtime.engines.stock_binding import StockProgram
-
-            return StockProgram(path, self.threads)
+            return self._stock(path, self.threads)
+        assert self._library is not None
         if not cache.enabled() or path.stat().st_size < CACHE_FROM:
             return Program(self._library, path, threads=self.threads)
         entry = cache.entry(self.bundle.digest, self.name, self.version)
@@ -108,8 +113,30 @@ def _native() -> Path | None:
     except build.Unavailable as error:
         if os.environ.get(build.SWITCH) == "1":
             raise EngineError(f"no native executorch engine: {error} ({build.SWITCH}=1 requires it)") from None
+        if not stock_is_installed():
+            raise EngineError(f"executorch cannot run here: {error}; {_CURE}, or torch: {_torch()}") from None
         warnings.warn(f"executorch runs through its {STOCK}, which loads more slowly: {error}", DgemmaWarning, stacklevel=4)
         return None
+
+
+def stock_is_installed() -> bool:
+    """Whether the stock binding would load, as far as can be told without importing torch."""
+    return bool(metadata.entry_points(group=BINDINGS)) and util.find_spec("torch") is not None
+
+
+def _stock() -> Callable[[Path, int | None], _Program]:
+    """The stock binding's program; raises EngineError where it is not installed."""
+    try:
+        (point,) = metadata.entry_points(group=BINDINGS)
+        return cast(Callable[[Path, int | None], _Program], point.load())
+    except (ValueError, ImportError) as error:
+        raise EngineError(
+            f"executorch's {STOCK} is not installed ({error}): {_torch()}; or unset {build.SWITCH} and {_CURE}"
+        ) from None
+
+
+def _torch() -> str:
+    return pip_install(extra_with("torch", "export"))
 
 
 def check_operators(path: Path) -> None:
@@ -121,5 +148,5 @@ def check_operators(path: Path) -> None:
         if _EXPERTS in file.read(size):
             raise EngineError(
                 f"{path}: a quantized mixture of experts runs only on the native library, which is not available "
-                f"({build.state()[1]}); install a C++ compiler (Debian: apt-get install g++)"
+                f"({build.state()[1]}); {_CURE}"
             )

@@ -164,7 +164,7 @@ def test_the_extra_that_is_advised_brings_the_package(repo_root: Path, declared:
     ("command", "module", "extra"),
     [
         ("run", "onnxruntime", "onnx"),
-        ("run", "torch", "executorch"),
+        ("run", "torch", "export"),
         ("run", "rich", ""),
         ("export", "torch", "export"),
         ("verify", "jax", "reference"),

@@ -11,6 +11,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import shared
 from dgemma.core.errors import DgemmaWarning, EngineError
 from dgemma.export.pipeline import export_bundle
 from dgemma.runtime.bundle import Bundle
+from dgemma.runtime.engines import executorch
 from dgemma.runtime.engines.base import Engine, Feeds
 from dgemma.runtime.engines.executorch import ExecutorchEngine, variant
 from dgemma.runtime.native import build
@@ -173,6 +175,28 @@ def test_without_a_compiler_the_stock_binding_runs_and_says_so(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ExecutorchEngine(micro, version="1.5.1").variant == "stock binding"
+
+
+@pytest.mark.parametrize("missing", ["torch", "the entry point"])
+def test_without_a_compiler_and_the_stock_binding_it_says_what_to_install(
+    micro: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    monkeypatch.setenv("DGEMMA_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if missing == "torch":
+        monkeypatch.setitem(sys.modules, "torch", None)
+        monkeypatch.delitem(sys.modules, "dgemma.export.executorch.stock_binding", raising=False)
+        find = util.find_spec
+        monkeypatch.setattr(util, "find_spec", lambda name: None if name == "torch" else find(name))
+    else:
+        monkeypatch.setattr(executorch, "BINDINGS", "dgemma.no_such_group")
+    with pytest.raises(EngineError, match=r"no C\+\+ compiler.*apt-get install g\+\+.*torch: pip install .*export"):
+        ExecutorchEngine(micro, version="1.5.1")
+    assert variant().startswith("cannot run")
+    monkeypatch.setenv("DGEMMA_NATIVE", "0")
+    with pytest.raises(EngineError, match=r"stock binding is not installed .*pip install .*export.*unset DGEMMA_NATIVE"):
+        ExecutorchEngine(micro, version="1.5.1")
 
 
 def compiler(folder: Path, then: str) -> Path:

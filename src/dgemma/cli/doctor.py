@@ -16,7 +16,7 @@ from dgemma.core import machine, memory
 from dgemma.core.engines import PACKAGES
 from dgemma.core.install import extra_with, packages_by_extra, pip_install
 from dgemma.runtime import cache
-from dgemma.runtime.engines import installed_version
+from dgemma.runtime.engines import executorch, installed_version
 from dgemma.runtime.native import build
 
 # Extras beside the engines → what they are for.
@@ -76,7 +76,9 @@ def findings() -> Iterator[Finding]:
     if installed_version(PACKAGES["executorch"]) is None:
         yield Finding(name="native library", state="not needed without executorch", works=False)
     else:
-        yield _library("native library", build.state(), "ExecuTorch runs through its stock binding, which loads torch")
+        stock = executorch.stock_is_installed()
+        otherwise = "ExecuTorch runs through its stock binding, which loads torch" if stock else "ExecuTorch does not run"
+        yield _library("native library", build.state(), otherwise)
     yield _library("experts", build.experts_state(), "quantized mixtures of experts do not run")
     path, slow = machine.int8_path(machine.cpu_flags())
     cores = machine.usable_cores()

@@ -1,7 +1,8 @@
 """ExecuTorch's stock Python binding, for machines on which the native library cannot be built.
 
-The binding takes and returns torch tensors and links libtorch, so this module imports torch: the only one in the runtime that
-does. It is itself imported only where the native library is missing or `DGEMMA_NATIVE=0` asks for the binding.
+The binding takes and returns torch tensors and links libtorch, which exporting needs anyway. The runtime knows this module by
+its entry point alone (`dgemma.executorch_bindings`), and loads it only where the native library is missing or `DGEMMA_NATIVE=0`
+asks for the binding.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from typing import Any
 import torch  # first: the binding finds libtorch through it
 
 from dgemma.core.errors import EngineError
-from dgemma.runtime.engines.base import Array
 
 _BINDING = "executorch.extension.pybindings."
 
 
 class StockProgram:
-    """One open `.pte`."""
+    """One open `.pte`; `run` takes and returns arrays of NumPy, by position. Raises EngineError where it does not load."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         try:
@@ -49,7 +49,7 @@ class StockProgram:
         with _native_log():
             self._methods[method] = self._program.load_method(method)
 
-    def run(self, method: str, arrays: Sequence[Array]) -> Sequence[Array]:
+    def run(self, method: str, arrays: Sequence[Any]) -> Sequence[Any]:
         return [tensor.numpy() for tensor in self._methods[method]([torch.from_numpy(array) for array in arrays])]
 
     def close(self) -> None:
