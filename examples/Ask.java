@@ -8,7 +8,7 @@ import org.dgemma.runtime.SessionOptions;
 /** One answer, and every step of it, on a JVM: java -cp 'JARS/*' examples/Ask.java BUNDLE PROMPT. */
 public class Ask {
     public static void main(String[] arguments) {
-        File bundle = new File(arguments.length > 0 ? arguments[0] : "build/tiny.dgemma");
+        File bundle = new File(arguments.length > 0 ? arguments[0] : "src/dgemma/bundles/tiny.dgemma");
         String prompt = arguments.length > 1 ? arguments[1] : "Reverse the word table.";
         try (Session session = Session.load(bundle, SessionOptions.DEFAULT)) {
             GenerateOptions options = GenerateOptions.DEFAULT.maxNewTokens(256).seed(0);
