@@ -284,6 +284,6 @@ def _read_text(folder: Path, config: ModelConfig) -> Text | None:
         return None
     size, most = found.spec.vocab_size, config.vocab_size
     if size > most:
-        raise CheckpointError(f"{found.source}: has {size} pieces but the model {most} ids; copy the right tokenizer")
+        raise CheckpointError(f"{found.source}: has {size} pieces, but the model has only {most} ids; copy the right tokenizer")
     chat, said = read_chat(folder, config, found)
     return Text(tokenizer=found, chat=chat, notes=said)

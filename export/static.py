@@ -129,4 +129,6 @@ def table_of(stage: Path, weights: Weights) -> TableSpec:
             scales=None if scales is None else int(places[scales]["offset"]),
         )
     except KeyError:
-        raise ExportError("the vocabulary is too small for a table of its own file region, which accelerators need") from None
+        raise ExportError(
+            "the vocabulary is too small: accelerators need its table stored separately; leave --target out"
+        ) from None

@@ -101,7 +101,7 @@ class Recipe:
         if self.activations not in ACTIVATIONS or isinstance(self.activations, bool):
             raise UsageError(f"{where} activations {self.activations!r} must be 8 or 16 bits")
         if self.activations == 16 and not self.quantizes:
-            raise UsageError(f"{where} activations of 16 bits need weights of 8 or 4; without them leave `activations` out")
+            raise UsageError(f"{where} 16-bit activations need 8-bit or 4-bit weights; otherwise leave `activations` out")
         if not _is_count(self.rotation) or self.rotation < 0 or self.rotation & (self.rotation - 1):
             raise UsageError(f"{where} rotation {self.rotation!r} must be a power of two, or 0 for none")
 
@@ -179,7 +179,7 @@ class Recipe:
             raise UsageError(f"recipe {self.name!r}: {engine} cannot run {wrong[0]}-bit {used[wrong[0]]}; use --recipe {near}")
         if 4 in used and self.group % support.group_multiple:
             raise UsageError(
-                f"recipe {self.name!r}: {support.product} of {engine} takes groups of a multiple of "
+                f"recipe {self.name!r}: {support.product} of {engine} needs a group size that is a multiple of "
                 f"{support.group_multiple}, not {self.group} ({used[4]}); set `group`, or use --recipe {nearest(self, engine)}"
             )
 

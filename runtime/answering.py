@@ -106,10 +106,10 @@ class Answering:
             )
         if self._inside:
             raise UsageError(
-                Param(structure.name), " is of the whole answer, and this prompt ends within a thought; end the thought"
+                Param(structure.name), " covers the whole answer, but this prompt ends inside a thought; end the thought"
             )
         if not model.eos_token_ids:
-            raise UsageError(Param(structure.name), ": this bundle's model has no stop token, so no answer of it can end")
+            raise UsageError(Param(structure.name), ": this bundle's model has no stop token, so such an answer could not end")
         self._structured = StructuredAnswer(
             languages.compiled(structure),
             structure.name,

@@ -70,13 +70,13 @@ class Generator:
         compute, manifest = options.compute, self._manifest
         self._check_candidates(options)
         if options.guidance is not None and GUIDED not in manifest.graphs[self._engine.name]:
-            cure = f" has no {GUIDED!r} in this bundle; use engine onnx, and export again a bundle that is older than it"
-            raise UsageError(Param("guidance"), f": {self._engine.name}{cure}")
+            cure = "use engine onnx; if the bundle is too old, export it again"
+            raise UsageError(Param("guidance"), f": this bundle has no {GUIDED!r} for {self._engine.name}; {cure}")
         self._loops.sampling(options.sampler)
         if options.loop == "graph" and (given := options.sampler.given):
             if outside := [name for name in given if name not in IN_GRAPH]:
-                none = f": graph {GENERATE!r} puts out no candidates"
-                raise UsageError(*listed(outside), " cannot be had with ", Param("loop"), " graph", none, "; use host")
+                none = f": graph {GENERATE!r} returns no candidates"
+                raise UsageError(*listed(outside), " cannot be combined with ", Param("loop"), " graph", none, "; use host")
             if lacks := self._loops.lacks():
                 old = f"this bundle's graph {GENERATE!r} was exported before it had inputs for ", *listed(given)
                 raise UsageError(*old, f" ({', '.join(lacks)}); export it again, or use ", Param("loop"), " host")
@@ -100,7 +100,7 @@ class Generator:
             raise UsageError(Param("logit_bias"), " bans every id; leave one")
         ends = {*self._stops, self._manifest.model.pad_token_id}
         if least and len(ends | {i for i, value in bias if value == BANNED}) == vocab:
-            raise UsageError(Param("min_tokens"), " leaves no id but those that are banned; ban fewer")
+            raise UsageError(Param("min_tokens"), " leaves only banned ids; ban fewer")
         names = options.sampler.needs_candidates(self._manifest.sampler)
         names += tuple(name for name, given in (("logprobs", options.logprobs is not None), ("min_tokens", least)) if given)
         names += () if options.structure is None else (options.structure.name,)
@@ -109,7 +109,7 @@ class Generator:
         graph = DENOISE if options.compute is None else ACTIVE
         most = self._loops.candidates(graph) if graph in self._manifest.graphs[self._engine.name] else 0
         if not most:
-            lack = " could be had, and its graphs lack what they need; export it again"
+            lack = " was supported; export it again" if len(names) == 1 else " were supported; export it again"
             raise UsageError("this bundle was exported before ", *listed(names), lack)
         for name, asked in (("top_k", options.sampler.top_k), ("logprobs", options.logprobs)):
             if asked is not None and asked > most:
@@ -117,7 +117,7 @@ class Generator:
                     Param(name), f" {asked} must be at most {most}, the likeliest ids that a step of this bundle gives"
                 )
         if options.logprobs is not None and GREEDY in options.sampler.temperatures(self._manifest.sampler):
-            certain = " are of the tempered distribution, which is certain at "
+            certain = " come from the tempered distribution, which is certain at "
             raise UsageError(Param("logprobs"), certain, Param("temperature"), " 0; give a higher one")
 
     def generate(

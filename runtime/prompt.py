@@ -145,7 +145,7 @@ class Prompts:
         """The beginning of an answer to nothing."""
         chat = self._manifest.chat
         if options.continue_ or options.speaks or chat is None:
-            raise UsageError("without ", Param("prompt"), ", a template begins a conversation of its own; give one")
+            raise UsageError("without ", Param("prompt"), ", a template starts a new conversation; give one")
         return [*chat.start, *chat.model_prefix]
 
     def _conversation(

@@ -37,7 +37,7 @@ class Samples:
 def check_several(options: GenerateOptions) -> None:
     """Whether several answers can differ; raises UsageError."""
     if options.decoder == AUTOREGRESSIVE or (options.compute is not None and options.compute.speculate):
-        why = ": greedy decoding gives one answer every time"
+        why = ": greedy decoding always gives the same answer"
         raise UsageError(Param("n"), " needs ", Param("decoder"), " diffusion without ", Param("speculate"), why)
 
 

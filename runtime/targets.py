@@ -26,5 +26,5 @@ def describe(name: str, spec: TargetSpec) -> list[str]:
         f"  {f'{methods} methods in' if methods else 'contexts'} {', '.join(files)}",
     ]
     if spec.needs is not None:
-        lines.append(f"  needs {spec.needs}; read back and compared when it was exported, run by nothing yet")
+        lines.append(f"  needs {spec.needs}; read back and compared when it was exported, not run anywhere yet")
     return lines

@@ -282,7 +282,7 @@ def _only(method: str, app: _App) -> _App:
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in (method, "HEAD" if method == "GET" else method):
-            raise ApiError(405, f"only {method} is possible here", code="method_not_allowed")
+            raise ApiError(405, f"only {method} is allowed here", code="method_not_allowed")
         await app(scope, receive, send)
 
     return _App(checked)

@@ -41,7 +41,7 @@ def chat_ids(
     if model.single_turns and sum(message["role"] == "user" for message in messages) > 1:
         raise ApiError(
             400,
-            f"model {model.name} knows single turns alone and would answer a later one wrongly; send the last one by itself",
+            f"model {model.name} knows only single turns and would answer later ones wrongly; send only the last message",
             param="messages",
             code="single_turns",
         )
@@ -79,7 +79,7 @@ def asks(
             if n > 1:
                 check_several(options)
             if options.structure is not None and getattr(body, "think", None):  # which is in the prompt, and no option any more
-                text = "think: an answer of a language has no thoughts before it; leave think out"
+                text = "think: a structured answer has no thoughts before it; leave think out"
                 raise ApiError(400, text, param="think", code="invalid_value")
             model.loaded.prompt_ids(ids, options)
             found.append(Ask(index=len(found), ids=ids, options=options))

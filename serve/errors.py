@@ -69,7 +69,7 @@ def from_error(error: BaseException, names: Mapping[str, str] | None = None) -> 
         param = None if error.param is None else names.get(error.param, error.param)
         return ApiError(400, error.spelled(names), param=param, code="invalid_value")
     if isinstance(error, SessionBusy | SessionClosed):
-        return overloaded("the model was closed meanwhile; try again", 1)
+        return overloaded("the model has been closed; try again", 1)
     if isinstance(error, BundleError):
         return ApiError(503, "the model's files cannot be used; the server's log says why", code="model_unusable")
     if isinstance(error, MemoryError):

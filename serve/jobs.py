@@ -255,6 +255,6 @@ class Jobs:
         if running:
             await asyncio.wait(running, timeout=grace_s)
         for job in list(self._running):
-            self.cancel(job, overloaded("the server was stopped before the answer was whole; ask again later", 10))
+            self.cancel(job, overloaded("the server was stopped before the answer was complete; try again later", 10))
         if running:
             await asyncio.wait(running, timeout=10)

@@ -169,7 +169,7 @@ class Models:
             if all(one.session is None for one in self.by_name.values()):
                 break  # alone it may have what there is; what is free is checked when it is loaded
             if time.monotonic() >= deadline:
-                raise overloaded(f"other models are at work, and {model.name} does not fit beside them; try again", 5)
+                raise overloaded(f"other models are in use, and {model.name} does not fit beside them; try again later", 5)
             await asyncio.sleep(PATIENCE_S / 50)
 
     async def _evict(self, wanted: Model) -> bool:

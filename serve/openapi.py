@@ -44,13 +44,13 @@ _STATUSES = {
     "401": "The API key is missing or wrong.",
     "403": "The Host or the Origin is refused.",
     "404": "There is no such model.",
-    "405": "The method is not possible here.",
+    "405": "The method is not allowed here.",
     "408": "The request did not arrive in time.",
     "413": "The body is too long.",
     "415": "The body is not JSON.",
-    "429": "Too many requests wait; Retry-After says when to come again.",
+    "429": "Too many requests are waiting; Retry-After says when to retry.",
     "500": "The server failed.",
-    "503": "Not now; Retry-After says when to come again.",
+    "503": "Not available now; Retry-After says when to retry.",
     "504": "The answer took too long.",
 }
 

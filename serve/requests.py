@@ -78,10 +78,10 @@ class Generation(Body):
     model: str = Field(min_length=1, max_length=200, description="Name of a bundle, as /v1/models lists it.")
     stream: bool = Field(False, description="Send text as it is committed, as server-sent events.")
     temperature: Annotated[float, Field(ge=0, le=HOTTEST)] | Annotated[str, Field(pattern=_ENDS)] | None = Field(
-        None, description="Of the draw in every step; A:B from the first step to the last. Without it, as exported."
+        None, description="Temperature in every step; A:B from the first step to the last. Default: as exported."
     )
-    top_p: float | None = Field(None, gt=0, le=1, description="Draw among the likeliest ids that together have this share.")
-    top_k: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Draw among so many of the likeliest ids.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Draw among the likeliest ids with this total probability.")
+    top_k: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Draw among this many of the likeliest ids.")
     min_p: float | None = Field(None, ge=0, le=1, description="Draw among ids at least this many times as likely as the first.")
     logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Bias] | None = Field(
         None,
@@ -89,54 +89,58 @@ class Generation(Body):
         description="Id → what is added to its logit; -100 bans it. Only the likeliest ids can be lifted.",
     )
     ban: Text | Annotated[list[Annotated[int, Field(ge=0)] | Text], Field(max_length=1000)] | None = Field(
-        None, description="Ids that must not come up, or texts of one token."
+        None, description="Ids that are never written, or texts of one token."
     )
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(None, description="Strings that end the text.")
     seed: int | None = Field(None, ge=0, lt=1 << 64, description="Seed of all noise; without it, one is drawn and reported.")
     user: str | None = Field(None, max_length=1000, description="Changes nothing.")
     metadata: dict[str, str] | None = Field(None, description="Changes nothing.")
-    decoder: Literal["diffusion", "autoregressive"] | None = Field(None, description="How tokens come about.")
+    decoder: Literal["diffusion", "autoregressive"] | None = Field(None, description="How tokens are decoded.")
     loop: Literal["host", "graph"] | None = Field(None, description="Whether the model is called per step or per canvas.")
     adaptive: bool | None = Field(None, description="false: always run every denoising step.")
     early_commit: float | None = Field(None, gt=0, le=100, description="Nats below which a position is committed early.")
     start_width: Literal["auto"] | Number | None = Field(None, description="Positions of a canvas's first step.")
     recheck: bool | None = Field(None, description="Run all positions once more before a canvas is committed.")
     speculate: bool | None = Field(None, description="Canvases are drafts that the causal encoder checks.")
-    max_steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Denoising steps for a canvas, at most.")
+    max_steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(None, description="Most denoising steps per canvas.")
     entropy_bound: Nats | Annotated[str, Field(pattern=_ENDS)] | None = Field(
-        None, description="Nats of the positions accepted in a step, at most; A:B from the first step to the last."
+        None, description="Most nats accepted in a step, in total; A:B from the first step to the last."
     )
     schedule: Literal["linear", "cosine"] | Table | None = Field(
-        None, description="How temperature and bound go from step to step: by a shape, or by the values of every step."
+        None, description="How temperature and bound change from step to step: a shape, or the values of every step."
     )
-    min_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(None, description="Tokens of the answer, at least.")
-    confidence: float | None = Field(None, gt=0, le=100, description="Nats of mean entropy below which a canvas may end.")
-    stability: Annotated[int, Field(ge=0, le=10_000)] | None = Field(None, description="Steps without a change before that.")
-    regex: Text | None = Field(None, description="What the whole answer matches, always; in the syntax of Rust's regex crate.")
+    min_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(None, description="Fewest tokens of the answer.")
+    confidence: float | None = Field(None, gt=0, le=100, description="Mean entropy in nats below which a canvas may end.")
+    stability: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
+        None, description="Steps without a change before a canvas may end."
+    )
+    regex: Text | None = Field(
+        None, description="Expression that matches the whole answer, in the syntax of Rust's regex crate."
+    )
     choices: Annotated[list[Text], Field(min_length=2, max_length=1000)] | None = Field(
-        None, description="The answers that are possible."
+        None, description="The possible answers."
     )
-    choice_probabilities: bool | None = Field(None, description="Say how probable each of the choices is.")
+    choice_probabilities: bool | None = Field(None, description="Report the probability of each choice.")
     guidance: Annotated[float, Field(ge=0, le=MOST)] | None = Field(
-        None, description="Push every step away from the negative prompt, so many times as far as from there to the prompt."
+        None, description="How strongly steps are guided away from the negative prompt; 1 changes nothing."
     )
-    negative: Text | None = Field(None, description="What guidance pushes away from, in place of the last user turn.")
+    negative: Text | None = Field(None, description="What guidance leads away from, in place of the last user turn.")
     guidance_steps: (
         Annotated[str, Field(pattern=_RANGE)]
         | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
         | None
     ) = Field(None, description="First and last step of each canvas that are guided.")
-    fallback: Literal["autoregressive"] | None = Field(None, description="Decode token by token where the answer is empty.")
-    template: Text | None = Field(None, description="The answer with holes, such as {{8}} of 8 tokens, which the model fills.")
-    draft: Text | None = Field(None, description="A text to begin with, in place of noise.")
+    fallback: Literal["autoregressive"] | None = Field(None, description="Decode token by token if the answer is empty.")
+    template: Text | None = Field(None, description="The answer, with holes that the model fills, such as {{8}} for 8 tokens.")
+    draft: Text | None = Field(None, description="A text to start from instead of noise.")
     strength: float | None = Field(None, gt=0, le=1, description="How much of the draft is noise.")
-    frames: bool = Field(False, description="On a stream: an event for every denoising step, too.")
+    frames: bool = Field(False, description="In a stream, also send an event for every denoising step.")
 
     @field_validator("frames", "stream_options", check_fields=False)
     @classmethod
     def _streams(cls, value: Any, info: ValidationInfo) -> Any:
         if value and not info.data.get("stream"):
-            raise ValueError("is about streams; give stream as well, or leave it out")
+            raise ValueError("only applies to streams; give stream as well, or leave it out")
         return value
 
     @field_validator("strength")
@@ -247,7 +251,7 @@ class Tool(Body):
 
 def _not_forced(value: Any) -> Any:
     if value == "required" or isinstance(value, dict):
-        raise ValueError("a call cannot be forced, because nothing holds the model to the form of one; give auto or none")
+        raise ValueError("a call cannot be forced, because nothing makes the model write one; give auto or none")
     return value
 
 
@@ -258,22 +262,24 @@ class ChatRequest(Generation):
     """`/v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
-    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers; each has the next seed.")
+    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Number of answers; each uses the next seed.")
     max_tokens: Number | None = None
     max_completion_tokens: Number | None = None
     stream_options: StreamOptions | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
-    logprobs: bool | None = Field(None, description="Say how likely each token was; on a stream, in the last chunk.")
-    response_format: ChatFormat | None = Field(None, description="What the answer is: text, a JSON object, JSON of a schema.")
-    top_logprobs: int | None = Field(None, ge=0, le=20, description="And so many of the likeliest ids in its place.")
+    logprobs: bool | None = Field(None, description="Report each token's log-probability; in a stream, in the last chunk.")
+    response_format: ChatFormat | None = Field(
+        None, description="Form of the answer: text, a JSON object, or JSON that follows a schema."
+    )
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="Also report this many of the likeliest ids in its place.")
 
     @field_validator("top_logprobs")
     @classmethod
     def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and not info.data.get("logprobs"):
-            raise ValueError("says more of logprobs; give logprobs: true as well, or leave it out")
+            raise ValueError("adds to logprobs; give logprobs: true as well, or leave it out")
         return value
 
     def schema_of_answer(self) -> dict[str, Any] | None:
@@ -307,10 +313,12 @@ class CompletionRequest(Generation):
         | Annotated[list[str], Field(min_length=1, max_length=64)]
         | Annotated[list[Ids], Field(min_length=1, max_length=64)]
     )
-    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; each has the next seed.")
+    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Number of answers per prompt; each uses the next seed.")
     max_tokens: Number = 16
     stream_options: StreamOptions | None = None
-    logprobs: int | None = Field(None, ge=0, le=5, description="Say how likely each token was, and so many of the likeliest.")
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="Report each token's log-probability, and those of this many likeliest ids."
+    )
 
     def most_logprobs(self) -> int | None:
         return self.logprobs

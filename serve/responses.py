@@ -82,7 +82,9 @@ class ResponseRequest(Generation):
     tools: list[ResponseTool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice = None
     think: bool | None = Field(None, description="Let the model think before it answers.")
-    text: TextOptions | None = Field(None, description="What the answer is: text, a JSON object, JSON of a schema.")
+    text: TextOptions | None = Field(
+        None, description="Form of the answer: text, a JSON object, or JSON that follows a schema."
+    )
 
     def schema_of_answer(self) -> dict[str, Any] | None:
         form = None if self.text is None else self.text.format

@@ -124,7 +124,7 @@ def _protocol(options: ServeOptions) -> type[H11Protocol]:
             self._wait(self.conn.their_state is h11.IDLE and self.conn.trailing_data[0] != b"")
 
         def send_400_response(self, msg: str) -> None:
-            body = encode(ApiError(400, "this is no HTTP request that the server reads", code="bad_request").body)
+            body = encode(ApiError(400, "this is not an HTTP request that the server understands", code="bad_request").body)
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: "
             self.transport.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
             self.transport.close()

@@ -32,7 +32,9 @@ def adapting(
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint}: no such folder; give a causal checkpoint in the Hugging Face layout")
     if not is_causal(checkpoint):
-        raise CheckpointError(f"{checkpoint}: is no causal model of Gemma 4; `dgemma finetune` trains denoisers further")
+        raise CheckpointError(
+            f"{checkpoint}: is not a causal Gemma 4 model; to train a denoiser further, use `dgemma finetune`"
+        )
     for name, value, least, most in (
         ("--tokens", tokens, 1, 10**15), ("--canvas", canvas, 1, 4096), ("--batch", batch, 2, 4096),
         ("--seed", seed, 0, MOST_SEED),

@@ -20,7 +20,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.train.options import MOST_SEED, MOST_STEPS, Course, Objective, Optimizer
 
 T = TypeVar("T")
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class DataSection:
         if bool(self.files) == bool(self.tasks):
             raise UsageError("data.files: name at least one file of conversations, or data.tasks, but not both")
         if self.tasks not in (None, "tiny"):
-            raise UsageError(f"data.tasks {self.tasks!r} is unknown; there is tiny")
+            raise UsageError(f"data.tasks {self.tasks!r} is unknown; choose tiny")
         if isinstance(self.held_out, float) and not 0 < self.held_out < 1:
             raise UsageError(f"data.held_out {self.held_out}: a share must be above 0 and below 1")
 

@@ -109,7 +109,7 @@ def _conversation(line: str, path: Path, number: int, speak: Speak, config: Mode
     ]
     longest = max(len(row.prefix) + (len(row.canvas) if whole else n) for row in rows)
     if longest > config.max_position_embeddings:
-        raise UsageError(f"{where}: takes {longest} positions of the model's {config.max_position_embeddings}; shorten it")
+        raise UsageError(f"{where}: takes {longest} positions, the model has {config.max_position_embeddings}; shorten it")
     return rows
 
 
@@ -127,7 +127,7 @@ def split(conversations: Sequence[list[Row]], share: float, seed: int) -> tuple[
     Raises UsageError where there are fewer than two conversations.
     """
     if len(conversations) < 2:
-        raise UsageError("--data holds one conversation, and one is held out to measure; give at least two")
+        raise UsageError("--data has only one conversation, and one is held out; give at least two")
     order = torch.randperm(len(conversations), generator=torch.Generator().manual_seed(seed)).tolist()
     count = min(_MOST_HELD_OUT, max(1, round(share * len(conversations))))
     held = set(order[:count])

@@ -275,12 +275,16 @@ class Loop:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: there is no state to go on from; leave out --resume") from None
+            raise CheckpointError(f"{path}: there is no state to continue from; leave out --resume") from None
         except Exception as error:
-            raise CheckpointError(f"{path}: cannot be read ({(str(error).splitlines() or [''])[0]}); start again") from None
+            raise CheckpointError(
+                f"{path}: cannot be read ({(str(error).splitlines() or [''])[0]}); start again with another --out"
+            ) from None
         made, now = json.loads(state["identity"]), self.identity
         if other := sorted(key for key in made | now if made.get(key) != now.get(key)):
-            raise CheckpointError(f"{path}: was made with another {other[0]}; give the same, or another --out without --resume")
+            raise CheckpointError(
+                f"{path}: was made with a different {other[0]}; give the same one, or another --out without --resume"
+            )
         with torch.no_grad():
             for name, p in self.trained.items():
                 p.copy_(state["trained"][name])

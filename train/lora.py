@@ -139,14 +139,16 @@ def merge(model: Denoiser, folder: Path) -> int:
         own = name.removeprefix(_PREFIX).removeprefix(DECODER).removeprefix(ENCODER)
         module, _, kind = own.removesuffix(".weight").rpartition(".")
         if module not in linears or kind not in ("lora_A", "lora_B"):
-            raise CheckpointError(f"{path}: tensor {name} belongs to nothing in this checkpoint; give the adapter's own one")
+            raise CheckpointError(
+                f"{path}: tensor {name} does not belong to this checkpoint; give the one that the adapter was trained on"
+            )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; train the adapter again")
         twin = tensors.get(f"{_PREFIX}{DECODER}{own}", tensor)
         if twin.shape != tensor.shape or not torch.equal(twin, tensor):
             raise CheckpointError(
                 f"{path}: the adapters of {module} in encoder and decoder differ, but a checkpoint has one matrix for both; "
-                "train them as one, as `dgemma finetune --lora` does"
+                "train one for both, as `dgemma finetune --lora` does"
             )
         changed.add(module)
     if not changed:
@@ -157,7 +159,8 @@ def merge(model: Denoiser, folder: Path) -> int:
             weight, (down, up) = linears[module].weight, pair
             if down is None or up is None or (up.shape[0], down.shape[1]) != weight.shape or up.shape[1] != down.shape[0]:
                 raise CheckpointError(
-                    f"{path}: the adapter of {module} does not fit {list(weight.shape)}; give its own checkpoint"
+                    f"{path}: the adapter of {module} does not fit {list(weight.shape)}; give the checkpoint that it "
+                    "was trained on"
                 )
             linears[module].weight = nn.Parameter(weight + (up.float() @ down.float()) * scale, requires_grad=False)
     return len(changed)

@@ -144,7 +144,7 @@ class Run:
 def check_out(out: Path, *, resume: bool) -> None:
     """Refuse a folder that is there, unless a run in it is resumed; raises UsageError."""
     if not resume and out.exists():
-        raise UsageError(f"--out {out}: exists already; choose another folder, or go on from its state with --resume")
+        raise UsageError(f"--out {out}: exists already; choose another folder, or continue from its state with --resume")
 
 
 def _timed(loop: Loop, rows: Sequence[Row]) -> float:

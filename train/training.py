@@ -128,7 +128,9 @@ def _tokens(run: Run, minutes: float) -> int:
         try:
             return int(read_json(kept)["course"]["tokens"])
         except (ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{kept}: does not say what the minutes came to; start again") from None
+            raise CheckpointError(
+                f"{kept}: does not say how many tokens the minutes came to; start again with another --out"
+            ) from None
     plan = run.plan(timed=_TIMED)
     if plan.step_seconds is None:
         raise UsageError("run.minutes: no step can be timed, as the run needs more memory than is free; give run.tokens")

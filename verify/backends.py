@@ -77,7 +77,7 @@ def _add_static(bundle: Bundle, threads: int, add: Callable[[Backend, Tolerance]
     rounded = bundle.manifest.quantization.get("recipe") != "fp32"
     add(StaticBackend(bundle, threads, sources=True), tolerance.SIXTEEN_BITS if rounded else tolerance.SAME_FLOAT)
     if not qnn_sessions.is_emulated():
-        missing[EMULATED] = "is for x86-64; an NPU itself is not judged"
+        missing[EMULATED] = "exists only for x86-64; a real NPU is not checked"
     elif qnn_sessions.installed() is None:
         missing[EMULATED] = f"{qnn_sessions.PACKAGE} is not installed; {pip_install('qnn')}"
     else:

@@ -154,7 +154,7 @@ def _difference(one: Mapping[str, Any]) -> str:
     name = f"{one['options']} (draw {one['run'] + 1})" if "options" in one else f"prompt {one['run'] + 1}"
     where = f"{name} differs from step {one['row'] + 1} on (canvas {one['canvas'] + 1}{at}): {_RULES[one['rule']]}"
     if one["allowed"] is None and "options" in one and one["limit"] is None:
-        return f"{where}; not judged, for the weights are others"
+        return f"{where}; not judged, because the weights differ"
     if one["margin"] is None:
         return f"{where}, by a margin that is not known: NOT ALLOWED"
     margin = f"{where}, by a margin of {one['margin']:.2g}"

@@ -59,7 +59,7 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
     """
     if request.target.startswith(QNN) and qnn_sessions.is_emulated():
         raise UsageError(
-            "--target qnn: here an emulator would stand in for the NPU, and its speed says nothing of a chip's; run bench on "
+            "--target qnn: here an emulator stands in for the NPU, and its speed says nothing about a chip's; run bench on "
             "the device, or leave --target out"
         )
     old = compare.read(request.compare) if request.compare else None
@@ -114,7 +114,7 @@ def bench(request: BenchRequest, say: Say, stage: Say) -> Json:
 def runs_on(manifest: Manifest, label: str) -> str:
     """What is measured of a bundle that has graphs for accelerators, and what is not."""
     emulated = [name for name, spec in manifest.targets.items() if spec.chip and label != f"onnx/qnn ({spec.chip})"]
-    left = f"; not measured: {', '.join(emulated)}, for the speed of an emulator says nothing" if emulated else ""
+    left = f"; not measured: {', '.join(emulated)}, because an emulator's speed says nothing" if emulated else ""
     if others := [name for name, spec in manifest.targets.items() if spec.chip is None]:
         left += f"; not measured: {', '.join(others)}, which nothing here runs"
     return f"Runs on {'the processor' if '/' not in label else 'the NPU'} ({label}){left}"

@@ -84,7 +84,7 @@ def result(values: Json) -> None:
     if "comparison" in values:
         comparison(values["comparison"]["rows"])
         if (doubt := values["noise"]["doubt"]) > TOLERANCE:
-            print(f"other work may have changed ratios of time by {doubt:.0%}, which is allowed; on a quiet machine, less is")
+            print(f"other programs may have changed time ratios by {doubt:.0%}, which is allowed; on an idle machine, less is")
     for warning in values["noise"]["warnings"]:
         print(f"noise: {warning}")
 

@@ -153,7 +153,7 @@ class Tuning:
 
         done = [trial for trial in self.study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
         if done:
-            self.say(f"going on after {len(done)} trials")
+            self.say(f"continuing after {len(done)} trials")
         for _ in progress(range(len(done), self.request.trials), "tune"):
             trial = self.study.ask()
             options = self.space.draw(trial)
@@ -269,5 +269,7 @@ def _study(request: TuneRequest, settings: dict[str, Any]) -> Iterator[optuna.St
         study.set_user_attr("settings", settings)
     elif json.dumps(known, sort_keys=True) != json.dumps(settings, sort_keys=True):
         other = next(name for name in settings if known.get(name) != settings[name])
-        raise UsageError(f"--out {request.out}: holds a run of another {other}; name another folder, or give the same options")
+        raise UsageError(
+            f"--out {request.out}: holds a run with another {other}; name another folder, or give the same options"
+        )
     yield study

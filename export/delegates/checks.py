@@ -49,17 +49,17 @@ def check(target: str, recipe: Recipe, config: ModelConfig, engines: Sequence[st
         )
     if recipe.activations == 16:
         raise UsageError(
-            f"--target {target}: recipe {recipe.name!r} has 16-bit activations, where {backend.name} has float16; "
+            f"--target {target}: recipe {recipe.name!r} has 16-bit activations, but {backend.name} has float16; "
             f"use --recipe {backend.recipes}"
         )
     if recipe.bits_of(TABLE) == 4:
         raise UsageError(
-            f"--target {target}: recipe {recipe.name!r} has 4 bits for embedding, and the host reads rows of 8 or 32; "
+            f"--target {target}: recipe {recipe.name!r} has 4-bit embeddings, but the host reads rows of 8 or 32 bits; "
             f"use --recipe {backend.recipes}"
         )
     if wrong := sorted({recipe.bits_of(name) for name in parameter_shapes(config)} - backend.bits):
         raise UsageError(
-            f"--target {target}: recipe {recipe.name!r} has weights of {wrong[0]} bits, and {backend.name} takes "
+            f"--target {target}: recipe {recipe.name!r} has weights of {wrong[0]} bits, but {backend.name} takes "
             f"{' or '.join(map(str, sorted(backend.bits)))}; use --recipe {backend.recipes}"
         )
     if config.is_moe:

@@ -151,8 +151,8 @@ def _check_eager(backend: Backend, form: Form, program: ExportedProgram, step: R
     name, worst = max(eager(program, form, step).items(), key=lambda item: item[1])
     if not worst <= EAGER:
         raise ExportError(
-            f"--target {backend.name}: {name} of method {form.name} is {worst:.1e} (relative) from the model's before it is "
-            "lowered; this is a defect of dgemma, please report it, and leave --target out"
+            f"--target {backend.name}: {name} of method {form.name} differs from the model's by {worst:.1e} (relative) "
+            "before it is lowered; this is a bug in dgemma: please report it, and leave --target out"
         )
 
 
@@ -170,8 +170,8 @@ def compiled(backend: Backend, programs: dict[str, ExportedProgram], scratch: Pa
         except Exception as problem:  # of many kinds
             reason = " ".join(str(problem).split())[:200]
             raise ExportError(
-                f"--target {backend.name}: its compiler refused {next(iter(programs))} or a method beside it ({reason}); use "
-                "another recipe, or leave --target out"
+                f"--target {backend.name}: its compiler refused {next(iter(programs))} or another of its methods ({reason}); "
+                "use another recipe, or leave --target out"
             ) from problem
     for name in programs:
         info = get_delegation_info(lowered.exported_program(name).graph_module)

@@ -108,7 +108,7 @@ def the_calls(file: PteFile, methods: Sequence[Form], backend: str) -> dict[str,
         instructions = held.get(form.name, [])
         call = instructions[0] if len(instructions) == 1 else None
         if not isinstance(call, Call) or call.backend != backend:
-            raise ValueError(f"method {form.name} does something else than call {backend} once")
+            raise ValueError(f"method {form.name} does not consist of a single call of {backend}")
         for specs, shapes in zip((form.inputs, form.outputs), call.shapes, strict=True):
             if [(s.dtype, s.shape) for s in specs] != list(shapes):
                 raise ValueError(f"method {form.name} has other tensors than the manifest says")

@@ -26,7 +26,7 @@ def check(recipe: Recipe, config: ModelConfig, engines: Sequence[str]) -> None:
             f"--recipe {', '.join(RECIPES)}, or a file with `activations` 16"
         )
     if recipe.bits_of(TABLE) == 4:
-        raise UsageError(f"--target qnn: recipe {recipe.name!r} has 4 bits for embedding; the NPU takes 8 or 32 there")
+        raise UsageError(f"--target qnn: recipe {recipe.name!r} has 4-bit embeddings; use 8 or 32 bits")
     if config.is_moe:
         raise UsageError("--target qnn: a mixture of experts does not run on the NPU yet; leave --target out")
     if util.find_spec(MODULE) is None:

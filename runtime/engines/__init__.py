@@ -85,8 +85,8 @@ def _only_on_devices(bundle: Bundle, target: str) -> EngineError:
     if target not in bundle.manifest.targets:
         return EngineError(f"{bundle.path}: was exported without target {target!r}; export it again with --target {target}")
     return EngineError(
-        f"{bundle.path}: dgemma does not run target {target!r}, whose .pte files are for an app with ExecuTorch's library "
-        "(docs/guides/accelerators.md has the lines); use --target cpu"
+        f"{bundle.path}: dgemma cannot run target {target!r}: its .pte files are for an app with ExecuTorch's library "
+        "(see docs/guides/accelerators.md); use --target cpu"
     )
 
 

@@ -87,7 +87,9 @@ class OnnxEngine(Engine):
         needed, optional = ({t.name for t in ts} for ts in (session.get_inputs(), session.get_overridable_initializers()))
         inputs, outputs = {t.name for t in spec.inputs}, {t.name for t in session.get_outputs()}
         if not needed <= inputs <= needed | optional or not outputs >= {t.name for t in spec.outputs}:
-            raise EngineError(f"{self.bundle.path / spec.file}: its inputs or outputs are not those of the manifest")
+            raise EngineError(
+                f"{self.bundle.path / spec.file}: its inputs or outputs are not those in the manifest; export the bundle again"
+            )
         self._runs[graph] = (session, [t.name for t in spec.outputs])
 
     def _call(self, graph: str, feeds: Feeds) -> Sequence[Array]:

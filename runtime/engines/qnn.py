@@ -18,13 +18,15 @@ def choose_target(bundle: Bundle, target: str) -> TargetSpec:
     """What a bundle holds for `qnn` or `qnn:CHIP`; raises EngineError where it is nothing, or where a chip has to be named."""
     held = {name: spec for name, spec in bundle.manifest.targets.items() if name.startswith(f"{QNN}:")}
     if not held:
-        raise EngineError(f"{bundle.path}: was exported without an NPU's contexts; export it again with --target qnn:CHIP")
+        raise EngineError(f"{bundle.path}: was exported without contexts for an NPU; export it again with --target qnn:CHIP")
     if target != QNN:
         if target not in held:
             raise EngineError(f"{bundle.path}: has no contexts for {target!r} (it has: {', '.join(held)}); choose one of these")
         return held[target]
     if len(held) > 1 and not qnn_sessions.is_emulated():
-        raise EngineError(f"{bundle.path}: has contexts for several chips; name this machine's: --target {' or '.join(held)}")
+        raise EngineError(
+            f"{bundle.path}: has contexts for several chips; name the one in this machine: --target {' or '.join(held)}"
+        )
     return next(iter(held.values()))
 
 
@@ -44,7 +46,7 @@ class QnnEngine(StaticEngine):
         if self.emulated:
             warnings.warn(
                 f"this machine has no Snapdragon NPU, so {name_of(self.chip)} runs in the emulator of "
-                f"{qnn_sessions.PACKAGE} {package}, which takes seconds a step; its speed says nothing",
+                f"{qnn_sessions.PACKAGE} {package}, which takes seconds per step; its speed says nothing about the NPU's",
                 DgemmaWarning,
                 stacklevel=5,
             )
@@ -66,5 +68,7 @@ class QnnEngine(StaticEngine):
         session = self._sessions[graph]
         wanted = [t.name for t in session.get_inputs()]
         if set(wanted) != set(feeds):
-            raise EngineError(f"{self.bundle.path / graph.file}: takes other inputs than this version gives; export it again")
+            raise EngineError(
+                f"{self.bundle.path / graph.file}: takes other inputs than this dgemma gives; export the bundle again"
+            )
         return dict(zip([t.name for t in session.get_outputs()], session.run(None, feeds), strict=True))

@@ -62,9 +62,9 @@ class StaticEngine(Engine):
 
     def _load(self, graph: str, spec: GraphSpec) -> None:
         if graph == _FUSED:
-            raise EngineError("the NPU has no graph of all steps (--loop graph); use --loop host, or --target cpu")
+            raise EngineError(f"{self.label} has no graph of all steps (--loop graph); use --loop host, or --target cpu")
         if graph not in self._graphs:
-            raise EngineError(f"graph {graph!r} is unknown to target 'qnn'; use --target cpu")
+            raise EngineError(f"{self.label} has no graph {graph!r}; use --target cpu")
 
     def _call(self, graph: str, feeds: Feeds) -> Sequence[Array]:
         return self._graphs[graph](feeds)
@@ -111,7 +111,7 @@ class StaticEngine(Engine):
             outputs += (drawn.drawn, drawn.likeliest, drawn.log_probs)
         return [np.ascontiguousarray(o[None]) for o in outputs], new
 
-    # The parts on the NPU.
+    # The parts on the accelerator.
 
     def _causal(self, feeds: Feeds) -> tuple[Array, list[Array]]:
         tokens, start = feeds["tokens"], int(feeds["start"][0])

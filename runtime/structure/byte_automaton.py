@@ -22,7 +22,7 @@ from dgemma.runtime.engines.base import Array
 MOST_STATES = 20_000
 SECONDS = 60.0  # that the library may take for one expression, on a busy machine, too
 LONGEST = 1 << 20  # characters of an expression
-_TOO_LARGE = ": takes too many states, or too long; a count such as {1,1000} makes many: use fewer, or smaller ones"
+_TOO_LARGE = ": needs too many states, or too much time; counts such as {1,1000} need many: use fewer, or smaller ones"
 _DETERMINIZE = Path(__file__).with_name("determinize.py")
 
 
@@ -105,9 +105,7 @@ def compile_regex(regex: str, name: str = "regex") -> ByteAutomaton:
             Param(name), f" is an expression of {len(bare)} characters; at most {LONGEST} are compiled; make it shorter"
         )
     if not _balanced(bare):
-        raise UsageError(
-            *shown, ": has parentheses or brackets without their counterparts; close them, or escape them with a backslash"
-        )
+        raise UsageError(*shown, ": has unbalanced parentheses or brackets; close them, or escape them with a backslash")
     done = _determinized(bare, shown)
     values = np.frombuffer(done, "<i4")
     states, start, count = (int(value) for value in values[:3])
@@ -131,13 +129,13 @@ def _determinized(regex: str, shown: tuple[str, str]) -> bytes:
     try:
         given = regex.encode()
     except UnicodeEncodeError:
-        raise UsageError(*shown, ": is no valid Unicode text") from None
+        raise UsageError(*shown, ": is not valid Unicode text") from None
     try:
         status, written, said = _CHILDREN.run([sys.executable, "-P", str(_DETERMINIZE)], given)
     except subprocess.TimeoutExpired:
         raise UsageError(*shown, _TOO_LARGE) from None
     except OSError as error:
-        raise UsageError(*shown, f": no second Python can be run ({error.strerror or error}), which expressions need") from None
+        raise UsageError(*shown, f": needs a second Python process, which cannot start ({error.strerror or error})") from None
     if status == 0:
         return written
     if status == 3:
@@ -148,12 +146,12 @@ def _determinized(regex: str, shown: tuple[str, str]) -> bytes:
 def _reason(said: str) -> str:
     """Why the library refused an expression, in one line."""
     if "word boundaries" in said:
-        return "has a word boundary, which automata of Unicode text cannot have; leave \\b out"
+        return "has a word boundary, which is not supported for Unicode text; leave \\b out"
     if "start state" in said:
         return "has ^, $ or \\b inside; the whole answer is matched, so leave them out"
     if "incompatible" in said:
         return "a part of it matches no text; leave it out"
-    return "is no regular expression in Rust's syntax, which has no look-around and no backreferences; see docs.rs/regex"
+    return "is not a regular expression in Rust's syntax, which has no look-around and no backreferences; see docs.rs/regex"
 
 
 def _bare(regex: str) -> str:

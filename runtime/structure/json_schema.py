@@ -55,7 +55,7 @@ class _Writer:
     def write(self, schema: Any, path: str, depth: int) -> str:
         """The expression of a part of the schema, in a group."""
         if not isinstance(schema, Mapping):
-            raise refused(f"{path} is {json.dumps(schema)[:SHOWN]}; give an object that says a type")
+            raise refused(f"{path} is {json.dumps(schema)[:SHOWN]}; give an object with a type")
         if depth > _DEEPEST:
             raise refused(f"{path} is nested more than {_DEEPEST} deep; make it flatter")
         said = {key: value for key, value in schema.items() if key not in _ANNOTATIONS}
@@ -76,21 +76,21 @@ class _Writer:
             types = _types(said, path) if "type" in said else None
             fitting = [one for one in values if types is None or _has_type(one, types)] if isinstance(values, list) else []
             if not fitting:
-                raise refused(f"{path}/{key} has no value that is possible; list some")
+                raise refused(f"{path}/{key} allows no value; list some")
             return _group(_constant(one) for one in fitting)
         if not isinstance(value, list) or not value:
             raise refused(f"{path}/{key} must be a list of schemas")
         if key == "allOf" and len(value) > 1:
-            raise refused(f"{path}/allOf has {len(value)} parts; only one is supported, so join them yourself")
+            raise refused(f"{path}/allOf has {len(value)} parts; only one is supported, so merge them")
         if key == "oneOf" and len(value) > 1 and not self._exclusive(value):
-            raise refused(f"{path}/oneOf has parts that a value might fit together; use anyOf, or types that differ")
+            raise refused(f"{path}/oneOf has parts that may fit the same value; use anyOf, or different types")
         return _group(self.write(one, f"{path}/{key}/{i}", depth + 1) for i, one in enumerate(value))
 
     def _reference(self, name: Any, path: str, depth: int) -> str:
         if not isinstance(name, str) or not name.startswith("#"):
             raise refused(f"{path}/$ref {str(name)[:SHOWN]!r} is not in this file; put it into $defs")
         if name in self._open:
-            raise refused(f"{path}/$ref {name!r} refers to itself; such a schema has no end, so write out its levels")
+            raise refused(f"{path}/$ref {name!r} refers to itself, which is not supported; write out its levels")
         self._open.append(name)
         made = self.write(self._resolved(name, path), name, depth + 1)
         self._open.pop()
@@ -101,7 +101,7 @@ class _Writer:
         for part in name.removeprefix("#").split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or key not in found:
-                raise refused(f"{path}/$ref {name!r} leads nowhere; name a schema of $defs")
+                raise refused(f"{path}/$ref {name!r} points to nothing; name a schema in $defs")
             found = found[key]
         return found
 
@@ -126,7 +126,7 @@ class _Writer:
                 said = {"type": "object", **said}
             else:
                 self._refuse(said.keys() - set().union(*_OF_TYPE.values()), path)
-                raise refused(f"{path} says no type, so any value would do; give one of {', '.join(_OF_TYPE)}")
+                raise refused(f"{path} has no type, so any value would fit; give one of {', '.join(_OF_TYPE)}")
         types = _types(said, path)
         self._refuse(
             said.keys() - {"type"} - set().union(*(_OF_TYPE[one] for one in types)), path, f"for {' or '.join(types)} "
@@ -149,12 +149,12 @@ class _Writer:
         if not isinstance(properties, Mapping) or not isinstance(required, list):
             raise refused(f"{path}: properties must be an object, and required a list")
         if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
-            raise refused(f"{path}/required names {str(missing[0])[:SHOWN]!r}, which is no property; describe it")
+            raise refused(f"{path}/required names {str(missing[0])[:SHOWN]!r}, which is not a property; describe it")
         if not properties:
             if others is False:
                 return r"\{\}"
             if not isinstance(others, Mapping):
-                raise refused(f"{path} says nothing of its properties; name them, or give additionalProperties a type")
+                raise refused(f"{path} does not describe its properties; name them, or give additionalProperties a type")
             item = f'"{json_values.CHARACTER}*"{_COLON}{self.write(others, f"{path}/additionalProperties", depth + 1)}'
             return rf"\{{(?:{item}(?:{_COMMA}{item})*)?\}}"
         items = [
@@ -184,23 +184,23 @@ class _Writer:
                 or not isinstance(parts, list)
                 or not low <= len(parts) <= (len(parts) if high is None else high)
             ):
-                raise refused(f'{path}/prefixItems needs "items": false, and no other number of items than its own')
+                raise refused(f'{path}/prefixItems needs "items": false, and exactly as many items as it lists')
             return rf"\[{_COMMA.join(self.write(one, f'{path}/prefixItems/{i}', depth + 1) for i, one in enumerate(parts))}\]"
         if high is not None and high < low:
-            raise refused(f"{path} has minItems above maxItems; no list is both")
+            raise refused(f"{path} has minItems above maxItems; no list fits both")
         if high == 0:
             return r"\[\]"
         if "items" not in said:
-            raise refused(f"{path} says nothing of its items; give items a type")
+            raise refused(f"{path} does not describe its items; give items a type")
         item = self.write(said["items"], f"{path}/items", depth + 1)
         more = f"{{{max(0, low - 1)},{'' if high is None else high - 1}}}"
         return rf"\[(?:{item}(?:{_COMMA}{item}){more}){'' if low else '?'}\]"
 
     def _string(self, said: Mapping[str, Any], path: str) -> str:
         if len(kinds := [key for key in ("pattern", "format") if key in said]) and said.keys() & {"minLength", "maxLength"}:
-            raise refused(f"{path} has {kinds[0]} and a length; say the length in the pattern")
+            raise refused(f"{path} has {kinds[0]} and a length; express the length in the pattern")
         if len(kinds) == 2:
-            raise refused(f"{path} has pattern and format; give one of them")
+            raise refused(f"{path} has pattern and format; give only one of them")
         if kinds == ["format"]:
             if not isinstance(said["format"], str) or said["format"] not in json_values.FORMATS:
                 choices = ", ".join(json_values.FORMATS)
@@ -216,7 +216,7 @@ class _Writer:
             return f'"{expression}"'
         low, high = _count(said, "minLength", path) or 0, _count(said, "maxLength", path)
         if high is not None and high < low:
-            raise refused(f"{path} has minLength above maxLength; no string is both")
+            raise refused(f"{path} has minLength above maxLength; no string fits both")
         return json_values.string(low, high)
 
     def _refuse(self, unknown: set[str], path: str, where: str = "") -> None:
@@ -258,7 +258,7 @@ def _number(kind: str, said: Mapping[str, Any], path: str) -> str:
         bounds["maximum"],
         bounds["exclusiveMaximum"],
     ):
-        raise refused(f"{path} has a bound and its exclusive form; give one of them")
+        raise refused(f"{path} has a bound and its exclusive form; give only one of them")
     low, high, above, below = (None if value is None else int(value) for value in bounds.values())
     if kind == "integer":
         low = above + 1 if above is not None else low

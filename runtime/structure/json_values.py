@@ -53,7 +53,9 @@ def pattern(expression: str, path: str) -> str:
     """What matches an ECMA expression with ^ before and $ behind it. Raises UsageError for what means something else in Rust's
     syntax; whether it stays within a JSON string is the caller's to check."""
     if not (expression.startswith("^") and expression.endswith("$")) or expression.endswith("\\$"):
-        raise refused(f"{path}/pattern {expression[:60]!r} must begin with ^ and end with $, so that it says all of the string")
+        raise refused(
+            f"{path}/pattern {expression[:60]!r} must begin with ^ and end with $, so that it covers the whole string"
+        )
     body, made, in_class, i = expression[1:-1], list[str](), False, 0
 
     def unsupported(what: str) -> UsageError:
@@ -83,7 +85,7 @@ def integer(low: int | None, high: int | None, path: str) -> str:
     if low is None and high is None:
         return INTEGER
     if low is not None and high is not None and low > high:
-        raise refused(f"{path} has a minimum above its maximum; no number is both")
+        raise refused(f"{path} has a minimum above its maximum; no number fits both")
     if max(len(str(abs(bound))) for bound in (low, high) if bound is not None) > _MOST_DIGITS:
         raise refused(f"{path} has a bound of more than {_MOST_DIGITS} digits; leave it out")
     parts = list[str]()

@@ -51,7 +51,7 @@ class StructuredAnswer:
         """
         least = int(self._automaton.distance[self._automaton.begin])
         if least == NEVER:
-            cannot = ": this bundle's tokenizer cannot write any of its texts; write it in other characters"
+            cannot = ": this bundle's tokenizer cannot encode any text that it allows; use other characters"
             raise UsageError(Param(self._name), cannot)
         if least > most:
             less = f" {most} is less than the {counted(least, 'token')} that "
@@ -72,9 +72,9 @@ class StructuredAnswer:
         if self._automaton.automaton.matches(text):
             return ()
         if reason == "cancelled":
-            return (f"the answer was cancelled, so it is only the beginning of a text of {self._name}",)
+            return (f"the answer was cancelled, so it is only the beginning of a text that the {self._name} allows",)
         raise EngineError(
-            f"the answer {text[:SHOWN]!r} is not of the {self._name}, although its tokens are; please report this"
+            f"the answer {text[:SHOWN]!r} does not follow the {self._name}, although its tokens do; please report this"
         )
 
     def canvas(self, tokens: Sequence[int], most: int, n: int, room: int) -> StructuredCanvas:

@@ -19,6 +19,7 @@ from dgemma.runtime.engines.base import Array
 from dgemma.runtime.tokenizer import REPLACEMENT, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # They write each id by itself, but perhaps the first.
+_OPTIONS = "regex, json_schema and choices"
 _DECODERS = frozenset({"Sequence", "ByteFallback", "ByteLevel", "Fuse", "Replace", "Strip", "Metaspace"})
 
 
@@ -46,7 +47,7 @@ class Vocabulary:
 def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     """Of all ids below `size`, the model's; raises UsageError for a tokenizer whose ids have no bytes of their own."""
     if not isinstance(tokenizer, (SentencePieceTokenizer, HuggingFaceTokenizer)):
-        raise UsageError("structure needs a tokenizer of SentencePiece or tokenizers; leave regex, json_schema and choices out")
+        raise UsageError(f"structured answers need a SentencePiece or Hugging Face tokenizer; leave {_OPTIONS} out")
     read = _sentencepiece(tokenizer) if isinstance(tokenizer, SentencePieceTokenizer) else _tokenizers(tokenizer)
     ids = [i for i in range(min(size, tokenizer.vocab_size)) if i not in tokenizer._markers and read.has_text(i)]
     anchor = _anchor(tokenizer, read)
@@ -99,7 +100,7 @@ def _tokenizers(tokenizer: Tokenizer) -> _Reader:
     said = json.loads(model.to_str())
     kinds = _kinds(said.get("decoder"))
     if unknown := sorted(kinds - _DECODERS):
-        raise UsageError(f"structure cannot follow the decoder {unknown[0]!r} of this tokenizer; leave it out")
+        raise UsageError(f"structured answers do not support the tokenizer's decoder {unknown[0]!r}; leave {_OPTIONS} out")
     unknown_token = model.token_to_id(said["model"].get("unk_token") or "")
     added, table = model.get_added_tokens_decoder(), _byte_level()
 
@@ -146,4 +147,4 @@ def _anchor(tokenizer: Tokenizer, read: _Reader) -> int:
         ids = tokenizer.encode_user(text)
         if ids and read.has_text(ids[-1]) and tokenizer.decode(ids[-1:]).strip() == text:
             return ids[-1]
-    raise UsageError("structure cannot read this bundle's tokenizer: it has no id for a letter of its own; leave it out")
+    raise UsageError(f"structured answers need a tokenizer with ids for single letters; leave {_OPTIONS} out")

@@ -100,7 +100,7 @@ class Card {
     if (usage) {
       const computed = Math.max(usage.generation_s, 0.001);
       parts.push(`${usage.completion_tokens} tokens`, `${usage.steps} steps`, `${(usage.completion_tokens / computed).toPrecision(3)} tokens/s`);
-      parts.push(`${this.seconds.toFixed(2)}\u00a0s, ${computed.toFixed(2)}\u00a0s of it computing`, `seed ${usage.seed}`);
+      parts.push(`${this.seconds.toFixed(2)}\u00a0s, ${computed.toFixed(2)}\u00a0s of that computing`, `seed ${usage.seed}`);
     }
     if (this.finish === "length") parts.push("cut at the limit");
     this.note.textContent = [...parts, ...(this.warnings ?? [])].join(" · ");
@@ -140,7 +140,7 @@ async function follow(card, body, key, signal) {
   } catch (error) {
     if (signal.aborted) problem = "Stopped. What was committed is kept.";
     else if (error instanceof ApiError) problem = error.message;
-    else problem = "The connection broke. What was committed is kept; ask again to go on.";
+    else problem = "The connection broke. What was committed is kept; ask again to continue.";
   }
   staying(() => card.end(problem));
   return card.text.textContent;

@@ -107,5 +107,5 @@ def test_a_bundle_without_the_graph_says_so(session: Session, monkeypatch: pytes
     old: Manifest = replace(session.manifest, graphs={"onnx": graphs})
     generator: Generator = session._generator
     monkeypatch.setattr(generator, "_manifest", old)
-    with pytest.raises(UsageError, match="guidance: onnx has no 'denoise_guided' in this bundle; use engine onnx, and export"):
+    with pytest.raises(UsageError, match="guidance: this bundle has no 'denoise_guided' for onnx; use engine onnx; if"):
         found(session, 0, GUIDED["less self-conditioning"])

@@ -115,7 +115,7 @@ def test_without_the_package_one_line_says_what_was_left_out(monkeypatch: pytest
     assert missing[EMULATED].startswith("onnxruntime-qnn is not installed; pip install")
     monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: False)
     assert (
-        "an NPU itself is not judged" in backends_of(Bundle.open(static_bundle.bundle("w8a16")), None, ["onnx"], 1)[2][EMULATED]
+        "a real NPU is not checked" in backends_of(Bundle.open(static_bundle.bundle("w8a16")), None, ["onnx"], 1)[2][EMULATED]
     )
 
 
@@ -154,7 +154,7 @@ def test_inspect_and_bench_say_what_runs_where(capsys: pytest.CaptureFixture[str
 def test_bench_reports_no_emulator(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: True)
     assert dispatch(["bench", str(static_bundle.bundle("w8a16")), "--target", "qnn"]) == 2
-    assert "an emulator would stand in for the NPU, and its speed says nothing of a chip's" in capsys.readouterr().err
+    assert "an emulator stands in for the NPU, and its speed says nothing about a chip's" in capsys.readouterr().err
     monkeypatch.setattr(qnn_sessions, "is_emulated", lambda: False)
     monkeypatch.setattr(qnn_sessions, "installed", lambda: None)
     assert dispatch(["bench", str(static_bundle.bundle("w8a16")), "--target", "qnn"]) != 0

@@ -66,7 +66,9 @@ def test_the_fused_graph_takes_what_the_host_loop_takes(engine: str) -> None:
                     assert trajectory is not None
                     np.testing.assert_array_equal(getattr(trajectory, name), getattr(wanted, name), err_msg=f"{name} {options}")
             missed += not np.array_equal(wanted.canvas_out, plain.canvas_out)
-        with pytest.raises(UsageError, match="top_k cannot be had with loop graph: graph 'generate' puts out no candidates"):
+        with pytest.raises(
+            UsageError, match="top_k cannot be combined with loop graph: graph 'generate' returns no candidates"
+        ):
             session.generate([], top_k=2, loop="graph")
     assert missed > 8, "options hardly change anything"
 

@@ -40,7 +40,7 @@ def test_ids_may_be_numpys_and_lie_in_the_vocabulary(tiny: Session) -> None:
     assert options.sampler.bias == ((5, -math.inf),)
     with pytest.raises(UsageError, match=r"^ban: id 618 is outside the vocabulary of 618"):
         tiny.generate(PROMPT, ban=["e", 618])
-    with pytest.raises(UsageError, match="ban b'cat' must be ids, or texts"):
+    with pytest.raises(UsageError, match="ban b'cat' must be ids or non-empty texts"):
         GenerateOptions(ban=b"cat")
 
 

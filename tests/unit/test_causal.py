@@ -126,7 +126,7 @@ def test_what_adapting_refuses(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.jsonl"
     with pytest.raises(CheckpointError, match="no such folder"):
         adapting(tmp_path / "none", file, tokens=1, canvas=8)
-    with pytest.raises(CheckpointError, match="is no causal model"):
+    with pytest.raises(CheckpointError, match="is not a causal Gemma 4 model"):
         adapting(micro.save(tmp_path / "denoiser"), file, tokens=1, canvas=8)
     good: dict[str, Any] = {"tokens": 1, "canvas": 8}
     for change, message in (

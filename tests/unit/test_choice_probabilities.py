@@ -83,7 +83,7 @@ def test_a_bundle_gives_them(compute: dict[str, float]) -> None:
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     session = structured_session(tmp_path / "b", [200, 201])
-    with pytest.raises(UsageError, match="choice_probabilities are of choices; give them"):
+    with pytest.raises(UsageError, match="choice_probabilities needs choices; give them"):
         session.generate("x", regex="a+", choice_probabilities=True)
     with pytest.raises(UsageError, match="choice_probabilities need choices of at most 15 tokens, and one has"):
         session.generate("x", choices=["a", "b" * 40], choice_probabilities=True)

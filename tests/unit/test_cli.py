@@ -149,9 +149,9 @@ def test_old_names_of_options_work_and_are_in_no_help(
     monkeypatch.setattr(Session, "generate", generate)
     assert dispatch(["run", bundle, "-p", "--settle", "--settle", "0.5", "--canvas=4", "--repair"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "warning: --settle is called --early-commit now",
-        "warning: --canvas is called --start-width now",
-        "warning: --repair is called --recheck now",
+        "warning: --settle is now called --early-commit",
+        "warning: --canvas is now called --start-width",
+        "warning: --repair is now called --recheck",
         "error: seen",
     ]
     both = ["--early-commit", "0.5", "--settle", "0.5"]

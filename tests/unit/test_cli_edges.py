@@ -88,7 +88,7 @@ def test_stdin_is_utf8_without_a_byte_order_mark(bundle: Path, locale: str) -> N
     assert (done.returncode, done.stderr) == (2, b"error: stdin is not UTF-8 text; convert it first\n")
 
 
-CLOSED = "error: stdout is closed, so what would be printed is lost; send it to a file, or to /dev/null\n"
+CLOSED = "error: stdout is closed, so the output is lost; redirect it to a file, or to /dev/null\n"
 # script; exit status; stdout, stderr: exact, or a part where it ends with an ellipsis
 TABLE: list[tuple[str, int, str, str]] = [
     ("DGEMMA run BUNDLE <&-", 2, "", "error: no prompt: stdin is empty; give -p TEXT, --prompt-ids, or text on stdin\n"),
@@ -161,7 +161,7 @@ def test_bad_arguments_are_one_line_and_a_status(
     check_edge((status, out, err), (returned, *capsys.readouterr()))
 
 
-# arguments; how the one line on stderr begins. FILE is no JSON, FOLDER a folder, NEWER a bundle of a later format.
+# arguments; how the one line on stderr begins. FILE is not JSON, FOLDER a folder, NEWER a bundle of a later format.
 WRONG: list[tuple[str, str]] = [
     ("plan 2b --prompt 0", "--prompt 0 "), ("plan 2b --prompt nan", "Invalid value for '--prompt'"),
     ("plan 2b --output 99999999999", "--prompt 128 and --output 99999999999 "),

@@ -77,12 +77,12 @@ def test_what_is_wrong_is_said_before_training(
 ) -> None:
     out, text = tmp_path / "out", config.read_text()
     train = ["train", str(config), "--out", str(out)]
-    fails(capsys, [*train, "--resume"], "state.pt: there is no state to go on from")
+    fails(capsys, [*train, "--resume"], "state.pt: there is no state to continue from")
     for wrong, right, message in (
         ("bach = 2", "batch = 2", "config.toml: unknown key run.bach; did you mean batch?"),
         ('tokenizer = "none"', f'tokenizer = "{tiny_checkpoint / "tokenizer.model"}"', "model.tokenizer"),
         ("", f'tokenizer = "{tiny_checkpoint / "tokenizer.model"}"', "model.tokenizer is missing"),
-        ("vocab_size = 600", "eos_token_ids = [1, 5]", "has 618 pieces but the model 600 ids"),
+        ("vocab_size = 600", "eos_token_ids = [1, 5]", "has 618 pieces, but the model has only 600 ids"),
     ):
         config.write_text(text.replace(right, wrong))
         fails(capsys, train, message)
@@ -92,5 +92,5 @@ def test_what_is_wrong_is_said_before_training(
     fails(capsys, train, "chat.jsonl:7: is not JSON")
     fails(capsys, [*train, "--threads", "0"], "--threads 0")
     adapt = ["adapt", str(tiny_checkpoint), "--data", "x", "--out", str(out), "--tokens", "1"]
-    fails(capsys, adapt, "is no causal model of Gemma 4")
+    fails(capsys, adapt, "is not a causal Gemma 4 model")
     assert not (out / "model.safetensors").exists()

@@ -202,7 +202,7 @@ def test_a_negative_prompt_keeps_the_system_turn_and_the_tools(bundle: Bundle, t
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
             "arguments of 'f' must be an object",
         ),
-        ({"prompt": "x", "system": " "}, "system must be a string"),
+        ({"prompt": "x", "system": " "}, "system must be a non-empty string"),
         ({"prompt": "x", "think": 1}, "think 1 must be True or False"),
         ({"prompt": "x", "tools": [{"name": "f"}]}, "tool 1: must be an object such as"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": 1}}}}]}, "every property"),

@@ -44,11 +44,11 @@ def test_what_core_ml_does_not_take_is_refused_before_work(monkeypatch: pytest.M
     assert Target.parse("coreml") == Target(backend="coreml")
     with pytest.raises(UsageError, match="'coreml:M4' is unknown"):
         Target.parse("coreml:M4")
-    with pytest.raises(UsageError, match=r"'w8a16' has 16-bit activations, where Core ML has float16; use --recipe fp32, w8,"):
+    with pytest.raises(UsageError, match=r"'w8a16' has 16-bit activations, but Core ML has float16; use --recipe fp32, w8,"):
         check(folder, recipe="w8a16")
     table = delegate_bundle.recipe("coreml").read_text().replace('"embedding": 8', '"embedding": 4')
     (tmp_path / "table.json").write_text(table)
-    with pytest.raises(UsageError, match="4 bits for embedding"):
+    with pytest.raises(UsageError, match="4-bit embeddings"):
         check(folder, recipe=str(tmp_path / "table.json"))
     with pytest.raises(UsageError, match="leave --engine out, or give --engine onnx"):
         check(folder, engines=("executorch",))
@@ -138,7 +138,7 @@ def test_a_gelu_that_lost_its_kind_is_found(step: recorded.Recorded, tmp_path: P
     coreml_check.check(path, methods, step)
     for wrong, says in (
         ([form("condition", 1), replace(methods[1], inputs=methods[0].inputs)], "other tensors than the manifest says"),
-        ([*methods, form("head", 1)], "method head_0_300_1 does something else than call CoreMLBackend once"),
+        ([*methods, form("head", 1)], "method head_0_300_1 does not consist of a single call of CoreMLBackend"),
     ):
         with pytest.raises(ExportError, match=says):
             coreml_check.check(path, wrong, step)
@@ -179,7 +179,7 @@ def test_a_bundle_describes_what_it_holds(bundle: Path, capsys: pytest.CaptureFi
     assert dispatch(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
     assert "coreml, w16: integers as weights, float16 for everything else" in shown
-    assert "needs iOS 18, macOS 15; read back and compared when it was exported, run by nothing yet" in shown
+    assert "needs iOS 18, macOS 15; read back and compared when it was exported, not run anywhere yet" in shown
     assert "layers, products of the head: coreml" in shown
 
 
@@ -246,7 +246,7 @@ def test_what_is_read_back_is_the_model_and_faults_are_seen(engine: ReadBackEngi
 
 
 def test_it_runs_nowhere_here_and_says_so(bundle: Path) -> None:
-    with pytest.raises(EngineError, match=r"does not run target 'coreml', whose .pte files are for an app.*use --target cpu"):
+    with pytest.raises(EngineError, match=r"cannot run target 'coreml': its .pte files are for an app.*use --target cpu"):
         open_engine(Bundle.open(bundle), None, 1, "coreml")
     with pytest.raises(EngineError, match=r"exported without target 'coreml'; export it again with --target coreml"):
         open_engine(Bundle.open(delegate_bundle.bundle("cpu")), None, 1, "coreml")

@@ -188,7 +188,7 @@ def test_a_long_answer_takes_several_canvases() -> None:
         ('{"messages": []}', "messages must be a list of at least one"),
         ('{"messages": [{"role": "clown", "content": "a"}]}', "role 'clown' is unknown"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "no assistant message"),
-        (line("a" * 200, "b"), "positions of the model's 128"),
+        (line("a" * 200, "b"), "positions, the model has 128"),
     ],
 )
 def test_bad_data_names_file_line_and_reason(bad: str, reason: str, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_killed_run_resumes_bit_for_bit(folder: Path, file: Path, tmp_path: Pa
 
 def test_a_state_of_other_options_is_refused(folder: Path, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(CheckpointError, match="no state to go on from"):
+    with pytest.raises(CheckpointError, match="no state to continue from"):
         tuned(folder, file, out, resume=True).run()
 
     def stop(at: loop.Progress) -> None:
@@ -261,7 +261,7 @@ def test_a_state_of_other_options_is_refused(folder: Path, file: Path, tmp_path:
 
     with pytest.raises(SystemExit):
         tuned(folder, file, tmp_path / "other").run(stop)
-    with pytest.raises(CheckpointError, match="another --seed"):
+    with pytest.raises(CheckpointError, match="different --seed"):
         tuned(folder, file, tmp_path / "other", seed=1, resume=True).run()
     with pytest.raises(UsageError, match="exists already"):
         tuned(folder, file, tmp_path / "other")
@@ -361,7 +361,7 @@ def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     lora.save(adapter, {**named, wrong: torch.full((32, 4), float("nan"))}, 4, "base")
     refused("NaN")
     lora.save(adapter, {"layers.7.self_attn.q_proj.lora_A": torch.ones(4, 32)}, 4, "base")
-    refused("belongs to nothing")
+    refused("does not belong to this checkpoint")
     lora.save(adapter, named, 4, "base")
     tensors = load_file(adapter / lora.WEIGHTS)
     halves = [name.replace(".decoder.", ".encoder.language_model.") for name in tensors if ".decoder." in name]

@@ -29,7 +29,7 @@ def test_keywords_build_a_policy_or_none() -> None:
     ],
 )
 def test_old_keywords_work_with_a_warning(old: dict[str, Any], new: dict[str, Any]) -> None:
-    with pytest.warns(DeprecationWarning, match=f"{next(iter(old))} is called {next(iter(new))} now"):
+    with pytest.warns(DeprecationWarning, match=f"{next(iter(old))} is now called {next(iter(new))}"):
         assert GenerateOptions.of(**old) == GenerateOptions.of(**new)
 
 

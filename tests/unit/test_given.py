@@ -159,8 +159,8 @@ def test_a_lower_entropy_bound_accepts_fewer(tiny: Session, options: dict[str, A
         ({"template": "no"}, r"has no hole; write \{\{8\}\} for one of 8 tokens"),
         ({"template": "{{0}}"}, "has a hole of 0 tokens"),
         ({"template": "{{3}}", "draft": "x"}, "give template or draft, not both"),
-        ({"template": ""}, "template must be text that is not empty"),
-        ({"draft": ""}, "draft must be text that is not empty"),
+        ({"template": ""}, "template must be non-empty text"),
+        ({"draft": ""}, "draft must be non-empty text"),
         ({"draft": "x", "strength": 0}, "strength 0 must be a number above 0 and at most 1"),
         ({"template": "{{3}}", "loop": "graph"}, "template needs decoder diffusion and loop host"),
         ({"draft": "x", "decoder": "autoregressive"}, "draft needs decoder diffusion"),
@@ -179,11 +179,11 @@ def test_what_a_bundle_cannot_do_is_refused(toy: Session, tmp_path: Path) -> Non
     for options, says in (
         ({"template": f"{{{{{N + 1}}}}}"}, f"template takes {N + 1} tokens, and a canvas of this bundle has {N}"),
         ({"template": "{{9}}", "max_new_tokens": 8}, "template takes 9 tokens; max_new_tokens 8 is less"),
-        ({"entropy_bound": 0.2}, "was exported before entropy_bound could be had, and its graphs lack what they need"),
+        ({"entropy_bound": 0.2}, "was exported before entropy_bound was supported; export it again"),
     ):
         with pytest.raises(UsageError, match=says):
             toy.generate(PROMPT, **options)
-    with pytest.raises(UsageError, match="a template begins a conversation of its own; give one"):
+    with pytest.raises(UsageError, match="a template starts a new conversation; give one"):
         toy.infill("{{3}}", continue_=True)
     assert toy.prefix_ids == ()
     assert toy.infill(f"{{{{{N}}}}}", PROMPT).tokens == tuple(range(200, 200 + N))  # a whole canvas, without a stop token

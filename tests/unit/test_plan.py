@@ -300,7 +300,7 @@ def test_a_bundle_is_planned_as_it_is(capsys: pytest.CaptureFixture[str], tmp_pa
     manifest = json.loads((tmp_path / "toy.dgemma" / "manifest.json").read_text())
     assert found["recipe"] == manifest["quantization"]["recipe"]
     assert found["disk_bytes"] == sum(f["size"] for n, f in manifest["files"].items() if n.startswith("onnx/"))
-    fails(capsys, [bundle, "--recipe", "w4-mixed"], "is a bundle of")
+    fails(capsys, [bundle, "--recipe", "w4-mixed"], "is a bundle with")
 
 
 def test_plan_loads_no_framework() -> None:

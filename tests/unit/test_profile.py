@@ -52,15 +52,15 @@ def test_another_bundle_is_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (None, r"profile .*p.json: is no profile \(Expecting"),
-        ([], r"is no profile \(not an object\)"),
+        (None, r"profile .*p.json: is not a profile \(Expecting"),
+        ([], r"is not a profile \(not an object\)"),
         ({"version": 2}, "is not a profile of version 1; make one with `dgemma tune`"),
-        ({"more": 1}, "has 'more'; it can have name, options, bundle, evidence"),
-        ({"name": None}, "p.json: name must be a text of one line"),
+        ({"more": 1}, "has an unknown key 'more'; choose from name, options, bundle, evidence"),
+        ({"name": None}, "p.json: name must be one line of text"),
         ({"options": 3}, "p.json: options must be an object"),
-        ({"options": {"top_k": 3}}, "p.json has option 'top_k'; it can have temperature, max_steps, "),
+        ({"options": {"top_k": 3}}, "p.json has an unknown option 'top_k'; choose from temperature, max_steps, "),
         ({"options": {"stability": -1}}, "p.json: stability -1 must be an integer, 0 or more"),
-        ({"options": {"schedule": {"x": [1]}}}, "p.json: schedule has 'x'"),
+        ({"options": {"schedule": {"x": [1]}}}, "p.json: schedule has an unknown key 'x'"),
     ],
     ids=str,
 )

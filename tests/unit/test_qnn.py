@@ -70,7 +70,7 @@ def test_what_does_not_run_there_is_refused_before_work(monkeypatch: pytest.Monk
         check(folder, recipe="w8a16", target="cpu")
     table = replace(find("w4-all"), name="table", activations=16, group=16)
     (tmp_path / "table.json").write_text(json.dumps(table.to_dict()))
-    with pytest.raises(UsageError, match="recipe 'table' has 4 bits for embedding"):
+    with pytest.raises(UsageError, match="recipe 'table' has 4-bit embeddings"):
         check(folder, recipe=str(tmp_path / "table.json"))
     with pytest.raises(UsageError, match="beside the ONNX graphs"):
         check(folder, engines=("executorch",))
@@ -160,7 +160,7 @@ def test_auto_never_takes_the_emulator(bundle: Path) -> None:
 
 def test_what_cannot_run_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Bundle.open(bundle)
-    with pytest.raises(EngineError, match="exported without an NPU's contexts; export it again with --target qnn:CHIP"):
+    with pytest.raises(EngineError, match="exported without contexts for an NPU; export it again with --target qnn:CHIP"):
         open_engine(Bundle.open(micro_bundle.bundle("onnx")), None, 1, "qnn")
     with pytest.raises(EngineError, match=r"has no contexts for 'qnn:SM8550' \(it has: qnn:SM8650\)"):
         open_engine(opened, None, 1, "qnn:SM8550")

@@ -138,7 +138,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"group": "128"}, "group '128'"),
     ({"rotation": 96}, "power of two"),
     ({"activations": 12}, "activations 12 must be 8 or 16"),
-    ({"activations": 16, "bits": RECIPES["fp32"].bits}, "16 bits need weights of 8 or 4"),
+    ({"activations": 16, "bits": RECIPES["fp32"].bits}, "16-bit activations need 8-bit or 4-bit weights"),
     ({"methods": {"attention": "awq"}}, "'awq' for attention is unknown; choose nearest, searched, gptq"),
     ({"methods": {"heads": "gptq"}}, "unknown class 'heads'"),
     ({"overrides": {"a": 4}}, "list of"),

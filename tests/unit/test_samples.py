@@ -68,8 +68,8 @@ def test_a_cancel_ends_them(tmp_path: Path) -> None:
     [
         (0, {}, "n 0 must be between 1 and 1000"),
         (True, {}, "n True must be"),
-        (2, {"decoder": "autoregressive"}, "greedy decoding gives one answer every time"),
-        (2, {"speculate": True}, "greedy decoding gives one answer every time"),
+        (2, {"decoder": "autoregressive"}, "greedy decoding always gives the same answer"),
+        (2, {"speculate": True}, "greedy decoding always gives the same answer"),
     ],
     ids=str,
 )

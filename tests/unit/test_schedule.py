@@ -56,17 +56,20 @@ def test_every_step_has_its_values(given: dict[str, Any], temperatures: list[flo
     [
         ({"schedule": "x"}, "schedule 'x' must be linear or cosine, or a table of temperature and entropy_bound"),
         ({"schedule": {}}, "schedule has no values; give temperature, entropy_bound or both"),
-        ({"schedule": {"steps": 3}}, "schedule has 'steps'; it can have temperature and entropy_bound"),
+        ({"schedule": {"steps": 3}}, "schedule has an unknown key 'steps'; choose from temperature, entropy_bound"),
         ({"schedule": {"temperature": 1}}, "schedule: temperature must be a list of numbers from 0 to 100"),
         ({"schedule": {"temperature": [True]}}, "schedule: temperature must be a list"),
         ({"schedule": {"entropy_bound": [0]}}, "schedule: entropy_bound must be a list of positive numbers of nats"),
         ({"schedule": {"temperature": [1, 1], "entropy_bound": [1]}}, "schedule has lists of different lengths"),
-        ({"schedule": {"temperature": [1] * 5000}}, "schedule has 5000 steps; 4096 are the most"),
+        ({"schedule": {"temperature": [1] * 5000}}, "schedule has 5000 steps; at most 4096 are possible"),
         (
             {"schedule": {"temperature": [1]}, "temperature": 1},
-            "temperature is in the table of schedule as well; leave one out",
+            "temperature is also in the table of schedule; leave one out",
         ),
-        ({"schedule": {"temperature": [1]}, "max_steps": 2}, "max_steps 2 is not that of schedule, whose table has 1; leave"),
+        (
+            {"schedule": {"temperature": [1]}, "max_steps": 2},
+            "max_steps 2 differs from schedule, whose table has 1 step; leave",
+        ),
         ({"entropy_bound": "1:2:3"}, "entropy_bound '1:2:3' must be a positive number of nats, or A:B"),
     ],
     ids=lambda x: str(x)[:60],
@@ -90,7 +93,7 @@ def from_file(path: Path | str) -> SamplerOptions:
         ("a.json", "{", r"schedule .*a.json: cannot be read \(Expecting"),
         ("a.json", "[" * 100_000, r"schedule .*a.json: cannot be read \(nested too deeply\)"),
         ("a.toml", "temperature = [", r"schedule .*a.toml: cannot be read \("),
-        ("a.toml", "temperatur = [1]", "schedule .*a.toml has 'temperatur'; it can have"),
+        ("a.toml", "temperatur = [1]", "schedule .*a.toml has an unknown key 'temperatur'; choose"),
         ("a.toml", "temperature = ['x']", "schedule .*a.toml: temperature must be a list"),
     ],
 )

@@ -160,7 +160,7 @@ def test_what_has_not_ended_when_a_server_stops_is_told(bundle: Path) -> None:
         job = next(iter(server.jobs._running))
         asyncio.run_coroutine_threadsafe(server.jobs.stop(0.2), job._loop).result(20)
         told = events(answer.read())[-1]["error"]
-        assert told["code"] == "overloaded" and "stopped before the answer was whole" in told["message"]
+        assert told["code"] == "overloaded" and "stopped before the answer was complete" in told["message"]
         connection.close()
 
 

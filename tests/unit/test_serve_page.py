@@ -89,7 +89,7 @@ def test_a_question_is_answered_and_its_canvas_is_seen(page: Any) -> None:
     note = page.inner_text(".answer .note")
     assert re.search(r"11 tokens · 7 steps · [\d.e+]+ tokens/s", note), note
     assert page.inner_text("#status") == f"Answer: {ANSWER}"
-    assert "single questions alone" in page.inner_text("#empty") or page.is_hidden("#empty")
+    assert "only single questions" in page.inner_text("#empty") or page.is_hidden("#empty")
 
 
 def test_the_replay_shows_every_step_again(page: Any) -> None:

@@ -64,7 +64,7 @@ def test_inspect_and_plan_take_its_name(capsys: pytest.CaptureFixture[str]) -> N
     assert dispatch(["inspect", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["provenance"]["name"] == "tiny"
     assert dispatch(["inspect", "tiny"]) == 0
-    assert "no result is kept with a shipped bundle; dgemma verify tiny runs its checks" in capsys.readouterr().out
+    assert "none is stored for a shipped bundle; dgemma verify tiny runs its checks" in capsys.readouterr().out
     assert dispatch(["plan", "tiny", "--json"]) == 0
     assert {p["recipe"] for p in json.loads(capsys.readouterr().out)["predictions"]} == {"w8"}
 

@@ -160,14 +160,14 @@ def test_a_least_length_that_cannot_be_is_refused(session: Session, tmp_path: Pa
         ({"min_tokens": 9, "max_new_tokens": 8}, "min_tokens 9 must be an integer from 0 to max_new_tokens, 8"),
         ({"min_tokens": 2, "loop": "graph"}, "min_tokens needs decoder diffusion and loop host"),
         ({"min_tokens": 2, "decoder": "autoregressive"}, "min_tokens needs decoder diffusion"),
-        ({"min_tokens": 2, "speculate": True}, "min_tokens cannot be had with speculate, by which it would end otherwise"),
-        ({"min_tokens": 2, "ban": [i for i in range(300) if i not in (pad, *stops)]}, "leaves no id but those that are banned"),
+        ({"min_tokens": 2, "speculate": True}, "min_tokens cannot be combined with speculate, which can end it sooner"),
+        ({"min_tokens": 2, "ban": [i for i in range(300) if i not in (pad, *stops)]}, "leaves only banned ids"),
     ):
         with pytest.raises(UsageError, match=says):
             session.generate(PROMPT, **options)  # type: ignore[arg-type]
     with (
         eager_session(tmp_path / "old", without=CANDIDATE_OUTPUTS) as old,
-        pytest.raises(UsageError, match="was exported before min_tokens could be had"),
+        pytest.raises(UsageError, match="was exported before min_tokens was supported"),
     ):
         old.generate(PROMPT, min_tokens=2)
 
@@ -228,14 +228,14 @@ def test_what_a_bundle_cannot_do_is_refused(session: Session, tmp_path: Path) ->
         ({"ban": list(range(300))}, "bans every id"),
         (
             {"ban": 5, "loop": "graph"},
-            "logit_bias cannot be had with loop graph: graph 'generate' puts out no candidates; use host",
+            "logit_bias cannot be combined with loop graph: graph 'generate' returns no candidates; use host",
         ),
-        ({"top_p": 0.5, "loop": "graph"}, "top_p cannot be had with loop graph"),
+        ({"top_p": 0.5, "loop": "graph"}, "top_p cannot be combined with loop graph"),
         ({"logprobs": 1, "loop": "graph"}, "logprobs needs decoder diffusion and loop host"),
         ({"logprobs": 1, "decoder": "autoregressive"}, "logprobs needs decoder diffusion"),
-        ({"logprobs": 1, "speculate": True}, "logprobs cannot be had with speculate"),
-        ({"ban": 5, "speculate": True}, "ban cannot be had with speculate, whose tokens come from greedy decoding"),
-        ({"logit_bias": {5: 1.0}, "fallback": "autoregressive"}, "logit_bias cannot be had with fallback, whose"),
+        ({"logprobs": 1, "speculate": True}, "logprobs cannot be combined with speculate"),
+        ({"ban": 5, "speculate": True}, "ban cannot be combined with speculate, whose tokens come from greedy decoding"),
+        ({"logit_bias": {5: 1.0}, "fallback": "autoregressive"}, "logit_bias cannot be combined with fallback, whose"),
         ({"ban": 5, "decoder": "autoregressive"}, "ban needs decoder diffusion"),
         ({"min_p": 0.5, "decoder": "autoregressive"}, "min_p needs decoder diffusion"),
         ({"ban": "x"}, None),
@@ -254,7 +254,7 @@ def test_what_a_bundle_cannot_do_is_refused(session: Session, tmp_path: Path) ->
             {"logprobs": 0},
         ):
             name = next(iter(given))
-            with pytest.raises(UsageError, match=f"was exported before {name} could be had, .* need; export it again"):
+            with pytest.raises(UsageError, match=f"was exported before {name} was supported; export it again"):
                 old.generate(PROMPT, **given)
 
 

@@ -88,7 +88,7 @@ def test_stop_strings_need_text(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="has no tokenizer, so its answers have no text; leave stop out"):
         Session(bundle, FakeEngine(bundle, [200])).generate(PROMPT, stop="x")
     for wrong in ("", [""], [1], 3):
-        with pytest.raises(UsageError, match="must be strings that are not empty"):
+        with pytest.raises(UsageError, match="must be non-empty strings"):
             GenerateOptions(stop=wrong)  # type: ignore[arg-type]
 
 

@@ -102,12 +102,12 @@ def test_cancelled_answers_say_that_they_are_a_beginning(wild: Session) -> None:
 
     result = wild.generate(PROMPT, regex="a{33}", on_step=cancel)
     assert result.stop_reason == "cancelled" and result.text == "a" * len(result.text) and len(result.text) < 33
-    assert result.warnings == ("the answer was cancelled, so it is only the beginning of a text of regex",)
+    assert result.warnings == ("the answer was cancelled, so it is only the beginning of a text that the regex allows",)
 
 
 def test_a_text_that_is_not_of_its_language_is_an_error(wild: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StructuredCanvas, "held", lambda self, rows, out, accepted, canvas: (canvas, canvas))
-    with pytest.raises(EngineError, match="is not of the regex"):
+    with pytest.raises(EngineError, match="does not follow the regex"):
         wild.generate(PROMPT, regex="a{3}")
 
 
@@ -144,11 +144,11 @@ def test_a_real_model_fills_the_form() -> None:
         ({"regex": 3}, "regex 3 must be text"),
         ({"choices": ["a"]}, "2 or more different texts"),
         ({"choices": ["b", *["a" * 99] * 999]}, f"^choices have '{'a' * 60}' twice; give 2 or more different texts"),
-        ({"choices": ["a", ""]}, "not empty"),
+        ({"choices": ["a", ""]}, "non-empty"),
         ({"choices": "ab"}, "must be a list"),
-        ({"json_schema": "{"}, "json_schema is no JSON"),
+        ({"json_schema": "{"}, "json_schema is not JSON"),
         ({"json_schema": [1]}, "must be an object"),
-        ({"json_schema": {"const": float("nan")}}, "json_schema is no JSON"),
+        ({"json_schema": {"const": float("nan")}}, "json_schema is not JSON"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused(wild: Session, options: dict[str, Any], says: str) -> None:
@@ -171,7 +171,7 @@ def test_bundles_of_before_say_what_they_lack(tmp_path: Path) -> None:
     session = fake_session(tmp_path / "b", [200])
     lacks = "likeliest" not in {spec.name for spec in session.bundle.graph("onnx", "denoise").outputs}
     assert lacks
-    with pytest.raises(UsageError, match=r"was exported before regex could be had.*export it again"):
+    with pytest.raises(UsageError, match=r"was exported before regex was supported; export it again"):
         session.generate(PROMPT, regex="a")
 
 
@@ -200,6 +200,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert dispatch([*ask, "--json-schema", str(schema)]) == 0
     assert capsys.readouterr().out.strip() in "34567"
     schema.write_text("{")
-    fails(capsys, [*ask, "--json-schema", str(schema)], f"--json-schema {schema} is no JSON")
+    fails(capsys, [*ask, "--json-schema", str(schema)], f"--json-schema {schema} is not JSON")
     fails(capsys, [*ask, "--json-schema", str(tmp_path / "none")], "--json-schema", "cannot be read")
     fails(capsys, [*ask, "--regex", "a", "--choice", "a|b"], "not --regex and --choice")

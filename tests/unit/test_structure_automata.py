@@ -58,13 +58,13 @@ def test_states_that_are_alike_are_one() -> None:
     [
         ("(?=a)a", "no look-around"),
         (r"(a)\1", "no backreferences"),
-        ("(", "without their counterparts"),
-        ("a)(b", "without their counterparts"),
-        ("[a", "without their counterparts"),
+        ("(", "unbalanced"),
+        ("a)(b", "unbalanced"),
+        ("[a", "unbalanced"),
         (r"\ba", "word boundary"),
         (r"[^\s\S]", "matches no text"),
         ("a^b", "matches no text"),
-        ("a\ud800", "no valid Unicode"),
+        ("a\ud800", "not valid Unicode"),
         ("a" * (1 << 21), "make it shorter"),
     ],
 )

@@ -121,7 +121,7 @@ def test_it_finds_a_profile_and_goes_on(bundle: Path, tmp_path: Path, monkeypatc
     result, _ = tune(request(bundle, tmp_path, trials=5), said.append)
     assert result["trials"] == 5 == len(drawn)
     result, holds = tune(request(bundle, tmp_path), said.append)
-    assert result["trials"] == 16 == len(drawn) and "going on after 5 trials" in said
+    assert result["trials"] == 16 == len(drawn) and "continuing after 5 trials" in said
     assert len({json.dumps(one) for one in drawn}) == 16  # what is drawn after a stop is not drawn again
     assert holds and result["options"]["confidence"] < LOOSE < max(one["confidence"] for one in drawn)  # which loses
     assert result["held_out"]["n"] == result["tuning"]["n"] == 12 and result["held_out"]["ratio"]["value"] < 1
@@ -145,12 +145,12 @@ def test_what_cannot_be_is_refused(bundle: Path, tmp_path: Path) -> None:
         ({"objective": "x"}, "--objective 'x' is unknown; choose one of forwards, tokens-per-second"),
         ({"trials": 0}, "trials 0 must be 1 or more"),
         ({"margin": 0}, "margin 0 must be above 0 and at most 1"),
-        ({"name": "a\nb"}, "name must be a text of one line"),
+        ({"name": "a\nb"}, "name must be one line of text"),
     ):
         with pytest.raises(UsageError, match=says):
             request(bundle, tmp_path, **changes)
     tune(request(bundle, tmp_path, trials=1), lambda _: None)
-    with pytest.raises(UsageError, match="holds a run of another margin; name another folder"):
+    with pytest.raises(UsageError, match="holds a run with another margin; name another folder"):
         tune(request(bundle, tmp_path, trials=1, margin=0.5), lambda _: None)
     with pytest.raises(UsageError, match="holds other files; name a folder that is new or empty"):
         tune(request(bundle, tmp_path, out=tmp_path), lambda _: None)

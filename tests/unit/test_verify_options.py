@@ -41,4 +41,4 @@ def test_a_near_tie_is_allowed_and_other_weights_are_not_judged() -> None:
     near = ladder({**DIFFERENCE, "margin": 1e-6, "allowed": True}, passed=True)
     assert any(line.endswith("a near-tie, which is allowed up to 0.0001") for line in describe("b.dgemma", "ladder", near))
     other = ladder({**DIFFERENCE, "margin": None, "limit": None, "allowed": None}, passed=True)
-    assert any(line.endswith("not judged, for the weights are others") for line in describe("b.dgemma", "ladder", other))
+    assert any(line.endswith("not judged, because the weights differ") for line in describe("b.dgemma", "ladder", other))

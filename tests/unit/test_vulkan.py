@@ -33,9 +33,9 @@ def check(**options: Any) -> None:
 
 def test_what_vulkan_does_not_take_is_refused_before_work() -> None:
     assert Target.parse("vulkan") == Target(backend="vulkan")
-    with pytest.raises(UsageError, match=r"'w8' has weights of 8 bits, and Vulkan takes 4 or 32; use --recipe fp32, or a file"):
+    with pytest.raises(UsageError, match=r"'w8' has weights of 8 bits, but Vulkan takes 4 or 32; use --recipe fp32, or a file"):
         check(recipe="w8")
-    with pytest.raises(UsageError, match="'w8a16' has 16-bit activations, where Vulkan has float16"):
+    with pytest.raises(UsageError, match="'w8a16' has 16-bit activations, but Vulkan has float16"):
         check(recipe="w8a16")
     with pytest.raises(UsageError, match="--target vulkan reads the table of ids from the ONNX graphs' file"):
         check(engines=("executorch",))
@@ -109,7 +109,7 @@ def test_a_bundle_describes_what_it_holds(bundle: Path, capsys: pytest.CaptureFi
     assert {g.file for g in spec.graphs} == {"vulkan/layers_0_2.pte", "vulkan/head.pte"}
     assert dispatch(["inspect", str(bundle)]) == 0
     assert "vulkan, w16: integers as weights, float16 for everything else" in capsys.readouterr().out
-    with pytest.raises(EngineError, match=r"does not run target 'vulkan'.*use --target cpu"):
+    with pytest.raises(EngineError, match=r"cannot run target 'vulkan'.*use --target cpu"):
         open_engine(opened, None, 1, "vulkan")
 
 

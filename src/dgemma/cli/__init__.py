@@ -22,32 +22,32 @@ from dgemma.core.interrupts import INTERRUPTED, raise_again
 COMMANDS = {
     "export": ("dgemma.cli.export", "Export a checkpoint to a bundle."),
     "quantize": ("dgemma.cli.quantize", "Quantize a checkpoint to integers, once for all engines."),
-    "train": ("dgemma.cli.train", "Train a checkpoint from scratch, by a config file."),
-    "adapt": ("dgemma.cli.adapt", "Make a causal checkpoint a denoiser."),
-    "finetune": ("dgemma.cli.finetune", "Train a checkpoint further on conversations, whole or by LoRA."),
-    "distill": ("dgemma.cli.distill", "Train a checkpoint to take few denoising steps where it takes many."),
-    "merge": ("dgemma.cli.merge", "Add a LoRA adapter to its checkpoint."),
+    "train": ("dgemma.cli.train", "Train a checkpoint from scratch, following a config file."),
+    "adapt": ("dgemma.cli.adapt", "Turn a causal checkpoint into a denoiser."),
+    "finetune": ("dgemma.cli.finetune", "Fine-tune a checkpoint on conversations: all weights, or a LoRA adapter."),
+    "distill": ("dgemma.cli.distill", "Train a checkpoint to need fewer denoising steps."),
+    "merge": ("dgemma.cli.merge", "Merge a LoRA adapter into its checkpoint."),
     "run": ("dgemma.cli.run", "Generate text from a bundle."),
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
     "serve": ("dgemma.cli.serve", "Serve bundles over HTTP: OpenAI's API, and a page that shows the canvas."),
-    "replay": ("dgemma.cli.replay", "Show a trace of `dgemma run --trace` again, step by step."),
+    "replay": ("dgemma.cli.replay", "Replay a trace from `dgemma run --trace`, step by step."),
     "tokenize": ("dgemma.cli.tokenize", "Show the token ids of a text."),
     "inspect": ("dgemma.cli.inspect", "Check every file of a bundle and show what is in it."),
     "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),
-    "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and what the machine could do."),
+    "bench": ("dgemma.cli.bench", "Measure speed, memory and load time, and this machine's limits."),
     "eval": ("dgemma.cli.eval", "Score a bundle on MMLU, HellaSwag, GSM8K or your own questions."),
     "tune": ("dgemma.cli.tune", "Find the options that answer your own questions with the least work."),
     "plan": ("dgemma.cli.plan", "Predict size, memory and speed on a device, and recommend a configuration."),
     "reference": ("dgemma.cli.reference", "Compile the JAX reference for TPU v4."),
-    "doctor": ("dgemma.cli.doctor", "Show what of this machine dgemma can use, and what is missing."),
+    "doctor": ("dgemma.cli.doctor", "Show what dgemma can use on this machine, and what is missing."),
     "completion": ("dgemma.cli.completion", "Print a script that completes commands and options in a shell."),
     "version": ("dgemma.cli.version", "Show versions of dgemma and of the installed engines."),
 }
 
-# Options of run, chat and eval under their old names, which no help shows: for one version more.
+# Old names of options of run, chat and eval. They work for one more version; help does not show them.
 _RENAMED = {"settle": "early-commit", "repair": "recheck", "canvas": "start-width"}
 
-# Parameters that options have other names for: keyword of Python → that of the command's function.
+# Where a Python keyword and the command's parameter have different names: keyword → parameter.
 _OTHER_NAMES = {
     "max_steps": "steps",
     "choices": "choice",
@@ -58,10 +58,10 @@ _OTHER_NAMES = {
     "timeout_s": "timeout",
 }
 
-_GLOBAL = "`dgemma -v COMMAND …` says on stderr what is done, with the time."
+_GLOBAL = "`dgemma -v COMMAND …` logs its work to stderr, with the time."
 
 OK, CHECK_FAILED, BAD_INPUT, NO_READER, TERMINATED = 0, 1, 2, 141, 143
-_CLOSED = "stdout is closed, so what would be printed is lost; send it to a file, or to /dev/null"
+_CLOSED = "stdout is closed, so the output is lost; redirect it to a file, or to /dev/null"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -166,6 +166,9 @@ def _invoke(name: str, args: list[str]) -> int:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=settings)
         app.command(name, help=text)(import_module(module).run)
         command = typer.main.get_command(app)
+        for one in command.params:
+            if one.param_type_name == "argument":  # whose Python type newer versions of typer would show
+                one.display_type_rich = lambda ctx: None  # type: ignore[attr-defined]
         spelling = _spelling(command.params)
         with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
             _tell_renamed(seen)
@@ -215,7 +218,7 @@ def _tell_renamed(seen: Sequence[str]) -> None:
         new = _RENAMED[old]
         if seen.count(new) > 1:
             raise UsageError(f"--{old} is the old name of --{new}; give only --{new}")
-        print(f"warning: --{old} is called --{new} now", file=sys.stderr)
+        print(f"warning: --{old} is now called --{new}", file=sys.stderr)
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> int:

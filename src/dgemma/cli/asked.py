@@ -1,4 +1,4 @@
-"""What `dgemma run` is asked: a prompt, a conversation, several prompts, or a template alone."""
+"""What `dgemma run` is asked: a prompt, a conversation, several prompts, or only a template."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Asked:
 class AskedFlags:
     """Where what is asked comes from: one of these, else stdin."""
 
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. Default: read standard input.")] = None
+    prompt: Annotated[
+        str | None, typer.Option("-p", "--prompt", metavar="TEXT", help="The prompt. Default: read standard input.")
+    ] = None
     prompt_ids: Annotated[
         str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="The prompt as token ids, used exactly as given.")
     ] = None
@@ -44,7 +46,7 @@ class AskedFlags:
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", metavar="FILE", help="A prompt on each line of FILE, each answered by itself, with one seed."
+            "--prompts", metavar="FILE", help="One prompt per line of FILE. Each is answered separately, with the same seed."
         ),
     ] = None
 

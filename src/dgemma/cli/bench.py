@@ -26,11 +26,11 @@ def run(
     seconds: Annotated[
         float,
         typer.Option(
-            "--seconds", help="Time to measure for; loading is not counted, and one round of everything runs at least."
+            "--seconds", metavar="S", help="Time to measure for, not counting loading; at least one round of everything runs."
         ),
     ] = 60.0,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", help="Run this many rounds instead, however long they take.")
+        int | None, typer.Option("--repeats", metavar="K", help="Run this many rounds instead, however long they take.")
     ] = None,
     outputs: Annotated[
         str, typer.Option("--outputs", metavar="K,K", help="Lengths of the outputs to estimate, in tokens.")

@@ -14,7 +14,7 @@ from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.profile import read_profile
 from dgemma.runtime.session import Session
 
-EDITING = "Enter sends, Alt+Enter begins a new line, the arrow keys bring back earlier lines, Ctrl-C clears the line."
+EDITING = "Enter sends, Alt+Enter starts a new line, the arrow keys bring back earlier lines, Ctrl-C clears the line."
 DEFAULT = GenerateOptions(continue_=True)
 
 
@@ -34,7 +34,7 @@ def run(
         if interactive:
             print(f"{HELP}\n{EDITING}", file=sys.stderr)
         if talk.single:
-            print("this model knows single turns alone, so each message begins afresh", file=sys.stderr)
+            print("this model knows only single turns, so each message starts afresh", file=sys.stderr)
         read = _editor() if interactive else _read
         while (line := read()) is not None:
             line = line.strip()

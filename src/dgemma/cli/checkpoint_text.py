@@ -26,7 +26,10 @@ class CheckpointText:
         if (found := read_tokenizer(folder)) is None:
             raise CheckpointError(f"{folder}: has no tokenizer; copy tokenizer.json or tokenizer.model there")
         if found.spec.vocab_size > config.vocab_size:
-            raise CheckpointError(f"{found.source}: has {found.spec.vocab_size} pieces but the model {config.vocab_size} ids")
+            raise CheckpointError(
+                f"{found.source}: has {found.spec.vocab_size} pieces, but the model has only {config.vocab_size} ids; copy the "
+                "right tokenizer"
+            )
         chat, self.notes = read_chat(folder, config, found)
         if chat is None:
             raise CheckpointError(f"{folder}: has no chat template; add chat_template.jinja")
@@ -61,7 +64,7 @@ class CheckpointText:
                 continue
             if message.tool_calls or message.thinking:
                 what = "calls tools" if message.tool_calls else "thinks"
-                raise UsageError(f"message {number + 1}: {what}; only answers of text are trained on")
+                raise UsageError(f"message {number + 1}: {what}; only text answers can be trained on")
             text = trim(str(message.content))
             if not text:
                 raise UsageError(f"message {number + 1}: the answer is empty; write one")

@@ -31,7 +31,7 @@ COMMANDS = {
     "/stats": "figures of the last answer, and how full the context is",
     "/reset": "forget the conversation",
     "/save": "FILE.json: write the conversation, answers included",
-    "/load": "FILE.json: go on from a saved conversation",
+    "/load": "FILE.json: continue a saved conversation",
     "/exit": "end the chat; so do /quit and Ctrl-D",
 }
 HELP = "Type a message. Ctrl-C stops an answer and takes the turn back. /help lists the commands."
@@ -164,7 +164,7 @@ class Conversation:
 
     def _stats(self, text: str) -> str:
         used, context = len(self.session.prefix_ids), self.session.manifest.context
-        full = f"{used} of {context} tokens of context are used, seed {self.options.seed}"
+        full = f"{used} of {context} context tokens are used, seed {self.options.seed}"
         return full if self._last is None else f"{stats(self._last)}\n{full}"
 
     def _reset(self, text: str) -> str:
@@ -176,7 +176,7 @@ class Conversation:
             raise UsageError("there is nothing to save yet")
         path = _path(text, "/save")
         if path.exists() and path.resolve() not in self._files:
-            raise UsageError(f"{path} exists already and is not of this chat")
+            raise UsageError(f"{path} exists already and was not written by this chat")
         opening = [] if self.options.system is None else [Message(role="system", content=self.options.system)]
         write_conversation(path, [*opening, *self.turns])
         self._files.add(path.resolve())
@@ -184,7 +184,7 @@ class Conversation:
 
     def _load(self, text: str) -> str:
         if self.single:
-            raise UsageError("this model knows single turns alone, so there is nothing to go on from")
+            raise UsageError("this model knows only single turns, so it cannot continue a conversation")
         path = _path(text, "/load")
         messages, tools = read_conversation(path, "/load")
         if tools:

@@ -12,18 +12,20 @@ from dgemma.core.progress import notes
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or fetched hub id: the teacher.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="The teacher: a checkpoint folder, or id of a downloaded hub model.")
+    ],
     data: Annotated[
         Path, typer.Option("--data", metavar="FILE", help="Conversations, for their prompts: JSON lines with messages.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
-    steps: Annotated[int, typer.Option("--steps", metavar="K", help="Denoising steps of a canvas, at most.")] = 4,
-    updates: Annotated[int, typer.Option("--updates", metavar="U", help="Steps of the optimizer.")] = 2000,
-    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases of a step of the optimizer.")] = 32,
-    rate: Annotated[float, typer.Option("--rate", metavar="X", help="Highest learning rate.")] = 1.5e-3,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of order and noise, 0 to 2^32-1.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", metavar="K", help="Most denoising steps per canvas.")] = 4,
+    updates: Annotated[int, typer.Option("--updates", metavar="U", help="Optimizer steps.")] = 2000,
+    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases per optimizer step.")] = 32,
+    rate: Annotated[float, typer.Option("--rate", metavar="X", help="Peak learning rate.")] = 1.5e-3,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of order and noise, 0 to 2^32-1.")] = 0,
     threads: TorchThreadsOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same options.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --out, with the same options.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")
     ] = False,

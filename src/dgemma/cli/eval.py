@@ -36,7 +36,9 @@ def run(
     ] = None,
     num_shots: Annotated[int, typer.Option("--num-shots", metavar="K", help="Use the first K examples of each task.")] = 5,
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens,
-    decoder: Annotated[str, typer.Option("--decoder", help="diffusion, autoregressive, or both.")] = "diffusion",
+    decoder: Annotated[
+        str, typer.Option("--decoder", metavar="diffusion|autoregressive|both", help="How to answer.")
+    ] = "diffusion",
     compute: ComputeFlags,
     profile: ProfileOption = None,
     out: Annotated[

@@ -35,45 +35,56 @@ class RequestFlags:
         str | None,
         typer.Option(
             "--recipe",
-            help="fp32, w8, w4-mixed, w4, w4-all, with --target qnn w8a16 or w4a16-mixed, or NAME.json; default: fp32, above "
-            "2 GB w4-mixed.",
+            metavar="RECIPE",
+            help="fp32, w8, w4-mixed, w4, w4-all or a file NAME.json; with --target qnn, w8a16 or w4a16-mixed. Default: fp32; "
+            "w4-mixed (qnn: w4a16-mixed) if that exceeds 2 GB.",
         ),
     ] = None
-    steps: Annotated[int | None, typer.Option("--steps", help="Most denoising steps T of a canvas.")] = None
-    canvas: Annotated[int | None, typer.Option("--canvas", help="Canvas length N in tokens.")] = None
-    context: Annotated[int | None, typer.Option("--context", help="Most positions in all: prompt, committed and canvas.")] = (
-        None
-    )
-    random_weights: Annotated[int | None, typer.Option("--random-weights", help="Use random weights with this seed.")] = None
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ (.jsonl).")] = None
+    steps: Annotated[int | None, typer.Option("--steps", metavar="T", help="Most denoising steps T per canvas.")] = None
+    canvas: Annotated[int | None, typer.Option("--canvas", metavar="N", help="Canvas length N in tokens.")] = None
+    context: Annotated[
+        int | None, typer.Option("--context", metavar="K", help="Most positions in total: prompt, committed tokens and canvas.")
+    ] = None
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", metavar="SEED", help="Use random weights with this seed.")
+    ] = None
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", metavar="FILE", help="Calibration prompts for GPTQ (.jsonl).")
+    ] = None
     soft: Annotated[
-        str | None, typer.Option("--soft", help="Self-conditioning averages all ids (exact) or the K likeliest (topk:K).")
+        str | None,
+        typer.Option("--soft", metavar="exact|topk:K", help="Average all ids in self-conditioning, or only the K likeliest."),
     ] = None
     target: Annotated[
         str,
         typer.Option(
             "--target",
             metavar="cpu|coreml|vulkan|qnn:CHIP[,CHIP…]",
-            help="Also compile for Core ML, for Vulkan, or for a Snapdragon's NPU: SM8550, SM8650, SM8750 or SM8850.",
+            help="Also compile for Core ML, for Vulkan, or for Snapdragon NPUs: SM8550, SM8650, SM8750 or SM8850.",
         ),
     ] = CPU
 
 
 @grouped
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="Checkpoint folder, id of a downloaded hub model, or 2b, 9b, 26b-a4b.")
+    ],
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Bundle to write; must not exist. Only --dry-run needs none.", show_default=False),
+        typer.Option(
+            "--out", metavar="DIR", help="Bundle to write; must not exist. Not needed with --dry-run.", show_default=False
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
+    engine: Annotated[str, typer.Option("--engine", metavar="onnx|executorch|all", help="Engines to export for.")] = "all",
     wanted: RequestFlags,
     large_golden: Annotated[
-        bool, typer.Option("--golden", help="Record golden trajectories even of a large model (slow).")
+        bool, typer.Option("--golden", help="Record golden trajectories even for a large model (slow).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the input and print the plan; write nothing. Status 1: it does not fit.")
+        bool,
+        typer.Option("--dry-run", help="Check the input and print the plan; write nothing. Exit status 1 if it does not fit."),
     ] = False,
 ) -> int:
     from dgemma.model.hf_config import find_config

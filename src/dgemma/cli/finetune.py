@@ -12,31 +12,30 @@ from dgemma.core.progress import notes
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or fetched hub id.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, or id of a downloaded hub model.")],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Conversations: JSON lines with messages.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
     lora: Annotated[
-        int | None, typer.Option("--lora", metavar="R", help="Train an adapter of rank R, for `dgemma merge`, not all weights.")
+        int | None, typer.Option("--lora", metavar="R", help="Train a LoRA adapter of rank R instead of all weights.")
     ] = None,
     replay: Annotated[
         Path | None,
-        typer.Option(
-            "--replay", metavar="FILE", help="Conversations that half of every batch is drawn from, against forgetting."
-        ),
+        typer.Option("--replay", metavar="FILE", help="Conversations that make up half of every batch, against forgetting."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="K", help="Steps of the optimizer. Default: three passes, at least 500.")
+        int | None,
+        typer.Option("--steps", metavar="K", help="Optimizer steps. Default: three passes over the data, at least 500."),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases of a step.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases per step.")] = 8,
     rate: Annotated[
         float | None,
         typer.Option(
-            "--rate", metavar="X", help="Highest learning rate. Default: 5e-5 at a width of 2000, more below; for --lora 5e-4."
+            "--rate", metavar="X", help="Peak learning rate. Default: 5e-5 (--lora: 5e-4) at a width of 2000, more if narrower."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of order, noise and adapter, 0 to 2^32-1.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of order, noise and adapter, 0 to 2^32-1.")] = 0,
     threads: TorchThreadsOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same options.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --out, with the same options.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")
     ] = False,

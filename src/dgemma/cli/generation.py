@@ -1,4 +1,4 @@
-"""Options of a generation that commands share, in groups, and what their values mean."""
+"""Groups of generation options that commands share, and what their values mean."""
 
 from __future__ import annotations
 
@@ -75,20 +75,20 @@ class SamplerFlags:
         typer.Option(
             "--temperature",
             metavar="A[:B]",
-            help="Temperature of the first step, and what it falls to after the last. Default: the bundle's. 0 is greedy.",
+            help="Temperature of the first step, and what it falls to after the last. 0 is greedy. Default: the bundle's.",
         ),
     ] = None
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="T", help="Denoising steps for one canvas at most. Default: the exported number."),
+        typer.Option("--steps", metavar="T", help="Most denoising steps per canvas. Default: the exported number."),
     ] = None
     entropy_bound: Annotated[
         str | None,
         typer.Option(
             "--entropy-bound",
             metavar="NATS[:NATS]",
-            help="Accept positions up to NATS of entropy together in each step; from the first step to the last. Default: the "
-            "bundle's.",
+            help="In each step, accept positions up to NATS of entropy in total. Two values: in the first and the last step. "
+            "Default: the bundle's.",
         ),
     ] = None
     schedule: Annotated[
@@ -96,8 +96,8 @@ class SamplerFlags:
         typer.Option(
             "--schedule",
             metavar="linear|cosine|FILE",
-            help="How temperature and entropy bound go from the first step to the last, or a .json or .toml table of every "
-            "step.",
+            help="How temperature and entropy bound change from the first step to the last, or a .json or .toml table with "
+            "their values for every step.",
         ),
     ] = None
     confidence: Annotated[
@@ -119,7 +119,8 @@ class SamplerFlags:
         typer.Option("--top-k", metavar="K", help="Draw only among the K likeliest tokens of a position, 16 at most."),
     ] = None
     top_p: Annotated[
-        float | None, typer.Option("--top-p", metavar="P", help="Draw only among the likeliest tokens that have probability P.")
+        float | None,
+        typer.Option("--top-p", metavar="P", help="Draw only among the likeliest tokens with a total probability of P."),
     ] = None
     min_p: Annotated[
         float | None,
@@ -153,10 +154,12 @@ class StructureFlags:
     """The language of the answer."""
 
     regex: Annotated[
-        str | None, typer.Option("--regex", metavar="R", help="Give an answer that the regular expression R matches whole.")
+        str | None,
+        typer.Option("--regex", metavar="R", help="Give an answer that the regular expression R matches as a whole."),
     ] = None
     json_schema: Annotated[
-        Path | None, typer.Option("--json-schema", metavar="FILE", help="Give an answer that is JSON of the schema in FILE.")
+        Path | None,
+        typer.Option("--json-schema", metavar="FILE", help="Give an answer in JSON that follows the schema in FILE."),
     ] = None
     choice: Annotated[
         list[str] | None,
@@ -185,22 +188,20 @@ class GuidanceFlags:
 
     guidance: Annotated[
         float | None,
-        typer.Option(
-            "--guidance", metavar="S", help="Push every step away from --negative, S times as far as from there to the prompt."
-        ),
+        typer.Option("--guidance", metavar="S", help="How strongly steps are guided away from --negative; 1 changes nothing."),
     ] = None
     negative: Annotated[
         str | None,
         typer.Option(
             "--negative",
             metavar="TEXT",
-            help="A prompt for --guidance to push away from. Default: the same without what is unsure.",
+            help="The prompt that --guidance leads away from. Default: the same prompt, without uncertain positions.",
         ),
     ] = None
     guidance_steps: Annotated[
         str | None,
         typer.Option(
-            "--guidance-steps", metavar="A:B", help="Guide steps A to B of a canvas alone, counted from 1. Default: all."
+            "--guidance-steps", metavar="A:B", help="Guide only steps A to B of a canvas, counted from 1. Default: all."
         ),
     ] = None
 
@@ -215,12 +216,16 @@ class GenerationFlags:
 
     loop: Annotated[
         str,
-        typer.Option("--loop", help="host calls the model once per step, graph once per canvas. Both give the same tokens."),
+        typer.Option(
+            "--loop",
+            metavar="host|graph",
+            help="host calls the model once per step, graph once per canvas. Both give the same tokens.",
+        ),
     ] = DEFAULT.loop
     seed: SeedOption = DEFAULT.seed
     max_new_tokens: TokensOption = DEFAULT.max_new_tokens
     min_tokens: Annotated[
-        int, typer.Option("--min-tokens", metavar="K", help="Let no stop token and no padding stand before K tokens.")
+        int, typer.Option("--min-tokens", metavar="K", help="Allow no stop token and no padding among the first K tokens.")
     ] = DEFAULT.min_tokens
     adaptive: Annotated[
         bool,
@@ -282,7 +287,7 @@ def _schedule(text: str | None) -> str | ScheduleTable | None:
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(Param("schedule"), f" {path}: cannot be read ({error}); mend the file") from None
+        raise UsageError(Param("schedule"), f" {path}: cannot be read ({error}); correct the file") from None
     try:
         return ScheduleTable.of(values)
     except UsageError as error:

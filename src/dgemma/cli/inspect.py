@@ -21,7 +21,7 @@ from dgemma.verify import outcome
 
 def run(
     bundle: BundleArgument,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show graphs, tensors, tools and files as well.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also show graphs, tensors, tools and files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, verified.")] = False,
 ) -> None:
     opened = Bundle.open(bundle)
@@ -31,7 +31,7 @@ def run(
         kept = [{"path": str(path), "bytes": size, "sound": sound} for path, size, sound in cache.held(opened.digest)]
         more = {"verified": True, "total_bytes": total, "cache": kept, "verify": found, "verify_problem": problem}
         if found is not None and found["digest"] != opened.digest:
-            more |= {"verify": None, "verify_problem": f"the result that `dgemma verify` kept is for digest {found['digest']}"}
+            more |= {"verify": None, "verify_problem": f"the stored result of `dgemma verify` is for digest {found['digest']}"}
         more["executorch_variant"] = executorch.variant()
         print_json({**opened.manifest.to_dict(), **more})
     else:
@@ -112,7 +112,7 @@ def _head(bundle: Bundle) -> list[str]:
 
 def _unverified(bundle: Bundle) -> str:
     if is_shipped(bundle.path):
-        return f"no result is kept with a shipped bundle; dgemma verify {bundle.path.stem} runs its checks"
+        return f"none is stored for a shipped bundle; dgemma verify {bundle.path.stem} runs its checks"
     return "none; see dgemma verify"
 
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share one by one; `generation` has those that come together."""
+"""Single arguments and options that several commands share; `generation` has the groups."""
 
 from __future__ import annotations
 
@@ -19,27 +19,36 @@ BundleArgument = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    str | None, typer.Option("--engine", help="onnx or executorch. Default: the first of them in the bundle that is installed.")
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="onnx|executorch",
+        help="What runs the model. Default: the first of these that the bundle has and that is installed.",
+    ),
 ]
 TargetOption = Annotated[
     str,
     typer.Option(
         "--target",
-        metavar="auto|cpu|qnn",
-        help="What runs the model: auto takes a Snapdragon's NPU where the bundle and this machine have it; qnn insists, and "
-        "runs in an emulator on x86-64.",
+        metavar="auto|cpu|qnn[:CHIP]",
+        help="Where the model runs. auto uses a Snapdragon NPU if the bundle supports it and this machine has one; qnn "
+        "requires it, and uses an emulator on x86-64.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all noise, 0 to 2^64-1.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all noise, 0 to 2^64-1.")]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", metavar="K", help="Generate at most K tokens.")]
 ProfileOption = Annotated[
     Path | None,
     typer.Option(
         "--profile",
         metavar="FILE",
-        help="Options of a profile, as `dgemma tune` writes it. Those that are given as well take the place of its own.",
+        help="Use the options of a profile written by `dgemma tune`. Options on the command line override them.",
     ),
 ]
-TorchThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that torch uses. Default: all cores.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads that the engine uses. Default: its own choice.")]
+TorchThreadsOption = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Threads that torch uses. Default: all cores.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Threads that the engine uses. Default: its own choice.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

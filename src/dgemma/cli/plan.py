@@ -55,7 +55,7 @@ class WorkFlags:
             help="Denoising steps per canvas, or a range. Default: those of the bundle's own canvases, else 12-20.",
         ),
     ] = None
-    soft: Annotated[str | None, typer.Option("--soft", help="Soft embeddings: exact, or topk:K, as for export.")] = None
+    soft: Annotated[str | None, typer.Option("--soft", metavar="exact|topk:K", help="Soft embeddings, as for export.")] = None
 
     def works(self, subject: Subject) -> list[Work]:
         """One for each canvas length; raises UsageError."""
@@ -91,13 +91,15 @@ def run(
         float | None,
         typer.Option("--memory", metavar="GB", help="Memory of the device, in 10^9 bytes. Default: its profile's."),
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")] = "all",
-    engine: Annotated[str, typer.Option("--engine", help="onnx, executorch or all.")] = "all",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="RECIPE", help="fp32, w8, w4-mixed, w4, w4-all, NAME.json, or all.")
+    ] = "all",
+    engine: Annotated[str, typer.Option("--engine", metavar="onnx|executorch|all", help="Engines to compare.")] = "all",
     work: WorkFlags,
     picture: Annotated[
         Path | None,
         typer.Option(
-            "--picture", metavar="FILE.png", help="Plot the roofline, and where diffusion overtakes (.png, .svg, .pdf)."
+            "--picture", metavar="FILE.png", help="Plot the roofline, and where diffusion becomes faster (.png, .svg, .pdf)."
         ),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show all figures, and where the device's come from.")] = False,
@@ -167,7 +169,7 @@ def _subject(model: str, recipe: str) -> Subject:
         manifest = read_manifest(folder, check_files=False)[0]
         if recipe not in ("all", manifest.quantization["recipe"]):
             raise UsageError(
-                f"--recipe {recipe}: {model} is a bundle of {manifest.quantization['recipe']}; name the checkpoint"
+                f"--recipe {recipe}: {model} is a bundle with {manifest.quantization['recipe']}; give the checkpoint instead"
             )
         return Subject(
             config=manifest.model,
@@ -235,8 +237,8 @@ def _profile(device: str, config: ModelConfig) -> Profile:
         measured, wanted = values["ceilings"]["read_bytes"], parameter_count(config)
         if measured < fit.LARGE and wanted > 4 * measured:
             raise UsageError(
-                f"--device {device}: measured memory with {measured / 1e6:.1f} MB, which caches hold; bench a bundle of more "
-                f"than {fit.LARGE / 1e6:.0f} MB, or give a profile"
+                f"--device {device}: measured memory speed with {measured / 1e6:.1f} MB, which fits into caches; bench a "
+                f"bundle of more than {fit.LARGE / 1e6:.0f} MB, or give a profile"
             )
         return found
     return profile.from_dict(values, f"--device {device}")
@@ -260,7 +262,10 @@ def _engines(option: str, of: tuple[str, ...], profile: Profile) -> tuple[str, .
             raise UsageError(f"--engine {option}: the bundle has {', '.join(of)} only")
         return (option,)
     if not (both := tuple(e for e in of if e in profile.engines)):
-        raise UsageError(f"--device {profile.name}: has figures of {', '.join(profile.engines)}, the bundle {', '.join(of)}")
+        raise UsageError(
+            f"--device {profile.name}: has figures for {', '.join(profile.engines)}, the bundle is for {', '.join(of)}; "
+            "give another"
+        )
     return both
 
 

@@ -13,14 +13,23 @@ from dgemma.core.progress import notes, stages
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="w8, w4-mixed, w4, w4-all, w8a16, w4a16-mixed, or a file NAME.json.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write the quantized checkpoint to; must not exist.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="Checkpoint folder, id of a downloaded hub model, or 2b, 9b, 26b-a4b.")
+    ],
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", metavar="RECIPE", help="w8, w4-mixed, w4, w4-all, w8a16, w4a16-mixed, or a file NAME.json."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write the quantized checkpoint to; must not exist.")
+    ],
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="Calibration prompts for GPTQ: a .jsonl file with prompt_ids.")
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Calibration prompts for GPTQ: a .jsonl file with prompt_ids."),
     ] = None,
     random_weights: Annotated[
-        int | None, typer.Option("--random-weights", help="Use random weights of this seed; CKPT is a preset.")
+        int | None,
+        typer.Option("--random-weights", metavar="SEED", help="Use random weights with this seed; CKPT must be a preset."),
     ] = None,
 ) -> int:
     from dgemma.model import checkpoint as checkpoints

@@ -21,16 +21,21 @@ REPORT = "report.json"
 
 def run(
     action: Annotated[str, typer.Argument(metavar="compile", help="What to do: compile.")],
-    target: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint folder, fetched hub id, or 2b, 9b, 26b-a4b.")],
-    topology: Annotated[str, typer.Option("--topology", help="TPU v4 chips, as v4:1x1x1 or v4:2x2x1.")] = "v4:1x1x1",
+    target: Annotated[
+        str, typer.Argument(metavar="CKPT", help="Checkpoint folder, id of a downloaded hub model, or 2b, 9b, 26b-a4b.")
+    ],
+    topology: Annotated[
+        str, typer.Option("--topology", metavar="v4:XxYxZ", help="TPU v4 chips, as v4:1x1x1 or v4:2x2x1.")
+    ] = "v4:1x1x1",
     canvas: Annotated[
-        int | None, typer.Option("--canvas", help="Canvas length N, in tokens. Default: the model's own.")
+        int | None, typer.Option("--canvas", metavar="N", help="Canvas length N, in tokens. Default: the model's own.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option("--context", help="All positions, prefix and canvas. Default: the canvas and 1024 more.")
+        int | None,
+        typer.Option("--context", metavar="K", help="Positions of prefix and canvas together. Default: the canvas plus 1024."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Most denoising steps T of a canvas. Default: the model's own.")
+        int | None, typer.Option("--steps", metavar="T", help="Most denoising steps T per canvas. Default: the model's own.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the jax.export artifacts and the report to DIR.")
@@ -73,4 +78,4 @@ def _check_out(out: Path | None) -> None:
         raise UsageError(f"--out {out}: is a file; name a folder")
     nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UsageError(f"--out {out}: cannot be written, for {nearest} cannot; choose another folder")
+        raise UsageError(f"--out {out}: cannot be written, because {nearest} cannot; choose another folder")

@@ -25,7 +25,7 @@ STEPS_PER_S = 4.0
 
 
 def run(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A file that `dgemma run --trace` wrote.")],
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A file written by `dgemma run --trace`.")],
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", metavar="BUNDLE", help="The bundle that wrote it. Default: show positions, not text."),
@@ -67,7 +67,9 @@ def _opened(bundle: str, trace: Path, trajectory: Trajectory) -> tuple[Manifest,
         raise UsageError(f"--bundle {bundle}: has no tokenizer; leave --bundle out to see positions")
     length = trajectory.argmax.shape[1]
     if length != opened.manifest.canvas_length or trajectory.most_id() >= opened.manifest.model.vocab_size:
-        raise UsageError(f"{trace}: was not written by {bundle}, whose canvas or vocabulary is another; name its own bundle")
+        raise UsageError(
+            f"{trace}: was not written by {bundle}: its canvas or vocabulary differs; name the bundle that wrote it"
+        )
     return opened.manifest, tokenizer
 
 

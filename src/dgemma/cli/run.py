@@ -38,12 +38,12 @@ class CanvasFlags:
         typer.Option(
             "--template",
             metavar="TEXT",
-            help="The answer, with holes such as {{8}} of 8 tokens, which the model fills; all else stays. Needs no prompt.",
+            help="The answer, with holes that the model fills, such as {{8}} for 8 tokens; the rest stays. Needs no prompt.",
         ),
     ] = None
     draft: Annotated[
         Path | None,
-        typer.Option("--draft", metavar="FILE", help="Begin with the text of FILE in place of noise; see --strength."),
+        typer.Option("--draft", metavar="FILE", help="Start from the text of FILE instead of noise; see --strength."),
     ] = None
     strength: Annotated[
         float, typer.Option("--strength", metavar="X", help="How much of the draft is noise, above 0 and at most 1.")
@@ -60,20 +60,25 @@ class OutputFlags:
 
     n: Annotated[
         int,
-        typer.Option("--n", metavar="K", help="Generate K answers, with K seeds, and print the one that most of them give."),
+        typer.Option("--n", metavar="K", help="Generate K answers with K seeds, and print the most frequent one."),
     ] = 1
     as_json: JsonOption = False
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print a JSON object on a line for each step, committed text and the result.")
+        bool,
+        typer.Option(
+            "--json-lines", help="Print one JSON object per line: for each step, each committed text, and the result."
+        ),
     ] = False
     logprobs: Annotated[
         int | None,
-        typer.Option("--logprobs", metavar="N", help="Put log-probabilities into the JSON, and those of N likely tokens."),
+        typer.Option(
+            "--logprobs", metavar="N", help="Add log-probabilities to the JSON, also those of the N likeliest tokens."
+        ),
     ] = None
     choice_probabilities: Annotated[
-        bool, typer.Option("--choice-probabilities", help="Put the probability of each --choice into the JSON.")
+        bool, typer.Option("--choice-probabilities", help="Add the probability of each --choice to the JSON.")
     ] = False
-    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text once it is whole.")] = False
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text only when it is complete.")] = False
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE.npz", help="Write every denoising step to FILE.npz.")
     ] = None
@@ -92,7 +97,7 @@ class OutputFlags:
                 if given:
                     raise UsageError(Param(name), " needs an output that can hold it; give --json or --json-lines as well")
         if self.n != 1 and (self.form == "lines" or self.trace is not None):
-            cure = "leave them out, or run once a seed"
+            cure = "leave them out, or run once per seed"
             raise UsageError(f"--n gives several answers, which --json-lines and --trace cannot hold; {cure}")
         if several_prompts and (self.form == "json" or self.n != 1):
             raise UsageError("--prompts gives several answers, which --json and --n cannot hold; use --json-lines")
@@ -119,7 +124,7 @@ def run(
         typer.Option(
             "--decoder",
             metavar="diffusion|autoregressive|auto",
-            help="How tokens come about. auto measures a step and a token on this machine, and takes the quicker decoder.",
+            help="How tokens are decoded. auto times a step and a token on this machine, and takes the faster decoder.",
         ),
     ] = DEFAULT.decoder,
     generation: GenerationFlags,

@@ -23,45 +23,50 @@ def run(
         list[str],
         typer.Argument(
             metavar="BUNDLE…",
-            help="Folders written by `dgemma export`, or tiny, the bundle that ships with dgemma. Requests leave .dgemma out.",
+            help="Folders written by `dgemma export`, or tiny, the bundle that ships with dgemma. Requests name them without "
+            ".dgemma.",
             show_default=False,
         ),
     ],
     host: Annotated[
-        str, typer.Option("--host", metavar="H", help="Address to listen on. Any but a loopback address needs --api-key.")
+        str, typer.Option("--host", metavar="H", help="Address to listen on. Addresses other than loopback need --api-key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="P", help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", metavar="P", help="Port; 0 picks a free one.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
             metavar="K",
-            help=f"Key that requests must give. The variable {KEY} does the same, and is not seen in the list of processes.",
+            help=f"Key that requests must give. The environment variable {KEY} also sets it, and process lists do not show it.",
             show_default=False,
         ),
     ] = None,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     max_requests: Annotated[
-        int, typer.Option("--max-requests", metavar="N", help="Requests at work or waiting; more are told to come again.")
+        int,
+        typer.Option("--max-requests", metavar="N", help="Most requests running or waiting; others are told to retry later."),
     ] = 128,
     cache_memory: Annotated[
-        float, typer.Option("--cache-memory", metavar="GB", help="Memory for conversations, at work and kept for later turns.")
+        float,
+        typer.Option("--cache-memory", metavar="GB", help="Memory for conversations, both running and kept for later turns."),
     ] = 1.0,
     memory: Annotated[
         float | None,
-        typer.Option("--memory", metavar="GB", help="Memory for all loaded bundles; the one used longest ago makes room."),
+        typer.Option(
+            "--memory", metavar="GB", help="Memory for all loaded bundles; when full, the least recently used one is unloaded."
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that one request may take.")] = 600.0,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="A name that clients may call this server by. May be repeated."),
+        typer.Option("--allow-host", metavar="NAME", help="A host name that clients may use for this server. May be repeated."),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option("--cors-origin", metavar="ORIGIN", help="A web site whose pages may use the API. May be repeated."),
+        typer.Option("--cors-origin", metavar="ORIGIN", help="A website whose pages may use the API. May be repeated."),
     ] = None,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers into the log.")] = False,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")] = False,
 ) -> None:
     try:
         from dgemma.serve.options import ServeOptions

@@ -14,9 +14,7 @@ from dgemma.core.errors import TokenizerError, UsageError
 def run(
     bundle: BundleArgument,
     text: Annotated[str, typer.Option("-p", "--prompt", metavar="TEXT", help="The text.")],
-    chat: Annotated[
-        bool, typer.Option("--chat", help="As `dgemma run` gives a prompt to the model: put through the chat template.")
-    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Apply the chat template first, as `dgemma run` does.")] = False,
     only_ids: Annotated[bool, typer.Option("--ids", help="Print only the ids, separated by commas.")] = False,
     as_json: JsonOption = False,
 ) -> None:

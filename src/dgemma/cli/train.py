@@ -11,10 +11,10 @@ from dgemma.cli.options import TorchThreadsOption
 
 
 def run(
-    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file; see the guide.")],
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file; see docs/guides/train.md.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint folder to write; must not exist.")],
     threads: TorchThreadsOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out, with the same file.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --out, with the same file.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, print memory, FLOPs and time; write nothing.")
     ] = False,

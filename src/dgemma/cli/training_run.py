@@ -51,7 +51,7 @@ def carried_out(config: TrainConfig, out: Path, *, threads: int | None, resume: 
         return 0
     print(f"{out}: checkpoint of step {outcome.best_step}, held-out loss {outcome.held_out:.4f}, {outcome.tokens:,} tokens")
     if outcome.stopped:
-        print(f"stopped at step {outcome.step}; go on with --resume")
+        print(f"stopped at step {outcome.step}; continue with --resume")
         return INTERRUPTED
     return 0
 
@@ -71,7 +71,7 @@ def gone_through(run: Run, kind: str, more: str = "", *, dry_run: bool) -> int:
         outcome = run.run(told(say, run.course.evaluate_every))
     print(f"{run.out}: {kind} of step {outcome.best_step}{more}, held-out loss {outcome.held_out:.4f}")
     if outcome.stopped:
-        print(f"stopped at step {outcome.step} of {run.course.steps}; go on with --resume")
+        print(f"stopped at step {outcome.step} of {run.course.steps}; continue with --resume")
         return INTERRUPTED
     return 0
 
@@ -108,7 +108,7 @@ def prepare(config: TrainConfig, folder: Path) -> ModelConfig:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
     if (found := read_tokenizer(folder)) is None:
-        raise CheckpointError(f"{named}: is no tokenizer.json or tokenizer.model")
+        raise CheckpointError(f"{named}: is not tokenizer.json, tokenizer.model or a folder with one; name one of these")
     if model.init is None:
         shape = model.config(found.spec.vocab_size)
     else:

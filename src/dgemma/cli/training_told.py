@@ -31,9 +31,9 @@ def plan_lines(plan: Plan) -> list[str]:
     else:
         time = f"about {spoken(plan.step_seconds * plan.steps)}, from steps timed on this machine"
     return [
-        f"data      {'ever new' if plan.rows is None else f'{plan.rows:,}'} canvases to train on, {plan.held_out} held out",
+        f"data      {'newly drawn' if plan.rows is None else f'{plan.rows:,}'} canvases to train on, {plan.held_out} held out",
         f"trained   {plan.trained:,} of {plan.parameters:,} parameters",
-        f"memory    {plan.state_bytes / 1e9:.2f} GB for weights, gradients, moments and best weights; activations come on top",
-        f"FLOPs     {plan.step_flops / 1e9:.1f} G a step in the matrices, {plan.step_flops * plan.steps / 1e12:.1f} T in all",
+        f"memory    {plan.state_bytes / 1e9:.2f} GB for weights, gradients, moments and best weights, plus activations",
+        f"FLOPs     {plan.step_flops / 1e9:.1f} G per step in the matrices, {plan.step_flops * plan.steps / 1e12:.1f} T in all",
         f"time      {plan.steps:,} steps, {plan.tokens:,} tokens, {time}",
     ]

@@ -20,16 +20,19 @@ def run(
     bundle: BundleArgument,
     task: Annotated[
         list[Path],
-        typer.Option("--task", metavar="FILE", help="Questions in a format of `dgemma eval`; half of them are kept apart."),
+        typer.Option("--task", metavar="FILE", help="Questions in a format of `dgemma eval`; half of them are held out."),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="A new folder for profile and result, or that of a run to go on with.")
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="New folder for the profile and the result, or the folder of a run to continue."
+        ),
     ],
-    name: Annotated[str, typer.Option("--name", help="Name of the profile.")] = "tuned",
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the profile.")] = "tuned",
     objective: Annotated[
-        str, typer.Option("--objective", metavar="forwards|tokens-per-second", help="What is to be best.")
+        str, typer.Option("--objective", metavar="forwards|tokens-per-second", help="What to optimize.")
     ] = "forwards",
-    trials: Annotated[int, typer.Option("--trials", metavar="K", help="Try K choices of options, all runs together.")] = 60,
+    trials: Annotated[int, typer.Option("--trials", metavar="K", help="Number of option sets to try, over all runs.")] = 60,
     margin: Annotated[
         float, typer.Option("--margin", metavar="SHARE", help="Share of right answers that may be lost, at one-sided 95 %.")
     ] = 0.02,
@@ -64,7 +67,7 @@ def run(
     else:
         show(result)
     if not holds:
-        print("no profile: nothing that was tried is shown to cost less without a loss", file=sys.stderr)
+        print("no profile: no options that were tried are shown to cost less without a loss", file=sys.stderr)
         return NOT_HELD
     found = result["held_out"]
     if found["tokens_per_s"] < found["stock_tokens_per_s"] and objective != SPEED:

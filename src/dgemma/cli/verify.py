@@ -23,38 +23,47 @@ Sections = dict[str, dict[str, dict[str, Any]]]
 
 def run(
     bundle: BundleArgument,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="The float checkpoint to compare with.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="CKPT", help="The float checkpoint to compare with.")
+    ] = None,
     reference: Annotated[
-        str, typer.Option("--reference", help="What the gate compares with: torch, or tpu (JAX in bfloat16).")
+        str,
+        typer.Option("--reference", metavar="torch|tpu", help="What the gate compares with: torch, or tpu (JAX in bfloat16)."),
     ] = "torch",
     engine: EngineOption = None,
     golden_only: Annotated[bool, typer.Option("--golden-only", help="Run only the golden prompts, not the gate.")] = False,
     write_golden: Annotated[
         Path | None,
-        typer.Option("--write-golden", metavar="FILE", help="Write the reference's trajectories, and nothing else."),
+        typer.Option("--write-golden", metavar="FILE", help="Only write the reference's trajectories to FILE."),
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write plots and an HTML page to DIR.")] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option("--compare", help="Another verified bundle to include in the report.")
+        list[Path] | None, typer.Option("--compare", metavar="BUNDLE", help="Another verified bundle to include in the report.")
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", metavar="FILE", help="Prompts of the gate: JSON lines with prompt, task, answer."),
+        typer.Option("--prompts", metavar="FILE", help="Prompts for the gate: JSON lines with prompt, task, answer."),
     ] = None,
     options: Annotated[
         int | None,
-        typer.Option("--options", metavar="COUNT", help="Generations with options drawn at random, on every backend; 0: none."),
+        typer.Option(
+            "--options", metavar="COUNT", help="Number of generations with random options on every backend; 0 for none."
+        ),
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", help="Number of prompts of the gate, spread over the tasks.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="K", help="Number of prompts for the gate, spread over the tasks.")
+    ] = None,
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the results kept beside the bundle.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: the results stored beside the bundle.")
+    ] = False,
 ) -> int:
     if options is not None and options < 0:
         raise UsageError(f"--options {options}: must be 0 or more")
     with_checkpoint = {"--prompts": prompts, "--count": count, "--write-golden": write_golden}
     _check_options(checkpoint, reference, report, compare, with_checkpoint)
     if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
-        raise UsageError(f"{given[0]} is for the gate, which --golden-only skips; give one of the two")
+        raise UsageError(f"{given[0]} is for the gate, which --golden-only skips; give only one of them")
     others = _others(report, compare)
     if checkpoint is not None and write_golden is None:
         from dgemma.verify.backends import check_float_backends

@@ -69,19 +69,22 @@ class ModelConfig:
             raise CheckpointError(f"the last layer must be {FULL}, not {self.layer_types[-1]}")
         if self.num_heads % self.num_kv_heads or self.num_heads % self.global_num_kv_heads:
             raise CheckpointError(
-                f"{self.num_heads=} must be a multiple of {self.num_kv_heads=} and {self.global_num_kv_heads=}"
+                f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads} and "
+                f"global_num_kv_heads={self.global_num_kv_heads}"
             )
         if self.head_dim % 2 or self.global_head_dim % 2:
-            raise CheckpointError(f"head dimensions must be even: {self.head_dim=}, {self.global_head_dim=}")
+            heads = f"head_dim={self.head_dim}, global_head_dim={self.global_head_dim}"
+            raise CheckpointError(f"head dimensions must be even: {heads}")
         if self.sliding_window < 2:
-            raise CheckpointError(f"{self.sliding_window=} must be at least 2, so that a canvas sees some prefix")
+            raise CheckpointError(f"sliding_window={self.sliding_window} must be at least 2, so that a canvas sees some prefix")
         experts = (self.num_experts, self.top_k_experts, self.moe_intermediate_size)
         if any(e is None for e in experts) and any(e is not None for e in experts):
             raise CheckpointError("num_experts, top_k_experts and moe_intermediate_size must be given together or be null")
         if self.num_experts is not None and not 1 <= (self.top_k_experts or 0) <= self.num_experts:
-            raise CheckpointError(f"{self.top_k_experts=} must be between 1 and {self.num_experts=}")
+            raise CheckpointError(f"top_k_experts={self.top_k_experts} must be between 1 and num_experts={self.num_experts}")
         if self.final_logit_softcapping <= 0 or self.rms_norm_eps <= 0:
-            raise CheckpointError(f"{self.final_logit_softcapping=} and {self.rms_norm_eps=} must be positive")
+            cap, epsilon = self.final_logit_softcapping, self.rms_norm_eps
+            raise CheckpointError(f"final_logit_softcapping={cap} and rms_norm_eps={epsilon} must be positive")
         ids = (self.pad_token_id, self.bos_token_id, *self.eos_token_ids)
         if any(not 0 <= i < self.vocab_size for i in ids):
             raise CheckpointError(f"special token ids {ids} must lie in the vocabulary of {self.vocab_size}")

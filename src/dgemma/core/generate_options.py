@@ -148,7 +148,7 @@ class GenerateOptions:
         if self.loop not in LOOPS:
             raise UsageError(Param("loop"), f" {self.loop!r} is unknown; choose one of {', '.join(LOOPS)}")
         if self.system is not None and not (isinstance(self.system, str) and self.system.strip()):
-            raise UsageError(Param("system"), " must be a string that is not empty")
+            raise UsageError(Param("system"), " must be a non-empty string")
         if not isinstance(self.think, bool):
             raise UsageError(Param("think"), f" {self.think!r} must be True or False")
         with blaming("tools"):
@@ -177,10 +177,10 @@ class GenerateOptions:
         """Sampler, stop strings and fallback; stop strings become a tuple."""
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
-            raise UsageError(Param("stop"), f" {self.stop!r} must be strings that are not empty")
+            raise UsageError(Param("stop"), f" {self.stop!r} must be non-empty strings")
         object.__setattr__(self, "stop", tuple(stops))
         if self.fallback not in (None, AUTOREGRESSIVE):
-            raise UsageError(Param("fallback"), f" {self.fallback!r} is unknown; it can be {AUTOREGRESSIVE}")
+            raise UsageError(Param("fallback"), f" {self.fallback!r} is unknown; choose {AUTOREGRESSIVE}")
         self._check_given()
         self._check_least()
         self._check_candidates()
@@ -201,26 +201,26 @@ class GenerateOptions:
             or isinstance(bans, bytes)
             or not all(is_int(one, 0) or (isinstance(one, str) and one) for one in bans)
         ):
-            raise UsageError(Param("ban"), f" {self.ban!r} must be ids, or texts that are not empty")
+            raise UsageError(Param("ban"), f" {self.ban!r} must be ids or non-empty texts")
         object.__setattr__(self, "ban", tuple(one if isinstance(one, str) else int(one) for one in bans))
         if self.ban and self.decoder == AUTOREGRESSIVE:
-            self._need_diffusion(("ban",), "gives its one token without others")
+            self._need_diffusion(("ban",), "returns a single token, without candidates")
         speculate = self.compute is not None and self.compute.speculate
         greedy = [name for name, given in (("speculate", speculate), ("fallback", self.fallback)) if given]
         names = [name for name, given in (("ban", self.ban), ("logit_bias", self.sampler.bias)) if given]
         if greedy and names:
             why = ", whose tokens come from greedy decoding; leave one out"
-            raise UsageError(*listed(names), " cannot be had with ", *listed(greedy), why)
+            raise UsageError(*listed(names), " cannot be combined with ", *listed(greedy), why)
         if self.logprobs is None:
             return
         if not is_int(self.logprobs, 0):
             raise UsageError(Param("logprobs"), f" {self.logprobs!r} must be an integer, 0 or more")
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
-            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other graphs put out tokens alone"
+            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other graphs return only tokens"
             raise UsageError(Param("logprobs"), " needs ", *needs)
         if speculate:
             why = ", whose tokens come from greedy decoding; leave one out"
-            raise UsageError(Param("logprobs"), " cannot be had with ", Param("speculate"), why)
+            raise UsageError(Param("logprobs"), " cannot be combined with ", Param("speculate"), why)
 
     def _check_least(self) -> None:
         """The least length."""
@@ -231,12 +231,12 @@ class GenerateOptions:
         if not self.min_tokens:
             return
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
-            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other ways take the one likeliest id"
+            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: otherwise only the likeliest id is taken"
             raise UsageError(least, " needs ", *needs)
         speculate = self.compute is not None and self.compute.speculate
         others = {"speculate": speculate, "fallback": self.fallback, "stop": self.stop, "template": self.template}
         if given := [name for name, value in others.items() if value]:
-            raise UsageError(least, " cannot be had with ", *listed(given), ", by which it would end otherwise; leave one out")
+            raise UsageError(least, " cannot be combined with ", *listed(given), ", which can end it sooner; leave one out")
 
     def _check_given(self) -> None:
         """Template and draft."""
@@ -252,9 +252,9 @@ class GenerateOptions:
         if len(given) == 2:
             raise UsageError("give ", *listed(given, " or "), ", not both")
         if not isinstance(text := getattr(self, given[0]), str) or not text:
-            raise UsageError(Param(given[0]), " must be text that is not empty")
+            raise UsageError(Param(given[0]), " must be non-empty text")
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
-            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: the other ways begin every canvas with noise"
+            needs = Param("decoder"), " diffusion and ", Param("loop"), " host: otherwise every canvas starts from noise"
             raise UsageError(Param(given[0]), " needs ", *needs)
         if self.compute is not None and (self.compute.start_width is not None or self.compute.speculate):
             others = [name for name in self.compute.given if name in ("start_width", "speculate")]
@@ -263,32 +263,32 @@ class GenerateOptions:
             read_template(self.template)
             if self.stop or self.fallback:
                 others = ["stop"] * bool(self.stop) + ["fallback"] * bool(self.fallback)
-                raise UsageError(Param("template"), " says itself where the answer ends; leave ", *listed(others), " out")
+                raise UsageError(Param("template"), " determines where the answer ends; leave ", *listed(others), " out")
 
     def _check_structure(self) -> None:
         """What an answer of a language cannot go with."""
         if self.choice_probabilities and (self.structure is None or not self.structure.choices):
-            raise UsageError(Param("choice_probabilities"), " are of ", Param("choices"), "; give them, or leave it out")
+            raise UsageError(Param("choice_probabilities"), " needs ", Param("choices"), "; give them, or leave it out")
         if self.structure is None:
             return
         if not isinstance(self.structure, Structure):
             raise UsageError(Param("structure"), f" {self.structure!r} must be a Structure")
         name = Param(self.structure.name)
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
-            why = " host: the other ways do not tell how likely other ids are"
+            why = " host: otherwise the probabilities of other ids are not known"
             raise UsageError(name, " needs ", Param("decoder"), " diffusion and ", Param("loop"), why)
         if self.compute is not None and (self.compute.start_width is not None or self.compute.speculate):
             others = ["start_width"] * (self.compute.start_width is not None) + ["speculate"] * self.compute.speculate
             raise UsageError(name, " needs the whole canvas from its first step on; leave ", *listed(others), " out")
         ends = [one for one in ("stop", "fallback", "template", "min_tokens") if getattr(self, one) not in (None, (), 0)]
         if ends:
-            raise UsageError(name, " says itself what the answer is and where it ends; leave ", *listed(ends), " out")
+            raise UsageError(name, " determines what the answer is and where it ends; leave ", *listed(ends), " out")
         steers = [one for one in self.sampler.given if one in ("top_k", "top_p", "min_p", "logit_bias")]
         steers += [one for one in ("ban", "logprobs") if getattr(self, one) not in (None, ())]
         if steers:
-            raise UsageError(name, " takes the likeliest ids that fit, whatever is drawn; leave ", *listed(steers), " out")
+            raise UsageError(name, " takes the likeliest ids that fit instead of drawing; leave ", *listed(steers), " out")
         if self.think:
-            raise UsageError(name, " is of the whole answer, thoughts included; leave ", Param("think"), " out")
+            raise UsageError(name, " covers the whole answer, thoughts included; leave ", Param("think"), " out")
 
     def _check_guidance(self) -> None:
         """What guidance cannot go with."""
@@ -335,5 +335,5 @@ def _renamed(keywords: Mapping[str, Any]) -> dict[str, Any]:
     for old in _RENAMED.keys() & keywords:
         if _RENAMED[old] in keywords:
             raise UsageError(f"{old} is the old name of {_RENAMED[old]}; give only {_RENAMED[old]}", param=old)
-        warnings.warn(f"{old} is called {_RENAMED[old]} now", DeprecationWarning, stacklevel=5)  # of whoever calls `generate`
+        warnings.warn(f"{old} is now called {_RENAMED[old]}", DeprecationWarning, stacklevel=5)  # of whoever calls `generate`
     return {_RENAMED.get(name, name): value for name, value in keywords.items()}

@@ -53,7 +53,7 @@ class Guidance:
         if guidance is None:
             for name, value in (("negative", negative), ("guidance_steps", guidance_steps)):
                 if value is not None:
-                    raise UsageError(Param(name), " says what ", Param("guidance"), " does; give that as well, or leave it out")
+                    raise UsageError(Param(name), " needs ", Param("guidance"), "; give it as well, or leave this out")
             return None
         steps = _read(guidance_steps) if isinstance(guidance_steps, str) else guidance_steps
         return cls(scale=guidance, negative=negative, steps=steps)
@@ -68,7 +68,7 @@ def _prompt(value: object) -> str | tuple[int, ...]:
         return value
     if isinstance(value, Sequence) and value and all(is_int(one, 0) for one in value):
         return tuple(int(one) for one in value)
-    raise UsageError(Param("negative"), " must be text that is not empty, or ids")
+    raise UsageError(Param("negative"), " must be non-empty text, or ids")
 
 
 def _read(text: str) -> Sequence[int]:
@@ -77,7 +77,7 @@ def _read(text: str) -> Sequence[int]:
     try:
         return int(first), int(last or first)
     except ValueError:
-        raise UsageError(Param("guidance_steps"), f" {text[:20]!r} must be A:B, numbers of steps such as 2:8") from None
+        raise UsageError(Param("guidance_steps"), f" {text[:20]!r} must be A:B, two step numbers such as 2:8") from None
 
 
 def _range(steps: Sequence[int]) -> tuple[int, int]:

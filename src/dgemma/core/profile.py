@@ -42,14 +42,14 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
-            raise UsageError(Param("profile"), ": name must be a text of one line")
+            raise UsageError(Param("profile"), ": name must be one line of text")
         for part in ("options", "evidence"):
             if not isinstance(getattr(self, part), Mapping):
                 raise UsageError(Param("profile"), f": {part} must be an object")
         if self.bundle is not None and not isinstance(self.bundle, str):
-            raise UsageError(Param("profile"), ": bundle must be the digest of one")
+            raise UsageError(Param("profile"), ": bundle must be a bundle's digest")
         if unknown := sorted(set(self.options) - set(OPTIONS)):
-            raise UsageError(Param("profile"), f" has option {unknown[0]!r}; it can have {', '.join(OPTIONS)}")
+            raise UsageError(Param("profile"), f" has an unknown option {unknown[0]!r}; choose from {', '.join(OPTIONS)}")
         self.sampler(), self.compute()  # they check the values
 
     def sampler(self, **given: Any) -> SamplerOptions:
@@ -67,8 +67,8 @@ class Profile:
     def warn_unless_for(self, digest: str) -> None:
         """Warn where the bundle is not the one that it was found for."""
         if self.bundle not in (None, digest):
-            other = f"profile {self.name} was found for another bundle, so its evidence does not hold for this one"
-            warnings.warn(f"{other}; `dgemma tune` makes one", DgemmaWarning, stacklevel=2)
+            other = f"profile {self.name} was found for another bundle, so its evidence does not apply to this one"
+            warnings.warn(f"{other}; `dgemma tune` makes one that does", DgemmaWarning, stacklevel=2)
 
     def to_json(self) -> str:
         """What `read_profile` reads."""
@@ -88,14 +88,14 @@ def read_profile(path: Path | None) -> Profile:
     except OSError as error:
         raise UsageError(Param("profile"), f" {path}: cannot be read ({error.strerror or error}); name a file") from None
     except ValueError as error:
-        why = f" {path}: is no profile ({str(error)[:120]}); make one with `dgemma tune`"
+        why = f" {path}: is not a profile ({str(error)[:120]}); make one with `dgemma tune`"
         raise UsageError(Param("profile"), why) from None
     if values.pop("version", None) != VERSION:
         raise UsageError(Param("profile"), f" {path}: is not a profile of version {VERSION}; make one with `dgemma tune`")
     known = [f.name for f in fields(Profile)]
     try:
         if unknown := sorted(set(values) - set(known)):
-            raise UsageError(Param("profile"), f" has {unknown[0]!r}; it can have {', '.join(known)}")
+            raise UsageError(Param("profile"), f" has an unknown key {unknown[0]!r}; choose from {', '.join(known)}")
         if missing := [name for name in ("name", "options") if name not in values]:
             raise UsageError(Param("profile"), f" has no {missing[0]}")
         return Profile(**values)

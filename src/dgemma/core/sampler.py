@@ -49,17 +49,17 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or not 1 <= self.steps <= MOST_STEPS:
-            raise UsageError(f"{self.steps=} must be an integer between 1 and {MOST_STEPS}")
+            raise UsageError(f"steps={self.steps!r} must be an integer between 1 and {MOST_STEPS}")
         if not 0 < self.t_min < self.t_max:
-            raise UsageError(f"temperatures must satisfy 0 < t_min < t_max: {self.t_min=}, {self.t_max=}")
+            raise UsageError(f"temperatures must satisfy 0 < t_min < t_max: t_min={self.t_min}, t_max={self.t_max}")
         if not self.entropy_bound > 0:
-            raise UsageError(f"{self.entropy_bound=} must be positive")
+            raise UsageError(f"entropy_bound={self.entropy_bound} must be positive")
         if not isinstance(self.stability_threshold, int) or self.stability_threshold < 0:
-            raise UsageError(f"{self.stability_threshold=} must be an integer, 0 or more")
+            raise UsageError(f"stability_threshold={self.stability_threshold} must be an integer, 0 or more")
         if not self.confidence_threshold > 0:
-            raise UsageError(f"{self.confidence_threshold=} must be positive")
+            raise UsageError(f"confidence_threshold={self.confidence_threshold} must be positive")
         if self.soft != EXACT and not (re.fullmatch(f"{TOP_K}[1-9][0-9]{{0,3}}", self.soft) and (self.top_k or 0) <= MOST_K):
-            raise UsageError(f"{self.soft=} must be {EXACT}, or {TOP_K}K with K between 1 and {MOST_K}")
+            raise UsageError(f"soft={self.soft!r} must be {EXACT}, or {TOP_K}K with K between 1 and {MOST_K}")
 
     @property
     def top_k(self) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from dgemma.core.errors import Param, UsageError
+from dgemma.core.plural import counted
 from dgemma.core.sampler import SamplerConfig
 from dgemma.core.scalars import is_int, is_number
 from dgemma.core.schedule import (
@@ -96,10 +97,10 @@ class SamplerOptions:
         if (table := self.table) is None:
             return
         if twice := [name for name in ("temperature", "entropy_bound") if getattr(table, name) and getattr(self, name)]:
-            raise UsageError(Param(twice[0]), " is in the table of ", Param("schedule"), " as well; leave one out")
+            raise UsageError(Param(twice[0]), " is also in the table of ", Param("schedule"), "; leave one out")
         if self.max_steps not in (None, table.steps):
-            has = f", whose table has {table.steps}; leave one out"
-            raise UsageError(Param("max_steps"), f" {self.max_steps} is not that of ", Param("schedule"), has)
+            has = f", whose table has {counted(table.steps, 'step')}; leave one out"
+            raise UsageError(Param("max_steps"), f" {self.max_steps} differs from ", Param("schedule"), has)
 
     @property
     def given(self) -> tuple[str, ...]:

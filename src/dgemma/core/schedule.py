@@ -54,14 +54,14 @@ class ScheduleTable:
             why = " has lists of different lengths" if sizes else " has no values; give temperature, entropy_bound or both"
             raise UsageError(Param("schedule"), why)
         if self.steps > MOST_STEPS:
-            raise UsageError(Param("schedule"), f" has {self.steps} steps; {MOST_STEPS} are the most")
+            raise UsageError(Param("schedule"), f" has {self.steps} steps; at most {MOST_STEPS} are possible")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ScheduleTable:
         """From its fields; raises UsageError for an unknown one, too."""
         known = [f.name for f in fields(cls)]
         if unknown := [name for name in values if name not in known]:
-            raise UsageError(Param("schedule"), f" has {str(unknown[0])[:40]!r}; it can have {' and '.join(known)}")
+            raise UsageError(Param("schedule"), f" has an unknown key {str(unknown[0])[:40]!r}; choose from {', '.join(known)}")
         return cls(**values)
 
     @property

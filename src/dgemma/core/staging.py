@@ -30,7 +30,7 @@ def staging(out: Path, error: type[DgemmaError], verb: str) -> Iterator[Path]:
     except OSError as reason:
         if reason.errno in (errno.ENOSPC, errno.EDQUOT):
             raise error(f"{out}: the disk is full; free space and {verb} again") from None
-        raise error(f"{out}: cannot be written ({reason.strerror or reason}); see its folder's permissions") from None
+        raise error(f"{out}: cannot be written ({reason.strerror or reason}); check its folder's permissions") from None
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)

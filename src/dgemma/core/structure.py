@@ -40,7 +40,7 @@ class Structure:
         if isinstance(self.choices, str) or not isinstance(choices, Sequence):
             raise UsageError(Param("choices"), f" {self.choices!r} must be a list of texts")
         if not all(isinstance(text, str) and text for text in choices):
-            raise UsageError(Param("choices"), " must be texts that are not empty")
+            raise UsageError(Param("choices"), " must be non-empty texts")
         if choices and len(set(choices)) < max(2, len(choices)):
             often, times = Counter(choices).most_common(1)[0]
             found = f" {often[:SHOWN]!r} is the only one" if times == 1 else f" have {often[:SHOWN]!r} twice"
@@ -82,7 +82,7 @@ def _schema_text(schema: object) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
-            Param("json_schema"), f" is no JSON ({str(error)[:80] or 'nested too deeply'}); give a schema object"
+            Param("json_schema"), f" is not JSON ({str(error)[:80] or 'nested too deeply'}); give a schema object"
         ) from None
     if not isinstance(value, (Mapping, bool)):
         raise UsageError(Param("json_schema"), f" must be an object, not {text[:SHOWN]}")
