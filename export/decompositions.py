@@ -1,7 +1,7 @@
-"""Makes torch decompose programs without doing again what was done for another, or what is already there.
+"""Makes torch decompose programs without repeating work that was done for an earlier program, or was already done.
 
-Seen with torch 2.13: whatever the program, each look at all composite operators of torch takes longer than the decomposition of
-a small piece of a graph.
+Seen with torch 2.13: looking through all of torch's composite operators, which happens for every program, takes longer than
+decomposing a small piece of a graph.
 """
 
 from __future__ import annotations

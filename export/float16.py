@@ -1,4 +1,4 @@
-"""Norms that float16 holds: what their inputs are scaled by before they are squared, from the largest value that was seen.
+"""Keeps norms within float16: by what their inputs are scaled before they are squared, given the largest value seen.
 
 It knows nothing of graphs.
 """

@@ -1,4 +1,4 @@
-"""The tokenizer that transformers' GemmaTokenizer builds: of a file it takes vocabulary, merges and added tokens alone."""
+"""The tokenizer that transformers' GemmaTokenizer builds: it uses only a file's vocabulary, merges and added tokens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Decomposes the operators of a traced program one by one, and leaves all others as they are.
+"""Decomposes individual operators of a traced program and leaves all others as they are.
 
 Torch's own `ExportedProgram.run_decompositions` traces the whole program again, although few operators need it. Seen with torch
-2.13: of the time that the export of a small model takes, that is half for ONNX and a fourth for ExecuTorch.
+2.13: for a small model, this takes half of the export's time for ONNX, and a quarter for ExecuTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Standing in for a part of a library, for a while."""
+"""Replaces a part of a library temporarily."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Export as named stages: load, quantize, lower for each engine, describe, rename into place.
 
-A bundle is built in a temporary folder beside its destination, so a killed export leaves nothing that loads. It knows
-nothing of running graphs: who calls it may hand in `finish`, which adds golden trajectories to the staged bundle.
+A bundle is built in a temporary folder beside its destination, so a killed export leaves nothing that can be loaded. It knows
+nothing of running graphs: the caller may pass `finish`, which adds golden trajectories to the staged bundle.
 """
 
 from __future__ import annotations

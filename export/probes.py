@@ -1,4 +1,4 @@
-"""What a chat template is tried with: marks in place of contents, texts that show how a content is changed, conversations."""
+"""Inputs for testing a chat template: marks in place of contents, texts that show how contents are changed, conversations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Lowers engines one after the other, or at the same time, each but the first in a process of its own.
+"""Lowers engines one after the other, or at the same time, with each but the first in its own process.
 
-Lowering is Python on one core, so two engines at once take as long as the slower one. It knows nothing of whether memory
-suffices for that.
+Lowering is Python on one core, so two engines at once take as long as the slower one. It knows nothing of whether there is
+enough memory.
 """
 
 from __future__ import annotations

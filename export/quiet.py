@@ -1,4 +1,4 @@
-"""Keeps what torch, onnxscript and executorch say while they lower off stderr; errors are still logged and raised."""
+"""Keeps off stderr what torch, onnxscript and executorch print while they lower; errors are still logged and raised."""
 
 from __future__ import annotations
 

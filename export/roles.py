@@ -1,6 +1,6 @@
-"""A chat template's turns, thinking and tools as pieces: found by rendering it with probes, and held to it over a battery.
+"""A chat template's turns, thinking and tools as pieces: found by rendering it with probes, and checked by a set of tests.
 
-What the pieces cannot say is left out, and a note names it; a prompt of one user needs none of them.
+What the pieces cannot express is left out, and a note names it; a prompt of one user needs none of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether an export fits on this machine: told before any work starts, not by a full disk or the OOM killer after."""
+"""Whether an export fits on this machine: checked before work starts, so that no full disk or OOM killer ends it later."""
 
 from __future__ import annotations
 

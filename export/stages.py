@@ -1,4 +1,4 @@
-"""An export's stages: their names, which lowerings announce and the estimate knows, and how long each is planned to take."""
+"""The stages of an export: their names, which lowerings announce and the estimate knows, and how long each should take."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What all accelerators' static graphs have in common: sizes, prompts for ranges, and what a host keeps beside them.
+"""What the static graphs of all accelerators share: sizes, prompts for ranges, and what a host keeps beside them.
 
-It knows nothing of compilers, and not how graphs are written.
+It does not know compilers, or how graphs are written.
 """
 
 from __future__ import annotations

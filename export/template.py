@@ -1,4 +1,4 @@
-"""A checkpoint's chat template: where it lies, and the jinja environment that transformers renders it in."""
+"""A checkpoint's chat template: where it is found, and the jinja environment in which transformers renders it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer as transformers reads it, and the file that a bundle takes of it."""
+"""A checkpoint's tokenizer as transformers reads it, and the tokenizer file for the bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracing a graph module with `torch.export`, lengths that are named in its specs left open."""
+"""Tracing a graph module with `torch.export`, with the lengths named in its specs left open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of one generation: what its options give the canvases, where it ends, its events, its result.
+"""The text of one generation: what its options say about the canvases, where it ends, its events, and its result.
 
 It knows ids and how they read, and nothing of prefixes, engines or threads.
 """

@@ -1,6 +1,6 @@
-"""A session for asyncio: generations run in a thread of their own, and a task that is cancelled cancels its generation.
+"""A session for asyncio: generations run in their own thread, and cancelling a task cancels its generation.
 
-It knows nothing of generating: a `Session` does it.
+It knows nothing of generating: a `Session` does that.
 """
 
 from __future__ import annotations

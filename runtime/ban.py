@@ -1,4 +1,4 @@
-"""Texts that must not come up, as ids: only tokens that read exactly so, alone or behind a space."""
+"""Banned texts as ids: only tokens that read exactly like the text, with or without a space before it."""
 
 from __future__ import annotations
 

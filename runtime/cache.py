@@ -1,9 +1,10 @@
-"""The one place that knows the cache of what an engine makes of a bundle on this machine: where, for whom, whether sound.
+"""The only module that knows the cache of what an engine makes of a bundle on this machine: where it is, for which bundle and
+engine, and whether it is intact.
 
-An entry is a folder keyed by bundle digest, engine, its version and the processor. It is built beside its place and renamed,
-so a killed build leaves nothing that loads, and it may be deleted at any time. A seal tells a damaged entry from a whole one by
-size and samples of each file: hashing gigabytes at every load would read what is mapped so as not to be read. Samples see
-truncation, foreign files and long runs of lost pages; they do not see one flipped bit in between.
+An entry is a folder keyed by bundle digest, engine, engine version and processor. It is built beside its place and renamed, so
+a killed build leaves nothing that can be loaded, and it may be deleted at any time. A seal with each file's size and samples
+tells damaged entries from intact ones: hashing gigabytes at every load would defeat the purpose of mapping them. Samples detect
+truncation, foreign files and long runs of lost pages, but not a single flipped bit between them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What has been committed, as text in pieces that are never taken back. It knows nothing of canvases and engines."""
+"""Committed text, in pieces that are never taken back. It knows nothing of canvases and engines."""
 
 from __future__ import annotations
 

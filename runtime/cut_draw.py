@@ -1,4 +1,4 @@
-"""The draw among a position's likeliest ids: cut by rank, mass or share, and tilted by a bias on ids.
+"""The draw among a position's likeliest ids: cut by rank, by total probability or by ratio, with a bias on ids.
 
 docs/design/sampling.md has the formulae; `tests/vectors/cut_draw.json` test vectors. It knows nothing of steps or bundles.
 A positions, K candidates.

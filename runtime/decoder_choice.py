@@ -1,4 +1,4 @@
-"""Which decoder answers sooner on this machine: measured, a denoising step against an autoregressive token. N canvas."""
+"""Which decoder answers sooner on this machine: times a denoising step and an autoregressive token. N canvas."""
 
 from __future__ import annotations
 

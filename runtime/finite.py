@@ -1,4 +1,4 @@
-"""Outputs that are not numbers, told from values and never from what an engine says of them."""
+"""Detects outputs that are not numbers, by their values and not by what an engine reports."""
 
 from __future__ import annotations
 

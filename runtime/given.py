@@ -1,5 +1,5 @@
-"""What is known of a canvas before its first step: a template, whose text is pinned and whose holes are denoised, or a draft,
-which is noised in part. N canvas.
+"""What is known of a canvas before its first step: a template, whose text is fixed and whose holes are denoised, or a draft,
+part of which is replaced by noise. N canvas.
 
 It knows ids and positions, and nothing of how a canvas is denoised.
 """

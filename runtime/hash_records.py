@@ -1,13 +1,13 @@
-"""Which large files had which sha256 when they were hashed on this machine, so that a second load need not read gigabytes.
+"""The sha256 of large files that were hashed on this machine, so that a second load need not read gigabytes.
 
-A record is a file in the cache folder, named by device and inode, of one line: size, time of the last write, time of the last
-change of any kind, sha256. A file of which the line would be the same now has not changed since; everything else is hashed,
-what a damaged or foreign record is about included. A file that was touched just before it was hashed is not recorded, for a
-clock that ticks coarsely may give a later write the same times ("racily clean", https://git-scm.com/docs/racy-git). Windows
-tells no time of change, so there everything is always hashed.
+A record is a file in the cache folder, named by device and inode, with one line: size, time of the last write, time of the
+last change of any kind, sha256. If a file's line would still be the same, it has not changed; all other files are hashed,
+including those with a damaged or foreign record. A file that was changed just before it was hashed is not recorded, because a
+coarse clock may give a later write the same times ("racily clean", https://git-scm.com/docs/racy-git). Windows has no time of
+change, so there all files are always hashed.
 
-It knows nothing of a medium that loses bits by itself (`dgemma inspect` and `dgemma verify` hash every file), and does not
-protect from who can write the cache folder, set the clock, or write to the device below its file system.
+It does not detect a medium that loses bits by itself (`dgemma inspect` and `dgemma verify` hash every file), and does not
+protect against anyone who can write the cache folder, set the clock, or write to the device below its file system.
 """
 
 from __future__ import annotations

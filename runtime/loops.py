@@ -1,5 +1,5 @@
-"""Denoising one canvas: a call of `denoise` per step, or one call of the fused `generate`; both yield the same steps.
-Or a call of `denoise_active` per step, for the active positions alone.
+"""Denoising one canvas: one call of `denoise` per step, or one call of the fused `generate`; both yield the same steps. Or one
+call of `denoise_active` per step, for the active positions only.
 
 It knows nothing of text, stop tokens or of what comes before or after the canvas. N canvas, A active
 positions, T steps, D hidden.

@@ -1,7 +1,7 @@
-"""Whether a bundle fits into this machine's free memory: said before graphs are loaded, not by the OOM killer after.
+"""Whether a bundle fits into this machine's free memory: checked before graphs are loaded, so that no OOM killer ends the run.
 
-What is needed is a lower bound from the manifest (weights once, as the engine's kernels hold them), so that nothing that
-runs is refused. It knows nothing of what an engine packs twice. N canvas, D hidden, F feed-forward width, V vocabulary.
+The need is a lower bound from the manifest (weights once, as the engine's kernels hold them), so nothing that would run is
+refused. It knows nothing of what an engine packs twice. N canvas, D hidden, F feed-forward width, V vocabulary.
 """
 
 from __future__ import annotations

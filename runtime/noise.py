@@ -1,6 +1,6 @@
 """All random words of one canvas at once: the same words as `core.noise`, computed in place for every step together.
 
-A host loop that makes its words step by step spends more time here than it may beside a step of a few milliseconds.
+Making them step by step would take the host loop too long when a step takes only a few milliseconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The prefix: which tokens it holds, and their keys and values in caches that the host owns.
 
-Tokens are appended at once and encoded when something needs them. Keys and values of a causal pass do not depend on
-what follows, so a prefix is cut back by forgetting its last tokens. K kv heads, d head dim, S slots, C chunk.
+Tokens are appended at once, but encoded only when something needs them. Keys and values of a causal pass do not depend on
+what follows, so a prefix is shortened by forgetting its last tokens. K kv heads, d head dim, S slots, C chunk.
 """
 
 from __future__ import annotations

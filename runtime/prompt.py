@@ -1,6 +1,6 @@
 """Conversations as ids: what a bundle's chat template makes of messages, thinking and tools.
 
-No text in them becomes a marker.
+No text in them can become a marker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signal handlers written in Python: they run inside whatever call they interrupt, and what they raise comes out of it."""
+"""Signal handlers written in Python run inside whatever call they interrupt, and their exceptions come out of that call."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the options of a generation make of one step's outputs: acceptance, the draw, the likeliest ids.
+"""How the options of a generation change one step's outputs: acceptance, the draw, the likeliest ids.
 
-What they leave alone stays as the graph gave it, to the bit. A positions, K candidates.
+Whatever they do not change stays exactly as the graph gave it. A positions, K candidates.
 """
 
 from __future__ import annotations

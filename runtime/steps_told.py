@@ -1,4 +1,4 @@
-"""What is made of a generation's steps beside its tokens: a record, and log-probabilities of what the last one committed."""
+"""What is kept of a generation's steps besides tokens: a record, and log-probabilities of what the last one committed."""
 
 from __future__ import annotations
 

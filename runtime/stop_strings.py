@@ -1,6 +1,6 @@
-"""Stop strings: where the text of an answer ends early, whatever tokens and canvases it comes in.
+"""Stop strings: where the text of an answer ends early, however it is divided into tokens and canvases.
 
-It knows the text that ids say so far, and nothing of how they came about.
+It knows the text of the ids so far, and nothing of how they were generated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events of a generation as an iterator: the generation runs in a thread, and waits for whoever iterates.
+"""Events of a generation as an iterator: the generation runs in a thread, and waits for the consumer.
 
 It knows nothing of what an event is, or of what makes them.
 """

@@ -1,4 +1,4 @@
-"""What a bundle holds for accelerators, in lines for people. It knows no engine."""
+"""What a bundle contains for accelerators, as lines of text. It knows no engine."""
 
 from __future__ import annotations
 

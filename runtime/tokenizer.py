@@ -1,6 +1,6 @@
 """Text ↔ ids for SentencePiece `.model` and Hugging Face `tokenizer.json`, and the chat template around user text.
 
-It adds no ids of its own: begin, end and turn markers come from the manifest. What a user types never becomes one.
+It adds no ids of its own: begin, end and turn markers come from the manifest. User text never becomes one.
 """
 
 from __future__ import annotations

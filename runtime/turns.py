@@ -1,4 +1,4 @@
-"""Whose turn it is to compute, where several generations share an engine: one at a time, a canvas each.
+"""Takes turns between generations that share an engine: one computes at a time, a canvas each.
 
 It knows nothing of engines and canvases: a generation asks for a turn, and says where it can wait.
 """

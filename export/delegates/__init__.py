@@ -1,1 +1,1 @@
-"""Lowering to ExecuTorch backends on accelerators: static methods in `.pte` files, for Core ML and for Vulkan."""
+"""Lowering to ExecuTorch backends for accelerators: static methods in `.pte` files, for Core ML and for Vulkan."""

@@ -1,4 +1,4 @@
-"""The backends by name: what each brings to a lowering. Their libraries are loaded when one is asked for."""
+"""The backends by name, and what each contributes to lowering. A backend's libraries are loaded only when it is used."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What `--target coreml` and `--target vulkan` cannot do, said before any work: packages, recipes, kinds of models, layers that
-are too large."""
+"""What `--target coreml` and `--target vulkan` cannot do, checked before any work: packages, recipes, kinds of models, and
+layers that are too large."""
 
 from __future__ import annotations
 

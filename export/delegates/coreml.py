@@ -1,6 +1,6 @@
-"""Exported programs → a `.pte` whose methods are functions of one Core ML model, which has their weights once.
+"""Exported programs → a `.pte` whose methods are functions of one Core ML model, which stores their weights once.
 
-The bytes depend on nothing but the input: what coremltools and executorch draw at random is replaced. It knows nothing of
+The bytes depend only on the input: whatever coremltools and executorch choose at random is replaced. It knows nothing of
 denoisers.
 """
 

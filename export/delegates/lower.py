@@ -1,6 +1,6 @@
-"""From a model to `.pte` files for a backend of ExecuTorch: ranges, static methods, its compiler, and checks of what it wrote.
+"""From a model to `.pte` files for a backend of ExecuTorch: ranges, static methods, the compiler, and checks of the files.
 
-It knows nothing of what runs them: nothing in this package does.
+It knows nothing of what runs the files; nothing in this package does.
 """
 
 from __future__ import annotations

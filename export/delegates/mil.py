@@ -1,8 +1,8 @@
-"""Core ML programs read back from their files and computed with numpy: what was lowered, without what would run it.
+"""Core ML programs read back from their files and computed with numpy: a check of what was lowered that needs no Core ML.
 
-An operator that is not in the table is an error, so that the table is also the list of what a program may hold. Values are
-rounded to the types that the program declares after every operator; sums inside one are float32, which a device may do
-otherwise. It knows nothing of denoisers.
+An operator that is not in the table is an error, so the table is also the list of what a program may contain. After every
+operator, values are rounded to the types that the program declares; sums within an operator are float32, which may differ on
+a device. It knows nothing of denoisers.
 """
 
 from __future__ import annotations

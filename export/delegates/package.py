@@ -1,4 +1,4 @@
-"""What a `.pte` file says of its methods, read back: what they call, and the Core ML model behind that.
+"""What a `.pte` file contains, read back: what its methods call, and the Core ML model behind that.
 
 It knows nothing of how the file was made.
 """

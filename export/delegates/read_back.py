@@ -1,4 +1,4 @@
-"""What a written file is checked for, whichever backend's: operators, precision, and how near its step comes to the model's."""
+"""Checks of a written file, for any backend: its operators, its precision, and how close its step is to the model's."""
 
 from __future__ import annotations
 

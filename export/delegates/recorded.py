@@ -1,6 +1,6 @@
-"""One denoising step of a model that answers a prompt, as inputs of a backend's methods and what they should give.
+"""One denoising step of a model that answers a prompt, as inputs of a backend's methods and the outputs they should give.
 
-The model has its integers' values, so what differs is the lowering's. It knows nothing of backends.
+The model computes with the integers' values, so any difference comes from lowering. It knows nothing of backends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The methods around one lowered stack of layers: it is lowered once, and its programs are in the file once.
+"""The methods around the stack of layers, which is lowered once and whose programs are in the file once.
 
 Letters: M rows of tokens or canvas, N canvas, C chunk, S prefix slots, D hidden, K kv heads, d head dim.
 """

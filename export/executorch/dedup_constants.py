@@ -1,7 +1,7 @@
 """Stores the bytes of a table once in a `.pte`.
 
-Kernels look a table up among the constants of the program, and XNNPACK has copies of its own, whole or in tiles, as named
-data. Either way the file only says at which offset and of which size they are: named data can point into the constants.
+Kernels look a table up among the constants of the program, and XNNPACK has its own copies as named data, whole or in tiles.
+Both are stored as an offset and a size, so named data can point into the constants.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Makes executorch's passes over a lowered graph cost what they should, and keep the order of a graph.
+"""Makes executorch's passes over a lowered graph faster, and makes them keep the graph's order.
 
-Seen with torch 2.13 and executorch 1.5.1: most of the time goes into three things. Every node that a pass makes copies the
-whole history of its ancestors; every pass runs all delegates on fake tensors, only to learn their outputs' shapes; and each
-delegate goes through passes for convolutions, pooling and resizing. Most of the memory goes into copies of weights, which
-whoever copies a program or traces around one makes again. The programs stay the same but for one thing: whenever a part was
-taken out for XNNPACK, the rest was sorted breadth first, so that XNNPACK, which runs operations as they stand and plans its
-memory by that, held the beginnings of many independent sums at once.
+Seen with torch 2.13 and executorch 1.5.1: three things take most of the time. Every node that a pass makes copies the whole
+history of its ancestors; every pass runs all delegates on fake tensors, only to learn the shapes of their outputs; and each
+delegate goes through passes for convolutions, pooling and resizing. Most of the memory holds copies of weights, which are made
+whenever a program is copied or traced around. The patches leave the programs as they are, with one exception: whenever a part
+was taken out for XNNPACK, the rest was sorted breadth first. XNNPACK runs operations in the given order and plans its memory
+accordingly, so it held the beginnings of many independent sums at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operator of routed experts in ExecuTorch: the form that writes to memory of the plan, as the native library has it."""
+"""The operator of routed experts in ExecuTorch: the variant that writes to planned memory, as in the native library."""
 
 from __future__ import annotations
 

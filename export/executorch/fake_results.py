@@ -1,8 +1,8 @@
-"""Passes over a graph that do not run its operators again on the same fake tensors.
+"""Keeps passes over a graph from running its operators again on the same fake tensors.
 
-Every pass of executorch runs all operators of a graph on fake tensors, only to learn their outputs' shapes, which takes most
-of its time where lengths are open. An operator that gets the very objects it got before gives what it gave before; between
-passes, graphs keep the fake tensors of their nodes. Seen with torch 2.13 and executorch 1.5.1.
+Every pass of executorch runs all operators of a graph on fake tensors, only to learn the shapes of their outputs. With open
+lengths, this takes most of the pass's time. An operator that gets the very same objects again returns its earlier result;
+between passes, graphs keep their nodes' fake tensors. Seen with torch 2.13 and executorch 1.5.1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Executorch's passes to the edge dialect, in two walks over a graph instead of eight.
 
-Each pass traces the whole graph again, whatever it changes. Those that look at one operator at a time end in `call_operator` of
-their base class; so a class that has several of them as its bases, in their order, hands each operator through all of them.
-Seen with torch 2.13 and executorch 1.5.1; the programs are the same to the byte.
+Each pass traces the whole graph again, whatever it changes. Passes that look at one operator at a time end in their base
+class's `call_operator`, so a class with several of them as bases, in their order, applies all of them to each operator.
+Seen with torch 2.13 and executorch 1.5.1; the programs are identical, byte for byte.
 """
 
 from __future__ import annotations

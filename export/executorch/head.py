@@ -1,10 +1,10 @@
-"""The head in XNNPACK, strip by strip: what a step decides, and the likeliest id, without products of the whole vocabulary.
+"""The head in XNNPACK, strip by strip: a step's decisions and the likeliest id, without logits of the whole vocabulary.
 
-Whatever is independent goes to XNNPACK as one program, whose outputs are all held at once. So a strip waits until all is taken
-from the strip before, and gets the same memory. Inside of a strip tiles come one after the other, each multiplied, weighed and
-summed while a cache has it; their logits leave XNNPACK only because it cannot look up the few that may be the likeliest. No
-kernel multiplies chosen rows of a delegated weight again: the logits that a draw falls among are products of rows looked up,
-of so few ids that looking up is cheap.
+XNNPACK gets everything that is independent as one program, and holds all its outputs at once. Each strip therefore waits until
+the strip before has been used up, and reuses its memory. Within a strip, tiles follow one another: each is multiplied, weighted
+and summed while it is in a cache. Its logits leave XNNPACK only because XNNPACK cannot look up the few that may be the
+likeliest. No kernel can multiply selected rows of a delegated weight again, so the logits that a draw falls among are products
+of rows that were looked up; these are few, so looking them up is cheap.
 
 Letters: R rows, V vocabulary, D hidden, K likeliest ids kept, J blocks.
 """

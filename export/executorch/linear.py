@@ -1,6 +1,6 @@
 """Integer products and the tied table as modules that replace torch's.
 
-A table is stored once: what is looked up and the tiles of the head and of the soft embedding have the same bytes, and
+A table is stored once: the rows that are looked up and the tiles of the head and of the soft embedding have the same bytes, and
 `dedup_constants.py` stores equal bytes once.
 """
 

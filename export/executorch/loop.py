@@ -1,4 +1,4 @@
-"""`generate` in ExecuTorch: the step is lowered first and looped after, so its weights are packed once.
+"""`generate` in ExecuTorch: the step is lowered before it is looped, so its weights are packed once.
 
 The step arrives as an already lowered module. A scan runs all T rounds; once the stop rule holds, a `cond` skips the
 step, so that a round costs nothing. (ExecuTorch has no while_loop.)

@@ -1,8 +1,8 @@
 """From torch modules to one `.pte` with all graphs.
 
-The stack of layers is lowered first, and the methods are written around it: the passes over its many operations run once,
-and so do its programs in the file. Prefix and chunk lengths vary, but not in `generate`: it takes the whole
-context, for a lowered module inside a loop cannot be traced with an open dimension (seen with torch 2.13, executorch 1.5.1).
+The stack of layers is lowered first, and the methods are written around it: the passes over its many operations run only
+once, and the file contains its programs only once. Prefix and chunk lengths vary, except in `generate`, which takes the whole
+context: a lowered module inside a loop cannot be traced with an open dimension (seen with torch 2.13, executorch 1.5.1).
 """
 
 from __future__ import annotations

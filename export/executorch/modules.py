@@ -1,4 +1,4 @@
-"""Modules of the model replaced by others that compute the same in operators which XNNPACK takes whole (`ops.py`)."""
+"""Replaces modules of the model by equivalent ones whose operators XNNPACK can take as a whole (`ops.py`)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Operators that torch has no names for, or none that XNNPACK takes: integer products under the activation rule that all
-engines share, and norms and attention over lengths that are open.
+"""Operators that torch does not name, or that XNNPACK does not take in torch's form: integer products under the activation rule
+that all engines share, and norms and attention over open lengths.
 
-Here they are plain torch, integer products exact up to the last rounding; `visitors.py` says what they are in XNNPACK.
-K columns of a weight are followed by columns of zeros: XNNPACK gets the extremes of a row appended to its values, which
-makes its own asymmetric rule the symmetric one of `quantize.activations`.
+Here they are plain torch, with integer products exact up to the last rounding; `visitors.py` translates them for XNNPACK.
+The K columns of a weight are followed by columns of zeros: XNNPACK gets each row with its extremes appended, which turns
+XNNPACK's asymmetric rule into the symmetric one of `quantize.activations`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One matrix product as a bundle's `.pte` has it, alone: what `dgemma bench` measures the rate of.
+"""A single matrix product as a bundle's `.pte` has it, for `dgemma bench` to measure its speed.
 
     python -m dgemma.export.executorch.product FILE int8|int4|float32 ROWS INNER OUTER COPIES
 
-Weights are random. The number of rows is open, as it is in a bundle; ROWS is the largest. Of each product's outputs one
-column leaves the graph, so that a caller's copy of them takes no time.
+Weights are random. The number of rows is open, as in a bundle; ROWS is the largest. Only one column of each product's
+outputs leaves the graph, so that copying them takes no time.
 """
 
 from __future__ import annotations

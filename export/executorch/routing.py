@@ -1,4 +1,4 @@
-"""Mixtures of experts in operators that XNNPACK takes whole: of a layer's, no more than the choice of experts is left outside.
+"""Mixtures of experts in operators that XNNPACK can take as a whole: of each layer, only the choice of experts stays outside.
 
 Letters: M rows, E experts, K of them chosen for a row, W width of one, D hidden.
 """

@@ -1,4 +1,4 @@
-"""What the operators of `ops.py` are in XNNPACK."""
+"""How the operators of `ops.py` are expressed in XNNPACK."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Constants that a `.pte` is written from without a copy of them: named data that is a view of a tensor.
+"""Constants from which a `.pte` is written without copying them: named data that is a view of a tensor.
 
-ExecuTorch takes bytes, which every delegate, merged store and joined segment would hold again, or a file to copy from when all
-is written. A tensor that stays in memory anyway, or mapped, can stand in for that file.
+ExecuTorch takes either bytes, which every delegate, merged store and joined segment would hold again, or a file, from which it
+copies at the end. A tensor that is mapped or stays in memory anyway can stand in for that file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Wiring the pieces: one graph that encodes, decodes and denoises, and the plain denoising step that loops are made of.
+"""Wiring the pieces: one graph that encodes, decodes and denoises, and the plain denoising step from which loops are made.
 
-The shared graph has the inputs of all graphs but the loop together. Those that a caller
-leaves out have defaults; a canvas that is not empty makes it a denoising step. So one session, with one packed copy of each
-weight, serves all of them. It knows the names of the graphs' tensors, and nothing of what the pieces compute.
+The shared graph has the inputs of all graphs except the loop. Inputs that a caller leaves out have defaults; a canvas that is
+not empty makes it a denoising step. So one session, with one packed copy of each weight, serves all of them. It knows the names
+of the graphs' tensors, and nothing of what the pieces compute.
 """
 
 from __future__ import annotations

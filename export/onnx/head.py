@@ -1,7 +1,7 @@
-"""Wiring the head: tiles of the vocabulary one after the other, then the sampler on what they left.
+"""Wiring the head: tiles of the vocabulary one after the other, then the sampler on their results.
 
-A tile's product waits until all is taken from the tile before, so that no two tiles' logits are held; without that an engine
-is free to multiply all tiles first. It knows the names of the pieces' values (`head_pieces.py`), not what they compute.
+A tile's product waits until the tile before has been used up, so that only one tile's logits are held; otherwise an engine
+might multiply all tiles first. It knows the names of the pieces' values (`head_pieces.py`), not what they compute.
 """
 
 from __future__ import annotations

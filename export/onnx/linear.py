@@ -1,12 +1,13 @@
-"""Matrix products in the form that ONNX engines like, as modules that replace torch's.
+"""Matrix products in the form that ONNX engines prefer, as modules that replace torch's.
 
-Float weights are stored input-major, so that no Transpose is left. Integer products follow the recipe's one set of
-integers, with activations quantized per token: onnxruntime's own dynamic quantization has one scale for a whole tensor,
-and one outlier row would ruin all others. Sums of integers are exact, and MatMulIntegerToFloat, onnxruntime's own operator,
-scales them by output channel while they are in registers; so x86 and ARM multiply to the same bits.
+Float weights are stored input-major, so that no Transpose is left. Integer products use the recipe's single set of integers,
+with activations quantized per token: onnxruntime's own dynamic quantization has one scale for a whole tensor, so that one
+outlier row would ruin all others. Sums of integers are exact, and MatMulIntegerToFloat, onnxruntime's own operator, scales them
+by output channel while they are in registers; so x86 and ARM give the same bits.
 
-4-bit weights are stored as INT4 with int8 group multipliers; their product, which fits int8, is what is multiplied:
-DequantizeLinear and Cast make it when a session is opened, for onnxruntime's int8 kernel is twice as fast as its int4 one.
+4-bit weights are stored as INT4 with int8 group multipliers. What is multiplied is their product, which fits int8:
+DequantizeLinear and Cast compute it when a session is opened, because onnxruntime's int8 kernel is twice as fast as its int4
+kernel.
 """
 
 from __future__ import annotations

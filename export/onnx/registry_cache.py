@@ -1,7 +1,7 @@
-"""Makes torch's exporter keep what each of its many calls would make again.
+"""Makes torch's exporter keep what each of its many calls would otherwise make again.
 
 Seen with torch 2.13: every call parses the sources of all of torchlib's functions, which takes as long as a small piece does,
-and picks the decompositions of operators that have none of these functions.
+and selects decompositions for the operators that have no such function.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Makes onnxscript's optimizer try a rewrite rule only at nodes of the operator that the rule begins with.
+"""Makes onnxscript's optimizer try a rewrite rule only at nodes with the operator that the rule starts from.
 
-Seen with onnxscript 0.7: every rule is tried at every node, and one with several outputs sorts the graph's nodes by operator
-each time, before it looks at the node itself; so the time grows with the square of a graph's length.
+Seen with onnxscript 0.7: every rule is tried at every node. A rule with several outputs sorts the graph's nodes by operator
+each time before it looks at the node itself, so the time grows with the square of the graph's length.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Softmax whose weights are never denormal floats: Intel's processors take a hundred times as long for one, and attention of
-full-size layers was seen to take ten times as long for a few of them.
+"""Softmax whose weights are never denormal floats. On Intel's processors, one denormal takes a hundred times as long, and
+attention of full-size layers was seen to take ten times as long because of a few.
 
-onnxruntime can flush them to zero, but in the threads of its pool and for good in the first thread that opens a session, which
-is its caller's. So weights are at least 1e-30, which changes no sum of theirs; where there is nothing but NaN, it stays.
+onnxruntime can flush them to zero, but only in the threads of its pool and, permanently, in the first thread that opens a
+session, which is its caller's. Weights are therefore at least 1e-30, which does not change their sums; rows of NaN stay NaN.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Lowering to Qualcomm's NPU: static ONNX graphs, compiled ahead of time into contexts for single chips."""
+"""Lowering to Qualcomm's NPU: static ONNX graphs, compiled ahead of time into contexts for individual chips."""

@@ -1,4 +1,4 @@
-"""What `--target qnn` cannot do, said before any work: packages, recipes, kinds of models, contexts that do not fit."""
+"""What `--target qnn` cannot do, checked before any work: packages, recipes, kinds of models, contexts that do not fit."""
 
 from __future__ import annotations
 

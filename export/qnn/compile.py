@@ -1,9 +1,9 @@
-"""Compiles static graphs into contexts for one chip: the program of a child process, for a compiler may crash or be killed.
+"""Compiles static graphs into contexts for one chip, in a child process because a compiler may crash or be killed.
 
-python compile.py JOB.json
+    python compile.py JOB.json
 
-A job names the chip's options and graphs that share one context, and so their weights; a line on stdout tells of each graph
-that is done. Nothing of the rest of the package is needed here.
+A job names the chip's options and graphs that share one context, and so their weights; a line on stdout reports each graph
+that is done. It needs nothing else of the package.
 """
 
 from __future__ import annotations

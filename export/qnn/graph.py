@@ -1,7 +1,7 @@
-"""A small builder of static ONNX graphs whose values have names, and whose weights lie in one file for all graphs.
+"""A small builder of static ONNX graphs whose values have names, and whose weights are in one file for all graphs.
 
-Graphs for an NPU are written out node by node, not traced: norms, masks and the places where activations are rounded must be
-what the NPU takes, and a width or a length more must cost no second trace. It knows nothing of the model.
+Graphs for an NPU are written node by node, not traced: norms, masks and the places where activations are rounded must have
+the form that the NPU takes, and a further width or length must not need a second trace. It knows nothing of the model.
 """
 
 from __future__ import annotations

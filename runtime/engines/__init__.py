@@ -1,4 +1,4 @@
-"""Engines by name. Their modules, and the packages that those import, are loaded only when an engine is asked for."""
+"""Engines by name. Their modules, and the packages that those import, are loaded only when an engine is used."""
 
 from __future__ import annotations
 

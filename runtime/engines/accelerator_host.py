@@ -1,8 +1,8 @@
-"""What a processor computes around an accelerator's graphs: embeddings, tables of rotations, masks, padded prefixes.
+"""What a processor computes around an accelerator's graphs: embeddings, rotation tables, masks, padded prefixes.
 
-The graphs have fixed shapes: rows are filled up to a width and prefixes to a length, and what was filled in is hidden by masks.
-numpy only. Letters: M rows of a graph, n rows that count, S slots that a graph of that length has for full layers, L those it
-has for sliding ones, D hidden, V vocabulary.
+The graphs have fixed shapes: rows are padded to a width and prefixes to a length, and masks hide the padding. numpy only.
+Letters: M rows of a graph, n rows that count, S slots that a graph of that length has for full layers, L those it has for
+sliding ones, D hidden, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every engine does alike: graphs loaded once, feeds checked before native code sees them, native time counted."""
+"""What all engines share: graphs loaded once, feeds checked before native code sees them, native time counted."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Exact integer products, also where onnxruntime's are not.
+"""Exact integer products, even where onnxruntime's are not exact.
 
-On x86 without VNNI and AMX, its kernel for unsigned times signed bytes adds pairs of products in 16 bits, which saturate
-(`vpmaddubsw`); the one for unsigned times unsigned bytes adds in 32, exact and slower. There, and only there, a graph is opened
-with 128 added to its signed weights and to their zero points, which leaves sums as they are. Constant weights are changed
-once, when a session opens; what is sliced from the table, whenever it is multiplied.
+On x86 without VNNI and AMX, onnxruntime's kernel for unsigned times signed bytes adds pairs of products in 16 bits, which
+saturate (`vpmaddubsw`). The kernel for unsigned times unsigned bytes adds in 32 bits: exact, but slower. Only on such
+processors, a graph is opened with 128 added to its signed weights and to their zero points, which leaves sums unchanged.
+Constant weights are changed once, when a session opens; slices of the table, each time they are multiplied.
 
-onnxruntime's own option for this (`session.x64quantprecision`, 1.32) is of no use here. It takes VNNI and AMX away where they
-are (a product of 256×2304×9216 takes 3 and 8 times as long), and it leaves out weights that a loop or a branch has from around
-it, and those that are no constants.
+onnxruntime's own option for this (`session.x64quantprecision`, 1.32) does not help. It disables VNNI and AMX where they exist
+(a product of 256×2304×9216 then takes 3 and 8 times as long), and it ignores weights that a loop or a branch takes from outside
+and those that are not constants.
 
-Whether products saturate is found by multiplying: a list of instructions is not to be had on every system, and does not say
-which kernel a library takes.
+Whether products saturate is found by multiplying: not every system lists its instructions, and such a list does not say which
+kernel a library takes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a saved ONNX file has its weights: external data and packed copies of it, read and moved without the `onnx` package.
+"""Where a saved ONNX file has its weights: finds and moves external data and packed copies without the `onnx` package.
 
 Only the fields on the way to a tensor's external data are understood (onnx.proto; packed copies as onnxruntime writes them:
-`prepacked_0` = `key|offset;length;flag|…`). All others are passed through as they are.
+`prepacked_0` = `key|offset;length;flag|…`). All others are copied unchanged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A step's sampler on the processor, from products with tiles of ids: the contract of docs/design/sampling.md in numpy.
 
-Given the logits, draws are the contract's: block sums in float32, running sums in float64. A vocabulary of several tiles is
-walked once for figures of every block, and tiles that draws fall in once more, so that no more than a tile of logits is ever
-held; weights of a tile are relative to its own maximum until all are known. R rows, t ids of a tile, V vocabulary, J blocks.
+Given the logits, draws follow the contract: block sums in float32, running sums in float64. A vocabulary of several tiles is
+walked once for the figures of every block, and tiles in which draws fall are computed again, so only one tile of logits is held
+at a time; a tile's weights are relative to its own maximum until all maxima are known. R rows, t ids of a tile, V vocabulary,
+J blocks.
 """
 
 from __future__ import annotations

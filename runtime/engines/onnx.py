@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: one inference session per graph file, with weights from the external file beside it.
 
-Where those are large, packed weights are kept on this machine and mapped (`packed.py`); DGEMMA_CACHE=off keeps nothing.
-Integer products are exact on every processor (`exact_products.py`).
+Large packed weights are kept on this machine and mapped (`packed.py`); DGEMMA_CACHE=off disables that. Integer products are
+exact on every processor (`exact_products.py`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""onnxruntime's packed weights, kept on this machine: a graph is opened and saved once, and later sessions map what was saved.
+"""onnxruntime's packed weights, kept on this machine: a graph is opened and saved once, and later sessions map the saved file.
 
-A saved graph is an entry of the cache: `model.onnx` with the optimizations done and 4-bit weights multiplied out, and
-`weights.bin` with each weight as it is and as its kernel packs it. onnxruntime packs again while it opens such a file, weight
-by weight, compares, and takes the mapped copy; so a weight is in the file twice, both are read on opening, and a wrong bit in
-a packed copy is an error. The weights as they are have the samples of a seal alone (see `cache`).
-What two graphs of a bundle have in common is stored once: the second one's model points into the first one's file.
+A saved graph is an entry of the cache: `model.onnx`, already optimized and with 4-bit weights multiplied out, and
+`weights.bin`, with each weight both plain and as its kernel packs it. When onnxruntime opens such a file, it packs each weight
+again, compares, and takes the mapped copy. So both forms are read, and a wrong bit in a packed copy is an error. Plain weights
+are checked only by the samples of the seal (see `cache`). What two graphs of a bundle share is stored once: the second graph's
+model points into the first one's file.
 """
 
 from __future__ import annotations

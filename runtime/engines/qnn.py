@@ -1,4 +1,4 @@
-"""Static graphs on a Snapdragon's NPU, or in its emulator. What surrounds them is `static.py`."""
+"""Static graphs on a Snapdragon NPU, or in its emulator. `static.py` computes what surrounds them."""
 
 from __future__ import annotations
 

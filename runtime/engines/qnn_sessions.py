@@ -1,7 +1,7 @@
-"""Sessions of onnxruntime-qnn: on a Snapdragon's NPU, or in the emulator that the package has for x86-64.
+"""Sessions of onnxruntime-qnn: on a Snapdragon NPU, or in the emulator that the package has for x86-64.
 
-Where contexts hold several graphs the emulator crashes (seen with onnxruntime-qnn 2.7.0), so there each graph is compiled from
-its source when it is first used; a phone opens the context that was compiled ahead of time. Either way no node may run on the
+The emulator crashes on contexts with several graphs (seen with onnxruntime-qnn 2.7.0), so there each graph is compiled from its
+source when it is first used; a phone opens the context that was compiled ahead of time. In both cases, no node may run on the
 processor. It knows nothing of the model.
 """
 

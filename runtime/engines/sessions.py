@@ -1,4 +1,4 @@
-"""The one place that opens ONNX Runtime sessions: on the CPU, with exact integer products on every processor.
+"""The only module that opens ONNX Runtime sessions: on the CPU, with exact integer products on every processor.
 
 A bare `InferenceSession` would saturate products on x86 without VNNI (`exact_products.py`), so nothing else opens one.
 """

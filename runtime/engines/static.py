@@ -1,8 +1,8 @@
-"""The bundle's graphs with layers and head as an accelerator's static graphs, and the rest on the processor.
+"""A bundle's graphs, with layers and head as static graphs of an accelerator, and everything else on the processor.
 
-It answers to the names that the manifest gives the graphs (encode, denoise, denoise_active, decode, check), so sessions and
-`verify` need not know of it. `generate`, the loop of all steps in one graph, is not among them. It knows nothing of what runs
-a static graph. Letters as in `accelerator_host.py`; N canvas.
+It has the graphs that the manifest names (encode, denoise, denoise_active, decode, check), except `generate`, the loop of all
+steps in one graph. So sessions and `verify` need not know of it. It knows nothing of what runs a static graph. Letters as in
+`accelerator_host.py`; N canvas.
 """
 
 from __future__ import annotations

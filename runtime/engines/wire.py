@@ -1,6 +1,6 @@
-"""Protobuf's wire format without its library: a message is a row of fields, each a tag, perhaps a length, and bytes.
+"""Protobuf's wire format without its library: a message is a sequence of fields, each a tag, perhaps a length, and bytes.
 
-It knows no message; whoever uses it has the field numbers.
+It knows no message; callers know the field numbers.
 """
 
 from __future__ import annotations

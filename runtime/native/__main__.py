@@ -1,4 +1,4 @@
-"""Prints the path of the library of the experts' operator, for the Java runtime; builds it where that has not been done.
+"""Prints the path of the library with the experts' operator, for the Java runtime; builds it if necessary.
 
 python -m dgemma.runtime.native
 """

@@ -1,9 +1,8 @@
-"""Finds the native libraries in the cache, or builds them there where a C++ compiler is.
+"""Finds the native libraries in the cache, or builds them there if there is a C++ compiler.
 
 There are two: ExecuTorch over the wheel's headers and libraries, and the experts' operator for ONNX Runtime, which needs
 neither. An entry is keyed by the sources, the processor's architecture and the executorch wheel (version and place, which the
-library remembers). A build that failed is remembered with its reason and not tried again. Linux and macOS; only Linux has been
-tried.
+library remembers). A failed build is remembered with its reason and not tried again. For Linux and macOS; tried only on Linux.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A program whose weights, as XNNPACK packs them, are mapped from an entry of the cache; made once, then read by all.
+"""A program whose XNNPACK-packed weights are mapped from an entry of the cache: made once, then only read.
 
-XNNPACK checks bounds and the kernels' fingerprints of such a file, but not its bytes, so it sees none that is not sealed. It
-writes into a mapping of the file, where a disk that fills up ends the process: room is asked for first, and a process of its
-own does it. Once sealed, a file is never written again, for every method was loaded when it was made.
+XNNPACK checks bounds and the kernels' fingerprints of such a file, but not its bytes, so it only gets files that are sealed.
+It writes into a mapping of the file, where a full disk would end the process: a separate process therefore does this, after
+reserving the space. A sealed file is never written again, because every method was loaded when it was made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers of a language: its automaton over bytes, the automaton's transitions by tokens, and the likeliest of its answers.
+"""Answers of a language: an automaton over bytes, its transitions by tokens, and the likeliest answer that it allows.
 
 Nothing here knows of engines or sessions.
 """

@@ -1,4 +1,4 @@
-"""How probable each of a few answers is to the denoiser: by the chain rule, one position after the other.
+"""How probable the denoiser finds each of a few answers: by the chain rule, one position after the other.
 
 docs/guides/control.md has the formula. It knows ids, and nothing of engines or texts. N canvas, K candidates.
 """

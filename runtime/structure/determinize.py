@@ -1,10 +1,10 @@
-"""A program of its own: a regular expression on standard input, its automaton over bytes on standard output.
+"""A separate program: a regular expression on standard input, its automaton over bytes on standard output.
 
     python determinize.py < REGEX
 
-Automata may take any time and memory, and the library has no limit. So this runs where it can be ended, and imports nothing of
-dgemma. Output, little-endian int32: states, start, number of accepting states, these; then state, byte and next state of every
-transition. Exit status 3: the library's reason is on standard error; 4: more than MOST_STATES states.
+Making an automaton may take any time and memory, and the library has no limit. A separate process can be ended; it imports
+nothing of dgemma. Output, little-endian int32: states, start, number of accepting states, these; then state, byte and next
+state of every transition. Exit status 3: the library's reason is on standard error; 4: more than MOST_STATES states.
 """
 
 from __future__ import annotations

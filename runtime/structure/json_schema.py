@@ -1,9 +1,8 @@
-"""A JSON schema as a regular expression: the texts that it matches are valid, and written in one way.
+"""A JSON schema as a regular expression: every text that it matches is valid, and is formatted in one way.
 
-Properties come in the order of the schema, one space at most stands behind a comma or colon, and objects have no other
-properties than those that are named. Of what a schema may say, what cannot be kept is refused by its name, never ignored.
-(outlines-core has such a function as well: it ignores what it does not know, concatenates the parts of allOf, and its formats
-and patterns may leave the string.)
+Properties come in the order of the schema, at most one space follows a comma or colon, and objects have only the properties
+that are named. Parts of a schema that cannot be enforced are refused by name, never ignored. (outlines-core also has such a
+function: it ignores what it does not know, concatenates the parts of allOf, and its formats and patterns may leave the string.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Regular expressions of JSON's scalar values: strings of a length, a format or a pattern, and numbers in bounds.
 
-Each matches nothing but texts of such values, perhaps not all: no \\u escapes, years of four digits, email addresses of plain
+Each matches only valid values, but perhaps not all of them: no \\u escapes, years of four digits, email addresses of plain
 letters.
 """
 

@@ -1,4 +1,4 @@
-"""Structures compiled for one tokenizer, and kept. Several sessions may share them.
+"""Structures compiled for one tokenizer, and cached. Several sessions may share them.
 
 It knows which expression a structure is, and nothing of canvases.
 """

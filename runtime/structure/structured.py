@@ -1,4 +1,4 @@
-"""One answer of a language, canvas after canvas: what its automaton makes of every step. N canvas, K candidates.
+"""One answer of a language, canvas by canvas: its automaton chooses from every step. N canvas, K candidates.
 
 It knows ids and positions, and nothing of engines or texts.
 """

@@ -1,7 +1,7 @@
 """An automaton over bytes lifted to the ids of a tokenizer. S states, V ids, E edges.
 
-Of the ids that lead from one state to another, one stands for all, so the size does not depend on V. Where single ids lead from
-every state is found when it is asked for. It knows nothing of scores or canvases.
+Of the ids that lead from one state to another, one stands for all, so the size does not depend on V. Where individual ids lead
+is computed when needed. It knows nothing of scores or canvases.
 """
 
 from __future__ import annotations

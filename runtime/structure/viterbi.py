@@ -1,5 +1,5 @@
-"""The likeliest canvas whose text is of a language, by dynamic programming over (position, state). N positions, K candidates, S
-states.
+"""The likeliest canvas whose text is in a language, by dynamic programming over (position, state). N positions, K candidates,
+S states.
 
 It knows scores, states and ids, and nothing of steps or texts.
 """

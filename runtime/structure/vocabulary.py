@@ -1,6 +1,6 @@
 """The bytes that each id of a tokenizer writes. V ids.
 
-It asks the tokenizer to decode, so that its rules for spaces are nobody else's to know.
+It asks the tokenizer to decode, so that only the tokenizer needs to know its rules for spaces.
 """
 
 from __future__ import annotations

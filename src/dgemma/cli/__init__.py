@@ -1,4 +1,4 @@
-"""The command line. `dgemma --help` imports nothing; a command's module is imported when that command is asked for.
+"""The command line. `dgemma --help` imports no command; a command's module is imported when the command is used.
 
 Each module in `COMMANDS` has a function `run` with typer annotations; it returns the exit status, None meaning 0.
 """

@@ -1,4 +1,4 @@
-"""One generation on the command line: text as it is committed, JSON, or all of it at the end; Ctrl-C keeps what is there."""
+"""One generation on the command line: text as it is committed, JSON, or everything at the end; Ctrl-C keeps what there is."""
 
 from __future__ import annotations
 

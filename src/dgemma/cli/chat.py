@@ -1,4 +1,4 @@
-"""`dgemma chat`: a conversation, with a line editor on a terminal, and one message a line elsewhere."""
+"""`dgemma chat`: a conversation, with a line editor on a terminal, and otherwise one message per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's conversations as ids, by the tokenizer and template that a bundle of it would have."""
+"""A checkpoint's conversations as ids, with the tokenizer and template that its bundle would have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dgemma completion`: a script for a shell, with the commands and options of this version; it starts no Python to complete."""
+"""`dgemma completion`: a shell script with the commands and options of this version; completing starts no Python."""
 
 from __future__ import annotations
 

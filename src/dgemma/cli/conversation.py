@@ -1,4 +1,4 @@
-"""A conversation on the command line: messages and their answers, and the commands that begin with /."""
+"""A conversation on the command line: messages and answers, and the commands that begin with /."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dgemma distill`: a checkpoint that takes a few denoising steps where its teacher takes many."""
+"""`dgemma distill`: a checkpoint that needs a few denoising steps where its teacher needs many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dgemma finetune`: a checkpoint trained further on conversations."""
+"""`dgemma finetune`: a checkpoint fine-tuned on conversations."""
 
 from __future__ import annotations
 

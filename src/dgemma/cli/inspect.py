@@ -1,4 +1,4 @@
-"""`dgemma inspect`: what a bundle holds, after every file was hashed, and what `dgemma verify` last found."""
+"""`dgemma inspect`: what a bundle contains, after hashing every file, and the last result of `dgemma verify`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The canvas on a terminal while it resolves: committed text, the canvas in the colours of its states, a line of figures.
 
-A position is settled where the sampler accepted it, changed where its likeliest token is another than a step before, and
+A position is settled if the sampler accepted it, changed if its likeliest token differs from that of the step before, and
 uncertain otherwise. Without colours, uncertain text is dim, and changed text underlined.
 """
 

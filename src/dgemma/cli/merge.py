@@ -1,4 +1,4 @@
-"""`dgemma merge`: a checkpoint and a LoRA adapter to one checkpoint."""
+"""`dgemma merge`: a checkpoint and a LoRA adapter merged into one checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dgemma plan`: what a model will cost on a device, by recipe and engine, and where diffusion overtakes autoregression."""
+"""`dgemma plan`: what a model will cost on a device, by recipe and engine, and where diffusion becomes faster."""
 
 from __future__ import annotations
 

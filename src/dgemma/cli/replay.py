@@ -1,4 +1,4 @@
-"""`dgemma replay`: a trace of `dgemma run --trace` again, on a terminal as the live view showed it, elsewhere a line a step."""
+"""`dgemma replay`: a trace of `dgemma run --trace`, as the live view on a terminal, and otherwise as one line per step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dgemma run`: one prompt, one answer. On a terminal the canvas is seen resolving; a pipe gets text as it is committed."""
+"""`dgemma run`: one prompt, one answer. A terminal shows the canvas resolve; a pipe gets text as it is committed."""
 
 from __future__ import annotations
 

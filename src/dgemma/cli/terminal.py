@@ -1,4 +1,4 @@
-"""What goes in and out of the process: streams that never fail for their encoding, JSON that survives any, plain text."""
+"""Input and output of the process: streams that never fail because of their encoding, JSON for any encoding, plain text."""
 
 from __future__ import annotations
 

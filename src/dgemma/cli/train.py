@@ -1,4 +1,4 @@
-"""`dgemma train`: a checkpoint from scratch, by a config file."""
+"""`dgemma train`: a checkpoint from scratch, following a config file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that train have in common: a run gone through, and for `train` and `adapt` a config carried out."""
+"""What the training commands share: running a training, and for `train` and `adapt`, setting it up from a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far training is, and what it would take, for people."""
+"""The progress and the plan of training, as lines of text."""
 
 from __future__ import annotations
 
