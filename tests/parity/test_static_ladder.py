@@ -147,7 +147,7 @@ def test_inspect_and_bench_say_what_runs_where(capsys: pytest.CaptureFixture[str
     assert "qnn:SM8650 (Snapdragon 8 Gen 3), a16: products of integers with 16-bit activations" in shown
     assert "layers, products of the head: npu" in shown
     manifest = Bundle.open(path).manifest
-    assert runs_on(manifest, "onnx").startswith("Runs on the processor (onnx); not measured: qnn:SM8650, for")
+    assert runs_on(manifest, "onnx").startswith("Runs on the processor (onnx); not measured: qnn:SM8650, because")
     assert runs_on(manifest, "onnx/qnn (SM8650)") == "Runs on the NPU (onnx/qnn (SM8650))"
 
 

@@ -126,7 +126,7 @@ def test_another_computation_is_an_error_before_it_is_lowered(
     step: recorded.Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modules.Head, "forward", lambda head, hidden: 1.01 * head.product(hidden))
-    with pytest.raises(ExportError, match=r"products of method head_0_300_16 is 1.0e-02 \(relative\) from the model's"):
+    with pytest.raises(ExportError, match=r"products of method head_0_300_16 differs from the model's by 1.0e-02 \(relative\)"):
         wrote("head", step, tmp_path)
 
 
