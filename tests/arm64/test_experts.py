@@ -38,7 +38,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("shape", [(8, 3, 50, 21, 0, 13, 2), (4, 3, 192, 64, 64, 29, 2), (4, 2, 40, 24, 8, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 3, 50, 21, 0, 13, 2), (4, 3, 192, 64, 64, 29, 2), (4, 2, 40, 24, 8, 1, 1), (4, 2, 192, 128, 64, 3, 1)],
+    ids=str,
+)
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_the_same_bits(processor: str, shape: tuple[int, ...], program: Path, tmp_path: Path) -> None:
     bits, number, hidden, width, group, count, chosen = shape

@@ -47,6 +47,20 @@ def test_equals_its_naive_twin(shape: tuple[int, ...]) -> None:
             assert native_experts.run(*pair, *given, kernel=kernel, threads=threads).tobytes() == portable.tobytes(), kernel
 
 
+@pytest.mark.parametrize("group", [8, 24, 64, 128])
+def test_few_rows_are_multiplied_by_four_bits_as_they_lie(group: int) -> None:
+    """With one to six rows for each expert, on either side of where kernels begin to write 8-bit integers down."""
+    hidden, width = 3 * group, 2 * group
+    pair = native_experts.matrices(4, 2, hidden, width, group)
+    for count in range(1, 7):
+        x, ids, weights = native_experts.rows(2 * count, hidden, 2, 1)
+        ids[:count], ids[count:] = 0, 1
+        portable = native_experts.run(*pair, x, ids, weights, kernel="portable")
+        assert error(portable, native_experts.twin(*pair, x, ids, weights)) < 4e-3
+        for kernel in native_experts.kernels():
+            assert native_experts.run(*pair, x, ids, weights, kernel=kernel).tobytes() == portable.tobytes(), (kernel, count)
+
+
 def test_the_rule_is_the_one_of_all_products() -> None:
     """Against eager torch; one expert at a time, so that sums have one order."""
     pair = native_experts.matrices(8, 3, 96, 48)
@@ -97,8 +111,9 @@ def test_some_experts_have_no_rows_and_one_has_all(bits: int) -> None:
         assert error(native_experts.run(*pair, x, chosen, weights[:, :1]), wanted) < 4e-3
 
 
-def test_rows_and_their_company_do_not_matter() -> None:
-    pair, (x, ids, weights) = native_experts.matrices(8), native_experts.rows(60, 64, 5, 3)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_and_their_company_do_not_matter(bits: int) -> None:
+    pair, (x, ids, weights) = native_experts.matrices(bits), native_experts.rows(60, 64, 5, 3)
     whole = native_experts.run(*pair, x, ids, weights)
     order = np.random.default_rng(1).permutation(60)
     assert (native_experts.run(*pair, x[order], ids[order], weights[order]) == whole[order]).all()

@@ -115,6 +115,70 @@ void product_i8mm(const int8_t* weights, const int8_t* rows, const int32_t* tota
   }
 }
 
+// M rows of one panel of 4-bit integers as they are stored.
+template <int M>
+DG_DOTPROD void few_dotprod(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
+                            int32_t* sums) {
+  const uint8x16_t half = vdupq_n_u8(15);
+  const int8x16_t eight = vdupq_n_s8(8);
+  int32x4_t total[M][4];
+#pragma GCC unroll 2
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) total[i][j] = vdupq_n_s32(0);
+  }
+  for (int first = 0; first < blocks; first += group / 4, multipliers += kPanel) {
+    const int last = first + group / 4 < blocks ? first + group / 4 : blocks;
+    int32x4_t a[M][4];
+#pragma GCC unroll 2
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) a[i][j] = vdupq_n_s32(0);
+    }
+    for (int block = first; block < last; block += 2, packed += kBlock, rows += 8 * M) {
+      int8x16_t x[M], y[M];
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) {
+        int32_t one, two;
+        std::memcpy(&one, rows + 4 * i, 4);
+        std::memcpy(&two, rows + 4 * (M + i), 4);
+        x[i] = vreinterpretq_s8_s32(vdupq_n_s32(one));
+        y[i] = vreinterpretq_s8_s32(vdupq_n_s32(two));
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const uint8x16_t both = vld1q_u8(packed + 16 * j);
+        const int8x16_t low = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(both, half)), eight);
+        const int8x16_t high = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(both, 4)), eight);
+#pragma GCC unroll 2
+        for (int i = 0; i < M; ++i) a[i][j] = vdotq_s32(vdotq_s32(a[i][j], low, x[i]), high, y[i]);
+      }
+    }
+    const uint8x16_t by = vld1q_u8(multipliers);
+    const uint16x8_t words[2] = {vmovl_u8(vget_low_u8(by)), vmovl_u8(vget_high_u8(by))};
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const uint16x4_t four = j % 2 == 0 ? vget_low_u16(words[j / 2]) : vget_high_u16(words[j / 2]);
+      const int32x4_t factor = vreinterpretq_s32_u32(vmovl_u16(four));
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) total[i][j] = vmlaq_s32(total[i][j], a[i][j], factor);
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) vst1q_s32(sums + kPair * i + 4 * j, total[i][j]);
+  }
+}
+
+void product_few_dotprod(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks,
+                         int group, int32_t* sums) {
+  const auto few = count == 1 ? few_dotprod<1> : few_dotprod<2>;
+  few(packed, multipliers, rows, blocks, group, sums);
+  const int groups = (4 * blocks + group - 1) / group;
+  few(packed + static_cast<size_t>(blocks) * kBlock / 2, multipliers + groups * kPanel, rows, blocks, group, sums + kPanel);
+}
+
 #if defined(__linux__)
 bool has_dotprod() { return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; }                     // HWCAP_ASIMDDP
 bool has_i8mm() { return has_dotprod() && (getauxval(AT_HWCAP2) & (1UL << 13)) != 0; }      // HWCAP2_I8MM
@@ -131,8 +195,10 @@ bool has_dotprod() { return false; }
 bool has_i8mm() { return false; }
 #endif
 
-const Kernel kI8mm = {"i8mm", has_i8mm, product_i8mm, expand_neon, round_neon, gate_neon, add_neon};
-const Kernel kDotprod = {"dotprod", has_dotprod, product_dotprod, expand_neon, round_neon, gate_neon, add_neon};
+const Kernel kI8mm = {"i8mm", has_i8mm, product_i8mm, product_few_dotprod, 2,
+                       expand_neon, round_neon, gate_neon, add_neon};
+const Kernel kDotprod = {"dotprod", has_dotprod, product_dotprod, product_few_dotprod, 2,
+                          expand_neon, round_neon, gate_neon, add_neon};
 
 }  // namespace
 

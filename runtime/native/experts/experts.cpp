@@ -17,33 +17,6 @@ constexpr int kChunk = 8;  // pairs of panels of a task
 
 int up_to(int size, int multiple) { return (size + multiple - 1) / multiple * multiple; }
 
-// One of a layer's two stacks of matrices, in pairs of panels.
-struct Stack {
-  const uint8_t *weights, *multipliers;
-  const float* scale;
-  int pairs, blocks, group;
-
-  size_t panel_bytes() const { return static_cast<size_t>(blocks) * kBlock / (group != 0 ? 2 : 1); }
-
-  // A pair as 8-bit integers, where it lies or in `scratch`.
-  const int8_t* pair(const Kernel& kernel, int expert, int index, std::vector<int8_t>& scratch) const {
-    const size_t panel = 2 * (static_cast<size_t>(expert) * pairs + index);
-    const uint8_t* stored = weights + panel * panel_bytes();
-    if (group == 0) return reinterpret_cast<const int8_t*>(stored);
-    const size_t size = static_cast<size_t>(blocks) * kBlock;
-    if (scratch.size() < 2 * size) scratch.resize(2 * size);
-    const int groups = (4 * blocks + group - 1) / group;
-    for (int i = 0; i < 2; ++i) {
-      kernel.expand(stored + i * panel_bytes(), multipliers + (panel + i) * groups * kPanel, blocks, group,
-                    scratch.data() + i * size);
-    }
-    return scratch.data();
-  }
-  const float* scales(int expert, int index) const {
-    return scale + (static_cast<size_t>(expert) * pairs + index) * kPair;
-  }
-};
-
 struct Part {  // rows of one expert that are multiplied at once
   int first, count;
 };
@@ -98,6 +71,52 @@ struct Rounded {
     }
     unit[part.first + index] = its_unit;
     total[part.first + index] = sum;
+  }
+};
+
+// One of a layer's two stacks of matrices, in pairs of panels.
+struct Stack {
+  const uint8_t *weights, *multipliers;
+  const float* scale;
+  int pairs, blocks, group;
+
+  size_t panel_bytes() const { return static_cast<size_t>(blocks) * kBlock / (group != 0 ? 2 : 1); }
+
+  // Sums [count][32] of a pair and each of an expert's parts; use(part, sums) takes them.
+  template <typename Use>
+  void multiply(const Kernel& kernel, int expert, int index, const std::vector<Part>& parts, const Rounded& rows,
+                const Use& use) const {
+    int32_t sums[kMostRows * kPair];
+    const size_t panel = 2 * (static_cast<size_t>(expert) * pairs + index);
+    const uint8_t* stored = weights + panel * panel_bytes();
+    const int groups = group == 0 ? 0 : (4 * blocks + group - 1) / group;
+    const uint8_t* their = multipliers + panel * groups * kPanel;
+    const bool few = group != 0 && parts.size() == 1 && parts[0].count <= kernel.few;
+    const int8_t* wide = reinterpret_cast<const int8_t*>(stored);
+    if (group != 0 && !few) wide = expanded(kernel, stored, their, groups);
+    for (const Part& part : parts) {
+      const int8_t* x = rows.integers.data() + static_cast<size_t>(part.first) * 4 * blocks;
+      if (few) {
+        kernel.product_few(stored, their, x, part.count, blocks, group, sums);
+      } else {
+        kernel.product(wide, x, &rows.total[part.first], part.count, blocks, sums);
+      }
+      use(part, sums);
+    }
+  }
+
+  // A pair of 4-bit integers as 8-bit ones, until this thread's next call.
+  const int8_t* expanded(const Kernel& kernel, const uint8_t* stored, const uint8_t* their, int groups) const {
+    thread_local std::vector<int8_t> scratch;
+    const size_t size = static_cast<size_t>(blocks) * kBlock;
+    if (scratch.size() < 2 * size) scratch.resize(2 * size);
+    for (int i = 0; i < 2; ++i) {
+      kernel.expand(stored + i * panel_bytes(), their + i * groups * kPanel, blocks, group, scratch.data() + i * size);
+    }
+    return scratch.data();
+  }
+  const float* scales(int expert, int index) const {
+    return scale + (static_cast<size_t>(expert) * pairs + index) * kPair;
   }
 };
 
@@ -166,41 +185,32 @@ class Layer {
 
   // gelu(gate) · up of one expert's rows, for a chunk of its columns.
   void gate(const Routes& routes, size_t index, int chunk, const Rounded& given, float* hidden) const {
-    thread_local std::vector<int8_t> scratch;
-    int32_t sums[kMostRows * kPair];
     const int expert = routes.used[index], last = std::min(gate_up_.pairs, (chunk + 1) * kChunk);
     for (int pair = chunk * kChunk; pair < last; ++pair) {
-      const int8_t* weights = gate_up_.pair(kernel_, expert, pair, scratch);
       const float* scale = gate_up_.scales(expert, pair);
-      for (const Part& part : routes.parts[index]) {
-        kernel_.product(weights, given.integers.data() + static_cast<size_t>(part.first) * inputs_, &given.total[part.first],
-                        part.count, gate_up_.blocks, sums);
+      gate_up_.multiply(kernel_, expert, pair, routes.parts[index], given, [&](const Part& part, const int32_t* sums) {
         for (int r = 0; r < part.count; ++r) {
           kernel_.gate(sums + r * kPair, given.unit[part.first + r], scale,
                        hidden + static_cast<size_t>(part.first + r) * width_ + pair * kPanel);
         }
-      }
+      });
     }
   }
 
   // A chunk of columns of the output, expert by expert.
   void add(const Routes& routes, int chunk, const Rounded& between, float* out) const {
-    thread_local std::vector<int8_t> scratch;
-    int32_t sums[kMostRows * kPair];
     const int last = std::min(down_.pairs, (chunk + 1) * kChunk);
     for (size_t index = 0; index < routes.used.size(); ++index) {
+      const int expert = routes.used[index];
       for (int pair = chunk * kChunk; pair < last; ++pair) {
-        const int8_t* weights = down_.pair(kernel_, routes.used[index], pair, scratch);
-        const float* scale = down_.scales(routes.used[index], pair);
-        for (const Part& part : routes.parts[index]) {
-          kernel_.product(weights, between.integers.data() + static_cast<size_t>(part.first) * width_,
-                          &between.total[part.first], part.count, down_.blocks, sums);
+        const float* scale = down_.scales(expert, pair);
+        down_.multiply(kernel_, expert, pair, routes.parts[index], between, [&](const Part& part, const int32_t* sums) {
           for (int r = 0; r < part.count; ++r) {
             const int at = part.first + r;
             kernel_.add(sums + r * kPair, between.unit[at], scale, routes.weight[at],
                         out + static_cast<size_t>(routes.row[at]) * wide_ + pair * kPair);
           }
-        }
+        });
       }
     }
   }

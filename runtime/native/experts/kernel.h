@@ -1,4 +1,4 @@
-// What a kernel is: the four loops that a processor's own instructions make faster.
+// What a kernel is: the loops that a processor's own instructions make faster.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +17,12 @@ struct Kernel {
   // Integers [two panels][blocks][16][4] times rows, which lie as [blocks][rows][4] → sums [rows][32].
   // totals: the sum of each row's integers.
   void (*product)(const int8_t* weights, const int8_t* rows, const int32_t* totals, int count, int blocks, int32_t* sums);
+
+  // The same of 4-bit integers as they are stored, two panels [blocks / 2][16][4] and their multipliers [groups][16], for at
+  // most `few` rows: with one or two, writing 8-bit integers down first takes longer than the product itself.
+  void (*product_few)(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
+                      int32_t* sums);
+  int few;
 
   // One panel of 4-bit integers [blocks / 2][16][4] times multipliers [groups][16] → 8-bit ones [blocks][16][4].
   void (*expand)(const uint8_t* packed, const uint8_t* multipliers, int blocks, int group, int8_t* out);

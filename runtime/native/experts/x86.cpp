@@ -56,7 +56,114 @@ void product_avx512(const int8_t* w, const int8_t* rows, const int32_t* totals, 
   of[count - 1](w, rows, totals, blocks, sums);
 }
 
+// 4-bit integers plus 8 are the unsigned bytes; eight times the row's integers is taken off each group.
+template <int M>
+DG_AVX512 void few_avx512(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
+                          int32_t* sums) {
+  const int groups = (4 * blocks + group - 1) / group;
+  const uint8_t* second = packed + static_cast<size_t>(blocks) * kBlock / 2;
+  const __m512i half = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8);
+  __m512i total[M][2];
+#pragma GCC unroll 4
+  for (int i = 0; i < M; ++i) total[i][0] = total[i][1] = _mm512_setzero_si512();
+  for (int first = 0; first < blocks; first += group / 4, multipliers += kPanel) {
+    const int last = first + group / 4 < blocks ? first + group / 4 : blocks;
+    __m512i a[M][2], b[M][2], off[M][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) a[i][j] = b[i][j] = off[i][j] = _mm512_setzero_si512();
+    }
+    for (int block = first; block < last; block += 2, packed += kBlock, second += kBlock, rows += 8 * M) {
+      const __m512i w = _mm512_loadu_si512(packed), v = _mm512_loadu_si512(second);
+      const __m512i weights[2] = {_mm512_and_si512(w, half), _mm512_and_si512(_mm512_srli_epi16(w, 4), half)};
+      const __m512i others[2] = {_mm512_and_si512(v, half), _mm512_and_si512(_mm512_srli_epi16(v, 4), half)};
+#pragma GCC unroll 4
+      for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          const __m512i x = _mm512_set1_epi32(four(rows + 4 * (M * j + i)));
+          a[i][j] = _mm512_dpbusd_epi32(a[i][j], weights[j], x);
+          b[i][j] = _mm512_dpbusd_epi32(b[i][j], others[j], x);
+          off[i][j] = _mm512_dpbusd_epi32(off[i][j], eight, x);
+        }
+      }
+    }
+    const __m512i by = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(multipliers)));
+    const __m512i other =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(multipliers + groups * kPanel)));
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) {
+      const __m512i taken = _mm512_add_epi32(off[i][0], off[i][1]);
+      const __m512i one = _mm512_sub_epi32(_mm512_add_epi32(a[i][0], a[i][1]), taken);
+      const __m512i two = _mm512_sub_epi32(_mm512_add_epi32(b[i][0], b[i][1]), taken);
+      total[i][0] = _mm512_add_epi32(total[i][0], _mm512_mullo_epi32(one, by));
+      total[i][1] = _mm512_add_epi32(total[i][1], _mm512_mullo_epi32(two, other));
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < M; ++i) {
+    _mm512_storeu_si512(sums + kPair * i, total[i][0]);
+    _mm512_storeu_si512(sums + kPair * i + kPanel, total[i][1]);
+  }
+}
+
+using Few = void (*)(const uint8_t*, const uint8_t*, const int8_t*, int, int, int32_t*);
+
+void product_few_avx512(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
+                        int32_t* sums) {
+  static const Few of[] = {few_avx512<1>, few_avx512<2>, few_avx512<3>, few_avx512<4>};
+  of[count - 1](packed, multipliers, rows, blocks, group, sums);
+}
+
 DG_LANES(avxvnni, 8, DG_AVXVNNI)
+
+// M rows of one panel.
+template <int M>
+DG_AVXVNNI void few_avxvnni(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
+                            int32_t* sums) {
+  const __m256i half = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+  __m256i total[M][2];
+#pragma GCC unroll 2
+  for (int i = 0; i < M; ++i) total[i][0] = total[i][1] = _mm256_setzero_si256();
+  for (int first = 0; first < blocks; first += group / 4, multipliers += kPanel) {
+    const int last = first + group / 4 < blocks ? first + group / 4 : blocks;
+    __m256i a[M][2], off[M];
+#pragma GCC unroll 2
+    for (int i = 0; i < M; ++i) a[i][0] = a[i][1] = off[i] = _mm256_setzero_si256();
+    for (int block = first; block < last; block += 2, packed += kBlock, rows += 8 * M) {
+      __m256i low[2], high[2];
+#pragma GCC unroll 2
+      for (int k = 0; k < 2; ++k) {
+        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + 32 * k));
+        low[k] = _mm256_and_si256(both, half);
+        high[k] = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
+      }
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) {
+        const __m256i x = _mm256_set1_epi32(four(rows + 4 * i)), y = _mm256_set1_epi32(four(rows + 4 * (M + i)));
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) {
+          a[i][k] = _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(a[i][k], low[k], x), high[k], y);
+        }
+        off[i] = _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(off[i], eight, x), eight, y);
+      }
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      const __m256i by = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(multipliers + 8 * k)));
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) {
+        total[i][k] = _mm256_add_epi32(total[i][k], _mm256_mullo_epi32(_mm256_sub_epi32(a[i][k], off[i]), by));
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < M; ++i) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i), total[i][0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i + 8), total[i][1]);
+  }
+}
 
 // M rows of one panel; `step` bytes from a block of all rows to the next one.
 template <int M>
@@ -84,6 +191,66 @@ DG_AVXVNNI void rows_avxvnni(const int8_t* weights, const int8_t* rows, const in
 }
 
 DG_LANES(avx2, 8, DG_AVX2)
+
+// As above. Products of bytes are added up as words: eight times two of at most 15 · 128 fit one.
+template <int M>
+DG_AVX2 void few_avx2(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
+                      int32_t* sums) {
+  const __m256i half = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8), ones = _mm256_set1_epi16(1);
+  __m256i total[M][2];
+#pragma GCC unroll 2
+  for (int i = 0; i < M; ++i) total[i][0] = total[i][1] = _mm256_setzero_si256();
+  for (int first = 0; first < blocks; first += group / 4, multipliers += kPanel) {
+    const int last = first + group / 4 < blocks ? first + group / 4 : blocks;
+    __m256i part[M][2];
+#pragma GCC unroll 2
+    for (int i = 0; i < M; ++i) part[i][0] = part[i][1] = _mm256_setzero_si256();
+    for (int from = first; from < last; from += 8) {
+      const int to = from + 8 < last ? from + 8 : last;
+      __m256i a[M][2], off[M];
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) a[i][0] = a[i][1] = off[i] = _mm256_setzero_si256();
+      for (int block = from; block < to; block += 2, packed += kBlock, rows += 8 * M) {
+        __m256i low[2], high[2];
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) {
+          const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + 32 * k));
+          low[k] = _mm256_and_si256(both, half);
+          high[k] = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < M; ++i) {
+          const __m256i x = _mm256_set1_epi32(four(rows + 4 * i)), y = _mm256_set1_epi32(four(rows + 4 * (M + i)));
+#pragma GCC unroll 2
+          for (int k = 0; k < 2; ++k) {
+            const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(low[k], x), _mm256_maddubs_epi16(high[k], y));
+            a[i][k] = _mm256_add_epi16(a[i][k], sum);
+          }
+          off[i] = _mm256_add_epi16(off[i], _mm256_add_epi16(_mm256_maddubs_epi16(eight, x), _mm256_maddubs_epi16(eight, y)));
+        }
+      }
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) {
+        const __m256i taken = _mm256_madd_epi16(off[i], ones);
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) {
+          part[i][k] = _mm256_add_epi32(part[i][k], _mm256_sub_epi32(_mm256_madd_epi16(a[i][k], ones), taken));
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      const __m256i by = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(multipliers + 8 * k)));
+#pragma GCC unroll 2
+      for (int i = 0; i < M; ++i) total[i][k] = _mm256_add_epi32(total[i][k], _mm256_mullo_epi32(part[i][k], by));
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < M; ++i) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i), total[i][0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + kPair * i + 8), total[i][1]);
+  }
+}
 
 // As above; two lanes a sum until the end.
 template <int M>
@@ -141,6 +308,24 @@ void product_avx2(const int8_t* w, const int8_t* rows, const int32_t* totals, in
   in_parts(of, 3, w, rows, totals, count, blocks, sums);
 }
 
+// Both panels of a pair, one after the other.
+void panel_by_panel(Few few, const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
+                    int32_t* sums) {
+  few(packed, multipliers, rows, blocks, group, sums);
+  const int groups = (4 * blocks + group - 1) / group;
+  few(packed + static_cast<size_t>(blocks) * kBlock / 2, multipliers + groups * kPanel, rows, blocks, group, sums + kPanel);
+}
+
+void product_few_avxvnni(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks,
+                         int group, int32_t* sums) {
+  panel_by_panel(count == 1 ? few_avxvnni<1> : few_avxvnni<2>, packed, multipliers, rows, blocks, group, sums);
+}
+
+void product_few_avx2(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
+                      int32_t* sums) {
+  panel_by_panel(count == 1 ? few_avx2<1> : few_avx2<2>, packed, multipliers, rows, blocks, group, sums);
+}
+
 bool has_avx512() {
   return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq");
@@ -148,9 +333,12 @@ bool has_avx512() {
 bool has_avxvnni() { return __builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("avx2"); }
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 
-const Kernel kAvx512 = {"avx512vnni", has_avx512, product_avx512, expand_avx512, round_avx512, gate_avx512, add_avx512};
-const Kernel kAvxVnni = {"avxvnni", has_avxvnni, product_avxvnni, expand_avxvnni, round_avxvnni, gate_avxvnni, add_avxvnni};
-const Kernel kAvx2 = {"avx2", has_avx2, product_avx2, expand_avx2, round_avx2, gate_avx2, add_avx2};
+const Kernel kAvx512 = {"avx512vnni", has_avx512, product_avx512, product_few_avx512, 4,
+                         expand_avx512, round_avx512, gate_avx512, add_avx512};
+const Kernel kAvxVnni = {"avxvnni", has_avxvnni, product_avxvnni, product_few_avxvnni, 2,
+                          expand_avxvnni, round_avxvnni, gate_avxvnni, add_avxvnni};
+const Kernel kAvx2 = {"avx2", has_avx2, product_avx2, product_few_avx2, 2,
+                       expand_avx2, round_avx2, gate_avx2, add_avx2};
 
 }  // namespace
 
