@@ -252,7 +252,7 @@ def test_another_checkpoint_is_compared_and_said_so(
     micro_copy: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     other = micro.save(tmp_path / "other", seed=1)
-    args = [str(micro_copy), "--checkpoint", str(other), "--count", "4", "--threads", "1"]
+    args = [str(micro_copy), "--checkpoint", str(other), "--count", "4", "--options", "0", "--threads", "1"]
     assert dispatch(["verify", *args]) == 1
     out, err = capsys.readouterr()
     assert err.count("warning: ") == 1 and "model.safetensors is not the file that the bundle was made from" in err
@@ -292,7 +292,7 @@ def test_the_reference_writes_golden_trajectories_that_agree(
 
 def test_many_prompts_against_the_reference(micro_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--reference", "tpu", "--count", "2"]
-    dispatch([*args, "--threads", "1"])  # bfloat16 of random weights may miss the gate of a trained model
+    dispatch([*args, "--options", "0", "--threads", "1"])  # bfloat16 of random weights may miss the gate of a trained model
     assert "against float micro in tpu, 2 prompts" in capsys.readouterr().out
     values, _ = outcome.read(micro_copy)
     assert values is not None and values["float"]["onnx"]["reference"] == "tpu"
@@ -324,7 +324,7 @@ def test_a_miss_against_float_names_its_figure(
 
     monkeypatch.setattr(free_running, "figures", slower)
     args = ["verify", str(micro_copy), "--checkpoint", str(micro_bundle.checkpoint()), "--count", "1", "--threads", "1"]
-    assert dispatch(args) == 1
+    assert dispatch([*args, "--options", "0"]) == 1
     assert "MISSED  micro.dgemma on onnx: step inflation 1.3 (limit 1.02)" in capsys.readouterr().out
 
 
