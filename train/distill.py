@@ -2,14 +2,16 @@
 
 Predictions of one step are independent of each other, so choices that must agree cannot fall in one step, unless something
 that all positions see decides them. Here that is the noise that the canvas begins as: the teacher draws with it
-(`rollout.coupled_words`), so its last canvas follows from the first, and a student can learn how. As other
-seeds give other noise, the student's answers stay as different as the teacher's. B rows, N canvas, V vocabulary, K steps.
+(`rollout.coupled_words`), so its last canvas follows from the first, and a student can learn how. The sampler renoises what it
+does not accept, so a later step has other noise to go by: the teacher then begins with the canvas that the student has brought
+there. As other seeds give other noise, the student's answers stay as different as the teacher's. B rows, N canvas, D hidden,
+V vocabulary, K steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgemma.core.errors import UsageError
+from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import sha256_file
 from dgemma.core.sampler import SamplerConfig
 from dgemma.model import checkpoint
@@ -29,7 +31,7 @@ from dgemma.train.finetune import stored_dtype
 from dgemma.train.loop import Loop, Measured
 from dgemma.train.options import MOST_SEED, Course, Objective, Optimizer
 from dgemma.train.passes import denoise_batch, encode_batch
-from dgemma.train.rollout import coupled_words, denoise_rows
+from dgemma.train.rollout import coupled_words, denoise_rows, left_padded
 from dgemma.train.runs import Run, check_out, write_checkpoint
 from dgemma.train.sources import GROUPS, Order, Stateless, dealt
 
@@ -43,6 +45,8 @@ class DistillOptions:
 
     Args:
         denoising_steps: K that the student takes for a canvas at most.
+        entropy_bound: of the student's sampler; None: the teacher's. A student is surer of what agrees than its entropies say,
+            so it may accept more in a step.
         steps: of the optimizer.
         batch: canvases of a step.
         rate: highest learning rate of AdamW, for embedding and norms; Muon's for the matrices is seven times that.
@@ -52,6 +56,7 @@ class DistillOptions:
     """
 
     denoising_steps: int = 4
+    entropy_bound: float | None = None
     steps: int = 2000
     batch: int = 32
     rate: float = 1.5e-3
@@ -77,38 +82,89 @@ class DistillOptions:
 
 @dataclass(frozen=True, slots=True)
 class Taught(Row):
-    """A row whose canvas is what the teacher makes of the noise."""
+    """A row whose canvas is what the teacher makes of the canvas at one of the student's steps.
+
+    Args:
+        noise: that canvas.
+        soft: what the step sees of the one before it, [N, D]; None at the first.
+    """
 
     noise: tuple[int, ...] = ()
+    soft: Tensor | None = field(default=None, compare=False)
 
 
-def teach(teacher: Denoiser, policy: SamplerConfig, rows: Sequence[Row], generator: torch.Generator) -> list[Taught]:
-    """The teacher's canvases behind the rows' prefixes; their own canvases are not looked at."""
-    config, stops = teacher.config, set(teacher.config.eos_token_ids)
-    n = config.canvas_length
-    noise = torch.randint(0, config.vocab_size, (len(rows), n), generator=generator)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prefix))
-    made: dict[int, Taught] = {}
-    for start in range(0, len(order), _AT_ONCE):
-        places = order[start : start + _AT_ONCE]
-        own = noise[places]
-        prefixes = [list(rows[i].prefix) for i in places]
-        words = coupled_words(own, config.vocab_size, lambda row, run: torch.randint(0, 1 << 32, (2, n), generator=generator))
-        found = denoise_rows(teacher, policy, prefixes, own, words)
-        for i, canvas in zip(places, found, strict=True):
-            end = next((at + 1 for at, token in enumerate(canvas.committed) if token in stops), None)
-            row = rows[i]
-            made[i] = Taught(row.prefix, canvas.committed[:end], row.prompt, row.line, row.file, canvas.noise)
-    return [made[i] for i in range(len(rows))]
+Draw = Callable[[int], Tensor]  # rows → words [rows, 2, N] int64
+
+
+@torch.no_grad()
+def _advance(
+    student: Denoiser, policy: SamplerConfig, prefixes: Sequence[Sequence[int]], noise: Tensor, done: Tensor, draw: Draw
+) -> tuple[Tensor, Tensor]:
+    """Canvas [B, N] and soft embeddings [B, N, D] after `done` [B] of the student's own steps from noise."""
+    canvas, soft = noise.clone(), torch.zeros(*noise.shape, student.config.hidden_size)
+    ids, valid = left_padded(prefixes)
+    kv = encode_batch(student, ids, valid)[1]
+    for run in range(1, int(done.max()) + 1):
+        on = (done >= run).nonzero().squeeze(1)
+        logits = denoise_batch(student, canvas[on], soft[on], [(k[on], v[on]) for k, v in kv], valid[on])
+        tempered = logits / policy.temperature(policy.steps - run + 1)
+        canvas[on] = sampling.step(tempered, draw(len(on)), policy.entropy_bound).canvas
+        soft[on] = student.soft_embed(tempered, policy.top_k)
+    return canvas, soft
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Makes rows to learn from.
+
+    Args:
+        model, policy: the teacher and its sampler.
+        student, few: the student as it is now, and its sampler, of K steps.
+        first_step_share: of rows, which learn the student's first step.
+    """
+
+    model: Denoiser
+    policy: SamplerConfig
+    student: Denoiser
+    few: SamplerConfig
+    first_step_share: float
+
+    def teach(self, rows: Sequence[Row], generator: torch.Generator) -> list[Taught]:
+        """The teacher's canvases behind the rows' prefixes; their own canvases are not looked at.
+
+        A row gets one of the student's K steps, the canvas that it brings there by itself, and what the teacher's loop makes of
+        that canvas.
+        """
+        config, stops = self.model.config, set(self.model.config.eos_token_ids)
+        n = config.canvas_length
+        count = len(rows)
+        noise = torch.randint(0, config.vocab_size, (count, n), generator=generator)
+        later = torch.rand(count, generator=generator) >= self.first_step_share
+        done = torch.randint(1, max(2, self.few.steps), (count,), generator=generator) * (later & (self.few.steps > 1))
+        order = sorted(range(count), key=lambda i: len(rows[i].prefix))
+        made: dict[int, Taught] = {}
+
+        def draw(rows: int) -> Tensor:
+            return torch.randint(0, 1 << 32, (rows, 2, n), generator=generator)
+
+        for start in range(0, count, _AT_ONCE):
+            places = order[start : start + _AT_ONCE]
+            prefixes = [list(rows[i].prefix) for i in places]
+            begun, soft = _advance(self.student, self.few, prefixes, noise[places], done[places], draw)
+            words = coupled_words(begun, config.vocab_size, lambda row, run: draw(1)[0])
+            found = denoise_rows(self.model, self.policy, prefixes, begun, words)
+            for at, (i, canvas) in enumerate(zip(places, found, strict=True)):
+                end = next((at + 1 for at, token in enumerate(canvas.committed) if token in stops), None)
+                row, seen = rows[i], soft[at].clone() if done[i] else None
+                made[i] = Taught(tuple(row.prefix), canvas.committed[:end], row.prompt, row.line, row.file, canvas.noise, seen)
+        return [made[i] for i in range(count)]
 
 
 class Lessons(Stateless):
     """A dozen batches of the teacher's canvases at a time, dealt out `uses` times, each time in other batches."""
 
-    def __init__(self, teacher: Denoiser, policy: SamplerConfig, rows: Sequence[Row], batch: int, uses: int, seed: int) -> None:
-        self.teacher, self.policy, self.order, self.batch, self.uses, self.seed = (
-            teacher, policy, Order(rows, seed), batch, uses, seed,
-        )  # fmt: skip
+    def __init__(self, teacher: Teacher, rows: Sequence[Row], batch: int, uses: int, seed: int) -> None:
+        self.teacher, self.order, self.batch, self.uses, self.seed = teacher, Order(rows, seed), batch, uses, seed
         self.size = None
         self._lesson, self._rows = -1, list[Taught]()
 
@@ -118,44 +174,33 @@ class Lessons(Stateless):
         if lesson != self._lesson:
             count = self.batch * GROUPS
             generator = torch.Generator().manual_seed((self.seed + 1) * 5_915_587 + lesson)
-            taken = self.order.take(lesson * count, count)
-            self._lesson, self._rows = lesson, teach(self.teacher, self.policy, taken, generator)
+            self._lesson, self._rows = lesson, self.teacher.teach(self.order.take(lesson * count, count), generator)
         return dealt(self._rows, self.batch, self.seed, round_)[index]
 
+    def state(self) -> dict[str, Any]:
+        """The lesson that is dealt out: the student that it was made with has learned since."""
+        return {"lesson": self._lesson, "rows": [[getattr(row, f.name) for f in fields(Taught)] for row in self._rows]}
 
-def losses(
-    student: Denoiser, batch: Batch, noise: Tensor, policy: SamplerConfig, first_step_share: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """How far each of the student's steps is from the teacher's canvas, and the next-token loss on that canvas.
+    def restore(self, state: dict[str, Any]) -> None:
+        names = [f.name for f in fields(Taught)]
+        self._lesson = state["lesson"]
+        self._rows = [Taught(**dict(zip(names, values, strict=True))) for values in state["rows"]]
+
+
+def losses(student: Denoiser, batch: Batch, noise: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each row's step is from the teacher's canvas, and the next-token loss on that canvas.
 
     Args:
         batch: whose canvases are the teacher's.
-        noise: ids [B, N] that they begin as.
-        policy: the student's; a row learns one of its steps. What the sampler accepted on the way there is the teacher's.
+        noise, soft: canvas [B, N] and soft embeddings [B, N, D] that the steps begin with.
     """
-    rows, n = noise.shape
-    pad, vocab = student.config.pad_token_id, student.config.vocab_size
+    n = noise.shape[1]
+    pad = student.config.pad_token_id
     hidden, kv = encode_batch(student, torch.cat([batch.prefix, batch.canvas], 1), F.pad(batch.valid, (0, n), value=True))
     slots = batch.prefix.shape[1]
     target = batch.canvas.masked_fill(batch.canvas == pad, -100)
     next_token = F.cross_entropy(student.head(hidden[:, slots - 1 : -1]).flatten(0, 1), target.flatten(), ignore_index=-100)
-    prefix = [(k[:, :slots], v[:, :slots]) for k, v in kv]
-    last = torch.randint(2, policy.steps + 1, (rows,), generator=generator) if policy.steps > 1 else torch.ones(rows)
-    last = torch.where(torch.rand(rows, generator=generator) < first_step_share, 1, last.long())
-    canvas, soft = noise.clone(), torch.zeros(rows, n, student.config.hidden_size)
-    for run in range(1, policy.steps):
-        on = (last > run).nonzero().squeeze(1)
-        if not len(on):
-            break
-        with torch.no_grad():
-            own = [(k[on].detach(), v[on].detach()) for k, v in prefix]
-            tempered = denoise_batch(student, canvas[on], soft[on], own, batch.valid[on])
-            tempered = tempered / policy.temperature(policy.steps - run + 1)
-            words = torch.randint(0, 1 << 32, (len(on), 2, n), generator=generator)
-            done = sampling.step(tempered, words, policy.entropy_bound)
-            canvas[on] = torch.where(done.accepted, batch.canvas[on], sampling.tokens(words[:, 1], vocab))
-            soft[on] = student.soft_embed(tempered, policy.top_k)
-    logits = denoise_batch(student, canvas, soft, prefix, batch.valid)
+    logits = denoise_batch(student, noise, soft, [(k[:, :slots], v[:, :slots]) for k, v in kv], batch.valid)
     return F.cross_entropy(logits.flatten(0, 1), batch.canvas.flatten()), next_token
 
 
@@ -163,15 +208,15 @@ class DistillLoop(Loop):
     """The loop, with the distillation's losses."""
 
     def measure(self, rows: Sequence[Row], seed: int, *, learn: bool) -> Measured:
-        generator = torch.Generator().manual_seed(seed)
         sums, positions = [0.0, 0.0, 0.0], 0
         for batch, places in self.pieces(rows):
             share = len(places) / len(rows)
-            noise = torch.tensor([list(row.noise) for row in (rows[i] for i in places) if isinstance(row, Taught)])
+            taught = [row for row in (rows[i] for i in places) if isinstance(row, Taught)]
+            noise = torch.tensor([row.noise for row in taught])
+            none = torch.zeros(noise.shape[1], self.model.config.hidden_size)
+            soft = torch.stack([none if row.soft is None else row.soft for row in taught])
             with torch.set_grad_enabled(learn):
-                diffusion, next_token = losses(
-                    self.model, batch, noise, self.policy, self.objective.first_step_share, generator
-                )  # fmt: skip
+                diffusion, next_token = losses(self.model, batch, noise, soft)
                 total = (diffusion + self.objective.next_token_weight * next_token) * share
             if learn:
                 total.backward()
@@ -181,11 +226,15 @@ class DistillLoop(Loop):
         return Measured(loss=sums[0], diffusion=sums[1], next_token=sums[2], positions=positions, exact=[None] * len(rows))
 
 
-def distilling(source: Path, path: Path, out: Path, speak: data.Speak, options: DistillOptions, *, resume: bool = False) -> Run:
+def distilling(
+    source: Path, path: Path, out: Path, speak: data.Speak, options: DistillOptions, *,
+    begin: Path | None = None, resume: bool = False,
+) -> Run:  # fmt: skip
     """A checked run: the data is read and every line of it usable.
 
     Args:
-        source: checkpoint folder, the teacher; the student begins as it.
+        source: checkpoint folder, the teacher.
+        begin: checkpoint folder of the same shape that the student begins as; None: the teacher's.
         path: conversations; of their answers only whole canvases before the last one are read.
         out: folder to write; must not exist, unless a run there is resumed.
         speak: makes a conversation's ids; see `data`.
@@ -195,20 +244,25 @@ def distilling(source: Path, path: Path, out: Path, speak: data.Speak, options: 
     check_out(out, resume=resume)
     config, policy = checkpoint.read_config(source)
     rows, held_out = data.split(data.read(path, speak, config), options.held_out_share, options.seed)
-    loaded, teacher = checkpoint.load(source), checkpoint.load(source).model.requires_grad_(False).eval()
-    student, dtype = loaded.model.requires_grad_(True), stored_dtype(loaded)
-    few = replace(policy, steps=options.denoising_steps)
+    taught, loaded = checkpoint.load(source), checkpoint.load(begin or source)
+    teacher, student, dtype = taught.model.requires_grad_(False).eval(), loaded.model.requires_grad_(True), stored_dtype(loaded)
+    if student.config != config:
+        raise CheckpointError(f"--student {begin}: is not of the shape of {source}; give a checkpoint distilled from it")
+    bound = policy.entropy_bound if options.entropy_bound is None else options.entropy_bound
+    few = replace(policy, steps=options.denoising_steps, entropy_bound=bound)
     identity: dict[str, Any] = {
         **{f"--{name.replace('_', '-')}": value for name, value in asdict(options).items() if name != "save_seconds"},
-        "checkpoint": "".join(sorted(loaded.files().values())),
+        "checkpoint": "".join(sorted(taught.files().values())),
+        **({"--student": "".join(sorted(loaded.files().values()))} if begin else {}),
         "--data": sha256_file(path),
     }
 
     def write(tensors: dict[str, Tensor]) -> None:
         write_checkpoint(out, student, few, tensors, source, dtype)
 
-    lessons = Lessons(teacher, policy, rows, options.batch, options.uses, options.seed)
-    exam = teach(teacher, policy, data.thinned(held_out), torch.Generator().manual_seed(options.seed))
+    school = Teacher(model=teacher, policy=policy, student=student, few=few, first_step_share=options.first_step_share)
+    lessons = Lessons(school, rows, options.batch, options.uses, options.seed)
+    exam = school.teach(data.thinned(held_out), torch.Generator().manual_seed(options.seed))
     return Run(
         out=out, model=student, policy=few, source=lessons, held_out=exam,
         objective=Objective(first_step_share=options.first_step_share, next_token_weight=options.next_token_weight),

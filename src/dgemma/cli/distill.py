@@ -19,7 +19,13 @@ def run(
         Path, typer.Option("--data", metavar="FILE", help="Conversations, for their prompts: JSON lines with messages.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
+    student: Annotated[
+        str | None, typer.Option("--student", metavar="CKPT", help="Checkpoint to start from. Default: the teacher.")
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", metavar="K", help="Most denoising steps per canvas.")] = 4,
+    entropy_bound: Annotated[
+        float | None, typer.Option("--entropy-bound", metavar="X", help="Entropy bound of the result. Default: the teacher's.")
+    ] = None,
     updates: Annotated[int, typer.Option("--updates", metavar="U", help="Optimizer steps.")] = 2000,
     batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases per optimizer step.")] = 32,
     rate: Annotated[float, typer.Option("--rate", metavar="X", help="Peak learning rate.")] = 1.5e-3,
@@ -35,10 +41,12 @@ def run(
     from dgemma.model.hub import folder_of
     from dgemma.train.distill import DistillOptions, distilling
 
-    options = DistillOptions(denoising_steps=steps, steps=updates, batch=batch, rate=rate, seed=seed)
+    options = DistillOptions(
+        denoising_steps=steps, entropy_bound=entropy_bound, steps=updates, batch=batch, rate=rate, seed=seed
+    )
     set_threads(threads)
     source = folder_of(checkpoint)
     text = CheckpointText(source)
     notes(text.notes)
-    run = distilling(source, data, out, text.exchanges, options, resume=resume)
+    run = distilling(source, data, out, text.exchanges, options, begin=folder_of(student) if student else None, resume=resume)
     return gone_through(run, "checkpoint", f", {steps} denoising steps", dry_run=dry_run)
