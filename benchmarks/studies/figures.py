@@ -21,7 +21,7 @@ def table(folder: str) -> str:
             "full-size",
         ),
         (
-            "`26b-a4b` shape, `w4-mixed`, ExecuTorch, 2 cores without VNNI: time of a step / resident memory",
+            "`26b-a4b` shape, `w4-mixed`, ExecuTorch, 2 cores: time of a step / resident memory",
             _step("26b-a4b"),
             "released-shape",
         ),
