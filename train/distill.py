@@ -262,7 +262,8 @@ def distilling(
 
     school = Teacher(model=teacher, policy=policy, student=student, few=few, first_step_share=options.first_step_share)
     lessons = Lessons(school, rows, options.batch, options.uses, options.seed)
-    exam = school.teach(data.thinned(held_out), torch.Generator().manual_seed(options.seed))
+    # First steps alone: later ones begin with what the student makes of the noise, and it learns.
+    exam = replace(school, first_step_share=1.0).teach(data.thinned(held_out), torch.Generator().manual_seed(options.seed))
     return Run(
         out=out, model=student, policy=few, source=lessons, held_out=exam,
         objective=Objective(first_step_share=options.first_step_share, next_token_weight=options.next_token_weight),

@@ -228,7 +228,7 @@ STUDIES = (
         name="story",
         page="story",
         results=("story.json",),
-        commands=(f"{_MODULE}.story checkpoints/story --count 200 --dialogues 48 --out {_TO}/story.json",),
+        commands=(f"{_MODULE}.story checkpoints/story checkpoints/story-4 --count 200 --dialogues 48 --out {_TO}/story.json",),
     ),
     Study(
         name="story-speed",
@@ -236,7 +236,8 @@ STUDIES = (
         results=("story-speed.json",),
         commands=(
             "dgemma export checkpoints/story --recipe w8 --engine onnx --out build/story-w8.dgemma",
-            f"{_MODULE}.story_speed build/story-w8.dgemma --out {_TO}/story-speed.json",
+            "dgemma export checkpoints/story-4 --recipe w8 --engine onnx --out build/story-4-w8.dgemma",
+            f"{_MODULE}.story_speed build/story-w8.dgemma build/story-4-w8.dgemma --out {_TO}/story-speed.json",
         ),
     ),
     Study(

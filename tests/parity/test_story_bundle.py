@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,24 @@ def test_most_stories_are_of_the_grammar_and_take_many_steps() -> None:
     assert 8 <= found["steps_per_canvas"] < 24
 
 
+def test_the_distilled_checkpoint_tells_them_in_four_steps() -> None:
+    """Its teacher, held to four steps, tells a third of them right."""
+    text, asked, found = study.Text(CHECKPOINTS / "story-4"), study.requests(16), {}
+    for name in ("story", "story-4"):
+        loaded = checkpoint.load(CHECKPOINTS / name)
+        policy = replace(loaded.sampler, steps=4)
+        found[name] = study.told(study.diffusion(loaded.model, policy), text, asked, loaded.config.canvas_length)
+    assert checkpoint.load(CHECKPOINTS / "story-4").sampler.steps == 4
+    assert found["story-4"]["valid"]["value"] >= 0.7 > found["story"]["valid"]["value"]
+    assert found["story-4"]["steps_per_canvas"] < 3.5 and found["story-4"]["spread"] > 0.8
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_stories_are_the_same_on_every_backend(tmp_path: Path) -> None:
-    bundle = export_bundle(CHECKPOINTS / "story", tmp_path / "story.dgemma")
-    report = compare(bundle, CHECKPOINTS / "story", PROMPTS, range(3))
+@pytest.mark.parametrize("name", ["story", "story-4"])
+def test_stories_are_the_same_on_every_backend(name: str, tmp_path: Path) -> None:
+    bundle = export_bundle(CHECKPOINTS / name, tmp_path / "story.dgemma")
+    report = compare(bundle, CHECKPOINTS / name, PROMPTS, range(3))
     assert report.unexplained == 0, report.differences
     for backend in ("torch", "onnx/host", "onnx/graph", "executorch/host", "executorch/graph"):
         assert report.same_tokens[backend] >= 11, (backend, report.differences)

@@ -6,6 +6,9 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dgemma.benchmarks.studies import story as study
 from dgemma.benchmarks.studies import story_table
@@ -76,6 +79,18 @@ def test_personas_are_followed_to_the_tenth_turn() -> None:
     assert kept["kept"]["value"] == 1.0 and kept["kept_by_turn"] == [1.0] * 10
     lost = study.personas(Grammar(said, "I live in the", "I stay in the"), said, 8)
     assert lost["kept_by_turn"][0] == 1.0 and lost["kept"]["value"] < 1
+
+
+@pytest.mark.parametrize(("valid", "spread", "verdict"), [(0.97, 0.98, "met"), (0.9, 0.98, "missed"), (0.97, 0.8, "missed")])
+def test_a_distilled_checkpoint_is_judged_by_its_teachers_best(valid: float, spread: float, verdict: str) -> None:
+    def row(share: float, steps: float, varied: float = 1.0) -> dict[str, Any]:
+        return {"valid": {"value": share}, "steps_per_canvas": steps, "spread": varied}
+
+    teacher = {"by_steps": {"4": row(0.4, 3.8), "12": row(0.985, 9.2), "48": row(0.975, 10.0)}}
+    student = {"sampler": {"steps": 4}, "by_steps": {"4": row(valid, 2.9, spread), "12": row(0.99, 5.0)}}
+    said = story_table._distilled(student, teacher)
+    assert f"takes 2.9 steps per canvas, and {100 * valid:.1f} %" in said and f"The goal is {verdict}" in said.replace("*", "")
+    assert "40.0 % with that T, and 98.5 % at its best" in said
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
