@@ -52,7 +52,7 @@ class Run:
     Args:
         settings: written beside the log as the run begins.
         write: writes the result's files into `out` from the trained tensors.
-        cure: what to do about a loss that is no number.
+        cure: what to do about a loss that is NaN or infinite.
         original: what replayed rows are compared with, where there are any.
     """
 

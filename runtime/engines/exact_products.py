@@ -52,7 +52,7 @@ def source(path: Path, options: Any) -> str | bytes:
 
 
 def model(serialized: bytes) -> bytes:
-    """The same of a model that is no file."""
+    """The same of a model that is not a file."""
     return unsigned(serialized) if saturates() else serialized
 
 

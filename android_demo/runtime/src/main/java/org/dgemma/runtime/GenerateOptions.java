@@ -83,10 +83,10 @@ public final class GenerateOptions {
                     "raw skips the chat template, which system, think and tools need; leave raw out");
         }
         if (logprobs != null && loop != Loop.HOST) {
-            throw new UsageException("logprobs need loop host: the fused graph puts out tokens alone");
+            throw new UsageException("logprobs need loop host: the fused graph returns only tokens");
         }
         if (compute.speculate && (logprobs != null || !ban.isEmpty() || sampler.tilts())) {
-            throw new UsageException("logprobs, ban and logitBias cannot be had with drafts, whose tokens come from greedy decoding;"
+            throw new UsageException("logprobs, ban and logitBias do not work with drafts, whose tokens come from greedy decoding;"
                     + " leave one out");
         }
     }
@@ -171,7 +171,7 @@ public final class GenerateOptions {
     private static List<String> listed(String name, String... texts) {
         for (String text : texts) {
             if (text == null || text.isEmpty()) {
-                throw new UsageException(name + " must be texts that are not empty");
+                throw new UsageException(name + " must be strings that are not empty");
             }
         }
         return Collections.unmodifiableList(Arrays.asList(texts.clone()));

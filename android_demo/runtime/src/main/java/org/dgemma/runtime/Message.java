@@ -71,7 +71,7 @@ public final class Message {
 
     public Message toolCalls(List<ToolCall> value) {
         if (!role.equals("assistant") && !value.isEmpty()) {
-            throw new UsageException("tool calls belong into an assistant's message, not into one of role " + role);
+            throw new UsageException("tool calls belong in an assistant's message, not in one of role " + role);
         }
         return new Message(role, content, value, toolCallId, name, thinking);
     }

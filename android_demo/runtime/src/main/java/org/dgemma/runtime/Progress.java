@@ -28,7 +28,7 @@ final class Progress {
     }
 
     /**
-     * Takes ids up to the first stop token or the limit; the first {@link #gained} of them belong into the prefix.
+     * Takes ids up to the first stop token or the limit; the first {@link #gained} of them belong to the prefix.
      *
      * @return why the generation ends, null when it goes on
      */

@@ -271,7 +271,7 @@ public final class SamplerOptions {
         add(cuts, "logprobs", logprobs);
         if (!cuts.isEmpty()) {
             throw new UsageException(
-                    String.join(", ", cuts) + " cannot be had with loop graph, which puts out no candidates; use loop host");
+                    String.join(", ", cuts) + " do not work with loop graph, which returns no candidates; use loop host");
         }
         List<String> lacks = lacks(fused);
         if (!names.isEmpty() && !lacks.isEmpty()) {

@@ -74,7 +74,7 @@ public class MixtureTest {
     public void aLibraryThatIsMissingOrIsNoneIsSaid() throws Exception {
         File other = folder.newFile("other.so");
         Files.write(other.toPath(), new byte[] {1, 2, 3});
-        refused(new File("no-such.so"), "its experts' library no-such.so is no file; ");
+        refused(new File("no-such.so"), "its experts' library no-such.so is not a file; ");
         refused(other, "its experts' library " + other + " cannot be loaded (");
         String before = System.getProperty(PROPERTY);
         try {

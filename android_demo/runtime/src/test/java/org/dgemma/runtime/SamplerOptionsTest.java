@@ -74,7 +74,7 @@ public class SamplerOptionsTest {
                     () -> session.generate(PROMPT, options(EXPORTED.maxSteps(7)), null));
             says(UsageException.class, "topK 17 must be at most 16, the likeliest ids that a step of this bundle gives",
                     () -> session.generate(PROMPT, options(EXPORTED.topK(17)), null));
-            says(UsageException.class, "topP, minP cannot be had with loop graph, which puts out no candidates; use loop host", () -> session.generate(
+            says(UsageException.class, "topP, minP do not work with loop graph, which returns no candidates; use loop host", () -> session.generate(
                     PROMPT, options(EXPORTED.topP(0.5).minP(0.5)).loop(Loop.GRAPH), null));
             says(UsageException.class, "graph 'generate' was exported before it had inputs for temperature, maxSteps "
                     + "(temperatures, bounds, most_steps, confidence, stability); export it again, or use loop host",

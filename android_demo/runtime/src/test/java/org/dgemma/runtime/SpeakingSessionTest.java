@@ -262,7 +262,7 @@ public class SpeakingSessionTest {
         refused("ids are used as they are", () -> session.generate(new int[] {5}, options().think(true), null));
         refused("give the whole conversation as messages",
                 () -> session.generate("x", options().think(true).continued(true), null));
-        refused("tool calls belong into an assistant's message", () -> Message.user("x").toolCalls(
+        refused("tool calls belong in an assistant's message", () -> Message.user("x").toolCalls(
                 Collections.singletonList(new ToolCall("f", Collections.emptyMap(), null))));
         refused("the content of a message must be a string", () -> Message.user(null));
     }

@@ -31,7 +31,7 @@ final class Reliability {
             }
         }
         if (Float.isNaN(kept)) { // cannot be, but the compiler does not know
-            throw new IllegalStateException("arithmetic that is no number");
+            throw new IllegalStateException("the loop computed NaN");
         }
         return Stats.number(Stats.quartiles(found), "median");
     }

@@ -49,7 +49,7 @@ final class ExpertsLibrary {
         File named = given != null || property.isEmpty() ? given : new File(property);
         if (named != null) {
             if (!named.isFile()) {
-                throw new EngineException(model + ": its experts' library " + named + " is no file" + CURE);
+                throw new EngineException(model + ": its experts' library " + named + " is not a file" + CURE);
             }
             return named.getAbsolutePath();
         }

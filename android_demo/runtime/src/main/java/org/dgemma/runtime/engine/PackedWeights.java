@@ -48,7 +48,7 @@ final class PackedWeights {
      * @param cache folder of all entries; it may not exist yet.
      * @param file name of the graph file in the bundle.
      * @param size bytes of the bundle's weights, to see whether there is room.
-     * @param warn told, in one line, why packed weights cannot be had.
+     * @param warn told, in one line, why there are no packed weights.
      */
     PackedWeights(File cache, String digest, String version, String file, long size, Consumer<String> warn) {
         String stem = new File(file).getName().replaceFirst("\\.[^.]*$", "");
