@@ -173,10 +173,7 @@ DG_DOTPROD void few_dotprod(const uint8_t* packed, const uint8_t* multipliers, c
 
 void product_few_dotprod(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks,
                          int group, int32_t* sums) {
-  const auto few = count == 1 ? few_dotprod<1> : few_dotprod<2>;
-  few(packed, multipliers, rows, blocks, group, sums);
-  const int groups = (4 * blocks + group - 1) / group;
-  few(packed + static_cast<size_t>(blocks) * kBlock / 2, multipliers + groups * kPanel, rows, blocks, group, sums + kPanel);
+  (count == 1 ? few_dotprod<1> : few_dotprod<2>)(packed, multipliers, rows, blocks, group, sums);
 }
 
 #if defined(__linux__)

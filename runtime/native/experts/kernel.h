@@ -18,8 +18,8 @@ struct Kernel {
   // totals: the sum of each row's integers.
   void (*product)(const int8_t* weights, const int8_t* rows, const int32_t* totals, int count, int blocks, int32_t* sums);
 
-  // The same of 4-bit integers as they are stored, two panels [blocks / 2][16][4] and their multipliers [groups][16], for at
-  // most `few` rows: with one or two, writing 8-bit integers down first takes longer than the product itself.
+  // The same of one panel of 4-bit integers as they are stored [blocks / 2][16][4] times multipliers [groups][16], for at most
+  // `few` rows: with so few, writing 8-bit integers first takes longer than the product itself. Sums of rows are 32 apart.
   void (*product_few)(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
                       int32_t* sums);
   int few;

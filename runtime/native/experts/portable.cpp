@@ -24,22 +24,19 @@ void product_portable(const int8_t* weights, const int8_t* rows, const int32_t*,
 
 void few_portable(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
                   int32_t* sums) {
-  std::memset(sums, 0, static_cast<size_t>(count) * kPair * sizeof(int32_t));
-  const int groups = (4 * blocks + group - 1) / group;
-  for (int panel = 0; panel < 2; ++panel, multipliers += groups * kPanel) {
-    for (int block = 0; block < blocks; block += 2, packed += kBlock) {
-      const uint8_t* multiplier = multipliers + 4 * block / group * kPanel;
-      for (int row = 0; row < count; ++row) {
-        const int8_t *low = rows + (static_cast<size_t>(block) * count + row) * 4, *high = low + 4 * count;
-        int32_t* sum = sums + row * kPair + panel * kPanel;
-        for (int o = 0; o < kPanel; ++o) {
-          int32_t part = 0;
-          for (int i = 0; i < 4; ++i) {
-            const int both = packed[4 * o + i];
-            part += ((both & 15) - 8) * low[i] + ((both >> 4) - 8) * high[i];
-          }
-          sum[o] += part * multiplier[o];
+  for (int row = 0; row < count; ++row) std::memset(sums + row * kPair, 0, kPanel * sizeof(int32_t));
+  for (int block = 0; block < blocks; block += 2, packed += kBlock) {
+    const uint8_t* multiplier = multipliers + 4 * block / group * kPanel;
+    for (int row = 0; row < count; ++row) {
+      const int8_t *low = rows + (static_cast<size_t>(block) * count + row) * 4, *high = low + 4 * count;
+      int32_t* sum = sums + row * kPair;
+      for (int o = 0; o < kPanel; ++o) {
+        int32_t part = 0;
+        for (int i = 0; i < 4; ++i) {
+          const int both = packed[4 * o + i];
+          part += ((both & 15) - 8) * low[i] + ((both >> 4) - 8) * high[i];
         }
+        sum[o] += part * multiplier[o];
       }
     }
   }

@@ -14,8 +14,6 @@
 namespace dgemma {
 namespace {
 
-using Product = void (*)(const int8_t*, const int8_t*, const int32_t*, int, int, int32_t*);
-
 inline int32_t four(const int8_t* from) {
   int32_t value;
   std::memcpy(&value, from, 4);
@@ -57,7 +55,7 @@ void product_avx512(const int8_t* w, const int8_t* rows, const int32_t* totals, 
 }
 
 // M rows of one panel of 4-bit integers: plus 8 they are the unsigned bytes, and eight times the row's integers is taken off
-// each group. One panel after the other, as memory is read faster in one stream.
+// each group.
 template <int M>
 DG_AVX512 void few_avx512(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
                           int32_t* sums) {
@@ -95,13 +93,24 @@ DG_AVX512 void few_avx512(const uint8_t* packed, const uint8_t* multipliers, con
   for (int i = 0; i < M; ++i) _mm512_storeu_si512(sums + kPair * i, total[i]);
 }
 
+// The low and the high halves of 64 bytes.
+__attribute__((target("avx2"), always_inline)) inline void halves(const uint8_t* packed, __m256i* low, __m256i* high) {
+  const __m256i half = _mm256_set1_epi8(15);
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + 32 * k));
+    low[k] = _mm256_and_si256(both, half);
+    high[k] = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
+  }
+}
+
 DG_LANES(avxvnni, 8, DG_AVXVNNI)
 
 // M rows of one panel.
 template <int M>
 DG_AVXVNNI void few_avxvnni(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
                             int32_t* sums) {
-  const __m256i half = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+  const __m256i eight = _mm256_set1_epi8(8);
   __m256i total[M][2];
 #pragma GCC unroll 2
   for (int i = 0; i < M; ++i) total[i][0] = total[i][1] = _mm256_setzero_si256();
@@ -112,12 +121,7 @@ DG_AVXVNNI void few_avxvnni(const uint8_t* packed, const uint8_t* multipliers, c
     for (int i = 0; i < M; ++i) a[i][0] = a[i][1] = off[i] = _mm256_setzero_si256();
     for (int block = first; block < last; block += 2, packed += kBlock, rows += 8 * M) {
       __m256i low[2], high[2];
-#pragma GCC unroll 2
-      for (int k = 0; k < 2; ++k) {
-        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + 32 * k));
-        low[k] = _mm256_and_si256(both, half);
-        high[k] = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
-      }
+      halves(packed, low, high);
 #pragma GCC unroll 2
       for (int i = 0; i < M; ++i) {
         const __m256i x = _mm256_set1_epi32(four(rows + 4 * i)), y = _mm256_set1_epi32(four(rows + 4 * (M + i)));
@@ -175,7 +179,7 @@ DG_LANES(avx2, 8, DG_AVX2)
 template <int M>
 DG_AVX2 void few_avx2(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
                       int32_t* sums) {
-  const __m256i half = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8), ones = _mm256_set1_epi16(1);
+  const __m256i eight = _mm256_set1_epi8(8), ones = _mm256_set1_epi16(1);
   __m256i total[M][2];
 #pragma GCC unroll 2
   for (int i = 0; i < M; ++i) total[i][0] = total[i][1] = _mm256_setzero_si256();
@@ -191,12 +195,7 @@ DG_AVX2 void few_avx2(const uint8_t* packed, const uint8_t* multipliers, const i
       for (int i = 0; i < M; ++i) a[i][0] = a[i][1] = off[i] = _mm256_setzero_si256();
       for (int block = from; block < to; block += 2, packed += kBlock, rows += 8 * M) {
         __m256i low[2], high[2];
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k) {
-          const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + 32 * k));
-          low[k] = _mm256_and_si256(both, half);
-          high[k] = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
-        }
+        halves(packed, low, high);
 #pragma GCC unroll 2
         for (int i = 0; i < M; ++i) {
           const __m256i x = _mm256_set1_epi32(four(rows + 4 * i)), y = _mm256_set1_epi32(four(rows + 4 * (M + i)));
@@ -289,28 +288,20 @@ void product_avx2(const int8_t* w, const int8_t* rows, const int32_t* totals, in
 
 using Few = void (*)(const uint8_t*, const uint8_t*, const int8_t*, int, int, int32_t*);
 
-// Both panels of a pair, one after the other.
-void panel_by_panel(Few few, const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int blocks, int group,
-                    int32_t* sums) {
-  few(packed, multipliers, rows, blocks, group, sums);
-  const int groups = (4 * blocks + group - 1) / group;
-  few(packed + static_cast<size_t>(blocks) * kBlock / 2, multipliers + groups * kPanel, rows, blocks, group, sums + kPanel);
-}
-
 void product_few_avx512(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
                         int32_t* sums) {
   static const Few of[] = {few_avx512<1>, few_avx512<2>, few_avx512<3>, few_avx512<4>};
-  panel_by_panel(of[count - 1], packed, multipliers, rows, blocks, group, sums);
+  of[count - 1](packed, multipliers, rows, blocks, group, sums);
 }
 
 void product_few_avxvnni(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks,
                          int group, int32_t* sums) {
-  panel_by_panel(count == 1 ? few_avxvnni<1> : few_avxvnni<2>, packed, multipliers, rows, blocks, group, sums);
+  (count == 1 ? few_avxvnni<1> : few_avxvnni<2>)(packed, multipliers, rows, blocks, group, sums);
 }
 
 void product_few_avx2(const uint8_t* packed, const uint8_t* multipliers, const int8_t* rows, int count, int blocks, int group,
                       int32_t* sums) {
-  panel_by_panel(count == 1 ? few_avx2<1> : few_avx2<2>, packed, multipliers, rows, blocks, group, sums);
+  (count == 1 ? few_avx2<1> : few_avx2<2>)(packed, multipliers, rows, blocks, group, sums);
 }
 
 bool has_avx512() {
