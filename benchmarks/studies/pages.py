@@ -139,9 +139,7 @@ them, with as many rows per expert as in a step.""",
             heading="Time and memory",
             table=released_tables.costs,
             after="""
-The goals are for a machine with 24 GB. A sixth of a token's time on ExecuTorch goes into copying the keys and values of the
-prefix, to which the token's own are appended; the rest into products of one row, which read weights at less than the speed of
-memory.""",
+The goals are for a machine with 24 GB.""",
         ),
         Section(
             heading="With 16 GB of memory",

@@ -55,24 +55,30 @@ def by_steps() -> str:
     return "\n".join([*parts, provenance(values)])
 
 
+def _best(one: Json) -> str:
+    """The T at which most stories are valid."""
+    by_steps: dict[str, Json] = one["by_steps"]
+    return max(by_steps, key=lambda steps: by_steps[steps]["valid"]["value"])
+
+
 def _distilled(one: Json, teacher: Json) -> str:
     """A distilled checkpoint at its own number of steps beside its teacher's best, and its teacher at as many steps."""
     own = str(one["sampler"]["steps"])
     row, same = one["by_steps"][own], teacher["by_steps"][own]
-    best = max(teacher["by_steps"].values(), key=lambda r: r["valid"]["value"])
+    best = teacher["by_steps"][_best(teacher)]
     valid, before, most = (100 * one["valid"]["value"] for one in (row, same, best))
     kept = row["spread"] / best["spread"]
     met = most - valid <= LOST and kept >= SPREAD
     return (
         f"At its own T = {own}, it takes {row['steps_per_canvas']:.1f} steps per canvas, and {valid:.1f} % of its stories are "
-        f"valid; its teacher reaches {before:.1f} % with that T, and {most:.1f} % "
-        f"at its best. Its spread is {100 * kept:.1f} % of the teacher's. The goal is {'met' if met else '**missed**'}."
+        f"valid; its teacher reaches {before:.1f} % with that T, and {most:.1f} % at its best. "
+        f"Its spread is {100 * kept:.1f} % of the teacher's. The goal is {'met' if met else '**missed**'}."
     )
 
 
 def _verdict(one: Json) -> str:
     """The best number of steps beside autoregressive samples."""
-    best = max(one["by_steps"], key=lambda steps: one["by_steps"][steps]["valid"]["value"])
+    best = _best(one)
     row, samples = one["by_steps"][best], {t: 100 * r["valid"]["value"] for t, r in one["autoregressive"].items()}
     valid, steps = 100 * row["valid"]["value"], row["steps_per_canvas"]
     gaps = ", ".join(f"{valid - value:+.1f} against temperature {t}" for t, value in samples.items())
@@ -87,7 +93,7 @@ def options() -> str:
     """Policies of the sampler on the checkpoints that take many steps."""
     values, parts = read(NAME), list[str]()
     for one in values["checkpoints"].values():
-        if one["by_option"] and one["sampler"]["steps"] >= STEPS:
+        if one["by_option"]:
             parts += header(*_COLUMNS)
             parts += [_row(name, row) for name, row in one["by_option"].items()]
     return "\n".join(parts)
