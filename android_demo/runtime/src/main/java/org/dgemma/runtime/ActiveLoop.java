@@ -57,9 +57,9 @@ final class ActiveLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
+    boolean denoise(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink) {
         ActiveSet state = new ActiveSet(length, options.compute, sampler, options.sampler, stops);
-        steering.reset(options.sampler, options.logprobs != null);
+        steering.reset(options.sampler, known.least, options.logprobs != null);
         Arrays.fill(soft, 0);
         for (int i = 0; i < scheduled(); i++) {
             int[] rows = state.begin();
@@ -70,7 +70,7 @@ final class ActiveLoop extends CanvasLoop {
             engine.run(graph, feeds, outputs);
             prefix.place(fresh, rows);
             begin(i);
-            boolean done = take(rows, state, temperature(i));
+            boolean done = take(rows, state);
             if (!sink.accept(step)) {
                 return false;
             }
@@ -104,7 +104,7 @@ final class ActiveLoop extends CanvasLoop {
     }
 
     /** Reads what came out for its rows, into the state and the step; whether the canvas is done. */
-    private boolean take(int[] rows, ActiveSet state, float temperature) {
+    private boolean take(int[] rows, ActiveSet state) {
         int[] argmax = new int[rows.length];
         int[] next = new int[rows.length];
         float[] entropy = new float[rows.length];
@@ -113,7 +113,7 @@ final class ActiveLoop extends CanvasLoop {
         Buffers.read(results.get("next_canvas"), 0, next);
         Buffers.read(results.get("entropy"), 0, entropy);
         Buffers.read(results.get("accepted"), 0, accepted);
-        steering.decide(rows, temperature, drawn, argmax, entropy, accepted, next);
+        steering.decide(rows, step.temperature, step.bound, drawn, argmax, entropy, accepted, next);
         FloatBuffer softs = results.get("next_soft").data.asFloatBuffer();
         for (int i = 0; i < rows.length; i++) {
             step.canvasOut[rows[i]] = next[i];

@@ -35,6 +35,15 @@ abstract class CanvasLoop {
     private Map<String, Tensor> views;
     private SamplerOptions sampler = SamplerOptions.EXPORTED;
     private float[] temperatures;
+    private double[] bounds;
+
+    /** What is known of a canvas before its first step. */
+    static final class Known {
+        /** The id that it begins with, NONE where it is not known. */
+        int first = NONE;
+        /** How many of its first positions take no stop token and no padding. */
+        int least;
+    }
 
     /** @param behind slots that the graph needs behind the prefix */
     CanvasLoop(Engine engine, Prefix prefix, String graph, int behind) {
@@ -50,6 +59,7 @@ abstract class CanvasLoop {
         initial = new long[length];
         exported = manifest.sampler;
         temperatures = sampler.temperatures(exported);
+        bounds = sampler.bounds(exported);
         feeds.put("prefix_length", prefixLength);
     }
 
@@ -62,10 +72,9 @@ abstract class CanvasLoop {
     /**
      * Denoises canvas number {@code canvas} after what the prefix has encoded.
      *
-     * @param first the id that the canvas begins with, NONE where it is not known
      * @return false when the sink ended it; else the last step is what the sink saw last.
      */
-    final boolean run(GenerateOptions options, int canvas, int first, DenoisingStep.Sink sink) {
+    final boolean run(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink) {
         Map<String, Tensor> now = prefix.views(graph, behind);
         if (now != views) {
             feeds.putAll(now);
@@ -74,19 +83,20 @@ abstract class CanvasLoop {
         if (options.sampler != sampler) {
             sampler = options.sampler;
             temperatures = sampler.temperatures(exported);
+            bounds = sampler.bounds(exported);
         }
         prefixLength.data.putLong(0, prefix.encoded());
         Noise.words(Noise.streamKey(options.seed, canvas, 0), initial);
         step.number = 0;
         for (int i = 0; i < length; i++) {
-            initial[i] = i == 0 && first != NONE ? first : Noise.token(initial[i], vocab);
+            initial[i] = i == 0 && known.first != NONE ? known.first : Noise.token(initial[i], vocab);
             step.canvasOut[i] = (int) initial[i];
         }
-        return denoise(options, canvas, sink);
+        return denoise(options, canvas, known, sink);
     }
 
     /** All steps of a canvas from {@link #initial} on; false when the sink ended it. */
-    abstract boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink);
+    abstract boolean denoise(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink);
 
     /** The likeliest ids of the canvas that ran last, where the options want log-probabilities; null of the fused graph. */
     @Nullable Candidates candidates() {
@@ -98,6 +108,7 @@ abstract class CanvasLoop {
         step.number = i + 1;
         step.remaining = temperatures.length - i;
         step.temperature = temperatures[i];
+        step.bound = bounds[i];
         System.arraycopy(step.canvasOut, 0, step.canvasIn, 0, length);
     }
 
@@ -119,14 +130,30 @@ abstract class CanvasLoop {
         return temperatures[i];
     }
 
+    /** On entropies, in nats. */
+    final double bound(int i) {
+        return bounds[i];
+    }
+
     /** Room for what a step puts out about its draws and likeliest ids; graphs of older bundles do not have it. */
     final void candidates(Map<String, Tensor> results) {
-        int count = SamplerOptions.candidates(engine.bundle().graph(engine.name(), graph));
+        int count = candidates(engine.bundle().graph(engine.name(), graph));
         if (count > 0) {
             results.put("drawn", Buffers.zeros(DType.INT64, 1, length));
             results.put("likeliest", Buffers.zeros(DType.INT64, 1, length, count));
             results.put("log_probs", Buffers.zeros(DType.FLOAT32, 1, length, count));
         }
+    }
+
+    /** How many of the likeliest ids a step puts out; 0 where it does not. */
+    static int candidates(Manifest.GraphSpec graph) {
+        for (Manifest.TensorSpec spec : graph.outputs) {
+            Object last = spec.shape.isEmpty() ? null : spec.shape.get(spec.shape.size() - 1);
+            if (spec.name.equals("likeliest") && last instanceof Number) {
+                return ((Number) last).intValue();
+            }
+        }
+        return 0;
     }
 
     final Tensor output(String name, DType dtype, long... shape) {

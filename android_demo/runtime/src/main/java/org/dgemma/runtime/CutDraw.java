@@ -1,5 +1,7 @@
 package org.dgemma.runtime;
 
+import java.util.function.IntToDoubleFunction;
+
 /**
  * The draw among a position's likeliest ids, cut by rank, mass or share, and tilted by a bias on ids: the contract of
  * docs/design/sampling.md. K candidates.
@@ -27,14 +29,15 @@ final class CutDraw {
      * Adds biases to the logits of candidates and sorts them again; log-probabilities become those among the candidates,
      * negative infinity for what is banned.
      *
+     * @param biases what is added to the logit of an id
      * @return whether any of them has a bias; if not, nothing is changed
      */
-    static boolean tilt(long[] ids, float[] logProbs, SamplerOptions options, double temperature) {
+    static boolean tilt(long[] ids, float[] logProbs, IntToDoubleFunction biases, double temperature) {
         boolean touched = false;
         double most = Double.NEGATIVE_INFINITY;
         double[] lifted = new double[ids.length];
         for (int k = 0; k < ids.length; k++) {
-            double bias = options.bias((int) ids[k]);
+            double bias = biases.applyAsDouble((int) ids[k]);
             touched |= bias != 0;
             lifted[k] = logProbs[k] + bias / temperature;
             most = Math.max(most, lifted[k]);

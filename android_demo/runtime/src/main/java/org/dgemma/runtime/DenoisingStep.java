@@ -11,6 +11,8 @@ final class DenoisingStep {
     /** Positions that the canvas has so far. */
     int width;
     float temperature;
+    /** On entropies, in nats. */
+    double bound;
     /** [N] what the step read. */
     final int[] canvasIn;
     /** [N] */
@@ -45,6 +47,7 @@ final class DenoisingStep {
         copy.rows = rows;
         copy.width = width;
         copy.temperature = temperature;
+        copy.bound = bound;
         return copy;
     }
 

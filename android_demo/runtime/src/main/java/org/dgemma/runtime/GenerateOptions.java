@@ -1,5 +1,6 @@
 package org.dgemma.runtime;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
@@ -15,6 +16,8 @@ public final class GenerateOptions {
     public static final GenerateOptions DEFAULT = new GenerateOptions(new Draft());
 
     public final int maxNewTokens;
+    /** No position among so many of the answer's first takes a stop token or padding. */
+    public final int minTokens;
     /** Of all noise; its 64 bits are read as unsigned. */
     public final long seed;
     /** End a canvas early, once it is stable and certain; otherwise always run all steps. */
@@ -46,6 +49,7 @@ public final class GenerateOptions {
     /** The values of options in the making, with the defaults. */
     private static final class Draft {
         int maxNewTokens = 256;
+        int minTokens;
         long seed;
         boolean adaptive = true;
         Loop loop = Loop.HOST;
@@ -64,6 +68,7 @@ public final class GenerateOptions {
 
     private GenerateOptions(Draft draft) {
         maxNewTokens = draft.maxNewTokens;
+        minTokens = draft.minTokens;
         seed = draft.seed;
         adaptive = draft.adaptive;
         loop = draft.loop;
@@ -89,11 +94,33 @@ public final class GenerateOptions {
             throw new UsageException("logprobs, ban and logitBias do not work with drafts, whose tokens come from greedy decoding;"
                     + " leave one out");
         }
+        checkLeast();
+    }
+
+    private void checkLeast() {
+        if (minTokens > maxNewTokens) {
+            throw new UsageException("minTokens " + minTokens + " must be an integer from 0 to maxNewTokens, " + maxNewTokens);
+        }
+        if (minTokens > 0 && loop != Loop.HOST) {
+            throw new UsageException("minTokens needs loop host: otherwise only the likeliest id is taken");
+        }
+        List<String> others = new ArrayList<>();
+        if (compute.speculate) {
+            others.add("speculate");
+        }
+        if (!stop.isEmpty()) {
+            others.add("stop");
+        }
+        if (minTokens > 0 && !others.isEmpty()) {
+            throw new UsageException("minTokens cannot be combined with " + UsageException.listed(others)
+                    + ", which can end it sooner; leave one out");
+        }
     }
 
     private GenerateOptions with(Consumer<Draft> change) {
         Draft draft = new Draft();
         draft.maxNewTokens = maxNewTokens;
+        draft.minTokens = minTokens;
         draft.seed = seed;
         draft.adaptive = adaptive;
         draft.loop = loop;
@@ -123,6 +150,19 @@ public final class GenerateOptions {
             throw new UsageException("maxNewTokens " + value + " must be 1 or more");
         }
         return with(draft -> draft.maxNewTokens = value);
+    }
+
+    /**
+     * No position among the first {@code value} of the answer takes a stop token or padding, across canvases; the answer ends
+     * where the context does, all the same. Needs the host loop, and steps that put out candidates.
+     *
+     * @throws UsageException it is below 0, above {@link #maxNewTokens}, or next to stop strings or drafts
+     */
+    public GenerateOptions minTokens(int value) {
+        if (value < 0) {
+            throw new UsageException("minTokens " + value + " must be an integer from 0 to maxNewTokens, " + maxNewTokens);
+        }
+        return with(draft -> draft.minTokens = value);
     }
 
     public GenerateOptions seed(long value) {

@@ -1,8 +1,13 @@
 package org.dgemma.runtime;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
+import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.SortedMap;
 import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
@@ -36,6 +41,90 @@ final class Generator {
         engine.stopWhen(cancelled);
     }
 
+    /** Throws UsageException where the bundle cannot do what is asked for. */
+    void check(GenerateOptions options) {
+        options.compute.check(engine.bundle(), engine.name(), options.loop);
+        SamplerOptions sampler = options.sampler;
+        sampler.steps(manifest.sampler);
+        List<String> names = sampler.needsCandidates(manifest.sampler);
+        if (options.logprobs != null) {
+            names.add("logprobs");
+        }
+        if (options.minTokens > 0) {
+            names.add("minTokens");
+        }
+        checkBias(options);
+        Manifest.GraphSpec graph = engine.bundle().graph(engine.name(), options.compute.graphs(options.loop)[0]);
+        if (options.loop == Loop.GRAPH) {
+            checkFused(graph, sampler.given());
+        } else if (!names.isEmpty()) {
+            checkCandidates(options, names, CanvasLoop.candidates(graph));
+        }
+    }
+
+    private void checkBias(GenerateOptions options) {
+        SortedMap<Integer, Double> biases = options.sampler.biases();
+        int vocab = manifest.model.vocabSize;
+        if (!biases.isEmpty() && biases.lastKey() >= vocab) {
+            throw new UsageException("logitBias: id " + biases.lastKey() + " is outside the vocabulary of " + vocab);
+        }
+        Set<Integer> banned = new HashSet<>();
+        biases.forEach((id, bias) -> {
+            if (bias == Double.NEGATIVE_INFINITY) {
+                banned.add(id);
+            }
+        });
+        if (banned.size() == vocab) {
+            throw new UsageException("logitBias bans every id; leave one");
+        }
+        banned.add(manifest.model.padTokenId);
+        Arrays.stream(manifest.model.eosTokenIds).forEach(banned::add);
+        if (options.minTokens > 0 && banned.size() == vocab) {
+            throw new UsageException("minTokens leaves only banned ids; ban fewer");
+        }
+    }
+
+    /** @param most how many of the likeliest ids a step puts out */
+    private void checkCandidates(GenerateOptions options, List<String> names, int most) {
+        if (most == 0) {
+            throw new UsageException("this bundle was exported before " + UsageException.listed(names)
+                    + (names.size() == 1 ? " was supported" : " were supported") + "; export it again");
+        }
+        Integer topK = options.sampler.topK;
+        String gives = " must be at most " + most + ", the likeliest ids that a step of this bundle gives";
+        if (topK != null && topK > most) {
+            throw new UsageException("topK " + topK + gives);
+        }
+        if (options.logprobs == null) {
+            return;
+        }
+        if (options.logprobs > most) {
+            throw new UsageException("logprobs " + options.logprobs + gives);
+        }
+        for (float each : options.sampler.temperatures(manifest.sampler)) {
+            if (each == (float) SamplerOptions.GREEDY) {
+                throw new UsageException("logprobs come from the tempered distribution, which is certain at temperature 0; "
+                        + "give a higher one");
+            }
+        }
+    }
+
+    /** @param given names of the sampler's options */
+    private static void checkFused(Manifest.GraphSpec fused, List<String> given) {
+        List<String> outside = new ArrayList<>(given);
+        outside.retainAll(Arrays.asList("topK", "topP", "minP", "logitBias"));
+        if (!outside.isEmpty()) {
+            throw new UsageException(UsageException.listed(outside)
+                    + " cannot be combined with loop graph: graph 'generate' returns no candidates; use host");
+        }
+        List<String> lacks = GraphLoop.lacks(fused);
+        if (!given.isEmpty() && !lacks.isEmpty()) {
+            throw new UsageException("this bundle's graph 'generate' was exported before it had inputs for "
+                    + UsageException.listed(given) + " (" + String.join(", ", lacks)
+                    + "); export it again, or use loop host");
+        }
+    }
+
     /** Throws PromptTooLongException when prompt and {@code room} more do not fit behind {@code kept} tokens. */
     void begin(int[] ids, int kept, int room) {
         if ((long) kept + ids.length + room > manifest.context) {
@@ -58,26 +147,27 @@ final class Generator {
         engine.prepare(graphs);
     }
 
-    /** Canvas after canvas; with drafts, {@code first} is what greedy decoding says next. */
+    /** Canvas after canvas; with drafts, the first id that is known is what greedy decoding says next. */
     StopReason denoise(Progress run, GenerateOptions options, Watcher watcher) {
         int n = manifest.canvasLength;
         CanvasLoop loop = loops.computeIfAbsent(
                 options.compute.graphs(options.loop)[0], graph -> CanvasLoop.of(graph, engine, prefix));
-        int first = CanvasLoop.NONE;
+        CanvasLoop.Known known = new CanvasLoop.Known();
         for (int canvas = 0; (long) prefix.size() + n <= manifest.context; canvas++) {
             int before = prefix.size();
             int[] following = encode(run, 0, options.compute.speculate ? 1 : 0);
             if (following.length > 0) {
-                first = following[0];
+                known.first = following[0];
             }
+            known.least = Math.max(0, options.minTokens - run.tokens.size());
             long started = System.nanoTime();
-            int[] ids = canvas(loop, run, canvas, first, options, watcher);
+            int[] ids = canvas(loop, run, canvas, known, options, watcher);
             run.denoiseS += since(started);
-            if (ids != null && first != CanvasLoop.NONE) {
-                ids[0] = first;
+            if (ids != null && known.first != CanvasLoop.NONE) {
+                ids[0] = known.first;
                 int[] said = agreed(ids, run);
                 ids = said == null ? null : Arrays.copyOf(said, said.length - 1);
-                first = said == null ? CanvasLoop.NONE : said[said.length - 1];
+                known.first = said == null ? CanvasLoop.NONE : said[said.length - 1];
             }
             if (ids == null) {
                 return StopReason.CANCELLED;
@@ -102,12 +192,12 @@ final class Generator {
 
     /** The last argmax, as far as the canvas has grown; null when it was cancelled, and the canvas in work is dropped. */
     private int @Nullable [] canvas(
-            CanvasLoop loop, Progress run, int canvas, int first, GenerateOptions options, Watcher watcher) {
+            CanvasLoop loop, Progress run, int canvas, CanvasLoop.Known known, GenerateOptions options, Watcher watcher) {
         if (cancelled.getAsBoolean()) {
             return null;
         }
         try {
-            boolean done = loop.run(options, canvas, first, step -> {
+            boolean done = loop.run(options, canvas, known, step -> {
                 Numbers.check(engine, step.entropy, "step " + step.number + " of canvas " + (canvas + 1));
                 run.steps++;
                 run.positionForwards += step.rows;
@@ -245,7 +335,7 @@ final class Generator {
 
     /** The graph gives ids alone, and 0 for NaN: the first 0 is worth one denoising step, which tells the two apart. */
     private void look(int token) {
-        CanvasLoop.of(Loop.HOST.graph, engine, prefix).run(GenerateOptions.DEFAULT, 0, CanvasLoop.NONE, step -> {
+        CanvasLoop.of(Loop.HOST.graph, engine, prefix).run(GenerateOptions.DEFAULT, 0, new CanvasLoop.Known(), step -> {
             Numbers.check(engine, step.entropy, "token " + token);
             return false;
         });

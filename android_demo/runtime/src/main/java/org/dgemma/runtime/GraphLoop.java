@@ -1,7 +1,9 @@
 package org.dgemma.runtime;
 
 import java.nio.LongBuffer;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
@@ -28,7 +30,7 @@ final class GraphLoop extends CanvasLoop {
         feeds.put("canvas", canvas);
         feeds.put("words", words);
         feeds.put("adaptive", adaptive);
-        steered = SamplerOptions.lacks(engine.bundle().graph(engine.name(), graph)).isEmpty();
+        steered = lacks(engine.bundle().graph(engine.name(), graph)).isEmpty();
         if (steered) {
             feeds.put("temperatures", Buffers.zeros(DType.FLOAT32, steps));
             feeds.put("bounds", Buffers.zeros(DType.FLOAT64, steps));
@@ -45,7 +47,7 @@ final class GraphLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(GenerateOptions options, int number, DenoisingStep.Sink sink) {
+    boolean denoise(GenerateOptions options, int number, Known known, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvas);
         LongBuffer all = words.data.asLongBuffer();
         for (int i = 0; i < steps; i++) {
@@ -71,11 +73,21 @@ final class GraphLoop extends CanvasLoop {
     private void sample(SamplerOptions sampler, Manifest.SamplerConfig exported) {
         for (int i = 0; i < steps; i++) {
             feeds.get("temperatures").data.putFloat(4 * i, i < scheduled() ? temperature(i) : 1);
-            feeds.get("bounds").data.putDouble(8 * i, sampler.entropyBound(exported));
+            feeds.get("bounds").data.putDouble(8 * i, i < scheduled() ? bound(i) : 0);
         }
         feeds.get("most_steps").data.putLong(0, scheduled());
         feeds.get("confidence").data.putDouble(0, sampler.confidence(exported));
         feeds.get("stability").data.putLong(0, sampler.stability(exported));
+    }
+
+    /** Inputs of the fused graph that an older bundle has not. */
+    static List<String> lacks(Manifest.GraphSpec fused) {
+        List<String> lacks = new ArrayList<>(
+                Arrays.asList("temperatures", "bounds", "most_steps", "confidence", "stability"));
+        for (Manifest.TensorSpec spec : fused.inputs) {
+            lacks.remove(spec.name);
+        }
+        return lacks;
     }
 
     private int check(long run) {

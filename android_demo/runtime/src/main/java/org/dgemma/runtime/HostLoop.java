@@ -51,10 +51,10 @@ final class HostLoop extends CanvasLoop {
     }
 
     @Override
-    boolean denoise(GenerateOptions options, int canvas, DenoisingStep.Sink sink) {
+    boolean denoise(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvases[0]);
         stop.reset(options.sampler);
-        steering.reset(options.sampler, options.logprobs != null);
+        steering.reset(options.sampler, known.least, options.logprobs != null);
         for (int i = 0; i < scheduled(); i++) {
             int from = i % 2;
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), row);
@@ -66,7 +66,7 @@ final class HostLoop extends CanvasLoop {
             outputs.put("next_soft", softs[1 - from]);
             engine.run(graph, feeds, outputs);
             read(i, 0, "argmax", "entropy", "accepted", "next_canvas");
-            steering.decide(every, temperature(i), row, step.argmax, step.entropy, step.accepted, step.canvasOut);
+            steering.decide(every, temperature(i), bound(i), row, step.argmax, step.entropy, step.accepted, step.canvasOut);
             for (int j = 0; j < length; j++) {
                 canvases[1 - from].data.putLong(8 * j, step.canvasOut[j]);
             }

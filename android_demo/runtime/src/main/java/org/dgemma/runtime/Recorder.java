@@ -1,12 +1,19 @@
 package org.dgemma.runtime;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 
 /** Collects steps while they run; copies, for steps are reused. */
 final class Recorder {
+    private final double exported;
     private final IntList canvases = new IntList();
     private final List<DenoisingStep> rows = new ArrayList<>();
+
+    /** @param exported the bundle's entropy bound, in nats */
+    Recorder(double exported) {
+        this.exported = exported;
+    }
 
     void add(int canvas, DenoisingStep step) {
         canvases.add(canvas);
@@ -19,6 +26,7 @@ final class Recorder {
         int[] canvasIndex = canvases.toArray();
         int[] step = new int[m];
         float[] temperature = new float[m];
+        double[] bounds = new double[m];
         int[][] canvasIn = new int[m][];
         int[][] argmax = new int[m][];
         float[][] entropy = new float[m][];
@@ -28,13 +36,16 @@ final class Recorder {
             DenoisingStep row = rows.get(i);
             step[i] = row.remaining;
             temperature[i] = row.temperature;
+            bounds[i] = row.bound;
             canvasIn[i] = row.canvasIn;
             argmax[i] = row.argmax;
             entropy[i] = row.entropy;
             accepted[i] = row.accepted;
             canvasOut[i] = row.canvasOut;
         }
+        boolean own = Arrays.stream(bounds).anyMatch(bound -> bound != exported);
         return new Trajectory(
-                promptIds, canvasIndex, step, temperature, canvasIn, argmax, entropy, accepted, canvasOut, tokens);
+                promptIds, canvasIndex, step, temperature, own ? bounds : null, canvasIn, argmax, entropy, accepted, canvasOut,
+                tokens);
     }
 }

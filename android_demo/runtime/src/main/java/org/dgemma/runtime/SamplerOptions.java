@@ -3,7 +3,6 @@ package org.dgemma.runtime;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.function.Consumer;
@@ -23,17 +22,17 @@ public final class SamplerOptions {
     /** Below it is 0: heads multiply the logits that a draw falls among once more, and a last bit would decide. */
     private static final double COLDEST = 0.01;
 
-    private static final double HOTTEST = 100;
-
     /** Over the lowest temperature it is still a number. */
     private static final double LARGEST_BIAS = 1e100;
 
-    private @Nullable Double first;
-    private @Nullable Double last;
+    /** Both ends. */
+    private double @Nullable [] temperature;
+    /** As above. */
+    private double @Nullable [] entropyBound;
     private @Nullable Integer maxSteps;
+    private @Nullable Schedule schedule;
     private @Nullable Double confidence;
     private @Nullable Integer stability;
-    @Nullable Double entropyBound;
     @Nullable Integer topK;
     @Nullable Double topP;
     @Nullable Double minP;
@@ -43,18 +42,35 @@ public final class SamplerOptions {
 
     private SamplerOptions with(Consumer<SamplerOptions> change) {
         SamplerOptions copy = new SamplerOptions();
-        copy.first = first;
-        copy.last = last;
+        copy.temperature = temperature;
+        copy.entropyBound = entropyBound;
         copy.maxSteps = maxSteps;
+        copy.schedule = schedule;
         copy.confidence = confidence;
         copy.stability = stability;
-        copy.entropyBound = entropyBound;
         copy.topK = topK;
         copy.topP = topP;
         copy.minP = minP;
         copy.biases = biases;
         change.accept(copy);
+        copy.checkTable();
         return copy;
+    }
+
+    /** Throws UsageException where a table says what another option says as well. */
+    private void checkTable() {
+        if (schedule == null || !schedule.isTable()) {
+            return;
+        }
+        String twice = schedule.temperature.length > 0 && temperature != null ? "temperature"
+                : schedule.entropyBound.length > 0 && entropyBound != null ? "entropyBound" : null;
+        if (twice != null) {
+            throw new UsageException(twice + " is also in the table of schedule; leave one out");
+        }
+        if (maxSteps != null && maxSteps != schedule.steps()) {
+            throw new UsageException("maxSteps " + maxSteps + " differs from schedule, whose table has " + schedule.steps()
+                    + (schedule.steps() == 1 ? " step" : " steps") + "; leave one out");
+        }
     }
 
     /** One temperature for all steps; 0, and what is below 0.01, takes the likeliest id of every position. */
@@ -63,19 +79,31 @@ public final class SamplerOptions {
     }
 
     /**
-     * Temperature {@code a} of the first step, and {@code b}, what it tends to after the last: b + (a − b) · r / T with r of T
-     * steps remaining.
+     * Temperature {@code a} of the first step, and {@code b}, what it tends to after the last: b + (a − b) · s(r / T) with r of
+     * T steps remaining, where s(x) = x unless a {@link #schedule} says otherwise.
+     *
+     * @throws UsageException one of them is not from 0 to 100, or the schedule has temperatures of its own
      */
     public SamplerOptions temperature(double a, double b) {
         for (double end : new double[] {a, b}) {
-            if (!(end >= 0 && end <= HOTTEST)) {
+            if (!Schedule.isTemperature(end)) {
                 throw new UsageException("temperature " + end + " must be a number from 0 to 100");
             }
         }
-        return with(copy -> {
-            copy.first = a;
-            copy.last = b;
-        });
+        return with(copy -> copy.temperature = new double[] {a, b});
+    }
+
+    /**
+     * How temperature and entropy bound go from step to step. A table has as many steps as a canvas has at most, no more than
+     * the bundle was exported with.
+     *
+     * @throws UsageException what a table has is given as an option as well
+     */
+    public SamplerOptions schedule(Schedule value) {
+        if (value == null) {
+            throw new UsageException("schedule null must be Schedule.LINEAR, Schedule.COSINE, or a table");
+        }
+        return with(copy -> copy.schedule = value);
     }
 
     /** At most so many denoising steps for one canvas, no more than the bundle was exported with. */
@@ -104,10 +132,21 @@ public final class SamplerOptions {
 
     /** Nats that positions may have ahead of them and still be accepted; above the bundle's, its steps must put out draws. */
     public SamplerOptions entropyBound(double nats) {
-        if (!(nats > 0 && nats < Double.POSITIVE_INFINITY)) {
-            throw new UsageException("entropyBound " + nats + " must be a positive number of nats");
+        return entropyBound(nats, nats);
+    }
+
+    /**
+     * The bound of the first step, and what it tends to after the last, as for the temperature.
+     *
+     * @throws UsageException one of them is no positive number of nats, or the schedule has bounds of its own
+     */
+    public SamplerOptions entropyBound(double a, double b) {
+        for (double end : new double[] {a, b}) {
+            if (!Schedule.isPositive(end)) {
+                throw new UsageException("entropyBound " + end + " must be a positive number of nats");
+            }
         }
-        return with(copy -> copy.entropyBound = nats);
+        return with(copy -> copy.entropyBound = new double[] {a, b});
     }
 
     /** Draw only among so many of the likeliest ids, at most as many as a step of the bundle puts out. */
@@ -177,23 +216,31 @@ public final class SamplerOptions {
         return biases.getOrDefault(id, 0.0);
     }
 
-    /** Padding, or the first id that is not banned. */
-    int filler(int pad) {
-        int found = pad;
-        for (int id = 0; bias(found) == Double.NEGATIVE_INFINITY; id++) {
-            found = id;
-        }
-        return found;
+    /** Ids and what is added to their logits, in order of ids. */
+    SortedMap<Integer, Double> biases() {
+        return biases;
     }
 
-    /** Names of what no step can do without its draws and likeliest ids. */
-    private List<String> needsCandidates(Manifest.SamplerConfig exported) {
+    /** Names of what is not as it was exported. */
+    List<String> given() {
+        List<String> names = new ArrayList<>();
+        add(names, "temperature", temperature);
+        add(names, "maxSteps", maxSteps);
+        add(names, "entropyBound", entropyBound);
+        add(names, "schedule", schedule);
+        add(names, "confidence", confidence);
+        add(names, "stability", stability);
+        names.addAll(ofCandidates());
+        return names;
+    }
+
+    /** Names of what cuts or tilts the draw. */
+    private List<String> ofCandidates() {
         List<String> names = new ArrayList<>();
         add(names, "topK", topK);
         add(names, "topP", topP);
         add(names, "minP", minP);
         add(names, "logitBias", tilts() ? biases : null);
-        add(names, "entropyBound", entropyBound != null && entropyBound > exported.entropyBound ? entropyBound : null);
         return names;
     }
 
@@ -203,119 +250,51 @@ public final class SamplerOptions {
         }
     }
 
-    /** Names of what is not as it was exported. */
-    private List<String> given() {
-        List<String> names = new ArrayList<>();
-        add(names, "temperature", first);
-        add(names, "maxSteps", maxSteps);
-        add(names, "confidence", confidence);
-        add(names, "stability", stability);
-        add(names, "entropyBound", entropyBound);
-        add(names, "topK", topK);
-        add(names, "topP", topP);
-        add(names, "minP", minP);
-        add(names, "logitBias", tilts() ? biases : null);
+    /** Names of what no step can do without its draws and likeliest ids. */
+    List<String> needsCandidates(Manifest.SamplerConfig exported) {
+        List<String> names = ofCandidates();
+        if (Arrays.stream(bounds(exported)).max().getAsDouble() > exported.entropyBound) {
+            names.add(entropyBound != null ? "entropyBound" : "schedule");
+        }
         return names;
     }
 
-    /** Throws UsageException where the loop or the bundle cannot do it. */
-    void check(Bundle bundle, String engine, GenerateOptions options) {
-        Manifest manifest = bundle.manifest();
-        Loop loop = options.loop;
-        String graph = options.compute.graphs(loop)[0];
-        if (maxSteps != null && maxSteps > manifest.sampler.steps) {
-            throw new UsageException("maxSteps " + maxSteps + " must be at most the exported " + manifest.sampler.steps
-                    + "; export with more --steps");
+    /** T. Throws UsageException when it is more than was exported. */
+    int steps(Manifest.SamplerConfig exported) {
+        boolean table = schedule != null && schedule.isTable();
+        int steps = table ? schedule.steps() : maxSteps == null ? exported.steps : maxSteps;
+        if (steps > exported.steps) {
+            throw new UsageException((table ? "schedule has " + steps + " steps and" : "maxSteps " + steps)
+                    + " must be at most the exported " + exported.steps + "; export with more steps");
         }
-        if (loop == Loop.GRAPH) {
-            checkFused(bundle, bundle.graph(engine, graph), options.logprobs);
-            return;
-        }
-        if (tilts() && biases.lastKey() >= manifest.model.vocabSize) {
-            throw new UsageException(
-                    "logitBias: id " + biases.lastKey() + " is outside the vocabulary of " + manifest.model.vocabSize);
-        }
-        if (biases.size() == manifest.model.vocabSize
-                && biases.values().stream().allMatch(each -> each == Double.NEGATIVE_INFINITY)) {
-            throw new UsageException("logitBias bans every id; leave one");
-        }
-        List<String> names = needsCandidates(manifest.sampler);
-        add(names, "logprobs", options.logprobs);
-        int most = names.isEmpty() ? 0 : candidates(bundle.graph(engine, graph));
-        if (!names.isEmpty() && most == 0) {
-            throw new UsageException(bundle.folder() + ": was exported before " + String.join(", ", names)
-                    + " could be had, and its graphs lack what they need; export it again");
-        }
-        if (topK != null && topK > most) {
-            throw new UsageException(
-                    "topK " + topK + " must be at most " + most + ", the likeliest ids that a step of this bundle gives");
-        }
-        if (options.logprobs != null && options.logprobs > most) {
-            throw new UsageException("logprobs " + options.logprobs + " must be at most " + most
-                    + ", the likeliest ids that a step of this bundle gives");
-        }
-        if (options.logprobs != null) {
-            for (float each : temperatures(manifest.sampler)) {
-                if (each == (float) GREEDY) {
-                    throw new UsageException("logprobs are of the tempered distribution, which is certain at temperature 0; "
-                            + "give a higher one");
-                }
-            }
-        }
+        return steps;
     }
 
-    private void checkFused(Bundle bundle, Manifest.GraphSpec fused, @Nullable Integer logprobs) {
-        List<String> names = given();
-        List<String> cuts = new ArrayList<>(names);
-        cuts.retainAll(Arrays.asList("topK", "topP", "minP", "logitBias"));
-        add(cuts, "logprobs", logprobs);
-        if (!cuts.isEmpty()) {
-            throw new UsageException(
-                    String.join(", ", cuts) + " do not work with loop graph, which returns no candidates; use loop host");
-        }
-        List<String> lacks = lacks(fused);
-        if (!names.isEmpty() && !lacks.isEmpty()) {
-            throw new UsageException(bundle.folder() + ": graph 'generate' was exported before it had inputs for "
-                    + String.join(", ", names) + " (" + String.join(", ", lacks) + "); export it again, or use loop host");
-        }
-    }
-
-    /** Inputs of the fused graph that an older bundle has not. */
-    static List<String> lacks(Manifest.GraphSpec fused) {
-        List<String> lacks = new ArrayList<>(
-                Arrays.asList("temperatures", "bounds", "most_steps", "confidence", "stability"));
-        for (Manifest.TensorSpec spec : fused.inputs) {
-            lacks.remove(spec.name);
-        }
-        return lacks;
-    }
-
-    /** How many of the likeliest ids a step puts out; 0 where it does not. */
-    static int candidates(Manifest.GraphSpec graph) {
-        for (Manifest.TensorSpec spec : graph.outputs) {
-            Object last = spec.shape.isEmpty() ? null : spec.shape.get(spec.shape.size() - 1);
-            if (spec.name.equals("likeliest") && last instanceof Number) {
-                return ((Number) last).intValue();
-            }
-        }
-        return 0;
-    }
-
-    /** Of every step of one canvas, first step first. */
+    /** Of every step of one canvas, first step first. Throws UsageException. */
     float[] temperatures(Manifest.SamplerConfig exported) {
-        int steps = maxSteps == null ? exported.steps : maxSteps;
-        double a = first == null ? exported.tMax : first;
-        double b = last == null ? exported.tMin : last;
-        float[] found = new float[steps];
-        for (int i = 0; i < steps; i++) {
-            double exact = b + (a - b) * ((double) (steps - i) / steps);
-            found[i] = (float) (first != null && exact < COLDEST ? GREEDY : exact);
+        boolean own = temperature != null || schedule != null && schedule != Schedule.LINEAR;
+        double[] exact = ofSteps(schedule == null ? null : schedule.temperature, temperature, exported.tMax, exported.tMin, exported);
+        float[] found = new float[exact.length];
+        for (int i = 0; i < found.length; i++) {
+            found[i] = (float) (own && exact[i] < COLDEST ? GREEDY : exact[i]);
         }
         return found;
     }
 
-    double entropyBound(Manifest.SamplerConfig exported) {
-        return entropyBound == null ? exported.entropyBound : entropyBound;
+    /** The entropy bound, in nats, of every step of one canvas, first step first. Throws UsageException. */
+    double[] bounds(Manifest.SamplerConfig exported) {
+        double[] table = schedule == null ? null : schedule.entropyBound;
+        return ofSteps(table, entropyBound, exported.entropyBound, exported.entropyBound, exported);
+    }
+
+    private double[] ofSteps(
+            double @Nullable [] table, double @Nullable [] own, double first, double last, Manifest.SamplerConfig exported) {
+        int steps = steps(exported);
+        if (table != null && table.length > 0) {
+            return table;
+        }
+        Schedule shape = schedule == null ? Schedule.LINEAR : schedule;
+        return own == null ? shape.between(first, last, steps) : shape.between(own[0], own[1], steps);
     }
 
     int stability(Manifest.SamplerConfig exported) {

@@ -276,15 +276,14 @@ public final class Session implements AutoCloseable {
         double nativeS = engine.seconds();
         int[] before = options.continued ? generator.prefix.ids() : new int[0];
         int[] ids = asked.prefix(before);
-        options.compute.check(bundle, engine.name(), options.loop);
-        options.sampler.check(bundle, engine.name(), options);
+        generator.check(options);
         int kept = Math.max(0, Math.min(Prefix.shared(before, ids), ids.length - 1));
         generator.begin(Arrays.copyOfRange(ids, kept, ids.length), kept, manifest.canvasLength);
         boolean inside = speech.opensInside(ids);
         generator.prepare(options.compute.graphs(options.loop));
         Progress run = new Progress(options.maxNewTokens, manifest.model.eosTokenIds);
         run.loadS = Generator.since(started);
-        Recorder recorder = options.trace ? new Recorder() : null;
+        Recorder recorder = options.trace ? new Recorder(manifest.sampler.entropyBound) : null;
         TextStream stream = speech.stream();
         StopStrings stops = options.stop.isEmpty() ? null : new StopStrings(options.stop, tokens -> speech.untrimmed(tokens, inside));
         run.stopStrings = stops;

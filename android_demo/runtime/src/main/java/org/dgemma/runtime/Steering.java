@@ -3,6 +3,7 @@ package org.dgemma.runtime;
 import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
 import java.util.Map;
+import java.util.function.IntToDoubleFunction;
 import org.dgemma.runtime.engine.Tensor;
 
 /**
@@ -17,6 +18,7 @@ final class Steering {
     private final Candidates candidates;
     private SamplerOptions options = SamplerOptions.EXPORTED;
     private boolean wanted;
+    private int least;
 
     /** @param results what a step puts out, with candidates where the graph has them */
     Steering(Manifest manifest, Map<String, Tensor> results) {
@@ -29,9 +31,15 @@ final class Steering {
         candidates = new Candidates(manifest.canvasLength, size);
     }
 
-    /** Begins a canvas. @param wanted whether {@link #candidates} are wanted */
-    void reset(SamplerOptions options, boolean wanted) {
+    /**
+     * Begins a canvas.
+     *
+     * @param least how many of its first positions take no stop token and no padding
+     * @param wanted whether {@link #candidates} are wanted
+     */
+    void reset(SamplerOptions options, int least, boolean wanted) {
         this.options = options;
+        this.least = least;
         this.wanted = wanted;
         candidates.clear();
     }
@@ -45,13 +53,15 @@ final class Steering {
      * Decides the rows of a step, whose values are the first of each array.
      *
      * @param rows their positions
+     * @param bound on entropies, in nats
      * @param words [2N] of all positions
      */
-    void decide(int[] rows, float temperature, long[] words, int[] argmax, float[] entropy, boolean[] accepted, int[] canvas) {
+    void decide(
+            int[] rows, float temperature, double bound, long[] words, int[] argmax, float[] entropy, boolean[] accepted,
+            int[] canvas) {
         boolean greedy = temperature == (float) SamplerOptions.GREEDY;
         double exported = manifest.sampler.entropyBound;
-        double bound = options.entropyBound(manifest.sampler);
-        boolean redraws = options.cuts() || options.tilts();
+        boolean redraws = options.cuts() || options.tilts() || rows[0] < least;
         if (!greedy && !redraws && !wanted && bound == exported) {
             return;
         }
@@ -80,7 +90,8 @@ final class Steering {
             logProbs[k] = values.get(row * ids.length + k);
         }
         CutDraw.sort(ids, logProbs);
-        boolean touched = options.tilts() && CutDraw.tilt(ids, logProbs, options, temperature);
+        IntToDoubleFunction biases = position < least ? this::early : options::bias;
+        boolean touched = CutDraw.tilt(ids, logProbs, biases, temperature);
         if (wanted) {
             candidates.put(position, ids, logProbs);
         }
@@ -89,12 +100,27 @@ final class Steering {
         }
         boolean[] kept = CutDraw.kept(logProbs, options);
         if (!kept[0]) { // all are banned
-            argmax[row] = options.filler(manifest.model.padTokenId);
+            argmax[row] = filler(biases);
             accepted[row] = false;
             return drawn;
         }
-        boolean again = options.cuts() || touched || options.bias(drawn) != 0;
+        boolean again = options.cuts() || touched || biases.applyAsDouble(drawn) != 0;
         return again ? (int) CutDraw.draw(ids, logProbs, kept, word) : drawn;
+    }
+
+    /** The bias of an id at a position that the answer must not end before. */
+    private double early(int id) {
+        boolean ends = id == manifest.model.padTokenId || Progress.contains(manifest.model.eosTokenIds, id);
+        return ends ? Double.NEGATIVE_INFINITY : options.bias(id);
+    }
+
+    /** Padding, or where it is banned, the first id that is not. */
+    private int filler(IntToDoubleFunction biases) {
+        int found = manifest.model.padTokenId;
+        for (int id = 0; biases.applyAsDouble(found) == Double.NEGATIVE_INFINITY; id++) {
+            found = id;
+        }
+        return found;
     }
 
     private int drawn(int row) {

@@ -1,5 +1,7 @@
 package org.dgemma.runtime;
 
+import org.jspecify.annotations.Nullable;
+
 /**
  * Every denoising step of one generation, in order: M steps over all canvases of N tokens; as the bundle tools trace
  * it.
@@ -13,6 +15,8 @@ public final class Trajectory {
     public final int[] step;
     /** [M] */
     public final float[] temperature;
+    /** [M] nats, where the generation had other bounds than the bundle's. */
+    public final double @Nullable [] entropyBound;
     /** [M][N] what the step read. */
     public final int[][] canvasIn;
     /** [M][N] */
@@ -27,12 +31,13 @@ public final class Trajectory {
     public final int[] tokens;
 
     Trajectory(
-            int[] promptIds, int[] canvasIndex, int[] step, float[] temperature, int[][] canvasIn, int[][] argmax,
-            float[][] entropy, boolean[][] accepted, int[][] canvasOut, int[] tokens) {
+            int[] promptIds, int[] canvasIndex, int[] step, float[] temperature, double @Nullable [] entropyBound,
+            int[][] canvasIn, int[][] argmax, float[][] entropy, boolean[][] accepted, int[][] canvasOut, int[] tokens) {
         this.promptIds = promptIds;
         this.canvasIndex = canvasIndex;
         this.step = step;
         this.temperature = temperature;
+        this.entropyBound = entropyBound;
         this.canvasIn = canvasIn;
         this.argmax = argmax;
         this.entropy = entropy;

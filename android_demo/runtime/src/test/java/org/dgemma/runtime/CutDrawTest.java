@@ -47,7 +47,7 @@ public class CutDrawTest {
         long[] ids = ((List<?>) values.get("ids")).stream().mapToLong(i -> ((Number) i).longValue()).toArray();
         float[] logProbs = NaiveSampler.floats(values.get("log_probs"));
         CutDraw.sort(ids, logProbs);
-        CutDraw.tilt(ids, logProbs, options, ((Number) values.get("temperature")).doubleValue());
+        CutDraw.tilt(ids, logProbs, options::bias, ((Number) values.get("temperature")).doubleValue());
         boolean[] kept = CutDraw.kept(logProbs, options);
         List<Long> found = new ArrayList<>();
         for (int i = 0; i < ids.length; i++) {
@@ -120,10 +120,11 @@ public class CutDrawTest {
             results.get("log_probs").data.putFloat(8 * i, -0.1f).putFloat(8 * i + 4, -3f);
         }
         Steering steering = new Steering(manifest, results);
-        steering.reset(options, false);
+        steering.reset(options, 0, false);
         int[] canvas = {40, 7, 8};
         float temperature = options.temperatures(manifest.sampler)[0];
-        steering.decide(new int[] {0, 1, 2}, temperature, new long[6], argmax, new float[] {0.05f, 1, 2},
+        double bound = options.bounds(manifest.sampler)[0];
+        steering.decide(new int[] {0, 1, 2}, temperature, bound, new long[6], argmax, new float[] {0.05f, 1, 2},
                 new boolean[] {true, false, false}, canvas);
         return canvas[0] + " " + canvas[1] + " " + canvas[2];
     }

@@ -38,6 +38,57 @@ public class SamplerOptionsTest {
     }
 
     @Test
+    public void aScheduleSaysWhatLiesBetween() throws Exception {
+        Manifest.SamplerConfig sampler = manifest().sampler;
+        SamplerOptions ends = EXPORTED.temperature(1, 0).maxSteps(4);
+        assertArrayEquals(new float[] {1, 0.8535534f, 0.5f, 0.1464466f},
+                ends.schedule(Schedule.COSINE).temperatures(sampler), 1e-7f);
+        assertArrayEquals(ends.temperatures(sampler), ends.schedule(Schedule.LINEAR).temperatures(sampler), 0);
+        assertArrayEquals(new double[] {4, 3, 2}, EXPORTED.entropyBound(4, 1).maxSteps(3).bounds(sampler), 1e-12);
+        double[] bounds = {0.1, 0.2};
+        SamplerOptions table = EXPORTED.schedule(Schedule.table(new double[0], bounds));
+        bounds[0] = 9;
+        assertArrayEquals("a copy", new double[] {0.1, 0.2}, table.bounds(sampler), 0);
+        assertArrayEquals("as without the table", EXPORTED.maxSteps(2).temperatures(sampler), table.temperatures(sampler), 0);
+        assertArrayEquals(new float[] {1e-20f, 2},
+                EXPORTED.schedule(Schedule.table(new double[] {0.009, 2}, new double[0])).temperatures(sampler), 0);
+    }
+
+    @Test
+    public void aScheduleThatCannotBeIsRefused() throws Exception {
+        double[] none = {};
+        double[] two = {0.5, 0.5};
+        says(UsageException.class, "schedule: temperature must be a list of numbers from 0 to 100",
+                () -> Schedule.table(new double[] {101}, none));
+        says(UsageException.class, "schedule: entropyBound must be a list of positive numbers of nats",
+                () -> Schedule.table(none, new double[] {0}));
+        says(UsageException.class, "schedule has no values; give temperature, entropyBound or both", () -> Schedule.table(none, none));
+        says(UsageException.class, "schedule has lists of different lengths", () -> Schedule.table(two, new double[] {1}));
+        says(UsageException.class, "schedule has 4097 steps; at most 4096 are possible",
+                () -> Schedule.table(new double[4097], none));
+        SamplerOptions table = EXPORTED.schedule(Schedule.table(two, none));
+        says(UsageException.class, "temperature is also in the table of schedule; leave one out", () -> table.temperature(1));
+        says(UsageException.class, "maxSteps 3 differs from schedule, whose table has 2 steps; leave one out",
+                () -> table.maxSteps(3));
+        assertEquals(2, table.entropyBound(1).maxSteps(2).bounds(manifest().sampler).length);
+        try (Session session = session(ToyEngine.of(200))) {
+            SamplerOptions longer = EXPORTED.schedule(Schedule.table(new double[7], none));
+            says(UsageException.class, "schedule has 7 steps and must be at most the exported 6; export with more steps",
+                    () -> session.generate(PROMPT, options(longer), null));
+        }
+    }
+
+    @Test
+    public void aLeastLengthThatCannotBeIsRefused() {
+        GenerateOptions some = GenerateOptions.DEFAULT.maxNewTokens(8).minTokens(8);
+        says(UsageException.class, "minTokens 9 must be an integer from 0 to maxNewTokens, 8", () -> some.minTokens(9));
+        says(UsageException.class, "minTokens needs loop host: otherwise only the likeliest id is taken",
+                () -> some.loop(Loop.GRAPH));
+        says(UsageException.class, "minTokens cannot be combined with stop, which can end it sooner; leave one out",
+                () -> some.stop("x"));
+    }
+
+    @Test
     public void theLoopRunsByThem() throws Exception {
         try (Session session = session(ToyEngine.of(200, 201, 202, 203, 204))) {
             assertEquals(4, session.generate(PROMPT, GenerateOptions.DEFAULT, null).steps);
@@ -70,13 +121,13 @@ public class SamplerOptionsTest {
         says(UsageException.class, "minP 1.5 must be a number above 0", () -> EXPORTED.minP(1.5));
         says(UsageException.class, "entropyBound NaN must be a positive number", () -> EXPORTED.entropyBound(Double.NaN));
         try (Session session = session(ToyEngine.of(200))) {
-            says(UsageException.class, "maxSteps 7 must be at most the exported 6; export with more --steps",
+            says(UsageException.class, "maxSteps 7 must be at most the exported 6; export with more steps",
                     () -> session.generate(PROMPT, options(EXPORTED.maxSteps(7)), null));
             says(UsageException.class, "topK 17 must be at most 16, the likeliest ids that a step of this bundle gives",
                     () -> session.generate(PROMPT, options(EXPORTED.topK(17)), null));
-            says(UsageException.class, "topP, minP do not work with loop graph, which returns no candidates; use loop host", () -> session.generate(
-                    PROMPT, options(EXPORTED.topP(0.5).minP(0.5)).loop(Loop.GRAPH), null));
-            says(UsageException.class, "graph 'generate' was exported before it had inputs for temperature, maxSteps "
+            says(UsageException.class, "topP and minP cannot be combined with loop graph: graph 'generate' returns no candidates; "
+                    + "use host", () -> session.generate(PROMPT, options(EXPORTED.topP(0.5).minP(0.5)).loop(Loop.GRAPH), null));
+            says(UsageException.class, "graph 'generate' was exported before it had inputs for temperature and maxSteps "
                     + "(temperatures, bounds, most_steps, confidence, stability); export it again, or use loop host",
                     () -> session.generate(PROMPT, options(EXPORTED.temperature(1).maxSteps(2)).loop(Loop.GRAPH), null));
             assertEquals(0, session.prefixIds().length);

@@ -72,11 +72,11 @@ public class TrajectoriesTest {
                 : compute.startWidth(number(asked, "canvas"));
     }
 
-    private static int[] ints(Object list) {
+    static int[] ints(Object list) {
         return Arrays.stream(NoiseTest.longs(list)).mapToInt(Math::toIntExact).toArray();
     }
 
-    private static int[][] rows(Object list) {
+    static int[][] rows(Object list) {
         return ((List<?>) list).stream().map(TrajectoriesTest::ints).toArray(int[][]::new);
     }
 
