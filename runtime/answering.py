@@ -69,15 +69,18 @@ class Answering:
         self.stops = self._stop_strings()
         self._structured: StructuredAnswer | None = None
 
-    def known(self, languages: Languages | None) -> tuple[Sequence[Given], StructuredAnswer | None]:
+    def known(
+        self, languages: Languages | None, cancelled: Callable[[], bool]
+    ) -> tuple[Sequence[Given], StructuredAnswer | None]:
         """What the options say of canvases, and the language that they say the answer is of.
 
         Args:
             languages: None for a bundle without a tokenizer.
+            cancelled: asked while the language is compiled.
         Raises:
-            UsageError, TokenizerError.
+            UsageError, TokenizerError, Cancelled.
         """
-        return self._given(), self._language(languages)
+        return self._given(), self._language(languages, cancelled)
 
     def _given(self) -> Sequence[Given]:
         """What the options say of canvases; raises UsageError, TokenizerError."""
@@ -96,7 +99,7 @@ class Answering:
             raise UsageError(Param("template"), takes, Param("max_new_tokens"), less)
         return [given]
 
-    def _language(self, languages: Languages | None) -> StructuredAnswer | None:
+    def _language(self, languages: Languages | None, cancelled: Callable[[], bool]) -> StructuredAnswer | None:
         structure, model = self._options.structure, self._manifest.model
         if structure is None:
             return None
@@ -111,12 +114,13 @@ class Answering:
         if not model.eos_token_ids:
             raise UsageError(Param(structure.name), ": this bundle's model has no stop token, so such an answer could not end")
         self._structured = StructuredAnswer(
-            languages.compiled(structure),
+            languages.compiled(structure, cancelled),
             structure.name,
             stops=model.eos_token_ids,
             pad=model.pad_token_id,
             vocab=model.vocab_size,
             choices=self._choices(structure),
+            is_call=bool(structure.calls),
         )
         return self._structured
 
@@ -171,7 +175,8 @@ class Answering:
         if self.stops is not None and found is not None:
             trims = self._reader is not None and self._reader.has_markers
             answer = replace(answer, text=self.stops.text.strip() if trims else self.stops.text)
-        partial_answer = () if self._structured is None else self._structured.warnings(answer.text, run.reason)
+        calls, structured = len(answer.tool_calls), self._structured
+        partial_answer = () if structured is None else structured.warnings(answer.text, calls, run.reason)
         empty = why_empty(answer, run.reason, len(run.tokens), run.pads, found)
         return run.result(
             answer.text,

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from dgemma.core.accelerators import AUTO
-from dgemma.core.errors import Param, SessionBusy, SessionClosed, UsageError
+from dgemma.core.errors import Cancelled, Param, SessionBusy, SessionClosed, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, MAX_NEW_TOKENS, GenerateKeywords, GenerateOptions
 from dgemma.core.messages import Message
 from dgemma.core.scalars import is_int
@@ -57,7 +57,9 @@ class Session:
         chat = self.manifest.chat
         self.reader = None if self.tokenizer is None else AnswerReader(self.tokenizer, chat.roles if chat else None)
         self._prompts = Prompts(bundle, self.tokenizer)
-        self._languages = None if self.tokenizer is None else Languages(self.tokenizer, self.manifest.model.vocab_size)
+        roles = self.manifest.chat.roles if self.manifest.chat else None
+        written = self.manifest.model.vocab_size, roles.tools if roles else None
+        self._languages = None if self.tokenizer is None else Languages(self.tokenizer, *written)
         self._engine = engine
         self._stops = frozenset(self.manifest.model.eos_token_ids)
         self._busy = threading.Lock()
@@ -189,7 +191,7 @@ class Session:
                 seeded = replace(options, seed=(int(options.seed) + len(results)) % (1 << 64))
                 new = ([], asked) if results else (ids, kept)
                 results.append(self._answer(run, *new, seeded, None, None))
-                self._generator.rewind(asked)
+                self._generator.rewind(min(asked, len(self._generator.prefix.ids)))  # a cancelled one may not have begun
         return Samples(results=tuple(results))
 
     def _answer(
@@ -204,7 +206,11 @@ class Session:
         """`generate` behind the first `kept` tokens of the prefix and `ids`."""
         answering = self._answering([*self._generator.prefix.ids[:kept], *ids], options)
         run.cut = answering.stops
-        given, run.structured = answering.known(self._languages)
+        try:
+            given, run.structured = answering.known(self._languages, self._cancel.is_set)
+        except Cancelled:  # while a structure was compiled, before the prefix has changed
+            run.native_s = 0.0
+            return answering.result(run, self._engine.label, options.loop)
         tell = None if on_text is None else answering.teller(on_text)
         watch = None if on_step is None else answering.watcher(on_step)
         with self._turn(run):
@@ -234,16 +240,25 @@ class Session:
         return Answering(self.bundle, self.tokenizer, self.reader, options, inside)
 
     def prompt_ids(
-        self, prompt: str | Sequence[int] | None = None, options: GenerateOptions | None = None, *, messages: Messages = None
+        self,
+        prompt: str | Sequence[int] | None = None,
+        options: GenerateOptions | None = None,
+        *,
+        messages: Messages = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> tuple[int, ...]:
-        """Ids that `generate` would put into an empty prefix, from any thread; raises what it would raise before its work."""
+        """Ids that `generate` would put into an empty prefix, from any thread; raises what it would raise before its work.
+
+        A structure of the options is compiled, and kept for `generate`. Where `cancelled` says so meanwhile, it raises
+        Cancelled.
+        """
         options = self._options(options, {})
         self._check_open()
         self._generator.check(options)
         ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
         self._generator.check_negative(self._prompts.with_negative(options, messages).guidance)
-        _, structured = self._answering(ids, options).known(self._languages)
+        _, structured = self._answering(ids, options).known(self._languages, cancelled)
         self._generator.check_structure(structured, len(ids), 0, int(options.max_new_tokens))
         return tuple(ids)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from dgemma import __version__
 from dgemma.core.shipped import bundle_path
 from dgemma.serve import chat, responses
+from dgemma.serve.bodies import read, read_json
 from dgemma.serve.conversations import Pool
 from dgemma.serve.errors import ApiError, from_error
 from dgemma.serve.guard import Guard
@@ -30,21 +30,22 @@ from dgemma.serve.metrics import TYPE, Metrics
 from dgemma.serve.models import Model, Models
 from dgemma.serve.openapi import document
 from dgemma.serve.options import ServeOptions
-from dgemma.serve.requests import ChatRequest, CompletionRequest, Generation, read, read_json
+from dgemma.serve.preparing import Preparing
+from dgemma.serve.requests import ChatRequest, CompletionRequest, Generation
 from dgemma.serve.streams import Gone, send_bytes, send_events, send_json, while_connected
 
 log = logging.getLogger("dgemma.serve")
 PAGE = Path(__file__).parent / "page"
-COMPILING = 4  # requests with a language that are prepared at once
 _KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One way to ask for generations: the body's model, what it asks for, the form of the answer, where the prompt stands."""
+    """One way to ask for generations: the body's model, what it asks for (in a thread, which gives up where it is told so), the
+    form of the answer, where the prompt stands."""
 
     body: type[Generation]
-    asks: Callable[[Model, Any], list[Any]]
+    asks: Callable[[Model, Any, Callable[[], bool]], list[Ask]]
     form: Callable[[Model, Any], Any]
     prompt: str
 
@@ -75,7 +76,7 @@ class Server:
         ):
             self.metrics.gauge(name, text, value)
         self.warming: asyncio.Task[None] | None = None
-        self._compiling = asyncio.Semaphore(COMPILING)
+        self._preparing = Preparing()
         self.openapi = document({path: one.body for path, one in ENDPOINTS.items()}, list(self.models.by_name))
 
     def _loaded(self) -> int:
@@ -103,19 +104,20 @@ class Server:
         await while_connected(receive, send, partial(self._generate, endpoint, body))
 
     async def _generate(self, endpoint: Endpoint, body: Generation, send: Send) -> None:
+        until = asyncio.get_running_loop().time() + self.options.timeout_s
+        late = ApiError(504, f"the answer took longer than {self.options.timeout_s:g} s", code="timeout")
         async with self.models.use(body.model) as model:
             if self.warming is not None:  # which is no turn of another client's
                 await asyncio.wait({self.warming})
             names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, **body.names()}
             try:
-                asks = await self._prepared(body, partial(endpoint.asks, model, body))
+                asks = await self._asks(endpoint, model, body, until, late)
             except Exception as error:
                 raise from_error(error, names) from error
             if self.options.log_prompts:
                 log.info("prompt to %s: %s", model.name, body.model_dump(exclude_unset=True))
             form, job = endpoint.form(model, body), self.jobs.start(model, asks, body.frames and body.stream)
-            late = ApiError(504, f"the answer took longer than {self.options.timeout_s:g} s", code="timeout")
-            timer = asyncio.get_running_loop().call_later(self.options.timeout_s, self.jobs.cancel, job, late)
+            timer = asyncio.get_running_loop().call_at(until, self.jobs.cancel, job, late)
             events = job.events(self.options.keep_alive_s, names)
             try:
                 if body.stream:
@@ -127,36 +129,17 @@ class Server:
                 self.jobs.cancel(job)
                 await asyncio.shield(job.ended.wait())
 
-    async def _prepared(self, body: Generation, asks: Callable[[], list[Ask]]) -> list[Ask]:
-        """What a body asks for, read in a thread. A language may take a minute to compile: few do so at a time, those whose
-        clients have left do not begin, and neither other requests nor the end of the server wait for them."""
-        if not body.is_structured:
-            return await asyncio.to_thread(asks)
-        await self._compiling.acquire()
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[Ask]] = loop.create_future()
+    async def _asks(self, endpoint: Endpoint, model: Model, body: Generation, until: float, late: ApiError) -> list[Ask]:
+        """What a body asks for. A structure may take long to compile, so neither other requests nor the end of the server wait
+        for it. Raises as `Endpoint.asks` and `Preparing.run`."""
+        if body.is_structured:
+            return await self._preparing.run(partial(endpoint.asks, model, body), until, late)
+        return await asyncio.to_thread(endpoint.asks, model, body, lambda: False)
 
-        def end(made: list[Ask], error: BaseException | None) -> None:
-            self._compiling.release()
-            if found.done():
-                return
-            if error is None:
-                found.set_result(made)
-            else:
-                found.set_exception(error)
-
-        def work() -> None:
-            made: list[Ask] = []
-            wrong: Exception | None = None
-            try:
-                made = asks()
-            except Exception as error:
-                wrong = error
-            with suppress(RuntimeError):  # the loop has ended before its threads
-                loop.call_soon_threadsafe(end, made, wrong)
-
-        threading.Thread(target=work, name="dgemma-compile", daemon=True).start()
-        return await found
+    async def stop(self, grace_s: float) -> None:
+        """Take no more requests; wait for those at work, and cancel what has not ended in time."""
+        self._preparing.stop()
+        await self.jobs.stop(grace_s)
 
     async def _answers(self, events: AsyncIterator[Event]) -> list[Done]:
         done = [event async for event in events if isinstance(event, Done)]
@@ -260,7 +243,7 @@ def application(server: Server) -> Guard:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         server.warming = asyncio.create_task(server.warm())
         yield
-        await server.jobs.stop(server.options.grace_s)
+        await server.stop(server.options.grace_s)
         await asyncio.wait({server.warming})
         await server.models.close()
 

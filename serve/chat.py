@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from dgemma.core.errors import blaming
@@ -20,6 +20,7 @@ from dgemma.serve.models import Model
 from dgemma.serve.requests import ChatRequest, CompletionRequest, Generation
 from dgemma.serve.streams import DONE, KEEP_ALIVE, event
 
+Cancelled = Callable[[], bool]  # whether nobody waits for an answer any more
 FRAME = "dgemma.frame"  # the type of events that hold a denoising step
 
 
@@ -68,9 +69,15 @@ def negative_ids(
 
 
 def asks(
-    model: Model, body: Generation, prompts: Sequence[tuple[int, ...]], n: int, negative: Sequence[int] | None = None
+    model: Model,
+    body: Generation,
+    prompts: Sequence[tuple[int, ...]],
+    n: int,
+    negative: Sequence[int] | None,
+    cancelled: Cancelled,
 ) -> list[Ask]:
-    """A generation for each answer to each prompt. Raises ApiError, UsageError, PromptTooLong."""
+    """A generation for each answer to each prompt. Raises ApiError, UsageError, PromptTooLong, and Cancelled where `cancelled`
+    says so while a structure is compiled."""
     first, found = body.first_seed(), list[Ask]()
     guided = {} if negative is None else {"negative": negative}
     for ids in prompts:
@@ -81,22 +88,22 @@ def asks(
             if options.structure is not None and getattr(body, "think", None):  # which is in the prompt, and no option any more
                 text = "think: a structured answer has no thoughts before it; leave think out"
                 raise ApiError(400, text, param="think", code="invalid_value")
-            model.loaded.prompt_ids(ids, options)
+            model.loaded.prompt_ids(ids, options, cancelled=cancelled)
             found.append(Ask(index=len(found), ids=ids, options=options))
     return found
 
 
-def chat_asks(model: Model, body: ChatRequest) -> list[Ask]:
+def chat_asks(model: Model, body: ChatRequest, cancelled: Cancelled) -> list[Ask]:
     said = [message.to_dict() for message in body.messages], body.declared(), body.think
-    return asks(model, body, [chat_ids(model, *said)], body.n, negative_ids(model, body, *said))
+    return asks(model, body, [chat_ids(model, *said)], body.n, negative_ids(model, body, *said), cancelled)
 
 
-def completion_asks(model: Model, body: CompletionRequest) -> list[Ask]:
+def completion_asks(model: Model, body: CompletionRequest, cancelled: Cancelled) -> list[Ask]:
     raw = GenerateOptions(raw=True, decoder=AUTOREGRESSIVE)  # room is checked with the real options
     prompts = [model.loaded.prompt_ids(prompt, raw) for prompt in body.prompts()]
     with blaming("negative"):
         negative = None if body.negative is None else model.loaded.prompt_ids(body.negative, raw)
-    return asks(model, body, prompts, body.n, negative)
+    return asks(model, body, prompts, body.n, negative, cancelled)
 
 
 def usage(done: Sequence[Done]) -> dict[str, Any]:

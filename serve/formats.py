@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from dgemma.serve.bodies import Body
 
 _PLAIN: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
 _FLAT: dict[str, Any] = {
@@ -13,11 +15,7 @@ _FLAT: dict[str, Any] = {
 ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": _FLAT}  # as deep as an automaton goes
 
 
-class _Format(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Plain(_Format):
+class Plain(Body):
     """Any text."""
 
     type: Literal["text"]
@@ -26,7 +24,7 @@ class Plain(_Format):
         return None
 
 
-class AnyObject(_Format):
+class AnyObject(Body):
     """Any JSON object whose values are plain, or arrays or objects of plain values."""
 
     type: Literal["json_object"]
@@ -35,7 +33,7 @@ class AnyObject(_Format):
         return ANY_OBJECT
 
 
-class NamedSchema(_Format):
+class NamedSchema(Body):
     """A schema, which is kept whether or not it is strict."""
 
     name: str = Field(min_length=1, max_length=64, pattern="^[a-zA-Z0-9_-]+$")
@@ -44,7 +42,7 @@ class NamedSchema(_Format):
     strict: bool | None = None
 
 
-class OfSchema(_Format):
+class OfSchema(Body):
     """`response_format` of chat completions."""
 
     type: Literal["json_schema"]
@@ -67,7 +65,7 @@ ChatFormat = Annotated[Plain | AnyObject | OfSchema, Field(discriminator="type")
 TextFormat = Annotated[Plain | AnyObject | OfResponse, Field(discriminator="type")]
 
 
-class TextOptions(_Format):
+class TextOptions(Body):
     """`text` of responses."""
 
     format: TextFormat | None = None

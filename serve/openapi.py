@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from dgemma import __version__
-from dgemma.serve.requests import Body
+from dgemma.serve.bodies import Body
 
 _ERROR = {
     "type": "object",

@@ -1,75 +1,40 @@
-"""What requests may hold. One model per endpoint: it checks bodies, and it is their schema in the published OpenAPI.
-
-A parameter that OpenAI's API has and this server has not is refused by name, unless its value asks for nothing.
-"""
+"""What requests may hold. One model per endpoint: it checks bodies, and it is their schema in the published OpenAPI."""
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
 from dgemma.core.guidance import MOST
 from dgemma.core.sampler import MOST_STEPS
 from dgemma.core.schedule import HOTTEST
+from dgemma.core.structure import REQUIRED
+from dgemma.serve.bodies import Body
 from dgemma.serve.errors import ApiError
 from dgemma.serve.formats import ChatFormat
+from dgemma.serve.tools import CHOICE, ChosenTool, Tool, ToolUse
 
 MOST_ANSWERS = 8
-NEVER = "is not supported; leave it out"
-
-# Parameter → values that ask for nothing, and what is said of others. None always asks for nothing.
-_UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "frequency_penalty": ((0,), NEVER),
-    "presence_penalty": ((0,), NEVER),
-    "logprobs": ((False,), NEVER),
-    "top_logprobs": ((0,), "is not supported here; /v1/chat/completions has it"),
-    "response_format": (({"type": "text"},), "is not supported here; give text.format (responses), or regex or choices"),
-    "parallel_tool_calls": ((True,), NEVER),
-    "reasoning_effort": (("none",), "has no levels here: thinking is on or off; give think: true or false instead"),
-    "reasoning": (({}, {"effort": "none"}), "has no levels here: thinking is on or off; give think: true or false instead"),
-    "modalities": ((["text"],), NEVER),
-    "service_tier": (("auto", "default"), NEVER),
-    "store": ((False,), "is not supported: nothing is stored; leave it out"),
-    "background": ((False,), NEVER),
-    "truncation": (("disabled",), "is not supported: nothing is dropped silently; leave it out"),
-    "include": (([],), NEVER),
-    "echo": ((False,), NEVER),
-    "best_of": ((1,), NEVER),
-    **dict.fromkeys((
-        "audio", "prediction", "web_search_options", "verbosity", "functions", "function_call", "suffix",
-        "previous_response_id", "conversation", "prompt", "max_tool_calls", "prompt_cache_key", "safety_identifier",
-        "moderation", "prompt_cache_retention",
-    ), ((), NEVER)),
-}  # fmt: skip
-
 _ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
 _RANGE = r"^[0-9]{1,4}(:[0-9]{1,4})?$"
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, Field(min_length=1)]
-_TAGGED = ("response_format", "format")  # whose kinds pydantic names as parts of a path
 BANS = -100  # of `logit_bias`, as OpenAI's API has it
 Bias = Annotated[float, Field(ge=BANS, le=100)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
 Nats = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
-class Body(BaseModel):
-    """Objects whose keys are all known."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 class Table(Body):
     """Values of every step, first step first."""
 
-    temperature: Annotated[list[Annotated[float, Field(ge=0, le=HOTTEST)]], Field(min_length=1, max_length=MOST_STEPS)] = []
-    entropy_bound: Annotated[list[Nats], Field(min_length=1, max_length=MOST_STEPS)] = []
+    temperature: list[Annotated[float, Field(ge=0, le=HOTTEST)]] = Field([], min_length=1, max_length=MOST_STEPS)
+    entropy_bound: list[Nats] = Field([], min_length=1, max_length=MOST_STEPS)
 
 
 class Generation(Body):
@@ -162,10 +127,15 @@ class Generation(Body):
         """The schema that the answer is to be JSON of; None: it is text."""
         return None
 
+    def must_call(self) -> list[dict[str, Any]]:
+        """Tools of which the answer is to call one; none where it need not. Raises ApiError."""
+        return []
+
     @property
     def is_structured(self) -> bool:
-        """Whether the answer is to be of a language."""
-        return self.regex is not None or self.choices is not None or self.schema_of_answer() is not None
+        """Whether the answer is to be of a language. Raises ApiError."""
+        texts = (self.regex, self.choices, self.schema_of_answer())
+        return any(one is not None for one in texts) or bool(self.must_call())
 
     def names(self) -> dict[str, str]:
         """Keywords of Python that this body has other fields for."""
@@ -176,8 +146,9 @@ class Generation(Body):
         return {"max_new_tokens": limit, "logprobs": logprobs, "json_schema": schema}
 
     def options(self, room: int, seed: int, **more: Any) -> GenerateOptions:
-        """For a prompt that leaves `room` tokens. Raises UsageError."""
-        names = GenerateKeywords.__annotations__.keys() - {"system", "think", "tools"}  # which are in the prompt
+        """For a prompt that leaves `room` tokens. Raises UsageError, ApiError."""
+        in_prompt = {"system", "think", "tools", "tool_choice"}
+        names = GenerateKeywords.__annotations__.keys() - in_prompt
         keywords = {name: getattr(self, name, None) for name in names} | {
             "top_p": None if self.top_p == 1 else self.top_p,  # which cuts nothing, and clients send it unasked
             "min_p": self.min_p or None,
@@ -189,7 +160,10 @@ class Generation(Body):
         }
         given = {name: value for name, value in keywords.items() if value is not None}
         most = self.most_tokens()
-        return GenerateOptions.of(**{**given, "max_new_tokens": max(1, room) if most is None else most, "seed": seed, **more})
+        if calls := self.must_call():
+            given |= {"tools": calls, "tool_choice": REQUIRED}
+        limits = {"max_new_tokens": max(1, room) if most is None else most, "seed": seed}
+        return replace(GenerateOptions.of(**{**given, **limits, **more}), tools=())
 
     def first_seed(self) -> int:
         return secrets.randbits(32) if self.seed is None else self.seed
@@ -237,28 +211,7 @@ class ChatMessage(Body):
         return {"content": None, **found}
 
 
-class Declaration(Body):
-    name: str = Field(min_length=1, max_length=64, pattern="^[a-zA-Z0-9_-]+$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
-
-
-class Tool(Body):
-    type: Literal["function"]
-    function: Declaration
-
-
-def _not_forced(value: Any) -> Any:
-    if value == "required" or isinstance(value, dict):
-        raise ValueError("a call cannot be forced, because nothing makes the model write one; give auto or none")
-    return value
-
-
-ToolChoice = Annotated[Literal["auto", "none"] | None, BeforeValidator(_not_forced)]
-
-
-class ChatRequest(Generation):
+class ChatRequest(ToolUse, Generation):
     """`/v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
@@ -267,7 +220,7 @@ class ChatRequest(Generation):
     max_completion_tokens: Number | None = None
     stream_options: StreamOptions | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: ToolChoice = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = Field(None, description=CHOICE)
     think: bool | None = Field(None, description="Let the model think before it answers.")
     logprobs: bool | None = Field(None, description="Report each token's log-probability; in a stream, in the last chunk.")
     response_format: ChatFormat | None = Field(
@@ -293,12 +246,6 @@ class ChatRequest(Generation):
         if None not in both and both[0] != both[1]:
             raise ApiError(400, "give max_completion_tokens or max_tokens, not both", param="max_tokens", code="invalid_value")
         return self.max_completion_tokens or self.max_tokens
-
-    def declared(self) -> list[dict[str, Any]]:
-        """Tools that the model is told of."""
-        if not self.tools or self.tool_choice == "none":
-            return []
-        return [tool.model_dump(exclude_none=True) for tool in self.tools]
 
 
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)]
@@ -331,66 +278,3 @@ class CompletionRequest(Generation):
             return [self.prompt]
         whole: list[Any] = self.prompt
         return [whole] if isinstance(whole[0], int) else whole
-
-
-R = TypeVar("R", bound=BaseModel)
-
-
-def read_json(data: bytes) -> dict[str, Any]:
-    """An object. Raises ApiError."""
-    try:
-        found = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "the body is not JSON in UTF-8", code="invalid_json") from None
-    if not isinstance(found, dict):
-        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def read(body: Mapping[str, Any], kind: type[R]) -> R:
-    """A body, checked. Raises ApiError 400 naming the parameter."""
-    given = {}
-    for name, value in body.items():
-        if value is None:
-            continue
-        if name in _UNSUPPORTED and name not in kind.model_fields:
-            nothing, why = _UNSUPPORTED[name]
-            if not any(_same(value, one) for one in nothing):
-                raise ApiError(400, f"{name} {why}", param=name, code="unsupported_parameter")
-            continue
-        given[name] = value
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def _same(value: Any, other: Any) -> bool:
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    """The error that lies deepest: of a union, the branch that was meant; among several, a kind that is another."""
-    errors = error.errors(include_url=False, include_input=False)
-    found = max(errors, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
-    names = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]
-    kinds = ("str", "int", "float", "TextPart", "Table", "literal", "list")
-    tags = [
-        i for i, part in enumerate(names) if part in ("text", "json_object", "json_schema") and i and names[i - 1] in _TAGGED
-    ]
-    param = ".".join(str(part) for i, part in enumerate(names) if part not in kinds and i not in tags)[:200]
-    if found["type"] == "extra_forbidden":
-        return ApiError(
-            400,
-            f"{param or 'a parameter'} is not a parameter here; leave it out",
-            param=param or None,
-            code="unknown_parameter",
-        )
-    if found["type"] == "missing":
-        return ApiError(400, f"{param} is missing", param=param, code="missing_parameter")
-    text = str(found["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"{param}: {text[:1].lower()}{text[1:]}"[:500], param=param or None, code="invalid_value")

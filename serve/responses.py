@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from dgemma.serve import chat
+from dgemma.serve.bodies import Body
 from dgemma.serve.errors import ApiError
 from dgemma.serve.formats import TextOptions
 from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
 from dgemma.serve.models import Model
-from dgemma.serve.requests import Body, Declaration, Generation, Number, ToolChoice
+from dgemma.serve.requests import Generation, Number
 from dgemma.serve.streams import KEEP_ALIVE, event
+from dgemma.serve.tools import CHOICE, ChosenResponseTool, ResponseTool, ToolUse
 
 
 class InputPart(Body):
@@ -66,21 +68,17 @@ class Reasoning(Body):
     status: str | None = None
 
 
-class ResponseTool(Declaration):
-    type: Literal["function"]
-
-
 Item = InputMessage | FunctionCall | FunctionOutput | Reasoning
 
 
-class ResponseRequest(Generation):
+class ResponseRequest(ToolUse, Generation):
     """`/v1/responses`."""
 
     input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000)]
     instructions: str | None = Field(None, min_length=1, description="A system turn before the input.")
     max_output_tokens: Number | None = None
     tools: list[ResponseTool] | None = Field(None, max_length=128)
-    tool_choice: ToolChoice = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenResponseTool | None = Field(None, description=CHOICE)
     think: bool | None = Field(None, description="Let the model think before it answers.")
     text: TextOptions | None = Field(
         None, description="Form of the answer: text, a JSON object, or JSON that follows a schema."
@@ -109,11 +107,6 @@ class ResponseRequest(Generation):
                 _add(_answer(found), item)
         return found
 
-    def declared(self) -> list[dict[str, Any]]:
-        if not self.tools or self.tool_choice == "none":
-            return []
-        return [{"type": "function", "function": tool.model_dump(exclude_none=True, exclude={"type"})} for tool in self.tools]
-
 
 def _text(content: str | list[InputPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
@@ -136,13 +129,13 @@ def _add(answer: dict[str, Any], item: Item) -> None:
         answer["thinking"] = "\n".join(part.text for part in item.content or [])
 
 
-def response_asks(model: Model, body: ResponseRequest) -> list[Ask]:
+def response_asks(model: Model, body: ResponseRequest, cancelled: chat.Cancelled) -> list[Ask]:
     """Raises ApiError, UsageError, TokenizerError, PromptTooLong."""
     if body.instructions is not None and not model.facts()["system"]:
         text = f"instructions: model {model.name} does not support system turns; leave it out"
         raise ApiError(400, text, param="instructions", code="unsupported_parameter")
     said = body.messages(), body.declared(), body.think
-    return chat.asks(model, body, [chat.chat_ids(model, *said)], 1, chat.negative_ids(model, body, *said))
+    return chat.asks(model, body, [chat.chat_ids(model, *said)], 1, chat.negative_ids(model, body, *said), cancelled)
 
 
 def _format(text: TextOptions | None) -> dict[str, Any]:
@@ -156,7 +149,7 @@ class ResponseForm:
 
     def __init__(self, model: Model, body: ResponseRequest) -> None:
         self._number = 0
-        tools = [tool.model_dump() for tool in body.tools or []]
+        tools, choice = [tool.model_dump() for tool in body.tools or []], body.tool_choice
         self._head = {
             "id": f"resp_{secrets.token_hex(16)}",
             "object": "response",
@@ -167,12 +160,12 @@ class ResponseForm:
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "store": False,
             "temperature": body.temperature if isinstance(body.temperature, float | int) else None,
             "text": {"format": _format(body.text)},
-            "tool_choice": body.tool_choice or "auto",
+            "tool_choice": choice.model_dump() if isinstance(choice, ChosenResponseTool) else choice or "auto",
             "tools": [{"strict": False, **{k: v for k, v in tool.items() if v is not None}} for tool in tools],
             "top_p": None,
             "truncation": "disabled",
@@ -216,7 +209,7 @@ class ResponseForm:
         return {**self._head, "status": "in_progress", "output": [], "usage": None}
 
     def _ended(self, one: Done, items: list[dict[str, Any]]) -> dict[str, Any]:
-        found, cut = chat.usage([one]), one.result.stop_reason != "stop"
+        found, cut = chat.usage([one]), chat.finish_reason(one.result) == "length"
         usage = {
             "input_tokens": found.pop("prompt_tokens"),
             "input_tokens_details": found.pop("prompt_tokens_details"),

@@ -75,7 +75,7 @@ class _Process(uvicorn.Server):
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                await self._server.jobs.stop(self._options.grace_s)
+                await self._server.stop(self._options.grace_s)
                 self.should_exit = True
             stopping.cancel()
             await serving

@@ -18,9 +18,9 @@ from dgemma.core.errors import Param, UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.structure import SHOWN
 from dgemma.runtime.engines.base import Array
+from dgemma.runtime.structure.patience import POLL_S, Late, Patience
 
 MOST_STATES = 20_000
-SECONDS = 60.0  # that the library may take for one expression, on a busy machine, too
 LONGEST = 1 << 20  # characters of an expression
 _TOO_LARGE = ": needs too many states, or too much time; counts such as {1,1000} need many: use fewer, or smaller ones"
 _DETERMINIZE = Path(__file__).with_name("determinize.py")
@@ -33,15 +33,15 @@ class _Children:
         self._running, self._ended = set[subprocess.Popen[bytes]](), False
         atexit.register(self.end)
 
-    def run(self, command: list[str], given: bytes) -> tuple[int, bytes, bytes]:
-        """Exit status, output, errors. Raises OSError, subprocess.TimeoutExpired."""
+    def run(self, command: list[str], given: bytes, patience: Patience) -> tuple[int, bytes, bytes]:
+        """Exit status, output, errors. Raises OSError, and what `patience` does, once the program is ended."""
         if self._ended:
             raise InterruptedError("the program ends")
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as child:
             self._running.add(child)
             try:
-                written, said = child.communicate(given, SECONDS)
+                written, said = _communicated(child, given, patience)
             except BaseException:
                 child.kill()
                 raise
@@ -53,6 +53,18 @@ class _Children:
         self._ended = True
         for child in list(self._running):
             child.kill()
+
+
+def _communicated(child: subprocess.Popen[bytes], given: bytes | None, patience: Patience) -> tuple[bytes, bytes]:
+    while True:
+        patience.check()
+        try:
+            found = child.communicate(given, POLL_S)
+        except subprocess.TimeoutExpired:
+            given = None  # the child has it, or will be given the rest of it
+            continue
+        patience.check()  # Ctrl-C on a terminal reaches both programs
+        return found
 
 
 _CHILDREN = _Children()
@@ -89,16 +101,18 @@ class ByteAutomaton:
         return bool(self.accepting[self.after(text.encode("utf-8", "surrogatepass"))])
 
 
-def compile_regex(regex: str, name: str = "regex") -> ByteAutomaton:
+def compile_regex(regex: str, name: str = "regex", patience: Patience | None = None) -> ByteAutomaton:
     """The automaton of the texts that an expression matches whole, with as few states as there can be.
 
     Args:
         regex: in the syntax of Rust's regex crate; `^` before and `$` behind all of it are left out.
         name: the option that errors name.
+        patience: None: a whole one.
     Raises:
-        UsageError: cannot be read, matches no text, or is too large; or outlines-core is missing.
+        UsageError: cannot be read, matches no text, is too large or takes too long; or outlines-core is missing.
+        Cancelled.
     """
-    bare = _bare(regex)
+    bare, patience = _bare(regex), patience or Patience()
     shown = Param(name), f" {regex[:SHOWN]!r}{'…' if len(regex) > SHOWN else ''}"
     if len(bare) > LONGEST:
         raise UsageError(
@@ -106,15 +120,10 @@ def compile_regex(regex: str, name: str = "regex") -> ByteAutomaton:
         )
     if not _balanced(bare):
         raise UsageError(*shown, ": has unbalanced parentheses or brackets; close them, or escape them with a backslash")
-    done = _determinized(bare, shown)
-    values = np.frombuffer(done, "<i4")
-    states, start, count = (int(value) for value in values[:3])
-    source, byte, following = values[3 + count :].reshape(-1, 3).T
-    table = np.full((states + 1, 256), states, np.int32)
-    table[source, byte] = following
-    accepting = np.zeros(states + 1, np.bool_)
-    accepting[values[3 : 3 + count]] = True
-    found = _smallest(table, accepting, start)
+    try:
+        found = _compiled(_determinized(bare, shown, patience), patience)
+    except Late:
+        raise UsageError(*shown, _TOO_LARGE) from None
     if not found.states:
         raise UsageError(*shown, ": matches no text; write an expression that matches one")
     if found.states > MOST_STATES:
@@ -122,8 +131,20 @@ def compile_regex(regex: str, name: str = "regex") -> ByteAutomaton:
     return found
 
 
-def _determinized(regex: str, shown: tuple[str, str]) -> bytes:
-    """What determinize.py writes; raises UsageError."""
+def _compiled(done: bytes, patience: Patience) -> ByteAutomaton:
+    """Of what determinize.py writes. Raises Cancelled, Late."""
+    values = np.frombuffer(done, "<i4")
+    states, start, count = (int(value) for value in values[:3])
+    source, byte, following = values[3 + count :].reshape(-1, 3).T
+    table = np.full((states + 1, 256), states, np.int32)
+    table[source, byte] = following
+    accepting = np.zeros(states + 1, np.bool_)
+    accepting[values[3 : 3 + count]] = True
+    return smallest(table, accepting, start, patience)
+
+
+def _determinized(regex: str, shown: tuple[str, str], patience: Patience) -> bytes:
+    """What determinize.py writes; raises UsageError, Cancelled, Late."""
     if importlib.util.find_spec("outlines_core") is None:
         raise UsageError(*shown, f": needs package 'outlines-core'; {pip_install('structure')}")
     try:
@@ -131,9 +152,7 @@ def _determinized(regex: str, shown: tuple[str, str]) -> bytes:
     except UnicodeEncodeError:
         raise UsageError(*shown, ": is not valid Unicode text") from None
     try:
-        status, written, said = _CHILDREN.run([sys.executable, "-P", str(_DETERMINIZE)], given)
-    except subprocess.TimeoutExpired:
-        raise UsageError(*shown, _TOO_LARGE) from None
+        status, written, said = _CHILDREN.run([sys.executable, "-P", str(_DETERMINIZE)], given, patience)
     except OSError as error:
         raise UsageError(*shown, f": needs a second Python process, which cannot start ({error.strerror or error})") from None
     if status == 0:
@@ -182,16 +201,20 @@ def _balanced(regex: str) -> bool:
     return depth == 0 and brackets == 0
 
 
-def _smallest(table: Array, accepting: Array, start: int) -> ByteAutomaton:
-    """The same language with no state too many. table [S + 1, 256] and accepting [S + 1], the last one dead."""
+def smallest(table: Array, accepting: Array, start: int, patience: Patience) -> ByteAutomaton:
+    """The same language with no state too many. table [S + 1, 256] and accepting [S + 1], the last one dead.
+
+    Raises Cancelled, Late.
+    """
     narrow, of_byte = np.unique(table, axis=1, return_inverse=True)  # bytes that no state tells apart are one column
     of_byte = np.asarray(of_byte).reshape(-1)
-    narrow, accepting, start = _trimmed(narrow, accepting, start)
+    narrow, accepting, start = _trimmed(narrow, accepting, start, patience)
     dead = len(narrow) - 1
     mix = np.random.default_rng(0).integers(1, 1 << 62, narrow.shape[1] + 1, np.int64) | 1
     group, count = accepting.astype(np.int64), 0
     group[dead] = 2
     while True:  # states stay together as long as their next states are together
+        patience.check()
         _, group = np.unique(group * mix[0] + (group[narrow] * mix[1:]).sum(1), return_inverse=True)
         if (found := int(group.max()) + 1) == count:
             break
@@ -206,17 +229,19 @@ def _smallest(table: Array, accepting: Array, start: int) -> ByteAutomaton:
     return ByteAutomaton(table=np.ascontiguousarray(small[:, of_byte]), accepting=accepting[first], start=int(of_state[start]))
 
 
-def _trimmed(narrow: Array, accepting: Array, start: int) -> tuple[Array, Array, int]:
+def _trimmed(narrow: Array, accepting: Array, start: int, patience: Patience) -> tuple[Array, Array, int]:
     """Without states that no text reaches, or from which no text is reached; narrow [S + 1, C]."""
     dead = len(narrow) - 1
     reached = np.zeros(len(narrow), np.bool_)
     frontier = np.array([start])
     while frontier.size:
+        patience.check()
         reached[frontier] = True
         following = np.unique(narrow[frontier])
         frontier = following[~reached[following]]
     useful = accepting & reached
     while (more := reached & ~useful & useful[narrow].any(1)).any():
+        patience.check()
         useful |= more
     useful[dead] = False
     kept = np.flatnonzero(useful)

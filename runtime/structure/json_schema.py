@@ -1,8 +1,8 @@
-"""A JSON schema as a regular expression: every text that it matches is valid, and is formatted in one way.
+"""A JSON schema as a regular expression: every text that it matches is a valid value in the given form, and written in one way.
 
-Properties come in the order of the schema, at most one space follows a comma or colon, and objects have only the properties
-that are named. Parts of a schema that cannot be enforced are refused by name, never ignored. (outlines-core also has such a
-function: it ignores what it does not know, concatenates the parts of allOf, and its formats and patterns may leave the string.)
+Properties come in the form's order (in JSON, that of the schema), and objects have only the properties that are named. Parts
+of a schema that cannot be enforced are refused by name, never ignored. (outlines-core also has such a function: it ignores what
+it does not know, concatenates the parts of allOf, and its formats and patterns may leave the string.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 from dgemma.core.structure import SHOWN
 from dgemma.runtime.structure import json_values
 from dgemma.runtime.structure.byte_automaton import MOST_STATES
-from dgemma.runtime.structure.json_values import literal, refused
+from dgemma.runtime.structure.forms import Form
+from dgemma.runtime.structure.json_values import refused
 
 _ANNOTATIONS = {
     "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly",
@@ -30,26 +31,26 @@ _OF_TYPE = {
     "null": set[str](),
 }
 _COMBINE = ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")
-_COMMA, _COLON = ", ?", ": ?"
 _LONGEST = 1 << 20  # characters of an expression
 _DEEPEST = 64
 
 
-def schema_regex(text: str, stays_inside: Callable[[str], bool]) -> str:
-    """The expression of a schema's JSON text.
+def schema_regex(schema: Any, form: Form, stays_inside: Callable[[str], bool]) -> str:
+    """The expression of a schema.
 
     Args:
-        text: of an object, or true or false.
-        stays_inside: whether an expression matches no text with a quote, a backslash or a control character.
+        schema: an object, or true or false.
+        form: how values are written.
+        stays_inside: whether an expression matches no text with a character whose first byte is among the form's `outside`.
     Raises:
         UsageError: naming the place and the keyword that is not supported.
     """
-    return _Writer(json.loads(text), stays_inside).write(json.loads(text), "#", 0)
+    return _Writer(schema, form, stays_inside).write(schema, "#", 0)
 
 
 class _Writer:
-    def __init__(self, root: Any, stays_inside: Callable[[str], bool]) -> None:
-        self._root, self._stays_inside, self._open = root, stays_inside, list[str]()
+    def __init__(self, root: Any, form: Form, stays_inside: Callable[[str], bool]) -> None:
+        self._root, self._form, self._stays_inside, self._open = root, form, stays_inside, list[str]()
 
     def write(self, schema: Any, path: str, depth: int) -> str:
         """The expression of a part of the schema, in a group."""
@@ -76,7 +77,7 @@ class _Writer:
             fitting = [one for one in values if types is None or _has_type(one, types)] if isinstance(values, list) else []
             if not fitting:
                 raise refused(f"{path}/{key} allows no value; list some")
-            return _group(_constant(one) for one in fitting)
+            return _group(self._form.constant(one, path) for one in fitting)
         if not isinstance(value, list) or not value:
             raise refused(f"{path}/{key} must be a list of schemas")
         if key == "allOf" and len(value) > 1:
@@ -140,10 +141,11 @@ class _Writer:
         if kind == "string":
             return self._string(said, path)
         if kind in ("integer", "number"):
-            return _number(kind, said, path)
-        return "null" if kind == "null" else "(?:true|false)"
+            return self._number(kind, said, path)
+        return self._form.null if kind == "null" else "(?:true|false)"
 
     def _object(self, said: Mapping[str, Any], path: str, depth: int) -> str:
+        comma, colon = self._form.comma, self._form.colon
         properties, required, others = said.get("properties", {}), said.get("required", []), said.get("additionalProperties")
         if not isinstance(properties, Mapping) or not isinstance(required, list):
             raise refused(f"{path}: properties must be an object, and required a list")
@@ -154,19 +156,20 @@ class _Writer:
                 return r"\{\}"
             if not isinstance(others, Mapping):
                 raise refused(f"{path} does not describe its properties; name them, or give additionalProperties a type")
-            item = f'"{json_values.CHARACTER}*"{_COLON}{self.write(others, f"{path}/additionalProperties", depth + 1)}'
-            return rf"\{{(?:{item}(?:{_COMMA}{item})*)?\}}"
+            if self._form.any_key is None:
+                raise refused(f"{path}/additionalProperties is not supported in a call; name the properties")
+            item = f"{self._form.any_key}{colon}{self.write(others, f'{path}/additionalProperties', depth + 1)}"
+            return rf"\{{(?:{item}(?:{comma}{item})*)?\}}"
+        properties = self._form.ordered(properties)
         items = [
-            (literal(json.dumps(name, ensure_ascii=False)) + _COLON + self.write(one, f"{path}/properties/{name}", depth + 1))
+            self._form.key(name, path) + colon + self.write(one, f"{path}/properties/{name}", depth + 1)
             for name, one in properties.items()
         ]
         needed = [name in required for name in properties]
-        behind = "".join(
-            f"{_COMMA}{item}" if must else f"(?:{_COMMA}{item})?" for item, must in zip(items, needed, strict=True)
-        )
+        behind = "".join(f"{comma}{item}" if must else f"(?:{comma}{item})?" for item, must in zip(items, needed, strict=True))
         starts, offset = list[str](), 0
         for item, must in zip(items, needed, strict=True):  # whichever property comes first has no comma before it
-            offset += len(f"{_COMMA}{item}" if must else f"(?:{_COMMA}{item})?")
+            offset += len(f"{comma}{item}" if must else f"(?:{comma}{item})?")
             starts.append(item + behind[offset:])
             if must:
                 break
@@ -184,7 +187,8 @@ class _Writer:
                 or not low <= len(parts) <= (len(parts) if high is None else high)
             ):
                 raise refused(f'{path}/prefixItems needs "items": false, and exactly as many items as it lists')
-            return rf"\[{_COMMA.join(self.write(one, f'{path}/prefixItems/{i}', depth + 1) for i, one in enumerate(parts))}\]"
+            written = (self.write(one, f"{path}/prefixItems/{i}", depth + 1) for i, one in enumerate(parts))
+            return rf"\[{self._form.comma.join(written)}\]"
         if high is not None and high < low:
             raise refused(f"{path} has minItems above maxItems; no list fits both")
         if high == 0:
@@ -193,7 +197,7 @@ class _Writer:
             raise refused(f"{path} does not describe its items; give items a type")
         item = self.write(said["items"], f"{path}/items", depth + 1)
         more = f"{{{max(0, low - 1)},{'' if high is None else high - 1}}}"
-        return rf"\[(?:{item}(?:{_COMMA}{item}){more}){'' if low else '?'}\]"
+        return rf"\[(?:{item}(?:{self._form.comma}{item}){more}){'' if low else '?'}\]"
 
     def _string(self, said: Mapping[str, Any], path: str) -> str:
         if len(kinds := [key for key in ("pattern", "format") if key in said]) and said.keys() & {"minLength", "maxLength"}:
@@ -204,19 +208,34 @@ class _Writer:
             if not isinstance(said["format"], str) or said["format"] not in json_values.FORMATS:
                 choices = ", ".join(json_values.FORMATS)
                 raise refused(f"{path}/format {str(said['format'])[:SHOWN]!r} is not supported; choose from {choices}")
-            return f'"(?:{json_values.FORMATS[said["format"]]})"'
+            return self._form.quoted(f"(?:{json_values.FORMATS[said['format']]})")
         if kinds == ["pattern"]:
             expression = json_values.pattern(str(said["pattern"]), path)
             if not self._stays_inside(expression):
-                raise refused(
-                    f"{path}/pattern {str(said['pattern'])[:SHOWN]!r} may match a quote, a backslash or a control "
-                    'character; use classes without them, such as [^"\\\\\\x00-\\x1f] for a dot'
-                )
-            return f'"{expression}"'
+                raise refused(f"{path}/pattern {str(said['pattern'])[:SHOWN]!r} {self._form.inside_only}")
+            return self._form.quoted(expression)
         low, high = _count(said, "minLength", path) or 0, _count(said, "maxLength", path)
         if high is not None and high < low:
             raise refused(f"{path} has minLength above maxLength; no string fits both")
-        return json_values.string(low, high)
+        return self._form.string(low, high)
+
+    def _number(self, kind: str, said: Mapping[str, Any], path: str) -> str:
+        bounds = {key: said.get(key) for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")}
+        for key, value in bounds.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value)):
+                raise refused(f"{path}/{key} {json.dumps(value)[:SHOWN]} must be a whole number")
+        if None not in (bounds["minimum"], bounds["exclusiveMinimum"]) or None not in (
+            bounds["maximum"],
+            bounds["exclusiveMaximum"],
+        ):
+            raise refused(f"{path} has a bound and its exclusive form; give only one of them")
+        low, high, above, below = (None if value is None else int(value) for value in bounds.values())
+        if kind == "integer":
+            low = above + 1 if above is not None else low
+            high = below - 1 if below is not None else high
+            return self._form.integer(low, high, path)
+        excludes = (above is not None, below is not None)
+        return self._form.number(low if above is None else above, high if below is None else below, excludes, path)
 
     def _refuse(self, unknown: set[str], path: str, where: str = "") -> None:
         if unknown:
@@ -248,34 +267,11 @@ def _has_type(value: Any, types: Sequence[str]) -> bool:
     return kinds[type(value)] in types
 
 
-def _number(kind: str, said: Mapping[str, Any], path: str) -> str:
-    bounds = {key: said.get(key) for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")}
-    for key, value in bounds.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value)):
-            raise refused(f"{path}/{key} {json.dumps(value)[:SHOWN]} must be a whole number")
-    if None not in (bounds["minimum"], bounds["exclusiveMinimum"]) or None not in (
-        bounds["maximum"],
-        bounds["exclusiveMaximum"],
-    ):
-        raise refused(f"{path} has a bound and its exclusive form; give only one of them")
-    low, high, above, below = (None if value is None else int(value) for value in bounds.values())
-    if kind == "integer":
-        low = above + 1 if above is not None else low
-        high = below - 1 if below is not None else high
-        return json_values.integer(low, high, path)
-    excludes = (above is not None, below is not None)
-    return json_values.number(low if above is None else above, high if below is None else below, excludes, path)
-
-
 def _count(said: Mapping[str, Any], key: str, path: str) -> int | None:
     value = said.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_STATES):
         raise refused(f"{path}/{key} {json.dumps(value)[:SHOWN]} must be an integer from 0 to {MOST_STATES}")
     return value
-
-
-def _constant(value: Any) -> str:
-    return literal(json.dumps(value, ensure_ascii=False))
 
 
 def _group(parts: Any) -> str:

@@ -10,9 +10,7 @@ from dgemma.core.errors import Param, UsageError
 
 CHARACTER = r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt])'
 INTEGER = r"(?:-?(?:0|[1-9][0-9]*))"
-_TAIL = r"(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
-NUMBER = rf"(?:-?(?:0|[1-9][0-9]*){_TAIL})"
-_NOT_NEGATIVE = rf"(?:(?:0|[1-9][0-9]*){_TAIL})"
+_EXPONENT = "(?:[eE][+-]?[0-9]{1,2})?"
 _DAY = "(?:0[1-9]|1[0-9]|2[0-8])"
 _LEAP = r"(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
 _DATE = rf"(?:[1-9][0-9]{{3}}-(?:(?:0[1-9]|1[0-2])-{_DAY}|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)|{_LEAP}-02-29)"
@@ -28,6 +26,7 @@ FORMATS = {
     "ipv4": rf"{_BYTE}(?:\.{_BYTE}){{3}}",
     "uri": rf"https?://{_HOST}(?::[1-9][0-9]{{0,3}})?(?:/[A-Za-z0-9._~-]+)*/?",
 }
+PLANE = r"\x{100000}-\x{10ffff}"  # characters for private use that no pattern matches: they may stand for markers
 _CLASSES = {"d": "[0-9]", "w": "[0-9A-Za-z_]", "s": r"[ \t\n\r]"}
 _MOST_DIGITS = 15  # of a bound: those that a double keeps
 
@@ -42,11 +41,9 @@ def literal(text: str) -> str:
     return "".join(rf"\{c}" if c in r"\.+*?()|[]{}^$#&-~" else c for c in text)
 
 
-def string(low: int, high: int | None) -> str:
-    """A string of low to high characters."""
-    if high is None and low == 0:
-        return f'"{CHARACTER}*"'
-    return f'"{CHARACTER}{{{low},{"" if high is None else high}}}"'
+def times(low: int, high: int | None) -> str:
+    """Low to high repetitions of what stands before."""
+    return "*" if high is None and low == 0 else f"{{{low},{'' if high is None else high}}}"
 
 
 def pattern(expression: str, path: str) -> str:
@@ -75,8 +72,11 @@ def pattern(expression: str, path: str) -> str:
         elif not in_class and part in "^$":
             raise unsupported(f"{part} inside")
         else:
-            in_class = part == "[" or (in_class and part != "]")
-            made.append(part)
+            opens = not in_class and part == "["
+            in_class = opens or (in_class and part != "]")
+            if opens and body[i : i + 1] == "^":
+                part, i = f"[^{PLANE}", i + 1
+            made.append(rf"[^\n{PLANE}]" if part == "." and not in_class else part)
     return f"(?:{''.join(made)})"
 
 
@@ -96,18 +96,21 @@ def integer(low: int | None, high: int | None, path: str) -> str:
     return f"(?:{'|'.join(parts)})"
 
 
-def number(low: int | None, high: int | None, excludes: tuple[bool, bool], path: str) -> str:
-    """A number from low to high, both whole and 0 or more, or without them."""
+def number(low: int | None, high: int | None, excludes: tuple[bool, bool], path: str, digits: int | None = None) -> str:
+    """A number from low to high, both whole and 0 or more, or without them; with at most so many digits before its point, and
+    as many behind it."""
+    more, most = ("*", "+") if digits is None else (f"{{0,{digits - 1}}}", f"{{1,{digits}}}")
+    not_negative = rf"(?:0|[1-9][0-9]{more})(?:\.[0-9]{most})?{_EXPONENT}"
     if low is None and high is None:
-        return NUMBER
+        return f"(?:-?{not_negative})"
     if low is None or low < 0 or (high is not None and high <= low):
         raise refused(f"{path}: a number can have a minimum of 0 or more, and a maximum above it; leave other bounds out")
-    decimal, zeros = r"(?:\.[0-9]+)?", r"(?:\.0+)?"
-    above = rf"{low}\.0*[1-9][0-9]*"  # more than low, less than low + 1
+    decimal, zeros = rf"(?:\.[0-9]{most})?", rf"(?:\.0{most})?"
+    above = rf"{low}\.0{more}[1-9][0-9]{more}"  # more than low, less than low + 1
     if high is None:
         if low == 0 and not excludes[0]:
-            return _NOT_NEGATIVE
-        parts = [_magnitudes(low + 1, None) + decimal, above]
+            return f"(?:{not_negative})"
+        parts = [_magnitudes(low + 1, None if digits is None else 10**digits - 1) + decimal, above]
     else:
         parts = [*([_magnitudes(low + 1, high - 1) + decimal] if high - low > 1 else []), above]
         if not excludes[1]:

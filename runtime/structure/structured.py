@@ -28,6 +28,7 @@ class StructuredAnswer:
         pad: what stands behind it.
         vocab: ids of the model.
         choices: ids of the answers whose probabilities are wanted.
+        is_call: whether an answer is read as a call of a tool, and not as text.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class StructuredAnswer:
         pad: int,
         vocab: int,
         choices: Sequence[Ids] = (),
+        is_call: bool = False,
     ) -> None:
         self.choices = choices
         self._automaton, self._name = automaton, name
-        self._stops, self._pad, self._vocab = tuple(stops), pad, vocab
+        self._stops, self._pad, self._vocab, self._is_call = tuple(stops), pad, vocab, is_call
 
     def check(self, most: int, n: int, room: int) -> None:
         """Whether the language has an answer of at most `most` ids on canvases of n in a context with `room` positions left.
@@ -67,9 +69,10 @@ class StructuredAnswer:
         """Of every choice, see `choices.py`."""
         return log_probabilities(self.choices, self._stops, self._vocab, behind)
 
-    def warnings(self, text: str, reason: str) -> tuple[str, ...]:
-        """What is wrong with an answer's text after a cancel. Raises EngineError where another one is not of the language."""
-        if self._automaton.automaton.matches(text):
+    def warnings(self, text: str, calls: int, reason: str) -> tuple[str, ...]:
+        """What is wrong with an answer after a cancel. Raises EngineError where another one is not of the language: neither its
+        text, nor the one call that it is read as."""
+        if self._automaton.automaton.matches(text) or (self._is_call and calls == 1 and not text):
             return ()
         if reason == "cancelled":
             return (f"the answer was cancelled, so it is only the beginning of a text that the {self._name} allows",)

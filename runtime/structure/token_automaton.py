@@ -15,6 +15,7 @@ import numpy as np
 from dgemma.core.errors import Param, UsageError
 from dgemma.runtime.engines.base import Array
 from dgemma.runtime.structure.byte_automaton import ByteAutomaton
+from dgemma.runtime.structure.patience import Patience
 from dgemma.runtime.structure.vocabulary import Vocabulary
 
 MOST_EDGES = 1_000_000
@@ -174,11 +175,16 @@ class TokenAutomaton:
         return np.append(0, np.cumsum((self.automaton.table[:-1] != self.dead).sum(0)))
 
 
-def lift(automaton: ByteAutomaton, vocabulary: Vocabulary, trees: tuple[ByteTree, ByteTree], name: str) -> TokenAutomaton:
-    """To the ids of a vocabulary, whose first and later texts `trees` have. Raises UsageError, naming the option: too large."""
+def lift(
+    automaton: ByteAutomaton, vocabulary: Vocabulary, trees: tuple[ByteTree, ByteTree], name: str, patience: Patience
+) -> TokenAutomaton:
+    """To the ids of a vocabulary, whose first and later texts `trees` have. Raises UsageError, naming the option: too large;
+    Cancelled, Late.
+    """
     states, dead = automaton.states, np.zeros(0, np.int64)
     targets, ranks, edges, work = list[Array](), list[Array](), 0, 0
     for tree, state in [*((trees[1], state) for state in range(states)), (None, states), (trees[0], automaton.start)]:
+        patience.check()
         target, rank, looked_at = (dead, dead, 0) if tree is None else tree.targets(automaton.table, state)
         targets.append(target)
         ranks.append(rank)

@@ -6,7 +6,7 @@ It asks the tokenizer to decode, so that only the tokenizer needs to know its ru
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from dgemma.core.errors import UsageError
 from dgemma.core.markers import looks_special
 from dgemma.runtime.engines.base import Array
+from dgemma.runtime.structure.markers import BYTES
 from dgemma.runtime.tokenizer import REPLACEMENT, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # They write each id by itself, but perhaps the first.
@@ -44,8 +45,11 @@ class Vocabulary:
         return self.first == self.later
 
 
-def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
-    """Of all ids below `size`, the model's; raises UsageError for a tokenizer whose ids have no bytes of their own."""
+def read_vocabulary(tokenizer: Tokenizer, size: int, marks: Sequence[int] = ()) -> Vocabulary:
+    """Of all ids below `size`, the model's; ids of `marks` have the bytes of markers, which no other has.
+
+    Raises UsageError for a tokenizer whose ids have no bytes of their own.
+    """
     if not isinstance(tokenizer, (SentencePieceTokenizer, HuggingFaceTokenizer)):
         raise UsageError(f"structured answers need a SentencePiece or Hugging Face tokenizer; leave {_OPTIONS} out")
     read = _sentencepiece(tokenizer) if isinstance(tokenizer, SentencePieceTokenizer) else _tokenizers(tokenizer)
@@ -57,9 +61,11 @@ def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
         exact = read.bytes_of(token)
         single[token] = exact is not None and len(exact) == 1
         if exact is not None and not _is_text(exact):
-            first[token] = later[token] = exact
+            first[token] = later[token] = b"" if any(one in BYTES for one in exact) else exact
         elif REPLACEMENT not in alone and behind.startswith(before):
             first[token], later[token] = alone.encode(), behind[len(before) :].encode()
+    for number, token in enumerate(marks):
+        first[token] = later[token] = bytes([BYTES[number]])
     length = np.array([len(text) for text in later])
     rank = np.empty(size, np.int64)
     rank[np.lexsort((np.arange(size), length, single))] = np.arange(size)

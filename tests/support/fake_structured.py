@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from fake_active import DIMS, ActiveFake, active_spec
-from fake_bundle import VOCAB, N, graph_specs, spec, write_bundle
+from fake_bundle import N, graph_specs, spec, write_bundle
 
 from dgemma.core.manifest import GraphSpec
 from dgemma.runtime.bundle import Bundle
@@ -41,8 +41,8 @@ class StructuredFake(ActiveFake):
         self._wild, self._random = wildness, np.random.default_rng(seed)
 
     def _candidates(self, argmax: Array) -> list[Array]:
-        rows = argmax.shape[1]
-        scores = self._random.gumbel(size=(rows, VOCAB)) * self._wild
+        rows, vocab = argmax.shape[1], self.bundle.manifest.model.vocab_size
+        scores = self._random.gumbel(size=(rows, vocab)) * self._wild
         scores[np.arange(rows), argmax[0]] += 8
         log_probs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
         ids = np.argsort(-log_probs, 1)[:, :K]

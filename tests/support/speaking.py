@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import released_folder
-from fake_bundle import MODEL_CONFIG, FakeEngine, write_bundle
+from fake_bundle import MODEL_CONFIG, graph_specs, write_bundle
+from fake_structured import StructuredFake, with_candidates
 
 from dgemma.core.config import ModelConfig
 from dgemma.core.manifest import ChatTemplate, TokenizerSpec, list_files, read_manifest, write_manifest
@@ -39,9 +40,11 @@ def read_template(folder: Path) -> ChatTemplate:
 
 
 def write_speaking(path: Path, text: Path) -> Path:
-    """A bundle with tokenizer and template of the folder `text`."""
+    """A bundle with tokenizer and template of the folder `text`, whose steps put out candidates."""
+    graphs = graph_specs("onnx")
+    graphs["denoise"] = with_candidates(graphs["denoise"])
     dims = {"S": (1, 512), "L": (1, 512), "C": (1, 24)}
-    write_bundle(path, model=MODEL, chat=read_template(text), context=512, dims=dims)
+    write_bundle(path, graphs={"onnx": graphs}, model=MODEL, chat=read_template(text), context=512, dims=dims)
     manifest, _ = read_manifest(path)
     (path / "tokenizer.model").unlink()
     (path / "tokenizer.json").write_bytes((text / "tokenizer.json").read_bytes())
@@ -50,7 +53,7 @@ def write_speaking(path: Path, text: Path) -> Path:
     return path
 
 
-class Speaker(FakeEngine):
+class Speaker(StructuredFake):
     """Gives its answer where the prompt ends: after `begin` tokens, or after the last turn's opening where that is None."""
 
     begin: int | None = None
@@ -66,7 +69,7 @@ class Speaker(FakeEngine):
         return opened + empty if list(ids[opened : opened + empty]) == EMPTY_THOUGHT else opened
 
 
-class Agent(FakeEngine):
+class Agent(StructuredFake):
     """Calls a tool, and says something once it has the tool's result."""
 
     call: Sequence[int] = ()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import released_folder
+from cli_checks import fails
 from fake_bundle import write_bundle
 from speaking import CALL, CALLED, END, THINK, Speaker, _ids, write_speaking, write_text
 
@@ -155,3 +156,18 @@ def test_inspect_lists_what_a_chat_may_hold(
     for path, has in ((bundle, "user, assistant, system, thinking, tools"), (write_bundle(tmp_path / "p"), "user, assistant")):
         assert dispatch(["inspect", str(path)]) == 0
         assert f"chat          {has}" in capsys.readouterr().out.splitlines()
+
+
+def test_a_call_can_be_forced(bundle: str, spoken: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spoken["answer"] = _ids("No.")
+    file = tmp_path / "ask.json"
+    messages = [{"role": "user", "content": "4?"}]
+    file.write_text(json.dumps({"messages": messages, "tools": [{"function": {"name": "f"}}, {"function": {"name": "g"}}]}))
+    ask = ["run", bundle, "--messages", str(file), "--json"]
+    assert dispatch(ask) == 0 and json.loads(capsys.readouterr().out)["text"] == "No."
+    assert dispatch([*ask, "--tool-choice", "g"]) == 0
+    (call,) = json.loads(capsys.readouterr().out)["tool_calls"]
+    assert call["function"] == {"name": "g", "arguments": {}}
+    fails(capsys, [*ask, "--tool-choice", "h"], "--tool-choice 'h' is no tool; choose one of auto, required, f, g")
+    fails(capsys, [*ask, "--tool-choice", "f", "--regex", "a"], "--tool-choice makes the answer a call; leave --regex out")
+    fails(capsys, ["run", bundle, "-p", "x", "--tool-choice", "f"], "--tool-choice needs tools, which --messages gives")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
+from walks import walks
 
 from dgemma.core.errors import UsageError
 from dgemma.core.structure import Structure
 from dgemma.runtime.structure import json_values
-from dgemma.runtime.structure.byte_automaton import ByteAutomaton
 from dgemma.runtime.structure.languages import byte_automaton, expression
 
 SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "benchmarks/studies/schemas.json").read_text())
@@ -32,33 +31,13 @@ EXAMPLES = {
 }
 
 
-def texts(automaton: ByteAutomaton, count: int) -> list[str]:
-    """Texts of a language at random, and its shortest."""
-    rng, dead = np.random.default_rng(0), automaton.states
-    distance = np.where(automaton.accepting, 0, 1 << 20)
-    while (nearer := np.minimum(distance, distance[automaton.table].min(1) + 1)).sum() != distance.sum():
-        distance = nearer
-    found = []
-    for number in range(count + 1):
-        state, said = automaton.start, bytearray()
-        while not (automaton.accepting[state] and (number == 0 or rng.random() < 0.3)):
-            live = np.flatnonzero(automaton.table[state] != dead)
-            if not len(live):
-                break
-            nearest = int(live[distance[automaton.table[state, live]].argmin()])
-            said.append(nearest if number == 0 or len(said) > 200 else int(rng.choice(live)))
-            state = int(automaton.table[state, said[-1]])
-        found.append(said.decode())
-    return found
-
-
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_what_a_schema_matches_is_valid(name: str) -> None:
     structure = Structure(json_schema=SCHEMAS[name])
     automaton, pattern = byte_automaton(structure), re.compile(expression(structure))
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     validator = jsonschema.Draft202012Validator(SCHEMAS[name], format_checker=checker)
-    for text in texts(automaton, 25):
+    for text in map(bytes.decode, walks(automaton, 25)):
         validator.validate(json.loads(text))
         assert pattern.fullmatch(text)
     if name in EXAMPLES:

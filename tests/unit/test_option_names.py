@@ -85,6 +85,7 @@ RUN = [
     ("--guidance 2 --guidance-steps a", "--guidance-steps 'a' must be A:B"),
     ("--regex a --choice 'a|b'", "give one of --regex, --json-schema and --choice, not --regex and --choice"),
     ("--regex a", "this bundle was exported before --regex was supported; "),
+    ("--tool-choice f", "--tool-choice needs tools, which --messages gives; give it, or leave --tool-choice out"),
     ("--regex a --stop x", "--regex determines what the answer is and where it ends; leave --stop out"),
     ("--regex a --loop graph", "--regex needs --decoder diffusion and --loop host: "),
     ("--regex a --top-k 2 --ban x", "--regex takes the likeliest ids that fit instead of drawing; leave --top-k and --ban out"),

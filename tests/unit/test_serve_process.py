@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_a_server_answers_and_stops_when_it_is_told_to(tmp_path: Path, started: 
     assert process.popen.wait(30) == 0
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert f"serving at http://127.0.0.1:{process.port}" in log and "Traceback" not in log and "table" not in log
+
+
+def test_a_server_that_stops_compiles_nothing_more(tmp_path: Path, started: list[Process]) -> None:
+    process = Process(tmp_path / "log")
+    started.append(process)
+    assert process.ask("Reverse the word table.")[0] == 200
+    answers = list[tuple[int, bytes]]()
+    asking = threading.Thread(target=lambda: answers.append(process.ask("x", regex="(a|b)*a(a|b){30}")))
+    asking.start()
+    tasks = Path(f"/proc/{process.popen.pid}/task")
+    while not any((thread / "children").read_text() for thread in tasks.iterdir()):
+        time.sleep(0.01)
+    process.popen.send_signal(signal.SIGTERM)
+    clock = time.monotonic()
+    assert process.popen.wait(30) == 0 and time.monotonic() - clock < 5
+    asking.join(10)
+    assert answers[0][0] == 503 and json.loads(answers[0][1])["error"]["code"] == "overloaded"
 
 
 @pytest.mark.slow

@@ -8,12 +8,10 @@ from typing import Any
 
 import openai
 import pytest
-import released_folder
 from fake_bundle import N
-from served import Served, serving
-from speaking import CALL, CALLED, END, QUOTE, STOP, THINK, Speaker, _ids, write_speaking, write_text
-
-from dgemma.runtime import session as session_module
+from served import Served
+from speaking import CALL, CALLED, END, QUOTE, THINK, _ids
+from talking import Talker, talking
 
 TOOLS: Any = [
     {
@@ -30,37 +28,19 @@ THOUGHT = [THINK, *_ids("thought\nlong and deep, well beyond one canvas of text"
 CLOCK = [CALL, *_ids("call:clock{place:"), QUOTE, *_ids("Rome"), QUOTE, *_ids("}"), CALLED]
 
 
-class _Speaker(Speaker):
-    """Its answer is set by the test."""
-
-    said: list[int] = []  # noqa: RUF012
-
-    @property  # type: ignore[override]
-    def answer(self) -> list[int]:
-        return type(self).said
-
-    @answer.setter
-    def answer(self, value: list[int]) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("speaking")
-    (folder / "text").mkdir()
-    bundle = write_speaking(folder / "talker.dgemma", write_text(folder / "text", released_folder.template()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "open_engine", lambda bundle, *_: _Speaker(bundle, stop=STOP))
-        with serving([bundle]) as found:
-            yield found
+    with talking(tmp_path_factory.mktemp("speaking")) as found:
+        yield found
 
 
 def begins(length: int | None) -> None:
     """Where the answer begins: None, behind the last turn's opening, which is not so behind a tool's result."""
-    _Speaker.begin = length
+    Talker.begin = length
 
 
 def create(client: openai.OpenAI, said: list[int], **more: Any) -> Any:
-    _Speaker.said = said
+    Talker.said = said
     return client.chat.completions.create(model="talker", **{"messages": ASKED, **more})
 
 
@@ -138,13 +118,13 @@ def test_a_conversation_goes_on_from_what_is_encoded(client: openai.OpenAI, serv
 
 def test_responses_hold_thoughts_calls_and_results(client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", **TOOLS[0]["function"], "strict": False}]
-    _Speaker.said = [*THOUGHT, *CLOCK]
+    Talker.said = [*THOUGHT, *CLOCK]
     found = client.responses.create(model="talker", input="How late is it?", tools=tools, extra_body={"think": True})
     assert [item.type for item in found.output] == ["reasoning", "function_call"]
     call: Any = found.output[1]
     assert json.loads(call.arguments) == {"place": "Rome"}
     assert found.usage is not None and found.usage.output_tokens_details.reasoning_tokens == len(THOUGHT)
-    _Speaker.said = _ids("It is 12:40.")
+    Talker.said = _ids("It is 12:40.")
     given: Any = [
         *ASKED,
         *found.output,
@@ -155,7 +135,7 @@ def test_responses_hold_thoughts_calls_and_results(client: openai.OpenAI) -> Non
     after = client.responses.create(**more)
     begins(None)
     assert after.output_text == "It is 12:40."
-    _Speaker.said = [*THOUGHT, *_ids("Let me see."), *CLOCK]
+    Talker.said = [*THOUGHT, *_ids("Let me see."), *CLOCK]
     with client.responses.stream(model="talker", input="x", tools=tools, extra_body={"think": True}) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_response()

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dgemma.core.errors import EngineError, UsageError
-from dgemma.runtime.structure import byte_automaton, token_automaton
+from dgemma.runtime.structure import byte_automaton, patience, token_automaton
 from dgemma.runtime.structure.byte_automaton import compile_regex
+from dgemma.runtime.structure.patience import Patience
 from dgemma.runtime.structure.token_automaton import NEVER, ByteTree, TokenAutomaton, lift
 from dgemma.runtime.structure.viterbi import Canvas, Scores, likeliest
 from dgemma.runtime.structure.vocabulary import Vocabulary
@@ -31,7 +32,7 @@ def vocabulary(pieces: tuple[bytes, ...] = PIECES, first: tuple[bytes, ...] | No
 def lifted(regex: str, pieces: tuple[bytes, ...] = PIECES, first: tuple[bytes, ...] | None = None) -> TokenAutomaton:
     words = vocabulary(pieces, first)
     later = ByteTree(words.later, words.rank)
-    return lift(compile_regex(regex), words, (ByteTree(words.first, words.rank), later), "regex")
+    return lift(compile_regex(regex), words, (ByteTree(words.first, words.rank), later), "regex", Patience())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_what_is_no_language_is_refused(regex: str, says: str) -> None:
 
 
 def test_huge_automata_are_refused_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_automaton, "SECONDS", 3.0)
+    monkeypatch.setattr(patience, "SECONDS", 3.0)
     for regex in ("(a|b)*a(a|b){30}", "(((a{1000}){1000}){1000})"):
         with pytest.raises(UsageError, match="use fewer, or smaller ones"):
             compile_regex(regex)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from dgemma.cli.messages_file import read_conversation
 from dgemma.cli.text_file import read_text
 from dgemma.core.errors import UsageError
 from dgemma.core.messages import Message
+from dgemma.core.structure import NOT_FORCED, forced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,7 @@ class Asked:
     prompts: list[str] | None = None
     conversation: tuple[Message, ...] | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    calls: tuple[Mapping[str, Any], ...] = ()  # tools of which the answer is to call one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,14 @@ class AskedFlags:
             help="A conversation instead of a prompt: a JSON list of messages, or an object with messages and tools.",
         ),
     ] = None
+    tool_choice: Annotated[
+        str,
+        typer.Option(
+            "--tool-choice",
+            metavar="auto|required|NAME",
+            help="Whether the answer must call a tool of --messages, or the tool NAME.",
+        ),
+    ] = NOT_FORCED
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +77,9 @@ class AskedFlags:
             raise UsageError(f"give either {named[0]} or {named[1]}, not both")
         if self.messages is not None:
             conversation, tools = read_conversation(self.messages)
-            return Asked(conversation=conversation, tools=tools)
+            return Asked(conversation=conversation, tools=tools, calls=forced(tools, self.tool_choice))
+        if self.tool_choice != NOT_FORCED:
+            raise UsageError("--tool-choice needs tools, which --messages gives; give it, or leave --tool-choice out")
         if self.prompts is not None:
             return Asked(prompts=_lines(self.prompts))
         if self.prompt_ids is not None:

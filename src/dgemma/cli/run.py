@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ from dgemma.cli.text_file import read_text
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
 from dgemma.core.profile import read_profile
+from dgemma.core.structure import Structure
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
@@ -140,8 +142,9 @@ def run(
     output.check(several_prompts=asked.prompts is not None)
     question = asked.read(bare=canvas.template is not None)
     profile = read_profile(generation.profile)
+    options = generation.options(profile)
     options = replace(
-        generation.options(profile),
+        options,
         decoder=DEFAULT.decoder if decoder == AUTO else decoder,
         raw=raw,
         template=canvas.template,
@@ -152,6 +155,7 @@ def run(
         choice_probabilities=output.choice_probabilities,
         trace=output.trace is not None,
         tools=question.tools,
+        structure=options.structure if not question.calls else _calling(options.structure, question.calls),
     )
     with Opened.load(bundle, engine=engine, threads=threads, target=target) as session:
         profile.warn_unless_for(session.bundle.digest)
@@ -162,6 +166,11 @@ def run(
         if question.prompts is not None:
             return generate_each(session, question.prompts, options, output.form)
         return generate(session, question.prompt, options, question.conversation, output.form, output.save)
+
+
+def _calling(structure: Structure | None, calls: Sequence[Mapping[str, Any]]) -> Structure:
+    """Of an answer that is to be a call; raises UsageError where it is to be something else as well."""
+    return Structure(calls=calls) if structure is None else replace(structure, calls=calls)
 
 
 def _check_decoder(decoder: str) -> None:

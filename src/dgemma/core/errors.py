@@ -87,5 +87,9 @@ class SessionClosed(DgemmaError):
     """A session was used after close."""
 
 
+class Cancelled(DgemmaError):
+    """Whoever asked for the work has cancelled it before there was an answer."""
+
+
 class DgemmaWarning(UserWarning):
     """Something works, but not as well as it could: one line, with the cure. The command line prints it on stderr."""

@@ -25,7 +25,7 @@ class Malformed(ValueError):
     """A call that is not of the form."""
 
 
-def _sorted(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def in_order(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """As jinja's dictsort: by key, without regard to case."""
     return sorted(values.items(), key=lambda item: item[0].lower())
 
@@ -75,14 +75,15 @@ class Writer:
         yield "}"
 
     def _entries(self, values: Mapping[str, Any], *, quoted_keys: bool) -> Parts:
-        for number, (key, value) in enumerate(_sorted(values)):
+        for number, (key, value) in enumerate(in_order(values)):
             if number:
                 yield ","
             yield from (self.quote, key, self.quote) if quoted_keys else (key,)
             yield ":"
-            yield from self._value(value, quoted_keys=quoted_keys)
+            yield from self.value(value, quoted_keys=quoted_keys)
 
-    def _value(self, value: Any, *, quoted_keys: bool = True) -> Parts:
+    def value(self, value: Any, *, quoted_keys: bool = True) -> Parts:
+        """Any JSON value."""
         if isinstance(value, str):
             yield from (self.quote, value, self.quote)
         elif isinstance(value, bool):
@@ -96,17 +97,17 @@ class Writer:
             for number, item in enumerate(value):
                 if number:
                     yield ","
-                yield from self._value(item, quoted_keys=quoted_keys)
+                yield from self.value(item, quoted_keys=quoted_keys)
             yield "]"
         else:
             yield self.null if value is None else str(value)
 
     def _required(self, names: Iterable[str]) -> Parts:
         yield "required:"
-        yield from self._value([str(name) for name in names])
+        yield from self.value([str(name) for name in names])
 
     def _properties(self, properties: Mapping[str, Any]) -> Parts:
-        for number, (key, value) in enumerate(_sorted(properties)):
+        for number, (key, value) in enumerate(in_order(properties)):
             yield f",{key}:{{" if number else f"{key}:{{"
             yield from self._property(value if isinstance(value, Mapping) else {}, is_object=isinstance(value, Mapping))
 
@@ -116,7 +117,7 @@ class Writer:
         if schema.get("description"):
             said.append(["description:", self.quote, str(schema["description"]), self.quote])
         if kind == "STRING" and schema.get("enum"):
-            said.append(["enum:", *self._value(schema["enum"])])
+            said.append(["enum:", *self.value(schema["enum"])])
         if kind == "ARRAY" and isinstance(schema.get("items"), Mapping) and schema["items"]:
             said.append(["items:{", *self._items(schema["items"]), "}"])
         if schema.get("nullable"):
@@ -135,7 +136,7 @@ class Writer:
         yield "}"
 
     def _items(self, items: Mapping[str, Any]) -> Parts:
-        for number, (key, value) in enumerate(_sorted({k: v for k, v in items.items() if v is not None})):
+        for number, (key, value) in enumerate(in_order({k: v for k, v in items.items() if v is not None})):
             if number:
                 yield ","
             if key == "properties":
@@ -146,7 +147,7 @@ class Writer:
                 yield from self._required(value)
             else:
                 yield f"{key}:"
-                yield from self._value(value.upper() if key == "type" and isinstance(value, str) else value)
+                yield from self.value(value.upper() if key == "type" and isinstance(value, str) else value)
 
 
 def read_call(texts: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import EntropyBound, LogitBias, SamplerOptions, Temperature
 from dgemma.core.scalars import is_int
 from dgemma.core.schedule import Schedule
-from dgemma.core.structure import Structure
+from dgemma.core.structure import NOT_FORCED, Structure, forced
 from dgemma.core.template import read_template
 
 MAX_NEW_TOKENS = 256
@@ -73,6 +73,7 @@ class GenerateKeywords(TypedDict, total=False):
     system: str | None
     think: bool
     tools: Sequence[Mapping[str, Any]]
+    tool_choice: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class GenerateOptions:
         draft: a text to begin the canvases with, instead of noise.
         strength: how much of the draft is noise, above 0 and at most 1: the share of its tokens, and of the steps that run.
         guidance: what steps are pushed away from, and how far. Needs loop host, and every position in every step.
-        structure: the texts that the answer may be; it always is one of them, unless it was cancelled.
+        structure: what the answer may be; it always is that, unless it was cancelled.
         choice_probabilities: give the probability of each choice of the structure in `Result.choice_probabilities`, at a step
             for every beginning that choices have.
         raw: do not put a prompt that is text through the chat template.
@@ -317,11 +318,14 @@ class GenerateOptions:
     @classmethod
     def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:
         """From the fields, with those of `ComputePolicy`, `SamplerOptions` and `Structure` in place of `compute`, `sampler` and
-        `structure`, and the arguments of `Guidance.of` in place of `guidance`. Raises UsageError."""
+        `structure`, and the arguments of `Guidance.of` in place of `guidance`; and `tool_choice`: auto (the default) lets the
+        model decide, required makes the answer a call of one of the tools, and a tool's name a call of that one. Raises
+        UsageError."""
         given = _renamed(keywords)
         policy = ComputePolicy.of(**{f.name: given.pop(f.name) for f in fields(ComputePolicy) if f.name in given})
         sampler = SamplerOptions(**{f.name: given.pop(f.name) for f in fields(SamplerOptions) if f.name in given})
-        structure = Structure.of(**{f.name: given.pop(f.name) for f in fields(Structure) if f.name in given})
+        calls = forced(given.get("tools", ()), given.pop("tool_choice", NOT_FORCED))
+        structure = Structure.of(**{f.name: given.pop(f.name) for f in fields(Structure) if f.name in given}, calls=calls)
         guidance = Guidance.of(**{name: given.pop(name) for name in GUIDANCE if name in given})
         return cls(compute=policy, sampler=sampler, structure=structure, guidance=guidance, **given)
 

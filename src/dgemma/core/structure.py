@@ -1,4 +1,4 @@
-"""The texts that an answer may be: those that a regular expression matches, JSON of a schema, or one of a few choices.
+"""What an answer may be: a text that a regular expression matches, JSON of a schema, one of a few choices, or a call of a tool.
 
 It knows what was asked for, and nothing of automata, tokenizers or bundles.
 """
@@ -11,20 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dgemma.core.errors import Param, UsageError, listed
+from dgemma.core.errors import Param, UsageError, blaming, listed
+from dgemma.core.messages import read_tools
 
 STRUCTURES = ("regex", "json_schema", "choices")
+REQUIRED, NOT_FORCED = "required", "auto"  # of `tool_choice`
 SHOWN = 60  # characters of a language in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """One language; exactly one of the three is given. Build it once and pass it in `GenerateOptions`.
+    """One language; exactly one of the four is given. Build it once and pass it in `GenerateOptions`.
 
     Args:
         regex: of the whole answer, in the syntax of Rust's regex crate: no look-around, no backreferences.
         json_schema: a JSON schema, as an object or its JSON text; it becomes text.
         choices: the answers that are possible, 2 or more different ones.
+        calls: declarations of tools, as `GenerateOptions.tools`: the answer is one call of one of them, with arguments that
+            follow its parameters. They become JSON text. The model must be told of these tools in the prompt.
     Raises:
         UsageError.
     """
@@ -32,6 +36,7 @@ class Structure:
     regex: str | None = None
     json_schema: str | Mapping[str, Any] | None = None
     choices: str | Sequence[str] = ()
+    calls: str | Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.regex is not None and not isinstance(self.regex, str):
@@ -48,7 +53,13 @@ class Structure:
         object.__setattr__(self, "choices", tuple(choices))
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
-        given = [name for name in STRUCTURES if getattr(self, name) not in (None, ())]
+        if self.calls:
+            with blaming("tools"):
+                tools = read_tools(json.loads(self.calls) if isinstance(self.calls, str) else self.calls)
+            object.__setattr__(self, "calls", json.dumps(tools))
+        given = self._given
+        if self.calls and len(given) > 1:
+            raise UsageError(Param("tool_choice"), " makes the answer a call; leave ", *listed(given[:-1]), " out")
         if len(given) != 1:
             raise UsageError("give one of ", *listed(STRUCTURES), *((", not ", *listed(given)) if given else ()))
 
@@ -59,20 +70,49 @@ class Structure:
         regex: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
         choices: str | Sequence[str] = (),
+        calls: Sequence[Mapping[str, Any]] = (),
     ) -> Structure | None:
         """From what a user asks for; None where that is nothing. Raises UsageError."""
-        if regex is None and json_schema is None and choices in ((), []):
+        if regex is None and json_schema is None and choices in ((), []) and not calls:
             return None
-        return cls(regex=regex, json_schema=json_schema, choices=choices)
+        return cls(regex=regex, json_schema=json_schema, choices=choices, calls=calls)
 
     @property
     def name(self) -> str:
-        """Which of the three it is."""
-        return next(name for name in STRUCTURES if getattr(self, name) not in (None, ()))
+        """The option that asks for it."""
+        return self._given[0]
+
+    @property
+    def tools(self) -> tuple[dict[str, Any], ...]:
+        """The declarations of `calls`."""
+        return tuple(json.loads(self.calls)) if isinstance(self.calls, str) else ()
+
+    @property
+    def _given(self) -> list[str]:
+        given = [name for name in STRUCTURES if getattr(self, name) not in (None, ())]
+        return [*given, "tool_choice"] if self.calls else given
 
     def __str__(self) -> str:
+        if self.calls:
+            return f"a call of {' or '.join(tool['function']['name'] for tool in self.tools)}"
         text = self.regex if self.regex is not None else self.json_schema or "|".join(self.choices)
         return f"{self.name} {str(text)[:SHOWN]!r}{'…' if len(str(text)) > SHOWN else ''}"
+
+
+def forced(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> tuple[Mapping[str, Any], ...]:
+    """The tools of which one must be called: none for auto, all for required, one for its name. Raises UsageError."""
+    if tool_choice == NOT_FORCED:
+        return ()
+    choice = Param("tool_choice")
+    if not isinstance(tool_choice, str):
+        raise UsageError(choice, f" {tool_choice!r} must be {NOT_FORCED}, {REQUIRED} or the name of a tool")
+    if not tools:
+        raise UsageError(choice, f" {tool_choice[:SHOWN]!r} needs tools; give some, or leave it out")
+    names = [tool["function"]["name"] for tool in read_tools(tools)]
+    if tool_choice != REQUIRED and tool_choice not in names:
+        known = ", ".join((NOT_FORCED, REQUIRED, *names))
+        raise UsageError(choice, f" {tool_choice[:SHOWN]!r} is no tool; choose one of {known}")
+    return tuple(tool for tool, name in zip(tools, names, strict=True) if tool_choice in (REQUIRED, name))
 
 
 def _schema_text(schema: object) -> str:
