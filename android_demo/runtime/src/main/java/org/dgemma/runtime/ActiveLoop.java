@@ -58,8 +58,10 @@ final class ActiveLoop extends CanvasLoop {
 
     @Override
     boolean denoise(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink) {
-        ActiveSet state = new ActiveSet(length, options.compute, sampler, options.sampler, stops);
-        steering.reset(options.sampler, known.least, options.logprobs != null);
+        boolean whole = known.given != null && known.given.isTemplate(); // it ends where its text says
+        int[] ends = whole ? new int[0] : stops;
+        ActiveSet state = new ActiveSet(length, options.compute, sampler, options.sampler, ends);
+        steering.reset(options.sampler, known, options.logprobs != null);
         Arrays.fill(soft, 0);
         for (int i = 0; i < scheduled(); i++) {
             int[] rows = state.begin();

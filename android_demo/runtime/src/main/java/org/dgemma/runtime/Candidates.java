@@ -30,6 +30,15 @@ final class Candidates {
         System.arraycopy(values, 0, logProbs, position * size, size);
     }
 
+    /** Makes a position's id certain. */
+    void pin(int position, int id) {
+        if (size > 0) {
+            Arrays.fill(logProbs, position * size, (position + 1) * size, Float.NEGATIVE_INFINITY);
+            ids[position * size] = id;
+            logProbs[position * size] = 0;
+        }
+    }
+
     /** Of each of these ids at its position, with the {@code count} likeliest beside it. */
     List<TokenLogprob> of(int[] canvas, int width, int count) {
         List<TokenLogprob> found = new ArrayList<>();

@@ -35,6 +35,8 @@ abstract class CanvasLoop {
     private Map<String, Tensor> views;
     private SamplerOptions sampler = SamplerOptions.EXPORTED;
     private float[] temperatures;
+    /** Steps that a draft leaves out. */
+    private int firstStep;
     private double[] bounds;
 
     /** What is known of a canvas before its first step. */
@@ -43,6 +45,8 @@ abstract class CanvasLoop {
         int first = NONE;
         /** How many of its first positions take no stop token and no padding. */
         int least;
+        /** A template, or its part of a draft. */
+        @Nullable Given given;
     }
 
     /** @param behind slots that the graph needs behind the prefix */
@@ -90,6 +94,15 @@ abstract class CanvasLoop {
         step.number = 0;
         for (int i = 0; i < length; i++) {
             initial[i] = i == 0 && known.first != NONE ? known.first : Noise.token(initial[i], vocab);
+        }
+        firstStep = 0;
+        if (known.given != null) {
+            long[] words = new long[length]; // of the stream behind those of all steps
+            Noise.words(Noise.streamKey(options.seed, canvas, steps + 1), words);
+            known.given.begin(initial, words);
+            firstStep = known.given.firstStep(temperatures.length);
+        }
+        for (int i = 0; i < length; i++) {
             step.canvasOut[i] = (int) initial[i];
         }
         return denoise(options, canvas, known, sink);
@@ -106,9 +119,9 @@ abstract class CanvasLoop {
     /** Begins to fill the step that was run as number i from 0. */
     final void begin(int i) {
         step.number = i + 1;
-        step.remaining = temperatures.length - i;
-        step.temperature = temperatures[i];
-        step.bound = bounds[i];
+        step.remaining = scheduled() - i;
+        step.temperature = temperature(i);
+        step.bound = bound(i);
         System.arraycopy(step.canvasOut, 0, step.canvasIn, 0, length);
     }
 
@@ -121,18 +134,18 @@ abstract class CanvasLoop {
         Buffers.read(outputs.get(canvas), row, step.canvasOut);
     }
 
-    /** Steps of one canvas at most. */
+    /** Steps of this canvas at most. */
     final int scheduled() {
-        return temperatures.length;
+        return temperatures.length - firstStep;
     }
 
     final float temperature(int i) {
-        return temperatures[i];
+        return temperatures[firstStep + i];
     }
 
     /** On entropies, in nats. */
     final double bound(int i) {
-        return bounds[i];
+        return bounds[firstStep + i];
     }
 
     /** Room for what a step puts out about its draws and likeliest ids; graphs of older bundles do not have it. */

@@ -1,6 +1,8 @@
 package org.dgemma.runtime;
 
+import java.util.ArrayList;
 import java.util.Collections;
+import java.util.List;
 import java.util.Map;
 import org.dgemma.format.Json;
 
@@ -84,6 +86,18 @@ public final class ComputePolicy {
 
     boolean isAll() {
         return earlyCommit == 0 && startWidth == WHOLE && !speculate;
+    }
+
+    /** Names of what says how a canvas begins. */
+    List<String> ofCanvas() {
+        List<String> names = new ArrayList<>();
+        if (startWidth != WHOLE) {
+            names.add("startWidth");
+        }
+        if (speculate) {
+            names.add("speculate");
+        }
+        return names;
     }
 
     /** The entropy in nats below which a position is committed early. */

@@ -94,7 +94,7 @@ final class CutDraw {
         for (int i = 0; i < count; i++) {
             total += weights[i];
         }
-        double target = (word >>> 8) * 0x1p-24 * total;
+        double target = Noise.uniform(word) * total;
         double running = 0;
         for (int i = 0; i < count; i++) {
             running += weights[i];

@@ -15,6 +15,8 @@ public final class GenerateOptions {
     /** 256 new tokens, seed 0, adaptive stop, host loop over every position, chat template, an empty prefix. */
     public static final GenerateOptions DEFAULT = new GenerateOptions(new Draft());
 
+    private static final double STRENGTH = 0.5;
+
     public final int maxNewTokens;
     /** No position among so many of the answer's first takes a stop token or padding. */
     public final int minTokens;
@@ -31,6 +33,12 @@ public final class GenerateOptions {
     public final List<String> ban;
     /** Texts that end an answer before them. */
     public final List<String> stop;
+    /** The answer, with holes that the model fills; null for none. */
+    public final @Nullable String template;
+    /** A text to begin the canvases with, instead of noise; null for none. */
+    public final @Nullable String draft;
+    /** How much of the draft is noise, above 0 and at most 1: the share of its tokens, and of the steps that run. */
+    public final double strength;
     /** How many of the likeliest ids {@link Result#logprobs} names; null for no log-probabilities. */
     public final @Nullable Integer logprobs;
     /** Take a text prompt as it is, without the bundle's chat template. */
@@ -57,6 +65,9 @@ public final class GenerateOptions {
         SamplerOptions sampler = SamplerOptions.EXPORTED;
         List<String> ban = Collections.emptyList();
         List<String> stop = Collections.emptyList();
+        @Nullable String template;
+        @Nullable String draft;
+        double strength = STRENGTH;
         @Nullable Integer logprobs;
         boolean raw;
         boolean continued;
@@ -76,6 +87,9 @@ public final class GenerateOptions {
         sampler = draft.sampler;
         ban = draft.ban;
         stop = draft.stop;
+        template = draft.template;
+        this.draft = draft.draft;
+        strength = draft.strength;
         logprobs = draft.logprobs;
         raw = draft.raw;
         continued = draft.continued;
@@ -94,7 +108,29 @@ public final class GenerateOptions {
             throw new UsageException("logprobs, ban and logitBias do not work with drafts, whose tokens come from greedy decoding;"
                     + " leave one out");
         }
+        checkGiven();
         checkLeast();
+    }
+
+    /** Template and draft. */
+    private void checkGiven() {
+        if (template == null && draft == null) {
+            return;
+        }
+        if (template != null && draft != null) {
+            throw new UsageException("give template or draft, not both");
+        }
+        String name = template == null ? "draft" : "template";
+        if (loop != Loop.HOST) {
+            throw new UsageException(name + " needs loop host: otherwise every canvas starts from noise");
+        }
+        List<String> others = compute.ofCanvas();
+        if (!others.isEmpty()) {
+            throw new UsageException(name + " fills the whole canvas; leave " + UsageException.listed(others) + " out");
+        }
+        if (template != null && !stop.isEmpty()) {
+            throw new UsageException("template determines where the answer ends; leave stop out");
+        }
     }
 
     private void checkLeast() {
@@ -110,6 +146,9 @@ public final class GenerateOptions {
         }
         if (!stop.isEmpty()) {
             others.add("stop");
+        }
+        if (template != null) {
+            others.add("template");
         }
         if (minTokens > 0 && !others.isEmpty()) {
             throw new UsageException("minTokens cannot be combined with " + UsageException.listed(others)
@@ -128,6 +167,9 @@ public final class GenerateOptions {
         draft.sampler = sampler;
         draft.ban = ban;
         draft.stop = stop;
+        draft.template = template;
+        draft.draft = this.draft;
+        draft.strength = strength;
         draft.logprobs = logprobs;
         draft.raw = raw;
         draft.continued = continued;
@@ -215,6 +257,49 @@ public final class GenerateOptions {
             }
         }
         return Collections.unmodifiableList(Arrays.asList(texts.clone()));
+    }
+
+    /**
+     * The answer with holes such as {@code {{8}}} of 8 tokens, which the model fills; all else stays exactly. It must fit on one
+     * canvas. Null for none. Needs the host loop.
+     *
+     * @throws UsageException it is empty, has no hole, or is given next to a draft, stop strings, a least length, or a canvas
+     *     that starts narrow or is a draft
+     */
+    public GenerateOptions template(@Nullable String text) {
+        if (text != null) {
+            Template.read(notEmpty("template", text));
+        }
+        return with(draft -> draft.template = text);
+    }
+
+    /** As {@link #draft(String, double)}, half of it noise. */
+    public GenerateOptions draft(@Nullable String text) {
+        return draft(text, STRENGTH);
+    }
+
+    /**
+     * Begin the canvases with a text, its stop token and padding, instead of noise. Null for none. Needs the host loop.
+     *
+     * @param strength the share of its tokens that are noise, and of the steps that run, the last ones; above 0 and at most 1
+     * @throws UsageException the text is empty, the share is out of its range, or a template or another kind of canvas is given
+     */
+    public GenerateOptions draft(@Nullable String text, double strength) {
+        if (text != null) {
+            notEmpty("draft", text);
+        }
+        SamplerOptions.share("strength", strength);
+        return with(draft -> {
+            draft.draft = text;
+            draft.strength = strength;
+        });
+    }
+
+    private static String notEmpty(String name, String text) {
+        if (text.isEmpty()) {
+            throw new UsageException(name + " must be non-empty text");
+        }
+        return text;
     }
 
     /** Give the log-probability of every token in {@link Result#logprobs}, and those of so many of the likeliest ids. */

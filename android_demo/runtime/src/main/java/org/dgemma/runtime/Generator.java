@@ -125,16 +125,43 @@ final class Generator {
         }
     }
 
-    /** Throws PromptTooLongException when prompt and {@code room} more do not fit behind {@code kept} tokens. */
-    void begin(int[] ids, int kept, int room) {
-        if ((long) kept + ids.length + room > manifest.context) {
+    /** Of a generation that begins now. */
+    Progress progress(int most) {
+        return new Progress(most, manifest.model.eosTokenIds, System.nanoTime(), engine.seconds());
+    }
+
+    /**
+     * Denoises canvases behind the first {@code kept} ids of the prefix and the other ids of {@code ids}, until a stop token,
+     * the limit, the end of the context, or a cancel.
+     *
+     * @param given what is known of the first canvases; a template is the only one
+     */
+    void generate(Progress run, int[] ids, int kept, GenerateOptions options, List<Given> given, Watcher watcher) {
+        begin(ids, kept, manifest.canvasLength);
+        prepare(run, options.compute.graphs(options.loop));
+        run.reason = denoise(run, options, given, watcher);
+        end(run);
+    }
+
+    /** One greedy token a call of {@code decode}, until as in {@link #generate}. */
+    void decode(Progress run, int[] ids) {
+        begin(ids, 0, 1);
+        prepare(run, "decode");
+        run.reason = decode(run);
+        end(run);
+    }
+
+    /** Throws PromptTooLongException when prompt and {@code room} more do not fit into the context. */
+    private void begin(int[] ids, int kept, int room) {
+        int length = ids.length - kept;
+        if ((long) ids.length + room > manifest.context) {
             String before = kept > 0 ? " after " + tokens(kept) + " of conversation" : "";
-            throw new PromptTooLongException("a prompt of " + tokens(ids.length) + before + " leaves no room for " + room
+            throw new PromptTooLongException("a prompt of " + tokens(length) + before + " leaves no room for " + room
                     + " more in the context of " + manifest.context
                     + "; shorten the prompt, or export with a larger --context");
         }
         prefix.truncate(kept);
-        prefix.extend(ids, ids.length);
+        prefix.extend(Arrays.copyOfRange(ids, kept, ids.length), length);
     }
 
     private static String tokens(int count) {
@@ -142,13 +169,25 @@ final class Generator {
     }
 
     /** Loads the graphs that a generation calls beside {@code encode}. */
-    void prepare(String... graphs) {
+    private void prepare(Progress run, String... graphs) {
         engine.prepare("encode");
         engine.prepare(graphs);
+        run.loadS = since(run.started);
+    }
+
+    /** The padding in place of a stop token: a model without one ends its answer so. */
+    private void end(Progress run) {
+        int[] tokens = run.tokens.toArray();
+        int end = tokens.length;
+        while (run.reason != StopReason.STOP && end > 0 && tokens[end - 1] == manifest.model.padTokenId) {
+            end--;
+        }
+        run.pads = tokens.length - end;
+        prefix.truncate(prefix.size() - run.pads);
     }
 
     /** Canvas after canvas; with drafts, the first id that is known is what greedy decoding says next. */
-    StopReason denoise(Progress run, GenerateOptions options, Watcher watcher) {
+    private StopReason denoise(Progress run, GenerateOptions options, List<Given> given, Watcher watcher) {
         int n = manifest.canvasLength;
         CanvasLoop loop = loops.computeIfAbsent(
                 options.compute.graphs(options.loop)[0], graph -> CanvasLoop.of(graph, engine, prefix));
@@ -159,6 +198,7 @@ final class Generator {
             if (following.length > 0) {
                 known.first = following[0];
             }
+            known.given = canvas < given.size() ? given.get(canvas) : null;
             known.least = Math.max(0, options.minTokens - run.tokens.size());
             long started = System.nanoTime();
             int[] ids = canvas(loop, run, canvas, known, options, watcher);
@@ -173,7 +213,8 @@ final class Generator {
                 return StopReason.CANCELLED;
             }
             run.canvases++;
-            StopReason reason = run.accept(ids);
+            boolean whole = known.given != null && known.given.isTemplate();
+            StopReason reason = whole ? run.fill(ids, known.given.length) : run.accept(ids);
             Candidates candidates = loop.candidates();
             if (options.logprobs != null && candidates != null) {
                 run.logprobs.addAll(candidates.of(ids, ids.length, options.logprobs));
@@ -275,7 +316,7 @@ final class Generator {
     }
 
     /** Greedy decoding; tensors and maps are reused, so that nearly all time is spent in the engine. */
-    StopReason decode(Progress run) {
+    private StopReason decode(Progress run) {
         encode(run, 1, 0);
         long started = System.nanoTime();
         try {
@@ -341,9 +382,9 @@ final class Generator {
         });
     }
 
-    Timings timings(Progress run, long started, double nativeS) {
-        double engineS = engine.seconds() - nativeS;
-        return new Timings(run.loadS, run.prefillS, run.denoiseS, run.commitS, since(started), engineS);
+    Timings timings(Progress run) {
+        double engineS = engine.seconds() - run.nativeS;
+        return new Timings(run.loadS, run.prefillS, run.denoiseS, run.commitS, since(run.started), engineS);
     }
 
     static double since(long started) {

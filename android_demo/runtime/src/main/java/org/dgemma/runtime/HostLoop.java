@@ -54,7 +54,7 @@ final class HostLoop extends CanvasLoop {
     boolean denoise(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink) {
         Buffers.write(initial, canvases[0]);
         stop.reset(options.sampler);
-        steering.reset(options.sampler, known.least, options.logprobs != null);
+        steering.reset(options.sampler, known, options.logprobs != null);
         for (int i = 0; i < scheduled(); i++) {
             int from = i % 2;
             Noise.words(Noise.streamKey(options.seed, canvas, i + 1), row);

@@ -65,6 +65,11 @@ final class Noise {
         }
     }
 
+    /** A uniform number in [0, 1). */
+    static double uniform(long word) {
+        return (word >>> 8) * 0x1p-24;
+    }
+
     /** A uniform token id: (word · V) &gt;&gt; 32. */
     static long token(long word, int vocabSize) {
         return word * vocabSize >>> 32;

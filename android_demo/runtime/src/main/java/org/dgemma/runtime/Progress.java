@@ -7,7 +7,13 @@ import org.jspecify.annotations.Nullable;
 /** What a generation has done so far; becomes its Result. */
 final class Progress {
     final int most;
+    /** Of {@link System#nanoTime}. */
+    final long started;
+    /** Of the engine's seconds what it had when the generation began. */
+    double nativeS;
     final IntList tokens = new IntList();
+    /** How many padding tokens {@link #tokens} ends with where no stop token was given. */
+    int pads;
     int steps;
     int canvases;
     int positionForwards;
@@ -20,11 +26,14 @@ final class Progress {
     List<TokenLogprob> logprobs = new ArrayList<>();
     /** Where the text ends early; null where it does not. */
     @Nullable StopStrings stopStrings;
+    StopReason reason = StopReason.CANCELLED;
     private final int[] stops;
 
-    Progress(int most, int[] stops) {
+    Progress(int most, int[] stops, long started, double nativeS) {
         this.most = most;
         this.stops = stops;
+        this.started = started;
+        this.nativeS = nativeS;
     }
 
     /**
@@ -49,6 +58,16 @@ final class Progress {
             return StopReason.STOP;
         }
         return tokens.size() == most ? StopReason.LENGTH : null;
+    }
+
+    /**
+     * Takes a template's canvas: its first {@code length} ids, whatever its holes hold, and for the prefix the stop token
+     * behind them.
+     */
+    StopReason fill(int[] canvas, int length) {
+        tokens.add(canvas, length);
+        gained = length + (length < canvas.length && contains(stops, canvas[length]) ? 1 : 0);
+        return StopReason.STOP;
     }
 
     /**

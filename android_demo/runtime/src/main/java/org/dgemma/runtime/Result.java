@@ -42,30 +42,32 @@ public final class Result {
     public final List<TokenLogprob> logprobs;
     /** The stop string that the answer ended before, if it did; the reason is then {@link StopReason#STOP}. */
     public final @Nullable String stopString;
+    /** What each hole of a template was filled with, in order. */
+    public final List<String> holes;
     /** Every step, where it was asked for. */
     public final @Nullable Trajectory trajectory;
 
     Result(
-            Answer answer, List<String> warnings, int[] tokens, int pads, int steps, int canvases, int positionForwards,
-            int prefillPositionForwards, StopReason stopReason, String engine, String loop, Timings timings, @Nullable Trajectory trajectory,
-            List<TokenLogprob> logprobs, @Nullable String stopString) {
+            Answer answer, List<String> warnings, int[] tokens, Progress run, String engine, String loop, Timings timings,
+            @Nullable Trajectory trajectory, @Nullable String stopString, List<String> holes) {
         this.text = answer.text;
         this.thinking = answer.thinking;
         this.toolCalls = answer.toolCalls;
         this.warnings = Collections.unmodifiableList(warnings);
         this.tokens = tokens;
-        this.pads = pads;
-        this.steps = steps;
-        this.canvases = canvases;
-        this.positionForwards = positionForwards;
-        this.prefillPositionForwards = prefillPositionForwards;
-        this.stopReason = stopReason;
+        this.pads = run.pads;
+        this.steps = run.steps;
+        this.canvases = run.canvases;
+        this.positionForwards = run.positionForwards;
+        this.prefillPositionForwards = run.prefillPositionForwards;
+        this.stopReason = run.reason;
         this.engine = engine;
         this.loop = loop;
         this.timings = timings;
         this.trajectory = trajectory;
-        this.logprobs = Collections.unmodifiableList(logprobs);
+        this.logprobs = Collections.unmodifiableList(run.logprobs);
         this.stopString = stopString;
+        this.holes = Collections.unmodifiableList(holes);
     }
 
     /** The answer as a turn of a conversation. */

@@ -196,7 +196,7 @@ public final class SamplerOptions {
         return changed;
     }
 
-    private static double share(String name, double value) {
+    static double share(String name, double value) {
         if (!(value > 0 && value <= 1)) {
             throw new UsageException(name + " " + value + " must be a number above 0 and at most 1");
         }

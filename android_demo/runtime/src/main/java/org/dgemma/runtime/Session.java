@@ -2,7 +2,6 @@ package org.dgemma.runtime;
 
 import java.io.File;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.LinkedBlockingQueue;
@@ -110,13 +109,14 @@ public final class Session implements AutoCloseable {
      * Denoise canvases until a stop token, the limit, the end of the context, or a cancel; blocking, on the calling
      * thread.
      *
-     * @param prompt put through the chat template unless {@link GenerateOptions#raw}
+     * @param prompt put through the chat template unless {@link GenerateOptions#raw}; null only with a
+     *     {@link GenerateOptions#template}, which then answers nothing
      * @param steps told of every step, on the calling thread; what it throws ends the generation and is thrown here
      * @return also after a cancel, with {@link StopReason#CANCELLED}
      * @throws DgemmaException PromptTooLongException, UsageException, TokenizerException, EngineException,
      *     SessionBusyException
      */
-    public Result generate(String prompt, GenerateOptions options, @Nullable StepListener steps) {
+    public Result generate(@Nullable String prompt, GenerateOptions options, @Nullable StepListener steps) {
         return exclusive(() -> run(before -> speech.prefix(before, prompt, options), options, steps, null));
     }
 
@@ -138,7 +138,7 @@ public final class Session implements AutoCloseable {
      * one terminal callback, last. An exception that a terminal callback throws reaches the thread's uncaught-exception
      * handler; the session stays usable.
      */
-    public void start(String prompt, GenerateOptions options, GenerationListener listener) {
+    public void start(@Nullable String prompt, GenerateOptions options, GenerationListener listener) {
         submit(before -> speech.prefix(before, prompt, options), options, listener);
     }
 
@@ -270,109 +270,37 @@ public final class Session implements AutoCloseable {
 
     private Result run(
             Asked asked, GenerateOptions given, @Nullable StepListener steps, @Nullable GenerationListener texts) {
-        long started = System.nanoTime();
-        GenerateOptions options = speech.withBans(given);
         Generator generator = open();
-        double nativeS = engine.seconds();
+        Progress run = generator.progress(given.maxNewTokens);
+        GenerateOptions options = speech.withBans(given);
         int[] before = options.continued ? generator.prefix.ids() : new int[0];
         int[] ids = asked.prefix(before);
         generator.check(options);
+        Answering answering = new Answering(speech, options, ids, manifest.sampler.entropyBound, steps, texts);
+        run.stopStrings = answering.stops;
         int kept = Math.max(0, Math.min(Prefix.shared(before, ids), ids.length - 1));
-        generator.begin(Arrays.copyOfRange(ids, kept, ids.length), kept, manifest.canvasLength);
-        boolean inside = speech.opensInside(ids);
-        generator.prepare(options.compute.graphs(options.loop));
-        Progress run = new Progress(options.maxNewTokens, manifest.model.eosTokenIds);
-        run.loadS = Generator.since(started);
-        Recorder recorder = options.trace ? new Recorder(manifest.sampler.entropyBound) : null;
-        TextStream stream = speech.stream();
-        StopStrings stops = options.stop.isEmpty() ? null : new StopStrings(options.stop, tokens -> speech.untrimmed(tokens, inside));
-        run.stopStrings = stops;
-        StopReason reason = generator.denoise(run, options, new Generator.Watcher() {
-            @Override
-            public void step(int canvas, DenoisingStep step, IntList committed) {
-                if (recorder != null) {
-                    recorder.add(canvas, step);
-                }
-                if (steps != null) {
-                    steps.onStep(event(canvas, step, committed, inside));
-                }
-            }
-
-            @Override
-            public void committed(IntList tokens) {
-                if (texts != null) {
-                    String text = speech.soFar(tokens.toArray(), inside).text;
-                    tell(texts, stream.grow(stops == null ? text : stops.sure(text)));
-                }
-            }
-        });
-        Trajectory trajectory = recorder == null ? null : recorder.finish(ids, run.tokens.toArray());
-        Timings timings = generator.timings(run, started, nativeS);
-        Result result = result(run, reason, options.loop.word(), timings, trajectory, inside);
-        if (texts != null) {
-            tell(texts, stream.finish(result.text));
-        }
-        return result;
+        generator.generate(run, ids, kept, options, answering.given, answering);
+        return answering.result(run, ids, engine.name(), options.loop.word(), generator.timings(run));
     }
 
     private Result decode(Asked asked, GenerateOptions options) {
-        long started = System.nanoTime();
+        Generator generator = open();
+        Progress run = generator.progress(options.maxNewTokens);
         int[] ids = asked.prefix(new int[0]);
         if (options.continued || options.trace) {
             throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
                     + "leave continued and trace off");
         }
+        if (options.template != null || options.draft != null || options.minTokens > 0) {
+            throw new UsageException("decodeGreedy has no canvases; leave template, draft and minTokens out");
+        }
         if (!options.ban.isEmpty() || options.sampler.tilts() || options.logprobs != null || !options.stop.isEmpty()) {
             throw new UsageException("decodeGreedy gives one token without others, until a stop token; "
                     + "leave ban, logitBias, logprobs and stop out");
         }
-        Generator generator = open();
-        double nativeS = engine.seconds();
-        generator.begin(ids, 0, 1);
-        generator.prepare("decode");
-        Progress run = new Progress(options.maxNewTokens, manifest.model.eosTokenIds);
-        run.loadS = Generator.since(started);
-        StopReason reason = generator.decode(run);
-        Timings timings = generator.timings(run, started, nativeS);
-        return result(run, reason, "decode", timings, null, speech.opensInside(ids));
-    }
-
-    private Result result(
-            Progress run, StopReason reason, String loop, Timings timings, @Nullable Trajectory trajectory,
-            boolean inside) {
-        int[] tokens = run.tokens.toArray();
-        int pads = reason == StopReason.STOP ? 0 : padding(tokens); // a model without a stop token ends with padding
-        Prefix prefix = open().prefix;
-        prefix.truncate(prefix.size() - pads);
-        Answer answer = speech.answer(tokens, inside);
-        StopStrings stops = run.stopStrings;
-        if (stops != null && stops.found != null) {
-            answer = answer.withText(speech.stream().trimmed() ? Trim.both(stops.text) : stops.text);
-        }
-        return new Result(
-                answer, Speech.warnings(answer, reason, tokens.length), tokens, pads, run.steps, run.canvases, run.positionForwards,
-                run.prefillPositionForwards, reason, engine.name(), loop, timings, trajectory, run.logprobs,
-                stops == null ? null : stops.found);
-    }
-
-    private int padding(int[] tokens) {
-        int end = tokens.length;
-        while (end > 0 && tokens[end - 1] == engine.bundle().manifest().model.padTokenId) {
-            end--;
-        }
-        return tokens.length - end;
-    }
-
-    private StepEvent event(int canvas, DenoisingStep step, IntList committed, boolean inside) {
-        return new StepEvent(
-                speech, inside, canvas, step.number, step.remaining, committed.toArray(), step.width,
-                step.argmax.clone(), step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone());
-    }
-
-    private static void tell(GenerationListener listener, String piece) {
-        if (!piece.isEmpty()) {
-            listener.onText(piece);
-        }
+        Answering answering = new Answering(speech, options, ids, manifest.sampler.entropyBound, null, null);
+        generator.decode(run, ids);
+        return answering.result(run, ids, engine.name(), "decode", generator.timings(run));
     }
 
     private Generator open() {

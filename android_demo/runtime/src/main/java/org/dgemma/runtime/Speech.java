@@ -42,6 +42,9 @@ final class Speech {
     }
 
     int[] prefix(int[] before, @Nullable String prompt, GenerateOptions options) {
+        if (prompt == null && options.template != null) {
+            return opening(options);
+        }
         if (prompt == null || prompt.isEmpty()) {
             throw new UsageException("the prompt is empty; give some text");
         }
@@ -57,6 +60,39 @@ final class Speech {
         }
         int[] kept = Prompt.withoutThoughts(manifest, before);
         return joined(kept, Chat.ids(manifest, tokenizer(), prompt, kept));
+    }
+
+    /** The beginning of an answer to nothing. */
+    private int[] opening(GenerateOptions options) {
+        Manifest.ChatTemplate chat = manifest.chat;
+        if (options.continued || options.speaks() || chat == null) {
+            throw new UsageException("without prompt, a template starts a new conversation; give one");
+        }
+        return joined(chat.start, chat.modelPrefix);
+    }
+
+    /**
+     * What the options say of canvases.
+     *
+     * @throws UsageException a template does not fit, or cannot be kept exactly
+     * @throws TokenizerException the bundle has no tokenizer
+     */
+    List<Given> given(GenerateOptions options) {
+        if (options.template == null && options.draft == null) {
+            return Collections.emptyList();
+        }
+        if (tokenizer == null) {
+            throw new TokenizerException("this bundle has no tokenizer, which template and draft need; leave them out");
+        }
+        if (options.draft != null) {
+            return Given.fromDraft(manifest, tokenizer, options.draft, options.strength);
+        }
+        Given found = Given.fromTemplate(manifest, tokenizer, options.template);
+        if (found.length > options.maxNewTokens) {
+            throw new UsageException(
+                    "template takes " + found.length + " tokens; maxNewTokens " + options.maxNewTokens + " is less");
+        }
+        return Collections.singletonList(found);
     }
 
     /** Of a whole conversation, which does not hang on what was there before. */

@@ -5,6 +5,7 @@ import java.nio.LongBuffer;
 import java.util.Map;
 import java.util.function.IntToDoubleFunction;
 import org.dgemma.runtime.engine.Tensor;
+import org.jspecify.annotations.Nullable;
 
 /**
  * What the options of a generation make of one step's outputs: acceptance, the draw, the likeliest ids. What they leave alone
@@ -18,7 +19,7 @@ final class Steering {
     private final Candidates candidates;
     private SamplerOptions options = SamplerOptions.EXPORTED;
     private boolean wanted;
-    private int least;
+    private CanvasLoop.Known known = new CanvasLoop.Known();
 
     /** @param results what a step puts out, with candidates where the graph has them */
     Steering(Manifest manifest, Map<String, Tensor> results) {
@@ -34,12 +35,11 @@ final class Steering {
     /**
      * Begins a canvas.
      *
-     * @param least how many of its first positions take no stop token and no padding
      * @param wanted whether {@link #candidates} are wanted
      */
-    void reset(SamplerOptions options, int least, boolean wanted) {
+    void reset(SamplerOptions options, CanvasLoop.Known known, boolean wanted) {
         this.options = options;
-        this.least = least;
+        this.known = known;
         this.wanted = wanted;
         candidates.clear();
     }
@@ -61,8 +61,9 @@ final class Steering {
             int[] canvas) {
         boolean greedy = temperature == (float) SamplerOptions.GREEDY;
         double exported = manifest.sampler.entropyBound;
-        boolean redraws = options.cuts() || options.tilts() || rows[0] < least;
+        boolean redraws = options.cuts() || options.tilts() || rows[0] < known.least;
         if (!greedy && !redraws && !wanted && bound == exported) {
+            hold(rows, argmax, entropy, accepted, canvas);
             return;
         }
         boolean[] own = bound == exported ? null : accept(entropy, rows.length, bound);
@@ -79,6 +80,24 @@ final class Steering {
                 canvas[i] = (int) Noise.token(words[words.length / 2 + rows[i]], manifest.model.vocabSize);
             }
         }
+        hold(rows, argmax, entropy, accepted, canvas);
+    }
+
+    /** Rows whose ids are given stay as they are: certain and accepted. */
+    private void hold(int[] rows, int[] argmax, float[] entropy, boolean[] accepted, int[] canvas) {
+        Given given = known.given;
+        if (given == null) {
+            return;
+        }
+        for (int i = 0; i < rows.length; i++) {
+            if (given.pinned[rows[i]]) {
+                argmax[i] = given.ids[rows[i]];
+                entropy[i] = 0;
+                accepted[i] = true;
+                canvas[i] = given.ids[rows[i]];
+                candidates.pin(rows[i], given.ids[rows[i]]);
+            }
+        }
     }
 
     /** What a row draws in place of {@code drawn}; its argmax and whether it is accepted may change as well. */
@@ -90,7 +109,7 @@ final class Steering {
             logProbs[k] = values.get(row * ids.length + k);
         }
         CutDraw.sort(ids, logProbs);
-        IntToDoubleFunction biases = position < least ? this::early : options::bias;
+        IntToDoubleFunction biases = position < known.least ? this::early : options::bias;
         boolean touched = CutDraw.tilt(ids, logProbs, biases, temperature);
         if (wanted) {
             candidates.put(position, ids, logProbs);

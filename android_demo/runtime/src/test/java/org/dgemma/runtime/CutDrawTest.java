@@ -120,7 +120,7 @@ public class CutDrawTest {
             results.get("log_probs").data.putFloat(8 * i, -0.1f).putFloat(8 * i + 4, -3f);
         }
         Steering steering = new Steering(manifest, results);
-        steering.reset(options, 0, false);
+        steering.reset(options, new CanvasLoop.Known(), false);
         int[] canvas = {40, 7, 8};
         float temperature = options.temperatures(manifest.sampler)[0];
         double bound = options.bounds(manifest.sampler)[0];

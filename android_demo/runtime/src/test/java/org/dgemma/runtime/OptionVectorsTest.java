@@ -47,7 +47,7 @@ public class OptionVectorsTest {
         return ((Number) value).intValue();
     }
 
-    private static double[] reals(Object list) {
+    static double[] reals(Object list) {
         return list == null ? new double[0]
                 : ((List<?>) list).stream().mapToDouble(value -> ((Number) value).doubleValue()).toArray();
     }
@@ -101,7 +101,7 @@ public class OptionVectorsTest {
         }
     }
 
-    private static SamplerOptions with(SamplerOptions options, String name, Object value) {
+    static SamplerOptions with(SamplerOptions options, String name, Object value) {
         switch (name) {
             case "temperature":
                 return options.temperature(reals(value)[0], reals(value)[1]);

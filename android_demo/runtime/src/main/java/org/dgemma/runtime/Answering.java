@@ -1,0 +1,91 @@
+package org.dgemma.runtime;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The text of one generation: what its options say about the canvases, where it ends, its events, and its result. It knows ids
+ * and how they read, and nothing of prefixes, engines or threads.
+ */
+final class Answering implements Generator.Watcher {
+    /** Where the text ends early; null where it does not. */
+    final @Nullable StopStrings stops;
+    /** What the options say of canvases. */
+    final List<Given> given;
+    private final Speech speech;
+    private final boolean inside;
+    private final @Nullable Recorder recorder;
+    private final @Nullable StepListener steps;
+    private final @Nullable GenerationListener texts;
+    private final TextStream stream;
+
+    /**
+     * @param prompt what the prefix holds before the answer
+     * @param exported the bundle's entropy bound, in nats
+     * @param steps told of every step
+     * @param texts told of text once it is committed
+     */
+    Answering(
+            Speech speech, GenerateOptions options, int[] prompt, double exported, @Nullable StepListener steps,
+            @Nullable GenerationListener texts) {
+        this.speech = speech;
+        this.steps = steps;
+        this.texts = texts;
+        inside = speech.opensInside(prompt);
+        given = speech.given(options);
+        stops = options.stop.isEmpty() ? null : new StopStrings(options.stop, tokens -> speech.untrimmed(tokens, inside));
+        recorder = options.trace ? new Recorder(exported) : null;
+        stream = speech.stream();
+    }
+
+    @Override
+    public void step(int canvas, DenoisingStep step, IntList committed) {
+        if (recorder != null) {
+            recorder.add(canvas, step);
+        }
+        if (steps != null) {
+            steps.onStep(new StepEvent(
+                    speech, inside, canvas, step.number, step.remaining, committed.toArray(), step.width,
+                    step.argmax.clone(), step.canvasOut.clone(), step.entropy.clone(), step.accepted.clone()));
+        }
+    }
+
+    @Override
+    public void committed(IntList tokens) {
+        if (texts != null) {
+            String text = speech.soFar(tokens.toArray(), inside).text;
+            tell(stream.grow(stops == null ? text : stops.sure(text)));
+        }
+    }
+
+    private void tell(String piece) {
+        if (texts != null && !piece.isEmpty()) {
+            texts.onText(piece);
+        }
+    }
+
+    /** Of a generation that has ended, whose last text is told. @param prompt what it started from */
+    Result result(Progress run, int[] prompt, String engine, String loop, Timings timings) {
+        int[] tokens = run.tokens.toArray();
+        Answer answer = speech.answer(tokens, inside);
+        if (stops != null && stops.found != null) {
+            answer = answer.withText(stream.trimmed() ? Trim.both(stops.text) : stops.text);
+        }
+        List<String> holes = new ArrayList<>();
+        for (Given known : given) {
+            for (int[] hole : known.holes) {
+                if (tokens.length > 0) {
+                    holes.add(speech.answer(Arrays.copyOfRange(tokens, hole[0], hole[1]), inside).text);
+                }
+            }
+        }
+        Trajectory trajectory = recorder == null ? null : recorder.finish(prompt, tokens);
+        Result result = new Result(
+                answer, Speech.warnings(answer, run.reason, tokens.length), tokens, run, engine, loop, timings, trajectory,
+                stops == null ? null : stops.found, holes);
+        tell(stream.finish(result.text));
+        return result;
+    }
+}

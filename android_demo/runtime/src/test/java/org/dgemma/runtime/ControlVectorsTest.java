@@ -1,0 +1,155 @@
+package org.dgemma.runtime;
+
+import static org.junit.Assert.assertArrayEquals;
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertNotNull;
+import static org.junit.Assert.assertTrue;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.regex.Pattern;
+import org.junit.Test;
+
+/** The shared vectors of control: what the Python runtime says under options that say something of the answer. */
+public class ControlVectorsTest {
+    private static final SessionOptions LOAD = SessionOptions.DEFAULT.engine("onnx").threads(1);
+    /** Kernels sum in other orders. */
+    private static final double LOGPROB = 2e-4;
+
+    private final Map<String, Object> head;
+
+    public ControlVectorsTest() throws Exception {
+        head = Repository.json("tests/vectors/control.json");
+        assertEquals(1, number(head, "format"));
+    }
+
+    private static int number(Map<?, ?> values, String name) {
+        return ((Number) values.get(name)).intValue();
+    }
+
+    private List<Map<?, ?>> runs() {
+        List<Map<?, ?>> found = new ArrayList<>();
+        ((List<?>) head.get("runs")).forEach(each -> found.add((Map<?, ?>) each));
+        return found;
+    }
+
+    private static GenerateOptions options(Map<?, ?> run) {
+        Map<?, ?> said = (Map<?, ?>) run.get("options");
+        GenerateOptions options = GenerateOptions.DEFAULT.maxNewTokens(128).trace(true)
+                .seed(Long.parseUnsignedLong((String) run.get("seed")));
+        for (Map.Entry<?, ?> each : said.entrySet()) {
+            options = with(options, said, (String) each.getKey(), each.getValue());
+        }
+        return options;
+    }
+
+    private static GenerateOptions with(GenerateOptions options, Map<?, ?> said, String name, Object value) {
+        switch (name) {
+            case "template":
+                return options.template((String) value);
+            case "draft":
+                return said.get("strength") == null ? options.draft((String) value)
+                        : options.draft((String) value, (Double) said.get("strength"));
+            case "strength":
+                return options;
+            case "logprobs":
+                return options.logprobs(number(said, name));
+            case "min_tokens":
+                return options.minTokens(number(said, name));
+            case "adaptive":
+                return options.adaptive((Boolean) value);
+            case "early_commit":
+                return options.compute(options.compute.earlyCommit((Double) value));
+            case "recheck":
+                return options.compute(options.compute.recheck((Boolean) value));
+            case "ban":
+                return options.ban((String) value);
+            default:
+                return options.sampler(OptionVectorsTest.with(options.sampler, name, value));
+        }
+    }
+
+    private static Result generate(Session session, Map<?, ?> run, GenerateOptions options) {
+        return session.generate((String) run.get("prompt"), options, null);
+    }
+
+    private static void same(Map<?, ?> run, Result result, Session session) {
+        String what = run.get("options").toString();
+        assertEquals(what, run.get("text"), result.text);
+        assertArrayEquals(what, TrajectoriesTest.ints(run.get("tokens")), result.tokens);
+        assertEquals(what, run.get("holes"), result.holes);
+        assertEquals(what, number(run, "steps"), result.steps);
+        assertEquals(what, number(run, "canvases"), result.canvases);
+        assertEquals(what, number(run, "position_forwards"), result.positionForwards);
+        assertEquals(what, run.get("stop_reason"), result.stopReason.word());
+        assertArrayEquals(what, TrajectoriesTest.ints(run.get("prefix")), session.prefixIds());
+        double[] logprobs = result.logprobs.stream().mapToDouble(one -> one.logprob).toArray();
+        assertArrayEquals(what, OptionVectorsTest.reals(run.get("logprobs")), logprobs, LOGPROB);
+        Trajectory trajectory = result.trajectory;
+        assertNotNull(trajectory);
+        assertArrayEquals(what, TrajectoriesTest.ints(run.get("canvas_index")), trajectory.canvasIndex);
+        assertArrayEquals(what, TrajectoriesTest.ints(run.get("step")), trajectory.step);
+        int[][] begun = TrajectoriesTest.rows(run.get("begun"));
+        for (int i = 0; i < trajectory.step.length; i++) {
+            boolean first = i == 0 || trajectory.canvasIndex[i] != trajectory.canvasIndex[i - 1];
+            assertArrayEquals(what, first ? begun[trajectory.canvasIndex[i]] : trajectory.canvasOut[i - 1], trajectory.canvasIn[i]);
+            assertEquals(what, ((List<?>) run.get("accepted")).get(i), bits(trajectory.accepted[i]));
+        }
+        assertTrue(what, Arrays.deepEquals(TrajectoriesTest.rows(run.get("argmax")), trajectory.argmax));
+        assertTrue(what, Arrays.deepEquals(TrajectoriesTest.rows(run.get("canvas_out")), trajectory.canvasOut));
+    }
+
+    private static String bits(boolean[] values) {
+        StringBuilder text = new StringBuilder();
+        for (boolean value : values) {
+            text.append(value ? '1' : '0');
+        }
+        return text.toString();
+    }
+
+    @Test
+    public void theExportedBundleGivesThem() {
+        int changed = 0;
+        try (Session session = Session.load(Repository.bundle("tiny"), LOAD)) {
+            for (Map<?, ?> run : runs()) {
+                GenerateOptions options = options(run);
+                Result result = generate(session, run, options);
+                same(run, result, session);
+                Result other = generate(session, run, options.seed(options.seed + 1));
+                assertNotNull(result.trajectory);
+                assertNotNull(other.trajectory);
+                changed += Arrays.deepEquals(result.trajectory.canvasOut, other.trajectory.canvasOut) ? 0 : 1;
+            }
+        }
+        System.out.println("tiny: " + runs().size() + " shared runs under control equal");
+        assertTrue("control: another seed hardly changes anything", changed > runs().size() / 2);
+    }
+
+    /** Its kernels round otherwise in other versions, so the holes may differ; the text around them may not. */
+    @Test
+    public void theShippedBundleKeepsWhatIsGiven() {
+        int templates = 0;
+        int equal = 0;
+        try (Session session = Session.load(Repository.bundle("tiny-w8"), LOAD)) {
+            for (Map<?, ?> run : runs()) {
+                Result result = generate(session, run, options(run));
+                equal += run.get("text").equals(result.text) ? 1 : 0;
+                String template = (String) ((Map<?, ?>) run.get("options")).get("template");
+                if (template != null) {
+                    StringBuilder form = new StringBuilder();
+                    for (Object piece : Template.read(template)) {
+                        form.append(piece instanceof String ? Pattern.quote((String) piece) : "(.*)");
+                    }
+                    assertTrue(template + ": " + result.text, Pattern.matches(form.toString(), result.text));
+                    templates++;
+                }
+            }
+        }
+        System.out.println("tiny-w8: " + equal + " of " + runs().size() + " texts under control are those of the float bundle");
+        assertFalse(templates < 5);
+        assertTrue("hardly a text in common", equal > runs().size() / 2);
+    }
+}

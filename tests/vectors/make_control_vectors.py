@@ -1,0 +1,101 @@
+"""Writes control.json: generations of a float32 bundle of tiny under options that say something of the answer.
+
+    python tests/vectors/make_control_vectors.py build/tiny.dgemma [FOLDER]
+
+The Python runtime makes it with ONNX Runtime; what the file holds any language can read. README.md describes the format.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dgemma.core.generate_options import GenerateOptions
+from dgemma.core.trajectory import Trajectory
+from dgemma.runtime.result import Result
+from dgemma.runtime.session import Session
+
+HERE = Path(__file__).resolve().parent
+REVERSE, WORDS = "Reverse the word table.", "Write 4271 in words."
+SENTENCE = "Make a sentence: name Nina, item ladder, colour yellow, city Paris."
+LONG = " ".join(["four thousand two hundred and seventy one"] * 12)  # more than one canvas
+HOT: dict[str, Any] = {"temperature": (3.0, 1.5), "max_steps": 7}
+CASES: tuple[tuple[str | None, dict[str, Any]], ...] = (
+    (REVERSE, {"template": "el{{3}}"}),
+    (REVERSE, {"template": "{{2}}b{{2}}", "logprobs": 2}),
+    (None, {"template": "four {{6}} hundred{{1}}"}),
+    (SENTENCE, {"template": "{{3}} bought a {{8}}ladder in {{4}}.", **HOT}),
+    (SENTENCE, {"template": "{{12}}yellow{{1}}", "early_commit": 0.01, **HOT}),
+    (SENTENCE, {"template": "{{24}}", "top_k": 2, "ban": "yellow", **HOT}),
+    (SENTENCE, {"template": "{{62}}x", "early_commit": 0.01, "recheck": True, "adaptive": False, "max_steps": 5}),
+    (SENTENCE, {"draft": "Nina bought a yellow ladder in Paris."}),
+    (SENTENCE, {"draft": "Paul sold a red chair in Rome.", "strength": 0.8, **HOT}),
+    (SENTENCE, {"draft": "Nina bought a yellow ladder in Paris.", "strength": 0.05, "schedule": "cosine", **HOT}),
+    (WORDS, {"draft": "four", "strength": 1.0, "entropy_bound": (0.3, 0.02)}),
+    (WORDS, {"draft": LONG, "strength": 0.3, "min_tokens": 100}),
+    (WORDS, {"draft": LONG, "strength": 0.6, "min_tokens": 70, "early_commit": 0.01, **HOT}),
+)  # fmt: skip
+
+
+def trace(t: Trajectory) -> dict[str, Any]:
+    """JSON values. `canvas_in` of every step that is the first of its canvas; other steps begin with the canvas before them."""
+    first = [i == 0 or t.canvas_index[i] != t.canvas_index[i - 1] for i in range(len(t.step))]
+    return {
+        "canvas_index": t.canvas_index.tolist(),
+        "step": t.step.tolist(),
+        "begun": t.canvas_in[first].tolist(),
+        "argmax": t.argmax.tolist(),
+        "accepted": ["".join(str(int(x)) for x in row) for row in t.accepted],
+        "canvas_out": t.canvas_out.tolist(),
+    }
+
+
+def answer(result: Result) -> dict[str, Any]:
+    """What is the same wherever it is generated."""
+    return {
+        "text": result.text,
+        "tokens": list(result.tokens),
+        "holes": list(result.holes),
+        "steps": result.steps,
+        "canvases": result.canvases,
+        "position_forwards": result.position_forwards,
+        "stop_reason": result.stop_reason,
+    }
+
+
+def run(session: Session, prompt: str | None, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """One entry of `runs`."""
+    result = session.generate(prompt, GenerateOptions.of(seed=seed, max_new_tokens=128, trace=True, **options))
+    assert result.trajectory is not None
+    logprobs = [round(one.logprob, 5) for one in result.logprobs]
+    return {
+        "prompt": prompt,
+        "seed": str(seed),
+        "options": options,
+        **answer(result),
+        "prefix": list(session.prefix_ids),
+        "logprobs": logprobs,
+        **trace(result.trajectory),
+    }
+
+
+def main(bundle: str, folder: Path) -> None:
+    with Session.load(bundle, engine="onnx", threads=1) as session:
+        runs = [run(session, prompt, seed, options) for seed, (prompt, options) in enumerate(CASES)]
+        manifest = session.manifest
+    head = {
+        "format": 1,
+        "command": "python tests/vectors/make_control_vectors.py build/tiny.dgemma",
+        "canvas_length": manifest.canvas_length,
+        "steps": manifest.steps,
+        "vocab_size": manifest.model.vocab_size,
+    }
+    lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs)
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{lines}\n]}}\n'
+    (folder / "control.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else HERE)

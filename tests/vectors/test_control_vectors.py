@@ -1,0 +1,86 @@
+"""control.json against the contract with numpy alone, and against the Python runtime on an exported bundle."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dgemma.core.noise import canvas_words, step_words, token_from_word, uniform_from_word
+from dgemma.runtime.session import Session
+
+Run = dict[str, Any]
+HERE = Path(__file__).parent
+VECTORS: dict[str, Any] = json.loads((HERE / "control.json").read_text(encoding="utf-8"))
+RUNS: list[Run] = VECTORS["runs"]
+GIVEN = [one for one in RUNS if {"template", "draft"} & one["options"].keys()]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_bundle: Path) -> Iterator[Session]:
+    with Session.load(tiny_bundle, engine="onnx", threads=1) as session:
+        yield session
+
+
+def broken_rule(entry: Run) -> str | None:
+    """The first rule of drafts and templates that a run does not follow: what can be checked without a model or a tokenizer."""
+    n, vocab, seed, said = VECTORS["canvas_length"], VECTORS["vocab_size"], int(entry["seed"]), entry["options"]
+    indices = entry["canvas_index"]
+    for canvas, begun in enumerate(entry["begun"]):
+        noise = token_from_word(canvas_words(seed, canvas, n), vocab).tolist()
+        kept = [k for k in range(n) if begun[k] != noise[k]]
+        words = step_words(seed, canvas, VECTORS["steps"] + 1, n)[0]
+        noisy = (uniform_from_word(words) < said.get("strength", 0.5)).tolist()
+        if "draft" in said and any(noisy[k] for k in kept):
+            return f"canvas {canvas}: noise"
+        rows = [i for i, index in enumerate(indices) if index == canvas]
+        steps = said.get("max_steps", VECTORS["steps"])
+        first = max(1, int(np.ceil(said.get("strength", 0.5) * steps))) if "draft" in said else steps
+        if entry["step"][rows[0]] != first:
+            return f"canvas {canvas}: steps"
+        if "template" in said:
+            ends = entry["canvas_out"][rows[-1]][len(entry["tokens"]) :]
+            if any(entry[name][i][len(entry["tokens"]) :] != ends for i in rows for name in ("argmax", "canvas_out")):
+                return f"canvas {canvas}: pinned"
+            if any(entry["accepted"][i][k] == "0" for i in rows for k in range(len(entry["tokens"]), n)):
+                return f"canvas {canvas}: accepted"
+    return None
+
+
+def test_the_vectors_follow_the_contract() -> None:
+    assert VECTORS["format"] == 1
+    assert [broken_rule(entry) for entry in GIVEN] == [None] * len(GIVEN)
+    named = {name for entry in GIVEN for name in entry["options"]}
+    assert named >= {"template", "draft", "strength", "early_commit", "logprobs"}
+    assert max(entry["canvases"] for entry in GIVEN) > 1
+
+
+@pytest.mark.parametrize("rule", ["noise", "steps", "pinned"])
+def test_the_reader_notices_a_change(rule: str) -> None:
+    entry = copy.deepcopy(next(one for one in GIVEN if ("template" in one["options"]) == (rule == "pinned")))
+    if rule == "noise":
+        words = step_words(int(entry["seed"]), 0, VECTORS["steps"] + 1, VECTORS["canvas_length"])[0]
+        entry["begun"][0][int(uniform_from_word(words).argmin())] += 1
+    elif rule == "steps":
+        entry["step"][0] += 1
+    else:
+        entry["argmax"][0][-1] += 1
+    assert (broken_rule(entry) or "").endswith(rule)
+
+
+def test_the_runtime_gives_them(tiny: Session) -> None:
+    spec = importlib.util.spec_from_file_location("make_control_vectors", HERE / "make_control_vectors.py")
+    assert spec is not None and spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert len(make.CASES) == len(RUNS)
+    for seed, (prompt, options) in enumerate(make.CASES):
+        found = json.loads(json.dumps(make.run(tiny, prompt, seed, options)))
+        np.testing.assert_allclose(found.pop("logprobs"), RUNS[seed]["logprobs"], atol=2e-4)
+        assert found == {name: value for name, value in RUNS[seed].items() if name != "logprobs"}, options
