@@ -22,6 +22,7 @@ from torch import Tensor
 from dgemma.core.errors import CheckpointError, UsageError
 from dgemma.core.manifest import sha256_file
 from dgemma.core.sampler import SamplerConfig
+from dgemma.core.schedule import Ends, is_temperature, read_ends
 from dgemma.model import checkpoint
 from dgemma.model import sampler as sampling
 from dgemma.model.denoiser import Denoiser
@@ -47,6 +48,7 @@ class DistillOptions:
         denoising_steps: K that the student takes for a canvas at most.
         entropy_bound: of the student's sampler; None: the teacher's. A student is surer of what agrees than its entropies say,
             so it may accept more in a step.
+        temperature: of the student's sampler, t_max and t_min; None: the teacher's.
         steps: of the optimizer.
         batch: canvases of a step.
         rate: highest learning rate of AdamW, for embedding and norms; Muon's for the matrices is seven times that.
@@ -57,6 +59,7 @@ class DistillOptions:
 
     denoising_steps: int = 4
     entropy_bound: float | None = None
+    temperature: Ends | None = None
     steps: int = 2000
     batch: int = 32
     rate: float = 1.5e-3
@@ -78,6 +81,20 @@ class DistillOptions:
                 raise UsageError(f"--{said} {value}: must be from {least} to {most}")
         if not 0 < self.rate < 1:
             raise UsageError(f"--rate {self.rate}: must be above 0 and below 1")
+
+    def policy(self, teacher: SamplerConfig) -> SamplerConfig:
+        """The student's sampler; raises UsageError where temperature or entropy bound cannot be."""
+        t_max, t_min = self.temperature or (teacher.t_max, teacher.t_min)
+        bound = teacher.entropy_bound if self.entropy_bound is None else self.entropy_bound
+        return replace(teacher, steps=self.denoising_steps, t_max=t_max, t_min=t_min, entropy_bound=bound)
+
+
+def read_temperature(text: str | None) -> Ends | None:
+    """First and last temperature, of A:B; raises UsageError."""
+    ends = read_ends("temperature", text, is_temperature, "two numbers, A:B")
+    if ends and not 0 < ends[1] < ends[0]:
+        raise UsageError(f"--temperature {text}: the last must be above 0 and below the first")
+    return ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +265,7 @@ def distilling(
     teacher, student, dtype = taught.model.requires_grad_(False).eval(), loaded.model.requires_grad_(True), stored_dtype(loaded)
     if student.config != config:
         raise CheckpointError(f"--student {begin}: is not of the shape of {source}; give a checkpoint distilled from it")
-    bound = policy.entropy_bound if options.entropy_bound is None else options.entropy_bound
-    few = replace(policy, steps=options.denoising_steps, entropy_bound=bound)
+    few = options.policy(policy)
     identity: dict[str, Any] = {
         **{f"--{name.replace('_', '-')}": value for name, value in asdict(options).items() if name != "save_seconds"},
         "checkpoint": "".join(sorted(taught.files().values())),

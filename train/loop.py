@@ -280,7 +280,7 @@ class Loop:
             raise CheckpointError(
                 f"{path}: cannot be read ({(str(error).splitlines() or [''])[0]}); start again with another --out"
             ) from None
-        made, now = json.loads(state["identity"]), self.identity
+        made, now = (json.loads(text) for text in (state["identity"], json.dumps(self.identity)))
         if other := sorted(key for key in made | now if made.get(key) != now.get(key)):
             raise CheckpointError(
                 f"{path}: was made with a different {other[0]}; give the same one, or another --out without --resume"

@@ -25,7 +25,9 @@ from dgemma.train.optimizers import is_muons
 from dgemma.train.options import Optimizer
 
 POLICY = SamplerConfig(steps=6, entropy_bound=4.0, confidence_threshold=1.0)
-OPTIONS = DistillOptions(denoising_steps=2, steps=4, batch=4, evaluate_every=2, save_seconds=0.0, held_out_share=0.2)
+OPTIONS = DistillOptions(
+    denoising_steps=2, temperature=(0.5, 0.2), steps=4, batch=4, evaluate_every=2, save_seconds=0.0, held_out_share=0.2
+)
 
 
 def speak(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[data.Exchange]:

@@ -26,6 +26,10 @@ def run(
     entropy_bound: Annotated[
         float | None, typer.Option("--entropy-bound", metavar="X", help="Entropy bound of the result. Default: the teacher's.")
     ] = None,
+    temperature: Annotated[
+        str | None,
+        typer.Option("--temperature", metavar="A:B", help="First and last temperature of the result. Default: the teacher's."),
+    ] = None,
     updates: Annotated[int, typer.Option("--updates", metavar="U", help="Optimizer steps.")] = 2000,
     batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases per optimizer step.")] = 32,
     rate: Annotated[float, typer.Option("--rate", metavar="X", help="Peak learning rate.")] = 1.5e-3,
@@ -39,11 +43,12 @@ def run(
     from dgemma.cli.checkpoint_text import CheckpointText
     from dgemma.cli.training_run import gone_through, set_threads
     from dgemma.model.hub import folder_of
-    from dgemma.train.distill import DistillOptions, distilling
+    from dgemma.train.distill import DistillOptions, distilling, read_temperature
 
     options = DistillOptions(
-        denoising_steps=steps, entropy_bound=entropy_bound, steps=updates, batch=batch, rate=rate, seed=seed
-    )
+        denoising_steps=steps, entropy_bound=entropy_bound, temperature=read_temperature(temperature),
+        steps=updates, batch=batch, rate=rate, seed=seed,
+    )  # fmt: skip
     set_threads(threads)
     source = folder_of(checkpoint)
     text = CheckpointText(source)
