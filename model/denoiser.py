@@ -58,11 +58,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+def attend(q: Tensor, new: KV, prefix: KV | None, bias: Tensor) -> Tensor:
+    """Grouped-query attention with scale 1 over the prefix and the rows' own keys and values.
+
+    Args:
+        q: [B, N, H, d].
+        new, prefix: keys and values [B, N, K, d] and [B, S, K, d].
+        bias: broadcasts to [B, K, H/K, N, S+N], and hides keys.
+    Returns:
+        [B, N, H·d].
+    """
+    batch, n, heads, dim = q.shape
+    keys, values = new if prefix is None else (torch.cat([old, own], 1) for old, own in zip(prefix, new, strict=True))
+    slots, kv_heads = keys.shape[1:3]
+    groups = heads // kv_heads
+    q = q.transpose(1, 2).reshape(batch, kv_heads, groups * n, dim)  # one product per kv head
+    scores = (q @ keys.permute(0, 2, 3, 1)).view(batch, kv_heads, groups, n, slots)
+    weights = torch.softmax(scores + bias, -1, dtype=torch.float32).type_as(q)
+    out = weights.view(batch, kv_heads, groups * n, slots) @ values.transpose(1, 2)
+    return out.view(batch, heads, n, dim).transpose(1, 2).reshape(batch, n, heads * dim)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention with q, k, v norms and scale 1; full layers have no v_proj (values are raw keys)."""
+    """Grouped-query attention with q, k, v norms; full layers have no v_proj (values are raw keys)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.attend = attend  # may be replaced by what does the same
         self.taps = f"layers.{layer}."
         self.heads, self.kv_heads = config.num_heads, config.layer_kv_heads(layer)
         self.head_dim = config.layer_head_dim(layer)
@@ -84,14 +106,7 @@ class Attention(nn.Module):
         q = tap(f"{self.taps}q", rotate(self.q_norm(q), cos, sin))
         k = tap(f"{self.taps}k", rotate(self.k_norm(k), cos, sin))  # [B, N, K, d]
         v = tap(f"{self.taps}v", self.v_norm(v))
-        keys, values = (k, v) if prefix is None else (torch.cat([prefix[0], k], 1), torch.cat([prefix[1], v], 1))
-        groups, slots = self.heads // self.kv_heads, keys.shape[1]
-        q = q.transpose(1, 2).reshape(batch, self.kv_heads, groups * n, self.head_dim)  # one product per kv head
-        scores = (q @ keys.permute(0, 2, 3, 1)).view(batch, self.kv_heads, groups, n, slots)  # attention scale is 1
-        weights = torch.softmax(scores + bias, -1, dtype=torch.float32).type_as(q)
-        out = weights.view(batch, self.kv_heads, groups * n, slots) @ values.transpose(1, 2)
-        out = out.view(batch, self.heads, n, self.head_dim).transpose(1, 2)
-        return self.o_proj(out.reshape(batch, n, self.heads * self.head_dim)), (k, v)
+        return self.o_proj(self.attend(q, (k, v), prefix, bias)), (k, v)
 
 
 class GatedMLP(nn.Module):

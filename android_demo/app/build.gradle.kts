@@ -29,7 +29,7 @@ android {
     }
 
     if (experts) {
-        externalNativeBuild { cmake { path = rootDir.resolve("../runtime/native/experts/CMakeLists.txt") } }
+        externalNativeBuild { cmake { path = rootDir.resolve("../runtime/native/onnx/CMakeLists.txt") } }
     }
 
     compileOptions {

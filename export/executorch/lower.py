@@ -18,8 +18,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.attention import replace_attention
 from dgemma.export.deferred import deferring
-from dgemma.export.executorch import experts
+from dgemma.export.executorch import native_ops
 from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
 from dgemma.export.executorch.dedup_constants import dedup_constants
 from dgemma.export.executorch.exir_patches import patched_exir
@@ -35,7 +36,7 @@ from dgemma.export.trace import trace
 from dgemma.model.denoiser import Attention, Denoiser, RMSNorm
 from dgemma.quantize.matrix import QuantizedMatrix
 
-assert experts is not None  # registers the operator's form that programs call
+assert native_ops is not None  # registers the operators' forms that programs call
 _CONFIG = EdgeCompileConfig(_check_ir_validity=False)
 # Inputs are read where the caller has them: with a place in the arena a prefix would be copied there in every step.
 WRITTEN = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
@@ -101,6 +102,7 @@ def lower(
     share = {}
     with patched_exir(), torch.no_grad(), deferring():
         replace(model, quantized)
+        replace_attention(model)
         replace_modules(model, RMSNorm, WholeRMSNorm)
         replace_modules(model, Attention, WholeAttention)
         replace_routing(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dgemma.export.executorch import ops
-from dgemma.model.denoiser import KV, Attention, RMSNorm
+from dgemma.model.denoiser import KV, Attention, RMSNorm, attend
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -47,6 +47,12 @@ class WholeRMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
+def whole_attend(q: Tensor, new: KV, prefix: KV, bias: Tensor) -> Tensor:
+    """Same function as the model's `attend`, with a batch of 1, as one operator."""
+    keys, values = (torch.cat([old, own], 1) for old, own in zip(prefix, new, strict=True))
+    return ops.attend(q, keys, values, bias)
+
+
 class WholeAttention(nn.Module):
     """Same function as `Attention`, over prefix and chunk lengths that are open, with its submodules: replace its projections
     and norms before it. A layer with it is one delegate; as the model has it, each view of an open length cuts the graph in
@@ -54,6 +60,7 @@ class WholeAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
+        self.attend = whole_attend if attention.attend is attend else attention.attend
         self.heads, self.kv_heads = attention.heads, attention.kv_heads
         self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
         self.q_norm, self.k_norm, self.v_norm = attention.q_norm, attention.k_norm, attention.v_norm
@@ -65,5 +72,4 @@ class WholeAttention(nn.Module):
         values = self.v_norm(keys if self.v_proj is None else ops.heads(self.v_proj(x), self.kv_heads))
         keys = ops.rotate(self.k_norm(keys), cos, sin)
         q = ops.rotate(self.q_norm(ops.heads(self.q_proj(x), self.heads)), cos, sin)
-        seen = [torch.cat([old, new], 1) for old, new in zip(prefix, (keys, values), strict=True)]
-        return self.o_proj(ops.attend(q, seen[0], seen[1], bias)), (keys, values)
+        return self.o_proj(self.attend(q, (keys, values), prefix, bias)), (keys, values)

@@ -18,10 +18,11 @@ from onnxscript import optimizer
 
 from dgemma.core.manifest import TensorSpec
 from dgemma.core.sampler import SamplerConfig
+from dgemma.export.attention import replace_attention
 from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import deferring, maker
 from dgemma.export.graphs import Shapes, release, sharing, specs
-from dgemma.export.onnx import experts, softmax, taps
+from dgemma.export.onnx import native_ops, softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
 from dgemma.export.onnx.head import Head
 from dgemma.export.onnx.linear import MICROSOFT, TRANSLATIONS, replace
@@ -51,7 +52,7 @@ def convert(module: torch.nn.Module, inputs: list[TensorSpec], outputs: list[Ten
         optimize=False,
         opset_version=OPSET,
         verbose=False,
-        custom_translation_table=TRANSLATIONS | experts.TRANSLATIONS | softmax.TRANSLATIONS | taps.TRANSLATIONS,
+        custom_translation_table=TRANSLATIONS | native_ops.TRANSLATIONS | softmax.TRANSLATIONS | taps.TRANSLATIONS,
         input_names=[s.name for s in inputs],
         output_names=[s.name for s in outputs],
     )
@@ -112,7 +113,7 @@ class _Named(torch.nn.Module):
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     opsets = [helper.make_opsetid(domain, version) for domain, version in (("", OPSET), (MICROSOFT, 1))]
-    made = helper.make_model(graph, opset_imports=[*opsets, *experts.imports(graph)], ir_version=IR_VERSION)
+    made = helper.make_model(graph, opset_imports=[*opsets, *native_ops.imports(graph)], ir_version=IR_VERSION)
     made.producer_name, made.producer_version = "dgemma", ""
     return made
 
@@ -136,6 +137,7 @@ def lower(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("wb") as file, kept_decompositions(), cached_registry(), filtered_rules(), deferring():
         replace(model, quantized)
+        replace_attention(model)
         parts = _written(model, policy, shapes, WeightFile(file), progress)
     progress(Reached(ONNX["graphs"]))
     denoise = wanted["denoise"][0]

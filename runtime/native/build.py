@@ -1,8 +1,9 @@
 """Finds the native libraries in the cache, or builds them there if there is a C++ compiler.
 
-There are two: ExecuTorch over the wheel's headers and libraries, and the experts' operator for ONNX Runtime, which needs
-neither. An entry is keyed by the sources, the processor's architecture and the executorch wheel (version and place, which the
-library remembers). A failed build is remembered with its reason and not tried again. For Linux and macOS; tried only on Linux.
+There are two: ExecuTorch over the wheel's headers and libraries, and the operators of quantized mixtures of experts for ONNX
+Runtime, which need neither. An entry is keyed by the sources, the processor's architecture and the executorch wheel (version
+and place, which the library remembers). A failed build is remembered with its reason and not tried again. For Linux and macOS;
+tried only on Linux.
 """
 
 from __future__ import annotations
@@ -22,11 +23,19 @@ from dgemma.core.errors import EngineError
 from dgemma.runtime import cache
 
 _HERE = Path(__file__).parent
-_KERNEL = ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp")
-EXPERTS = tuple(_HERE / "experts" / name for name in (*_KERNEL, "onnx.cpp"))
-SOURCES = (
-    *(_HERE / name for name in ("dgemma_executorch.h", "thread_pool.h", "dgemma_executorch.cpp")),
-    *(_HERE / "experts" / name for name in (*_KERNEL, "executorch.cpp")),
+_KERNELS = (
+    "parallel.h",
+    *(f"experts/{name}" for name in ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp")),
+    *(f"attention/{name}" for name in ("attention.h", "attention.cpp", "kernel.h", "kernel.inc")),
+    *(f"attention/{name}" for name in ("portable.cpp", "x86.cpp", "arm.cpp")),
+)
+EXPERTS = tuple(_HERE / name for name in (*_KERNELS, "onnx/onnx.h", "onnx/onnx.cpp", "experts/onnx.cpp", "attention/onnx.cpp"))
+SOURCES = tuple(
+    _HERE / name
+    for name in (
+        *("dgemma_executorch.h", "thread_pool.h", "dgemma_executorch.cpp"),
+        *(*_KERNELS, "kernels.h", "experts/executorch.cpp", "attention/executorch.cpp"),
+    )
 )
 LIBRARIES = ("executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool", "executorch")
 # Contracted operations would give the kernels for experts different bits.

@@ -3,12 +3,8 @@
 // Arguments: x float32 [..., D], ids int64 [..., K], weights float32 [..., K], the six arrays of dg_experts, hidden, width,
 // gate_up_group, down_group, and out float32 [..., D].
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
-#include <executorch/runtime/kernel/kernel_runtime_context.h>
-#include <executorch/runtime/kernel/operator_registry.h>
 
-#include <cstring>
-
-#include "../thread_pool.h"
+#include "../kernels.h"
 #include "experts.h"
 
 namespace {
@@ -16,15 +12,8 @@ namespace {
 using executorch::aten::Tensor;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
-using executorch::runtime::Kernel;
 using executorch::runtime::KernelRuntimeContext;
 using executorch::runtime::Span;
-
-constexpr const char* kName = "dgemma::experts.out";
-
-void spread(void*, void (*task)(void*, size_t), void* context, size_t count) {
-  executorch::extension::threadpool::get_threadpool()->run([&](size_t i) { task(context, i); }, count);
-}
 
 void run(KernelRuntimeContext& context, Span<EValue*> stack) {
   const auto tensor = [&](int i) -> const Tensor& { return stack[i]->toTensor(); };
@@ -42,23 +31,15 @@ void run(KernelRuntimeContext& context, Span<EValue*> stack) {
   }
   const dg_experts layer = {static_cast<int32_t>(tensor(3).size(0)), number(9), number(10), number(11) != 0 ? 4 : 8, number(11),
                             number(12), bytes(3), bytes(4), floats(5), bytes(6), bytes(7), floats(8)};
-  const dg_parallel parallel = {spread, nullptr};
   const char* wrong = dg_experts_run(&layer, floats(0), ids.const_data_ptr<int64_t>(), floats(2),
-                                     x.numel() / number(9), static_cast<int32_t>(chosen), out.mutable_data_ptr<float>(), nullptr, &parallel);
+                                     x.numel() / number(9), static_cast<int32_t>(chosen), out.mutable_data_ptr<float>(), nullptr,
+                                     dgemma::executorch_threads());
   if (wrong != nullptr) {
     ET_LOG(Error, "%s", wrong);
     context.fail(Error::InvalidArgument);
   }
 }
 
-// Once for a process, which a second registration would end: a library of another place may be loaded already.
-Error register_once() {
-  for (const Kernel& kernel : executorch::runtime::get_registered_kernels()) {
-    if (kernel.name_ != nullptr && std::strcmp(kernel.name_, kName) == 0) return Error::Ok;
-  }
-  return executorch::runtime::register_kernel(Kernel(kName, run));
-}
-
-const Error registered = register_once();
+const Error registered = dgemma::register_once("dgemma::experts.out", run);
 
 }  // namespace

@@ -6,14 +6,9 @@
  * Results do not depend on the kernel, on the number of threads, or on which rows come together: sums of integers are exact,
  * and every float is made by one sequence of additions, multiplications and divisions. */
 #pragma once
-#include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#define DG_EXPERTS_API __declspec(dllexport)
-#else
-#define DG_EXPERTS_API __attribute__((visibility("default")))
-#endif
+#include "../parallel.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,26 +30,18 @@ typedef struct {
   const float* down_scale;
 } dg_experts;
 
-/* Calls task(context, i) once for each i in 0 … count-1, by as many threads as it likes, and returns when all are done. */
-typedef struct {
-  void (*run)(void* self, void (*task)(void* context, size_t i), void* context, size_t count);
-  void* self;
-} dg_parallel;
-
 /* x float32 [R, D], ids [R, K] below E, weights float32 [R, K] → out float32 [R, D]. A row that holds NaN or infinity gives
  * NaN. kernel: NULL for the best that the processor has, or a name of dg_experts_kernel; parallel: NULL for one thread.
  * Returns NULL, or what is wrong. */
-DG_EXPERTS_API const char* dg_experts_run(const dg_experts* layer, const float* x, const int64_t* ids, const float* weights,
-                                          int64_t rows, int32_t chosen, float* out, const char* kernel,
-                                          const dg_parallel* parallel);
+DG_API const char* dg_experts_run(const dg_experts* layer, const float* x, const int64_t* ids, const float* weights,
+                                  int64_t rows, int32_t chosen, float* out, const char* kernel, const dg_parallel* parallel);
 
 /* Names of the kernels that this processor runs, best first; NULL past the last. */
-DG_EXPERTS_API const char* dg_experts_kernel(int index);
+DG_API const char* dg_experts_kernel(int index);
 
 /* As a dg_parallel: starts so many threads for each call. For programs without a pool of their own. */
-DG_EXPERTS_API const char* dg_experts_run_threads(const dg_experts* layer, const float* x, const int64_t* ids,
-                                                  const float* weights, int64_t rows, int32_t chosen, float* out,
-                                                  const char* kernel, int threads);
+DG_API const char* dg_experts_run_threads(const dg_experts* layer, const float* x, const int64_t* ids, const float* weights,
+                                          int64_t rows, int32_t chosen, float* out, const char* kernel, int threads);
 
 #ifdef __cplusplus
 }

@@ -8,7 +8,7 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * The library that gives ONNX Runtime the operator of routed experts, which quantized mixtures of experts need: {@code
- * libdgemma_experts.so}, built from {@code runtime/native/experts}.
+ * libdgemma_experts.so}, built from {@code runtime/native/onnx}.
  *
  * <p>Its file is named by {@link org.dgemma.runtime.SessionOptions#expertsLibrary}, or by the system property {@link
  * #PROPERTY}; otherwise it is looked for in the folders of {@code java.library.path}, and on Android among the app's native
