@@ -157,6 +157,7 @@ class Generator:
     def decode(self, run: Progress, ids: Sequence[int], on_commit: OnCommit | None = None, *, kept: int = 0) -> None:
         """One greedy token behind `ids` per call of `decode`, until as in `generate`, whose errors it raises."""
         self._begin(ids, kept, 1)
+        self.prefix.encoded = min(self.prefix.encoded, len(self.prefix.ids) - 1)  # the last token is what the first call reads
         self._prepare(run, "encode", "decode")
         self._encode(run, keep=1)
         clock = time.perf_counter()

@@ -38,6 +38,14 @@ def test_samples_are_generations_with_seeds_of_their_own(tiny: Session) -> None:
     assert [r.tokens for r in tiny.sample(HARD, n=2, seed=2**64 - 1).results][1] == tiny.generate(HARD, seed=0).tokens
 
 
+def test_each_falls_back_behind_the_same_prompt(tmp_path: Path) -> None:
+    """The prompt is encoded once, and the first call of greedy decoding reads its last token, not one behind it."""
+    session, answered = fake_session(tmp_path / "b", [200, 201]), [*PROMPT, 200, 201]
+    samples = session.sample(answered, n=3, fallback="autoregressive")
+    assert [(r.loop, r.tokens, r.stop_reason) for r in samples.results] == [("decode", (), "stop")] * 3
+    assert session.prefix_ids == tuple(answered)
+
+
 def test_what_most_of_them_say(tmp_path: Path) -> None:
     one = fake_session(tmp_path / "b", [200]).generate(PROMPT)
     texts = ["a", "b", "b ", "c", "c"]

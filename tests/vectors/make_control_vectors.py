@@ -22,7 +22,12 @@ REVERSE, WORDS = "Reverse the word table.", "Write 4271 in words."
 SENTENCE = "Make a sentence: name Nina, item ladder, colour yellow, city Paris."
 LONG = " ".join(["four thousand two hundred and seventy one"] * 12)  # more than one canvas
 HOT: dict[str, Any] = {"temperature": (3.0, 1.5), "max_steps": 7}
-CASES: tuple[tuple[str | None, dict[str, Any]], ...] = (
+# Prompts behind which canvases say nothing: greedy decoding says something behind the first, and padding behind the second.
+SILENT = [2, 4, 608, 606, 592, 605, 6, 240, 12, 595, 596, 601, 594, 537, 5, 6, 4, 600, 602, 591, 592, 599, 6, 607, 601, 602,
+          595, 607, 601, 607]  # fmt: skip
+PADDED = [*SILENT, 602, 0, 0, 0, 0]
+Prompt = str | list[int] | None
+CASES: tuple[tuple[Prompt, dict[str, Any]], ...] = (
     (REVERSE, {"template": "el{{3}}"}),
     (REVERSE, {"template": "{{2}}b{{2}}", "logprobs": 2}),
     (None, {"template": "four {{6}} hundred{{1}}"}),
@@ -36,7 +41,15 @@ CASES: tuple[tuple[str | None, dict[str, Any]], ...] = (
     (WORDS, {"draft": "four", "strength": 1.0, "entropy_bound": (0.3, 0.02)}),
     (WORDS, {"draft": LONG, "strength": 0.3, "min_tokens": 100}),
     (WORDS, {"draft": LONG, "strength": 0.6, "min_tokens": 70, "early_commit": 0.01, **HOT}),
+    (SILENT, {"fallback": "autoregressive", "temperature": (4.0, 3.0), "max_steps": 5}),
+    (PADDED, {"fallback": "autoregressive", "loop": "graph"}),
+    (WORDS, {"fallback": "autoregressive", "stop": "and"}),
 )  # fmt: skip
+SAMPLES: tuple[tuple[Prompt, int, dict[str, Any]], ...] = (
+    ("38 plus 77?", 6, {"max_steps": 1}),
+    ("38 plus 77?", 4, {"early_commit": 0.01}),
+    (SILENT, 3, {"fallback": "autoregressive", "temperature": (4.0, 3.0), "max_steps": 5}),
+)
 
 
 def trace(t: Trajectory) -> dict[str, Any]:
@@ -62,10 +75,11 @@ def answer(result: Result) -> dict[str, Any]:
         "canvases": result.canvases,
         "position_forwards": result.position_forwards,
         "stop_reason": result.stop_reason,
+        "loop": result.loop,
     }
 
 
-def run(session: Session, prompt: str | None, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def run(session: Session, prompt: Prompt, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """One entry of `runs`."""
     result = session.generate(prompt, GenerateOptions.of(seed=seed, max_new_tokens=128, trace=True, **options))
     assert result.trajectory is not None
@@ -81,9 +95,31 @@ def run(session: Session, prompt: str | None, seed: int, options: dict[str, Any]
     }
 
 
+def several(session: Session, prompt: Prompt, n: int, options: dict[str, Any]) -> dict[str, Any]:
+    """One entry of `samples`."""
+    samples = session.sample(prompt, GenerateOptions.of(seed=2**64 - 2, max_new_tokens=128, **options), n=n)
+    return {
+        "prompt": prompt,
+        "seed": str(2**64 - 2),
+        "n": n,
+        "options": options,
+        "results": [answer(result) for result in samples.results],
+        "votes": [[text, count] for text, count in samples.votes.items()],
+        "best": samples.results.index(samples.best),
+        "agreement": samples.agreement,
+        "prefix": list(session.prefix_ids),
+    }
+
+
+def lines(entries: list[dict[str, Any]]) -> str:
+    """A line for each."""
+    return ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+
+
 def main(bundle: str, folder: Path) -> None:
     with Session.load(bundle, engine="onnx", threads=1) as session:
         runs = [run(session, prompt, seed, options) for seed, (prompt, options) in enumerate(CASES)]
+        samples = [several(session, *case) for case in SAMPLES]
         manifest = session.manifest
     head = {
         "format": 1,
@@ -92,8 +128,7 @@ def main(bundle: str, folder: Path) -> None:
         "steps": manifest.steps,
         "vocab_size": manifest.model.vocab_size,
     }
-    lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs)
-    text = f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{lines}\n]}}\n'
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{lines(runs)}\n],\n "samples": [\n{lines(samples)}\n]}}\n'
     (folder / "control.json").write_text(text, encoding="utf-8")
 
 

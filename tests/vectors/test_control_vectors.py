@@ -74,13 +74,27 @@ def test_the_reader_notices_a_change(rule: str) -> None:
     assert (broken_rule(entry) or "").endswith(rule)
 
 
-def test_the_runtime_gives_them(tiny: Session) -> None:
+def maker() -> Any:
     spec = importlib.util.spec_from_file_location("make_control_vectors", HERE / "make_control_vectors.py")
     assert spec is not None and spec.loader is not None
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
+    return make
+
+
+def test_the_runtime_gives_them(tiny: Session) -> None:
+    make = maker()
     assert len(make.CASES) == len(RUNS)
     for seed, (prompt, options) in enumerate(make.CASES):
         found = json.loads(json.dumps(make.run(tiny, prompt, seed, options)))
         np.testing.assert_allclose(found.pop("logprobs"), RUNS[seed]["logprobs"], atol=2e-4)
         assert found == {name: value for name, value in RUNS[seed].items() if name != "logprobs"}, options
+
+
+def test_the_runtime_gives_the_samples(tiny: Session) -> None:
+    make = maker()
+    assert len(make.SAMPLES) == len(VECTORS["samples"])
+    for case, held in zip(make.SAMPLES, VECTORS["samples"], strict=True):
+        assert json.loads(json.dumps(make.several(tiny, *case))) == held
+    assert min(held["agreement"] for held in VECTORS["samples"]) < 1
+    assert {entry["loop"] for entry in RUNS} == {"host", "decode"} > {one["loop"] for one in VECTORS["samples"][-1]["results"]}

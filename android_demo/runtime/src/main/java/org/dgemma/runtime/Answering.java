@@ -66,8 +66,13 @@ final class Answering implements Generator.Watcher {
         }
     }
 
-    /** Of a generation that has ended, whose last text is told. @param prompt what it started from */
-    Result result(Progress run, int[] prompt, String engine, String loop, Timings timings) {
+    /** The steps so far, where they were asked for. @param prompt what the generation started from */
+    @Nullable Trajectory trajectory(int[] prompt, IntList tokens) {
+        return recorder == null ? null : recorder.finish(prompt, tokens.toArray());
+    }
+
+    /** Of a generation that has ended, whose last text is told. */
+    Result result(Progress run, String engine, String loop, Timings timings) {
         int[] tokens = run.tokens.toArray();
         Answer answer = speech.answer(tokens, inside);
         if (stops != null && stops.found != null) {
@@ -81,10 +86,10 @@ final class Answering implements Generator.Watcher {
                 }
             }
         }
-        Trajectory trajectory = recorder == null ? null : recorder.finish(prompt, tokens);
+        List<String> warnings = new ArrayList<>(run.warnings);
+        warnings.addAll(Speech.warnings(answer, run.reason, tokens.length));
         Result result = new Result(
-                answer, Speech.warnings(answer, run.reason, tokens.length), tokens, run, engine, loop, timings, trajectory,
-                stops == null ? null : stops.found, holes);
+                answer, warnings, tokens, run, engine, loop, timings, stops == null ? null : stops.found, holes);
         tell(stream.finish(result.text));
         return result;
     }

@@ -16,6 +16,7 @@ public final class GenerateOptions {
     public static final GenerateOptions DEFAULT = new GenerateOptions(new Draft());
 
     private static final double STRENGTH = 0.5;
+    private static final String GREEDY = ", whose tokens come from greedy decoding; leave one out";
 
     public final int maxNewTokens;
     /** No position among so many of the answer's first takes a stop token or padding. */
@@ -33,6 +34,8 @@ public final class GenerateOptions {
     public final List<String> ban;
     /** Texts that end an answer before them. */
     public final List<String> stop;
+    /** Where canvases say nothing but padding or a stop token, decode the answer token by token instead. */
+    public final boolean fallback;
     /** The answer, with holes that the model fills; null for none. */
     public final @Nullable String template;
     /** A text to begin the canvases with, instead of noise; null for none. */
@@ -65,6 +68,7 @@ public final class GenerateOptions {
         SamplerOptions sampler = SamplerOptions.EXPORTED;
         List<String> ban = Collections.emptyList();
         List<String> stop = Collections.emptyList();
+        boolean fallback;
         @Nullable String template;
         @Nullable String draft;
         double strength = STRENGTH;
@@ -87,6 +91,7 @@ public final class GenerateOptions {
         sampler = draft.sampler;
         ban = draft.ban;
         stop = draft.stop;
+        fallback = draft.fallback;
         template = draft.template;
         this.draft = draft.draft;
         strength = draft.strength;
@@ -104,12 +109,32 @@ public final class GenerateOptions {
         if (logprobs != null && loop != Loop.HOST) {
             throw new UsageException("logprobs need loop host: the fused graph returns only tokens");
         }
-        if (compute.speculate && (logprobs != null || !ban.isEmpty() || sampler.tilts())) {
-            throw new UsageException("logprobs, ban and logitBias do not work with drafts, whose tokens come from greedy decoding;"
-                    + " leave one out");
+        if (compute.speculate && logprobs != null) {
+            throw new UsageException("logprobs cannot be combined with speculate" + GREEDY);
         }
+        checkBans();
         checkGiven();
         checkLeast();
+    }
+
+    private void checkBans() {
+        List<String> greedy = names(compute.speculate, "speculate", fallback, "fallback");
+        List<String> names = names(!ban.isEmpty(), "ban", sampler.tilts(), "logitBias");
+        if (!greedy.isEmpty() && !names.isEmpty()) {
+            throw new UsageException(UsageException.listed(names) + " cannot be combined with "
+                    + UsageException.listed(greedy) + GREEDY);
+        }
+    }
+
+    /** The names behind what is true. */
+    private static List<String> names(Object... pairs) {
+        List<String> found = new ArrayList<>();
+        for (int i = 0; i < pairs.length; i += 2) {
+            if ((Boolean) pairs[i]) {
+                found.add((String) pairs[i + 1]);
+            }
+        }
+        return found;
     }
 
     /** Template and draft. */
@@ -128,8 +153,10 @@ public final class GenerateOptions {
         if (!others.isEmpty()) {
             throw new UsageException(name + " fills the whole canvas; leave " + UsageException.listed(others) + " out");
         }
-        if (template != null && !stop.isEmpty()) {
-            throw new UsageException("template determines where the answer ends; leave stop out");
+        List<String> ends = names(!stop.isEmpty(), "stop", fallback, "fallback");
+        if (template != null && !ends.isEmpty()) {
+            throw new UsageException(
+                    "template determines where the answer ends; leave " + UsageException.listed(ends) + " out");
         }
     }
 
@@ -140,16 +167,8 @@ public final class GenerateOptions {
         if (minTokens > 0 && loop != Loop.HOST) {
             throw new UsageException("minTokens needs loop host: otherwise only the likeliest id is taken");
         }
-        List<String> others = new ArrayList<>();
-        if (compute.speculate) {
-            others.add("speculate");
-        }
-        if (!stop.isEmpty()) {
-            others.add("stop");
-        }
-        if (template != null) {
-            others.add("template");
-        }
+        List<String> others = names(compute.speculate, "speculate", fallback, "fallback", !stop.isEmpty(), "stop",
+                template != null, "template");
         if (minTokens > 0 && !others.isEmpty()) {
             throw new UsageException("minTokens cannot be combined with " + UsageException.listed(others)
                     + ", which can end it sooner; leave one out");
@@ -167,6 +186,7 @@ public final class GenerateOptions {
         draft.sampler = sampler;
         draft.ban = ban;
         draft.stop = stop;
+        draft.fallback = fallback;
         draft.template = template;
         draft.draft = this.draft;
         draft.strength = strength;
@@ -243,6 +263,16 @@ public final class GenerateOptions {
      */
     public GenerateOptions ban(String... texts) {
         return with(draft -> draft.ban = listed("ban", texts));
+    }
+
+    /**
+     * Where canvases say nothing but padding or a stop token, decode the answer token by token instead, which
+     * {@link Result#warnings} says; {@link Result#loop} is then decode.
+     *
+     * @throws UsageException next to bans, biases, a template or a least length
+     */
+    public GenerateOptions fallback(boolean value) {
+        return with(draft -> draft.fallback = value);
     }
 
     /** End the answer before any of these texts, in place of those before; thoughts and calls are not searched. */

@@ -3,11 +3,8 @@ package org.dgemma.runtime;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
-import java.util.SortedMap;
 import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
@@ -41,90 +38,6 @@ final class Generator {
         engine.stopWhen(cancelled);
     }
 
-    /** Throws UsageException where the bundle cannot do what is asked for. */
-    void check(GenerateOptions options) {
-        options.compute.check(engine.bundle(), engine.name(), options.loop);
-        SamplerOptions sampler = options.sampler;
-        sampler.steps(manifest.sampler);
-        List<String> names = sampler.needsCandidates(manifest.sampler);
-        if (options.logprobs != null) {
-            names.add("logprobs");
-        }
-        if (options.minTokens > 0) {
-            names.add("minTokens");
-        }
-        checkBias(options);
-        Manifest.GraphSpec graph = engine.bundle().graph(engine.name(), options.compute.graphs(options.loop)[0]);
-        if (options.loop == Loop.GRAPH) {
-            checkFused(graph, sampler.given());
-        } else if (!names.isEmpty()) {
-            checkCandidates(options, names, CanvasLoop.candidates(graph));
-        }
-    }
-
-    private void checkBias(GenerateOptions options) {
-        SortedMap<Integer, Double> biases = options.sampler.biases();
-        int vocab = manifest.model.vocabSize;
-        if (!biases.isEmpty() && biases.lastKey() >= vocab) {
-            throw new UsageException("logitBias: id " + biases.lastKey() + " is outside the vocabulary of " + vocab);
-        }
-        Set<Integer> banned = new HashSet<>();
-        biases.forEach((id, bias) -> {
-            if (bias == Double.NEGATIVE_INFINITY) {
-                banned.add(id);
-            }
-        });
-        if (banned.size() == vocab) {
-            throw new UsageException("logitBias bans every id; leave one");
-        }
-        banned.add(manifest.model.padTokenId);
-        Arrays.stream(manifest.model.eosTokenIds).forEach(banned::add);
-        if (options.minTokens > 0 && banned.size() == vocab) {
-            throw new UsageException("minTokens leaves only banned ids; ban fewer");
-        }
-    }
-
-    /** @param most how many of the likeliest ids a step puts out */
-    private void checkCandidates(GenerateOptions options, List<String> names, int most) {
-        if (most == 0) {
-            throw new UsageException("this bundle was exported before " + UsageException.listed(names)
-                    + (names.size() == 1 ? " was supported" : " were supported") + "; export it again");
-        }
-        Integer topK = options.sampler.topK;
-        String gives = " must be at most " + most + ", the likeliest ids that a step of this bundle gives";
-        if (topK != null && topK > most) {
-            throw new UsageException("topK " + topK + gives);
-        }
-        if (options.logprobs == null) {
-            return;
-        }
-        if (options.logprobs > most) {
-            throw new UsageException("logprobs " + options.logprobs + gives);
-        }
-        for (float each : options.sampler.temperatures(manifest.sampler)) {
-            if (each == (float) SamplerOptions.GREEDY) {
-                throw new UsageException("logprobs come from the tempered distribution, which is certain at temperature 0; "
-                        + "give a higher one");
-            }
-        }
-    }
-
-    /** @param given names of the sampler's options */
-    private static void checkFused(Manifest.GraphSpec fused, List<String> given) {
-        List<String> outside = new ArrayList<>(given);
-        outside.retainAll(Arrays.asList("topK", "topP", "minP", "logitBias"));
-        if (!outside.isEmpty()) {
-            throw new UsageException(UsageException.listed(outside)
-                    + " cannot be combined with loop graph: graph 'generate' returns no candidates; use host");
-        }
-        List<String> lacks = GraphLoop.lacks(fused);
-        if (!given.isEmpty() && !lacks.isEmpty()) {
-            throw new UsageException("this bundle's graph 'generate' was exported before it had inputs for "
-                    + UsageException.listed(given) + " (" + String.join(", ", lacks)
-                    + "); export it again, or use loop host");
-        }
-    }
-
     /** Of a generation that begins now. */
     Progress progress(int most) {
         return new Progress(most, manifest.model.eosTokenIds, System.nanoTime(), engine.seconds());
@@ -144,11 +57,27 @@ final class Generator {
     }
 
     /** One greedy token a call of {@code decode}, until as in {@link #generate}. */
-    void decode(Progress run, int[] ids) {
-        begin(ids, 0, 1);
+    void decode(Progress run, int[] ids, int kept, Watcher watcher) {
+        begin(ids, Math.min(kept, ids.length - 1), 1); // the last id is what the first call reads
         prepare(run, "decode");
-        run.reason = decode(run);
+        run.reason = decode(run, watcher);
         end(run);
+    }
+
+    /** Whether a generation came to an end of its own and says nothing but padding or a stop token. */
+    boolean isEmpty(Progress run) {
+        boolean cut = run.stopStrings != null && run.stopStrings.found != null;
+        int pad = manifest.model.padTokenId;
+        return run.reason != StopReason.CANCELLED && !cut && Arrays.stream(run.tokens.toArray()).allMatch(id -> id == pad);
+    }
+
+    /** {@link #decode} in place of the empty answer of {@link #generate}; what that took is counted as well. */
+    void fallBack(Progress run, int[] ids, int kept, Watcher watcher) {
+        String said = run.tokens.size() > 0 ? "only padding" : "a stop token at once";
+        run.warnings.add("the canvas gave " + said + "; this answer is autoregressive");
+        run.tokens.truncate(0);
+        run.logprobs = new ArrayList<>();
+        decode(run, ids, kept, watcher);
     }
 
     /** Throws PromptTooLongException when prompt and {@code room} more do not fit into the context. */
@@ -170,9 +99,10 @@ final class Generator {
 
     /** Loads the graphs that a generation calls beside {@code encode}. */
     private void prepare(Progress run, String... graphs) {
+        long started = run.steps == 0 ? run.started : System.nanoTime();
         engine.prepare("encode");
         engine.prepare(graphs);
-        run.loadS = since(run.started);
+        run.loadS += since(started);
     }
 
     /** The padding in place of a stop token: a model without one ends its answer so. */
@@ -220,15 +150,20 @@ final class Generator {
                 run.logprobs.addAll(candidates.of(ids, ids.length, options.logprobs));
                 run.logprobs = run.logprobs.subList(0, Math.min(run.logprobs.size(), run.tokens.size()));
             }
-            prefix.truncate(before + run.gained);
-            int held = prefix.size() - before; // below 0 where a stop string begins in an earlier canvas
-            prefix.extend(Arrays.copyOfRange(ids, Math.max(0, held), ids.length), run.gained - held);
+            keep(run, before, ids);
             watcher.committed(run.tokens);
             if (reason != null) {
                 return reason;
             }
         }
         return StopReason.CONTEXT;
+    }
+
+    /** The prefix, which had {@code before} ids, gains what was accepted of these. */
+    private void keep(Progress run, int before, int[] ids) {
+        prefix.truncate(before + run.gained);
+        int held = prefix.size() - before; // below 0 where a stop string begins before these
+        prefix.extend(Arrays.copyOfRange(ids, Math.max(0, held), ids.length), run.gained - held);
     }
 
     /** The last argmax, as far as the canvas has grown; null when it was cancelled, and the canvas in work is dropped. */
@@ -316,20 +251,20 @@ final class Generator {
     }
 
     /** Greedy decoding; tensors and maps are reused, so that nearly all time is spent in the engine. */
-    private StopReason decode(Progress run) {
+    private StopReason decode(Progress run, Watcher watcher) {
         encode(run, 1, 0);
         long started = System.nanoTime();
         try {
-            return cancelled.getAsBoolean() ? StopReason.CANCELLED : decodeAll(run);
+            return cancelled.getAsBoolean() ? StopReason.CANCELLED : decodeAll(run, watcher);
         } catch (Engine.InterruptedRun error) {
             checkCancelled(error);
             return StopReason.CANCELLED;
         } finally {
-            run.denoiseS = since(started);
+            run.denoiseS += since(started);
         }
     }
 
-    private StopReason decodeAll(Progress run) {
+    private StopReason decodeAll(Progress run, Watcher watcher) {
         Prefix.Chunk chunk = prefix.chunk(Math.max(1, Buffers.inputDim(engine, "decode", "tokens", 1)[0]));
         Tensor start = Buffers.scalar(0);
         Tensor next = Buffers.zeros(DType.INT64, 1);
@@ -362,8 +297,10 @@ final class Generator {
                 look(run.steps);
                 looked = true;
             }
+            int before = prefix.size();
             StopReason reason = run.accept(token);
-            prefix.extend(token, run.gained);
+            keep(run, before, token);
+            watcher.committed(run.tokens);
             if (reason != null) {
                 return reason;
             }

@@ -26,6 +26,9 @@ final class Progress {
     List<TokenLogprob> logprobs = new ArrayList<>();
     /** Where the text ends early; null where it does not. */
     @Nullable StopStrings stopStrings;
+    /** One line each. */
+    final List<String> warnings = new ArrayList<>();
+    @Nullable Trajectory trajectory;
     StopReason reason = StopReason.CANCELLED;
     private final int[] stops;
 

@@ -49,7 +49,7 @@ public final class Result {
 
     Result(
             Answer answer, List<String> warnings, int[] tokens, Progress run, String engine, String loop, Timings timings,
-            @Nullable Trajectory trajectory, @Nullable String stopString, List<String> holes) {
+            @Nullable String stopString, List<String> holes) {
         this.text = answer.text;
         this.thinking = answer.thinking;
         this.toolCalls = answer.toolCalls;
@@ -64,7 +64,7 @@ public final class Result {
         this.engine = engine;
         this.loop = loop;
         this.timings = timings;
-        this.trajectory = trajectory;
+        this.trajectory = run.trajectory;
         this.logprobs = Collections.unmodifiableList(run.logprobs);
         this.stopString = stopString;
         this.holes = Collections.unmodifiableList(holes);

@@ -28,6 +28,9 @@ import org.jspecify.annotations.Nullable;
  */
 public final class Session implements AutoCloseable {
     private static final long IDLE_SECONDS = 10;
+    private static final int MOST_SAMPLES = 1000;
+    /** {@link Result#loop} of greedy decoding. */
+    private static final String DECODE = "decode";
 
     private final Bundle bundle;
     private final Manifest manifest;
@@ -131,6 +134,28 @@ public final class Session implements AutoCloseable {
      */
     public Result generate(List<Message> messages, GenerateOptions options, @Nullable StepListener steps) {
         return exclusive(() -> run(before -> speech.prefix(messages, options), options, steps, null));
+    }
+
+    /**
+     * {@link #generate} several answers to one prompt, which is encoded once: with the seed of the options, the next one, and so
+     * on. Afterwards the prefix ends with the prompt. A cancel ends it with the answer in work.
+     *
+     * @param n 1 to 1000
+     * @throws DgemmaException UsageException also for drafts ({@link ComputePolicy#speculate}), which always give the same
+     *     answer; otherwise as generate
+     */
+    public Samples sample(@Nullable String prompt, GenerateOptions options, int n) {
+        return exclusive(() -> several(before -> speech.prefix(before, prompt, options), options, n));
+    }
+
+    /** As above, of ids taken verbatim. */
+    public Samples sample(int[] promptIds, GenerateOptions options, int n) {
+        return exclusive(() -> several(before -> speech.prefix(before, promptIds, options), options, n));
+    }
+
+    /** As above, of a whole conversation. */
+    public Samples sample(List<Message> messages, GenerateOptions options, int n) {
+        return exclusive(() -> several(before -> speech.prefix(messages, options), options, n));
     }
 
     /**
@@ -273,14 +298,59 @@ public final class Session implements AutoCloseable {
         Generator generator = open();
         Progress run = generator.progress(given.maxNewTokens);
         GenerateOptions options = speech.withBans(given);
-        int[] before = options.continued ? generator.prefix.ids() : new int[0];
-        int[] ids = asked.prefix(before);
-        generator.check(options);
+        int[] ids = read(generator, asked, options);
+        return answer(run, ids, kept(generator, ids, options), options, steps, texts);
+    }
+
+    /** What the prefix becomes by a prompt, once it is known that the bundle can do what the options say. */
+    private int[] read(Generator generator, Asked asked, GenerateOptions options) {
+        int[] ids = asked.prefix(options.continued ? generator.prefix.ids() : new int[0]);
+        OptionCheck.check(engine, options);
+        return ids;
+    }
+
+    /** How many of the ids the prefix holds already; the last is read again. */
+    private static int kept(Generator generator, int[] ids, GenerateOptions options) {
+        int shared = options.continued ? Prefix.shared(generator.prefix.ids(), ids) : 0;
+        return Math.max(0, Math.min(shared, ids.length - 1));
+    }
+
+    /** A generation behind the first {@code kept} ids of the prefix and the others of {@code ids}. */
+    private Result answer(
+            Progress run, int[] ids, int kept, GenerateOptions options, @Nullable StepListener steps,
+            @Nullable GenerationListener texts) {
+        Generator generator = open();
         Answering answering = new Answering(speech, options, ids, manifest.sampler.entropyBound, steps, texts);
         run.stopStrings = answering.stops;
-        int kept = Math.max(0, Math.min(Prefix.shared(before, ids), ids.length - 1));
         generator.generate(run, ids, kept, options, answering.given, answering);
-        return answering.result(run, ids, engine.name(), options.loop.word(), generator.timings(run));
+        run.trajectory = answering.trajectory(ids, run.tokens);
+        String loop = options.loop.word();
+        if (options.fallback && generator.isEmpty(run)) {
+            generator.fallBack(run, ids, kept, answering);
+            loop = DECODE;
+        }
+        return answering.result(run, engine.name(), loop, generator.timings(run));
+    }
+
+    private Samples several(Asked asked, GenerateOptions given, int n) {
+        if (n < 1 || n > MOST_SAMPLES) {
+            throw new UsageException("n " + n + " must be between 1 and " + MOST_SAMPLES);
+        }
+        Samples.check(given);
+        Generator generator = open();
+        GenerateOptions options = speech.withBans(given);
+        int[] ids = read(generator, asked, options);
+        int kept = kept(generator, ids, options);
+        List<Result> results = new ArrayList<>();
+        StopReason last = StopReason.STOP;
+        while (results.size() < n && last != StopReason.CANCELLED) {
+            Progress run = generator.progress(options.maxNewTokens);
+            GenerateOptions seeded = options.seed(options.seed + results.size());
+            results.add(answer(run, ids, results.isEmpty() ? kept : ids.length, seeded, null, null));
+            generator.prefix.truncate(ids.length);
+            last = run.reason;
+        }
+        return new Samples(results);
     }
 
     private Result decode(Asked asked, GenerateOptions options) {
@@ -291,16 +361,16 @@ public final class Session implements AutoCloseable {
             throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
                     + "leave continued and trace off");
         }
-        if (options.template != null || options.draft != null || options.minTokens > 0) {
-            throw new UsageException("decodeGreedy has no canvases; leave template, draft and minTokens out");
+        if (options.template != null || options.draft != null || options.minTokens > 0 || options.fallback) {
+            throw new UsageException("decodeGreedy has no canvases; leave template, draft, minTokens and fallback out");
         }
         if (!options.ban.isEmpty() || options.sampler.tilts() || options.logprobs != null || !options.stop.isEmpty()) {
             throw new UsageException("decodeGreedy gives one token without others, until a stop token; "
                     + "leave ban, logitBias, logprobs and stop out");
         }
         Answering answering = new Answering(speech, options, ids, manifest.sampler.entropyBound, null, null);
-        generator.decode(run, ids);
-        return answering.result(run, ids, engine.name(), "decode", generator.timings(run));
+        generator.decode(run, ids, 0, answering);
+        return answering.result(run, engine.name(), DECODE, generator.timings(run));
     }
 
     private Generator open() {

@@ -31,8 +31,12 @@ public class ControlVectorsTest {
     }
 
     private List<Map<?, ?>> runs() {
+        return entries(head, "runs");
+    }
+
+    private static List<Map<?, ?>> entries(Map<?, ?> values, String name) {
         List<Map<?, ?>> found = new ArrayList<>();
-        ((List<?>) head.get("runs")).forEach(each -> found.add((Map<?, ?>) each));
+        ((List<?>) values.get(name)).forEach(each -> found.add((Map<?, ?>) each));
         return found;
     }
 
@@ -65,6 +69,12 @@ public class ControlVectorsTest {
                 return options.compute(options.compute.earlyCommit((Double) value));
             case "recheck":
                 return options.compute(options.compute.recheck((Boolean) value));
+            case "fallback":
+                return options.fallback(value.equals("autoregressive"));
+            case "loop":
+                return options.loop(value.equals("graph") ? Loop.GRAPH : Loop.HOST);
+            case "stop":
+                return options.stop((String) value);
             case "ban":
                 return options.ban((String) value);
             default:
@@ -73,11 +83,12 @@ public class ControlVectorsTest {
     }
 
     private static Result generate(Session session, Map<?, ?> run, GenerateOptions options) {
-        return session.generate((String) run.get("prompt"), options, null);
+        Object prompt = run.get("prompt");
+        return prompt instanceof List ? session.generate(TrajectoriesTest.ints(prompt), options, null)
+                : session.generate((String) prompt, options, null);
     }
 
-    private static void same(Map<?, ?> run, Result result, Session session) {
-        String what = run.get("options").toString();
+    private static void sameAnswer(String what, Map<?, ?> run, Result result) {
         assertEquals(what, run.get("text"), result.text);
         assertArrayEquals(what, TrajectoriesTest.ints(run.get("tokens")), result.tokens);
         assertEquals(what, run.get("holes"), result.holes);
@@ -85,7 +96,15 @@ public class ControlVectorsTest {
         assertEquals(what, number(run, "canvases"), result.canvases);
         assertEquals(what, number(run, "position_forwards"), result.positionForwards);
         assertEquals(what, run.get("stop_reason"), result.stopReason.word());
+        assertEquals(what, run.get("loop"), result.loop);
+    }
+
+    private static void same(Map<?, ?> run, Result result, Session session) {
+        String what = run.get("options").toString();
+        sameAnswer(what, run, result);
         assertArrayEquals(what, TrajectoriesTest.ints(run.get("prefix")), session.prefixIds());
+        boolean fellBack = result.loop.equals("decode");
+        assertEquals(what, fellBack, result.warnings.toString().contains("; this answer is autoregressive"));
         double[] logprobs = result.logprobs.stream().mapToDouble(one -> one.logprob).toArray();
         assertArrayEquals(what, OptionVectorsTest.reals(run.get("logprobs")), logprobs, LOGPROB);
         Trajectory trajectory = result.trajectory;
@@ -126,6 +145,32 @@ public class ControlVectorsTest {
         }
         System.out.println("tiny: " + runs().size() + " shared runs under control equal");
         assertTrue("control: another seed hardly changes anything", changed > runs().size() / 2);
+    }
+
+    @Test
+    public void theExportedBundleGivesTheSamples() {
+        try (Session session = Session.load(Repository.bundle("tiny"), LOAD)) {
+            for (Map<?, ?> held : entries(head, "samples")) {
+                String what = held.get("options").toString();
+                Object prompt = held.get("prompt");
+                int n = number(held, "n");
+                Samples samples = prompt instanceof List
+                        ? session.sample(TrajectoriesTest.ints(prompt), options(held).trace(false), n)
+                        : session.sample((String) prompt, options(held).trace(false), n);
+                List<Map<?, ?>> results = entries(held, "results");
+                assertEquals(what, n, samples.results.size());
+                for (int i = 0; i < n; i++) {
+                    sameAnswer(what + " " + i, results.get(i), samples.results.get(i));
+                    assertEquals(i > 0, samples.results.get(i).prefillPositionForwards == 0);
+                }
+                List<Object> votes = new ArrayList<>();
+                samples.votes().forEach((answer, count) -> votes.add(Arrays.asList(answer, count)));
+                assertEquals(what, held.get("votes").toString(), votes.toString());
+                assertEquals(what, number(held, "best"), samples.results.indexOf(samples.best()));
+                assertEquals(what, (Double) held.get("agreement"), samples.agreement(), 0);
+                assertArrayEquals(what, TrajectoriesTest.ints(held.get("prefix")), session.prefixIds());
+            }
+        }
     }
 
     /** Its kernels round otherwise in other versions, so the holes may differ; the text around them may not. */
