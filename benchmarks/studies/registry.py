@@ -312,7 +312,7 @@ STUDIES = (
         name="serve",
         page="serve",
         results=("serve-load.json",),
-        commands=(f"{_MODULE}.serve_load --seconds 60 --out {_TO}/serve-load.json",),
+        commands=(f"{_MODULE}.serve_load --seconds 600 --out {_TO}/serve-load.json",),
     ),
     Study(
         name="levels",
