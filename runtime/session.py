@@ -54,12 +54,13 @@ class Session:
     ) -> None:
         self.bundle, self.manifest = bundle, bundle.manifest
         self.tokenizer = load_tokenizer(bundle) if tokenizer is None else tokenizer
-        chat = self.manifest.chat
-        self.reader = None if self.tokenizer is None else AnswerReader(self.tokenizer, chat.roles if chat else None)
-        self._prompts = Prompts(bundle, self.tokenizer)
         roles = self.manifest.chat.roles if self.manifest.chat else None
-        written = self.manifest.model.vocab_size, roles.tools if roles else None
-        self._languages = None if self.tokenizer is None else Languages(self.tokenizer, *written)
+        self.reader: AnswerReader | None = None
+        self._languages: Languages | None = None
+        if self.tokenizer is not None:
+            self.reader = AnswerReader(self.tokenizer, roles)
+            self._languages = Languages(self.tokenizer, self.manifest.model.vocab_size, roles.tools if roles else None)
+        self._prompts = Prompts(bundle, self.tokenizer)
         self._engine = engine
         self._stops = frozenset(self.manifest.model.eos_token_ids)
         self._busy = threading.Lock()
@@ -195,14 +196,9 @@ class Session:
         return Samples(results=tuple(results))
 
     def _answer(
-        self,
-        run: Progress,
-        ids: Sequence[int],
-        kept: int,
-        options: GenerateOptions,
-        on_step: OnStep | None,
-        on_text: OnText | None,
-    ) -> Result:
+        self, run: Progress, ids: Sequence[int], kept: int, options: GenerateOptions,
+        on_step: OnStep | None, on_text: OnText | None,
+    ) -> Result:  # fmt: skip
         """`generate` behind the first `kept` tokens of the prefix and `ids`."""
         answering = self._answering([*self._generator.prefix.ids[:kept], *ids], options)
         run.cut = answering.stops
@@ -263,15 +259,9 @@ class Session:
         return tuple(ids)
 
     def _run(
-        self,
-        run: Progress,
-        ids: Sequence[int],
-        kept: int,
-        options: GenerateOptions,
-        given: Sequence[Given],
-        watch: Watcher | None,
-        commit: OnCommit | None,
-    ) -> str:
+        self, run: Progress, ids: Sequence[int], kept: int, options: GenerateOptions,
+        given: Sequence[Given], watch: Watcher | None, commit: OnCommit | None,
+    ) -> str:  # fmt: skip
         """Generate, and again token by token where that is the fallback of an empty answer; returns `Result.loop`."""
         if options.decoder == AUTOREGRESSIVE:
             self._generator.decode(run, ids, commit, kept=kept)
@@ -306,14 +296,8 @@ class Session:
         return self.generate(prompt, options, messages=messages, on_step=on_step)
 
     def decode_greedy(self, prompt: str | Sequence[int], *, max_new_tokens: int = MAX_NEW_TOKENS, raw: bool = False) -> Result:
-        """Autoregressive baseline: the same weights, one greedy token per call of `decode`. Arguments as in `generate`."""
-        options = GenerateOptions(max_new_tokens=max_new_tokens, raw=raw)
-        with self._exclusive():
-            run = self._generator.progress(int(options.max_new_tokens))
-            ids, _ = self._prompts.ids(prompt, None, options, [])
-            with self._turn(run):
-                self._generator.decode(run, ids)
-            return self._answering(ids, options).result(run, self._engine.label, "decode")
+        """Autoregressive baseline, `generate` with that decoder: the same weights, one greedy token per call of `decode`."""
+        return self.generate(prompt, GenerateOptions(max_new_tokens=max_new_tokens, raw=raw, decoder=AUTOREGRESSIVE))
 
     def stream(
         self,
