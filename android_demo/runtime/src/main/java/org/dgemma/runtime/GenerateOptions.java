@@ -218,7 +218,8 @@ public final class GenerateOptions {
      * No position among the first {@code value} of the answer takes a stop token or padding, across canvases; the answer ends
      * where the context does, all the same. Needs the host loop, and steps that put out candidates.
      *
-     * @throws UsageException it is below 0, above {@link #maxNewTokens}, or next to stop strings or drafts
+     * @throws UsageException it is below 0, above {@link #maxNewTokens}, or next to a template, a fallback, stop strings or
+     *     {@link ComputePolicy#speculate}
      */
     public GenerateOptions minTokens(int value) {
         if (value < 0) {
@@ -242,7 +243,7 @@ public final class GenerateOptions {
         return with(draft -> draft.loop = value);
     }
 
-    /** The tokens may differ from those of all of it, but for drafts, which are those of greedy decoding. */
+    /** The tokens may differ from those of all of it, but for {@link ComputePolicy#speculate}, whose are those of greedy decoding. */
     public GenerateOptions compute(ComputePolicy value) {
         if (value == null) {
             throw new UsageException("compute null must be ComputePolicy.ALL, or a policy that leaves something out");
@@ -293,8 +294,8 @@ public final class GenerateOptions {
      * The answer with holes such as {@code {{8}}} of 8 tokens, which the model fills; all else stays exactly. It must fit on one
      * canvas. Null for none. Needs the host loop.
      *
-     * @throws UsageException it is empty, has no hole, or is given next to a draft, stop strings, a least length, or a canvas
-     *     that starts narrow or is a draft
+     * @throws UsageException it is empty, has no hole, or is given next to a draft, a fallback, stop strings, a least length, a
+     *     canvas that starts narrow, or {@link ComputePolicy#speculate}
      */
     public GenerateOptions template(@Nullable String text) {
         if (text != null) {
@@ -312,7 +313,8 @@ public final class GenerateOptions {
      * Begin the canvases with a text, its stop token and padding, instead of noise. Null for none. Needs the host loop.
      *
      * @param strength the share of its tokens that are noise, and of the steps that run, the last ones; above 0 and at most 1
-     * @throws UsageException the text is empty, the share is out of its range, or a template or another kind of canvas is given
+     * @throws UsageException the text is empty, the share is out of its range, or it is given next to a template, a canvas that
+     *     starts narrow, or {@link ComputePolicy#speculate}
      */
     public GenerateOptions draft(@Nullable String text, double strength) {
         if (text != null) {

@@ -273,7 +273,8 @@ public final class SamplerOptions {
     /** Of every step of one canvas, first step first. Throws UsageException. */
     float[] temperatures(Manifest.SamplerConfig exported) {
         boolean own = temperature != null || schedule != null && schedule != Schedule.LINEAR;
-        double[] exact = ofSteps(schedule == null ? null : schedule.temperature, temperature, exported.tMax, exported.tMin, exported);
+        double[] table = schedule == null ? null : schedule.temperature;
+        double[] exact = ofSteps(table, temperature, exported.tMax, exported.tMin, exported);
         float[] found = new float[exact.length];
         for (int i = 0; i < found.length; i++) {
             found[i] = (float) (own && exact[i] < COLDEST ? GREEDY : exact[i]);

@@ -141,8 +141,8 @@ public final class Session implements AutoCloseable {
      * on. Afterwards the prefix ends with the prompt. A cancel ends it with the answer in work.
      *
      * @param n 1 to 1000
-     * @throws DgemmaException UsageException also for drafts ({@link ComputePolicy#speculate}), which always give the same
-     *     answer; otherwise as generate
+     * @throws DgemmaException UsageException also for {@link ComputePolicy#speculate}, which always gives the same answer;
+     *     otherwise as generate
      */
     public Samples sample(@Nullable String prompt, GenerateOptions options, int n) {
         return exclusive(() -> several(before -> speech.prefix(before, prompt, options), options, n));

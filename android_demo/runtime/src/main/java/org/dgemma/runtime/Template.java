@@ -12,7 +12,7 @@ final class Template {
 
     private Template() {}
 
-    /** Pieces of text, none of them empty, as String, and holes as Integer, their numbers of tokens, in order. Throws UsageException. */
+    /** In order, pieces of text as String, none of them empty, and holes as Integer, their tokens. Throws UsageException. */
     static List<Object> read(String text) {
         List<Object> pieces = new ArrayList<>();
         Matcher hole = HOLE.matcher(text);

@@ -92,7 +92,8 @@ public class GivenTest {
     public void whatCannotBeIsRefused() throws Exception {
         GenerateOptions some = DEFAULT.template("a{{2}}");
         says(UsageException.class, "template 'abc' has no hole; write {{8}} for one of 8 tokens", () -> DEFAULT.template("abc"));
-        says(UsageException.class, "template 'a{{0}}' has a hole of 0 tokens; a hole has 1 or more", () -> DEFAULT.template("a{{0}}"));
+        says(UsageException.class, "template 'a{{0}}' has a hole of 0 tokens; a hole has 1 or more",
+                () -> DEFAULT.template("a{{0}}"));
         says(UsageException.class, "template must be non-empty text", () -> DEFAULT.template(""));
         says(UsageException.class, "draft must be non-empty text", () -> DEFAULT.draft(""));
         says(UsageException.class, "strength 0.0 must be a number above 0 and at most 1", () -> DEFAULT.draft("a", 0));

@@ -62,7 +62,8 @@ public class SamplerOptionsTest {
                 () -> Schedule.table(new double[] {101}, none));
         says(UsageException.class, "schedule: entropyBound must be a list of positive numbers of nats",
                 () -> Schedule.table(none, new double[] {0}));
-        says(UsageException.class, "schedule has no values; give temperature, entropyBound or both", () -> Schedule.table(none, none));
+        says(UsageException.class, "schedule has no values; give temperature, entropyBound or both",
+                () -> Schedule.table(none, none));
         says(UsageException.class, "schedule has lists of different lengths", () -> Schedule.table(two, new double[] {1}));
         says(UsageException.class, "schedule has 4097 steps; at most 4096 are possible",
                 () -> Schedule.table(new double[4097], none));

@@ -114,7 +114,8 @@ public class SamplesTest {
         says(UsageException.class, "logitBias" + greedy, () -> FALLBACK.sampler(SamplerOptions.EXPORTED.ban(7)));
         says(UsageException.class, "template determines where the answer ends; leave stop and fallback out",
                 () -> FALLBACK.stop("x").template("a{{1}}"));
-        says(UsageException.class, "minTokens cannot be combined with fallback, which can end it sooner", () -> FALLBACK.minTokens(1));
+        says(UsageException.class, "minTokens cannot be combined with fallback, which can end it sooner",
+                () -> FALLBACK.minTokens(1));
         try (Session session = session(silent())) {
             says(UsageException.class, "n 0 must be between 1 and 1000", () -> session.sample(PROMPT, DEFAULT, 0));
             says(UsageException.class, "n 1001 must be between 1 and 1000", () -> session.sample(PROMPT, DEFAULT, 1001));

@@ -89,7 +89,8 @@ public class StopStringsTest {
         SessionTest.says(UsageException.class, "stop must be strings", () -> GenerateOptions.DEFAULT.stop(""));
         SessionTest.says(UsageException.class, "logprobs need loop host",
                 () -> GenerateOptions.DEFAULT.loop(Loop.GRAPH).logprobs(1));
-        SessionTest.says(UsageException.class, "cannot be combined with speculate, whose tokens come from greedy decoding; leave one out",
+        SessionTest.says(UsageException.class,
+                "ban cannot be combined with speculate, whose tokens come from greedy decoding; leave one out",
                 () -> GenerateOptions.DEFAULT.compute(ComputePolicy.ALL.speculate(true)).ban("x"));
         SessionTest.says(UsageException.class, "id -1", () -> SamplerOptions.EXPORTED.logitBias(-1, 1));
         SessionTest.says(UsageException.class, "must be a number from", () -> SamplerOptions.EXPORTED.logitBias(1, Double.NaN));
