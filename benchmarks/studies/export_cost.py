@@ -32,10 +32,11 @@ from dgemma.core.sampler import SamplerConfig
 def planned(lines: str) -> dict[str, Any]:
     """Bytes of each engine's files and of the peak, from the text of `dgemma export --dry-run`."""
     line = next(line for line in lines.splitlines() if line.startswith("weights"))
-    weights = re.findall(r"(onnx|executorch) ([\d.]+) MB", line)
+    weights = re.findall(r"(onnx|executorch) ([\d.]+) ([MG])B", line)
     peak = re.search(r"^memory +peak ([\d.]+) GB", lines, re.MULTILINE)
     assert peak is not None
-    return {"engines": {engine: float(size) * 1e6 for engine, size in weights}, "peak_bytes": float(peak[1]) * 1e9}
+    sizes = {engine: float(size) * {"M": 1e6, "G": 1e9}[unit] for engine, size, unit in weights}
+    return {"engines": sizes, "peak_bytes": float(peak[1]) * 1e9}
 
 
 def shape(preset: str, layers: int | None, work: Path) -> str:

@@ -18,6 +18,7 @@ import torch
 from matrices import inputs
 from torch import nn
 
+from dgemma.benchmarks.studies import export_cost
 from dgemma.cli import dispatch
 from dgemma.core.config import PRESETS
 from dgemma.core.engines import ENGINES
@@ -171,6 +172,9 @@ def test_the_plan_says_what_the_export_takes(capsys: pytest.CaptureFixture[str],
             "time        about ",
         ):
             assert word in out
+        read, plan = export_cost.planned(out), estimate(preset, "w8", random_weights=0)
+        assert read["engines"] == {engine: pytest.approx(size, rel=0.01) for engine, size in plan.sizes.items()}
+        assert read["peak_bytes"] == pytest.approx(plan.peak, rel=0.01)
     assert not list(tmp_path.iterdir())
 
 
