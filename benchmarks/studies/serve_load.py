@@ -240,40 +240,41 @@ class Process:
 
 
 def measure(seconds: float, clients: int) -> dict[str, Any]:
+    """One client alone, and `clients` for so many seconds each way; for none, the one alone."""
     process = Process()
+    loads: dict[str, Any] = {}
     try:
         with Session.load("tiny") as session:
             asks = answers(session)
             one = asyncio.run(alone(process.port, session, asks, 2))
-        busy = statistics.mean(0.75 * one["served_s"] if ask.short else one["served_s"] for ask in asks)
-        paced = asyncio.run(load(process.port, asks, clients, seconds, 2 * clients * busy, 3 * busy))
-        full = asyncio.run(load(process.port, asks, clients, seconds, 0.0, clients * busy))
+        if seconds:
+            busy = statistics.mean(0.75 * one["served_s"] if ask.short else one["served_s"] for ask in asks)
+            paced = asyncio.run(load(process.port, asks, clients, seconds, 2 * clients * busy, 3 * busy))
+            full = asyncio.run(load(process.port, asks, clients, seconds, 0.0, clients * busy))
+            loads = {"paced": paced, "full": full, "cache_gb": CACHE_GB, "machine": machine.facts()}
     finally:
         status = process.stop()
-    return {
-        "benchmark": "serve-load",
-        "start": {"listening_s": round(process.listening_s, 2), "first_text_s": round(process.first_text_s, 2)},
-        "alone": one,
-        "paced": paced,
-        "full": full,
-        "exit_status": status,
-        "cache_gb": CACHE_GB,
-        "machine": machine.facts(),
-    }
+    start = {"listening_s": round(process.listening_s, 2), "first_text_s": round(process.first_text_s, 2)}
+    one = {**one, "machine": machine.facts()}
+    return {"benchmark": "serve-load", "start": start, "alone": one, **loads, "exit_status": status}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="serve_load", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of each load; 0: one client alone, beside loads that --out has"
+    )
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     check_out(options.out)
-    result = measure(options.seconds, options.clients)
+    earlier = json.loads(options.out.read_text()) if options.out and options.out.exists() and not options.seconds else {}
+    result = {**earlier, **measure(options.seconds, options.clients)}
     if options.out:
         write_json(options.out, result)
     print(json.dumps(result, allow_nan=False))
-    bad = any(result[part]["wrong"] or result[part]["errors"] for part in ("paced", "full")) or result["exit_status"]
+    loads = [result[part] for part in ("paced", "full") if part in result]
+    bad = any(part["wrong"] or part["errors"] for part in loads) or result["exit_status"]
     return 1 if bad else 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dgemma.benchmarks.studies.page import Page, Section
 from dgemma.benchmarks.studies.tables import header, read
 
@@ -9,7 +11,7 @@ from dgemma.benchmarks.studies.tables import header, read
 def alone() -> str:
     """What a server adds to the time of a generation, and its time to the first text."""
     values = read("serve-load.json")
-    one, start, facts = values["alone"], values["start"], values["machine"]
+    one, start = values["alone"], values["start"]
     return "\n".join(
         [
             *header("one client, and a session without a server", ""),
@@ -19,8 +21,7 @@ def alone() -> str:
             f"{one['ratio_of_sums']:.3f} |",
             f"| from the command to the first text, s | {start['first_text_s']:.1f} |",
             "",
-            f"{facts['cpu']}, {facts['cores']} cores, {facts['int8']}; load average {facts['load_average']:.1f}, so other "
-            f"programs were running; {facts['date'][:10]}.",
+            _machine(one["machine"]),
         ]
     )
 
@@ -57,7 +58,15 @@ def load() -> str:
         "resident memory in the second / last quarter, MB",
         *(f"{m['second_quarter'] / 1e6:.0f} / {m['last_quarter'] / 1e6:.0f}" for m in memory),
     )
-    return "\n".join(rows)
+    return "\n".join([*rows, "", _machine(values["machine"])])
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    """Where and when, and how busy: the programs measured are part of the load."""
+    return (
+        f"{facts['cpu']}, {facts['cores']} cores, {facts['int8']}; load average {facts['load_average']:.1f} at the end; "
+        f"{facts['date'][:10]}."
+    )
 
 
 PAGE = Page(

@@ -115,7 +115,7 @@ class Pass {
     kernel_.mix(scores, count, l_.kv_heads, wide_, vectors, some, out);
   }
 
-  // Where a block's keys or values are, filled up with zeros where they must be.
+  // Where a block's keys or values are, filled up with zeros where they must be; behind the last, the first again.
   void find(const float* old, const float* own, size_t first, int count, float* padded, const float** to) const {
     for (int key = 0; key < count; ++key) {
       const float* at = to[key] = vector(old, own, 0, first + key);
@@ -126,6 +126,7 @@ class Pass {
         std::fill(padded + l_.dim, padded + wide_, 0.0f);
       }
     }
+    for (int key = count; key % kTogether != 0; ++key) to[key] = to[0];
   }
 
   // Many rows of a kv head against all of its keys, block by block.

@@ -4,8 +4,9 @@
 
 namespace dgemma::attention {
 
-constexpr int kKeys = 64;  // of a block
-constexpr int kFew = 8;    // rows that share a kv head and are taken where keys and values lie
+constexpr int kKeys = 64;     // of a block
+constexpr int kFew = 8;       // rows that share a kv head and are taken where keys and values lie
+constexpr int kTogether = 4;  // values that are added up before a sum is written
 
 struct Kernel {
   const char* name;
@@ -17,7 +18,7 @@ struct Kernel {
 
   // At most kFew rows of each kv head, [kv_heads][count][width], and keys or values where they lie, each [kv_heads][width], with
   // a width that is a multiple of 16: scores [kv_heads][count][kKeys], or values weighted by such scores, added to out
-  // [kv_heads][count][width].
+  // [kv_heads][count][width]. Values are read kTogether at a time, so there must be some behind the last, of weight 0.
   void (*dots)(const float* rows, int count, int kv_heads, int width, const float* const* keys, int keys_count, float* scores);
   void (*mix)(const float* weights, int count, int kv_heads, int width, const float* const* values, int values_count, float* out);
 
