@@ -21,7 +21,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "presence_penalty": ((0,), NEVER),
     "logprobs": ((False,), NEVER),
     "top_logprobs": ((0,), "is not supported here; /v1/chat/completions has it"),
-    "response_format": (({"type": "text"},), "is not supported here; give text.format (responses), or regex or choices"),
+    "response_format": (({"type": "text"},), "is not supported here; give text.format (responses), or regex, grammar, choices"),
     "reasoning_effort": (("none",), "has no levels here: thinking is on or off; give think: true or false instead"),
     "reasoning": (({}, {"effort": "none"}), "has no levels here: thinking is on or off; give think: true or false instead"),
     "modalities": ((["text"],), NEVER),

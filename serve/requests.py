@@ -13,7 +13,7 @@ from dgemma.core.generate_options import GenerateKeywords, GenerateOptions
 from dgemma.core.guidance import MOST
 from dgemma.core.sampler import MOST_STEPS
 from dgemma.core.schedule import HOTTEST
-from dgemma.core.structure import REQUIRED
+from dgemma.core.structure import DEEPEST, GRAMMAR_DEPTH, REQUIRED
 from dgemma.serve.bodies import Body
 from dgemma.serve.errors import ApiError
 from dgemma.serve.formats import ChatFormat
@@ -82,6 +82,10 @@ class Generation(Body):
     regex: Text | None = Field(
         None, description="Expression that matches the whole answer, in the syntax of Rust's regex crate."
     )
+    grammar: Text | None = Field(None, description="Grammar of the whole answer, in Lark's form, with a rule `start`.")
+    grammar_depth: Annotated[int, Field(ge=0, le=DEEPEST)] | None = Field(
+        None, description=f"How many times a rule of the grammar may stand inside itself. Default: {GRAMMAR_DEPTH}."
+    )
     choices: Annotated[list[Text], Field(min_length=2, max_length=1000)] | None = Field(
         None, description="The possible answers."
     )
@@ -134,7 +138,7 @@ class Generation(Body):
     @property
     def is_structured(self) -> bool:
         """Whether the answer is to be of a language. Raises ApiError."""
-        texts = (self.regex, self.choices, self.schema_of_answer())
+        texts = (self.regex, self.grammar, self.choices, self.schema_of_answer())
         return any(one is not None for one in texts) or bool(self.must_call())
 
     def names(self) -> dict[str, str]:

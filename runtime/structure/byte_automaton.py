@@ -9,6 +9,7 @@ import atexit
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,33 +102,36 @@ class ByteAutomaton:
         return bool(self.accepting[self.after(text.encode("utf-8", "surrogatepass"))])
 
 
-def compile_regex(regex: str, name: str = "regex", patience: Patience | None = None) -> ByteAutomaton:
+def compile_regex(
+    regex: str, name: str = "regex", patience: Patience | None = None, *, shown: str | None = None
+) -> ByteAutomaton:
     """The automaton of the texts that an expression matches whole, with as few states as there can be.
 
     Args:
         regex: in the syntax of Rust's regex crate; `^` before and `$` behind all of it are left out.
         name: the option that errors name.
         patience: None: a whole one.
+        shown: what errors say behind the name; None: the expression.
     Raises:
         UsageError: cannot be read, matches no text, is too large or takes too long; or outlines-core is missing.
         Cancelled.
     """
     bare, patience = _bare(regex), patience or Patience()
-    shown = Param(name), f" {regex[:SHOWN]!r}{'…' if len(regex) > SHOWN else ''}"
+    said = Param(name), f" {regex[:SHOWN]!r}{'…' if len(regex) > SHOWN else ''}" if shown is None else shown
     if len(bare) > LONGEST:
         raise UsageError(
             Param(name), f" is an expression of {len(bare)} characters; at most {LONGEST} are compiled; make it shorter"
         )
     if not _balanced(bare):
-        raise UsageError(*shown, ": has unbalanced parentheses or brackets; close them, or escape them with a backslash")
+        raise UsageError(*said, ": has unbalanced parentheses or brackets; close them, or escape them with a backslash")
     try:
-        found = _compiled(_determinized(bare, shown, patience), patience)
+        found = _compiled(_determinized(bare, said, patience), patience)
     except Late:
-        raise UsageError(*shown, _TOO_LARGE) from None
+        raise UsageError(*said, _TOO_LARGE) from None
     if not found.states:
-        raise UsageError(*shown, ": matches no text; write an expression that matches one")
+        raise UsageError(*said, ": matches no text; write an expression that matches one")
     if found.states > MOST_STATES:
-        raise UsageError(*shown, _TOO_LARGE)
+        raise UsageError(*said, _TOO_LARGE)
     return found
 
 
@@ -151,15 +155,20 @@ def _determinized(regex: str, shown: tuple[str, str], patience: Patience) -> byt
         given = regex.encode()
     except UnicodeEncodeError:
         raise UsageError(*shown, ": is not valid Unicode text") from None
-    try:
-        status, written, said = _CHILDREN.run([sys.executable, "-P", str(_DETERMINIZE)], given, patience)
-    except OSError as error:
-        raise UsageError(*shown, f": needs a second Python process, which cannot start ({error.strerror or error})") from None
+    status, written, said = in_a_program(_DETERMINIZE, given, shown, patience)
     if status == 0:
         return written
     if status == 3:
         raise UsageError(*shown, f": {_reason(said.decode(errors='replace'))}")
     raise UsageError(*shown, _TOO_LARGE)
+
+
+def in_a_program(path: Path, given: bytes, shown: Sequence[str], patience: Patience) -> tuple[int, bytes, bytes]:
+    """Exit status, output and errors of a program in Python; `shown` begins errors. Raises UsageError, Cancelled, Late."""
+    try:
+        return _CHILDREN.run([sys.executable, "-P", str(path)], given, patience)
+    except OSError as error:
+        raise UsageError(*shown, f": needs a second Python process, which cannot start ({error.strerror or error})") from None
 
 
 def _reason(said: str) -> str:

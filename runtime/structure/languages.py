@@ -1,6 +1,6 @@
 """Structures compiled for one tokenizer, and cached. Several sessions may share them.
 
-It knows which expression a structure is, and nothing of canvases.
+It knows which expression or grammar a structure is, and nothing of canvases.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dgemma.core.structure import SHOWN, Structure
 from dgemma.runtime.engines.base import Array
 from dgemma.runtime.structure.byte_automaton import ByteAutomaton, compile_regex
 from dgemma.runtime.structure.forms import Call, Form, Json, ids_of
+from dgemma.runtime.structure.grammar import compile_grammar
 from dgemma.runtime.structure.json_schema import schema_regex
 from dgemma.runtime.structure.json_values import literal
 from dgemma.runtime.structure.markers import marked
@@ -98,12 +99,14 @@ class Languages:
 def byte_automaton(structure: Structure, patience: Patience | None = None, tools: ToolForm | None = None) -> ByteAutomaton:
     """A structure's automaton over bytes, markers of `tools` among them. Raises UsageError, Cancelled, Late."""
     patience = patience or Patience()
+    if structure.grammar is not None:
+        return compile_grammar(structure.grammar, int(structure.grammar_depth or 0), patience)
     automaton = compile_regex(expression(structure, patience, tools), structure.name, patience)
     return marked(automaton, len(ids_of(tools)), patience) if structure.calls and tools else automaton
 
 
 def expression(structure: Structure, patience: Patience | None = None, tools: ToolForm | None = None) -> str:
-    """The regular expression that a structure is. Raises UsageError, Cancelled."""
+    """The regular expression that a structure is, but for a grammar. Raises UsageError, Cancelled."""
     patience = patience or Patience()
     if structure.regex is not None:
         return structure.regex

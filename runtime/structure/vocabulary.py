@@ -20,7 +20,7 @@ from dgemma.runtime.structure.markers import BYTES
 from dgemma.runtime.tokenizer import REPLACEMENT, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # They write each id by itself, but perhaps the first.
-_OPTIONS = "regex, json_schema and choices"
+_OPTIONS = "regex, json_schema, grammar and choices"
 _DECODERS = frozenset({"Sequence", "ByteFallback", "ByteLevel", "Fuse", "Replace", "Strip", "Metaspace"})
 
 

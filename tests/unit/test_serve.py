@@ -146,7 +146,12 @@ def test_a_json_object_of_any_kind(client: openai.OpenAI) -> None:
 
 
 def test_expressions_and_choices(client: openai.OpenAI) -> None:
-    for more, possible in (({"regex": "[0-9]{3}"}, r"[0-9]{3}"), ({"choices": ["yes", "no"]}, "yes|no")):
+    grammar = {"grammar": 'start: "a" | "(" start ")"', "grammar_depth": 1}
+    for more, possible in (
+        ({"regex": "[0-9]{3}"}, r"[0-9]{3}"),
+        ({"choices": ["yes", "no"]}, "yes|no"),
+        (grammar, r"a|\(a\)"),
+    ):
         found = client.chat.completions.create(model="tiny", messages=asked(PROMPT), seed=1, extra_body=more)  # type: ignore[call-overload]
         assert re.fullmatch(possible, found.choices[0].message.content)
 

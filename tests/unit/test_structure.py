@@ -12,6 +12,7 @@ import pytest
 from cli_checks import fails
 from fake_bundle import BOS, PAD, START, N, fake_session
 from fake_structured import structured_session
+from lark import Lark
 
 from dgemma.cli import dispatch
 from dgemma.core.errors import EngineError, PromptTooLong, TokenizerError, UsageError
@@ -95,6 +96,34 @@ def test_what_a_model_wants_is_kept_where_it_fits(tmp_path: Path) -> None:
     assert session.generate(PROMPT, choices=["nothing like it", wanted]).text == wanted
 
 
+NESTED = r"""
+start: list
+list: "[" [item ("," item)*] "]"
+item: list | WORD
+WORD: /[a-zé]{1,5}/
+"""
+
+
+def test_answers_follow_their_grammar(wild: Session) -> None:
+    parser = Lark(NESTED)
+    for seed, options in enumerate(WAYS):
+        text = wild.generate(PROMPT, grammar=NESTED, grammar_depth=2, seed=seed, **options).text
+        assert parser.parse(text) and "[[[[" not in text
+    structure = Structure(grammar=NESTED)
+    assert structure == Structure(grammar=NESTED, grammar_depth=4) != Structure(grammar=NESTED, grammar_depth=3)
+    assert str(structure).startswith("grammar ") and structure.name == "grammar"
+
+
+def test_a_real_model_follows_a_grammar() -> None:
+    sums = 'start: sum\nsum: part | sum ("+" | "-") part\npart: NUMBER | "(" sum ")"\nNUMBER: /[0-9]+/'
+    parser = Lark(sums)
+    with Session.load("tiny", threads=1) as session:
+        for seed, prompt in enumerate(("Add 17 and 25.", "Reverse the word table.", "Write 4271 in words.")):
+            assert parser.parse(session.generate(prompt, grammar=sums, seed=seed, max_new_tokens=30).text)
+        words = 'start: WORD ("," WORD)*\nWORD: /[a-z]+/'
+        assert session.generate("Reverse the word table.", grammar=words).text == "elbat"
+
+
 def test_cancelled_answers_say_that_they_are_a_beginning(wild: Session) -> None:
     def cancel(event: Any) -> None:
         if event.canvas_index == 1:
@@ -142,6 +171,14 @@ def test_a_real_model_fills_the_form() -> None:
         ({"regex": "a", "ban": [7]}, "leave ban out"),
         ({"regex": "a", "choices": ["a", "b"]}, "not regex and choices"),
         ({"regex": 3}, "regex 3 must be text"),
+        ({"grammar": 3}, "grammar 3 must be text"),
+        ({"grammar": "start: A", "grammar_depth": 101}, "grammar_depth 101 must be an integer from 0 to 100"),
+        ({"grammar_depth": 3}, "give grammar as well, or leave it out"),
+        ({"grammar": "start: A", "regex": "a"}, "not regex and grammar"),
+        ({"grammar": 'start: "a"~40', "max_new_tokens": 5}, "max_new_tokens 5 is less than the"),
+        ({"grammar": "start: A"}, "not defined"),
+        ({"grammar": 'start: "a" start'}, "grammar: matches no text"),
+        ({"grammar": 'start: "a"', "min_tokens": 3}, "leave min_tokens out"),
         ({"choices": ["a"]}, "2 or more different texts"),
         ({"choices": ["b", *["a" * 99] * 999]}, f"^choices have '{'a' * 60}' twice; give 2 or more different texts"),
         ({"choices": ["a", ""]}, "non-empty"),
@@ -203,3 +240,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     fails(capsys, [*ask, "--json-schema", str(schema)], f"--json-schema {schema} is not JSON")
     fails(capsys, [*ask, "--json-schema", str(tmp_path / "none")], "--json-schema", "cannot be read")
     fails(capsys, [*ask, "--regex", "a", "--choice", "a|b"], "not --regex and --choice")
+    grammar = tmp_path / "g.lark"
+    grammar.write_text('start: "b" | "<" start ">"')
+    assert dispatch([*ask, "--grammar", str(grammar), "--grammar-depth", "0"]) == 0
+    assert capsys.readouterr().out.strip() in ("b", "<b>")
+    grammar.write_text("start: (")
+    fails(capsys, [*ask, "--grammar", str(grammar)], "--grammar: line 1, column 9 is not in Lark's form")

@@ -23,7 +23,7 @@ from dgemma.runtime.native import build
 EXTRAS = {
     "export": "exports, and verification against a checkpoint",
     "reference": "the JAX reference",
-    "structure": "regular expressions and JSON schemas",
+    "structure": "regular expressions, JSON schemas and grammars",
     "serve": "the server",
     "tune": "tuning",
     "train": "training",

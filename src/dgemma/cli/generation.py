@@ -17,7 +17,7 @@ from dgemma.core.guidance import Guidance
 from dgemma.core.profile import NO_PROFILE, Profile
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.schedule import SHAPES, ScheduleTable, parse_table
-from dgemma.core.structure import Structure
+from dgemma.core.structure import GRAMMAR_DEPTH, Structure
 
 DEFAULT = GenerateOptions()
 
@@ -161,6 +161,18 @@ class StructureFlags:
         Path | None,
         typer.Option("--json-schema", metavar="FILE", help="Give an answer in JSON that follows the schema in FILE."),
     ] = None
+    grammar: Annotated[
+        Path | None,
+        typer.Option("--grammar", metavar="FILE", help="Give an answer that follows the grammar in FILE, in Lark's form."),
+    ] = None
+    grammar_depth: Annotated[
+        int | None,
+        typer.Option(
+            "--grammar-depth",
+            metavar="D",
+            help=f"Let rules of --grammar stand inside themselves at most D times. Default: {GRAMMAR_DEPTH}.",
+        ),
+    ] = None
     choice: Annotated[
         list[str] | None,
         typer.Option(
@@ -171,11 +183,11 @@ class StructureFlags:
     def structure(self) -> Structure | None:
         """What they say; None where that is nothing. Raises UsageError."""
         choices = [text for said in self.choice or () for text in said.split("|")]
-        if self.json_schema is None:
-            return Structure.of(regex=self.regex, choices=choices)
-        schema = read_text("--json-schema", self.json_schema)
+        schema = None if self.json_schema is None else read_text("--json-schema", self.json_schema)
+        grammar = None if self.grammar is None else read_text("--grammar", self.grammar)
+        depth = self.grammar_depth
         try:
-            return Structure.of(regex=self.regex, json_schema=schema, choices=choices)
+            return Structure.of(regex=self.regex, json_schema=schema, grammar=grammar, grammar_depth=depth, choices=choices)
         except UsageError as error:
             if error.param != "json_schema":
                 raise

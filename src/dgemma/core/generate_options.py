@@ -62,6 +62,8 @@ class GenerateKeywords(TypedDict, total=False):
     strength: float
     regex: str | None
     json_schema: str | Mapping[str, Any] | None
+    grammar: str | None
+    grammar_depth: int | None
     choices: str | Sequence[str]
     choice_probabilities: bool
     guidance: float | None

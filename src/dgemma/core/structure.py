@@ -1,4 +1,5 @@
-"""What an answer may be: a text that a regular expression matches, JSON of a schema, one of a few choices, or a call of a tool.
+"""What an answer may be: a text that a regular expression matches, JSON of a schema, a text of a grammar, one of a few choices,
+or a call of a tool.
 
 It knows what was asked for, and nothing of automata, tokenizers or bundles.
 """
@@ -13,19 +14,24 @@ from typing import Any
 
 from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
+from dgemma.core.scalars import is_int
 
-STRUCTURES = ("regex", "json_schema", "choices")
+STRUCTURES = ("regex", "json_schema", "grammar", "choices")
 REQUIRED, NOT_FORCED = "required", "auto"  # of `tool_choice`
 SHOWN = 60  # characters of a language in a message
+GRAMMAR_DEPTH, DEEPEST = 4, 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """One language; exactly one of the four is given. Build it once and pass it in `GenerateOptions`.
+    """One language; exactly one of regex, json_schema, grammar, choices and calls is given. Build it once and pass it in
+    `GenerateOptions`.
 
     Args:
         regex: of the whole answer, in the syntax of Rust's regex crate: no look-around, no backreferences.
         json_schema: a JSON schema, as an object or its JSON text; it becomes text.
+        grammar: in Lark's form, with a rule `start`, which is the whole answer.
+        grammar_depth: how many times a rule of the grammar may stand inside itself, 0 to 100; None: 4.
         choices: the answers that are possible, 2 or more different ones.
         calls: declarations of tools, as `GenerateOptions.tools`: the answer is one call of one of them, with arguments that
             follow its parameters. They become JSON text. The model must be told of these tools in the prompt.
@@ -35,12 +41,15 @@ class Structure:
 
     regex: str | None = None
     json_schema: str | Mapping[str, Any] | None = None
+    grammar: str | None = None
+    grammar_depth: int | None = None
     choices: str | Sequence[str] = ()
     calls: str | Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.regex is not None and not isinstance(self.regex, str):
             raise UsageError(Param("regex"), f" {self.regex!r} must be text")
+        self._check_grammar()
         choices = () if isinstance(self.choices, str) else self.choices
         if isinstance(self.choices, str) or not isinstance(choices, Sequence):
             raise UsageError(Param("choices"), f" {self.choices!r} must be a list of texts")
@@ -63,19 +72,43 @@ class Structure:
         if len(given) != 1:
             raise UsageError("give one of ", *listed(STRUCTURES), *((", not ", *listed(given)) if given else ()))
 
+    def _check_grammar(self) -> None:
+        """The depth of a grammar becomes a number. Raises UsageError."""
+        if self.grammar is not None and not isinstance(self.grammar, str):
+            raise UsageError(Param("grammar"), f" {self.grammar!r} must be text")
+        depth = Param("grammar_depth")
+        if self.grammar_depth is None:
+            object.__setattr__(self, "grammar_depth", None if self.grammar is None else GRAMMAR_DEPTH)
+        elif self.grammar is None:
+            raise UsageError(
+                depth, " says how deep rules of a grammar nest; give ", Param("grammar"), " as well, or leave it out"
+            )
+        elif not is_int(self.grammar_depth, 0, DEEPEST):
+            raise UsageError(depth, f" {self.grammar_depth!r} must be an integer from 0 to {DEEPEST}")
+
     @classmethod
     def of(
         cls,
         *,
         regex: str | None = None,
         json_schema: str | Mapping[str, Any] | None = None,
+        grammar: str | None = None,
+        grammar_depth: int | None = None,
         choices: str | Sequence[str] = (),
         calls: Sequence[Mapping[str, Any]] = (),
     ) -> Structure | None:
         """From what a user asks for; None where that is nothing. Raises UsageError."""
-        if regex is None and json_schema is None and choices in ((), []) and not calls:
+        given = (regex, json_schema, grammar, grammar_depth)
+        if all(one is None for one in given) and choices in ((), []) and not calls:
             return None
-        return cls(regex=regex, json_schema=json_schema, choices=choices, calls=calls)
+        return cls(
+            regex=regex,
+            json_schema=json_schema,
+            grammar=grammar,
+            grammar_depth=grammar_depth,
+            choices=choices,
+            calls=calls,
+        )
 
     @property
     def name(self) -> str:
@@ -95,7 +128,8 @@ class Structure:
     def __str__(self) -> str:
         if self.calls:
             return f"a call of {' or '.join(tool['function']['name'] for tool in self.tools)}"
-        text = self.regex if self.regex is not None else self.json_schema or "|".join(self.choices)
+        texts = (self.regex, self.json_schema, self.grammar, "|".join(self.choices))
+        text = next(one for one in texts if one is not None)
         return f"{self.name} {str(text)[:SHOWN]!r}{'…' if len(str(text)) > SHOWN else ''}"
 
 
