@@ -34,6 +34,7 @@ from dgemma.core.shipped import bundle_path
 from dgemma.core.structure import Structure
 from dgemma.runtime.session import Session
 from dgemma.runtime.structure.languages import byte_automaton, expression
+from dgemma.runtime.structure.patience import Patience
 from dgemma.runtime.structure.structured import StructuredCanvas
 from dgemma.runtime.structure.token_automaton import ByteTree, lift
 from dgemma.runtime.structure.viterbi import Canvas, Scores, likeliest
@@ -143,7 +144,7 @@ def costs(seed: int) -> dict[str, Any]:
         clock = time.perf_counter()
         automaton = byte_automaton(structure)
         library_s = time.perf_counter() - clock
-        lifted, lift_s = timed(partial(lift, automaton, vocabulary, (tree, tree), name))
+        lifted, lift_s = timed(partial(lift, automaton, vocabulary, (tree, tree), name, Patience()))
         canvas = Canvas(state=lifted.begin, room=N, after=0, stops=(1, 5), pad=0)
         scores = Scores.of(ids, log_probs, VOCAB)
         paths = [timed(partial(likeliest, lifted, scores, canvas))[1] for _ in range(3)]
