@@ -1,4 +1,4 @@
-"""`docs/java.md` lists every public class of the Java libraries once, and names nothing that is not there."""
+"""`docs/java.md` lists every public class of the Java libraries and their tool once, and nothing that is not there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "android_demo" / module / "src/main/java/org/dgemma" for module in ("tokenizers", "runtime")]
+SOURCES = [ROOT / "android_demo" / module / "src/main/java/org/dgemma" for module in ("tokenizers", "runtime", "jvm")]
 PUBLIC = re.compile(r"^public (?:final |abstract )*(?:class|interface|enum) (\w+)", re.M)
 
 

@@ -110,7 +110,7 @@ final class Arguments {
         try {
             return text == null ? 0 : Long.parseUnsignedLong(text);
         } catch (NumberFormatException error) {
-            throw new UsageException("--seed " + text + " must be an integer from 0 to 2^64-1");
+            throw new UsageException("--seed " + text + " must be between 0 and 2^64-1");
         }
     }
 

@@ -7,17 +7,19 @@ import java.io.UnsupportedEncodingException;
 import java.util.Arrays;
 import org.dgemma.DgemmaException;
 import org.dgemma.runtime.UsageException;
+import org.dgemma.tokenizer.TokenizerException;
 
 /** The library from a desktop's command line. Exit status 0 = done, 2 = bad input, said in one line on stderr. */
 public final class Main {
     private static final String USAGE = "usage:\n"
             + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | --messages FILE.json | stdin)\n"
-            + "      [--engine E] [--threads N] [--system TEXT] [--think]\n"
-            + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--fixed-steps] [--raw] [--json] [--trace]\n"
-            + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate] [--cache DIR]\n"
-            + "      [--temperature A[:B]] [--steps T] [--confidence NATS] [--stability STEPS]\n"
-            + "      [--entropy-bound NATS] [--top-k K] [--top-p P] [--min-p P] [--logit-bias ID=B]… [--ban TEXT]…\n"
-            + "      [--stop TEXT]… [--logprobs N]\n"
+            + "      [--engine E] [--threads N] [--system TEXT] [--think] [--raw] [--cache DIR]\n"
+            + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--min-tokens K] [--fixed-steps]\n"
+            + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate]\n"
+            + "      [--temperature A[:B]] [--steps T] [--entropy-bound NATS[:NATS]] [--schedule linear|cosine|FILE]\n"
+            + "      [--confidence NATS] [--stability STEPS] [--top-k K] [--top-p P] [--min-p P]\n"
+            + "      [--logit-bias ID=B]… [--ban TEXT]… [--stop TEXT]… [--fallback autoregressive]\n"
+            + "      [--template TEXT] [--draft FILE] [--strength X] [--n K] [--json] [--logprobs N] [--trace]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
 
     private Main() {}
@@ -62,7 +64,8 @@ public final class Main {
                     throw new UsageException("unknown command '" + command + "'; choose run or bench, or read --help");
             }
         } catch (DgemmaException error) {
-            err.println("error: " + error.getMessage());
+            boolean names = error instanceof UsageException || error instanceof TokenizerException;
+            err.println("error: " + (names ? Spelling.spelled(error.getMessage()) : error.getMessage()));
             return 2;
         }
     }

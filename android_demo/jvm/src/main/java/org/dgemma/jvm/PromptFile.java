@@ -74,7 +74,7 @@ final class PromptFile {
             options = options.adaptive((Boolean) values.get("adaptive"));
         }
         if (values.containsKey("loop")) {
-            options = options.loop(RunCommand.loop((String) values.get("loop")));
+            options = options.loop(GenerationFlags.loop((String) values.get("loop")));
         }
         if (values.containsKey("raw")) {
             options = options.raw((Boolean) values.get("raw"));

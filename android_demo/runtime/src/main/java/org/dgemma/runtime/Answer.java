@@ -29,15 +29,27 @@ final class Answer {
         return new Answer(other, thinking, toolCalls, warnings, thinks);
     }
 
-    /** Why an answer that thought has no text, in one line; null where it has text or calls, or has not thought. */
-    @Nullable String whyEmpty(StopReason reason, int tokens) {
-        if (!text.isEmpty() || !toolCalls.isEmpty() || thinking.isEmpty() && !thinks) {
+    /**
+     * Why it is empty, in one line; null where it says something or was cancelled.
+     *
+     * @param pads how many of its tokens are padding at its end
+     * @param stoppedBy the stop string that it ended before
+     */
+    @Nullable String whyEmpty(StopReason reason, int tokens, int pads, @Nullable String stoppedBy) {
+        if (!text.isEmpty() || !toolCalls.isEmpty() || reason == StopReason.CANCELLED) {
             return null;
+        }
+        if (thinking.isEmpty() && !thinks) {
+            if (stoppedBy != null) {
+                return "the answer is empty: it begins with the stop string " + Place.quoted(stoppedBy);
+            }
+            boolean silent = tokens > pads; // tokens without text, or a bundle without a tokenizer
+            return silent ? null : "the answer is empty: the model " + (pads > 0 ? "gave only padding" : "ended it at once");
         }
         if (thinks && (reason == StopReason.LENGTH || reason == StopReason.CONTEXT)) {
             String limit = reason == StopReason.LENGTH ? "all " + tokens + " tokens" : "what was left of the context";
             return "the thought took " + limit
-                    + ", so there is no answer; allow more tokens (--max-new-tokens), or leave thinking off";
+                    + ", so there is no answer; allow more tokens, or leave thinking off";
         }
         return thinks
                 ? "the model ended inside its thought, so there is no answer; ask again, or leave thinking off"

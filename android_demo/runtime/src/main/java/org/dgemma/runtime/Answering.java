@@ -35,7 +35,7 @@ final class Answering implements Generator.Watcher {
         this.texts = texts;
         inside = speech.opensInside(prompt);
         given = speech.given(options);
-        stops = options.stop.isEmpty() ? null : new StopStrings(options.stop, tokens -> speech.untrimmed(tokens, inside));
+        stops = speech.stopStrings(options, inside);
         recorder = options.trace ? new Recorder(exported) : null;
         stream = speech.stream();
     }
@@ -75,7 +75,8 @@ final class Answering implements Generator.Watcher {
     Result result(Progress run, String engine, String loop, Timings timings) {
         int[] tokens = run.tokens.toArray();
         Answer answer = speech.answer(tokens, inside);
-        if (stops != null && stops.found != null) {
+        String found = stops == null ? null : stops.found;
+        if (stops != null && found != null) {
             answer = answer.withText(stream.trimmed() ? Trim.both(stops.text) : stops.text);
         }
         List<String> holes = new ArrayList<>();
@@ -87,9 +88,12 @@ final class Answering implements Generator.Watcher {
             }
         }
         List<String> warnings = new ArrayList<>(run.warnings);
-        warnings.addAll(Speech.warnings(answer, run.reason, tokens.length));
-        Result result = new Result(
-                answer, warnings, tokens, run, engine, loop, timings, stops == null ? null : stops.found, holes);
+        warnings.addAll(answer.warnings);
+        String empty = answer.whyEmpty(run.reason, tokens.length, run.pads, found);
+        if (empty != null) {
+            warnings.add(empty);
+        }
+        Result result = new Result(answer, warnings, tokens, run, engine, loop, timings, found, holes);
         tell(stream.finish(result.text));
         return result;
     }

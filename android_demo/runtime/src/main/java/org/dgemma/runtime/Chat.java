@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 
 /** The chat template around user text, and which ids are its markers. What a user types never becomes one. */
 final class Chat {
-    static final String NO_TEMPLATE = "the bundle has no chat template; use raw text (--raw) or ids (--prompt-ids)";
+    static final String NO_TEMPLATE = "the bundle has no chat template; use raw text, or ids as the prompt";
 
     private Chat() {}
 

@@ -12,9 +12,9 @@ import org.jspecify.annotations.Nullable;
  * the model answers. It knows nothing of tokenizers.
  */
 final class Composer {
-    static final String NO_THINKING = "this bundle does not support thinking; leave out --think (think)";
-    static final String NO_SYSTEM = "this bundle does not support system turns; leave out --system (system)";
-    static final String NO_TOOLS = "this bundle does not support tools; leave out tools in the --messages file (tools)";
+    static final String NO_THINKING = "this bundle does not support thinking; leave out think";
+    static final String NO_SYSTEM = "this bundle does not support system turns; leave out system";
+    static final String NO_TOOLS = "this bundle does not support tools; leave out tools";
 
     private final Roles roles;
     private final boolean think;

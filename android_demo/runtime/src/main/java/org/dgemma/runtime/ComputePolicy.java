@@ -1,6 +1,7 @@
 package org.dgemma.runtime;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
@@ -19,7 +20,6 @@ public final class ComputePolicy {
     static final String ACTIVE = "denoise_active";
     static final String CHECK = "check";
 
-    private static final String OPTIONS = "early commit, start width and speculate";
     private static final int WHOLE = 0;
     private static final int AUTO = -1;
     /** Nats; where a canvas starts narrow and nothing else is asked for. */
@@ -49,7 +49,7 @@ public final class ComputePolicy {
      */
     public ComputePolicy earlyCommit(double nats) {
         if (!(nats > 0) || Double.isInfinite(nats)) {
-            throw new UsageException("early commit " + Json.repr(nats) + " must be a positive number of nats");
+            throw new UsageException("earlyCommit " + Json.repr(nats) + " must be a positive number of nats");
         }
         return new ComputePolicy(nats, startWidth, recheck, speculate);
     }
@@ -59,7 +59,7 @@ public final class ComputePolicy {
      */
     public ComputePolicy startWidth(int positions) {
         if (positions < 1) {
-            throw new UsageException("start width " + positions + " must be auto, or a number of positions, 1 or more");
+            throw new UsageException("startWidth " + positions + " must be auto, or a number of positions, 1 or more");
         }
         return new ComputePolicy(earlyCommit, positions, recheck, speculate);
     }
@@ -88,15 +88,28 @@ public final class ComputePolicy {
         return earlyCommit == 0 && startWidth == WHOLE && !speculate;
     }
 
-    /** Names of what says how a canvas begins. */
-    List<String> ofCanvas() {
+    /** Names of what was asked for. */
+    private List<String> given() {
         List<String> names = new ArrayList<>();
+        if (earlyCommit > 0) {
+            names.add("earlyCommit");
+        }
         if (startWidth != WHOLE) {
             names.add("startWidth");
+        }
+        if (recheck) {
+            names.add("recheck");
         }
         if (speculate) {
             names.add("speculate");
         }
+        return names;
+    }
+
+    /** Names of what says how a canvas begins. */
+    List<String> ofCanvas() {
+        List<String> names = given();
+        names.retainAll(Arrays.asList("startWidth", "speculate"));
         return names;
     }
 
@@ -121,23 +134,24 @@ public final class ComputePolicy {
         if (isAll()) {
             if (recheck) {
                 throw new UsageException("recheck runs positions that were committed early; "
-                        + "give early commit or start width as well");
+                        + "give earlyCommit or startWidth as well");
             }
             return;
         }
         if (loop != Loop.HOST) {
-            throw new UsageException(OPTIONS + " need loop host: "
-                    + "the fused graph runs every position in every step");
+            List<String> names = given();
+            throw new UsageException(UsageException.listed(names) + (names.size() == 1 ? " needs" : " need")
+                    + " loop host: the fused graph runs every position in every step");
         }
         int n = bundle.manifest().canvasLength;
         if (startWidth > n) {
-            throw new UsageException("start width " + startWidth + " must be auto, or at most the exported " + n);
+            throw new UsageException("startWidth " + startWidth + " must be auto, or at most the exported " + n);
         }
         Map<String, ?> known = bundle.manifest().graphs.getOrDefault(engine, Collections.emptyMap());
         for (String graph : graphs(loop)) {
             if (!known.containsKey(graph)) {
-                throw new UsageException(bundle.folder() + ": was exported without '" + graph + "'; export it again, or leave "
-                        + OPTIONS + " out");
+                throw new UsageException("this bundle was exported without '" + graph + "'; export it again, or leave "
+                        + UsageException.listed(given()) + " out");
             }
         }
     }

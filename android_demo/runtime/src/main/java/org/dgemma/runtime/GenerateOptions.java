@@ -6,6 +6,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.function.Consumer;
+import java.util.stream.Collectors;
 import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
 import org.jspecify.annotations.Nullable;
@@ -104,10 +105,10 @@ public final class GenerateOptions {
         tools = draft.tools;
         if (raw && speaks()) {
             throw new UsageException(
-                    "raw skips the chat template, which system, think and tools need; leave raw out");
+                    "raw skips the chat template, which system, think and tools need; leave it out");
         }
         if (logprobs != null && loop != Loop.HOST) {
-            throw new UsageException("logprobs need loop host: the fused graph returns only tokens");
+            throw new UsageException("logprobs needs loop host: the other graphs return only tokens");
         }
         if (compute.speculate && logprobs != null) {
             throw new UsageException("logprobs cannot be combined with speculate" + GREEDY);
@@ -139,6 +140,9 @@ public final class GenerateOptions {
 
     /** Template and draft. */
     private void checkGiven() {
+        if (draft == null && strength != STRENGTH) {
+            throw new UsageException("strength says how much of a draft is noise; give draft as well, or leave it out");
+        }
         if (template == null && draft == null) {
             return;
         }
@@ -209,7 +213,7 @@ public final class GenerateOptions {
     /** At most so many new tokens, 1 or more; ceil(K / N) canvases are denoised at most. */
     public GenerateOptions maxNewTokens(int value) {
         if (value < 1) {
-            throw new UsageException("maxNewTokens " + value + " must be 1 or more");
+            throw new UsageException("maxNewTokens " + value + " must be an integer, 1 or more");
         }
         return with(draft -> draft.maxNewTokens = value);
     }
@@ -238,7 +242,7 @@ public final class GenerateOptions {
 
     public GenerateOptions loop(Loop value) {
         if (value == null) {
-            throw new UsageException("unknown loop null; choose one of host, graph");
+            throw new UsageException("loop null is unknown; choose one of host, graph");
         }
         return with(draft -> draft.loop = value);
     }
@@ -263,7 +267,7 @@ public final class GenerateOptions {
      * is no single token throws UsageException when the generation begins.
      */
     public GenerateOptions ban(String... texts) {
-        return with(draft -> draft.ban = listed("ban", texts));
+        return with(draft -> draft.ban = listed("ban", "ids or non-empty texts", texts));
     }
 
     /**
@@ -278,14 +282,13 @@ public final class GenerateOptions {
 
     /** End the answer before any of these texts, in place of those before; thoughts and calls are not searched. */
     public GenerateOptions stop(String... texts) {
-        return with(draft -> draft.stop = listed("stop", texts));
+        return with(draft -> draft.stop = listed("stop", "non-empty strings", texts));
     }
 
-    private static List<String> listed(String name, String... texts) {
-        for (String text : texts) {
-            if (text == null || text.isEmpty()) {
-                throw new UsageException(name + " must be strings that are not empty");
-            }
+    private static List<String> listed(String name, String kind, String... texts) {
+        if (Arrays.stream(texts).anyMatch(text -> text == null || text.isEmpty())) {
+            throw new UsageException(name + " " + Arrays.stream(texts).map(text -> text == null ? "null" : Place.quoted(text))
+                    .collect(Collectors.joining(", ", "[", "]")) + " must be " + kind);
         }
         return Collections.unmodifiableList(Arrays.asList(texts.clone()));
     }
@@ -337,7 +340,7 @@ public final class GenerateOptions {
     /** Give the log-probability of every token in {@link Result#logprobs}, and those of so many of the likeliest ids. */
     public GenerateOptions logprobs(int count) {
         if (count < 0) {
-            throw new UsageException("logprobs " + count + " must be 0 or more");
+            throw new UsageException("logprobs " + count + " must be an integer, 0 or more");
         }
         return with(draft -> draft.logprobs = count);
     }
@@ -357,7 +360,7 @@ public final class GenerateOptions {
     /** Null for none. */
     public GenerateOptions system(@Nullable String value) {
         if (value != null && Trim.both(value).isEmpty()) {
-            throw new UsageException("system must be a string that is not empty");
+            throw new UsageException("system must be a non-empty string");
         }
         return with(draft -> draft.system = value);
     }

@@ -84,17 +84,13 @@ final class Generator {
     private void begin(int[] ids, int kept, int room) {
         int length = ids.length - kept;
         if ((long) ids.length + room > manifest.context) {
-            String before = kept > 0 ? " after " + tokens(kept) + " of conversation" : "";
-            throw new PromptTooLongException("a prompt of " + tokens(length) + before + " leaves no room for " + room
-                    + " more in the context of " + manifest.context
+            String before = kept > 0 ? " after " + Plural.counted(kept, "token") + " of conversation" : "";
+            throw new PromptTooLongException("a prompt of " + Plural.counted(length, "token") + before + " leaves no room for "
+                    + room + " more in the context of " + manifest.context
                     + "; shorten the prompt, or export with a larger --context");
         }
         prefix.truncate(kept);
         prefix.extend(Arrays.copyOfRange(ids, kept, ids.length), length);
-    }
-
-    private static String tokens(int count) {
-        return count + (count == 1 ? " token" : " tokens");
     }
 
     /** Loads the graphs that a generation calls beside {@code encode}. */

@@ -93,8 +93,8 @@ final class Given {
         int[] both = Arrays.copyOf(before, before.length + ids.length);
         System.arraycopy(ids, 0, both, before.length, ids.length);
         if (!tokenizer.decode(both).equals(tokenizer.decode(before) + piece)) {
-            throw new UsageException("template text '" + piece.substring(0, Math.min(piece.length(), SHOWN))
-                    + "' cannot be kept exactly by this bundle's tokenizer; write it in other words");
+            throw new UsageException("template text " + Place.quoted(piece, SHOWN)
+                    + " cannot be kept exactly by this bundle's tokenizer; write it in other words");
         }
         return ids;
     }

@@ -36,16 +36,28 @@ final class Place {
                 file + ": unknown key " + quoted(key) + "; this bundle was written by a newer dgemma, or edited");
     }
 
-    /** In quotes, control characters and lone surrogates escaped, so that a message stays one line. */
+    /** In quotes as Python's {@code repr} writes it, control characters and lone surrogates escaped: a message stays one line. */
     static String quoted(String text) {
-        StringBuilder out = new StringBuilder("'");
+        char quote = text.indexOf('\'') >= 0 && text.indexOf('"') < 0 ? '"' : '\'';
+        StringBuilder out = new StringBuilder().append(quote);
         text.codePoints().forEach(c -> {
-            if (Character.isISOControl(c) || c == 0x2028 || c == 0x2029 || Character.getType(c) == Character.SURROGATE) {
+            int named = "\n\r\t\\".indexOf(c);
+            if (named >= 0 || c == quote) {
+                out.append('\\').append(named >= 0 ? "nrt\\".charAt(named) : quote);
+            } else if (Character.isISOControl(c)) {
+                out.append(String.format("\\x%02x", c));
+            } else if (c == 0x2028 || c == 0x2029 || Character.getType(c) == Character.SURROGATE) {
                 out.append(String.format("\\u%04x", c));
             } else {
                 out.appendCodePoint(c);
             }
         });
-        return out.append('\'').toString();
+        return out.append(quote).toString();
+    }
+
+    /** The first {@code most} characters, {@link #quoted}. */
+    static String quoted(String text, int most) {
+        boolean fits = text.codePointCount(0, text.length()) <= most;
+        return quoted(fits ? text : text.substring(0, text.offsetByCodePoints(0, most)));
     }
 }

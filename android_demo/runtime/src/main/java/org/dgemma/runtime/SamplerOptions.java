@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.function.Consumer;
+import org.dgemma.format.Json;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -68,8 +69,8 @@ public final class SamplerOptions {
             throw new UsageException(twice + " is also in the table of schedule; leave one out");
         }
         if (maxSteps != null && maxSteps != schedule.steps()) {
-            throw new UsageException("maxSteps " + maxSteps + " differs from schedule, whose table has " + schedule.steps()
-                    + (schedule.steps() == 1 ? " step" : " steps") + "; leave one out");
+            throw new UsageException("maxSteps " + maxSteps + " differs from schedule, whose table has "
+                    + Plural.counted(schedule.steps(), "step") + "; leave one out");
         }
     }
 
@@ -87,7 +88,8 @@ public final class SamplerOptions {
     public SamplerOptions temperature(double a, double b) {
         for (double end : new double[] {a, b}) {
             if (!Schedule.isTemperature(end)) {
-                throw new UsageException("temperature " + end + " must be a number from 0 to 100");
+                throw new UsageException(
+                        "temperature " + shown(a, b) + " must be A or A:B, numbers from 0 to 100, such as 0.8:0.4");
             }
         }
         return with(copy -> copy.temperature = new double[] {a, b});
@@ -101,7 +103,7 @@ public final class SamplerOptions {
      */
     public SamplerOptions schedule(Schedule value) {
         if (value == null) {
-            throw new UsageException("schedule null must be Schedule.LINEAR, Schedule.COSINE, or a table");
+            throw new UsageException("schedule null must be linear or cosine, or a table of temperature and entropyBound");
         }
         return with(copy -> copy.schedule = value);
     }
@@ -109,7 +111,7 @@ public final class SamplerOptions {
     /** At most so many denoising steps for one canvas, no more than the bundle was exported with. */
     public SamplerOptions maxSteps(int value) {
         if (value < 1) {
-            throw new UsageException("maxSteps " + value + " must be 1 or more");
+            throw new UsageException("maxSteps " + value + " must be an integer, 1 or more");
         }
         return with(copy -> copy.maxSteps = value);
     }
@@ -117,7 +119,7 @@ public final class SamplerOptions {
     /** Nats that the mean entropy must be below for a stop. */
     public SamplerOptions confidence(double nats) {
         if (!(nats > 0 && nats < Double.POSITIVE_INFINITY)) {
-            throw new UsageException("confidence " + nats + " must be a positive number of nats");
+            throw new UsageException("confidence " + Json.repr(nats) + " must be a positive number of nats");
         }
         return with(copy -> copy.confidence = nats);
     }
@@ -125,7 +127,7 @@ public final class SamplerOptions {
     /** Steps for which the likeliest ids must not change before a stop. */
     public SamplerOptions stability(int steps) {
         if (steps < 0) {
-            throw new UsageException("stability " + steps + " must be 0 or more");
+            throw new UsageException("stability " + steps + " must be an integer, 0 or more");
         }
         return with(copy -> copy.stability = steps);
     }
@@ -143,7 +145,7 @@ public final class SamplerOptions {
     public SamplerOptions entropyBound(double a, double b) {
         for (double end : new double[] {a, b}) {
             if (!Schedule.isPositive(end)) {
-                throw new UsageException("entropyBound " + end + " must be a positive number of nats");
+                throw new UsageException("entropyBound " + shown(a, b) + " must be a positive number of nats, or A:B");
             }
         }
         return with(copy -> copy.entropyBound = new double[] {a, b});
@@ -152,7 +154,7 @@ public final class SamplerOptions {
     /** Draw only among so many of the likeliest ids, at most as many as a step of the bundle puts out. */
     public SamplerOptions topK(int count) {
         if (count < 1) {
-            throw new UsageException("topK " + count + " must be 1 or more");
+            throw new UsageException("topK " + count + " must be an integer, 1 or more");
         }
         return with(copy -> copy.topK = count);
     }
@@ -173,10 +175,11 @@ public final class SamplerOptions {
      */
     public SamplerOptions logitBias(int id, double bias) {
         if (id < 0) {
-            throw new UsageException("logitBias: id " + id + " must be 0 or more");
+            throw new UsageException("logitBias: id " + id + " must be an integer, 0 or more");
         }
         if (bias != Double.NEGATIVE_INFINITY && !(Math.abs(bias) <= LARGEST_BIAS)) {
-            throw new UsageException("logitBias of id " + id + ": " + bias + " must be a number from -1e100 to 1e100, or -Infinity");
+            throw new UsageException(
+                    "logitBias of id " + id + ": " + Json.repr(bias) + " must be a number from -1e+100 to 1e+100, or -inf");
         }
         SortedMap<Integer, Double> changed = new TreeMap<>(biases);
         if (bias == 0) {
@@ -196,9 +199,14 @@ public final class SamplerOptions {
         return changed;
     }
 
+    /** Both ends as Python writes them. */
+    private static String shown(double a, double b) {
+        return Double.compare(a, b) == 0 ? Json.repr(a) : "(" + Json.repr(a) + ", " + Json.repr(b) + ")";
+    }
+
     static double share(String name, double value) {
         if (!(value > 0 && value <= 1)) {
-            throw new UsageException(name + " " + value + " must be a number above 0 and at most 1");
+            throw new UsageException(name + " " + Json.repr(value) + " must be a number above 0 and at most 1");
         }
         return value;
     }

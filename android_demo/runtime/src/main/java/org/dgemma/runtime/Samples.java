@@ -48,8 +48,7 @@ public final class Samples {
     /** Whether several answers can differ; throws UsageException. */
     static void check(GenerateOptions options) {
         if (options.compute.speculate) {
-            throw new UsageException("n cannot be combined with speculate: greedy decoding always gives the same answer; "
-                    + "leave it out");
+            throw new UsageException("n cannot be combined with speculate: greedy decoding always gives the same answer");
         }
     }
 

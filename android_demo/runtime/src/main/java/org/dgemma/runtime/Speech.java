@@ -1,6 +1,5 @@
 package org.dgemma.runtime;
 
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
@@ -14,6 +13,9 @@ import org.jspecify.annotations.Nullable;
  * make of the one before. It knows nothing of engines.
  */
 final class Speech {
+    /** Characters of a text in a message. */
+    private static final int SHOWN = 40;
+
     private final Bundle bundle;
     private final Manifest manifest;
     private final @Nullable Tokenizer tokenizer;
@@ -36,7 +38,7 @@ final class Speech {
 
     private Tokenizer tokenizer() {
         if (tokenizer == null) {
-            throw new TokenizerException(bundle.folder() + ": has no tokenizer; give the prompt as ids (--prompt-ids)");
+            throw new TokenizerException("this bundle has no tokenizer; give the prompt as ids");
         }
         return tokenizer;
     }
@@ -99,7 +101,7 @@ final class Speech {
     int[] prefix(List<Message> messages, GenerateOptions options) {
         Tokenizer known = tokenizer();
         if (options.raw) {
-            throw new UsageException("raw skips the chat template, which messages need; leave raw out");
+            throw new UsageException("raw skips the chat template, which messages need; leave it out");
         }
         List<Message> given = Messages.checked(messages);
         if (options.system != null && Messages.OPENING_ROLES.contains(given.get(0).role)) {
@@ -153,18 +155,23 @@ final class Speech {
         return reader == null ? new TokenKind[0] : reader.kinds(ids, inside);
     }
 
-    /** What is wrong with an answer, one line each. */
-    static List<String> warnings(Answer answer, StopReason reason, int tokens) {
-        List<String> found = new ArrayList<>(answer.warnings);
-        String why = answer.whyEmpty(reason, tokens);
-        if (why != null) {
-            found.add(why);
+    /**
+     * Where the answer ends before a stop string of the options; null where they have none.
+     *
+     * @throws TokenizerException the bundle has no tokenizer
+     */
+    @Nullable StopStrings stopStrings(GenerateOptions options, boolean inside) {
+        if (options.stop.isEmpty()) {
+            return null;
         }
-        return found;
+        if (tokenizer == null) {
+            throw new TokenizerException("this bundle has no tokenizer, so its answers have no text; leave stop out");
+        }
+        return new StopStrings(options.stop, tokens -> untrimmed(tokens, inside));
     }
 
     /** The text of an answer with white space at its ends, without thoughts and calls. */
-    String untrimmed(int[] ids, boolean inside) {
+    private String untrimmed(int[] ids, boolean inside) {
         return reader == null ? "" : reader.untrimmed(ids, inside);
     }
 
@@ -172,20 +179,25 @@ final class Speech {
      * The options with what they ban as a bias on logits; only tokens that read exactly so, alone or behind a space.
      *
      * @throws UsageException a text is no single token
+     * @throws TokenizerException the bundle has no tokenizer
      */
     GenerateOptions withBans(GenerateOptions options) {
         SamplerOptions sampler = options.sampler;
         for (String text : options.ban) {
             boolean found = false;
+            String said = "ban " + Place.quoted(text, SHOWN);
+            if (tokenizer == null) {
+                throw new TokenizerException(said + " cannot be read, for " + bundle.folder() + " has no tokenizer; give ids");
+            }
             for (String spelled : new String[] {text, " " + text}) {
-                int[] ids = tokenizer().encodeUser(spelled);
-                if (ids.length == 1 && Trim.both(tokenizer().decode(ids)).equals(Trim.both(text))) {
+                int[] ids = tokenizer.encodeUser(spelled);
+                if (ids.length == 1 && Trim.both(tokenizer.decode(ids)).equals(Trim.both(text))) {
                     sampler = sampler.ban(ids);
                     found = true;
                 }
             }
             if (!found) {
-                throw new UsageException("ban '" + text + "' takes " + tokenizer().encodeUser(text).length
+                throw new UsageException(said + " takes " + tokenizer.encodeUser(text).length
                         + " tokens, which other texts need as well; ban a text of one token");
             }
         }

@@ -16,7 +16,7 @@ final class Template {
     static List<Object> read(String text) {
         List<Object> pieces = new ArrayList<>();
         Matcher hole = HOLE.matcher(text);
-        String shown = "template '" + text.substring(0, Math.min(text.length(), SHOWN)) + "'";
+        String shown = "template " + Place.quoted(text, SHOWN);
         int end = 0;
         while (hole.find()) {
             add(pieces, text.substring(end, hole.start()));

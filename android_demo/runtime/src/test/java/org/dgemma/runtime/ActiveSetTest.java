@@ -179,7 +179,7 @@ public class ActiveSetTest {
             SessionTest.says(UsageException.class, "must be a positive number of nats",
                     () -> ComputePolicy.ALL.earlyCommit(wrong));
         }
-        SessionTest.says(UsageException.class, "start width 0 must be auto, or a number of positions, 1 or more",
+        SessionTest.says(UsageException.class, "startWidth 0 must be auto, or a number of positions, 1 or more",
                 () -> ComputePolicy.ALL.startWidth(0));
         SessionTest.says(UsageException.class, "must be ComputePolicy.ALL", () -> GenerateOptions.DEFAULT.compute(null));
     }

@@ -97,6 +97,8 @@ public class GivenTest {
         says(UsageException.class, "template must be non-empty text", () -> DEFAULT.template(""));
         says(UsageException.class, "draft must be non-empty text", () -> DEFAULT.draft(""));
         says(UsageException.class, "strength 0.0 must be a number above 0 and at most 1", () -> DEFAULT.draft("a", 0));
+        says(UsageException.class, "strength says how much of a draft is noise; give draft as well, or leave it out",
+                () -> DEFAULT.draft(null, 0.2));
         says(UsageException.class, "give template or draft, not both", () -> some.draft("a"));
         says(UsageException.class, "template needs loop host: otherwise every canvas starts from noise",
                 () -> some.loop(Loop.GRAPH));

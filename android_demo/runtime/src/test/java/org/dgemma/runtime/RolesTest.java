@@ -53,8 +53,8 @@ public class RolesTest {
             member(roles, "turns").keySet().retainAll(Arrays.asList("user", "assistant"));
             roles.put("tools", null);
         });
-        refused("this bundle does not support tools; leave out tools in", few, false, true, 1, USER);
-        refused("this bundle does not support system turns; leave out --system (system)", few, false, false, 0, SYSTEM, USER);
+        refused("this bundle does not support tools; leave out tools", few, false, true, 1, USER);
+        refused("this bundle does not support system turns; leave out system", few, false, false, 0, SYSTEM, USER);
         refused("message 1: this bundle has no system turn; leave it out", few, false, false, 1, SYSTEM, USER);
         refused("message 2: this bundle has no developer turn here; use user, assistant", few, false, false, 1, USER, LATE);
         refused("this bundle does not support tools; leave tool_calls out", few, false, false, 1, USER,
@@ -64,7 +64,7 @@ public class RolesTest {
             member(roles, "turns").keySet().retainAll(Arrays.asList("user", "assistant"));
             member(roles, "answer").keySet().retainAll(Arrays.asList(""));
         });
-        refused("this bundle does not support thinking; leave out --think (think)", silent, true, false, 1, USER);
+        refused("this bundle does not support thinking; leave out think", silent, true, false, 1, USER);
         refused("message 2: this bundle has no developer turn here", silent, false, false, 0, SYSTEM, USER, LATE);
         Roles apart = roles(roles -> member(roles, "openings").keySet().retainAll(Arrays.asList("", "think", "system")));
         refused("no system with think; leave one of them out", apart, true, false, 1, SYSTEM, USER);

@@ -112,15 +112,16 @@ public class SamplerOptionsTest {
 
     @Test
     public void whatCannotBeIsRefused() throws Exception {
-        says(UsageException.class, "temperature -1.0 must be a number from 0 to 100", () -> EXPORTED.temperature(-1));
-        says(UsageException.class, "temperature NaN must be", () -> EXPORTED.temperature(1, Double.NaN));
-        says(UsageException.class, "maxSteps 0 must be 1 or more", () -> EXPORTED.maxSteps(0));
+        says(UsageException.class, "temperature -1.0 must be A or A:B, numbers from 0 to 100", () -> EXPORTED.temperature(-1));
+        says(UsageException.class, "temperature (1.0, nan) must be", () -> EXPORTED.temperature(1, Double.NaN));
+        says(UsageException.class, "maxSteps 0 must be an integer, 1 or more", () -> EXPORTED.maxSteps(0));
         says(UsageException.class, "confidence 0.0 must be a positive number of nats", () -> EXPORTED.confidence(0));
-        says(UsageException.class, "stability -1 must be 0 or more", () -> EXPORTED.stability(-1));
-        says(UsageException.class, "topK 0 must be 1 or more", () -> EXPORTED.topK(0));
+        says(UsageException.class, "stability -1 must be an integer, 0 or more", () -> EXPORTED.stability(-1));
+        says(UsageException.class, "topK 0 must be an integer, 1 or more", () -> EXPORTED.topK(0));
         says(UsageException.class, "topP 0.0 must be a number above 0 and at most 1", () -> EXPORTED.topP(0));
         says(UsageException.class, "minP 1.5 must be a number above 0", () -> EXPORTED.minP(1.5));
-        says(UsageException.class, "entropyBound NaN must be a positive number", () -> EXPORTED.entropyBound(Double.NaN));
+        says(UsageException.class, "entropyBound nan must be a positive number of nats, or A:B",
+                () -> EXPORTED.entropyBound(Double.NaN));
         try (Session session = session(ToyEngine.of(200))) {
             says(UsageException.class, "maxSteps 7 must be at most the exported 6; export with more steps",
                     () -> session.generate(PROMPT, options(EXPORTED.maxSteps(7)), null));

@@ -81,6 +81,7 @@ public class SamplesTest {
                 Result result = session.generate(ANSWERED, FALLBACK.loop(loop), null);
                 assertEquals("decode", result.loop);
                 assertEquals("the canvas gave a stop token at once; this answer is autoregressive", result.warnings.get(0));
+                assertEquals("the answer is empty: the model ended it at once", result.warnings.get(1));
                 assertEquals(StopReason.STOP, result.stopReason);
                 assertArrayEquals(join(ANSWERED, new int[] {ToyBundle.END_OF_TURN}), session.prefixIds());
                 assertEquals("control", loop.word(), session.generate(PROMPT, FALLBACK.loop(loop), null).loop);
@@ -100,6 +101,7 @@ public class SamplesTest {
         try (Session session = session(engine)) {
             Result result = session.generate(ANSWERED, FALLBACK.maxNewTokens(4), null);
             assertEquals("the canvas gave only padding; this answer is autoregressive", result.warnings.get(0));
+            assertEquals("the answer is empty: the model gave only padding", result.warnings.get(1));
             assertEquals(4, result.pads);
             assertEquals(StopReason.LENGTH, result.stopReason);
             assertArrayEquals(ANSWERED, session.prefixIds());

@@ -332,14 +332,14 @@ public class SessionComputeTest {
     public void whatCannotBeIsSaid() throws Exception {
         Session session = session(of(SHORT));
         session.generate(PROMPT, options(EARLY), null);
-        says(UsageException.class, "recheck runs positions that were committed early; give early commit or start width as well",
+        says(UsageException.class, "recheck runs positions that were committed early; give earlyCommit or startWidth as well",
                 () -> session.generate(PROMPT, options(ComputePolicy.ALL.recheck(true)), null));
-        says(UsageException.class, "early commit, start width and speculate need loop host",
+        says(UsageException.class, "earlyCommit needs loop host: the fused graph runs every position in every step",
                 () -> session.generate(PROMPT, options(EARLY).loop(Loop.GRAPH), null));
-        says(UsageException.class, "start width 17 must be auto, or at most the exported 16",
+        says(UsageException.class, "startWidth 17 must be auto, or at most the exported 16",
                 () -> session.generate(PROMPT, options(ComputePolicy.ALL.startWidth(17)), null));
-        says(UsageException.class, "was exported without 'denoise_active'; export it again, or leave early commit, "
-                + "start width and speculate out", () -> without(ComputePolicy.ACTIVE).generate(PROMPT, options(EARLY), null));
+        says(UsageException.class, "this bundle was exported without 'denoise_active'; export it again, or leave earlyCommit out",
+                () -> without(ComputePolicy.ACTIVE).generate(PROMPT, options(EARLY), null));
         says(UsageException.class, "was exported without 'check'; export it again",
                 () -> without(ComputePolicy.CHECK).generate(PROMPT, options(DRAFT), null));
         assertArrayEquals(SHORT, without(ComputePolicy.CHECK).generate(PROMPT, options(EARLY), null).tokens);

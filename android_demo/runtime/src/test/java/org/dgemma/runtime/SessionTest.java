@@ -265,9 +265,10 @@ public class SessionTest {
     public void bundlesWithoutTokenizerOrTemplate() throws Exception {
         Session bare = new Session(ToyEngine.of(SHORT), null);
         assertEquals("", bare.generate(PROMPT, options(), event -> assertEquals("", event.text())).text);
-        says(TokenizerException.class, "--prompt-ids", () -> bare.generate("hi", options(), null));
+        says(TokenizerException.class, "this bundle has no tokenizer; give the prompt as ids", () -> bare.generate("hi", options(), null));
         ToyEngine engine = new ToyEngine(Bundle.open(ToyBundle.write(manifest -> manifest.put("chat", null))), SHORT);
-        says(UsageException.class, "--raw", () -> session(engine).generate("hi", options(), null));
+        says(UsageException.class, "the bundle has no chat template; use raw text, or ids as the prompt",
+                () -> session(engine).generate("hi", options(), null));
     }
 
     @Test

@@ -121,8 +121,8 @@ public class SpeakingSessionTest {
         assertEquals("", result.text);
         assertEquals(StopReason.LENGTH, result.stopReason);
         assertTrue(result.thinking, result.thinking.startsWith("and so on"));
-        assertEquals(Collections.singletonList("the thought took all 20 tokens, so there is no answer; allow more tokens "
-                + "(--max-new-tokens), or leave thinking off"), result.warnings);
+        assertEquals(Collections.singletonList("the thought took all 20 tokens, so there is no answer; "
+                + "allow more tokens, or leave thinking off"), result.warnings);
         Object[][] answers = {{Speaking.THINK, "so"}, {Speaking.THINK, "so", Speaking.END}};
         String[] said = {"the model ended inside its thought, ", "the model thought and then gave no answer; "};
         for (int i = 0; i < 2; i++) {
@@ -245,9 +245,10 @@ public class SpeakingSessionTest {
                 + "[{\"function\": {\"name\": \"f\", \"arguments\": \"{\"}}]}]", same);
         refused("begin with a system turn; leave system out", "[{\"role\": \"system\", \"content\": \"x\"}]",
                 options -> options.system("y"));
-        refused("leave raw out", "[" + user + "]", options -> options.raw(true));
-        refused("leave raw out", () -> options().raw(true).think(true));
-        refused("system must be a string", () -> options().system(" \n"));
+        refused("which messages need; leave it out", "[" + user + "]", options -> options.raw(true));
+        refused("raw skips the chat template, which system, think and tools need; leave it out",
+                () -> options().raw(true).think(true));
+        refused("system must be a non-empty string", () -> options().system(" \n"));
         refused("tools must be a list", () -> options().tools("{}"));
         refused("tools are not JSON", () -> options().tools("["));
         refused("tool 1: must be an object such as", () -> options().tools("[{\"name\": \"f\"}]"));
@@ -292,10 +293,10 @@ public class SpeakingSessionTest {
             wanted.add(more, more.length);
         }
         assertArrayEquals(wanted.toArray(), whole);
-        refused("this bundle does not support thinking; leave out --think (think)",
+        refused("this bundle does not support thinking; leave out think",
                 () -> session.generate("hi", options().think(true), null));
         refused("this bundle does not support tools; leave out tools", () -> session.generate("hi", options().tools(TOOL), null));
-        refused("this bundle does not support system turns; leave out --system (system)",
+        refused("this bundle does not support system turns; leave out system",
                 () -> session.generate("hi", options().system("x"), null));
         refused("message 2: the last must be a user's", () -> session.generate(turns.subList(0, 2), options(), null));
         refused("message 1: this bundle has no system turn here; it takes user and assistant turns in alternation",

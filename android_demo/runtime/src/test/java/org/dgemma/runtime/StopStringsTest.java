@@ -85,17 +85,34 @@ public class StopStringsTest {
     }
 
     @Test
+    public void anAnswerThatBeginsWithOneIsEmpty() throws Exception {
+        try (Session session = SessionTest.session(ToyEngine.of(TOKENIZER.encode("it's\nso")))) {
+            String[][] stops = {{"it", "'it'"}, {"it's", "\"it's\""}, {"it's\n", "\"it's\\n\""}};
+            for (String[] stop : stops) {
+                Result result = session.generate(SessionTest.PROMPT, GenerateOptions.DEFAULT.stop(stop[0]), null);
+                assertEquals(Collections.singletonList("the answer is empty: it begins with the stop string " + stop[1]),
+                        result.warnings);
+            }
+            assertEquals(Collections.emptyList(),
+                    session.generate(SessionTest.PROMPT, GenerateOptions.DEFAULT.stop("so"), null).warnings);
+        }
+    }
+
+    @Test
     public void whatCannotBeIsRefused() throws Exception {
-        SessionTest.says(UsageException.class, "stop must be strings", () -> GenerateOptions.DEFAULT.stop(""));
-        SessionTest.says(UsageException.class, "logprobs need loop host",
+        SessionTest.says(UsageException.class, "stop ['a', ''] must be non-empty strings",
+                () -> GenerateOptions.DEFAULT.stop("a", ""));
+        SessionTest.says(UsageException.class, "logprobs needs loop host: the other graphs return only tokens",
                 () -> GenerateOptions.DEFAULT.loop(Loop.GRAPH).logprobs(1));
         SessionTest.says(UsageException.class,
                 "ban cannot be combined with speculate, whose tokens come from greedy decoding; leave one out",
                 () -> GenerateOptions.DEFAULT.compute(ComputePolicy.ALL.speculate(true)).ban("x"));
-        SessionTest.says(UsageException.class, "id -1", () -> SamplerOptions.EXPORTED.logitBias(-1, 1));
-        SessionTest.says(UsageException.class, "must be a number from", () -> SamplerOptions.EXPORTED.logitBias(1, Double.NaN));
+        SessionTest.says(UsageException.class, "logitBias: id -1 must be an integer, 0 or more",
+                () -> SamplerOptions.EXPORTED.logitBias(-1, 1));
+        SessionTest.says(UsageException.class, "logitBias of id 1: nan must be a number from -1e+100 to 1e+100, or -inf",
+                () -> SamplerOptions.EXPORTED.logitBias(1, Double.NaN));
         try (Session session = SessionTest.session(ToyEngine.of(200))) {
-            SessionTest.says(UsageException.class, "takes 3 tokens",
+            SessionTest.says(UsageException.class, "ban 'abc' takes 3 tokens",
                     () -> session.generate(SessionTest.PROMPT, GenerateOptions.DEFAULT.ban("abc"), null));
             SessionTest.says(UsageException.class, "outside the vocabulary",
                     () -> session.generate(SessionTest.PROMPT,
@@ -109,8 +126,11 @@ public class StopStringsTest {
                     () -> session.decodeGreedy(SessionTest.PROMPT, GenerateOptions.DEFAULT.stop("x")));
         }
         try (Session session = new Session(ToyEngine.of(200), null)) {
-            SessionTest.says(TokenizerException.class, "has no tokenizer",
+            SessionTest.says(TokenizerException.class, " has no tokenizer; give ids",
                     () -> session.generate(SessionTest.PROMPT, GenerateOptions.DEFAULT.ban("x"), null));
+            SessionTest.says(TokenizerException.class,
+                    "this bundle has no tokenizer, so its answers have no text; leave stop out",
+                    () -> session.generate(SessionTest.PROMPT, GenerateOptions.DEFAULT.stop("x"), null));
         }
     }
 }

@@ -1,0 +1,180 @@
+package org.dgemma.jvm;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNotEquals;
+import static org.junit.Assert.assertTrue;
+
+import java.io.File;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import org.junit.Test;
+
+/** Options that control an answer, by the names that the Python command line has for them. */
+public class ControlTest extends CommandLine {
+    private static final String LETTER = "Write a letter to Felix from Ben: meeting, library, Wednesday, 9, blanket.";
+
+    private String file(String name, String text) throws Exception {
+        File file = new File(temporary.getRoot(), name);
+        Files.write(file.toPath(), text.getBytes(StandardCharsets.UTF_8));
+        return file.getPath();
+    }
+
+    /** What every step of a letter was or gave. */
+    private Object steps(String what, String... options) throws Exception {
+        List<String> all = new ArrayList<>(Arrays.asList(options));
+        all.addAll(Arrays.asList("--fixed-steps", "--trace"));
+        return ((Map<?, ?>) asked(LETTER, all.toArray(new String[0])).get("trajectory")).get(what);
+    }
+
+    /** What Python's command line says as well, but for {@code --decoder diffusion}, which is not an option here. */
+    @Test
+    public void errorsNameOptionsAsTheyAreTyped() throws Exception {
+        String[][] wrong = {
+            {"--temperature -1", "--temperature -1.0 must be A or A:B, numbers from 0 to 100, such as 0.8:0.4"},
+            {"--temperature 1:200", "--temperature (1.0, 200.0) must be A or A:B"},
+            {"--entropy-bound 0", "--entropy-bound 0.0 must be a positive number of nats, or A:B"},
+            {"--entropy-bound 1:2:3", "--entropy-bound '1:2:3' must be a positive number of nats, or A:B"},
+            {"--max-new-tokens 0", "--max-new-tokens 0 must be an integer, 1 or more"},
+            {"--min-tokens -1", "--min-tokens -1 must be an integer from 0 to --max-new-tokens, 256"},
+            {"--min-tokens 3 --loop graph", "--min-tokens needs --loop host: "},
+            {"--min-tokens 3 --stop x", "--min-tokens cannot be combined with --stop, which can end it sooner; leave one out"},
+            {"--seed -1", "--seed -1 must be between 0 and 2^64-1"},
+            {"--schedule x", "--schedule 'x' must be linear, cosine, or a .json or .toml file"},
+            {"--schedule none.toml", "--schedule none.toml: cannot be read (No such file or directory); name a text file"},
+            {"--top-k 0", "--top-k 0 must be an integer, 1 or more"},
+            {"--top-k 2 --loop graph", "--top-k cannot be combined with --loop graph: graph 'generate' returns no candidates"},
+            {"--stability -1", "--stability -1 must be an integer, 0 or more"},
+            {"--confidence NaN", "--confidence nan must be a positive number of nats"},
+            {"--logit-bias 9999=1", "--logit-bias: id 9999 is outside the vocabulary of "},
+            {"--logprobs 1", "--logprobs needs an output that can hold it; give --json as well"},
+            {"--logprobs 1 --json --speculate", "--logprobs cannot be combined with --speculate, "},
+            {"--stop ", "--stop [''] must be non-empty strings"},
+            {"--ban ", "--ban [''] must be ids or non-empty texts"},
+            {"--ban min-tokens,stop", "--ban 'min-tokens,stop' takes "},
+            {"--fallback x", "--fallback 'x' is unknown; choose autoregressive"},
+            {"--fallback autoregressive --ban x", "--ban cannot be combined with --fallback, whose tokens come from greedy "},
+            {"--template stop,maxSteps", "--template 'stop,maxSteps' has no hole; "},
+            {"--template {{3}} --stop x", "--template determines where the answer ends; leave --stop out"},
+            {"--template {{3}} --start-width 8", "--template fills the whole canvas; leave --start-width out"},
+            {"--template {{9999}}", "--template takes 9999 tokens, "},
+            {"--template {{3}} --draft " + file("draft", "x"), "give --template or --draft, not both"},
+            {"--draft none", "--draft none: cannot be read (No such file or directory); name a text file"},
+            {"--strength 0", "--strength 0.0 must be a number above 0 and at most 1"},
+            {"--strength 0.2", "--strength says how much of a draft is noise; give --draft as well, or leave it out"},
+            {"--raw --think", "--raw skips the chat template, which --system, --think and tools need; leave it out"},
+            {"--n 0", "--n 0 must be between 1 and 1000"},
+            {"--n 2 --speculate", "--n cannot be combined with --speculate: "},
+            {"--n 2 --json --trace", "--n gives several answers, which --trace cannot hold; "},
+        };
+        for (String[] each : wrong) {
+            List<String> all = new ArrayList<>(Arrays.asList("run", BUNDLE.getPath(), "-p", "x"));
+            all.addAll(Arrays.asList(each[0].split(" ", -1)));
+            refused("error: " + each[1], all.toArray(new String[0]));
+        }
+        refused("--prompts gives several answers, which --n cannot hold",
+                "run", BUNDLE.getPath(), "--prompts", file("prompts", "{\"prompt\": \"x\"}"), "--n", "2");
+    }
+
+    @Test
+    public void aBoundMayHaveTwoEnds() throws Exception {
+        Object one = steps("accepted", "--temperature", "3", "--steps", "3", "--entropy-bound", "1e-6");
+        assertEquals(one, steps("accepted", "--temperature", "3", "--steps", "3", "--entropy-bound", "1e-6:1e-6"));
+        assertNotEquals(one, steps("accepted", "--temperature", "3", "--steps", "3", "--entropy-bound", "1e-6:9"));
+    }
+
+    @Test
+    public void aScheduleIsAShapeOrATable() throws Exception {
+        String[] ends = {"--steps", "2", "--temperature", "1:0", "--schedule", "linear"};
+        assertEquals("of one canvas", Arrays.asList(1.0, 0.5), ((List<?>) steps("temperature", ends)).subList(0, 2));
+        ends[1] = "4";
+        ends[5] = "cosine";
+        assertEquals(0.8535534, (Double) ((List<?>) steps("temperature", ends)).get(1), 1e-6);
+        String toml = file("a.toml", "# steps\ntemperature = [\n  1.0, 8e-1,\n  0.6, # the third\n  0.4,\n]\r\n"
+                + "\"entropy_bound\" = [0.0_1, 1, +2, 3]\n");
+        String json = file("a.json", "{\"temperature\": [1.0, 0.8, 0.6, 0.4], \"entropy_bound\": [0.01, 1, 2, 3]}");
+        for (String path : new String[] {toml, json}) {
+            List<?> temperatures = (List<?>) steps("temperature", "--schedule", path);
+            assertEquals(Arrays.asList((double) 1.0f, (double) 0.8f, (double) 0.6f, (double) 0.4f), temperatures.subList(0, 4));
+        }
+        assertEquals(steps("accepted", "--schedule", json), steps("accepted", "--schedule", toml));
+        String tight = file("b.json", "{\"entropy_bound\": [1e-6, 1e-6, 1e-6]}");
+        assertEquals(steps("accepted", "--temperature", "3", "--steps", "3", "--entropy-bound", "1e-6"),
+                steps("accepted", "--temperature", "3", "--schedule", tight));
+        String[][] wrong = {
+            {"", " has no values; give temperature, entropy_bound or both"},
+            {"temperature = []", " has no values; give temperature, entropy_bound or both"},
+            {"temperature = [1, 2]\nentropy_bound = [1]", " has lists of different lengths"},
+            {"temperature = [1, 200]", ": temperature must be a list of numbers from 0 to 100"},
+            {"temperature = 0.5", ": temperature must be a list of numbers from 0 to 100"},
+            {"entropy_bound = [.5]", ": entropy_bound must be a list of positive numbers of nats"},
+            {"entropy_bound = [1,,2]", ": entropy_bound must be a list of positive numbers of nats"},
+            {"heat = [1]", " has an unknown key 'heat'; choose from temperature, entropy_bound"},
+            {"temperature [1]", ": cannot be read (no list of numbers at 'temperature [1]'); correct the file"},
+            {"temperature = [1\nheat", ": cannot be read (no list of numbers at 'temperature = [1'); correct the file"},
+            {"temperature = [1]\ntemperature = [1]", ": cannot be read (temperature is there twice); correct the file"},
+        };
+        for (String[] each : wrong) {
+            String path = file("wrong.toml", each[0]);
+            refused("--schedule " + path + each[1], "run", BUNDLE.getPath(), "-p", "x", "--schedule", path);
+        }
+        String path = file("wrong.json", "[1]");
+        refused("--schedule " + path + ": cannot be read (not an object)", "run", "x", "-p", "x", "--schedule", path);
+        path = file("wrong.json", "{\"temperature\": [true]}");
+        refused("--schedule " + path + ": temperature must be", "run", "x", "-p", "x", "--schedule", path);
+        refused("--temperature is also in the table of --schedule; leave one out",
+                "run", "x", "-p", "x", "--schedule", json, "--temperature", "1");
+        refused("--steps 3 differs from --schedule, whose table has 4 steps; leave one out",
+                "run", "x", "-p", "x", "--schedule", json, "--steps", "3");
+    }
+
+    @Test
+    public void aLeastLengthIsKept() throws Exception {
+        int before = ((List<?>) json().get("tokens")).size();
+        assertTrue(((List<?>) json("--min-tokens", String.valueOf(before + 4)).get("tokens")).size() >= before + 4);
+    }
+
+    @Test
+    public void aTemplateNeedsNoPrompt() throws Exception {
+        Map<?, ?> filled = asked("Reverse the word table.", "--template", "el{{3}}");
+        assertEquals("elbat", filled.get("text"));
+        assertEquals(Collections.singletonList("bat"), filled.get("holes"));
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--template", "el{{3}}", "--threads", "1"));
+        assertTrue(out, out.startsWith("el"));
+    }
+
+    @Test
+    public void aDraftSavesSteps() throws Exception {
+        String draft = file("draft", "\uFEFFpiob\n"); // without the mark and the line break
+        Map<?, ?> begun = json("--draft", draft, "--strength", "0.1", "--fixed-steps");
+        assertEquals("piob", begun.get("text"));
+        assertEquals("of 16", 2L, begun.get("steps"));
+        assertEquals("half of them", 8L, json("--draft", draft, "--fixed-steps").get("steps"));
+    }
+
+    @Test
+    public void anEmptyAnswerIsDecodedInstead() throws Exception {
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--prompt-ids", "2", "--threads", "1", "--max-new-tokens", "4",
+                "--fallback", "autoregressive"));
+        assertTrue(err, err.startsWith("the canvas gave only padding; this answer is autoregressive\n"));
+    }
+
+    @Test
+    public void severalAnswersAreCounted() throws Exception {
+        assertEquals(0, run("run", BUNDLE.getPath(), "-p", "Write boip backwards.", "--n", "3", "--threads", "1"));
+        assertEquals("piob\n", out);
+        assertEquals("3 of 3 answers say this\n", err);
+        Map<?, ?> found = json("--n", "2");
+        assertEquals("piob", found.get("text"));
+        assertEquals(1.0, found.get("agreement"));
+        List<?> samples = (List<?>) found.get("samples");
+        assertEquals(2, samples.size());
+        Map<?, ?> first = (Map<?, ?>) samples.get(0);
+        assertEquals("[text, tokens, steps]", first.keySet().toString());
+        assertEquals(json().get("tokens"), first.get("tokens"));
+    }
+}
