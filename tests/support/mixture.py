@@ -23,10 +23,11 @@ from dgemma.model.denoiser import Denoiser, Experts
 CONFIG = replace(micro.CONFIG, num_experts=6, top_k_experts=2, moe_intermediate_size=16)
 FOR_JAVA = Path(__file__).parents[1] / "vectors" / "mixture-w8.dgemma"
 ALL, NOBODY, TWINS = (1, 2), 0, (3, 4)
+SEED = 11  # its golden trajectories have no near-ties: versions of ONNX Runtime and kernels of attention give the same
 
 
 def model() -> Denoiser:
-    made = micro.model(CONFIG)
+    made = micro.model(CONFIG, SEED)
     first, second = (layer.router for layer in made.layers)
     stacks = made.layers[1].experts
     assert isinstance(stacks, Experts)
