@@ -24,7 +24,7 @@ from dgemma.runtime import cache
 
 _HERE = Path(__file__).parent
 _KERNELS = (
-    "parallel.h",
+    *("api.h", "parallel.h", "kernels_of.h"),
     *(f"experts/{name}" for name in ("experts.h", "experts.cpp", "kernel.h", "lanes.h", "portable.cpp", "x86.cpp", "arm.cpp")),
     *(f"attention/{name}" for name in ("attention.h", "attention.cpp", "kernel.h", "kernel.inc")),
     *(f"attention/{name}" for name in ("portable.cpp", "x86.cpp", "arm.cpp")),

@@ -5,11 +5,7 @@
 #pragma once
 #include <stdint.h>
 
-#if defined(_WIN32)
-#define DG_API __declspec(dllexport)
-#else
-#define DG_API __attribute__((visibility("default")))
-#endif
+#include "api.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -2,11 +2,7 @@
 #pragma once
 #include <stddef.h>
 
-#if defined(_WIN32)
-#define DG_API __declspec(dllexport)
-#else
-#define DG_API __attribute__((visibility("default")))
-#endif
+#include "api.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "../kernels_of.h"
 #include "kernel.h"
 
 namespace dgemma::attention {
@@ -202,23 +203,13 @@ class Pass {
   float* parts_ = nullptr;  // of few rows, block by block: largest scores, sums of exponentials, sums of values
 };
 
-const Kernel* find(const char* name) {
-  for (const Kernel* const* k = kernels(); *k != nullptr; ++k) {
-    if ((name == nullptr || std::strcmp(name, (*k)->name) == 0) && (*k)->runs()) return *k;
-  }
-  return nullptr;
-}
-
 }  // namespace
 }  // namespace dgemma::attention
 
 extern "C" {
 
 const char* dg_attention_kernel(int index) {
-  for (const dgemma::attention::Kernel* const* k = dgemma::attention::kernels(); *k != nullptr; ++k) {
-    if ((*k)->runs() && index-- == 0) return (*k)->name;
-  }
-  return nullptr;
+  return dgemma::kernel_name(dgemma::attention::kernels(), index);
 }
 
 const char* dg_attend(const dg_attention* layer, float* out, const char* kernel, const dg_parallel* parallel) {
@@ -228,7 +219,7 @@ const char* dg_attend(const dg_attention* layer, float* out, const char* kernel,
     return "a size of the attention is wrong";
   }
   if (layer->bias_rows != 1 && layer->bias_rows != layer->rows) return "the bias does not have the rows of the attention";
-  const dgemma::attention::Kernel* found = dgemma::attention::find(kernel);
+  const dgemma::attention::Kernel* found = dgemma::find_kernel(dgemma::attention::kernels(), kernel);
   if (found == nullptr) return "this processor does not run the kernel for attention that was asked for";
   if (layer->rows == 0) return nullptr;
   try {

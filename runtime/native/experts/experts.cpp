@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "../kernels_of.h"
 #include "kernel.h"
 
 namespace dgemma {
@@ -224,13 +225,6 @@ class Layer {
   Stack gate_up_, down_;
 };
 
-const Kernel* find(const char* name) {
-  for (const Kernel* const* k = kernels(); *k != nullptr; ++k) {
-    if ((name == nullptr || std::strcmp(name, (*k)->name) == 0) && (*k)->runs()) return *k;
-  }
-  return nullptr;
-}
-
 const char* check(const dg_experts& l, const int64_t* ids, int64_t rows, int32_t chosen) {
   if (l.experts < 1 || l.hidden < 1 || l.width < 1 || rows < 0 || chosen < 1) return "a size of the experts is not positive";
   if (l.bits != 4 && l.bits != 8) return "experts must have 4 or 8 bits";
@@ -261,16 +255,13 @@ void run_threads(void* self, void (*task)(void*, size_t), void* context, size_t 
 extern "C" {
 
 const char* dg_experts_kernel(int index) {
-  for (const dgemma::Kernel* const* k = dgemma::kernels(); *k != nullptr; ++k) {
-    if ((*k)->runs() && index-- == 0) return (*k)->name;
-  }
-  return nullptr;
+  return dgemma::kernel_name(dgemma::kernels(), index);
 }
 
 const char* dg_experts_run(const dg_experts* layer, const float* x, const int64_t* ids, const float* weights, int64_t rows,
                            int32_t chosen, float* out, const char* kernel, const dg_parallel* parallel) {
   if (const char* wrong = dgemma::check(*layer, ids, rows, chosen)) return wrong;
-  const dgemma::Kernel* found = dgemma::find(kernel);
+  const dgemma::Kernel* found = dgemma::find_kernel(dgemma::kernels(), kernel);
   if (found == nullptr) return "this processor does not run the kernel for experts that was asked for";
   try {
     const dgemma::Routes routes(layer->experts, ids, weights, rows, chosen);
