@@ -63,6 +63,7 @@ class Prefix:
         self.context, self._chunk = manifest.context, manifest.chunk
         self.ids: list[int] = []
         self.encoded = 0
+        self._whole = 0  # encoded in chunks that begin at multiples of C, all but the last of them whole ones
         model = manifest.model
         self._window = model.sliding_window
         self._caches: list[tuple[str, str, Array]] = []  # (prefix input, output of new rows, cache)
@@ -75,12 +76,25 @@ class Prefix:
         self._slots: dict[str, tuple[tuple[int, int], set[str]]] = {}  # graph → what `_dims` finds of it
         self._views: dict[str, tuple[tuple[int, int], Feeds]] = {}  # graph → slots handed out, the first local one, and where
 
+    @property
+    def whole_chunks(self) -> int:
+        """How many of the first tokens were encoded in whole chunks, as those of a long prompt are.
+
+        Keys and values depend, by rounding, on which rows are encoded together, and rounding can turn a near-tie.
+        """
+        return min(self._whole, self.encoded) // self._chunk * self._chunk
+
+    def reusable(self, ids: Sequence[int]) -> int:
+        """How many of the first tokens `ids` share, with the keys and values that they would get in an empty prefix; not all of
+        `ids`."""
+        return min(self.whole_chunks, min(shared_length(self.ids, ids), len(ids) - 1) // self._chunk * self._chunk)
+
     def extend(self, ids: Sequence[int]) -> None:
         self.ids.extend(ids)
 
     def copy(self, other: Prefix, length: int) -> None:
         """Hold what the other one, of the same engine, holds of its first `length` tokens."""
-        self.ids, self.encoded = other.ids[:length], min(other.encoded, length)
+        self.ids, self.encoded, self._whole = other.ids[:length], min(other.encoded, length), min(other.whole_chunks, length)
         for (_, _, to), (_, _, cache) in zip(self._caches, other._caches, strict=True):
             to[0, : self.encoded] = cache[0, : self.encoded]
 
@@ -120,7 +134,7 @@ class Prefix:
 
     def store(self, outputs: Feeds, count: int) -> None:
         """Append `count` rows of new keys and values [1, C, K, d]."""
-        end = self.encoded + count
+        end, self._whole = self.encoded + count, min(self._whole, self.encoded)
         if count == 1:  # the inner loop of autoregressive decoding, where indexing costs more than the copy
             for name, rows in self._rows:
                 rows[self.encoded] = outputs[name]
@@ -154,5 +168,7 @@ class Prefix:
                 out = self._engine.run("encode", {**feeds, "count": np.array([count], np.int64), **self.feeds("encode")})
             where = f"the encoding of positions {self.encoded} to {self.encoded + count - 1}"
             finite.check(self._engine, out[self._last][0, :count], where)
+            whole = self.encoded == self.whole_chunks and not rows.size
             self.store(out, count)
+            self._whole = self.encoded if whole else self._whole
         return following

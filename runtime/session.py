@@ -102,8 +102,7 @@ class Session:
 
     def another(self, keep: int = 0) -> Session:
         """A second conversation on the same engine, with a prefix of its own: a copy of the first `keep` tokens of this one's.
-        Their generations, each in a thread of its own, take turns, a canvas each. The engine is freed when the last of them is
-        closed. Raises SessionBusy.
+        Their generations, each in a thread, take turns, a canvas each; the last closed frees the engine. Raises SessionBusy.
         """
         with self._exclusive() if keep else nullcontext():
             self._check_open()
@@ -119,7 +118,7 @@ class Session:
 
     @property
     def label(self) -> str:
-        """The engine, and the accelerator that it runs on, where it does."""
+        """The engine, and the accelerator that it runs on, where there is one."""
         return self._engine.label
 
     @property
@@ -131,6 +130,10 @@ class Session:
         """Every token of the prefix, prompts and answers; raises SessionClosed after close."""
         self._check_open()
         return tuple(self._generator.prefix.ids)
+
+    def reusable(self, ids: Sequence[int]) -> int:
+        """How many tokens of the prefix a prompt of `ids` can go on from and get the answer that it gets alone, bit for bit."""
+        return self._generator.prefix.reusable(ids)
 
     def generate(
         self,

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from dgemma.core.cost import prefix_bytes
-from dgemma.runtime.prefix import shared_length
 from dgemma.runtime.session import Session
 
-LEAST_SHARED = 16  # tokens: fewer are encoded again in less time than a prefix is looked after
 MOST_RESTING = 64
 
 
@@ -72,7 +70,7 @@ class Pool:
             yield None
             return
         try:
-            kept = min(shared_length(one.session.prefix_ids, ids), len(ids) - 1)
+            kept = one.session.reusable(ids)
             one.session.rewind(kept)
             yield Lease(session=one.session, kept=kept)
         except BaseException:
@@ -124,11 +122,11 @@ class Pool:
             self._changed.notify_all()
 
     def _best(self, model: str, ids: Sequence[int]) -> tuple[Conversation | None, int]:
-        """The one at rest that begins most like `ids`, and for how long; of several, the one used last."""
-        best: tuple[Conversation | None, int] = (None, LEAST_SHARED - 1)
+        """The one at rest of which most can be kept for `ids`, and how much; of several, the one used last."""
+        best: tuple[Conversation | None, int] = (None, 0)
         for one in self._resting:
-            if one.model == model and (same := shared_length(one.session.prefix_ids, ids)) >= max(best[1], LEAST_SHARED):
-                best = (one, same)
+            if one.model == model and (kept := one.session.reusable(ids)) >= max(best[1], 1):
+                best = (one, kept)
         return best
 
     def _make_room(self) -> None:

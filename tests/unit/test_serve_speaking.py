@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from fake_bundle import N
+from fake_bundle import CHUNK, N
 from served import Served
 from speaking import CALL, CALLED, END, QUOTE, THINK, _ids
 from talking import Talker, talking
@@ -96,23 +96,18 @@ def test_tools_that_must_not_be_called_are_not_declared(client: openai.OpenAI) -
 
 def test_a_conversation_goes_on_from_what_is_encoded(client: openai.OpenAI, served: Served) -> None:
     turns = [{"role": "system", "content": "Answer in as few words as you can."}, *ASKED]
-    first = create(client, _ids("noon"), messages=turns)
+    first = create(client, _ids("noon"), messages=turns).usage
     turns += [{"role": "assistant", "content": "noon"}, {"role": "user", "content": "And now?"}]
-    second = create(client, _ids("noon still"), messages=turns)
-    assert first.usage.prompt_tokens_details.cached_tokens == 0
-    assert (
-        second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens - 10
-    )  # what opens an answer is not kept
-    assert (
-        second.usage.prefill_position_forwards == second.usage.prompt_tokens - second.usage.prompt_tokens_details.cached_tokens
-    )
+    second = create(client, _ids("noon still"), messages=turns).usage
+    kept = second.prompt_tokens_details.cached_tokens
+    assert first.prompt_tokens_details.cached_tokens == 0
+    assert kept == first.prompt_tokens // CHUNK * CHUNK > CHUNK  # whole chunks of the first prompt
+    assert second.prefill_position_forwards == second.prompt_tokens - kept
     other = [turns[0], {"role": "user", "content": "Quite another question, which has nothing to do with it"}]
-    third = create(client, _ids("yes"), messages=other)
-    assert 16 <= third.usage.prompt_tokens_details.cached_tokens < first.usage.prompt_tokens  # the system turn
-    assert (
-        create(client, _ids("noon still"), messages=turns).usage.prompt_tokens_details.cached_tokens
-        >= second.usage.prompt_tokens - 1
-    )
+    third = create(client, _ids("yes"), messages=other).usage
+    assert CHUNK <= third.prompt_tokens_details.cached_tokens < first.prompt_tokens  # the system turn
+    again = create(client, _ids("noon still"), messages=turns).usage
+    assert again.prompt_tokens_details.cached_tokens == (second.prompt_tokens - 1) // CHUNK * CHUNK > kept
     served.server.pool.forget("talker")
 
 
