@@ -16,7 +16,7 @@ from typing import Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.plan import npu, plot, profile
 from dgemma.benchmarks.plan.predict import Prediction, Weights, Work, choose, predict
-from dgemma.core.config import PRESETS
+from dgemma.core.config import PRESETS, ModelConfig
 from dgemma.core.engines import ENGINES
 from dgemma.quantize.recipes import file_bytes, find
 
@@ -32,20 +32,26 @@ def devices() -> list[str]:
     return sorted(with_npu, key=lambda name: (not name.startswith("phone"), profile.shipped(name).bytes_per_s))
 
 
-def plan(model: str) -> list[Planned]:
-    """Device by device: its title, what is planned for, predictions of both engines, the forecast for its NPU."""
-    config, recipe = PRESETS[model], find(RECIPE)
-    weights = Weights(
+def weights(config: ModelConfig) -> Weights:
+    """The recipe, applied to a model."""
+    recipe = find(RECIPE)
+    return Weights(
         recipe=RECIPE,
         bits={str(name): bits for name, bits in recipe.bits.items() if bits < 32},
         disk_bytes={engine: file_bytes(recipe, engine, config) for engine in ENGINES},
     )
+
+
+def plan(model: str) -> list[Planned]:
+    """Device by device: its title, what is planned for, predictions of both engines, the forecast for its NPU."""
+    config = PRESETS[model]
+    weighed = weights(config)
     work = Work(config=config, canvas=CANVAS, prompt=PROMPT, output=OUTPUT, soft="gathered")
     planned = []
     for name in devices():
         device = profile.shipped(name)
-        if forecast := npu.forecast(device, [weights], [work]):
-            found = [predict(device, engine, weights, work) for engine in ENGINES]
+        if forecast := npu.forecast(device, [weighed], [work]):
+            found = [predict(device, engine, weighed, work) for engine in ENGINES]
             planned.append((device.name, work, found, forecast))
     return planned
 

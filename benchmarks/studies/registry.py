@@ -241,6 +241,12 @@ STUDIES = (
         ),
     ),
     Study(
+        name="story-account",
+        page="story",
+        results=("story-account.json",),
+        commands=(f"{_MODULE}.story_account --out {_TO}/story-account.json",),
+    ),
+    Study(
         name="structure",
         page="structure",
         results=("tiny-structure.json",),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dgemma.benchmarks.studies import story as study
-from dgemma.benchmarks.studies import story_table
+from dgemma.benchmarks.studies import story_account, story_table
+from dgemma.benchmarks.studies.tables import read
 from dgemma.train.rollout import Canvas, Generated
 from dgemma.train.story import dialogue
 from dgemma.train.story.grammar import Draw, Read, Request, story, words
@@ -100,3 +101,15 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     story_table.draw({"checkpoints": {"story": one}}, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     json.dumps(row)
+
+
+def test_the_account_is_what_plan_says_for_both_numbers_of_steps(tmp_path: Path) -> None:
+    few, many = story_account.steps()
+    assert 1 < few < 4 < many < 16
+    assert story_account.main(["--out", str(tmp_path / "x.json")]) == 0
+    found = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["models"]
+    assert found == read(story_table.ACCOUNT)["models"]  # the committed one is that of today's plan
+    for p in (one for rows in found.values() for one in rows):
+        slow, fast = p["diffusion_tokens_per_s"]
+        wins = {few: fast > p["autoregressive_tokens_per_s"], many: slow > p["autoregressive_tokens_per_s"]}
+        assert p["fits"] and all(won == (p["break_even_steps"] > steps) for steps, won in wins.items())
