@@ -26,7 +26,11 @@ def table(folder: str) -> str:
             "released-shape",
         ),
         ("`2b` shape: step time of transformers (float32 / bfloat16) relative to dgemma's", _peers(), "peers"),
-        ("`2b` shape: autoregressive tokens/s relative to llama.cpp's at 4 bits", _llama(), "peers"),
+        (
+            "`2b` / `26b-a4b` shape: autoregressive tokens/s relative to llama.cpp's at 4 bits",
+            f"{_llama('2b')} / {_llama('26b-a4b')}",
+            "peers",
+        ),
     ]
     return "\n".join([*header("what", "figure", "page"), *(f"| {q} | {f} | [{p}]({folder}{p}.md) |" for q, f, p in rows)])
 
@@ -64,15 +68,15 @@ def _step(shape: str) -> str:
     return f"{run['growth'][0]['step_ms']['median'] / 1e3:.1f} s / {resident:.1f} GB"
 
 
-def _runs() -> dict[str, Json]:
-    return {run["peer"]: run for run in read("peers-2b-w4-mixed.json")["runs"]}
+def _runs(shape: str) -> dict[str, Json]:
+    return {run["peer"]: run for run in read(f"peers-{shape}-w4-mixed.json")["runs"]}
 
 
 def _peers() -> str:
-    names = ("transformers/eager/float32", "transformers/eager/bfloat16")
-    return " / ".join(f"{_runs()[name]['step_over_ours']['median']:.1f} ×" for name in names)
+    names, runs = ("transformers/eager/float32", "transformers/eager/bfloat16"), _runs("2b")
+    return " / ".join(f"{runs[name]['step_over_ours']['median']:.1f} ×" for name in names)
 
 
-def _llama() -> str:
-    runs = _runs()
+def _llama(shape: str) -> str:
+    runs = _runs(shape)
     return f"{runs['dgemma']['tokens_per_s']['median'] / runs['llama.cpp/q4_0']['tokens_per_s']['median']:.1f} ×"

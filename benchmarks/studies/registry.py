@@ -155,7 +155,11 @@ STUDIES = (
         name="peers",
         page="peers",
         results=("peers-*.json",),
-        commands=(f"{_MODULE}.peers build/2b.dgemma --llama FOLDER --out {_TO}/peers-2b-w4-mixed.json",),
+        commands=(
+            f"{_MODULE}.peers build/2b.dgemma --llama FOLDER --out {_TO}/peers-2b-w4-mixed.json",
+            f"{_MODULE}.peers build/26b-a4b.dgemma --engine executorch --peers transformers/eager/bfloat16,llama.cpp/q4_0 "
+            f"--rounds 2 --repeats 2 --out {_TO}/peers-26b-a4b-w4-mixed.json",
+        ),
     ),
     Study(
         name="same-tokens",

@@ -338,14 +338,10 @@ def java() -> str:
     return "\n".join([*rows, "", f"{versions}; {values['machine']['cpu']}; {values['machine']['date'][:10]}."])
 
 
-def peers() -> str:
-    """Other programs on the same dims, a table for each `peers-*.json`."""
-    parts = []
-    for file in sorted(RESULTS.glob("peers-*.json")):
-        values = read(file.name)
-        rows = _lines(show.rows(values))
-        parts.append("\n".join([*header(*show.HEADER), *rows, "", *_list(show.notes(values), provenance(values))]))
-    return "\n\n".join(parts)
+def peers(name: str) -> str:
+    """Other programs on the dims of one result, `peers-NAME.json`."""
+    values = read(f"peers-{name}.json")
+    return "\n".join([*header(*show.HEADER), *_lines(show.rows(values)), "", *_list(show.notes(values), provenance(values))])
 
 
 def projection() -> str:

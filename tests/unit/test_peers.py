@@ -299,7 +299,7 @@ def test_a_run_from_end_to_end(programs: list[list[str]], tmp_path: Path, capsys
     assert len(programs) == 2 * 5 + 2  # those that failed were not tried again
     assert not Path(programs[-1][2]).parent.exists()  # model files are gone
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    table = tables.peers()
+    table = tables.peers("toy")
     assert "| llama.cpp/q4_0, Q4_0 | 4.50 | – | – | 1000.0 [1000.0 … 1000.0] | 7.0 | 0.70 |" in table
     assert "left out: transformers/eager/bfloat16: exit status 1" in table
     assert "compiled in 30 s" in table
