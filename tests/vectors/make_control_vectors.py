@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.result import Result
@@ -22,6 +24,30 @@ REVERSE, WORDS = "Reverse the word table.", "Write 4271 in words."
 SENTENCE = "Make a sentence: name Nina, item ladder, colour yellow, city Paris."
 LONG = " ".join(["four thousand two hundred and seventy one"] * 12)  # more than one canvas
 HOT: dict[str, Any] = {"temperature": (3.0, 1.5), "max_steps": 7}
+NINA = ["Nina bought", "Nina bought a hat.", "x"]
+PERSON = "As JSON: Paula from Zurich, age 30."
+FORM: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "city": {"type": "string"},
+        "age": {"type": "integer", "minimum": 0},
+    },
+    "required": ["name", "age"],
+}
+LIST: dict[str, Any] = {"type": "array", "items": {"enum": ["Paula", "Zurich", "age", 30]}, "minItems": 25, "maxItems": 40}
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "day": {"type": "string", "format": "date"},
+        "at": {"type": ["number", "null"]},
+        "tags": {"$ref": "#/$defs/tags"},
+    },
+    "required": ["day", "at", "tags"],
+    "$defs": {
+        "tags": {"type": "array", "items": {"type": "string", "pattern": "^[a-z]+(-[a-z]+)?$"}, "minItems": 1, "maxItems": 3}
+    },
+}
 # Prompts behind which canvases say nothing: greedy decoding says something behind the first, and padding behind the second.
 SILENT = [2, 4, 608, 606, 592, 605, 6, 240, 12, 595, 596, 601, 594, 537, 5, 6, 4, 600, 602, 591, 592, 599, 6, 607, 601, 602,
           595, 607, 601, 607]  # fmt: skip
@@ -44,6 +70,34 @@ CASES: tuple[tuple[Prompt, dict[str, Any]], ...] = (
     (SILENT, {"fallback": "autoregressive", "temperature": (4.0, 3.0), "max_steps": 5}),
     (PADDED, {"fallback": "autoregressive", "loop": "graph"}),
     (WORDS, {"fallback": "autoregressive", "stop": "and"}),
+    (REVERSE, {"choices": ["chair", "elbat", "table"], "choice_probabilities": True}),
+    (SENTENCE, {"choices": NINA, "choice_probabilities": True, "early_commit": 0.01, **HOT}),
+    (REVERSE, {"regex": "[a-e]+"}),
+    (REVERSE, {"regex": "[^a-z]{3}", "max_steps": 1}),
+    (WORDS, {"regex": r"\d{2}\.\d{2}\.\d{4}", "temperature": (0.0, 0.0), "adaptive": False}),
+    (WORDS, {"regex": "[a-z]{70,90}( [a-z]+)*", **HOT}),
+    (WORDS, {"regex": r"(?:[a-zé]+[ ,]){3,40}\w+!", "early_commit": 0.01, "recheck": True, **HOT}),
+    (SENTENCE, {"regex": r"Nina .*(Paris|Rome)\.", "draft": "Nina bought a hat.", "strength": 0.8}),
+    (PERSON, {"json_schema": FORM}),
+    (PERSON, {"json_schema": FORM, "early_commit": 0.01, "entropy_bound": (0.3, 0.02), **HOT}),
+    (PERSON, {"json_schema": LIST, "max_steps": 6}),
+    (PERSON, {"json_schema": LIST, **HOT}),
+    (SENTENCE, {"json_schema": EVENT, "schedule": "cosine", "temperature": (2.0, 1.0)}),
+)  # fmt: skip
+# What is refused before work.
+REFUSED: tuple[tuple[Prompt, dict[str, Any]], ...] = (
+    (WORDS, {"regex": "[a-z]{900}"}),
+    (WORDS, {"json_schema": {"type": "array", "items": {"const": "abcdefgh"}, "minItems": 40}}),
+    (WORDS, {"choices": ["a" * 600, "b" * 600]}),
+    (WORDS, {"choices": ["a" * 100, "b"], "choice_probabilities": True}),
+    ([2] * 900, {"regex": "[0-9]{99}"}),
+    (WORDS, {"stop": "x", "fallback": "autoregressive", "regex": "a"}),
+    (WORDS, {"regex": "a", "min_tokens": 2}),
+    (WORDS, {"regex": "a", "think": True}),
+    (WORDS, {"choices": ["a", "b"], "start_width": "auto"}),
+    (WORDS, {"top_k": 3, "ban": "x", "json_schema": {"type": "null"}}),
+    (WORDS, {"regex": "a", "choice_probabilities": True}),
+    (WORDS, {"regex": "(a"}),
 )  # fmt: skip
 SAMPLES: tuple[tuple[Prompt, int, dict[str, Any]], ...] = (
     ("38 plus 77?", 6, {"max_steps": 1}),
@@ -76,7 +130,22 @@ def answer(result: Result) -> dict[str, Any]:
         "position_forwards": result.position_forwards,
         "stop_reason": result.stop_reason,
         "loop": result.loop,
+        **({} if result.choice_probabilities is None else {"choice_probabilities": rounded(result.choice_probabilities)}),
     }
+
+
+def rounded(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Kernels sum in other orders."""
+    return {choice: round(value, 5) for choice, value in probabilities.items()}
+
+
+def refusal(session: Session, prompt: Prompt, options: dict[str, Any]) -> list[Any]:
+    """One entry of `refused`."""
+    try:
+        session.generate(prompt, GenerateOptions.of(max_new_tokens=128, **options))
+    except (UsageError, PromptTooLong) as error:
+        return [prompt, options, str(error)]
+    raise AssertionError(options)
 
 
 def run(session: Session, prompt: Prompt, seed: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +189,7 @@ def main(bundle: str, folder: Path) -> None:
     with Session.load(bundle, engine="onnx", threads=1) as session:
         runs = [run(session, prompt, seed, options) for seed, (prompt, options) in enumerate(CASES)]
         samples = [several(session, *case) for case in SAMPLES]
+        refused = [json.dumps(refusal(session, *case)) for case in REFUSED]
         manifest = session.manifest
     head = {
         "format": 1,
@@ -128,7 +198,8 @@ def main(bundle: str, folder: Path) -> None:
         "steps": manifest.steps,
         "vocab_size": manifest.model.vocab_size,
     }
-    text = f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{lines(runs)}\n],\n "samples": [\n{lines(samples)}\n]}}\n'
+    parts = {"runs": lines(runs), "samples": lines(samples), "refused": ",\n".join(refused)}
+    text = ",\n".join([json.dumps(head, indent=1)[:-2], *(f' "{name}": [\n{part}\n]' for name, part in parts.items())]) + "}\n"
     (folder / "control.json").write_text(text, encoding="utf-8")
 
 

@@ -24,7 +24,8 @@ final class Arguments {
     }
 
     final File bundle;
-    private static final List<String> REPEATED = Arrays.asList("--logit-bias", "--ban", "--stop"); // may be given several times
+    private static final List<String> REPEATED = // may be given several times
+            Arrays.asList("--logit-bias", "--ban", "--stop", "--choice");
     private final Map<String, List<String>> values;
     private final Set<String> flags;
 

@@ -1,11 +1,13 @@
 package org.dgemma.jvm;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import org.dgemma.runtime.ComputePolicy;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.Loop;
 import org.dgemma.runtime.SamplerOptions;
+import org.dgemma.runtime.Structure;
 import org.dgemma.runtime.UsageException;
 import org.jspecify.annotations.Nullable;
 
@@ -14,9 +16,11 @@ final class GenerationFlags {
     static final List<String> OPTIONS = Arrays.asList(
             "--loop", "--seed", "--max-new-tokens", "--min-tokens", "--early-commit", "--start-width", "--system",
             "--temperature", "--steps", "--entropy-bound", "--schedule", "--confidence", "--stability", "--top-k", "--top-p",
-            "--min-p", "--logit-bias", "--ban", "--stop", "--fallback", "--template", "--draft", "--strength", "--logprobs");
-    static final List<String> FLAGS =
-            Arrays.asList("--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--trace", "--think");
+            "--min-p", "--logit-bias", "--ban", "--stop", "--fallback", "--template", "--draft", "--strength", "--logprobs",
+            "--regex", "--json-schema", "--choice");
+    static final List<String> FLAGS = Arrays.asList(
+            "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--trace", "--think",
+            "--choice-probabilities");
 
     private final Arguments given;
 
@@ -45,8 +49,36 @@ final class GenerationFlags {
                 .fallback(fallback())
                 .template(given.text("--template"))
                 .draft(draft(), given.real("--strength", options.strength))
-                .minTokens(given.number("--min-tokens", 0));
+                .minTokens(given.number("--min-tokens", 0))
+                .structure(structure())
+                .choiceProbabilities(given.has("--choice-probabilities"));
         return given.text("--logprobs") == null ? options : options.logprobs(given.number("--logprobs", 0));
+    }
+
+    /** What the answer may be; null where nothing says so. */
+    private @Nullable Structure structure() {
+        String regex = given.text("--regex");
+        String schema = given.text("--json-schema");
+        String[] choices = Arrays.stream(given.texts("--choice"))
+                .flatMap(text -> Arrays.stream(text.split("\\|", -1))).toArray(String[]::new);
+        List<String> names = new ArrayList<>();
+        for (String name : Arrays.asList("--regex", "--json-schema", "--choice")) {
+            if (given.text(name) != null) {
+                names.add(name);
+            }
+        }
+        if (names.size() > 1) {
+            throw new UsageException("give one of --regex, --json-schema and --choice, not " + String.join(" and ", names));
+        }
+        if (schema != null) {
+            String text = TextFile.read("--json-schema", schema);
+            try {
+                return Structure.jsonSchema(text);
+            } catch (UsageException error) {
+                throw new UsageException("--json-schema " + schema + error.getMessage().substring("jsonSchema".length()), error);
+            }
+        }
+        return regex != null ? Structure.regex(regex) : choices.length > 0 ? Structure.choices(choices) : null;
     }
 
     private boolean fallback() {

@@ -53,6 +53,9 @@ final class ResultJson {
             found.put("logprobs", result.logprobs.stream().map(ResultJson::toMap).collect(Collectors.toList()));
             found.put("score", finite(result.score()));
         }
+        if (result.choiceProbabilities != null) {
+            found.put("choice_probabilities", result.choiceProbabilities);
+        }
         if (result.trajectory != null) {
             found.put("trajectory", toMap(result.trajectory));
         }

@@ -70,10 +70,9 @@ final class RunCommand {
             throw new UsageException("give either " + sources.get(0) + " or " + sources.get(1) + ", not both");
         }
         boolean json = given.has("--json") || severalPrompts;
-        for (boolean logprobs : new boolean[] {true, false}) {
-            if (!json && (logprobs ? given.text("--logprobs") != null : given.has("--trace"))) {
-                throw new UsageException(
-                        (logprobs ? "--logprobs" : "--trace") + " needs an output that can hold it; give --json as well");
+        for (String name : Arrays.asList("--logprobs", "--choice-probabilities", "--trace")) {
+            if (!json && (given.text(name) != null || given.has(name))) {
+                throw new UsageException(name + " needs an output that can hold it; give --json as well");
             }
         }
         if (n != 1 && given.has("--trace")) {

@@ -11,7 +11,8 @@ import java.util.regex.Pattern;
 final class Spelling {
     private static final List<String> WORDS = Arrays.asList(
             "system", "think", "raw", "loop", "seed", "temperature", "schedule", "confidence", "stability", "ban", "stop",
-            "logprobs", "fallback", "template", "draft", "strength", "recheck", "speculate", "n", "messages");
+            "logprobs", "fallback", "template", "draft", "strength", "recheck", "speculate", "n", "messages",
+            "regex", "choices(?! of)");
     private static final Map<String, String> NAMES = new HashMap<>();
     private static final Pattern NAME;
 
@@ -26,11 +27,14 @@ final class Spelling {
         NAMES.put("logitBias", "--logit-bias");
         NAMES.put("earlyCommit", "--early-commit");
         NAMES.put("startWidth", "--start-width");
+        NAMES.put("jsonSchema", "--json-schema");
+        NAMES.put("choiceProbabilities", "--choice-probabilities");
         String quoted = "(?<=[ \\[])(?:'(?:[^'\\\\]|\\\\.)*'|\"(?:[^\"\\\\]|\\\\.)*\")";
-        String before = "(?:^|(?<=[;,] |\\b(?:leave|out|give|with|needs?|use|for|at|of|from|and|or|which|before) ))";
+        String before = "(?:^|(?<=[;,] |\\b(?:leave|out|give|with|needs?|use|for|at|of|from|and|or|which|that|before) ))";
         NAME = Pattern.compile(quoted + "|\\b(" + String.join("|", NAMES.keySet()) + ")\\b|" + before + "("
                 + String.join("|", WORDS) + ")\\b");
         WORDS.forEach(word -> NAMES.put(word, "--" + word));
+        NAMES.put("choices", "--choice");
     }
 
     private Spelling() {}

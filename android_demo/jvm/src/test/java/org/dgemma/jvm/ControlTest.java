@@ -34,6 +34,8 @@ public class ControlTest extends CommandLine {
     /** What Python's command line says as well, but for {@code --decoder diffusion}, which is not an option here. */
     @Test
     public void errorsNameOptionsAsTheyAreTyped() throws Exception {
+        String list = file("list.json", "[1]");
+        String half = file("half.json", "{");
         String[][] wrong = {
             {"--temperature -1", "--temperature -1.0 must be A or A:B, numbers from 0 to 100, such as 0.8:0.4"},
             {"--temperature 1:200", "--temperature (1.0, 200.0) must be A or A:B"},
@@ -66,6 +68,21 @@ public class ControlTest extends CommandLine {
             {"--draft none", "--draft none: cannot be read (No such file or directory); name a text file"},
             {"--strength 0", "--strength 0.0 must be a number above 0 and at most 1"},
             {"--strength 0.2", "--strength says how much of a draft is noise; give --draft as well, or leave it out"},
+            {"--regex a{300}", "--max-new-tokens 256 is less than the 300 tokens that --regex takes at least"},
+            {"--regex (a", "--regex '(a': has unbalanced parentheses or brackets; "},
+            {"--regex a --choice a|b", "give one of --regex, --json-schema and --choice, not --regex and --choice"},
+            {"--regex a --stop x --ban y", "--regex determines what the answer is and where it ends; leave --stop out"},
+            {"--regex a --start-width 8", "--regex needs the whole canvas from its first step on; leave --start-width out"},
+            {"--regex a --loop graph", "--regex needs --loop host: otherwise the probabilities of other ids are not known"},
+            {"--regex a --think", "--regex covers the whole answer, thoughts included; leave --think out"},
+            {"--choice a", "--choice 'a' is the only one; give 2 or more different texts"},
+            {"--choice a|a", "--choice have 'a' twice; give 2 or more different texts"},
+            {"--choice a|b --choice-probabilities", "--choice-probabilities needs an output that can hold it; give --json"},
+            {"--regex a --choice-probabilities --json", "--choice-probabilities needs --choice; give them, or leave it out"},
+            {"--json-schema none", "--json-schema none: cannot be read (No such file or directory); name a text file"},
+            {"--json-schema " + list, "--json-schema " + list + " must be an object, not [1]"},
+            {"--json-schema " + half, "--json-schema " + half + " is not JSON ("},
+            {"--json-schema " + file("any.json", "{}"), "--json-schema # has no type, so any value would fit; "},
             {"--raw --think", "--raw skips the chat template, which --system, --think and tools need; leave it out"},
             {"--n 0", "--n 0 must be between 1 and 1000"},
             {"--n 2 --speculate", "--n cannot be combined with --speculate: "},
@@ -176,5 +193,20 @@ public class ControlTest extends CommandLine {
         Map<?, ?> first = (Map<?, ?>) samples.get(0);
         assertEquals("[text, tokens, steps]", first.keySet().toString());
         assertEquals(json().get("tokens"), first.get("tokens"));
+    }
+
+    @Test
+    public void anAnswerHasItsForm() throws Exception {
+        String word = "Reverse the word table.";
+        assertEquals("eebaa", asked(word, "--regex", "[a-e]+").get("text"));
+        Map<?, ?> chosen = asked(word, "--choice", "elbat|chair", "--choice", "table", "--choice-probabilities");
+        assertEquals("elbat", chosen.get("text"));
+        Map<?, ?> probabilities = (Map<?, ?>) chosen.get("choice_probabilities");
+        assertEquals("[elbat, chair, table]", probabilities.keySet().toString());
+        assertTrue((Double) probabilities.get("elbat") > 0.9);
+        String schema = file("person.json", "{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, "
+                + "\"city\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}}");
+        assertEquals("{\"name\": \"Paula\", \"city\": \"Zurich\", \"age\": 30}",
+                asked("As JSON: Paula from Zurich, age 30.", "--json-schema", schema).get("text"));
     }
 }

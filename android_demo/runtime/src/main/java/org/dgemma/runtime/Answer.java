@@ -2,6 +2,7 @@ package org.dgemma.runtime;
 
 import java.util.Collections;
 import java.util.List;
+import org.dgemma.format.Json;
 import org.jspecify.annotations.Nullable;
 
 /** What an answer says: its text, its thoughts, its calls, and what is wrong with it, one line each. */
@@ -41,7 +42,7 @@ final class Answer {
         }
         if (thinking.isEmpty() && !thinks) {
             if (stoppedBy != null) {
-                return "the answer is empty: it begins with the stop string " + Place.quoted(stoppedBy);
+                return "the answer is empty: it begins with the stop string " + Json.repr(stoppedBy);
             }
             boolean silent = tokens > pads; // tokens without text, or a bundle without a tokenizer
             return silent ? null : "the answer is empty: the model " + (pads > 0 ? "gave only padding" : "ended it at once");

@@ -2,7 +2,11 @@ package org.dgemma.runtime;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.function.BooleanSupplier;
+import org.dgemma.runtime.structure.StructuredAnswer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -15,6 +19,7 @@ final class Answering implements Generator.Watcher {
     /** What the options say of canvases. */
     final List<Given> given;
     private final Speech speech;
+    private final @Nullable Structure structure;
     private final boolean inside;
     private final @Nullable Recorder recorder;
     private final @Nullable StepListener steps;
@@ -33,11 +38,24 @@ final class Answering implements Generator.Watcher {
         this.speech = speech;
         this.steps = steps;
         this.texts = texts;
+        structure = options.structure;
         inside = speech.opensInside(prompt);
         given = speech.given(options);
         stops = speech.stopStrings(options, inside);
         recorder = options.trace ? new Recorder(exported) : null;
         stream = speech.stream();
+    }
+
+    /**
+     * The language that the options say the answer is of, null for any text.
+     *
+     * @param cancelled asked while it is compiled
+     * @throws org.dgemma.DgemmaException UsageException, TokenizerException
+     * @throws org.dgemma.runtime.structure.Cancelled
+     */
+    @Nullable StructuredAnswer language(GenerateOptions options, BooleanSupplier cancelled) {
+        return structure == null ? null
+                : speech.language(structure, options.choiceProbabilities, inside, cancelled);
     }
 
     @Override
@@ -93,8 +111,24 @@ final class Answering implements Generator.Watcher {
         if (empty != null) {
             warnings.add(empty);
         }
-        Result result = new Result(answer, warnings, tokens, run, engine, loop, timings, found, holes);
+        if (run.structured != null) {
+            warnings.addAll(run.structured.warnings(answer.text, run.reason));
+        }
+        Result result = new Result(
+                answer, warnings, tokens, run, engine, loop, timings, found, holes, choiceProbabilities(run));
         tell(stream.finish(result.text));
         return result;
+    }
+
+    private @Nullable Map<String, Double> choiceProbabilities(Progress run) {
+        if (structure == null || run.choiceLogProbabilities == null) {
+            return null;
+        }
+        double[] values = StructuredAnswer.normalized(run.choiceLogProbabilities);
+        Map<String, Double> found = new LinkedHashMap<>();
+        for (int i = 0; i < values.length; i++) {
+            found.put(structure.choices.get(i), values[i]);
+        }
+        return found;
     }
 }

@@ -99,7 +99,7 @@ public final class Bundle {
         Manifest.GraphSpec spec = graphs == null ? null : graphs.get(name);
         if (spec == null) {
             throw new BundleException(
-                    folder + ": has no " + engine + " graph " + Place.quoted(name) + "; export the bundle again");
+                    folder + ": has no " + engine + " graph " + Json.repr(name) + "; export the bundle again");
         }
         return spec;
     }
@@ -187,7 +187,7 @@ public final class Bundle {
         }
         if (escapes || path == folder) {
             throw new BundleException(
-                    MANIFEST + ": file name " + Place.quoted(name) + " leaves the bundle; export the bundle again");
+                    MANIFEST + ": file name " + Json.repr(name) + " leaves the bundle; export the bundle again");
         }
         if (link != null && !(link == path && HubCache.holds(folder, path))) {
             throw new BundleException(link + ": is a link; a bundle holds plain files only, so copy it with cp -rL");
@@ -199,7 +199,7 @@ public final class Bundle {
         try {
             return Files.isSymbolicLink(path.toPath());
         } catch (InvalidPathException error) {
-            throw new BundleException(MANIFEST + ": file name " + Place.quoted(name)
+            throw new BundleException(MANIFEST + ": file name " + Json.repr(name)
                     + " is not valid on this device; export the bundle again", error);
         }
     }
@@ -225,8 +225,8 @@ public final class Bundle {
     private static void checkListed(Manifest manifest, File path) {
         manifest.graphs.forEach((engine, graphs) -> graphs.forEach((name, graph) -> {
             if (!manifest.files.containsKey(graph.file)) {
-                throw new BundleException(path + ": " + Place.quoted(engine) + " graph file "
-                        + Place.quoted(graph.file) + " is not listed; export the bundle again");
+                throw new BundleException(path + ": " + Json.repr(engine) + " graph file "
+                        + Json.repr(graph.file) + " is not listed; export the bundle again");
             }
         }));
         String unknown = manifest.chat == null ? null : manifest.chat.unknownForm();
@@ -236,7 +236,7 @@ public final class Bundle {
         }
         Manifest.TokenizerSpec tokenizer = manifest.tokenizer;
         if (tokenizer != null && !manifest.files.containsKey(tokenizer.file)) {
-            throw new BundleException(path + ": tokenizer " + Place.quoted(tokenizer.file)
+            throw new BundleException(path + ": tokenizer " + Json.repr(tokenizer.file)
                     + " is not listed; export the bundle again");
         }
     }

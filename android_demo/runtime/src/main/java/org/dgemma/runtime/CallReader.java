@@ -87,7 +87,7 @@ final class CallReader {
                 throw new Malformed("a key has no value");
             }
             if (found.containsKey(key)) {
-                throw new Malformed(Place.quoted(key) + " is given twice");
+                throw new Malformed(Json.repr(key) + " is given twice");
             }
             found.put(key, value(depth + 1));
             if (skip('}')) {

@@ -5,6 +5,7 @@ import java.util.Map;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
+import org.dgemma.runtime.structure.StructuredCanvas;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -29,7 +30,7 @@ abstract class CanvasLoop {
     final Map<String, Tensor> feeds = new HashMap<>();
     final Map<String, Tensor> outputs = new HashMap<>();
     private final int behind;
-    private final int vocab;
+    final int vocab;
     private final Manifest.SamplerConfig exported;
     private final Tensor prefixLength = Buffers.scalar(0);
     private Map<String, Tensor> views;
@@ -47,6 +48,8 @@ abstract class CanvasLoop {
         int least;
         /** A template, or its part of a draft. */
         @Nullable Given given;
+        /** The language that it must be of. */
+        @Nullable StructuredCanvas structured;
     }
 
     /** @param behind slots that the graph needs behind the prefix */
@@ -79,17 +82,12 @@ abstract class CanvasLoop {
      * @return false when the sink ended it; else the last step is what the sink saw last.
      */
     final boolean run(GenerateOptions options, int canvas, Known known, DenoisingStep.Sink sink) {
-        Map<String, Tensor> now = prefix.views(graph, behind);
-        if (now != views) {
-            feeds.putAll(now);
-            views = now;
-        }
+        feedPrefix();
         if (options.sampler != sampler) {
             sampler = options.sampler;
             temperatures = sampler.temperatures(exported);
             bounds = sampler.bounds(exported);
         }
-        prefixLength.data.putLong(0, prefix.encoded());
         Noise.words(Noise.streamKey(options.seed, canvas, 0), initial);
         step.number = 0;
         for (int i = 0; i < length; i++) {
@@ -106,6 +104,16 @@ abstract class CanvasLoop {
             step.canvasOut[i] = (int) initial[i];
         }
         return denoise(options, canvas, known, sink);
+    }
+
+    /** The inputs that are the prefix's keys and values, and how many of them count. */
+    final void feedPrefix() {
+        Map<String, Tensor> now = prefix.views(graph, behind);
+        if (now != views) {
+            feeds.putAll(now);
+            views = now;
+        }
+        prefixLength.data.putLong(0, prefix.encoded());
     }
 
     /** All steps of a canvas from {@link #initial} on; false when the sink ended it. */

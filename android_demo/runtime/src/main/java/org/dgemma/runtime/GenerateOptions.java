@@ -16,8 +16,8 @@ public final class GenerateOptions {
     /** 256 new tokens, seed 0, adaptive stop, host loop over every position, chat template, an empty prefix. */
     public static final GenerateOptions DEFAULT = new GenerateOptions(new Draft());
 
-    private static final double STRENGTH = 0.5;
-    private static final String GREEDY = ", whose tokens come from greedy decoding; leave one out";
+    /** Of a draft, where none is given. */
+    static final double STRENGTH = 0.5;
 
     public final int maxNewTokens;
     /** No position among so many of the answer's first takes a stop token or padding. */
@@ -45,6 +45,10 @@ public final class GenerateOptions {
     public final double strength;
     /** How many of the likeliest ids {@link Result#logprobs} names; null for no log-probabilities. */
     public final @Nullable Integer logprobs;
+    /** What the answer may be; it always is that, unless it was cancelled. Null for any text. */
+    public final @Nullable Structure structure;
+    /** Give the probability of each choice of the structure in {@link Result#choiceProbabilities}. */
+    public final boolean choiceProbabilities;
     /** Take a text prompt as it is, without the bundle's chat template. */
     public final boolean raw;
     /** Go on from the prefix of earlier generations instead of an empty one. */
@@ -74,6 +78,8 @@ public final class GenerateOptions {
         @Nullable String draft;
         double strength = STRENGTH;
         @Nullable Integer logprobs;
+        @Nullable Structure structure;
+        boolean choiceProbabilities;
         boolean raw;
         boolean continued;
         boolean trace;
@@ -97,86 +103,15 @@ public final class GenerateOptions {
         this.draft = draft.draft;
         strength = draft.strength;
         logprobs = draft.logprobs;
+        structure = draft.structure;
+        choiceProbabilities = draft.choiceProbabilities;
         raw = draft.raw;
         continued = draft.continued;
         trace = draft.trace;
         system = draft.system;
         think = draft.think;
         tools = draft.tools;
-        if (raw && speaks()) {
-            throw new UsageException(
-                    "raw skips the chat template, which system, think and tools need; leave it out");
-        }
-        if (logprobs != null && loop != Loop.HOST) {
-            throw new UsageException("logprobs needs loop host: the other graphs return only tokens");
-        }
-        if (compute.speculate && logprobs != null) {
-            throw new UsageException("logprobs cannot be combined with speculate" + GREEDY);
-        }
-        checkBans();
-        checkGiven();
-        checkLeast();
-    }
-
-    private void checkBans() {
-        List<String> greedy = names(compute.speculate, "speculate", fallback, "fallback");
-        List<String> names = names(!ban.isEmpty(), "ban", sampler.tilts(), "logitBias");
-        if (!greedy.isEmpty() && !names.isEmpty()) {
-            throw new UsageException(UsageException.listed(names) + " cannot be combined with "
-                    + UsageException.listed(greedy) + GREEDY);
-        }
-    }
-
-    /** The names behind what is true. */
-    private static List<String> names(Object... pairs) {
-        List<String> found = new ArrayList<>();
-        for (int i = 0; i < pairs.length; i += 2) {
-            if ((Boolean) pairs[i]) {
-                found.add((String) pairs[i + 1]);
-            }
-        }
-        return found;
-    }
-
-    /** Template and draft. */
-    private void checkGiven() {
-        if (draft == null && strength != STRENGTH) {
-            throw new UsageException("strength says how much of a draft is noise; give draft as well, or leave it out");
-        }
-        if (template == null && draft == null) {
-            return;
-        }
-        if (template != null && draft != null) {
-            throw new UsageException("give template or draft, not both");
-        }
-        String name = template == null ? "draft" : "template";
-        if (loop != Loop.HOST) {
-            throw new UsageException(name + " needs loop host: otherwise every canvas starts from noise");
-        }
-        List<String> others = compute.ofCanvas();
-        if (!others.isEmpty()) {
-            throw new UsageException(name + " fills the whole canvas; leave " + UsageException.listed(others) + " out");
-        }
-        List<String> ends = names(!stop.isEmpty(), "stop", fallback, "fallback");
-        if (template != null && !ends.isEmpty()) {
-            throw new UsageException(
-                    "template determines where the answer ends; leave " + UsageException.listed(ends) + " out");
-        }
-    }
-
-    private void checkLeast() {
-        if (minTokens > maxNewTokens) {
-            throw new UsageException("minTokens " + minTokens + " must be an integer from 0 to maxNewTokens, " + maxNewTokens);
-        }
-        if (minTokens > 0 && loop != Loop.HOST) {
-            throw new UsageException("minTokens needs loop host: otherwise only the likeliest id is taken");
-        }
-        List<String> others = names(compute.speculate, "speculate", fallback, "fallback", !stop.isEmpty(), "stop",
-                template != null, "template");
-        if (minTokens > 0 && !others.isEmpty()) {
-            throw new UsageException("minTokens cannot be combined with " + UsageException.listed(others)
-                    + ", which can end it sooner; leave one out");
-        }
+        OptionRules.check(this);
     }
 
     private GenerateOptions with(Consumer<Draft> change) {
@@ -195,6 +130,8 @@ public final class GenerateOptions {
         draft.draft = this.draft;
         draft.strength = strength;
         draft.logprobs = logprobs;
+        draft.structure = structure;
+        draft.choiceProbabilities = choiceProbabilities;
         draft.raw = raw;
         draft.continued = continued;
         draft.trace = trace;
@@ -287,7 +224,7 @@ public final class GenerateOptions {
 
     private static List<String> listed(String name, String kind, String... texts) {
         if (Arrays.stream(texts).anyMatch(text -> text == null || text.isEmpty())) {
-            throw new UsageException(name + " " + Arrays.stream(texts).map(text -> text == null ? "null" : Place.quoted(text))
+            throw new UsageException(name + " " + Arrays.stream(texts).map(text -> text == null ? "null" : Json.repr(text))
                     .collect(Collectors.joining(", ", "[", "]")) + " must be " + kind);
         }
         return Collections.unmodifiableList(Arrays.asList(texts.clone()));
@@ -343,6 +280,26 @@ public final class GenerateOptions {
             throw new UsageException("logprobs " + count + " must be an integer, 0 or more");
         }
         return with(draft -> draft.logprobs = count);
+    }
+
+    /**
+     * What the answer may be, whatever the stop rule, the limit and the seed. Null for any text. Needs the host loop, and steps
+     * that put out candidates.
+     *
+     * @throws UsageException next to a template, a fallback, stop strings, a least length, thinking, log-probabilities, what
+     *     steers the draw, a canvas that starts narrow, or {@link ComputePolicy#speculate}
+     */
+    public GenerateOptions structure(@Nullable Structure value) {
+        return with(draft -> draft.structure = value);
+    }
+
+    /**
+     * Give the probability of each choice: every different beginning of one costs a step at temperature 1, before the answer.
+     *
+     * @throws UsageException the {@link #structure} has no choices
+     */
+    public GenerateOptions choiceProbabilities(boolean value) {
+        return with(draft -> draft.choiceProbabilities = value);
     }
 
     public GenerateOptions raw(boolean value) {

@@ -9,6 +9,7 @@ import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
+import org.dgemma.runtime.structure.StructuredAnswer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -50,8 +51,15 @@ final class Generator {
      * @param given what is known of the first canvases; a template is the only one
      */
     void generate(Progress run, int[] ids, int kept, GenerateOptions options, List<Given> given, Watcher watcher) {
+        checkRoom(ids, kept, manifest.canvasLength);
+        if (run.structured != null) {
+            run.structured.check(run.most, manifest.canvasLength, manifest.context - ids.length);
+        }
         begin(ids, kept, manifest.canvasLength);
         prepare(run, options.compute.graphs(options.loop));
+        if (options.choiceProbabilities) {
+            prepare(run, Loop.HOST.graph);
+        }
         run.reason = denoise(run, options, given, watcher);
         end(run);
     }
@@ -82,6 +90,12 @@ final class Generator {
 
     /** Throws PromptTooLongException when prompt and {@code room} more do not fit into the context. */
     private void begin(int[] ids, int kept, int room) {
+        checkRoom(ids, kept, room);
+        prefix.truncate(kept);
+        prefix.extend(Arrays.copyOfRange(ids, kept, ids.length), ids.length - kept);
+    }
+
+    private void checkRoom(int[] ids, int kept, int room) {
         int length = ids.length - kept;
         if ((long) ids.length + room > manifest.context) {
             String before = kept > 0 ? " after " + Plural.counted(kept, "token") + " of conversation" : "";
@@ -89,8 +103,6 @@ final class Generator {
                     + room + " more in the context of " + manifest.context
                     + "; shorten the prompt, or export with a larger --context");
         }
-        prefix.truncate(kept);
-        prefix.extend(Arrays.copyOfRange(ids, kept, ids.length), length);
     }
 
     /** Loads the graphs that a generation calls beside {@code encode}. */
@@ -115,8 +127,7 @@ final class Generator {
     /** Canvas after canvas; with drafts, the first id that is known is what greedy decoding says next. */
     private StopReason denoise(Progress run, GenerateOptions options, List<Given> given, Watcher watcher) {
         int n = manifest.canvasLength;
-        CanvasLoop loop = loops.computeIfAbsent(
-                options.compute.graphs(options.loop)[0], graph -> CanvasLoop.of(graph, engine, prefix));
+        CanvasLoop loop = loop(options.compute.graphs(options.loop)[0]);
         CanvasLoop.Known known = new CanvasLoop.Known();
         for (int canvas = 0; (long) prefix.size() + n <= manifest.context; canvas++) {
             int before = prefix.size();
@@ -124,6 +135,11 @@ final class Generator {
             if (following.length > 0) {
                 known.first = following[0];
             }
+            if (canvas == 0 && options.choiceProbabilities && run.structured != null) {
+                weighChoices(run, run.structured, options.seed);
+            }
+            known.structured = run.structured == null ? null
+                    : run.structured.canvas(run.tokens.toArray(), run.most, n, manifest.context - prefix.size());
             known.given = canvas < given.size() ? given.get(canvas) : null;
             known.least = Math.max(0, options.minTokens - run.tokens.size());
             long started = System.nanoTime();
@@ -153,6 +169,28 @@ final class Generator {
             }
         }
         return StopReason.CONTEXT;
+    }
+
+    private CanvasLoop loop(String graph) {
+        return loops.computeIfAbsent(graph, name -> CanvasLoop.of(name, engine, prefix));
+    }
+
+    /** Log-probabilities of the choices; a cancel is heard between two steps, and leaves none. */
+    private void weighChoices(Progress run, StructuredAnswer structured, long seed) {
+        long started = System.nanoTime();
+        HostLoop loop = (HostLoop) loop(Loop.HOST.graph);
+        try {
+            run.choiceLogProbabilities = structured.choiceLogProbabilities(begun -> {
+                if (cancelled.getAsBoolean()) {
+                    return null;
+                }
+                run.positionForwards += manifest.canvasLength;
+                return loop.behind(seed, begun);
+            });
+        } catch (Engine.InterruptedRun error) {
+            checkCancelled(error);
+        }
+        run.denoiseS += since(started);
     }
 
     /** The prefix, which had {@code before} ids, gains what was accepted of these. */

@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
+import org.dgemma.format.Json;
 import org.dgemma.tokenizer.Tokenizer;
 
 /**
@@ -93,7 +94,7 @@ final class Given {
         int[] both = Arrays.copyOf(before, before.length + ids.length);
         System.arraycopy(ids, 0, both, before.length, ids.length);
         if (!tokenizer.decode(both).equals(tokenizer.decode(before) + piece)) {
-            throw new UsageException("template text " + Place.quoted(piece, SHOWN)
+            throw new UsageException("template text " + Json.repr(piece, SHOWN)
                     + " cannot be kept exactly by this bundle's tokenizer; write it in other words");
         }
         return ids;

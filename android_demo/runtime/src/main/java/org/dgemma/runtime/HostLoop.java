@@ -3,6 +3,7 @@ package org.dgemma.runtime;
 import org.dgemma.runtime.engine.DType;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Tensor;
+import org.dgemma.runtime.structure.Scores;
 
 /**
  * One {@code denoise} call a step; the adaptive stop is decided here. Canvas and soft embeddings alternate between two
@@ -78,5 +79,31 @@ final class HostLoop extends CanvasLoop {
             }
         }
         return true;
+    }
+
+    /**
+     * What a step at temperature 1 says of the position behind ids that a first canvas begins with, the rest being its noise; of
+     * one position.
+     */
+    Scores behind(long seed, int[] begun) {
+        feedPrefix();
+        Noise.words(Noise.streamKey(seed, 0, 0), initial);
+        for (int i = 0; i < length; i++) {
+            initial[i] = i < begun.length ? begun[i] : Noise.token(initial[i], vocab);
+        }
+        Buffers.write(initial, canvases[0]);
+        Noise.words(Noise.streamKey(seed, 0, 1), row);
+        Buffers.write(row, words);
+        temperature.data.putFloat(0, 1);
+        feeds.put("canvas", canvases[0]);
+        feeds.put("soft", noSoft);
+        outputs.put("next_canvas", canvases[1]);
+        outputs.put("next_soft", softs[1]);
+        engine.run(graph, feeds, outputs);
+        Buffers.read(outputs.get("entropy"), 0, step.entropy);
+        Numbers.check(engine, step.entropy, "a step for the choices");
+        Scores scores = new Scores(1);
+        steering.score(begun.length, scores, 0);
+        return scores;
     }
 }

@@ -262,7 +262,7 @@ public final class Manifest {
             }
             boolean topK = soft.matches("topk:[1-9][0-9]{0,3}") && Integer.parseInt(soft.substring(5)) <= MOST_K;
             if (!soft.equals("exact") && !topK) {
-                throw fields.wrong("soft=" + Place.quoted(soft) + " must be exact, or topk:K with K between 1 and " + MOST_K);
+                throw fields.wrong("soft=" + Json.repr(soft) + " must be exact, or topk:K with K between 1 and " + MOST_K);
             }
         }
 
@@ -334,7 +334,7 @@ public final class Manifest {
         /** The first value that names a form which this version does not have; null where there is none. */
         @Nullable String unknownForm() {
             if (!Trim.SIDES.contains(trim)) {
-                return "chat.trim " + Place.quoted(trim);
+                return "chat.trim " + Json.repr(trim);
             }
             return roles == null ? null : roles.unknownForm();
         }

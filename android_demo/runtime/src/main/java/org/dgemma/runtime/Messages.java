@@ -74,7 +74,7 @@ public final class Messages {
         members.keySet().forEach(key -> unknown.add(String.valueOf(key)));
         unknown.removeAll(KEYS);
         if (!unknown.isEmpty()) {
-            throw new UsageException(where + ": unknown key " + Place.quoted(unknown.first()) + "; choose from "
+            throw new UsageException(where + ": unknown key " + Json.repr(unknown.first()) + "; choose from "
                     + String.join(", ", KEYS));
         }
         Object role = members.get("role");
@@ -156,7 +156,7 @@ public final class Messages {
         }
         String name = (String) function.get("name");
         Object arguments = Truth.of(function.get("arguments")) ? function.get("arguments") : Collections.emptyMap();
-        String what = where + ": arguments of " + Place.quoted(name);
+        String what = where + ": arguments of " + Json.repr(name);
         if (arguments instanceof String) {
             try {
                 arguments = Json.parse((String) arguments);
@@ -172,6 +172,6 @@ public final class Messages {
     }
 
     private static String shown(@Nullable Object value) {
-        return value instanceof String ? Place.quoted((String) value) : String.valueOf(value);
+        return value instanceof String ? Json.repr((String) value) : String.valueOf(value);
     }
 }

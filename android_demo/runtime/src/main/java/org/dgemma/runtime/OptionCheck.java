@@ -25,6 +25,9 @@ final class OptionCheck {
         if (options.minTokens > 0) {
             names.add("minTokens");
         }
+        if (options.structure != null) {
+            names.add(options.structure.name());
+        }
         checkBias(manifest, options);
         Manifest.GraphSpec graph = engine.bundle().graph(engine.name(), options.compute.graphs(options.loop)[0]);
         if (options.loop == Loop.GRAPH) {

@@ -2,6 +2,7 @@ package org.dgemma.runtime;
 
 import java.util.ArrayList;
 import java.util.List;
+import org.dgemma.runtime.structure.StructuredAnswer;
 import org.jspecify.annotations.Nullable;
 
 /** What a generation has done so far; becomes its Result. */
@@ -24,6 +25,10 @@ final class Progress {
     double commitS;
     /** Of each token, where they are wanted. */
     List<TokenLogprob> logprobs = new ArrayList<>();
+    /** Of each choice, in nats, where they are wanted; null after a cancel. */
+    double @Nullable [] choiceLogProbabilities;
+    /** The language that the answer must be of; null for any text. */
+    @Nullable StructuredAnswer structured;
     /** Where the text ends early; null where it does not. */
     @Nullable StopStrings stopStrings;
     /** One line each. */

@@ -2,6 +2,7 @@ package org.dgemma.runtime;
 
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /** One generation. */
@@ -44,12 +45,14 @@ public final class Result {
     public final @Nullable String stopString;
     /** What each hole of a template was filled with, in order. */
     public final List<String> holes;
+    /** Of each choice in its order, where they were asked for; they sum to 1. */
+    public final @Nullable Map<String, Double> choiceProbabilities;
     /** Every step, where it was asked for. */
     public final @Nullable Trajectory trajectory;
 
     Result(
             Answer answer, List<String> warnings, int[] tokens, Progress run, String engine, String loop, Timings timings,
-            @Nullable String stopString, List<String> holes) {
+            @Nullable String stopString, List<String> holes, @Nullable Map<String, Double> choiceProbabilities) {
         this.text = answer.text;
         this.thinking = answer.thinking;
         this.toolCalls = answer.toolCalls;
@@ -68,6 +71,7 @@ public final class Result {
         this.logprobs = Collections.unmodifiableList(run.logprobs);
         this.stopString = stopString;
         this.holes = Collections.unmodifiableList(holes);
+        this.choiceProbabilities = choiceProbabilities == null ? null : Collections.unmodifiableMap(choiceProbabilities);
     }
 
     /** The answer as a turn of a conversation. */

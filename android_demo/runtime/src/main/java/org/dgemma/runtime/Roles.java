@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.format.Json;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -56,7 +57,7 @@ final class Roles {
                 around += part.equals("tools") || Messages.OPENING_ROLES.contains(part) ? 1 : 0;
             }
             if (pieces.size() != around) {
-                throw fields.wrong("opening " + Place.quoted(key) + " must have " + around + " pieces");
+                throw fields.wrong("opening " + Json.repr(key) + " must have " + around + " pieces");
             }
         });
         if (!answer.containsKey("")) {
@@ -101,11 +102,11 @@ final class Roles {
         turns.values().forEach(turn -> trims.add(turn.trim));
         for (String trim : trims) {
             if (!Trim.SIDES.contains(trim)) {
-                return "chat.roles trim " + Place.quoted(trim);
+                return "chat.roles trim " + Json.repr(trim);
             }
         }
         return tools == null || tools.form.equals(ToolForm.GEMMA) ? null
-                : "chat.roles.tools.form " + Place.quoted(tools.form);
+                : "chat.roles.tools.form " + Json.repr(tools.form);
     }
 
     /** What stands around the content of one role's turn, and what is trimmed of the content. */

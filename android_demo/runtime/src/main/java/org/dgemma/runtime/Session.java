@@ -11,6 +11,7 @@ import org.dgemma.DgemmaException;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Engines;
 import org.dgemma.runtime.engine.Memory;
+import org.dgemma.runtime.structure.Cancelled;
 import org.dgemma.tokenizer.Tokenizer;
 import org.dgemma.tokenizer.TokenizerException;
 import org.jspecify.annotations.Nullable;
@@ -322,6 +323,11 @@ public final class Session implements AutoCloseable {
         Generator generator = open();
         Answering answering = new Answering(speech, options, ids, manifest.sampler.entropyBound, steps, texts);
         run.stopStrings = answering.stops;
+        try {
+            run.structured = answering.language(options, gate::isCancelled);
+        } catch (Cancelled error) { // before the prefix has changed
+            return answering.result(run, engine.name(), options.loop.word(), generator.timings(run));
+        }
         generator.generate(run, ids, kept, options, answering.given, answering);
         run.trajectory = answering.trajectory(ids, run.tokens);
         String loop = options.loop.word();
@@ -347,7 +353,7 @@ public final class Session implements AutoCloseable {
             Progress run = generator.progress(options.maxNewTokens);
             GenerateOptions seeded = options.seed(options.seed + results.size());
             results.add(answer(run, ids, results.isEmpty() ? kept : ids.length, seeded, null, null));
-            generator.prefix.truncate(ids.length);
+            generator.prefix.truncate(Math.min(ids.length, generator.prefix.size())); // a cancelled one may not have begun
             last = run.reason;
         }
         return new Samples(results);
@@ -361,8 +367,10 @@ public final class Session implements AutoCloseable {
             throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
                     + "leave continued and trace off");
         }
-        if (options.template != null || options.draft != null || options.minTokens > 0 || options.fallback) {
-            throw new UsageException("decodeGreedy has no canvases; leave template, draft, minTokens and fallback out");
+        if (options.template != null || options.draft != null || options.minTokens > 0 || options.fallback
+                || options.structure != null) {
+            throw new UsageException(
+                    "decodeGreedy has no canvases; leave template, draft, minTokens, fallback and structure out");
         }
         if (!options.ban.isEmpty() || options.sampler.tilts() || options.logprobs != null || !options.stop.isEmpty()) {
             throw new UsageException("decodeGreedy gives one token without others, until a stop token; "

@@ -1,8 +1,13 @@
 package org.dgemma.runtime;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
+import java.util.function.BooleanSupplier;
+import org.dgemma.format.Json;
+import org.dgemma.runtime.structure.Languages;
+import org.dgemma.runtime.structure.StructuredAnswer;
 import org.dgemma.tokenizer.Tokenizer;
 import org.dgemma.tokenizer.TokenizerException;
 import org.dgemma.tokenizer.Tokenizers;
@@ -20,12 +25,14 @@ final class Speech {
     private final Manifest manifest;
     private final @Nullable Tokenizer tokenizer;
     private final @Nullable AnswerReader reader;
+    private final @Nullable Languages languages;
 
     Speech(Bundle bundle, @Nullable Tokenizer tokenizer) {
         this.bundle = bundle;
         this.manifest = bundle.manifest();
         this.tokenizer = tokenizer;
         Manifest.ChatTemplate chat = manifest.chat;
+        this.languages = tokenizer == null ? null : new Languages(tokenizer, manifest.model.vocabSize);
         this.reader = tokenizer == null ? null : new AnswerReader(tokenizer, chat == null ? null : chat.roles);
     }
 
@@ -185,7 +192,7 @@ final class Speech {
         SamplerOptions sampler = options.sampler;
         for (String text : options.ban) {
             boolean found = false;
-            String said = "ban " + Place.quoted(text, SHOWN);
+            String said = "ban " + Json.repr(text, SHOWN);
             if (tokenizer == null) {
                 throw new TokenizerException(said + " cannot be read, for " + bundle.folder() + " has no tokenizer; give ids");
             }
@@ -202,6 +209,42 @@ final class Speech {
             }
         }
         return sampler == options.sampler ? options : options.sampler(sampler);
+    }
+
+    /**
+     * The language that a structure says an answer is of.
+     *
+     * @param weighs whether the probabilities of its choices are wanted
+     * @param inside whether the prompt ended inside a thought
+     * @param cancelled asked while it is compiled
+     * @throws UsageException it cannot be compiled, or does not fit the bundle
+     * @throws TokenizerException the bundle has no tokenizer
+     * @throws org.dgemma.runtime.structure.Cancelled
+     */
+    StructuredAnswer language(Structure structure, boolean weighs, boolean inside, BooleanSupplier cancelled) {
+        if (tokenizer == null || languages == null) {
+            throw new TokenizerException(
+                    bundle.folder() + ": has no tokenizer, which " + structure.name() + " needs; leave it out");
+        }
+        if (inside) {
+            throw new UsageException(structure.name()
+                    + " covers the whole answer, but this prompt ends inside a thought; end the thought");
+        }
+        int[] stops = manifest.model.eosTokenIds;
+        if (stops.length == 0) {
+            throw new UsageException(structure.name()
+                    + ": this bundle's model has no stop token, so such an answer could not end");
+        }
+        List<int[]> choices = new ArrayList<>();
+        for (String text : weighs ? structure.choices : Collections.<String>emptyList()) {
+            int[] ids = tokenizer.encodeUser(text);
+            if (ids.length >= manifest.canvasLength) {
+                throw new UsageException("choiceProbabilities need choices of at most " + (manifest.canvasLength - 1)
+                        + " tokens, and one has " + ids.length + "; leave them out");
+            }
+            choices.add(ids);
+        }
+        return languages.answer(structure, stops, manifest.model.padTokenId, choices, cancelled);
     }
 
     TextStream stream() {

@@ -5,6 +5,8 @@ import java.nio.LongBuffer;
 import java.util.Map;
 import java.util.function.IntToDoubleFunction;
 import org.dgemma.runtime.engine.Tensor;
+import org.dgemma.runtime.structure.Scores;
+import org.dgemma.runtime.structure.StructuredCanvas;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -59,11 +61,29 @@ final class Steering {
     void decide(
             int[] rows, float temperature, double bound, long[] words, int[] argmax, float[] entropy, boolean[] accepted,
             int[] canvas) {
+        draw(rows, temperature, bound, words, argmax, entropy, accepted, canvas);
+        hold(rows, argmax, entropy, accepted, canvas);
+        if (known.structured != null && isFinite(entropy, rows.length)) { // NaN is an error for whoever takes the step
+            fit(known.structured, rows, argmax, accepted, canvas);
+        }
+    }
+
+    private static boolean isFinite(float[] entropy, int count) {
+        boolean found = true;
+        for (int i = 0; i < count; i++) {
+            found &= !Float.isNaN(entropy[i]);
+        }
+        return found;
+    }
+
+    /** Acceptance, and what accepted rows take. */
+    private void draw(
+            int[] rows, float temperature, double bound, long[] words, int[] argmax, float[] entropy, boolean[] accepted,
+            int[] canvas) {
         boolean greedy = temperature == (float) SamplerOptions.GREEDY;
         double exported = manifest.sampler.entropyBound;
         boolean redraws = options.cuts() || options.tilts() || rows[0] < known.least;
         if (!greedy && !redraws && !wanted && bound == exported) {
-            hold(rows, argmax, entropy, accepted, canvas);
             return;
         }
         boolean[] own = bound == exported ? null : accept(entropy, rows.length, bound);
@@ -80,7 +100,6 @@ final class Steering {
                 canvas[i] = (int) Noise.token(words[words.length / 2 + rows[i]], manifest.model.vocabSize);
             }
         }
-        hold(rows, argmax, entropy, accepted, canvas);
     }
 
     /** Rows whose ids are given stay as they are: certain and accepted. */
@@ -100,14 +119,34 @@ final class Steering {
         }
     }
 
-    /** What a row draws in place of {@code drawn}; its argmax and whether it is accepted may change as well. */
-    private int redrawn(int row, int position, long word, float temperature, int drawn, int[] argmax, boolean[] accepted) {
+    /** The likeliest canvas of the language that the answer must be of takes the place of the likeliest ids. */
+    private void fit(StructuredCanvas structured, int[] rows, int[] argmax, boolean[] accepted, int[] canvas) {
+        Scores scores = structured.scores();
+        for (int i = 0; i < rows.length; i++) {
+            score(i, scores, rows[i]);
+        }
+        structured.hold(rows, scores, argmax, accepted, canvas);
+    }
+
+    /** Tells what a row of the step says of a position. */
+    void score(int row, Scores scores, int position) {
+        read(row);
+        scores.set(position, ids, logProbs, manifest.model.vocabSize);
+    }
+
+    /** Into {@link #ids} and {@link #logProbs}. */
+    private void read(int row) {
         LongBuffer likeliest = results.get("likeliest").data.asLongBuffer();
         FloatBuffer values = results.get("log_probs").data.asFloatBuffer();
         for (int k = 0; k < ids.length; k++) {
             ids[k] = likeliest.get(row * ids.length + k);
             logProbs[k] = values.get(row * ids.length + k);
         }
+    }
+
+    /** What a row draws in place of {@code drawn}; its argmax and whether it is accepted may change as well. */
+    private int redrawn(int row, int position, long word, float temperature, int drawn, int[] argmax, boolean[] accepted) {
+        read(row);
         CutDraw.sort(ids, logProbs);
         IntToDoubleFunction biases = position < known.least ? this::early : options::bias;
         boolean touched = CutDraw.tilt(ids, logProbs, biases, temperature);

@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import org.dgemma.format.Json;
 
 /** Templates of an answer: text with holes, {@code Dear {{8}}, please come to {{12}}.}, each of as many tokens as it says. */
 final class Template {
@@ -16,7 +17,7 @@ final class Template {
     static List<Object> read(String text) {
         List<Object> pieces = new ArrayList<>();
         Matcher hole = HOLE.matcher(text);
-        String shown = "template " + Place.quoted(text, SHOWN);
+        String shown = "template " + Json.repr(text, SHOWN);
         int end = 0;
         while (hole.find()) {
             add(pieces, text.substring(end, hole.start()));

@@ -21,7 +21,7 @@ public final class ToolCall {
             throw new UsageException("a tool call must have a name");
         }
         this.name = name;
-        this.arguments = object(arguments, "arguments of " + Place.quoted(name));
+        this.arguments = object(arguments, "arguments of " + Json.repr(name));
         this.id = id;
     }
 

@@ -4,13 +4,18 @@ import static org.junit.Assert.assertArrayEquals;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertNotNull;
+import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
+import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import org.dgemma.DgemmaException;
 import org.junit.Test;
 
 /** The shared vectors of control: what the Python runtime says under options that say something of the answer. */
@@ -77,9 +82,26 @@ public class ControlVectorsTest {
                 return options.stop((String) value);
             case "ban":
                 return options.ban((String) value);
+            case "regex":
+                return options.structure(Structure.regex((String) value));
+            case "json_schema":
+                return options.structure(schema(value));
+            case "choices":
+                return options.structure(Structure.choices(((List<?>) value).toArray(new String[0])));
+            case "choice_probabilities":
+                return options.choiceProbabilities((Boolean) value);
+            case "start_width":
+                return options.compute(options.compute.startWidthAuto());
+            case "think":
+                return options.think((Boolean) value);
             default:
                 return options.sampler(OptionVectorsTest.with(options.sampler, name, value));
         }
+    }
+
+    @SuppressWarnings("unchecked")
+    private static Structure schema(Object value) {
+        return Structure.jsonSchema((Map<String, Object>) value);
     }
 
     private static Result generate(Session session, Map<?, ?> run, GenerateOptions options) {
@@ -97,6 +119,13 @@ public class ControlVectorsTest {
         assertEquals(what, number(run, "position_forwards"), result.positionForwards);
         assertEquals(what, run.get("stop_reason"), result.stopReason.word());
         assertEquals(what, run.get("loop"), result.loop);
+        Map<?, ?> probabilities = (Map<?, ?>) run.get("choice_probabilities");
+        assertEquals(what, probabilities == null, result.choiceProbabilities == null);
+        if (probabilities != null && result.choiceProbabilities != null) {
+            assertEquals(what, new ArrayList<>(probabilities.keySet()), new ArrayList<>(result.choiceProbabilities.keySet()));
+            probabilities.forEach((choice, value) ->
+                    assertEquals(what, (Double) value, result.choiceProbabilities.get(choice), LOGPROB));
+        }
     }
 
     private static void same(Map<?, ?> run, Result result, Session session) {
@@ -145,6 +174,29 @@ public class ControlVectorsTest {
         }
         System.out.println("tiny: " + runs().size() + " shared runs under control equal");
         assertTrue("control: another seed hardly changes anything", changed > runs().size() / 2);
+    }
+
+    /** What is refused before work, in Python's words, but for how options are spelled. */
+    @Test
+    public void theExportedBundleRefuses() {
+        try (Session session = Session.load(Repository.bundle("tiny"), LOAD)) {
+            for (Object each : (List<?>) head.get("refused")) {
+                List<?> held = (List<?>) each;
+                Map<String, Object> run = new HashMap<>();
+                run.put("prompt", held.get(0));
+                run.put("options", held.get(1));
+                run.put("seed", "0");
+                DgemmaException error =
+                        assertThrows(held.toString(), DgemmaException.class, () -> generate(session, run, options(run)));
+                Matcher snake = Pattern.compile("_([a-z])").matcher((String) held.get(2));
+                StringBuffer camel = new StringBuffer();
+                while (snake.find()) {
+                    snake.appendReplacement(camel, snake.group(1).toUpperCase(Locale.ROOT));
+                }
+                assertEquals(snake.appendTail(camel).toString(), error.getMessage());
+                assertEquals("before the prefix has changed", 0, session.prefixIds().length);
+            }
+        }
     }
 
     @Test

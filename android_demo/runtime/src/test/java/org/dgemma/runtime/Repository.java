@@ -36,7 +36,7 @@ public final class Repository {
     }
 
     @SuppressWarnings("unchecked")
-    static Map<String, Object> json(String path) throws IOException {
+    public static Map<String, Object> json(String path) throws IOException {
         byte[] bytes = Files.readAllBytes(file(path).toPath());
         return (Map<String, Object>) Json.parse(new String(bytes, StandardCharsets.UTF_8));
     }

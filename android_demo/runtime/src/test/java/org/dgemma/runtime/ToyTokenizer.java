@@ -40,6 +40,16 @@ final class ToyTokenizer implements Tokenizer {
     }
 
     @Override
+    public boolean writes(int id) {
+        return id >= FIRST && id < FIRST + 256;
+    }
+
+    @Override
+    public byte[] bytes(int id) {
+        return new byte[] {(byte) (id - FIRST)};
+    }
+
+    @Override
     public String[] pieces(int[] ids) {
         String[] pieces = new String[ids.length];
         for (int i = 0; i < ids.length; i++) {

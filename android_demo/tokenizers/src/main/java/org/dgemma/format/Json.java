@@ -47,7 +47,12 @@ public final class Json {
 
     /** Equals Python's {@code json.dumps(value)}, but for NaN and Infinity, which are refused. */
     public static String write(@Nullable Object value) {
-        return new JsonWriter(false).document(value);
+        return new JsonWriter(false, true).document(value);
+    }
+
+    /** Equals Python's {@code json.dumps(value, ensure_ascii=False)}, but for NaN and Infinity, which are refused. */
+    public static String text(@Nullable Object value) {
+        return new JsonWriter(false, false).document(value);
     }
 
     /**
@@ -57,7 +62,7 @@ public final class Json {
      * @throws JsonException for NaN, Infinity and lone surrogates
      */
     public static byte[] canonical(@Nullable Object value) {
-        return utf8(new JsonWriter(true).document(value));
+        return utf8(new JsonWriter(true, false).document(value));
     }
 
     private static byte[] utf8(String text) {
@@ -74,5 +79,30 @@ public final class Json {
     /** The shortest decimal that reads back as {@code value}, in Python's notation: 0.1, 1e-06, 1e+16, 30.0, nan, inf. */
     public static String repr(double value) {
         return FloatRepr.of(value);
+    }
+
+    /** In quotes as Python's {@code repr} writes it, control characters and lone surrogates escaped: a message stays one line. */
+    public static String repr(String text) {
+        char quote = text.indexOf('\'') >= 0 && text.indexOf('"') < 0 ? '"' : '\'';
+        StringBuilder out = new StringBuilder().append(quote);
+        text.codePoints().forEach(c -> {
+            int named = "\n\r\t\\".indexOf(c);
+            if (named >= 0 || c == quote) {
+                out.append('\\').append(named >= 0 ? "nrt\\".charAt(named) : quote);
+            } else if (Character.isISOControl(c)) {
+                out.append(String.format("\\x%02x", c));
+            } else if (c == 0x2028 || c == 0x2029 || Character.getType(c) == Character.SURROGATE) {
+                out.append(String.format("\\u%04x", c));
+            } else {
+                out.appendCodePoint(c);
+            }
+        });
+        return out.append(quote).toString();
+    }
+
+    /** The first {@code most} characters, as {@link #repr(String)}. */
+    public static String repr(String text, int most) {
+        boolean fits = text.codePointCount(0, text.length()) <= most;
+        return repr(fits ? text : text.substring(0, text.offsetByCodePoints(0, most)));
     }
 }

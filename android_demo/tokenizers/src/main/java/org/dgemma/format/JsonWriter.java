@@ -8,17 +8,19 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/** Canonical: sorted keys, no spaces, text as it is. Otherwise: as given, spaces after ',' and ':', ASCII only. */
+/** Canonical: sorted keys, no spaces, text as it is. Otherwise: as given, spaces after ',' and ':'. */
 final class JsonWriter {
     /** Strings compare by UTF-16 unit, Python's by code point: they differ beyond U+FFFF. */
     static final Comparator<String> BY_CODE_POINT = JsonWriter::compare;
 
     private final boolean canonical;
+    private final boolean ascii;
     private final StringBuilder out = new StringBuilder();
     private int depth;
 
-    JsonWriter(boolean canonical) {
+    JsonWriter(boolean canonical, boolean ascii) {
         this.canonical = canonical;
+        this.ascii = ascii;
     }
 
     String document(@Nullable Object value) {
@@ -113,7 +115,7 @@ final class JsonWriter {
         int named = "\"\\\b\f\n\r\t".indexOf(c);
         if (named >= 0) {
             out.append('\\').append("\"\\bfnrt".charAt(named));
-        } else if (c < ' ' || !canonical && c >= 127) {
+        } else if (c < ' ' || ascii && c >= 127) {
             escape(c);
         } else {
             out.append(c);

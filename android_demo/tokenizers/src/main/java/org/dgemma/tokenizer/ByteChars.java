@@ -1,6 +1,7 @@
 package org.dgemma.tokenizer;
 
 import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
 
 /** GPT-2's letters for bytes: printable Latin-1 stands for itself, the other bytes for U+0100 and on, in order. */
 final class ByteChars {
@@ -30,15 +31,20 @@ final class ByteChars {
 
     /** Appends the bytes that the letters stand for, or the token's UTF-8 if one of them stands for none. */
     static void decode(String token, Bytes out) {
-        int size = out.size;
-        for (int i = 0; i < token.length(); i++) {
+        byte[] bytes = bytes(token);
+        out.add(bytes == null ? Utf8.encode(token) : bytes);
+    }
+
+    /** The bytes that the letters stand for; null if one of them stands for none. */
+    static byte @Nullable [] bytes(String token) {
+        byte[] bytes = new byte[token.length()];
+        for (int i = 0; i < bytes.length; i++) {
             char c = token.charAt(i);
             if (c >= VALUES.length || VALUES[c] < 0) {
-                out.size = size;
-                out.add(Utf8.encode(token));
-                return;
+                return null;
             }
-            out.add(VALUES[c]);
+            bytes[i] = (byte) VALUES[c];
         }
+        return bytes;
     }
 }

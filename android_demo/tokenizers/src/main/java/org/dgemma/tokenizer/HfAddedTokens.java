@@ -61,6 +61,15 @@ final class HfAddedTokens {
         return count;
     }
 
+    boolean holds(int id) {
+        return tokens.containsKey(id);
+    }
+
+    /** Id of a token, -1 if it is not an added one. */
+    int id(String content) {
+        return ids.getOrDefault(content, -1);
+    }
+
     Iterable<Integer> specialIds() {
         List<Integer> special = new ArrayList<>();
         for (Map.Entry<Integer, Token> entry : tokens.entrySet()) {

@@ -2,7 +2,9 @@ package org.dgemma.tokenizer;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import org.dgemma.format.JsonException;
 import org.dgemma.format.JsonReader;
 import org.jspecify.annotations.Nullable;
@@ -13,6 +15,8 @@ final class HfFile {
     @Nullable HfNormalizer normalizer;
     @Nullable HfPreTokenizer preTokenizer;
     @Nullable HfDecoder decoder;
+    /** Types of the decoder and of its parts. */
+    final Set<String> decoding = new HashSet<>();
     final HfModel model;
 
     private final JsonReader json;
@@ -61,8 +65,9 @@ final class HfFile {
                 preTokenizer = cutting == null ? null : HfPreTokenizer.of(cutting);
                 break;
             case "decoder":
-                HfComponent decoding = component(key);
-                decoder = decoding == null ? null : HfDecoder.of(decoding);
+                HfComponent reading = component(key);
+                decoder = reading == null ? null : HfDecoder.of(reading);
+                addTypes(reading);
                 break;
             case "model":
                 json.open('{');
@@ -231,6 +236,21 @@ final class HfFile {
         }
         read.add(line, json.from(), space);
         read.add(line, space + 1, json.to());
+    }
+
+    private void addTypes(@Nullable HfComponent decoder) {
+        if (decoder == null) {
+            return;
+        }
+        decoding.add(decoder.type());
+        if (decoder.type().equals("Sequence")) {
+            decoder.children("decoders").forEach(this::addTypes);
+        }
+    }
+
+    /** The token that stands for what is unknown, null where the file names none. */
+    @Nullable String unknown() {
+        return bpe.unknown;
     }
 
     private HfModel model() {

@@ -17,6 +17,8 @@ final class HuggingFaceTokenizer extends MarkedTokenizer {
     private final HfAddedTokens added;
     private final @Nullable HfPreTokenizer preTokenizer;
     private final @Nullable HfDecoder decoder;
+    private final Set<String> decoding;
+    private final int unknown;
     /** Markers but for those that stand for unknown characters, which forge nothing. */
     private final Set<Integer> forgeable;
 
@@ -26,6 +28,8 @@ final class HuggingFaceTokenizer extends MarkedTokenizer {
         this.added = added;
         this.preTokenizer = file.preTokenizer;
         this.decoder = file.decoder;
+        this.decoding = file.decoding;
+        this.unknown = file.unknown() == null ? NONE : idOf(file.unknown(), added, file.model);
         Set<Integer> found = new HashSet<>(markers.keySet());
         for (int id : encode(NO_CHARACTER)) {
             found.remove(id);
@@ -114,6 +118,29 @@ final class HuggingFaceTokenizer extends MarkedTokenizer {
     String piece(int id) {
         String token = token(id, model, added);
         return token == null ? "\uFFFD" : token;
+    }
+
+    private static int idOf(String token, HfAddedTokens added, HfModel model) {
+        int id = added.id(token);
+        return id < 0 ? model.vocabulary().id(token) : id;
+    }
+
+    /** Without a decoder, spaces stand between tokens. */
+    @Override
+    public boolean writes(int id) {
+        String token = decoder == null ? null : token(id, model, added);
+        return token != null && id != unknown && !markers.containsKey(id) && !looksSpecial(token);
+    }
+
+    @Override
+    public byte @Nullable [] bytes(int id) {
+        String token = piece(id);
+        if (decoding.contains("ByteLevel") && !added.holds(id)) {
+            byte[] found = ByteChars.bytes(token);
+            return found == null ? new byte[0] : found;
+        }
+        int value = decoding.contains("ByteFallback") ? HfDecoder.byteValue(token) : -1;
+        return value < 0 ? null : new byte[] {(byte) value};
     }
 
     /** Also reads byte-level letters for space and line break. */

@@ -2,6 +2,7 @@ package org.dgemma.tokenizer;
 
 import java.util.SortedMap;
 import java.util.TreeMap;
+import org.jspecify.annotations.Nullable;
 
 /**
  * SentencePiece models of all four types. It gives the ids and texts of the library (google/sentencepiece), token for
@@ -99,6 +100,22 @@ final class SentencePieceTokenizer extends MarkedTokenizer {
     @Override
     String piece(int id) {
         return model.pieces.text(id);
+    }
+
+    @Override
+    public boolean writes(int id) {
+        if (id < 0 || id >= model.size() || markers.containsKey(id)) {
+            return false;
+        }
+        int type = model.type(id);
+        boolean hidden = type == SentencePieceModel.CONTROL || type == SentencePieceModel.UNKNOWN
+                || type == SentencePieceModel.UNUSED;
+        return !hidden && !looksSpecial(piece(id));
+    }
+
+    @Override
+    public byte @Nullable [] bytes(int id) {
+        return model.type(id) == SentencePieceModel.BYTE ? new byte[] {(byte) model.byteValue(id)} : null;
     }
 
     /** Appends the characters of byte pieces from `start` on, U+FFFD for a byte that is in none; returns the end. */

@@ -1,5 +1,7 @@
 package org.dgemma.tokenizer;
 
+import org.jspecify.annotations.Nullable;
+
 /** Text and ids. Implementations are immutable and safe for use by several threads. */
 public interface Tokenizer {
     /** Stands for no id. */
@@ -32,4 +34,13 @@ public interface Tokenizer {
 
     /** One string an id for display, empty for markers; joined they are nearly {@link #decode}. */
     String[] pieces(int[] ids);
+
+    /**
+     * Whether an id writes a text of its own, wherever it stands: it is no marker, no gap and does not stand for what is
+     * unknown. No id does where the format writes them otherwise beside others.
+     */
+    boolean writes(int id);
+
+    /** The bytes that an id stands for, where the vocabulary says so in bytes; null for pieces of text. */
+    byte @Nullable [] bytes(int id);
 }
