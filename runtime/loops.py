@@ -69,11 +69,18 @@ class Loops:
         self._engine, self._sampler = engine, manifest.sampler
         self._n, self._t, self._vocab = manifest.canvas_length, manifest.steps, manifest.model.vocab_size
         self._stops, self._pad = manifest.model.eos_token_ids, manifest.model.pad_token_id
+        self._made: tuple[object, Sampling] | None = None
         self.exported = self.sampling(SamplerOptions())
         self._no_soft = np.zeros((1, self._n, manifest.model.hidden_size), np.float32)
 
     def sampling(self, options: SamplerOptions, *, wanted: bool = False) -> Sampling:
-        """`wanted`: whether steps are to have candidates. Raises UsageError."""
+        """`wanted`: whether steps are to have candidates. What was made last is kept: generations ask several times, many with
+        the same options. Raises UsageError."""
+        if self._made is None or self._made[0] != (options, wanted):
+            self._made = (options, wanted), self._sampling(options, wanted)
+        return self._made[1]
+
+    def _sampling(self, options: SamplerOptions, wanted: bool) -> Sampling:
         values = zip(options.temperatures(self._sampler), options.bounds(self._sampler), strict=True)
         steps = [AtStep(np.array([temperature], np.float32), bound) for temperature, bound in values]
         ends = (*self._stops, self._pad)

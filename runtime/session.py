@@ -131,9 +131,9 @@ class Session:
         self._check_open()
         return tuple(self._generator.prefix.ids)
 
-    def reusable(self, ids: Sequence[int]) -> int:
-        """How many tokens of the prefix a prompt of `ids` can go on from and get the answer that it gets alone, bit for bit."""
-        return self._generator.prefix.reusable(ids)
+    def reusable(self, ids: Sequence[int] | None = None) -> int:
+        """How many tokens of the prefix a prompt of `ids`, or any, can go on from and get the answer that it gets alone."""
+        return self._generator.prefix.whole_chunks if ids is None else self._generator.prefix.reusable(ids)
 
     def generate(
         self,

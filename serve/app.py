@@ -25,7 +25,7 @@ from dgemma.serve.bodies import read, read_json
 from dgemma.serve.conversations import Pool
 from dgemma.serve.errors import ApiError, from_error
 from dgemma.serve.guard import Guard
-from dgemma.serve.jobs import Ask, Done, Event, Jobs
+from dgemma.serve.jobs import Ask, Asks, Done, Event, Jobs
 from dgemma.serve.metrics import TYPE, Metrics
 from dgemma.serve.models import Model, Models
 from dgemma.serve.openapi import document
@@ -121,20 +121,23 @@ class Server:
             events = job.events(self.options.keep_alive_s, names)
             try:
                 if body.stream:
-                    await send_events(send, form.stream(events))
+                    await send_events(send, form.stream(await _begun(events)))
                 else:
                     await send_json(send, form.whole(await self._answers(events)))
             finally:
                 timer.cancel()
-                self.jobs.cancel(job)
-                await asyncio.shield(job.ended.wait())
+                if not job.ended.is_set():
+                    self.jobs.cancel(job)
+                    await asyncio.shield(job.ended.wait())
 
-    async def _asks(self, endpoint: Endpoint, model: Model, body: Generation, until: float, late: ApiError) -> list[Ask]:
-        """What a body asks for. A structure may take long to compile, so neither other requests nor the end of the server wait
-        for it. Raises as `Endpoint.asks` and `Preparing.run`."""
-        if body.is_structured:
-            return await self._preparing.run(partial(endpoint.asks, model, body), until, late)
-        return await asyncio.to_thread(endpoint.asks, model, body, lambda: False)
+    async def _asks(self, endpoint: Endpoint, model: Model, body: Generation, until: float, late: ApiError) -> Asks:
+        """What a body asks for, which the job finds out, unless it is a structure: that may take long to compile, so neither
+        other requests nor the end of the server wait for it. Raises as `Endpoint.asks` and `Preparing.run`."""
+        asks: Asks = partial(endpoint.asks, model, body)
+        if not body.is_structured:
+            return asks
+        found = await self._preparing.run(asks, until, late)
+        return lambda cancelled: found
 
     async def stop(self, grace_s: float) -> None:
         """Take no more requests; wait for those at work, and cancel what has not ended in time."""
@@ -191,6 +194,18 @@ class _App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._handle(scope, receive, send)
+
+
+async def _begun(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """The same events once the first is there, so that what goes wrong before it has a status of its own. Raises ApiError."""
+    first = await anext(events)
+
+    async def all_of_them() -> AsyncIterator[Event]:
+        yield first
+        async for event in events:
+            yield event
+
+    return all_of_them()
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:

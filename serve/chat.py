@@ -176,22 +176,19 @@ class ChatForm:
                 if not isinstance(one, Piece | Done):
                     yield KEEP_ALIVE
                     continue
-                if one.index not in begun:
-                    begun.add(one.index)
-                    for part in self._opening(one.index):
-                        yield event(part)
+                parts = [] if one.index in begun else self._opening(one.index)
+                begun.add(one.index)
                 if isinstance(one, Piece):
-                    yield event(self._part(one.index, self._text(one)))
-                    continue
-                done.append(one)
-                for part in self._ending(one):
-                    yield event(part)
+                    parts.append(self._part(one.index, self._text(one)))
+                else:
+                    done.append(one)
+                    parts += self._ending(one)
+                yield b"".join(map(event, parts))
         except ApiError as error:
             yield event(error.body)
             return
-        if self._usage:
-            yield event({**self._chunk(), "choices": [], "usage": usage(done)})
-        yield DONE
+        last = event({**self._chunk(), "choices": [], "usage": usage(done)}) if self._usage else b""
+        yield last + DONE
 
     def _chunk(self) -> dict[str, Any]:
         return {"object": self.chunk_kind, **self._head, **({"usage": None} if self._usage else {})}

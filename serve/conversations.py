@@ -15,6 +15,7 @@ from dgemma.core.cost import prefix_bytes
 from dgemma.runtime.session import Session
 
 MOST_RESTING = 64
+USELESS = -1  # when a prefix was used that no other request can go on from: the first to go
 
 
 @dataclass(eq=False, kw_only=True)
@@ -96,8 +97,10 @@ class Pool:
             if not self._has_room(need, cancelled):
                 return None
             found, kept = self._best(model, ids)
-            if found is not None and (2 * kept >= len(found.session.prefix_ids)):
-                self._resting.remove(found)  # it goes on, or little is lost of it
+            if found is None:
+                found = self._spare(model, need)
+            if found is not None and (not kept or 2 * kept >= len(found.session.prefix_ids)):
+                self._resting.remove(found)  # it goes on, little is lost of it, or nothing
                 found.size = max(found.size, need)
             else:
                 session = base.another() if found is None else found.session.another(kept)
@@ -129,6 +132,16 @@ class Pool:
                 best = (one, kept)
         return best
 
+    def _spare(self, model: str, need: int) -> Conversation | None:
+        """One at rest to take over, for its caches are in memory already: of no use to others, or the next to make room."""
+        oldest = min(self._resting, key=lambda one: one.used, default=None)
+        if oldest is None or oldest.model != model:
+            return None
+        taken = sum(one.size for one in self._at_work)
+        full = taken + sum(one.size for one in self._resting) + need > self._limit or len(self._resting) >= MOST_RESTING
+        fits = taken + max(oldest.size, need) <= self._limit or not self._at_work
+        return oldest if fits and (full or oldest.used == USELESS) else None
+
     def _make_room(self) -> None:
         """Close those at rest that were used longest ago, until they take no more than those at work leave."""
         left = self._limit - sum(one.size for one in self._at_work)
@@ -138,7 +151,7 @@ class Pool:
     def _rest(self, one: Conversation) -> None:
         with self._changed:
             self._at_work.discard(one)
-            one.used = next(self._clock)
+            one.used = next(self._clock) if one.session.reusable() else USELESS
             self._resting.append(one)
             self._make_room()
             self._changed.notify_all()

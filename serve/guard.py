@@ -158,7 +158,8 @@ class Guard:
             if whole:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.01, until - time.monotonic()))
+                async with asyncio.timeout(max(0.01, until - time.monotonic())):
+                    message = await receive()
             except TimeoutError:
                 raise ApiError(408, "the request did not arrive in time", code="timeout") from None
             taken += len(message.get("body", b""))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from dgemma.serve.errors import ApiError, from_error, overloaded
 from dgemma.serve.frames import Frames
 from dgemma.serve.metrics import Metrics
 from dgemma.serve.models import Model, log
+from dgemma.serve.workers import Workers
 
 FRAMES_AHEAD = 64  # frames that wait for a client; it misses what comes while there are so many
 
@@ -73,6 +74,7 @@ class StillThere:
 
 
 Event = Piece | Frame | Done | StillThere
+Asks = Callable[[Callable[[], bool]], list[Ask]]  # what a request asks for; told how to see that nobody waits any more
 
 
 class _Cancelled(Exception):
@@ -82,7 +84,7 @@ class _Cancelled(Exception):
 class Job:
     """One request's generations, one after another. Make them with `Jobs.start`."""
 
-    def __init__(self, model: Model, asks: Sequence[Ask], frames: bool) -> None:
+    def __init__(self, model: Model, asks: Asks, frames: bool) -> None:
         self.model, self._asks, self._frames = model, asks, frames
         self._loop = asyncio.get_running_loop()
         self._told: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
@@ -103,7 +105,8 @@ class Job:
         """What happens, until the last answer is whole. Raises ApiError, with fields of the request as `names` calls them."""
         while True:
             try:
-                event = await asyncio.wait_for(self._told.get(), keep_alive_s)
+                async with asyncio.timeout(keep_alive_s):
+                    event = await self._told.get()
             except TimeoutError:
                 yield StillThere()
                 continue
@@ -118,8 +121,11 @@ class Job:
     def work(self, pool: Pool, metrics: Metrics) -> None:
         """Everything, in a thread."""
         end: BaseException | None = None
+        begun = False
         try:
-            for ask in self._asks:
+            asks = self._asks(self._cancelled.is_set)
+            begun = True
+            for ask in asks:
                 self._answer(ask, pool, metrics)
         except _Cancelled:
             end = self._why
@@ -127,7 +133,8 @@ class Job:
             end = error
         except BaseException as error:
             expected = isinstance(error, DgemmaError | MemoryError)
-            log.error("a generation of %s failed: %s", self.model.name, error, exc_info=None if expected else error)
+            if begun or not expected:  # else it is the request that is wrong
+                log.error("a generation of %s failed: %s", self.model.name, error, exc_info=None if expected else error)
             end = error
         self._tell(end)
 
@@ -142,12 +149,10 @@ class Job:
         with pool.lease(self.model.name, self.model.loaded, ask.ids, tokens, self._cancelled.is_set) as lease:
             if lease is None:
                 raise _Cancelled
-            frames = Frames(self.model.loaded) if self._frames else None
+            frames = Frames(self.model.loaded)
 
-            def on_step(event: StepEvent) -> None:
-                self._check()
-                if frames is not None:
-                    self._show(ask.index, frames.frame(event))
+            def show(event: StepEvent) -> None:
+                self._show(ask.index, frames.frame(event))
 
             def on_text(event: TextEvent) -> None:
                 nonlocal arrived
@@ -163,6 +168,7 @@ class Job:
                 options = replace(
                     ask.options, continue_=True, raw=True, system=None, think=False, tools=()
                 )  # all of which is in the ids already
+                on_step = show if self._frames else None
                 result = lease.session.generate(ask.ids[lease.kept :], options, on_step=on_step, on_text=on_text)
             finally:
                 self._session = None
@@ -204,6 +210,7 @@ class Jobs:
     def __init__(self, pool: Pool, metrics: Metrics, most: int) -> None:
         self._pool, self._metrics, self._most = pool, metrics, most
         self._running: set[Job] = set()
+        self._workers = Workers("dgemma-job")
         self.stopping = False
         self._seconds = 1.0  # of a request, lately
 
@@ -222,7 +229,7 @@ class Jobs:
                 429, f"{self._most} requests are waiting already; try again later", code="queue_full", retry_after=wait
             )
 
-    def start(self, model: Model, asks: Sequence[Ask], frames: bool) -> Job:
+    def start(self, model: Model, asks: Asks, frames: bool) -> Job:
         """Raises ApiError as `admit` does."""
         self.admit()
         job, started = Job(model, asks, frames), time.monotonic()
@@ -240,7 +247,7 @@ class Jobs:
                 with suppress(RuntimeError):  # as in `Job._tell`
                     job._loop.call_soon_threadsafe(ended)
 
-        threading.Thread(target=work, name="dgemma-job", daemon=True).start()
+        self._workers.run(work)
         return job
 
     def cancel(self, job: Job, why: ApiError | None = None) -> None:
@@ -258,3 +265,4 @@ class Jobs:
             self.cancel(job, overloaded("the server was stopped before the answer was complete; try again later", 10))
         if running:
             await asyncio.wait(running, timeout=10)
+        self._workers.close()

@@ -190,13 +190,11 @@ class ResponseForm:
                 if isinstance(one, Frame):
                     yield self._event(chat.FRAME, frame=one.canvas)
                 elif isinstance(one, Piece):
-                    for part in writer.piece(one.event.thinking, one.event.text):
-                        yield part
+                    yield b"".join(writer.piece(one.event.thinking, one.event.text))
                 elif isinstance(one, Done):
-                    for part in writer.end(one, self._calls(one)):
-                        yield part
+                    parts = b"".join(writer.end(one, self._calls(one)))
                     ended = self._ended(one, writer.items)
-                    yield self._event(f"response.{ended['status']}", response=ended)
+                    yield parts + self._event(f"response.{ended['status']}", response=ended)
                 else:
                     yield KEEP_ALIVE
         except ApiError as error:

@@ -62,7 +62,8 @@ def impatient(scope: Scope, send: Send, seconds: float) -> Send:
 
     async def sent(message: Message) -> None:
         try:
-            await asyncio.wait_for(send(message), seconds)
+            async with asyncio.timeout(seconds):
+                await send(message)
         except TimeoutError:
             abort: Callable[[], None] = scope.get("state", {}).get("abort", lambda: None)
             abort()

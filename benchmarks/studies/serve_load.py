@@ -36,6 +36,7 @@ LONG = (
 MOST = {True: 64, False: 256}  # tokens, by whether a question is short
 SEEDS = 5
 CACHE_GB = 0.02
+REQUESTS = 'dgemma_request_seconds_sum{path="/v1/chat/completions"}'
 NONSENSE = (b"", b"{", b"[]", b'{"model": 5}', b'{"model": "tiny", "messages": "x"}', b"\xff" * 100, b'{"model":"tiny","a":1}')
 
 
@@ -64,6 +65,7 @@ class Seen:
     errors: list[str] = field(default_factory=list)
     turns: dict[bool, list[int]] = field(default_factory=lambda: {True: [], False: []})
     first_s: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    generation_s: list[float] = field(default_factory=list)  # as the server says
     nonsense: dict[str, int] = field(default_factory=dict)
 
 
@@ -118,6 +120,7 @@ async def ask(port: int, one: Ask, seen: Seen, leave_after: float | None) -> Non
     if text != one.text:
         seen.wrong.append(f"{one.prompt} seed {one.seed}: {text!r}, not {one.text!r}")
     seen.turns[one.short].append(usage["waited_turns"])
+    seen.generation_s.append(usage["generation_s"])
     if first is not None:
         seen.first_s[one.short].append(first)
 
@@ -148,10 +151,15 @@ async def nonsense(port: int, seen: Seen, until: float, chance: random.Random) -
         await asyncio.sleep(0.1)
 
 
-def resident(port: int) -> int:
+def metric(port: int, name: str) -> float:
+    """A value that the server counts."""
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    return int(float(next(line.split()[1] for line in lines if line.startswith("process_resident_memory_bytes "))))
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def resident(port: int) -> int:
+    return int(metric(port, "process_resident_memory_bytes"))
 
 
 async def watch(port: int, memory: list[int], until: float) -> None:
@@ -194,8 +202,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 async def alone(port: int, session: Session, asks: Sequence[Ask], rounds: int) -> dict[str, Any]:
-    """One client beside a session, by turns: what the server takes on top of a generation."""
+    """One client beside a session, by turns: what the server takes on top of a generation. The client has a new connection for
+    each question, and its time ends when the server has closed it."""
     served, own, seen = list[float](), list[float](), Seen()
+    before = metric(port, REQUESTS)
     for _ in range(rounds):
         for one in asks:
             clock = time.perf_counter()
@@ -204,6 +214,8 @@ async def alone(port: int, session: Session, asks: Sequence[Ask], rounds: int) -
             clock = time.perf_counter()
             session.generate(one.prompt, seed=one.seed, max_new_tokens=MOST[one.short])
             own.append(time.perf_counter() - clock)
+    await asyncio.sleep(0.2)  # the server counts a request when its client has been answered
+    inside, generation = metric(port, REQUESTS) - before, sum(seen.generation_s)
     ratios = [a / b for a, b in zip(served, own, strict=True)]
     return {
         "pairs": len(own),
@@ -212,6 +224,12 @@ async def alone(port: int, session: Session, asks: Sequence[Ask], rounds: int) -
         "session_s": round(statistics.median(own), 4),
         "median_of_ratios": round(statistics.median(ratios), 4),
         "ratio_of_sums": round(sum(served) / sum(own), 4),
+        "mean_s": {
+            "session": round(sum(own) / len(own), 5),
+            "generation": round(generation / len(own), 5),
+            "server": round((inside - generation) / len(own), 5),
+            "client": round((sum(served) - inside) / len(own), 5),
+        },
     }
 
 

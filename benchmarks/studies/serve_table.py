@@ -12,6 +12,7 @@ def alone() -> str:
     """What a server adds to the time of a generation, and its time to the first text."""
     values = read("serve-load.json")
     one, start = values["alone"], values["start"]
+    parts = {name: 1000 * seconds for name, seconds in one["mean_s"].items()}
     return "\n".join(
         [
             *header("one client, and a session without a server", ""),
@@ -19,6 +20,9 @@ def alone() -> str:
             f"| median time per answer, server / session, s | {one['served_s']:.3f} / {one['session_s']:.3f} |",
             f"| time, server relative to session: median of pairs / sums | {one['median_of_ratios']:.3f} / "
             f"{one['ratio_of_sums']:.3f} |",
+            f"| mean time of the session, ms | {parts['session']:.1f} |",
+            f"| mean time through the server, ms: its generation / the rest of the server / client and connection | "
+            f"{parts['generation']:.1f} / {parts['server']:.1f} / {parts['client']:.1f} |",
             f"| from the command to the first text, s | {start['first_text_s']:.1f} |",
             "",
             _machine(one["machine"]),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from dgemma.core.cost import prefix_bytes
 from dgemma.core.shipped import bundle_path
 from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.session import Session
 from dgemma.serve.conversations import Pool
+from dgemma.serve.workers import Workers
 
 TOLD = "The quick brown fox jumps over the lazy dog while it sorts h g f e d c b a, "
 
@@ -56,3 +60,40 @@ def test_what_was_decoded_token_by_token_is_not_kept(base: Session) -> None:
     assert prefix.encoded >= chunk and prefix.whole_chunks == 0
     assert answer(pool, base, (*said, *ids[:40]), "diffusion")[0] == 0
     pool.forget("tiny")
+
+
+def test_caches_are_taken_over_where_nothing_is_lost_or_room_is_needed(base: Session) -> None:
+    length = base.manifest.chunk + 9
+    pool = Pool(2 * prefix_bytes(base.manifest.model, length + 64))
+    first, second, third = (base.prompt_ids(name + TOLD * 4)[:length] for name in ("One. ", "Two. ", "Three. "))
+    _, short = answer(pool, base, first[:20], "diffusion")  # nobody can go on from it
+    assert answer(pool, base, first, "diffusion") == (0, short)
+    _, other = answer(pool, base, second, "diffusion")
+    assert other is not short and pool.counts == (0, 2)
+    assert answer(pool, base, third, "diffusion") == (0, short) and pool.counts == (0, 2)  # the one used longest ago
+    assert answer(pool, base, second, "diffusion") == (base.manifest.chunk, other)
+    pool.forget("tiny")
+
+
+def test_threads_are_kept_and_end_when_told() -> None:
+    workers, ran = Workers("test-worker"), list[str]()
+    both = threading.Barrier(3)
+
+    def work() -> None:
+        both.wait(10)
+        ran.append(str(threading.get_ident()))
+        both.wait(10)
+
+    for _ in range(3):
+        workers.run(work)
+        workers.run(work)
+        both.wait(10)
+        both.wait(10)
+        while len(workers._idle) < 2:
+            time.sleep(0.001)
+    assert len(ran) == 6 and len(set(ran)) == 2
+    workers.close()
+    deadline = time.monotonic() + 10
+    while any(thread.name == "test-worker" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "threads go on"
+        time.sleep(0.001)
