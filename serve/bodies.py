@@ -39,7 +39,11 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     ), ((), NEVER)),
 }  # fmt: skip
 
-_TAGGED = ("response_format", "format")  # whose kinds pydantic names as parts of a path
+_TAGS = {  # whose kinds pydantic names as parts of a path
+    "response_format": ("text", "json_object", "json_schema"),
+    "format": ("text", "json_object", "json_schema"),
+    "tool_choice": ("function", "allowed_tools"),
+}
 
 
 class Body(BaseModel):
@@ -93,10 +97,8 @@ def _refusal(error: ValidationError) -> ApiError:
     errors = error.errors(include_url=False, include_input=False)
     found = max(errors, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
     names = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]
-    kinds = ("str", "int", "float", "TextPart", "Table", "ChosenTool", "ChosenResponseTool", "literal", "list")
-    tags = [
-        i for i, part in enumerate(names) if part in ("text", "json_object", "json_schema") and i and names[i - 1] in _TAGGED
-    ]
+    kinds = ("str", "int", "float", "TextPart", "Table", "literal", "list")
+    tags = [i for i, part in enumerate(names[1:], 1) if part in _TAGS.get(str(names[i - 1]), ())][:1]
     param = ".".join(str(part) for i, part in enumerate(names) if part not in kinds and i not in tags)[:200]
     if found["type"] == "extra_forbidden":
         return ApiError(

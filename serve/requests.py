@@ -17,7 +17,7 @@ from dgemma.core.structure import DEEPEST, GRAMMAR_DEPTH, REQUIRED
 from dgemma.serve.bodies import Body
 from dgemma.serve.errors import ApiError
 from dgemma.serve.formats import ChatFormat
-from dgemma.serve.tools import CHOICE, ChosenTool, Tool, ToolUse
+from dgemma.serve.tools import CHOICE, Tool, ToolChoice, ToolUse
 
 MOST_ANSWERS = 8
 _ENDS = r"^[0-9]{1,3}(\.[0-9]{1,6})?:[0-9]{1,3}(\.[0-9]{1,6})?$"
@@ -224,7 +224,7 @@ class ChatRequest(ToolUse, Generation):
     max_completion_tokens: Number | None = None
     stream_options: StreamOptions | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = Field(None, description=CHOICE)
+    tool_choice: ToolChoice | None = Field(None, description=CHOICE)
     think: bool | None = Field(None, description="Let the model think before it answers.")
     logprobs: bool | None = Field(None, description="Report each token's log-probability; in a stream, in the last chunk.")
     response_format: ChatFormat | None = Field(

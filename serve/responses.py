@@ -18,7 +18,7 @@ from dgemma.serve.jobs import Ask, Done, Event, Frame, Piece
 from dgemma.serve.models import Model
 from dgemma.serve.requests import Generation, Number
 from dgemma.serve.streams import KEEP_ALIVE, event
-from dgemma.serve.tools import CHOICE, ChosenResponseTool, ResponseTool, ToolUse
+from dgemma.serve.tools import CHOICE, ResponseTool, ResponseToolChoice, ToolUse
 
 
 class InputPart(Body):
@@ -78,7 +78,7 @@ class ResponseRequest(ToolUse, Generation):
     instructions: str | None = Field(None, min_length=1, description="A system turn before the input.")
     max_output_tokens: Number | None = None
     tools: list[ResponseTool] | None = Field(None, max_length=128)
-    tool_choice: Literal["auto", "none", "required"] | ChosenResponseTool | None = Field(None, description=CHOICE)
+    tool_choice: ResponseToolChoice | None = Field(None, description=CHOICE)
     think: bool | None = Field(None, description="Let the model think before it answers.")
     text: TextOptions | None = Field(
         None, description="Form of the answer: text, a JSON object, or JSON that follows a schema."
@@ -165,7 +165,7 @@ class ResponseForm:
             "store": False,
             "temperature": body.temperature if isinstance(body.temperature, float | int) else None,
             "text": {"format": _format(body.text)},
-            "tool_choice": choice.model_dump() if isinstance(choice, ChosenResponseTool) else choice or "auto",
+            "tool_choice": choice or "auto" if choice is None or isinstance(choice, str) else choice.model_dump(),
             "tools": [{"strict": False, **{k: v for k, v in tool.items() if v is not None}} for tool in tools],
             "top_p": None,
             "truncation": "disabled",

@@ -25,6 +25,7 @@ MOST_STATES = 20_000
 LONGEST = 1 << 20  # characters of an expression
 _TOO_LARGE = ": needs too many states, or too much time; counts such as {1,1000} need many: use fewer, or smaller ones"
 _DETERMINIZE = Path(__file__).with_name("determinize.py")
+_LIMITED = Path(__file__).with_name("limited.py")
 
 
 class _Children:
@@ -164,9 +165,12 @@ def _determinized(regex: str, shown: tuple[str, str], patience: Patience) -> byt
 
 
 def in_a_program(path: Path, given: bytes, shown: Sequence[str], patience: Patience) -> tuple[int, bytes, bytes]:
-    """Exit status, output and errors of a program in Python; `shown` begins errors. Raises UsageError, Cancelled, Late."""
+    """Exit status, output and errors of a program in Python, which has limits; `shown` begins errors.
+
+    Raises UsageError, Cancelled, Late.
+    """
     try:
-        return _CHILDREN.run([sys.executable, "-P", str(path)], given, patience)
+        return _CHILDREN.run([sys.executable, "-P", str(_LIMITED), str(path)], given, patience)
     except OSError as error:
         raise UsageError(*shown, f": needs a second Python process, which cannot start ({error.strerror or error})") from None
 

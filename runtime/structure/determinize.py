@@ -9,24 +9,16 @@ state of every transition. Exit status 3: the library's reason is on standard er
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from array import array
 
 MOST_STATES = 60_000  # before states that are alike become one
-MEMORY, SECONDS = 2 << 30, 20  # bytes, and of the processor, where the system can limit them
 END = "\U0010ffff"  # stands behind every text: a match that nothing can follow is no reason to leave out longer ones
 
 
 def run() -> int:
     from outlines_core import Index, Vocabulary
 
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     regex = sys.stdin.buffer.read().decode()
     try:
         index = Index(f"(?:{regex}){END}", Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)}))

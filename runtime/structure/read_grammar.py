@@ -13,7 +13,6 @@ texts have one.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import re._parser as read  # type: ignore[import-not-found]  # as lark itself reads expressions
@@ -22,7 +21,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-MEMORY, SECONDS = 2 << 30, 20  # bytes, and of the processor, where the system can limit them
 LIBRARY = ("common", "lark", "python", "unicode")  # the grammars that come with lark
 # common.ESCAPED_STRING from its second character on: up to a quote behind an even number of backslashes. The same texts without
 # look-around.
@@ -47,12 +45,6 @@ def run() -> int:
     from lark import Lark
     from lark.exceptions import LarkError
 
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     text = sys.stdin.buffer.read().decode()
     try:
         found = Lark(text, parser="earley", lexer="dynamic_complete", import_paths=[_imported])

@@ -46,6 +46,22 @@ WEATHER: dict[str, Any] = {
         },
     },
 }
+OPTIONAL: dict[str, Any] = {  # fields that may be null, as people write them and as pydantic does
+    "type": "function",
+    "function": {
+        "name": "find",
+        "description": "Finds.",
+        "parameters": {
+            "type": ["object", "null"],
+            "properties": {
+                "text": {"type": ["string", "null"], "enum": ["a", None], "description": "what"},
+                "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+                "tags": {"type": "array", "items": {"type": ["string", "integer"]}},
+                "how": {"type": "object", "properties": {"deep": {"type": ["boolean", "null"]}}},
+            },
+        },
+    },
+}
 TIME: dict[str, Any] = {"type": "function", "function": {"name": "time", "description": "Says the time."}}
 ARGUMENTS: dict[str, Any] = {"place": "a,b:{c}[d]", "Days": [1, -2.5, True, None], "how": {"z": "", "a": []}, "n": 10**12}
 TEMPLATES = {
@@ -112,6 +128,13 @@ def test_roles_thinking_and_tools_over_awkward_text(both: Both, order: tuple[str
     for text, think, tools in product([*TEXTS, ""], (False, True), ((), (WEATHER, TIME))):
         messages = talk(order, text)
         assert both.ours(messages, think, tools) == both.expected(messages, think, tools), (text, think, bool(tools))
+
+
+def test_types_that_may_be_null_are_written_as_transformers_writes_them(both: Both) -> None:
+    messages = talk(["user"], "x")
+    ours = both.ours(messages, tools=[OPTIONAL])
+    assert ours == both.expected(messages, tools=[OPTIONAL])
+    assert "['STRING', 'NULL']" in both.theirs.decode(ours)
 
 
 @pytest.mark.parametrize("text", ["", "It rains.", " \n It rains. \n"])

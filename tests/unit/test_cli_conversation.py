@@ -171,3 +171,27 @@ def test_a_call_can_be_forced(bundle: str, spoken: dict[str, Any], capsys: pytes
     fails(capsys, [*ask, "--tool-choice", "h"], "--tool-choice 'h' is no tool; choose one of auto, required, f, g")
     fails(capsys, [*ask, "--tool-choice", "f", "--regex", "a"], "--tool-choice makes the answer a call; leave --regex out")
     fails(capsys, ["run", bundle, "-p", "x", "--tool-choice", "f"], "--tool-choice needs tools, which --messages gives")
+
+
+def test_a_chat_can_have_tools(
+    bundle: str,
+    spoken: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    spoken["answer"] = _ids("No.")
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps([{"function": {"name": "f"}}, {"function": {"name": "g"}}]))
+    for choice, says in (("auto", "No.\nNo.\n"), ("g", "g {}\ng {}\n")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("4?\nAnd now?\n"))
+        assert dispatch(["chat", bundle, "--tools", str(file), "--tool-choice", choice]) == 0
+        assert capsys.readouterr().out == says
+    ask = ["chat", bundle, "--tools", str(file)]
+    fails(capsys, [*ask, "--tool-choice", "h"], "--tool-choice 'h' is no tool; choose one of auto, required, f, g")
+    fails(capsys, ["chat", bundle, "--tool-choice", "f"], "--tool-choice needs --tools; give it")
+    fails(capsys, ["chat", str(write_bundle(tmp_path / "plain")), "--tools", str(file)], "does not support tools")
+    file.write_text('[{"function": {}}]')
+    fails(capsys, ask, f"--tools {file}: tool 1: must be an object such as")
+    file.write_text("{")
+    fails(capsys, ask, f"--tools {file}: is not JSON in UTF-8; write a list of declarations")

@@ -205,6 +205,9 @@ def test_a_negative_prompt_keeps_the_system_turn_and_the_tools(bundle: Bundle, t
         ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": 1}}}}]}, "every property"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "x": {1}}}]}, "tool 1: must hold only JSON values"),
         ({"prompt": "x", "tools": [{"function": {"name": "f", "response": 5}}]}, "tool 1: response must be an object"),
+        ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"type": 5}}}]}, "a string, or a list of them"),
+        ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"type": []}}}]}, "a string, or a list of them"),
+        ({"prompt": "x", "tools": [{"function": {"name": "f", "parameters": {"type": ["null", 5]}}}]}, "or a list of them"),
         (
             {"prompt": "x", "tools": [{"function": {"name": "f", "response": {"description": 105}}}]},
             "of the response must be a",

@@ -114,6 +114,31 @@ def test_responses_are_forced(client: openai.OpenAI, choice: Any) -> None:
     assert not any("text" in kind for kind in kinds)
 
 
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_tools_are_restricted_to_those_that_are_allowed(client: openai.OpenAI) -> None:
+    """As if no others were declared."""
+    for seed in range(3):
+        forced = create(client, tool_choice=allowed("required", "reset"), seed=seed)
+        alone = create(client, tool_choice="required", tools=TOOLS[1:], seed=seed)
+        assert [call.function.name for call in forced.choices[0].message.tool_calls] == ["reset"]
+        assert forced.usage.prompt_tokens == alone.usage.prompt_tokens
+    free = create(client, tool_choice=allowed("auto", "reset"))
+    assert free.choices[0].message.content == "No." and free.usage.prompt_tokens == forced.usage.prompt_tokens
+    assert create(client, tool_choice=allowed("auto", "reset", "clock")).usage.prompt_tokens > free.usage.prompt_tokens
+    Talker.said = ROME
+    choice: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "clock"}]}
+    more: Any = {"model": "talker", "input": "How late is it?", "tools": RESPONSE_TOOLS}
+    found = client.responses.create(**more, tool_choice=choice)
+    assert [item.type for item in found.output] == ["function_call"] and found.to_dict()["tool_choice"] == choice
+    alone = client.responses.create(**{**more, "tools": RESPONSE_TOOLS[:1]}, tool_choice="required")
+    assert found.usage is not None and alone.usage is not None
+    assert found.usage.input_tokens == alone.usage.input_tokens
+
+
 def test_a_call_that_fills_the_limit_is_complete(client: openai.OpenAI) -> None:
     Talker.said = ROME
     found = create(client, tool_choice=NAMED, max_tokens=len(ROME))
@@ -135,6 +160,10 @@ STRICT = [{"type": "function", "function": {**RESET, "strict": True}}]
         ({"tools": None, "tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "horn"}}}, "tool_choice", "horn is not among the tools"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function", "is missing"),
+        ({"tool_choice": allowed("auto", "reset", "horn")}, "tool_choice", "horn is not among the tools"),
+        ({"tool_choice": allowed("none", "reset")}, "tool_choice.allowed_tools.mode", "'auto' or 'required'"),
+        ({"tool_choice": allowed("auto")}, "tool_choice.allowed_tools.tools", "at least 1 item"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice", "'auto', 'none' or 'required'"),
         ({"tool_choice": "any"}, "tool_choice", "'auto', 'none' or 'required'"),
         ({"tool_choice": "required", "tools": OPEN}, "tools", "'f': #/additionalProperties is not supported in a call"),
         ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice", "leave response_format out"),

@@ -245,4 +245,4 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert dispatch([*ask, "--grammar", str(grammar), "--grammar-depth", "0"]) == 0
     assert capsys.readouterr().out.strip() in ("b", "<b>")
     grammar.write_text("start: (")
-    fails(capsys, [*ask, "--grammar", str(grammar)], "--grammar: line 1, column 9 is not in Lark's form")
+    fails(capsys, [*ask, "--grammar", str(grammar)], f"--grammar {grammar}: line 1, column 9 is not in Lark's form")

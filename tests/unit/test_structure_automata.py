@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +88,18 @@ def test_huge_automata_are_refused_in_bounded_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(token_automaton, "MOST_EDGES", 10)
     with pytest.raises(UsageError, match="regex is too large for this vocabulary"):
         lifted("[ab]{0,9}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit what they can")
+def test_programs_have_limits_of_memory_and_of_time(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import resource, sys\nassert __name__ == '__main__' and sys.stdin.read() == 'given'\n"
+        "print(resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_CPU))\nbytearray(3 << 30)"
+    )
+    status, written, said = byte_automaton.in_a_program(program, b"given", ("it",), Patience())
+    assert written.split(b"\n")[0] == b"(2147483648, 2147483648) (20, 20)"
+    assert status == 1 and said.strip().endswith(b"MemoryError")
 
 
 def test_a_missing_library_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

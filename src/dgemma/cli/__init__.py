@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -57,6 +57,9 @@ _OTHER_NAMES = {
     "memory_bytes": "memory",
     "timeout_s": "timeout",
 }
+
+# Parameters of Python that are given as files, which messages name as well.
+_FILES = ("json_schema", "grammar")
 
 _GLOBAL = "`dgemma -v COMMAND …` logs its work to stderr, with the time."
 
@@ -169,15 +172,16 @@ def _invoke(name: str, args: list[str]) -> int:
         for one in command.params:
             if one.param_type_name == "argument":  # whose Python type newer versions of typer would show
                 one.display_type_rich = lambda ctx: None  # type: ignore[attr-defined]
-        spelling = _spelling(command.params)
+        spelling, files = _spelling(command.params), dict[str, str]()
         with command.make_context(f"dgemma {name}", args) as context:  # not `main`, which turns a broken pipe into status 1
+            files = {name: str(file) for name in _FILES if (file := context.params.get(name)) is not None}
             _tell_renamed(seen)
             raise_again()
             status = command.invoke(context)
     except typer.Exit as end:  # --help
         status = end.exit_code
     except DgemmaError as error:
-        return _fail(error.spelled(spelling))
+        return _fail(error.spelled({**spelling, **_with_file(error, spelling, files)}))
     except ModuleNotFoundError as error:
         return _missing(name, error)
     except (OSError, MemoryError):
@@ -208,6 +212,12 @@ def _spelling(declared: Sequence[Any]) -> dict[str, str]:
     options = [one for one in declared if one.param_type_name == "option"]
     typed = {one.name: max(one.secondary_opts or one.opts, key=len) for one in options}
     return {**typed, **{name: typed[option] for name, option in _OTHER_NAMES.items() if option in typed}}
+
+
+def _with_file(error: Any, spelling: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
+    """The option that a message begins with, together with the file that was given, if it takes one."""
+    first = str(next(iter(error.parts), ""))
+    return {first: f"{spelling[first]} {files[first]}"} if first in error.params and first in files else {}
 
 
 def _tell_renamed(seen: Sequence[str]) -> None:

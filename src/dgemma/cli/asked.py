@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from dgemma.cli.messages_file import read_conversation
 from dgemma.cli.text_file import read_text
 from dgemma.core.errors import UsageError
 from dgemma.core.messages import Message
-from dgemma.core.structure import NOT_FORCED, forced
+from dgemma.core.structure import NOT_FORCED, Structure, forced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,13 @@ class AskedFlags:
         if self.prompt_ids is not None:
             return Asked(prompt=_ids(self.prompt_ids))
         return Asked(prompt=self.prompt if self.prompt is not None or bare else _stdin())
+
+
+def calling(structure: Structure | None, calls: Sequence[Mapping[str, Any]]) -> Structure | None:
+    """Of an answer that is to be one of these calls, if there are any; raises UsageError where it is to be something else."""
+    if not calls:
+        return structure
+    return Structure(calls=calls) if structure is None else replace(structure, calls=calls)
 
 
 def _lines(path: Path) -> list[str]:

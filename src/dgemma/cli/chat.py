@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from dgemma.cli.asked import calling
 from dgemma.cli.conversation import COMMANDS, HELP, Conversation
 from dgemma.cli.generation import GenerationFlags
 from dgemma.cli.groups import grouped
+from dgemma.cli.messages_file import read_declarations
 from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.profile import read_profile
+from dgemma.core.structure import NOT_FORCED, forced
 from dgemma.runtime.session import Session
 
 EDITING = "Enter sends, Alt+Enter starts a new line, the arrow keys bring back earlier lines, Ctrl-C clears the line."
@@ -20,10 +28,32 @@ DEFAULT = GenerateOptions(continue_=True)
 
 @grouped
 def run(
-    bundle: BundleArgument, *, engine: EngineOption = None, generation: GenerationFlags, threads: ThreadsOption = None
+    bundle: BundleArgument,
+    *,
+    tools: Annotated[
+        Path | None,
+        typer.Option(
+            "--tools", metavar="FILE", help="A JSON list of tools that the model may call. Calls are shown; nothing runs them."
+        ),
+    ] = None,
+    tool_choice: Annotated[
+        str,
+        typer.Option(
+            "--tool-choice",
+            metavar="auto|required|NAME",
+            help="Whether every answer must call a tool of --tools, or the tool NAME.",
+        ),
+    ] = NOT_FORCED,
+    engine: EngineOption = None,
+    generation: GenerationFlags,
+    threads: ThreadsOption = None,
 ) -> None:
+    if tools is None and tool_choice != NOT_FORCED:
+        raise UsageError("--tool-choice needs --tools; give it, or leave --tool-choice out")
     profile = read_profile(generation.profile)
+    declared = () if tools is None else read_declarations(tools)
     options = generation.options(profile, DEFAULT)
+    options = replace(options, tools=declared, structure=calling(options.structure, forced(declared, tool_choice)))
     with Session.load(bundle, engine=engine, threads=threads) as session:
         profile.warn_unless_for(session.bundle.digest)
         if session.tokenizer is None or session.manifest.chat is None:

@@ -57,7 +57,7 @@ class Conversation:
         manifest, tokenizer = self.session.manifest, self.session.tokenizer
         if tokenizer is not None and options.speaks:
             turns = [Message(role="user", content="x")]
-            conversation_ids(manifest, tokenizer, turns, system=options.system, think=options.think)
+            conversation_ids(manifest, tokenizer, turns, system=options.system, think=options.think, tools=options.tools)
         if options.structure is not None:
             self.session.prompt_ids("x", options)
 

@@ -186,12 +186,7 @@ class StructureFlags:
         schema = None if self.json_schema is None else read_text("--json-schema", self.json_schema)
         grammar = None if self.grammar is None else read_text("--grammar", self.grammar)
         depth = self.grammar_depth
-        try:
-            return Structure.of(regex=self.regex, json_schema=schema, grammar=grammar, grammar_depth=depth, choices=choices)
-        except UsageError as error:
-            if error.param != "json_schema":
-                raise
-            raise UsageError(Param("json_schema"), f" {self.json_schema}", *error.parts[1:]) from None
+        return Structure.of(regex=self.regex, json_schema=schema, grammar=grammar, grammar_depth=depth, choices=choices)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,7 @@ from dgemma.core.messages import Message, read_messages, read_tools
 
 def read_conversation(path: Path, option: str = "--messages") -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
     """Messages and tools of a file; raises UsageError, which names the option."""
-    values: Any
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{option} {path}: cannot be read ({error.strerror or error}); name a JSON file") from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"{option} {path}: is not JSON in UTF-8; write a list of objects with role and content") from None
+    values = _json(path, option, "a list of objects with role and content")
     tools: object = ()
     if isinstance(values, dict):
         if unknown := sorted(values.keys() - {"messages", "tools"}):
@@ -30,6 +24,24 @@ def read_conversation(path: Path, option: str = "--messages") -> tuple[tuple[Mes
         return read_messages(values), read_tools(tools)
     except UsageError as error:
         raise UsageError(f"{option} {path}: ", *error.parts) from None
+
+
+def read_declarations(path: Path) -> tuple[dict[str, Any], ...]:
+    """Tools of the file of `--tools`; raises UsageError."""
+    values = _json(path, "--tools", "a list of declarations")
+    try:
+        return read_tools(values)
+    except UsageError as error:
+        raise UsageError(f"--tools {path}: ", *error.parts) from None
+
+
+def _json(path: Path, option: str, form: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror or error}); name a JSON file") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{option} {path}: is not JSON in UTF-8; write {form}") from None
 
 
 def write_conversation(path: Path, messages: Sequence[Message]) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dgemma.cli.answering import generate, generate_each, sample
-from dgemma.cli.asked import AskedFlags
+from dgemma.cli.asked import AskedFlags, calling
 from dgemma.cli.generation import DEFAULT, GenerationFlags, GuidanceFlags
 from dgemma.cli.groups import grouped
 from dgemma.cli.options import BundleArgument, EngineOption, JsonOption, TargetOption, ThreadsOption
@@ -21,7 +20,6 @@ from dgemma.cli.text_file import read_text
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.generate_options import AUTOREGRESSIVE, DECODERS, GenerateOptions
 from dgemma.core.profile import read_profile
-from dgemma.core.structure import Structure
 
 if TYPE_CHECKING:
     from dgemma.core.trajectory import Trajectory
@@ -155,7 +153,7 @@ def run(
         choice_probabilities=output.choice_probabilities,
         trace=output.trace is not None,
         tools=question.tools,
-        structure=options.structure if not question.calls else _calling(options.structure, question.calls),
+        structure=calling(options.structure, question.calls),
     )
     with Opened.load(bundle, engine=engine, threads=threads, target=target) as session:
         profile.warn_unless_for(session.bundle.digest)
@@ -166,11 +164,6 @@ def run(
         if question.prompts is not None:
             return generate_each(session, question.prompts, options, output.form)
         return generate(session, question.prompt, options, question.conversation, output.form, output.save)
-
-
-def _calling(structure: Structure | None, calls: Sequence[Mapping[str, Any]]) -> Structure:
-    """Of an answer that is to be a call; raises UsageError where it is to be something else as well."""
-    return Structure(calls=calls) if structure is None else replace(structure, calls=calls)
 
 
 def _check_decoder(decoder: str) -> None:

@@ -52,7 +52,7 @@ class Writer:
                 yield from self._required(parameters["required"])
                 yield ","
             if parameters.get("type"):
-                yield from ("type:", self.quote, parameters["type"].upper(), self.quote, "}")
+                yield from ("type:", self.quote, _upper(parameters["type"]), self.quote, "}")
         if "response" in function:
             response = function["response"] or {}
             yield ",response:{"
@@ -112,7 +112,7 @@ class Writer:
             yield from self._property(value if isinstance(value, Mapping) else {}, is_object=isinstance(value, Mapping))
 
     def _property(self, schema: Mapping[str, Any], *, is_object: bool) -> Parts:
-        kind = str(schema.get("type", "")).upper()
+        kind = _upper(schema.get("type", ""))
         said: list[list[int | str]] = []
         if schema.get("description"):
             said.append(["description:", self.quote, str(schema["description"]), self.quote])
@@ -145,9 +145,17 @@ class Writer:
                 yield "}"
             elif key == "required":
                 yield from self._required(value)
+            elif key == "type":
+                yield "type:"
+                yield from self.value(value.upper() if isinstance(value, str) else [one.upper() for one in value])
             else:
                 yield f"{key}:"
-                yield from self.value(value.upper() if key == "type" and isinstance(value, str) else value)
+                yield from self.value(value)
+
+
+def _upper(kind: object) -> str:
+    """As jinja's upper, which makes a text of anything: of several types, a list as Python writes it."""
+    return str(kind).upper()
 
 
 def read_call(texts: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -157,8 +157,12 @@ def _check_response(response: object, where: str) -> None:
 
 def _check_schema(schema: Mapping[str, Any], where: str) -> None:
     """What a declaration writes out must have the kinds that JSON schema gives it."""
-    for key, kind in (("properties", Mapping), ("items", Mapping), ("required", list | tuple), ("type", str)):
-        if key in schema and schema[key] is not None and not isinstance(schema[key], kind):
+    for key, kind in (("properties", Mapping), ("items", Mapping), ("required", list | tuple), ("type", str | list | tuple)):
+        value = schema.get(key)
+        fits = value is None or isinstance(value, kind)
+        if key == "type" and isinstance(value, list | tuple):
+            fits = bool(value) and all(isinstance(one, str) for one in value)
+        if not fits:
             raise UsageError(f"{where}: {key!r} of a schema must be {_KINDS[key]}")
     for value in (schema.get("properties") or {}).values():
         if not isinstance(value, Mapping):
@@ -168,7 +172,7 @@ def _check_schema(schema: Mapping[str, Any], where: str) -> None:
         _check_schema(schema["items"], where)
 
 
-_KINDS = {"properties": "an object", "items": "an object", "required": "a list", "type": "a string"}
+_KINDS = {"properties": "an object", "items": "an object", "required": "a list", "type": "a string, or a list of them"}
 
 
 def _is_json(value: object) -> bool:
