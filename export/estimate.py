@@ -159,6 +159,7 @@ class Estimate:
                 "layers": 6 + 3.8 * layers,  # experts are three products or one operator, whatever their number
                 "encode": 4 + 0.1 * layers,
                 "denoise": 10 + 0.1 * layers,
+                "denoise_guided": 10 + 0.1 * layers,
                 "denoise_active": 16 + 0.1 * layers,
                 "decode": 6 + 0.1 * layers,
                 "check": 6 + 0.1 * layers,
@@ -175,8 +176,8 @@ class Estimate:
         took = sum(stage.seconds for stage in self.plan)
         return [
             f"checkpoint  {checkpoint}: {self.parameters:,} parameters, {request.config.num_layers} layers{kind}",
-            f"graphs      encode, denoise, denoise_active, generate, decode, check for {', '.join(self.engines)}"
-            + (", denoise_guided for onnx" if "onnx" in self.engines else ""),
+            f"graphs      encode, denoise, denoise_guided, denoise_active, generate, decode, check for "
+            f"{', '.join(self.engines)}",
             f"lengths     canvas {shapes.canvas}, chunk {shapes.chunk}, context {shapes.context}, "
             f"{request.sampler.steps} steps",
             f"weights     recipe {request.recipe.name}: "

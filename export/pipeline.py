@@ -52,8 +52,6 @@ def lower(engine: str, request: ExportRequest, weights: Weights, stage: Path, pr
     report = executorch.lower(model, quantized, sampler, shapes, stage / "executorch" / "model.pte", progress)
     graphs = {}
     for name, (inputs, outputs) in wanted.items():
-        if name not in report:
-            continue
         if name == "generate":  # its prefix is always the whole context
             inputs = [replace(t, shape=tuple(shapes.context if d in PREFIX_DIMS else d for d in t.shape)) for t in inputs]
         graphs[name] = GraphSpec(file="executorch/model.pte", method=name, inputs=tuple(inputs), outputs=tuple(outputs))

@@ -9,7 +9,7 @@ LOAD, QUANTIZE, GOLDEN = "load", "quantize", "golden"
 ONNX = {part: f"onnx: {part}" for part in ("embed", "condition", "stack", "head", "graphs")}
 EXECUTORCH = {
     part: f"executorch: {part}"
-    for part in ("layers", "encode", "denoise", "denoise_active", "decode", "check", "generate", "write")
+    for part in ("layers", "encode", "denoise", "denoise_guided", "denoise_active", "decode", "check", "generate", "write")
 }
 
 

@@ -1,1 +1,1 @@
-"""Lowering to ExecuTorch: exported programs → one `.pte` with the four methods, matrix products in XNNPACK."""
+"""Lowering to ExecuTorch: exported programs → one `.pte` with all methods, matrix products in XNNPACK."""

@@ -60,6 +60,13 @@ class DenoiseActive(nn.Module):
         self.model, self.stack, self.policy = model, stack, policy
         self.register_buffer("mode", torch.tensor([True]), persistent=False)
 
+    def run(
+        self, canvas: Tensor, positions: Tensor, soft: Tensor, length: Tensor, settled: Tensor, prefix: list[Tensor]
+    ) -> list[Tensor]:
+        """Hidden states [1, A, D], then keys and values."""
+        x = self.model.self_conditioning(self.model.embed(canvas), soft)
+        return list(self.stack(x, length, self.mode, positions, settled, prefix))
+
     def forward(
         self,
         canvas: Tensor,
@@ -72,8 +79,7 @@ class DenoiseActive(nn.Module):
         prefix: list[Tensor],
     ) -> tuple[Tensor, ...]:
         """As `graphs.DenoiseActive`."""
-        x = self.model.self_conditioning(self.model.embed(canvas), soft)
-        hidden, *new = self.stack(x, prefix_length, self.mode, positions, settled, prefix)
+        hidden, *new = self.run(canvas, positions, soft, prefix_length, settled, prefix)
         return (*sample(self.model, self.policy, hidden, words, temperature), *new)
 
 
@@ -94,3 +100,24 @@ class Denoise(DenoiseActive):
         step = super().forward(canvas, positions, soft, words, temperature, prefix_length, self.settled, prefix)
         following, argmax, entropy, accepted, soft, drawn, likeliest, log_probs = step[:8]
         return following, argmax, entropy, accepted, soft, drawn, likeliest, log_probs
+
+
+class DenoiseGuided(Denoise):
+    """`graphs.DenoiseGuided` over a lowered stack."""
+
+    def forward(  # type: ignore[override]
+        self,
+        canvas: Tensor,
+        soft: Tensor,
+        words: Tensor,
+        temperature: Tensor,
+        guidance: Tensor,
+        negative: Tensor,
+        prefix_length: Tensor,
+        prefix: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """As `graphs.DenoiseGuided`."""
+        positions = torch.arange(canvas.shape[1])[None]
+        hidden = self.run(canvas, positions, soft, prefix_length, self.settled, prefix)[0]
+        guided = negative + guidance * (hidden - negative)
+        return (*sample(self.model, self.policy, guided, words, temperature), hidden)

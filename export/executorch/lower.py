@@ -21,7 +21,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.export.attention import replace_attention
 from dgemma.export.deferred import deferring
 from dgemma.export.executorch import native_ops
-from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, Encode
+from dgemma.export.executorch.body import Check, Decode, Denoise, DenoiseActive, DenoiseGuided, Encode
 from dgemma.export.executorch.dedup_constants import dedup_constants
 from dgemma.export.executorch.exir_patches import patched_exir
 from dgemma.export.executorch.fake_results import remembered_results
@@ -112,6 +112,7 @@ def lower(
         methods = {
             "encode": Encode(model, stack),
             "denoise": Denoise(model, stack, policy),
+            "denoise_guided": DenoiseGuided(model, stack, policy),
             "denoise_active": DenoiseActive(model, stack, policy),
             "decode": Decode(model, stack),
             "check": Check(model, stack),

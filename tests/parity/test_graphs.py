@@ -366,7 +366,7 @@ def decibels(found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
 def test_w8_products_run_in_xnnpack() -> None:
     """No matrix product and no quantize or dequantize node is left to the CPU kernels."""
     report = Bundle.open(micro_bundle.bundle("executorch", "w8")).manifest.quantization["lowering"]["executorch"]["operations"]
-    assert set(report) == {"encode", "denoise", "denoise_active", "generate", "decode", "check"}
+    assert set(report) == {"encode", "denoise", "denoise_guided", "denoise_active", "generate", "decode", "check"}
     for counts in report.values():
         assert counts["matrix_products_on_cpu"] == 0 and counts["quantization_on_cpu"] == 0
         assert counts["delegated"] > 50

@@ -20,6 +20,7 @@ from dgemma.model.generate import generate
 from dgemma.runtime.generator import Generator
 from dgemma.runtime.session import Session
 
+ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 ROWS = ("step", "argmax", "accepted", "canvas_out", "tokens")
 NEGATIVE = micro.prompt(30)[::-1]
 GUIDED = {
@@ -35,9 +36,9 @@ def model() -> Denoiser:
     return checkpoint.load(micro_bundle.checkpoint()).model
 
 
-@pytest.fixture
-def session() -> Any:
-    with Session.load(micro_bundle.bundle("onnx"), engine="onnx", threads=1) as opened:
+@pytest.fixture(params=ENGINES)
+def session(request: pytest.FixtureRequest) -> Any:
+    with Session.load(micro_bundle.bundle(request.param), engine=request.param, threads=1) as opened:
         yield opened
 
 
@@ -103,9 +104,10 @@ def test_options_of_the_sampler_go_with_it(session: Session, model: Denoiser) ->
 
 
 def test_a_bundle_without_the_graph_says_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = {name: spec for name, spec in session.manifest.graphs["onnx"].items() if name != "denoise_guided"}
-    old: Manifest = replace(session.manifest, graphs={"onnx": graphs})
+    engine = session.engine
+    graphs = {name: spec for name, spec in session.manifest.graphs[engine].items() if name != "denoise_guided"}
+    old: Manifest = replace(session.manifest, graphs={engine: graphs})
     generator: Generator = session._generator
     monkeypatch.setattr(generator, "_manifest", old)
-    with pytest.raises(UsageError, match="guidance: this bundle has no 'denoise_guided' for onnx; use engine onnx; if"):
+    with pytest.raises(UsageError, match=f"guidance: this bundle has no 'denoise_guided' for {engine}; use engine onnx"):
         found(session, 0, GUIDED["less self-conditioning"])

@@ -25,8 +25,7 @@ from dgemma.verify import golden
 from dgemma.verify.golden import FILE, prompts
 
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
-GRAPHS = ("encode", "denoise", "denoise_active", "generate", "decode", "check")
-OWN = {"onnx": {"denoise_guided"}, "executorch": set[str]()}  # graphs that the other engine has not
+GRAPHS = ("encode", "denoise", "denoise_guided", "denoise_active", "generate", "decode", "check")
 FLOAT_BYTES = 4 * sum(p.numel() for p in micro.model().parameters())
 OVERHEAD = 160_000  # bytes: the graphs without weights, and the gaps between aligned tensors
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool"}
@@ -38,7 +37,7 @@ def test_manifest(engine: str) -> None:
     assert manifest.format_version == FORMAT_VERSION and set(manifest.engines) >= {engine}
     assert manifest.model == micro.CONFIG and manifest.sampler == micro.POLICY
     assert (manifest.canvas_length, manifest.steps, manifest.context, manifest.chunk) == (micro.N, micro.T, micro.CONTEXT, 64)
-    assert set(manifest.graphs[engine]) == {*GRAPHS, *OWN[engine]}
+    assert set(manifest.graphs[engine]) == set(GRAPHS)
     assert manifest.dims == {"S": (1, micro.CONTEXT), "L": (1, micro.CONTEXT), "C": (1, 64), "R": (1, 64), "A": (1, micro.N)}
     assert manifest.quantization["recipe"] == "fp32" and manifest.quantization["bits_per_weight"] == 32
     assert {"config.json", "model.safetensors"} <= set(manifest.provenance["files"])

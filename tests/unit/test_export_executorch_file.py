@@ -106,7 +106,7 @@ def test_integers_of_a_whole_model_come_back(experts: bool, tmp_path: Path) -> N
     shapes = Shapes(canvas=micro.N, chunk=micro.N, context=micro.CONTEXT)
     with quiet():
         share = lower.lower(model, canonical, micro.POLICY, shapes, path, lambda _: None)
-    assert list(share) == ["encode", "denoise", "denoise_active", "decode", "check", "generate"]
+    assert list(share) == ["encode", "denoise", "denoise_guided", "denoise_active", "decode", "check", "generate"]
     assert not any(s["matrix_products_on_cpu"] or s["quantization_on_cpu"] for s in share.values())
     layout = Layout(path.read_bytes())
     table = canonical["embed_tokens.weight"].integers.numel()
