@@ -339,6 +339,28 @@ def denoise(
     return logits, found if taps else {}
 
 
+def denoise_guided(
+    weights: Weights,
+    config: ModelConfig,
+    canvas: Array,
+    passes: tuple[tuple[Array, Prefix, Array], tuple[Array, Prefix, Array]],
+    scale: Array,
+) -> Array:
+    """Two passes over a canvas, whose logits become l₋ + scale · (l − l₋) before the softcap.
+
+    Args:
+        canvas: as in `denoise`.
+        passes: soft, prefix and length, as in `denoise`, of the answer's pass and of the one that it is pushed away from.
+        scale: float32 scalar.
+    Returns:
+        as `denoise`'s logits.
+    """
+    hidden = [denoise(weights, config, canvas, *one, taps=True)[1]["hidden"] for one in passes]
+    own, other = (product("nd,vd->nv", x, weights["embed"]) for x in hidden)
+    cap = config.final_logit_softcapping
+    return cap * jnp.tanh((other + scale * (own - other)) / cap)
+
+
 def denoise_active(
     weights: Weights,
     config: ModelConfig,

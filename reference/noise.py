@@ -6,6 +6,8 @@ configured generator. It knows nothing of models.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -38,6 +40,7 @@ def words(key: Array, count: int) -> Array:
     return a ^ b
 
 
+@partial(jax.jit, static_argnames=("steps", "length"))
 def canvas_noise(seed: Array, canvas: Array, steps: int, length: int) -> tuple[Array, Array]:
     """All randomness of one canvas.
 

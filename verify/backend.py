@@ -76,11 +76,13 @@ class Backend(ABC):
         without_logits: why there are none, or None.
         chunk: most tokens that `extend` takes at once when taps are asked for.
         steers: whether `steered` can be called.
+        shows_guided: whether `steered_logits` has those of guided steps.
     """
 
     without_logits: str | None = None
     chunk = 64
     steers = False
+    shows_guided = False
 
     def __init__(self, name: str, config: ModelConfig, sampler: SamplerConfig) -> None:
         self.name, self.config, self.sampler = name, config, sampler
@@ -141,6 +143,11 @@ class Backend(ABC):
             raise ValueError(self.without_logits)
         result: npt.NDArray[np.float32] = out.logits / trajectory.temperature[row]
         return result
+
+    def steered_logits(self, trajectory: Trajectory, row: int, steer: Steer) -> npt.NDArray[np.float32]:
+        """`logits` of a generation under options."""
+        assert steer.guidance is None, f"{self.name} does not show guided steps"
+        return self.logits(trajectory, row)
 
 
 def ids_before(trajectory: Trajectory, canvas: int) -> list[int]:

@@ -19,6 +19,7 @@ from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose, open_engine
 from dgemma.runtime.engines.base import Engine, Feeds
+from dgemma.runtime.guide import GUIDED
 from dgemma.runtime.prefix import Prefix
 from dgemma.runtime.session import Session
 from dgemma.verify.backend import Array, Backend, StepOut, Taps
@@ -76,6 +77,7 @@ class EngineBackend(Backend):
             sampler=steer.sampler,
             ban=steer.ban,
             min_tokens=steer.min_tokens,
+            guidance=steer.guidance,
             max_new_tokens=max_new_tokens,
             seed=seed,
             trace=True,
@@ -90,6 +92,11 @@ class EngineBackend(Backend):
         """Whether a step of the bundle's graphs puts out draws and likeliest ids."""
         outputs = {spec.name for spec in self.bundle.graph(self.name, "denoise").outputs}
         return outputs >= set(CANDIDATE_OUTPUTS)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the bundle has a graph of guided steps."""
+        return GUIDED in self.bundle.manifest.graphs[self.name]
 
     @property
     def fuses_options(self) -> bool:

@@ -25,6 +25,7 @@ from dgemma.reference.texts import Reference
 from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
 from dgemma.verify.steer import Steer
 
+Held = tuple[denoiser.Prefix, np.int32 | int]  # a prefix, and how many of its slots are filled
 NAMES = {"bfloat16": "reference bfloat16", "float32": "reference float32"}
 
 
@@ -43,6 +44,7 @@ class JaxBackend(Backend):
         self._denoise = {taps: jax.jit(partial(_denoise, config, taps)) for taps in (False, True)}
         self._sampled = jax.jit(partial(_sampled, config, manifest.sampler))
         self._encode = jax.jit(partial(_tapped_encode, config))
+        self._guided = jax.jit(partial(denoiser.denoise_guided, config=config))
         self.reset()
 
     def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
@@ -54,29 +56,42 @@ class JaxBackend(Backend):
         n, stops = config.canvas_length, set(config.eos_token_ids)
         recorder, pending, committed = TrajectoryRecorder(n), list(prompt_ids), list[int]()
         self.reset()
+        other: Held | None = None
+        if steer.negative:
+            other = self._extended((self.reference.empty(self._slots), 0), steer.negative)
         while len(committed) < max_new_tokens and stops.isdisjoint(committed):
             self.extend(pending)
-            pending = self._steered_canvas(recorder, seed, len(committed) // n, options, steer.min_tokens - len(committed))
+            if other is not None and committed:
+                other = self._extended(other, pending)
+            pending = self._steered_canvas(recorder, seed, committed, options, steer, other)
             committed += pending
         tokens = committed[:max_new_tokens]
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
         return recorder.finish(prompt_ids, tokens[:end])
 
     def _steered_canvas(
-        self, recorder: TrajectoryRecorder, seed: int, index: int, options: SamplerOptions, least: int
+        self,
+        recorder: TrajectoryRecorder,
+        seed: int,
+        committed: Sequence[int],
+        options: SamplerOptions,
+        steer: Steer,
+        other: Held | None,
     ) -> list[int]:
-        """The steps of one canvas by `reference/steered.py`; what it commits."""
+        """The steps of one canvas by `reference/steered.py`; what it commits. `other`: the prefix of a negative prompt."""
         config, policy, n = self.config, self.sampler, self.config.canvas_length
+        index, least = len(committed) // n, steer.min_tokens - len(committed)
         key = jnp.array(key_from_seed(seed), jnp.uint32)
         initial, noise = canvas_noise(key, jnp.uint32(index), policy.steps, n)
         canvas = np.asarray(token_from_word(initial, config.vocab_size), np.int64)
         soft, words = np.zeros((n, config.hidden_size), np.float32), np.asarray(noise)
         steps, last, same = steered.schedule(options, policy), list[int](), 0
+        accepted: Array | None = None
         rebounds = any(bound != policy.entropy_bound for _, bound in steps)
         stability = policy.stability_threshold if options.stability is None else options.stability
         confidence = policy.confidence_threshold if options.confidence is None else options.confidence
         for i, (temperature, bound) in enumerate(steps):
-            out = self.step(canvas, soft, words[i], np.float32(temperature))
+            out = self._steered_step(i + 1, canvas, soft, words[i], np.float32(temperature), accepted, steer, other)
             assert out.logits is not None and out.drawn is not None
             tempered = out.logits / np.float32(temperature)
             given = {"count": policy.candidates(config.vocab_size), "pad": config.pad_token_id, "least": least}
@@ -90,8 +105,34 @@ class JaxBackend(Backend):
             same = same + 1 if last == before else 0
             if same >= stability and float(out.entropy.astype(np.float64).mean()) < confidence:
                 break
-            canvas, soft = done.canvas, out.soft
+            canvas, soft, accepted = done.canvas, out.soft, done.accepted
         return last
+
+    def _steered_step(
+        self,
+        number: int,
+        canvas: Array,
+        soft: Array,
+        words: Array,
+        temperature: np.float32,
+        accepted: Array | None,
+        steer: Steer,
+        other: Held | None,
+    ) -> StepOut:
+        """Step `number`, from 1; `accepted`, bool [N], by the one before; guided, where it is."""
+        guidance = steer.guidance
+        if guidance is None or not guidance.guides(number) or (other is None and accepted is None):
+            return self.step(canvas, soft, words, temperature)
+        known = soft if other is not None or accepted is None else np.where(accepted[:, None], soft, np.float32(0))
+        own: Held = self._prefix, np.int32(self._length)
+        passes, scale = ((soft, *own), (known, *(other or own))), np.float32(guidance.scale)
+        logits = self._guided(self.reference.weights, canvas=canvas.astype(np.int32), passes=passes, scale=scale)
+        return self._decided(logits, words, temperature)
+
+    def _extended(self, held: Held, ids: Sequence[int]) -> Held:
+        """A prefix and its length with more ids; the given one is used up."""
+        prefix, length = held
+        return self.reference.extend(prefix, int(length), list(ids)), np.int32(length + len(ids))
 
     def reset(self) -> None:
         self._prefix = self.reference.empty(self._slots)
@@ -127,6 +168,12 @@ class JaxBackend(Backend):
             self._prefix,
             np.int32(self._length),
         )
+        found = {name: _array(x) for name, x in tensors.items()}
+        shown = {layer: _array(x) for layer, x in routers.items()}
+        return replace(self._decided(logits, words, temperature), taps=found, routers=shown)
+
+    def _decided(self, logits: jax.Array, words: Array, temperature: np.float32) -> StepOut:
+        """What a step makes of logits [N, V]."""
         # Between two programs, so that it is rounded: inside one, XLA fuses the quotient into what reads it, unrounded, and at
         # temperature 1e-20 the likeliest id would not be 0 below itself.
         tempered = logits / np.float32(temperature)
@@ -141,8 +188,6 @@ class JaxBackend(Backend):
             drawn=np.asarray(done.drawn, np.int64),
             likeliest=np.asarray(candidates[0], np.int64),
             log_probs=np.asarray(candidates[1]),
-            taps={name: _array(x) for name, x in tensors.items()},
-            routers={layer: _array(x) for layer, x in routers.items()},
         )
 
 

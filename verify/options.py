@@ -55,13 +55,16 @@ def draw_all(
         runs: seed, most tokens and what was recorded, of the golden prompts, which take turns; a prompt that comes again has
             another seed.
     """
-    candidates = all(one.gives_candidates for one in backends if isinstance(one, EngineBackend) and one.steers)
-    found = []
+    engines = [one for one in backends if isinstance(one, EngineBackend) and one.steers]
+    candidates = all(one.gives_candidates for one in engines)
+    # Without the logits of guided steps, a near-tie could not be told from a fault.
+    guidance = all(one.guided for one in engines) and any(one.shows_guided for one in backends)
+    alone, found = ALONE + guidance, []
     for i in range(count):
-        number = i if count >= ALONE else ALONE + i
+        number = i if count >= alone else alone + i
         seed, most, recorded = runs[i % len(runs)]
         likely = sorted(set(recorded.argmax.ravel().tolist()))
-        steer = drawn(number, manifest, likely, candidates=candidates)
+        steer = drawn(number, manifest, likely, candidates=candidates, guidance=guidance)
         most = max(most, steer.min_tokens)
         seed = (seed + i // len(runs)) % (1 << 64)
         found.append(Steered(number=number, ids=recorded.prompt_ids.tolist(), seed=seed, most=most, steer=steer))
@@ -86,7 +89,7 @@ def compare(
         else:
             i, above = before
             limits = tolerance.widest(*tolerances[i + 1 : j + 1]).margins
-            entry |= {"against": backends[i].name, **_differences(backends[i], asked, above, runs, limits)}
+            entry |= {"against": backends[i].name, **_differences([*backends[i::-1], backend], asked, above, runs, limits)}
             if limits is not None:
                 entry["checks"].append(_check(DIVERGE, entry["differences"]))
         if isinstance(backend, EngineBackend) and backend.fuses_options:
@@ -103,7 +106,7 @@ def _fused(backend: EngineBackend, asked: Sequence[Steered], runs: Sequence[Traj
     if not pairs:
         return {}
     mine = [backend.steered(one.ids, one.seed, one.most, one.steer, loop="graph") for one, _ in pairs]
-    figures = _differences(backend, [one for one, _ in pairs], [run for _, run in pairs], mine, NEAR)
+    figures = _differences([backend], [one for one, _ in pairs], [run for _, run in pairs], mine, NEAR)
     return {"fused": {"drawn": len(pairs), **figures}}
 
 
@@ -118,15 +121,17 @@ def _same(a: Trajectory, b: Trajectory) -> bool:
 
 
 def _differences(
-    above: Backend,
+    judges: Sequence[Backend],
     asked: Sequence[Steered],
     first: Sequence[Trajectory],
     other: Sequence[Trajectory],
     limits: dict[Rule, float] | None,
 ) -> dict[str, Any]:
+    """`judges`: whose logits give margins: the first that shows a generation's steps."""
     found = []
     for one, a, b in zip(asked, first, other, strict=True):
-        if (d := difference(above, one, a, b)) is not None:
+        judge = judges[0] if one.steer.guidance is None else next(x for x in judges if x.shows_guided)
+        if (d := difference(judge, one, a, b)) is not None:
             allowed = None if limits is None else d.within(limits) is True
             limit = None if limits is None else limits[d.rule]
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(d).items()}
@@ -141,7 +146,7 @@ def difference(above: Backend, asked: Steered, a: Trajectory, b: Trajectory) -> 
     if found is None or found.margin is not None or found.rule == "host" or found.position is None:
         return found
     try:
-        tempered = above.logits(a, found.row)[found.position]  # [V]
+        tempered = above.steered_logits(a, found.row, asked.steer)[found.position]  # [V]
     except (ValueError, DgemmaError):  # no logits, and so no margin
         return found
     n = a.canvas_in.shape[1]

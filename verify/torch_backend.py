@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,8 +19,9 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.core.trajectory import Trajectory
 from dgemma.model import checkpoint, generate, sampler
 from dgemma.model.denoiser import KV, Denoiser
+from dgemma.model.guided import guided_logits
 from dgemma.model.taps import collecting
-from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
+from dgemma.verify.backend import Array, Backend, StepOut, Taps, ids_before, routers_of
 from dgemma.verify.steer import Steer
 
 
@@ -27,6 +29,7 @@ class TorchBackend(Backend):
     """`model.generate` on a checkpoint, or on a model that is loaded already."""
 
     steers = True
+    shows_guided = True
 
     def __init__(self, model: Path | Denoiser, sampler: SamplerConfig, canvas_length: int, name: str = "torch") -> None:
         self.model = model if isinstance(model, Denoiser) else checkpoint.load(model).model
@@ -40,7 +43,27 @@ class TorchBackend(Backend):
 
     def steered(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int, steer: Steer) -> Trajectory:
         given = {"seed": seed, "max_new_tokens": max_new_tokens, "options": steer.biased, "min_tokens": steer.min_tokens}
+        if steer.guidance is not None:
+            given |= {"guidance": steer.guidance, "negative_ids": steer.negative}
         return generate.generate(self.model, self.sampler, prompt_ids, **given).trajectory  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def steered_logits(self, trajectory: Trajectory, row: int, steer: Steer) -> npt.NDArray[np.float32]:
+        if (guidance := steer.guidance) is None:
+            return self.logits(trajectory, row)
+        index = int(trajectory.canvas_index[row])
+        before = ids_before(trajectory, index)
+        prefix = generate.extend(self.model, None, before)
+        negative = generate.extend(self.model, None, [*steer.negative, *before[len(trajectory.prompt_ids) :]])
+        soft = torch.zeros(1, trajectory.canvas_in.shape[1], self.config.hidden_size)  # [1, N, D]
+        accepted: Tensor | None = None
+        for number, i in enumerate(np.flatnonzero(trajectory.canvas_index[: row + 1] == index), 1):
+            canvas = torch.from_numpy(trajectory.canvas_in[i])[None]
+            logits = guided_logits(self.model, guidance, number, canvas, soft, prefix, negative, accepted)
+            tempered = logits / float(trajectory.temperature[i])
+            soft = self.model.soft_embed(tempered, self.sampler.top_k)
+            accepted = torch.from_numpy(trajectory.accepted[i])[None]
+        return _array(tempered[0])
 
     def reset(self) -> None:
         self._prefix: list[KV] | None = None

@@ -11,6 +11,7 @@ import micro_bundle
 import numpy as np
 import pytest
 
+from dgemma.core.guidance import Guidance
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.trajectory import Trajectory
 from dgemma.runtime.bundle import Bundle
@@ -23,6 +24,7 @@ from dgemma.verify.steer import OF_CANDIDATES, PLAIN, Steer, drawn
 from dgemma.verify.torch_backend import TorchBackend
 
 MOST = 2 * micro.N
+NAMES = (*PLAIN, *OF_CANDIDATES, "guidance")
 ENGINES = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 # What each option is called in `SamplerOptions`, where that is not its name.
 FIELDS = {"greedy": "temperature", "lower_bound": "entropy_bound", "higher_bound": "entropy_bound", "table": "schedule"}
@@ -47,9 +49,9 @@ def runs(eager: TorchBackend) -> list[tuple[int, int, Trajectory]]:
     return [(seed, MOST, eager.trajectory(micro.prompt(n), seed, MOST)) for seed, n in ((1, 11), (2, 24))]
 
 
-def asked(count: int, bundle: Bundle, runs: list[tuple[int, int, Trajectory]]) -> list[Steered]:
+def asked(count: int, bundle: Bundle, eager: TorchBackend, runs: list[tuple[int, int, Trajectory]]) -> list[Steered]:
     engine = EngineBackend(bundle, next(iter(bundle.manifest.graphs)), 1)
-    return options.draw_all(count, bundle.manifest, [engine], runs)
+    return options.draw_all(count, bundle.manifest, [eager, engine], runs)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -58,7 +60,9 @@ def test_all_backends_decide_the_same(engine: str, eager: TorchBackend, runs: li
     bundle = Bundle.open(micro_bundle.bundle(engine))
     reference = JaxBackend(micro_bundle.checkpoint(), "float32", bundle.manifest)
     backends: list[Backend] = [reference, eager, EngineBackend(bundle, engine, 1)]
-    found = options.compare(backends, [tolerance.SAME_FLOAT] * 3, asked(24, bundle, runs), quietly)
+    steered = asked(24, bundle, eager, runs)
+    assert sum(one.steer.guidance is not None for one in steered) >= 2
+    found = options.compare(backends, [tolerance.SAME_FLOAT] * 3, steered, quietly)
     assert list(found) == ["reference float32", "torch", engine]
     assert found["reference float32"]["changed"] >= 20 and found["reference float32"]["against"] is None
     for name, above in (("torch", "reference float32"), (engine, "torch")):
@@ -73,21 +77,21 @@ class Deaf(TorchBackend):
     ignored = ""
 
     def steered(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int, steer: Steer) -> Trajectory:
-        if self.ignored in ("ban", "min_tokens"):
+        if self.ignored in ("ban", "min_tokens", "guidance"):
             deaf = replace(steer, **{self.ignored: Steer.__dataclass_fields__[self.ignored].default})
         else:
             deaf = replace(steer, sampler=replace(steer.sampler, **{FIELDS.get(self.ignored, self.ignored): None}))
         return super().steered(prompt_ids, seed, max_new_tokens, deaf)
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *OF_CANDIDATES])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_option_that_one_side_ignores_is_found_and_named(
     name: str, bundle: Bundle, eager: TorchBackend, runs: list[tuple[int, int, Trajectory]]
 ) -> None:
-    number = [*PLAIN, *OF_CANDIDATES].index(name)
+    number = NAMES.index(name)
     deaf = Deaf(eager.model, micro.POLICY, micro.N, name="deaf")
     deaf.ignored = name
-    singles = asked(len([*PLAIN, *OF_CANDIDATES]), bundle, runs)
+    singles = asked(len(NAMES), bundle, eager, runs)
     chosen = [replace(singles[number], seed=seed) for seed in range(4)]
     found = options.compare([eager, deaf], [tolerance.SAME_FLOAT] * 2, chosen, quietly)["deaf"]
     assert found["checks"][0]["value"] >= 1 and not found["checks"][0]["passed"]
@@ -95,11 +99,27 @@ def test_an_option_that_one_side_ignores_is_found_and_named(
     assert all(f"{field} " in one["options"] for one in found["differences"])
 
 
+def test_logits_of_guided_steps_are_those_that_decided(
+    bundle: Bundle, eager: TorchBackend, runs: list[tuple[int, int, Trajectory]]
+) -> None:
+    prompts = ([7, 8, 9], None)
+    for guidance in (Guidance(scale=2.5, negative=negative, steps=(2, micro.T)) for negative in prompts):
+        steer, (seed, most, recorded) = Steer(guidance=guidance), runs[0]
+        found = eager.steered(recorded.prompt_ids.tolist(), seed, most, steer)
+        rows = range(len(found.step))
+        told = [eager.steered_logits(found, row, steer).argmax(-1) for row in rows]
+        np.testing.assert_array_equal(told, found.argmax)
+        assert any(not np.array_equal(eager.logits(found, row).argmax(-1), found.argmax[row]) for row in rows)
+    without = EngineBackend(bundle, "onnx", 1)
+    assert not any(one.steer.guidance for one in options.draw_all(60, bundle.manifest, [without], runs))
+
+
 def test_draws_have_each_option_alone_and_then_several(bundle: Bundle) -> None:
-    ids, names = range(50, 200), (*PLAIN, *OF_CANDIDATES)
-    alone = [drawn(i, bundle.manifest, ids) for i in range(len(names))]
-    assert all(FIELDS.get(name, name) in one.to_dict() for name, one in zip(names, alone, strict=True))
-    assert all(len(one.to_dict()) == 1 or one.to_dict().keys() == {"confidence", "stability"} for one in alone)
+    ids = range(50, 200)
+    alone = [drawn(i, bundle.manifest, ids, guidance=True) for i in range(len(NAMES))]
+    assert all(FIELDS.get(name, name) in one.to_dict() for name, one in zip(NAMES, alone, strict=True))
+    stops, guided = {"confidence", "stability"}, {"guidance", "negative", "guidance_steps"}
+    assert all(len(keys := one.to_dict().keys()) == 1 or keys == stops or keys <= guided for one in alone)
     some = [drawn(i, bundle.manifest, ids) for i in range(200)]
     assert max(len(one.to_dict()) for one in some) >= 4 and len({str(one) for one in some}) > 150
     assert drawn(37, bundle.manifest, ids) == some[37] and {one.in_graph for one in some} == {True, False}
