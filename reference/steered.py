@@ -106,7 +106,7 @@ def _ahead(entropy: Array, i: int) -> float:
 
 def _candidates(tempered: Array, count: int) -> list[tuple[np.float32, int]]:
     """(log-probability, id) of the likeliest ids, falling, and of equal ones the lower id first."""
-    ids = np.lexsort((np.arange(len(tempered)), -tempered))[:count]
+    ids = np.argsort(-tempered, kind="stable")[:count]
     most = tempered[ids[0]]
     total = np.log(np.exp(tempered - most).sum(dtype=np.float32))
     return sorted(((tempered[one] - most - total, int(one)) for one in ids), key=_falling)

@@ -169,7 +169,7 @@ def margin_of(
         count: how many candidates a position has.
         ends: ids that it must not have.
     """
-    order = np.lexsort((np.arange(len(tempered)), -tempered))
+    order = np.argsort(-tempered, kind="stable")
     ids, beyond = order[:count], order[count : count + 1]
     shifted = tempered - tempered[ids[0]]
     log_probs = shifted - np.log(np.exp(shifted).sum())
