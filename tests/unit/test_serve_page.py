@@ -108,13 +108,22 @@ def test_the_replay_shows_every_step_again(page: Any) -> None:
     assert page.inner_text(".answer .text") == ANSWER
 
 
-def test_an_answer_is_stopped_and_the_conversation_goes_on(page: Any, served: Served) -> None:
-    ask(page, LONG, seed=1)
-    page.wait_for_selector(".canvas span")
-    page.keyboard.press("Escape")
-    whole(page)
-    assert "Stopped" in page.inner_text(".answer .error")
-    assert served.idle()
+def test_an_answer_is_stopped_and_the_conversation_goes_on(page: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = served.server.models.find("tiny").loaded._engine
+    call = engine._call
+
+    def slow(graph: str, feeds: Any) -> Any:
+        time.sleep(0.2)  # else the answer may be whole before the key is pressed
+        return call(graph, feeds)
+
+    with monkeypatch.context() as slowed:
+        slowed.setattr(engine, "_call", slow)
+        ask(page, LONG, seed=1)
+        page.wait_for_selector(".canvas span")
+        page.keyboard.press("Escape")
+        whole(page)
+        assert "Stopped" in page.inner_text(".answer .error")
+        assert served.idle()
     ask(page, QUESTION)
     whole(page)
     assert page.locator(".answer .text").last.inner_text() == ANSWER
