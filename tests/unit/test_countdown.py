@@ -56,7 +56,7 @@ def test_on_a_busy_machine_the_figure_follows_the_pace() -> None:
 def test_a_machine_whose_pace_is_known_needs_no_more_than_is_shown_and_not_much_less(slower: float) -> None:
     lines, took = said(slower, pace=slower)
     assert not any("longer" in line for line in lines)
-    assert took * 0.95 < shown(lines[0]) < took * 1.2
+    assert took * 0.95 < shown(lines[0]) <= took * 1.1 + 30  # a tenth more, rounded to minutes
 
 
 def test_what_follows_the_plan_is_counted() -> None:
