@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,27 +29,43 @@ from dgemma.benchmarks.studies.bundle_facts import bundle_facts
 from dgemma.benchmarks.studies.control import Row, figures
 from dgemma.benchmarks.studies.synthetic_vocabulary import synthetic
 from dgemma.core import machine
+from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.progress import progress
 from dgemma.core.shipped import bundle_path
 from dgemma.core.structure import Structure
 from dgemma.runtime.session import Session
-from dgemma.runtime.structure.languages import byte_automaton, expression
+from dgemma.runtime.structure.languages import byte_automaton
 from dgemma.runtime.structure.patience import Patience
 from dgemma.runtime.structure.structured import StructuredCanvas
 from dgemma.runtime.structure.token_automaton import ByteTree, lift
 from dgemma.runtime.structure.viterbi import Canvas, Scores, likeliest
 
 SCHEMAS: dict[str, Any] = json.loads(Path(__file__).with_name("schemas.json").read_text(encoding="utf-8"))
-LANGUAGES = {  # task → what all of its answers are
-    "to_json": Structure(json_schema=SCHEMAS["person"]),
-    "sudoku": Structure(regex="[1-4]{4}( [1-4]{4}){3}"),
-    "sort_numbers": Structure(regex="[0-9]+( [0-9]+)*"),
-    "add": Structure(regex="[0-9]+"),
-    "spell": Structure(regex="([a-z]-)*[a-z]"),
-}
+SUMS = """
+start: term | start ("+" | "-") term
+term: factor | term "*" factor
+factor: /[0-9]+/ | "(" start ")"
+"""
+JSON = """
+start: object | array | ESCAPED_STRING | SIGNED_NUMBER | "true" | "false" | "null"
+array: "[" [start ("," start)*] "]"
+object: "{" [pair ("," pair)*] "}"
+pair: ESCAPED_STRING ":" start
+%import common (ESCAPED_STRING, SIGNED_NUMBER)
+%ignore " "
+"""
+GRAMMARS = {"sums": Structure(grammar=SUMS), "JSON": Structure(grammar=JSON)}
+LANGUAGES = (  # tasks, and what all of their answers are
+    ("to_json", Structure(json_schema=SCHEMAS["person"])),
+    ("to_json", GRAMMARS["JSON"]),
+    ("sudoku", Structure(regex="[1-4]{4}( [1-4]{4}){3}")),
+    ("sort_numbers", Structure(regex="[0-9]+( [0-9]+)*")),
+    ("add", Structure(regex="[0-9]+")),
+    ("spell", Structure(regex="([a-z]-)*[a-z]")),
+)
 VOCAB, N, K = 262_144, 256, 16  # of the released model; K likeliest ids
-EACH = 3  # prompts for every schema
-MOST = 192  # tokens of an answer to a schema
+EACH = 3  # prompts for every schema and grammar
+MOST = 192  # tokens of such an answer
 
 
 @contextmanager
@@ -71,7 +87,16 @@ def clocked(spent: list[float]) -> Iterator[None]:
 
 
 def is_valid(structure: Structure, text: str) -> bool:
-    """Whether a text is of a language, by nothing that made it: Python's own expressions, and jsonschema."""
+    """Whether a text is of a language, by nothing that made it: Python's own expressions, jsonschema, and lark's parser."""
+    if structure.grammar is not None:
+        from lark import Lark
+        from lark.exceptions import LarkError
+
+        try:
+            Lark(structure.grammar, lexer="dynamic_complete").parse(text)
+        except LarkError:
+            return False
+        return True
     if structure.json_schema is None:
         return re.fullmatch(str(structure.regex), text) is not None
     import jsonschema
@@ -84,38 +109,45 @@ def is_valid(structure: Structure, text: str) -> bool:
         return False
 
 
-def answered(session: Session, items: Sequence[EvalItem], seed: int) -> dict[str, Any]:
-    """Task → figures without and with its language, on the same prompts and noise."""
-    found: dict[str, Any] = {}
-    for task, structure in LANGUAGES.items():
+def told(structure: Structure) -> str:
+    """A language as a table names it."""
+    if structure.regex is not None:
+        return f"`{structure.regex}`"
+    return "schema `person`" if structure.grammar is None else "grammar `JSON`"
+
+
+def answered(session: Session, items: Sequence[EvalItem], seed: int) -> list[dict[str, Any]]:
+    """Of every task and language: figures without and with it, on the same prompts and noise."""
+    found = list[dict[str, Any]]()
+    for task, structure in LANGUAGES:
         own = [item for item in items if item.task == task]
         rows: dict[str, list[Row]] = {"free": [], "structured": []}
         valid = {"free": 0, "structured": 0}
         for item in progress(own, task):
-            for name, options in (("free", {}), ("structured", {structure.name: getattr(structure, structure.name)})):
-                result = session.generate(item.prompt, seed=seed, **options)
+            for name, own_structure in (("free", None), ("structured", structure)):
+                result = session.generate(item.prompt, GenerateOptions(seed=seed, structure=own_structure))
                 rows[name].append(Row(task=task, right=result.text.strip() == item.answer.strip(), steps=result.steps))
                 valid[name] += is_valid(structure, result.text.strip() if name == "free" else result.text)
         if own:
             ways = {name: figures(rows[name], rows["free"]) | {"valid": valid[name] / len(own)} for name in rows}
-            found[task] = {"language": "schema `person`" if structure.json_schema else f"`{structure.regex}`", **ways}
+            found.append({"task": task, "language": told(structure), **ways})
     return found
 
 
-def of_schemas(session: Session, items: Sequence[EvalItem], seed: int) -> dict[str, Any]:
-    """Answers to every schema, to prompts that ask for nothing of the kind, and processor seconds of their steps."""
+def forced(session: Session, items: Sequence[EvalItem], seed: int, languages: Mapping[str, Structure]) -> dict[str, Any]:
+    """Answers of every language, to prompts that ask for nothing of the kind, and processor seconds of their steps."""
     valid, count, steps, spent = 0, 0, 0, list[float]()
     clock = time.process_time()
     with clocked(spent):
-        for number, (name, schema) in enumerate(progress(list(SCHEMAS.items()), "schemas")):
-            structure = Structure(json_schema=schema)
+        for number, (name, structure) in enumerate(progress(list(languages.items()), "forced")):
             assert session._languages is not None
             before = time.process_time()
             session._languages.compiled(structure)
             clock += time.process_time() - before
             for i in range(EACH):
                 item = items[(number * EACH + i) % len(items)]
-                result = session.generate(item.prompt, json_schema=schema, seed=seed + i, max_new_tokens=MOST)
+                options = GenerateOptions(structure=structure, seed=seed + i, max_new_tokens=MOST)
+                result = session.generate(item.prompt, options)
                 good = is_valid(structure, result.text)
                 valid, count, steps = valid + good, count + 1, steps + result.steps
                 if not good:
@@ -131,16 +163,15 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def costs(seed: int) -> dict[str, Any]:
-    """Of every schema with a synthetic vocabulary: states and edges, processor seconds to compile and for a path over N
-    positions, MB. The library's own seconds are those of the clock, in a process of its own."""
+    """Of every schema and grammar with a synthetic vocabulary: states and edges, processor seconds to compile and for a path
+    over N positions, MB. The library's own seconds are those of the clock: outlines-core has a process of its own."""
     vocabulary = synthetic(VOCAB, seed)
     tree, tree_s = timed(lambda: ByteTree(vocabulary.later, vocabulary.rank))
     rng, found = np.random.default_rng(seed), {}
     log_probs = -np.sort(rng.exponential(2.0, (N, K)), 1).astype(np.float32) - 1
     common = np.argsort(vocabulary.rank)[VOCAB // 16 :: VOCAB // 512]
     ids = np.concatenate([rng.choice(common, (N, K // 2)), rng.integers(300, VOCAB, (N, K - K // 2))], 1)
-    for name, schema in progress(list(SCHEMAS.items()), "costs"):
-        structure = Structure(json_schema=schema)
+    for name, structure in progress([*schemas().items(), *GRAMMARS.items()], "costs"):
         clock = time.perf_counter()
         automaton = byte_automaton(structure)
         library_s = time.perf_counter() - clock
@@ -149,7 +180,7 @@ def costs(seed: int) -> dict[str, Any]:
         scores = Scores.of(ids, log_probs, VOCAB)
         paths = [timed(partial(likeliest, lifted, scores, canvas))[1] for _ in range(3)]
         found[name] = {
-            "characters": len(expression(structure)),
+            "kind": structure.name,
             "states": automaton.states,
             "edges": len(lifted.target),
             "library_s": library_s,
@@ -157,7 +188,11 @@ def costs(seed: int) -> dict[str, Any]:
             "mb": lifted.nbytes / 2**20,
             "path_ms": 1e3 * median(paths),
         }
-    return {"vocab": VOCAB, "canvas": N, "candidates": K, "tree_s": tree_s, "tree_mb": tree.nbytes / 2**20, "schemas": found}
+    return {"vocab": VOCAB, "canvas": N, "candidates": K, "tree_s": tree_s, "tree_mb": tree.nbytes / 2**20, "languages": found}
+
+
+def schemas() -> dict[str, Structure]:
+    return {name: Structure(json_schema=schema) for name, schema in SCHEMAS.items()}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +203,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     report.check_out(options.out)
     items = read_items(options.tasks, options.per_task)
     with Session.load(options.bundle, engine=options.engine, threads=options.threads) as session:
-        tasks, schemas = answered(session, items, options.seed), of_schemas(session, items, options.seed)
+        tasks = answered(session, items, options.seed)
+        others = {
+            kind: forced(session, items, options.seed, languages)
+            for kind, languages in (("schemas", schemas()), ("grammars", GRAMMARS))
+        }
         facts = bundle_facts(session.bundle)
     result = {
         "benchmark": "structure",
@@ -176,15 +215,20 @@ def run(argv: Sequence[str] | None = None) -> int:
         "bundle": facts,
         "options": asked(options),
         "tasks": tasks,
-        "schemas": schemas,
+        "forced": others,
         "costs": costs(options.seed),
     }
     shown = [
-        (task, str(ways["free"]["n"]), *(f"{ways[way][of]:.1%}" for way in ("free", "structured") for of in ("valid", "exact")))
-        for task, ways in tasks.items()
+        (
+            f"{one['task']}, {one['language']}",
+            str(one["free"]["n"]),
+            *(f"{one[way][of]:.1%}" for way in ("free", "structured") for of in ("valid", "exact")),
+        )
+        for one in tasks
     ]
     report.table("Languages", ("task", "n", "free: valid", "exact", "structured: valid", "exact"), shown)
-    print(f"schemas: {schemas['valid']} of {schemas['answers']} answers are valid")
+    for kind, one in others.items():
+        print(f"{kind}: {one['valid']} of {one['answers']} answers are valid")
     write_out(options.out, result)
     return 0
 
