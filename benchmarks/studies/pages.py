@@ -21,6 +21,7 @@ from dgemma.benchmarks.studies import (
     npu_forecast_table,
     npu_table,
     released_tables,
+    same_table,
     serve_table,
     story_table,
     structure_table,
@@ -213,52 +214,6 @@ ExecuTorch, whose autoregressive loop is faster, does not.""",
     ),
 )
 
-SAME_TOKENS = Page(
-    title="Same tokens everywhere",
-    intro="""
-All randomness is generated from one seed, and the order of the sampler's sums is fixed. The same seed, prompt and bundle
-therefore give the same trajectory on every engine, except where a decision is a floating-point near-tie. These tables count
-how often that happens. *Same answer* counts trajectories that end in the same tokens, even if they differ on the way.
-
-![Every backend of the ladder compared with the one above it](../../benchmarks/results/tiny-ladder.png)""",
-    sections=(
-        Section(
-            heading="Float bundles",
-            before="""
-The entropy error is the largest of any position in a first step. The margin says how far from a tie a decision was that turned
-out differently.""",
-            table=tables.same_tokens,
-            after="""
-In float32 every canvas is the same on both engines, with the host loop and the fused graph, in PyTorch and in the JAX
-reference. bfloat16 is different arithmetic: some canvases diverge at a near-tie, but nearly all texts still end in the same
-tokens.""",
-        ),
-        Section(
-            heading="Quantized bundles",
-            before="""
-ExecuTorch's host loop compared with ONNX Runtime's. Both engines multiply the same integers and round activations by the same
-rule. They differ in the last bit of norms and exponentials, so a few of the half a million roundings in a step go the other
-way. *Close calls* are differences within the margin of a near-tie; *unexplained* ones are beyond it.""",
-            table=tables.same_tokens_quantized,
-            after="The goal of 98 % equal canvases was **missed**.",
-        ),
-        Section(
-            heading="Java against Python",
-            before="""
-With the same version of ONNX Runtime, Java and Python give the same trajectories bit for bit. The last column compares Python
-with itself on both versions.""",
-            table=tables.java,
-        ),
-        Section(
-            heading="ARM64 (emulated) against x86-64",
-            table=tables.arm64,
-            after="""
-No canvas is equal in every bit, because exponentials differ and float sums are computed in a different order. In float32 all
-decisions are the same; in quantized bundles, a few canvases diverge at a near-tie.""",
-        ),
-    ),
-)
-
 LESS_WORK = Page(
     title="Less work per canvas",
     intro="""
@@ -337,7 +292,7 @@ independently.""",
 
 PAGES: dict[str, Page] = {
     "two-commands": TWO_COMMANDS, "quality": QUALITY, "quantization": QUANTIZATION, "mixture": mixture_table.PAGE,
-    "same-tokens": SAME_TOKENS, "speed": SPEED, "less-work": LESS_WORK, "control": control_table.PAGE,
+    "same-tokens": same_table.PAGE, "speed": SPEED, "less-work": LESS_WORK, "control": control_table.PAGE,
     "guidance": guidance_table.PAGE,
     "structure": structure_table.PAGE, "story": story_table.PAGE,
     "full-size": FULL_SIZE, "released-shape": RELEASED, "experts": experts_table.PAGE, "peers": PEERS, "projection": PROJECTION,

@@ -164,7 +164,7 @@ STUDIES = (
     Study(
         name="same-tokens",
         page="same-tokens",
-        results=("tiny-same-tokens*.json",),
+        results=("tiny-same-tokens*.json", "tiny-same-options.json"),
         commands=(
             f"{_MODULE}.same_tokens build/tiny.dgemma --checkpoint checkpoints/tiny --count 300 --threads 1 "
             f"--out {_TO}/tiny-same-tokens.json",
@@ -172,6 +172,7 @@ STUDIES = (
                 f"{_MODULE}.same_tokens build/tiny-{recipe}.dgemma --threads 1 --out {_TO}/tiny-same-tokens-{recipe}.json"
                 for recipe in ("w8", "w4-mixed")
             ),
+            f"{_MODULE}.same_options build/tiny.dgemma --checkpoint checkpoints/tiny --out {_TO}/tiny-same-options.json",
         ),
     ),
     Study(

@@ -180,27 +180,6 @@ def speed() -> str:
     return "\n".join([*rows, "", f"Medians of {min(pairs)} to {max(pairs)} pairs. {provenance(values)}"])
 
 
-def same_tokens() -> str:
-    """Every backend against the reference in float32."""
-    values = read("tiny-same-tokens.json")
-    first = values["first"]
-    rows = header(
-        f"compared with {first}", "trajectories", "equal trajectories", "canvases", "equal canvases", "same answer", "steps",
-        "largest entropy error, nats", "largest margin",
-    )  # fmt: skip
-    for backend, (compared, equal, same, _, _) in _compared(values):
-        margins = [d["margin"] for d in values["differences"] if d["backend"] == backend]
-        widest = f"{max(margins):.1e}" if margins and None not in margins else "–"
-        rows.append(
-            f"| {backend} | {compared} | {equal} | {values['canvases'][backend]} | {values['equal_canvases'][backend]} | "
-            f"{same} | {values['steps'][backend]} | {values['entropy_error'][backend]:.0e} | {widest} |"
-        )
-    machine = values["machine"]
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("jax", "torch", "onnxruntime", "executorch"))
-    steps = f"{values['steps'][first]} steps of the reference"
-    return "\n".join([*rows, "", f"{steps}; {machine['cpu']}; {versions}; {machine['date'][:10]}."])
-
-
 FULL_SIZE = ("w8-onnx", "w4-mixed-onnx", "w4-mixed-executorch")
 
 
@@ -229,18 +208,6 @@ def _lines(rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
-def arm64() -> str:
-    """Canvases on emulated ARM64 against this machine's, by recipe, engine and processor."""
-    columns = ("canvases", "same decisions", "same bits", "same answer", "largest entropy error, nats")
-    rows = header("recipe, engine, processor", *columns)
-    for one in read("tiny-arm64.json")["runs"]:
-        rows.append(
-            f"| `{one['bundle']}`, {one['engine']}, {one['cpu']} | {one['canvases']} | {one['same_decisions']} | "
-            f"{one['bit_equal']} | {one['same_tokens']} of {one['prompts']} | {one['max_entropy_error']:.0e} |"
-        )
-    return "\n".join(rows)
-
-
 def soft() -> str:
     values = read("tiny-soft.json")
     rows = header("soft embedding", "exact match (95 %)", "steps / `exact`'s", "trajectories equal to `exact`'s", "same tokens")
@@ -251,29 +218,6 @@ def soft() -> str:
             f"{one['step_ratio']['value']:.3f} | {one['equal_trajectories']} of {values['prompts']} | {one['equal_tokens']} |"
         )
     return "\n".join(rows)
-
-
-def same_tokens_quantized() -> str:
-    """The other engine's host loop against the first one's, by recipe."""
-    columns = ("trajectories", "equal trajectories", "canvases", "equal canvases", "same answer", "close calls", "unexplained")
-    rows = header("recipe, backend", *columns)
-    for recipe in ("w8", "w4-mixed"):
-        values = read(f"tiny-same-tokens-{recipe}.json")
-        for backend, (compared, equal, same, ties, others) in _compared(values):
-            if backend == "executorch/host":
-                canvases = f"{values['canvases'][backend]} | {values['equal_canvases'][backend]}"
-                rows.append(f"| `{recipe}`, {backend} | {compared} | {equal} | {canvases} | {same} | {ties} | {others} |")
-    return "\n".join(rows)
-
-
-def _compared(values: Json) -> list[tuple[str, tuple[int, ...]]]:
-    """Backend, and its trajectories: compared, equal, same answer, differences within the margins, and beyond."""
-    found: list[tuple[str, tuple[int, ...]]] = []
-    for backend, compared in values["compared"].items():
-        ties = [d["near_tie"] is True for d in values["differences"] if d["backend"] == backend]
-        equal, same = values["equal"][backend], values["same_tokens"][backend]
-        found.append((backend, (compared, equal, same, sum(ties), len(ties) - sum(ties))))
-    return found
 
 
 def position_forwards() -> str:
@@ -316,26 +260,6 @@ def exports() -> str:
             f"{run['planned']['peak_bytes'] / 1e9:.1f} GB | {run['seconds'] / 60:.1f} min |"
         )
     return "\n".join(rows)
-
-
-def java() -> str:
-    """The Java runtime against the Python one, on one version of onnxruntime and on the installed one."""
-    values = read("tiny-java.json")
-    java, installed = (f"onnxruntime {values[f'onnxruntime_{which}']}" for which in ("java", "installed"))
-    rows = header(
-        "bundle", "trajectories", "canvases", f"equal to Python, {java}", "largest entropy error",
-        f"equal to Python, {installed}", "Python, equal with both",
-    )  # fmt: skip
-    for one in values["bundles"]:
-        same, other = one["java_against_python"], one["java_against_installed"]
-        itself = one["python_against_installed"]
-        name = one["bundle"].removesuffix(".dgemma")
-        rows.append(
-            f"| {name} | {one['generations']} | {same['canvases']} | {same['equal']} | {same['entropy_error']:.1g} | "
-            f"{other['equal']} | {itself['equal']} |"
-        )
-    versions = f"{java} in Java, {installed} is the installed one"
-    return "\n".join([*rows, "", f"{versions}; {values['machine']['cpu']}; {values['machine']['date'][:10]}."])
 
 
 def peers(name: str) -> str:

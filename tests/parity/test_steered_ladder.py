@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import micro
@@ -11,6 +13,7 @@ import micro_bundle
 import numpy as np
 import pytest
 
+from dgemma.benchmarks.studies import same_options
 from dgemma.core.guidance import Guidance
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.trajectory import Trajectory
@@ -112,6 +115,25 @@ def test_logits_of_guided_steps_are_those_that_decided(
         assert any(not np.array_equal(eager.logits(found, row).argmax(-1), found.argmax[row]) for row in rows)
     without = EngineBackend(bundle, "onnx", 1)
     assert not any(one.steer.guidance for one in options.draw_all(60, bundle.manifest, [without], runs))
+
+
+@pytest.mark.usefixtures("unoptimized_jax")
+def test_the_study_counts_options_and_fails_where_an_engine_ignores_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+    given = [str(micro_bundle.bundle("onnx")), "--checkpoint", str(micro_bundle.checkpoint()), "--count", "4"]
+    assert same_options.run([*given, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["backends"]) == ["reference float32", "torch", "onnx"] and found["generations"] == 4
+    assert sum(found["drawn"].values()) >= 8 and found["backends"]["onnx"]["equal"] == 4
+    steered = EngineBackend.steered
+
+    def deaf(self: EngineBackend, ids: Sequence[int], seed: int, most: int, steer: Steer, loop: str = "host") -> Trajectory:
+        return steered(self, ids, seed, most, Steer(), loop)
+
+    monkeypatch.setattr(EngineBackend, "steered", deaf)
+    assert same_options.run(given) == 1
 
 
 def test_draws_have_each_option_alone_and_then_several(bundle: Bundle) -> None:
