@@ -339,28 +339,6 @@ def denoise(
     return logits, found if taps else {}
 
 
-def denoise_guided(
-    weights: Weights,
-    config: ModelConfig,
-    canvas: Array,
-    passes: tuple[tuple[Array, Prefix, Array], tuple[Array, Prefix, Array]],
-    scale: Array,
-) -> Array:
-    """Two passes over a canvas, whose logits become l₋ + scale · (l − l₋) before the softcap.
-
-    Args:
-        canvas: as in `denoise`.
-        passes: soft, prefix and length, as in `denoise`, of the answer's pass and of the one that it is pushed away from.
-        scale: float32 scalar.
-    Returns:
-        as `denoise`'s logits.
-    """
-    hidden = [denoise(weights, config, canvas, *one, taps=True)[1]["hidden"] for one in passes]
-    own, other = (product("nd,vd->nv", x, weights["embed"]) for x in hidden)
-    cap = config.final_logit_softcapping
-    return cap * jnp.tanh((other + scale * (own - other)) / cap)
-
-
 def denoise_active(
     weights: Weights,
     config: ModelConfig,
@@ -411,5 +389,10 @@ def _head(weights: Weights, config: ModelConfig, x: Array) -> tuple[Array, Array
 
 def _logits(weights: Weights, config: ModelConfig, hidden: Array) -> Array:
     """Hidden [N, D] after the final norm → softcapped logits float32 [N, V]."""
+    return softcapped(config, product("nd,vd->nv", hidden, weights["embed"]))
+
+
+def softcapped(config: ModelConfig, logits: Array) -> Array:
+    """Logits of any shape, within ± the model's cap."""
     cap = config.final_logit_softcapping
-    return cap * jnp.tanh(product("nd,vd->nv", hidden, weights["embed"]) / cap)
+    return cap * jnp.tanh(logits / cap)

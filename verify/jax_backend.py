@@ -19,7 +19,7 @@ from dgemma.core.manifest import Manifest
 from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.trajectory import Trajectory, TrajectoryRecorder
-from dgemma.reference import denoiser, sampler, steered, texts
+from dgemma.reference import denoiser, guided, sampler, steered, texts
 from dgemma.reference.noise import canvas_noise, token_from_word
 from dgemma.reference.texts import Reference
 from dgemma.verify.backend import Array, Backend, StepOut, Taps, routers_of
@@ -44,7 +44,7 @@ class JaxBackend(Backend):
         self._denoise = {taps: jax.jit(partial(_denoise, config, taps)) for taps in (False, True)}
         self._sampled = jax.jit(partial(_sampled, config, manifest.sampler))
         self._encode = jax.jit(partial(_tapped_encode, config))
-        self._guided = jax.jit(partial(denoiser.denoise_guided, config=config))
+        self._guided = jax.jit(partial(guided.denoise, config=config))
         self.reset()
 
     def trajectory(self, prompt_ids: Sequence[int], seed: int, max_new_tokens: int) -> Trajectory:
