@@ -180,7 +180,8 @@ POLICIES = {
     "early_commit": ComputePolicy(early_commit=EARLY_COMMIT),
     "recheck": ComputePolicy(early_commit=EARLY_COMMIT, recheck=True),
     "narrow": ComputePolicy(early_commit=EARLY_COMMIT, start_width=2),
-    "grows at once": ComputePolicy(early_commit=1e-30, start_width=N // 2),
+    # Commits hardly anything. No smaller bound: an entropy of zero is 1e-7 by rounding, of either sign.
+    "grows at once": ComputePolicy(early_commit=1e-5, start_width=N // 2),
     "draft": ComputePolicy(early_commit=EARLY_COMMIT, start_width=4, speculate=True),
 }
 SAME = ("canvas_index", "step", "argmax", "accepted", "canvas_in", "canvas_out", "tokens")

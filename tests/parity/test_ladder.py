@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 import torch
 from edited import edited
+from onnx import TensorProto
+from onnx.helper import make_node, make_tensor
 from torch import Tensor
 
 from dgemma.core.sampler import SamplerConfig
@@ -285,13 +287,20 @@ def loading(plant: Callable[[Denoiser], None]) -> Callable[[Patch], None]:
 
 
 def late_temperatures(patch: Patch) -> None:
-    """In the fused loop alone."""
+    """In the fused loop alone: each step but the last is denoised at the temperature of the one behind it."""
     from dgemma.export.onnx import loop
 
     original = loop.loop
 
-    def made(denoise: Any, wiring: Any, soft: Any, policy: SamplerConfig, *rest: Any) -> Any:
-        return original(denoise, wiring, soft, Late(**policy.to_dict()), *rest)
+    def made(*arguments: Any) -> Any:
+        graph = original(*arguments)
+        body = next(n for n in graph.node if n.op_type == "Loop").attribute[0].g
+        reads = next(n for n in body.node if n.input[0] == "temperatures")
+        later = make_tensor("later", TensorProto.INT64, [micro.T], [*range(1, micro.T), micro.T - 1])
+        graph.initializer.append(later)
+        body.node.insert(0, make_node("Gather", ["later", reads.input[1]], ["late_iteration"], axis=0))
+        reads.input[1] = "late_iteration"
+        return graph
 
     patch.setattr("dgemma.export.onnx.lower.loop", made)
 
