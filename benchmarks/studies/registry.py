@@ -215,6 +215,15 @@ STUDIES = (
         commands=(f"{_MODULE}.control --per-task 10 --out {_TO}/tiny-control.json",),
     ),
     Study(
+        name="option-cost",
+        page="control",
+        results=("2b-option-cost.json",),
+        commands=(
+            "dgemma export 2b --random-weights 0 --soft topk:16 --recipe w8 --engine onnx --out build/2b-w8.dgemma",
+            f"{_MODULE}.option_cost build/2b-w8.dgemma --out {_TO}/2b-option-cost.json",
+        ),
+    ),
+    Study(
         name="choices",
         page="control",
         results=("tiny-choices.json",),
