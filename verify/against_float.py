@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from dgemma.core import prompts
+from dgemma.core.accelerators import CPU, QNN
 from dgemma.core.errors import UsageError
 from dgemma.core.prompts import TaskPrompt
 from dgemma.runtime.bundle import Bundle
-from dgemma.runtime.engines import choose
+from dgemma.runtime.engines import choose, open_engine
 from dgemma.runtime.session import Session
 from dgemma.verify import free_running, gate, golden, outcome, source_checkpoint, teacher_forced
 from dgemma.verify.engine_backend import EngineBackend
+from dgemma.verify.static_graphs import StaticBackend
 
 SEED = 0
 COUNT = 612  # 36 of each of the 17 tasks
@@ -30,6 +32,7 @@ class ComparisonRequest:
     """What to compare.
 
     Args:
+        target: whose graphs: `cpu`, or `qnn` for those of a Snapdragon NPU, in its emulator or on one.
         checkpoint: folder, or preset of a bundle of random weights.
         reference: what runs the checkpoint: `torch`, or `tpu` for the JAX reference in bfloat16.
         prompts: JSONL file; None is the committed one, or ids for bundles without a chat template.
@@ -40,6 +43,7 @@ class ComparisonRequest:
     checkpoint: str
     reference: str = "torch"
     engine: str | None = None
+    target: str = CPU
     prompts: Path | None = None
     count: int | None = None
     threads: int | None = None
@@ -49,20 +53,27 @@ class ComparisonRequest:
             prompts.read(self.prompts)
         if self.count is not None and self.count < 1:
             raise UsageError(f"--count {self.count}: must be at least 1")
+        if self.target not in (CPU, QNN):
+            raise UsageError(f"--target {self.target[:40]!r} is unknown; choose cpu or qnn")
+        if self.target == QNN:
+            open_engine(Bundle.open(self.bundle), self.engine, self.threads, QNN).close()
 
 
 def compare(request: ComparisonRequest, progress: free_running.Progress) -> tuple[str, dict[str, dict[str, Any]]]:
     """Run the comparison.
 
     Returns:
-        the manifest's digest, and engine → figures in JSON types: facts, `checks`, `passed`, `free_running`, `teacher_forced`.
+        the manifest's digest, and engine, or NPU, → figures in JSON types: facts, `checks`, `passed`, `free_running`,
+        `teacher_forced`.
     Raises:
         DgemmaError: whatever is wrong with bundle, checkpoint, engine or prompts.
     """
     started = time.monotonic()
     bundle = Bundle.open(request.bundle)
-    name, version = choose(bundle, request.engine)
-    artifact = EngineBackend(bundle, name, request.threads)
+    engine, version = choose(bundle, request.engine)
+    artifact = (
+        StaticBackend(bundle, request.threads) if request.target == QNN else EngineBackend(bundle, engine, request.threads)
+    )
     items, source = choose_items(artifact.session, request)
     float_model, checkpoint = source_checkpoint.load(bundle.manifest, request.checkpoint, request.reference)
     if request.reference == "torch":
@@ -75,11 +86,13 @@ def compare(request: ComparisonRequest, progress: free_running.Progress) -> tupl
     artifact.close()
     ran = free_running.figures(runs, left_out)
     fed = forced.figures(artifact.without_logits)
-    recipe = str(bundle.manifest.quantization.get("recipe", "unknown"))
+    recipe, circumstances = str(bundle.manifest.quantization.get("recipe", "unknown")), outcome.circumstances(engine, version)
+    if request.target == QNN:
+        circumstances["tools"] |= artifact.facts
     checks = gate.judge(recipe, ran, fed)
     return bundle.digest, {
-        name: {
-            **outcome.circumstances(name, version),
+        artifact.name: {
+            **circumstances,
             "recipe": recipe,
             "reference": request.reference,
             "checkpoint": checkpoint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import util
@@ -99,8 +100,8 @@ def write(folder: Path, name: str, found: Found, others: Found, ladder: Found | 
     for engine, values in found.items():
         title = f"{values['recipe']} on {engine} against float, teacher-forced"
         if values["teacher_forced"]["by_step"]:
-            files[f"agreement-{engine}.png"] = plots.agreement(title, values["teacher_forced"], values["max_steps"])
-            files[f"entropy-{engine}.png"] = plots.entropy(title, values["teacher_forced"], values["max_steps"])
+            files[_picture("agreement", engine)] = plots.agreement(title, values["teacher_forced"], values["max_steps"])
+            files[_picture("entropy", engine)] = plots.entropy(title, values["teacher_forced"], values["max_steps"])
     points = _points(found, others)
     if points:
         reference = next(v["free_running"]["exact_match"]["float"] for v in found.values() if v["free_running"]["exact_match"])
@@ -118,6 +119,11 @@ def write(folder: Path, name: str, found: Found, others: Found, ladder: Found | 
     except OSError as error:
         raise UsageError(f"--report {folder}: cannot be written ({error.strerror}); choose another folder") from None
     return [folder / file for file in files]
+
+
+def _picture(kind: str, engine: str) -> str:
+    """A file's name: agreement-onnx-qnn-emulated.png."""
+    return f"{kind}-{re.sub('[^a-z0-9]+', '-', engine).strip('-')}.png"
 
 
 def _points(found: Found, others: Found) -> list[RecipePoint]:
@@ -148,7 +154,7 @@ def page(name: str, found: Found, others: Found, ladder: Found, images: Mapping[
     for engine, values in found.items():
         parts.append(f"<h2>By denoising step, {escape(engine)}</h2>")
         parts.append("<p>Every step of the artifact is fed what the float model's step read.</p>")
-        parts += [_image(n, images) for n in (f"agreement-{engine}.png", f"entropy-{engine}.png") if n in images]
+        parts += [_image(n, images) for n in (_picture("agreement", engine), _picture("entropy", engine)) if n in images]
         parts += [_checks(values), _forced(values["teacher_forced"]), _tasks(values["free_running"])]
     parts.append(f"<footer>{'<br>'.join(escape(_facts(e, v)) for e, v in found.items())}</footer>")
     meta = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{_CSS}</style>'

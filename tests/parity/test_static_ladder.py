@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import micro_bundle
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +24,8 @@ from dgemma.cli import dispatch
 from dgemma.core.errors import EngineError
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import qnn_sessions
-from dgemma.verify import golden, ladder, tolerance
+from dgemma.verify import against_float, golden, ladder, tolerance
+from dgemma.verify.against_float import ComparisonRequest
 from dgemma.verify.backend import Backend
 from dgemma.verify.backends import backends_of
 from dgemma.verify.engine_backend import EngineBackend
@@ -159,3 +163,31 @@ def test_bench_reports_no_emulator(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setattr(qnn_sessions, "installed", lambda: None)
     assert dispatch(["bench", str(static_bundle.bundle("w8a16")), "--target", "qnn"]) != 0
     assert "target 'qnn' needs package onnxruntime-qnn" in capsys.readouterr().err, "the NPU was not asked for"
+
+
+def test_the_gate_runs_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the processor here; without text there are no right answers, so a wrong range shows in the divergence."""
+    monkeypatch.setattr(against_float, "StaticBackend", partial(StaticBackend, sources=True))
+    monkeypatch.setattr(against_float, "open_engine", lambda *_: SimpleNamespace(close=lambda: None))
+    clean = static_bundle.bundle("w8a16")
+    divergence = []
+    for path in (clean, static_bundle.edited(clean, tmp_path / "bad.dgemma", wrong_range)):
+        asked = ComparisonRequest(bundle=path, checkpoint=str(micro_bundle.checkpoint()), target="qnn", count=4, threads=1)
+        _, found = against_float.compare(asked, quietly)
+        values = found[SOURCES]
+        assert list(found) == [SOURCES] and values["recipe"] == "w8a16" and "onnxruntime-qnn" in values["tools"]
+        assert values["free_running"]["prompts"] == 4 and values["limits"]["step_inflation"] == 1.02
+        divergence.append(values["teacher_forced"]["kl"]["mean"])
+    assert 0 < divergence[0] < 0.05 < 1 < divergence[1]
+
+
+def test_the_gate_of_an_npu_is_refused_before_the_ladder(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, checkpoint = str(micro_bundle.bundle("onnx")), str(micro_bundle.checkpoint())
+    for options, message in (
+        (["--checkpoint", checkpoint, "--target", "qnn"], "was exported without contexts for an NPU"),
+        (["--checkpoint", checkpoint, "--target", "tpu"], "--target 'tpu' is unknown; choose cpu or qnn"),
+        (["--target", "qnn"], "--target is for the comparison with a float checkpoint"),
+        (["--checkpoint", checkpoint, "--target", "qnn", "--golden-only"], "--target is for the gate"),
+    ):
+        assert dispatch(["verify", plain, *options]) == 2
+        assert message in capsys.readouterr().err

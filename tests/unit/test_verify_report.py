@@ -238,3 +238,9 @@ def test_a_trajectory_that_differs_is_explained() -> None:
     ):
         found["onnx"]["recorded"]["differences"] = [{**at, **more}]
         assert any(line.endswith(says) for line in text_report.describe("tiny", "ladder", found))
+
+
+def test_pictures_of_an_npu_are_named_by_letters(trajectory: Trajectory, tmp_path: Path) -> None:
+    written = report.write(tmp_path / "r", "x", {"onnx/qnn (emulated)": figures(trajectory, answers=False)}, {})
+    assert [p.name for p in written[:2]] == ["agreement-onnx-qnn-emulated.png", "entropy-onnx-qnn-emulated.png"]
+    assert written[-1].read_text().count("<img") == 2

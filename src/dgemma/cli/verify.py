@@ -10,6 +10,7 @@ import typer
 
 from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
 from dgemma.cli.terminal import print_json
+from dgemma.core.accelerators import CPU
 from dgemma.core.errors import BundleError, UsageError
 from dgemma.core.install import pip_install
 from dgemma.core.progress import progress
@@ -31,6 +32,14 @@ def run(
         typer.Option("--reference", metavar="torch|tpu", help="What the gate compares with: torch, or tpu (JAX in bfloat16)."),
     ] = "torch",
     engine: EngineOption = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="cpu|qnn",
+            help="What the gate judges: graphs for processors, or those for a Snapdragon NPU, on x86-64 in its emulator.",
+        ),
+    ] = CPU,
     golden_only: Annotated[bool, typer.Option("--golden-only", help="Run only the golden prompts, not the gate.")] = False,
     write_golden: Annotated[
         Path | None,
@@ -60,9 +69,10 @@ def run(
 ) -> int:
     if options is not None and options < 0:
         raise UsageError(f"--options {options}: must be 0 or more")
-    with_checkpoint = {"--prompts": prompts, "--count": count, "--write-golden": write_golden}
+    own_target = None if target == CPU else target
+    with_checkpoint = {"--prompts": prompts, "--count": count, "--target": own_target, "--write-golden": write_golden}
     _check_options(checkpoint, reference, report, compare, with_checkpoint)
-    if golden_only and (given := [name for name in ("--prompts", "--count") if with_checkpoint[name] is not None]):
+    if golden_only and (given := [name for name in ("--prompts", "--count", "--target") if with_checkpoint[name] is not None]):
         raise UsageError(f"{given[0]} is for the gate, which --golden-only skips; give only one of them")
     others = _others(report, compare)
     if checkpoint is not None and write_golden is None:
@@ -83,6 +93,7 @@ def run(
             checkpoint=checkpoint,
             reference=reference,
             engine=engine,
+            target=target,
             prompts=prompts,
             count=count,
             threads=threads,
