@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dgemma.core.errors import PromptTooLong, UsageError
 from dgemma.core.generate_options import GenerateOptions
@@ -83,6 +83,29 @@ CASES: tuple[tuple[Prompt, dict[str, Any]], ...] = (
     (PERSON, {"json_schema": LIST, "max_steps": 6}),
     (PERSON, {"json_schema": LIST, **HOT}),
     (SENTENCE, {"json_schema": EVENT, "schedule": "cosine", "temperature": (2.0, 1.0)}),
+    (REVERSE, {"guidance": 2.0, "negative": WORDS}),
+    (REVERSE, {"guidance": 1.0, "negative": WORDS}),
+    (SENTENCE, {"guidance": 0.0, "negative": REVERSE, **HOT}),
+    (SENTENCE, {"guidance": 3.0, **HOT}),
+    (SENTENCE, {"guidance": 2.5, "negative": PADDED, "guidance_steps": "2:4", "adaptive": False, **HOT}),
+    (SENTENCE, {"guidance": 1.5, "guidance_steps": "3", "top_k": 3, "logit_bias": [(600, -4.0)], "logprobs": 1, **HOT}),
+    (SENTENCE, {"guidance": 2.0, "template": "{{3}} bought a {{8}}ladder in {{4}}.", **HOT}),
+    (WORDS, {"guidance": 1.4, "negative": LONG, "draft": LONG, "strength": 0.6, "min_tokens": 70, **HOT}),
+    (PERSON, {"guidance": 1.5, "negative": SENTENCE, "json_schema": FORM, **HOT}),
+    (REVERSE, {"guidance": 2.0, "negative": WORDS, "raw": True, "entropy_bound": (0.5, 0.05)}),
+)  # fmt: skip
+# Greedy decoding; the prompt may be a conversation, and may go on from the prefix before it.
+DECODED: tuple[tuple[Prompt | list[dict[str, str]], dict[str, Any]], ...] = (
+    (WORDS, {}),
+    (WORDS, {"stop": "seventy"}),
+    (WORDS, {"stop": ["y o", "and "], "max_new_tokens": 40}),
+    (WORDS, {"max_new_tokens": 3}),
+    (REVERSE, {"continue_": True}),
+    ([{"role": "user", "content": REVERSE}], {}),
+    ([{"role": "user", "content": WORDS}, {"role": "assistant", "content": "four"}, {"role": "user", "content": SENTENCE}],
+     {"continue_": True, "stop": "."}),
+    (SILENT, {}),
+    (PADDED, {"raw": True}),
 )  # fmt: skip
 # What is refused before work.
 REFUSED: tuple[tuple[Prompt, dict[str, Any]], ...] = (
@@ -98,6 +121,24 @@ REFUSED: tuple[tuple[Prompt, dict[str, Any]], ...] = (
     (WORDS, {"top_k": 3, "ban": "x", "json_schema": {"type": "null"}}),
     (WORDS, {"regex": "a", "choice_probabilities": True}),
     (WORDS, {"regex": "(a"}),
+    (WORDS, {"guidance": 101.0}),
+    (WORDS, {"guidance": 2.0, "negative": ""}),
+    (WORDS, {"guidance": 2.0, "negative": [2, 618]}),
+    (WORDS, {"guidance": 1.0, "negative": [2] * 1000}),
+    (WORDS, {"guidance": 2.0, "guidance_steps": "3:2"}),
+    (WORDS, {"guidance": 2.0, "loop": "graph"}),
+    (WORDS, {"guidance": 2.0, "early_commit": 0.01}),
+    (WORDS, {"guidance": 2.0, "decoder": "autoregressive"}),
+    (WORDS, {"decoder": "autoregressive", "early_commit": 0.01}),
+    (WORDS, {"decoder": "autoregressive", "loop": "graph"}),
+    (WORDS, {"decoder": "autoregressive", "adaptive": False}),
+    (WORDS, {"decoder": "autoregressive", "template": "a{{3}}"}),
+    (WORDS, {"decoder": "autoregressive", "min_tokens": 3}),
+    (WORDS, {"decoder": "autoregressive", "ban": "x"}),
+    (WORDS, {"decoder": "autoregressive", "logprobs": 0}),
+    (WORDS, {"decoder": "autoregressive", "regex": "a"}),
+    (WORDS, {"decoder": "autoregressive", "max_steps": 3}),
+    (WORDS, {"decoder": "autoregressive", "fallback": "autoregressive"}),
 )  # fmt: skip
 SAMPLES: tuple[tuple[Prompt, int, dict[str, Any]], ...] = (
     ("38 plus 77?", 6, {"max_steps": 1}),
@@ -153,6 +194,7 @@ def run(session: Session, prompt: Prompt, seed: int, options: dict[str, Any]) ->
     result = session.generate(prompt, GenerateOptions.of(seed=seed, max_new_tokens=128, trace=True, **options))
     assert result.trajectory is not None
     logprobs = [round(one.logprob, 5) for one in result.logprobs]
+    entropies = [round(nats, 5) for nats in result.entropies]
     return {
         "prompt": prompt,
         "seed": str(seed),
@@ -160,8 +202,20 @@ def run(session: Session, prompt: Prompt, seed: int, options: dict[str, Any]) ->
         **answer(result),
         "prefix": list(session.prefix_ids),
         "logprobs": logprobs,
+        "entropies": entropies,
         **trace(result.trajectory),
     }
+
+
+def decoded(session: Session, prompt: Prompt | list[dict[str, str]], options: dict[str, Any]) -> dict[str, Any]:
+    """One entry of `decoded`."""
+    asked = GenerateOptions.of(decoder="autoregressive", **{"max_new_tokens": 128, **options})
+    if isinstance(prompt, list) and isinstance(prompt[0], dict):
+        result = session.generate(messages=cast(list[dict[str, str]], prompt), options=asked)
+    else:
+        result = session.generate(cast(Prompt, prompt), asked)
+    assert not result.entropies
+    return {"prompt": prompt, "options": options, **answer(result), "prefix": list(session.prefix_ids)}
 
 
 def several(session: Session, prompt: Prompt, n: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +242,7 @@ def lines(entries: list[dict[str, Any]]) -> str:
 def main(bundle: str, folder: Path) -> None:
     with Session.load(bundle, engine="onnx", threads=1) as session:
         runs = [run(session, prompt, seed, options) for seed, (prompt, options) in enumerate(CASES)]
+        greedy = [decoded(session, *case) for case in DECODED]
         samples = [several(session, *case) for case in SAMPLES]
         refused = [json.dumps(refusal(session, *case)) for case in REFUSED]
         manifest = session.manifest
@@ -198,7 +253,7 @@ def main(bundle: str, folder: Path) -> None:
         "steps": manifest.steps,
         "vocab_size": manifest.model.vocab_size,
     }
-    parts = {"runs": lines(runs), "samples": lines(samples), "refused": ",\n".join(refused)}
+    parts = {"runs": lines(runs), "decoded": lines(greedy), "samples": lines(samples), "refused": ",\n".join(refused)}
     text = ",\n".join([json.dumps(head, indent=1)[:-2], *(f' "{name}": [\n{part}\n]' for name, part in parts.items())]) + "}\n"
     (folder / "control.json").write_text(text, encoding="utf-8")
 

@@ -87,8 +87,34 @@ def test_the_runtime_gives_them(tiny: Session) -> None:
     assert len(make.CASES) == len(RUNS)
     for seed, (prompt, options) in enumerate(make.CASES):
         found = json.loads(json.dumps(make.run(tiny, prompt, seed, options)))
-        np.testing.assert_allclose(found.pop("logprobs"), RUNS[seed]["logprobs"], atol=2e-4)
-        assert found == {name: value for name, value in RUNS[seed].items() if name != "logprobs"}, options
+        held = dict(RUNS[seed])
+        for name in ("logprobs", "entropies"):
+            np.testing.assert_allclose(found.pop(name), held.pop(name), atol=2e-4)
+        assert found == held, options
+
+
+def test_the_runtime_decodes_them(tiny: Session) -> None:
+    make = maker()
+    assert len(make.DECODED) == len(VECTORS["decoded"])
+    for case, held in zip(make.DECODED, VECTORS["decoded"], strict=True):
+        assert json.loads(json.dumps(make.decoded(tiny, *case))) == held
+    stopped = [one for one in VECTORS["decoded"] if one["stop_reason"] == "stop" and "stop" in one["options"]]
+    assert len(stopped) > 1 and {one["loop"] for one in VECTORS["decoded"]} == {"decode"}
+
+
+def test_guided_steps_run_twice() -> None:
+    guided = [one for one in RUNS if one["options"].get("guidance", 1.0) != 1]
+    n = VECTORS["canvas_length"]
+    assert len(guided) > 6
+    for entry in guided:
+        said = entry["options"]
+        first, _, last = str(said.get("guidance_steps", "1:99")).partition(":")
+        most = int(last or first)
+        start = [i for i, index in enumerate(entry["canvas_index"]) if i == 0 or index != entry["canvas_index"][i - 1]]
+        numbers = [i - max(s for s in start if s <= i) + 1 for i in range(len(entry["step"]))]
+        twice = sum(int(first) <= number <= most and ("negative" in said or number > 1) for number in numbers)
+        assert entry["position_forwards"] >= n * (len(numbers) + twice)
+        assert (entry["position_forwards"] - n * (len(numbers) + twice) > 0) == (entry["canvases"] > 1)
 
 
 def test_the_runtime_gives_the_samples(tiny: Session) -> None:

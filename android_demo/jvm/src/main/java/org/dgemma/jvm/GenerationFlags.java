@@ -2,10 +2,14 @@ package org.dgemma.jvm;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
-import org.dgemma.runtime.ComputePolicy;
+import java.util.Map;
+import org.dgemma.runtime.Decoder;
 import org.dgemma.runtime.GenerateOptions;
+import org.dgemma.runtime.Guidance;
 import org.dgemma.runtime.Loop;
+import org.dgemma.runtime.Profile;
 import org.dgemma.runtime.SamplerOptions;
 import org.dgemma.runtime.Structure;
 import org.dgemma.runtime.UsageException;
@@ -14,7 +18,8 @@ import org.jspecify.annotations.Nullable;
 /** What the options of {@code run} say of a generation. */
 final class GenerationFlags {
     static final List<String> OPTIONS = Arrays.asList(
-            "--loop", "--seed", "--max-new-tokens", "--min-tokens", "--early-commit", "--start-width", "--system",
+            "--loop", "--decoder", "--profile", "--guidance", "--negative", "--guidance-steps", "--seed", "--max-new-tokens",
+            "--min-tokens", "--early-commit", "--start-width", "--system",
             "--temperature", "--steps", "--entropy-bound", "--schedule", "--confidence", "--stability", "--top-k", "--top-p",
             "--min-p", "--logit-bias", "--ban", "--stop", "--fallback", "--template", "--draft", "--strength", "--logprobs",
             "--regex", "--json-schema", "--choice");
@@ -22,10 +27,14 @@ final class GenerationFlags {
             "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--trace", "--think",
             "--choice-probabilities");
 
+    /** What it says where the options say nothing. */
+    final Profile profile;
     private final Arguments given;
 
+    /** Throws UsageException for the file of --profile. */
     GenerationFlags(Arguments given) {
         this.given = given;
+        this.profile = given.text("--profile") == null ? Profile.NONE : ProfileFile.read(given.text("--profile"));
     }
 
     /** Throws UsageException. */
@@ -33,13 +42,16 @@ final class GenerationFlags {
         if (given.has("--fixed-steps") && given.has("--adaptive")) {
             throw new UsageException("give --fixed-steps or --adaptive, not both");
         }
+        Profile steps = profile.with(steps());
         GenerateOptions options = GenerateOptions.DEFAULT;
         options = options.maxNewTokens(given.number("--max-new-tokens", options.maxNewTokens))
                 .seed(given.seed())
                 .adaptive(!given.has("--fixed-steps"))
                 .loop(loop(given.text("--loop")))
-                .compute(compute())
-                .sampler(sampler())
+                .decoder(decoder())
+                .compute(steps.compute())
+                .sampler(cut(steps.sampler()))
+                .guidance(guidance())
                 .raw(given.has("--raw"))
                 .system(given.text("--system"))
                 .think(given.has("--think"))
@@ -95,44 +107,76 @@ final class GenerationFlags {
         return text != null && text.endsWith("\n") ? text.substring(0, text.length() - 1) : text;
     }
 
-    private ComputePolicy compute() {
-        ComputePolicy policy = ComputePolicy.ALL.recheck(given.has("--recheck")).speculate(given.has("--speculate"));
-        if (given.text("--early-commit") != null) {
-            policy = policy.earlyCommit(given.real("--early-commit", 0));
+    private Decoder decoder() {
+        String word = given.text("--decoder");
+        for (Decoder decoder : Decoder.values()) {
+            if (word == null || decoder.word().equals(word)) {
+                return decoder;
+            }
         }
-        String width = given.text("--start-width");
-        if (width == null) {
-            return policy;
-        }
-        if (!width.matches("auto|[0-9]{1,9}")) {
-            throw new UsageException("--start-width '" + width + "': must be auto, or a number of positions, such as 32");
-        }
-        return width.equals("auto") ? policy.startWidthAuto() : policy.startWidth(Integer.parseInt(width));
+        throw new UsageException("--decoder '" + word + "': choose one of diffusion, autoregressive");
     }
 
-    private SamplerOptions sampler() {
-        SamplerOptions sampler = SamplerOptions.EXPORTED;
-        double[] ends = ends("--temperature", "A or A:B, numbers from 0 to 100, such as 0.8:0.4");
-        if (ends != null) {
-            sampler = sampler.temperature(ends[0], ends[1]);
+    private @Nullable Guidance guidance() {
+        if (given.text("--guidance") == null) {
+            for (String name : Arrays.asList("--negative", "--guidance-steps")) {
+                if (given.text(name) != null) {
+                    throw new UsageException(name + " needs --guidance; give it as well, or leave this out");
+                }
+            }
+            return null;
         }
-        if (given.text("--steps") != null) {
-            sampler = sampler.maxSteps(given.number("--steps", 0));
+        Guidance found = Guidance.of(given.real("--guidance", 1));
+        String negative = given.text("--negative");
+        found = negative == null ? found : found.negative(negative);
+        String steps = given.text("--guidance-steps");
+        if (steps == null) {
+            return found;
         }
-        ends = ends("--entropy-bound", "a positive number of nats, or A:B");
-        if (ends != null) {
-            sampler = sampler.entropyBound(ends[0], ends[1]);
+        String[] ends = steps.split(":", 2);
+        try {
+            int first = Integer.parseInt(ends[0].trim());
+            return found.steps(first, ends.length < 2 || ends[1].isEmpty() ? first : Integer.parseInt(ends[1].trim()));
+        } catch (NumberFormatException error) {
+            throw new UsageException("--guidance-steps '" + steps + "' must be A:B, two step numbers such as 2:8", error);
         }
-        String schedule = given.text("--schedule");
-        if (schedule != null) {
-            sampler = sampler.schedule(ScheduleFile.read(schedule));
+    }
+
+    /** What a profile may say as well, by its names. */
+    private Map<String, Object> steps() {
+        Map<String, Object> found = new HashMap<>();
+        put(found, "temperature", given.text("--temperature"));
+        put(found, "entropy_bound", given.text("--entropy-bound"));
+        put(found, "max_steps", given.text("--steps") == null ? null : given.number("--steps", 0));
+        put(found, "schedule", given.text("--schedule") == null ? null : ScheduleFile.read(given.text("--schedule")));
+        put(found, "confidence", given.text("--confidence") == null ? null : given.real("--confidence", 0));
+        put(found, "stability", given.text("--stability") == null ? null : given.number("--stability", 0));
+        put(found, "early_commit", given.text("--early-commit") == null ? null : given.real("--early-commit", 0));
+        put(found, "start_width", width());
+        put(found, "recheck", given.has("--recheck") ? true : null);
+        put(found, "speculate", given.has("--speculate") ? true : null);
+        return found;
+    }
+
+    private static void put(Map<String, Object> values, String name, @Nullable Object value) {
+        if (value != null) {
+            values.put(name, value);
         }
-        if (given.text("--confidence") != null) {
-            sampler = sampler.confidence(given.real("--confidence", 0));
+    }
+
+    private @Nullable Object width() {
+        String text = given.text("--start-width");
+        if (text == null || text.equals("auto")) {
+            return text;
         }
-        if (given.text("--stability") != null) {
-            sampler = sampler.stability(given.number("--stability", 0));
+        if (!text.matches("[0-9]{1,9}")) {
+            throw new UsageException("--start-width '" + text + "': must be auto, or a number of positions, such as 32");
         }
+        return Integer.valueOf(text);
+    }
+
+    /** With the options of the draw. */
+    private SamplerOptions cut(SamplerOptions sampler) {
         if (given.text("--top-k") != null) {
             sampler = sampler.topK(given.number("--top-k", 0));
         }
@@ -143,23 +187,6 @@ final class GenerationFlags {
             sampler = sampler.minP(given.real("--min-p", 0));
         }
         return biased(sampler);
-    }
-
-    /** Both ends of A or A:B; null where the option is not given. */
-    private double @Nullable [] ends(String option, String what) {
-        String text = given.text(option);
-        if (text == null) {
-            return null;
-        }
-        String[] parts = text.split(":", -1);
-        try {
-            if (parts.length <= 2) {
-                return new double[] {Double.parseDouble(parts[0]), Double.parseDouble(parts[parts.length - 1])};
-            }
-        } catch (NumberFormatException error) {
-            // said below
-        }
-        throw new UsageException(option + " '" + text + "' must be " + what);
     }
 
     private SamplerOptions biased(SamplerOptions sampler) {

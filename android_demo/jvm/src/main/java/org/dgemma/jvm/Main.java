@@ -14,12 +14,14 @@ public final class Main {
     private static final String USAGE = "usage:\n"
             + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | --messages FILE.json | stdin)\n"
             + "      [--engine E] [--threads N] [--system TEXT] [--think] [--raw] [--cache DIR]\n"
+            + "      [--decoder diffusion|autoregressive] [--profile FILE.json]\n"
             + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--min-tokens K] [--fixed-steps]\n"
             + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate]\n"
             + "      [--temperature A[:B]] [--steps T] [--entropy-bound NATS[:NATS]] [--schedule linear|cosine|FILE]\n"
             + "      [--confidence NATS] [--stability STEPS] [--top-k K] [--top-p P] [--min-p P]\n"
             + "      [--logit-bias ID=B]… [--ban TEXT]… [--stop TEXT]… [--fallback autoregressive]\n"
             + "      [--template TEXT] [--draft FILE] [--strength X] [--regex R | --json-schema FILE | --choice A|B]\n"
+            + "      [--guidance S] [--negative TEXT] [--guidance-steps A:B]\n"
             + "      [--n K] [--json] [--logprobs N] [--choice-probabilities] [--trace]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
 

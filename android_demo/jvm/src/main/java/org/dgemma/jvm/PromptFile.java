@@ -5,11 +5,14 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
 import org.dgemma.runtime.GenerateOptions;
+import org.dgemma.runtime.Guidance;
+import org.dgemma.runtime.Profile;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.SamplerOptions;
 import org.dgemma.runtime.Session;
@@ -18,10 +21,11 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * JSON lines with {@code prompt}, a text or a list of ids, and what differs from the command line's options:
- * {@code seed}, {@code max_new_tokens}, {@code adaptive}, {@code loop}, {@code raw}, {@code continue}, {@code stop},
- * {@code ban}, {@code logprobs}, and in {@code sampler} an object of {@code temperature} (a list of both ends),
- * {@code max_steps}, {@code entropy_bound}, {@code confidence}, {@code stability}, {@code top_k}, {@code top_p}, {@code min_p}
- * and {@code logit_bias} (pairs). Other keys are not read.
+ * {@code seed}, {@code max_new_tokens}, {@code min_tokens}, {@code adaptive}, {@code loop}, {@code raw}, {@code continue},
+ * {@code stop}, {@code ban}, {@code logprobs}, {@code guidance} with {@code negative} (ids) and {@code guidance_steps} (a list),
+ * and in {@code sampler} an object of {@code temperature}, {@code max_steps}, {@code entropy_bound}, {@code schedule},
+ * {@code confidence}, {@code stability}, {@code top_k}, {@code top_p}, {@code min_p} and {@code logit_bias} (pairs). Other keys
+ * are not read.
  */
 final class PromptFile {
     private PromptFile() {}
@@ -70,6 +74,12 @@ final class PromptFile {
         if (values.containsKey("max_new_tokens")) {
             options = options.maxNewTokens(((Number) values.get("max_new_tokens")).intValue());
         }
+        if (values.containsKey("min_tokens")) {
+            options = options.minTokens(((Number) values.get("min_tokens")).intValue());
+        }
+        if (values.containsKey("guidance")) {
+            options = options.guidance(guidance(values));
+        }
         if (values.containsKey("adaptive")) {
             options = options.adaptive((Boolean) values.get("adaptive"));
         }
@@ -95,15 +105,21 @@ final class PromptFile {
             options = options.sampler(sampler((Map<?, ?>) values.get("sampler")));
         }
         Object prompt = values.get("prompt");
-        if (prompt instanceof String) {
-            return new Line((String) prompt, null, options);
+        return prompt instanceof String ? new Line((String) prompt, null, options) : new Line(null, ids(prompt), options);
+    }
+
+    private static int[] ids(Object list) {
+        return ((List<?>) list).stream().mapToInt(each -> Math.toIntExact((Long) each)).toArray();
+    }
+
+    private static Guidance guidance(Map<?, ?> values) {
+        Guidance found = Guidance.of(((Number) values.get("guidance")).doubleValue());
+        found = values.containsKey("negative") ? found.negative(ids(values.get("negative"))) : found;
+        if (!values.containsKey("guidance_steps")) {
+            return found;
         }
-        List<?> given = (List<?>) prompt;
-        int[] ids = new int[given.size()];
-        for (int i = 0; i < ids.length; i++) {
-            ids[i] = Math.toIntExact((Long) given.get(i));
-        }
-        return new Line(null, ids, options);
+        int[] steps = ids(values.get("guidance_steps"));
+        return found.steps(steps[0], steps[1]);
     }
 
     private static String[] texts(Object list) {
@@ -111,7 +127,9 @@ final class PromptFile {
     }
 
     private static SamplerOptions sampler(Map<?, ?> values) {
-        SamplerOptions found = SamplerOptions.EXPORTED;
+        Map<String, Object> steps = new LinkedHashMap<>();
+        values.forEach((name, value) -> steps.put((String) name, value));
+        SamplerOptions found = Profile.NONE.with(steps).sampler();
         for (Map.Entry<?, ?> each : values.entrySet()) {
             found = changed(found, (String) each.getKey(), each.getValue());
         }
@@ -121,8 +139,12 @@ final class PromptFile {
     private static SamplerOptions changed(SamplerOptions options, String name, Object value) {
         switch (name) {
             case "temperature":
-                List<?> ends = (List<?>) value;
-                return options.temperature(((Number) ends.get(0)).doubleValue(), ((Number) ends.get(1)).doubleValue());
+            case "max_steps":
+            case "entropy_bound":
+            case "schedule":
+            case "confidence":
+            case "stability":
+                return options; // read already
             case "logit_bias":
                 SamplerOptions found = options;
                 for (Object pair : (List<?>) value) {
@@ -131,14 +153,6 @@ final class PromptFile {
                             bias == null ? Double.NEGATIVE_INFINITY : ((Number) bias).doubleValue());
                 }
                 return found;
-            case "max_steps":
-                return options.maxSteps(((Number) value).intValue());
-            case "entropy_bound":
-                return options.entropyBound(((Number) value).doubleValue());
-            case "confidence":
-                return options.confidence(((Number) value).doubleValue());
-            case "stability":
-                return options.stability(((Number) value).intValue());
             case "top_k":
                 return options.topK(((Number) value).intValue());
             case "top_p":

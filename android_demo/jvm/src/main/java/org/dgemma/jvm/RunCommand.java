@@ -9,6 +9,7 @@ import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.BiFunction;
@@ -39,16 +40,19 @@ final class RunCommand {
     }
 
     void run() {
-        GenerateOptions options = new GenerationFlags(given).options();
+        GenerationFlags flags = new GenerationFlags(given);
+        GenerateOptions options = flags.options();
         int n = given.number("--n", 1);
         String file = given.text("--prompts");
         check(file != null, n);
-        if (file != null) {
-            answerEach(PromptFile.read(file, options));
-            return;
-        }
-        Asked asked = asked(options);
+        Asked asked = file == null ? asked(options) : null;
+        List<PromptFile.Line> lines = file == null ? Collections.emptyList() : PromptFile.read(file, options);
         try (Session session = Session.load(given.bundle, given.session())) {
+            flags.profile.warnings(session.bundle()).forEach(line -> err.println("warning: " + line));
+            if (asked == null) {
+                lines.forEach(line -> out.println(Json.write(ResultJson.toMap(line.run(session)))));
+                return;
+            }
             if (n != 1) {
                 sample(asked.samples(session, n), session);
                 return;
@@ -81,14 +85,6 @@ final class RunCommand {
         }
         if (severalPrompts && n != 1) {
             throw new UsageException("--prompts gives several answers, which --n cannot hold; leave one out");
-        }
-    }
-
-    private void answerEach(List<PromptFile.Line> lines) {
-        try (Session session = Session.load(given.bundle, given.session())) {
-            for (PromptFile.Line line : lines) {
-                out.println(Json.write(ResultJson.toMap(line.run(session))));
-            }
         }
     }
 

@@ -10,9 +10,10 @@ import java.util.regex.Pattern;
 /** The library's messages with its options as they are typed here: {@code --steps} for {@code maxSteps}. */
 final class Spelling {
     private static final List<String> WORDS = Arrays.asList(
-            "system", "think", "raw", "loop", "seed", "temperature", "schedule", "confidence", "stability", "ban", "stop",
+            "system", "think", "raw", "loop", "seed", "temperature(?! and)", "schedule", "confidence", "stability", "ban", "stop",
             "logprobs", "fallback", "template", "draft", "strength", "recheck", "speculate", "n", "messages",
-            "regex", "choices(?! of)");
+            "regex", "choices(?! of)", "decoder", "guidance", "negative", "adaptive",
+            "trace");
     private static final Map<String, String> NAMES = new HashMap<>();
     private static final Pattern NAME;
 
@@ -29,12 +30,15 @@ final class Spelling {
         NAMES.put("startWidth", "--start-width");
         NAMES.put("jsonSchema", "--json-schema");
         NAMES.put("choiceProbabilities", "--choice-probabilities");
+        NAMES.put("guidanceSteps", "--guidance-steps");
         String quoted = "(?<=[ \\[])(?:'(?:[^'\\\\]|\\\\.)*'|\"(?:[^\"\\\\]|\\\\.)*\")";
-        String before = "(?:^|(?<=[;,] |\\b(?:leave|out|give|with|needs?|use|for|at|of|from|and|or|which|that|before) ))";
+        String before = "(?:^|(?<=[;,] |\\b(?:leave|out|give|with|needs?|use|for|at|of|from|and|or|which|that|before|without) ))";
         NAME = Pattern.compile(quoted + "|\\b(" + String.join("|", NAMES.keySet()) + ")\\b|" + before + "("
                 + String.join("|", WORDS) + ")\\b");
         WORDS.forEach(word -> NAMES.put(word, "--" + word));
         NAMES.put("choices", "--choice");
+        NAMES.put("adaptive", "--fixed-steps");
+        NAMES.put("temperature", "--temperature");
     }
 
     private Spelling() {}

@@ -31,19 +31,19 @@ public class ControlTest extends CommandLine {
         return ((Map<?, ?>) asked(LETTER, all.toArray(new String[0])).get("trajectory")).get(what);
     }
 
-    /** What Python's command line says as well, but for {@code --decoder diffusion}, which is not an option here. */
+    /** What Python's command line says as well. */
     @Test
     public void errorsNameOptionsAsTheyAreTyped() throws Exception {
         String list = file("list.json", "[1]");
         String half = file("half.json", "{");
         String[][] wrong = {
-            {"--temperature -1", "--temperature -1.0 must be A or A:B, numbers from 0 to 100, such as 0.8:0.4"},
-            {"--temperature 1:200", "--temperature (1.0, 200.0) must be A or A:B"},
-            {"--entropy-bound 0", "--entropy-bound 0.0 must be a positive number of nats, or A:B"},
+            {"--temperature -1", "--temperature '-1' must be A or A:B, numbers from 0 to 100, such as 0.8:0.4"},
+            {"--temperature 1:200", "--temperature '1:200' must be A or A:B"},
+            {"--entropy-bound 0", "--entropy-bound '0' must be a positive number of nats, or A:B"},
             {"--entropy-bound 1:2:3", "--entropy-bound '1:2:3' must be a positive number of nats, or A:B"},
             {"--max-new-tokens 0", "--max-new-tokens 0 must be an integer, 1 or more"},
             {"--min-tokens -1", "--min-tokens -1 must be an integer from 0 to --max-new-tokens, 256"},
-            {"--min-tokens 3 --loop graph", "--min-tokens needs --loop host: "},
+            {"--min-tokens 3 --loop graph", "--min-tokens needs --decoder diffusion and --loop host: "},
             {"--min-tokens 3 --stop x", "--min-tokens cannot be combined with --stop, which can end it sooner; leave one out"},
             {"--seed -1", "--seed -1 must be between 0 and 2^64-1"},
             {"--schedule x", "--schedule 'x' must be linear, cosine, or a .json or .toml file"},
@@ -73,7 +73,8 @@ public class ControlTest extends CommandLine {
             {"--regex a --choice a|b", "give one of --regex, --json-schema and --choice, not --regex and --choice"},
             {"--regex a --stop x --ban y", "--regex determines what the answer is and where it ends; leave --stop out"},
             {"--regex a --start-width 8", "--regex needs the whole canvas from its first step on; leave --start-width out"},
-            {"--regex a --loop graph", "--regex needs --loop host: otherwise the probabilities of other ids are not known"},
+            {"--regex a --loop graph",
+                "--regex needs --decoder diffusion and --loop host: otherwise the probabilities of other ids are not known"},
             {"--regex a --think", "--regex covers the whole answer, thoughts included; leave --think out"},
             {"--choice a", "--choice 'a' is the only one; give 2 or more different texts"},
             {"--choice a|a", "--choice have 'a' twice; give 2 or more different texts"},
@@ -85,7 +86,25 @@ public class ControlTest extends CommandLine {
             {"--json-schema " + file("any.json", "{}"), "--json-schema # has no type, so any value would fit; "},
             {"--raw --think", "--raw skips the chat template, which --system, --think and tools need; leave it out"},
             {"--n 0", "--n 0 must be between 1 and 1000"},
-            {"--n 2 --speculate", "--n cannot be combined with --speculate: "},
+            {"--n 2 --speculate", "--n needs --decoder diffusion without --speculate: greedy decoding always gives the same answer"},
+            {"--n 2 --decoder autoregressive", "--n needs --decoder diffusion without --speculate: "},
+            {"--decoder x", "--decoder 'x': choose one of diffusion, autoregressive"},
+            {"--decoder autoregressive --fixed-steps", "--fixed-steps needs --decoder diffusion: autoregressive decoding has no "},
+            {"--decoder autoregressive --trace --json", "--trace needs --decoder diffusion: autoregressive decoding has no "},
+            {"--decoder autoregressive --loop graph", "--loop needs --decoder diffusion: autoregressive decoding has no "},
+            {"--decoder autoregressive --steps 2 --top-k 3", "--steps and --top-k need --decoder diffusion: autoregressive"},
+            {"--decoder autoregressive --ban x", "--ban needs --decoder diffusion: autoregressive decoding returns a single "},
+            {"--guidance 101", "--guidance 101.0 must be a number from 0 to 100; 1 changes nothing"},
+            {"--negative x", "--negative needs --guidance; give it as well, or leave this out"},
+            {"--guidance-steps 2", "--guidance-steps needs --guidance; give it as well, or leave this out"},
+            {"--guidance 2 --guidance-steps x", "--guidance-steps 'x' must be A:B, two step numbers such as 2:8"},
+            {"--guidance 2 --guidance-steps 3:2", "--guidance-steps (3, 2) must be the first and the last step, such as 2 and 8"},
+            {"--guidance 2 --negative ", "--negative must be non-empty text, or ids"},
+            {"--guidance 2 --loop graph",
+                "--guidance needs --decoder diffusion and --loop host: the other graphs have no second pass"},
+            {"--guidance 2 --early-commit 0.01 --recheck",
+                "--guidance needs every position in every step; leave --early-commit and --recheck out"},
+            {"--recheck", "--recheck runs positions that were committed early; give --early-commit or --start-width as well"},
             {"--n 2 --json --trace", "--n gives several answers, which --trace cannot hold; "},
         };
         for (String[] each : wrong) {
@@ -95,6 +114,82 @@ public class ControlTest extends CommandLine {
         }
         refused("--prompts gives several answers, which --n cannot hold",
                 "run", BUNDLE.getPath(), "--prompts", file("prompts", "{\"prompt\": \"x\"}"), "--n", "2");
+    }
+
+    @Test
+    public void aProfileIsWhatTheOptionsDoNotSay() throws Exception {
+        String head = "{\"version\": 1, \"name\": \"a\", \"options\": ";
+        String path = file("p.json", head + "{\"temperature\": [3.0, 3.0], \"max_steps\": 3}, \"bundle\": null}");
+        assertEquals(steps("accepted", "--temperature", "3", "--steps", "3"), steps("accepted", "--profile", path));
+        assertEquals(steps("accepted", "--temperature", "3", "--steps", "2"),
+                steps("accepted", "--profile", path, "--steps", "2"));
+        String other = file("o.json", head + "{\"early_commit\": 0.01, \"recheck\": true}, \"bundle\": \"x\", \"evidence\": {}}");
+        assertEquals(json("--early-commit", "0.01", "--recheck").get("position_forwards"),
+                json("--profile", other).get("position_forwards"));
+        assertEquals("warning: profile a was found for another bundle, so its evidence does not apply to this one; "
+                + "`dgemma tune` makes one that does\n", err);
+        String[][] wrong = {
+            {head + "{\"temperature\": \"x\"}}", ": --temperature 'x' must be A or A:B, numbers from 0 to 100, such as 0.8:0.4"},
+            {head + "{\"temperature\": [1, 200]}}", ": --temperature [1, 200] must be A or A:B, "},
+            {head + "{\"start_width\": 0}}", ": --start-width 0 must be auto, or a number of positions, 1 or more"},
+            {head + "{\"max_steps\": 2.5}}", ": --steps 2.5 must be an integer, 1 or more"},
+            {head + "{\"stability\": true}}", ": --stability True must be an integer, 0 or more"},
+            {head + "{\"early_commit\": 0}}", ": --early-commit 0 must be a positive number of nats"},
+            {head + "{\"recheck\": true}}", ": --recheck runs positions that were committed early; give --early-commit or "},
+            {head + "{\"top_k\": 2}}", " has an unknown option 'top_k'; choose from temperature, max_steps, entropy_bound, "
+                    + "schedule, confidence, stability, early_commit, start_width, recheck"},
+            {head + "{\"schedule\": {\"temperature\": \"x\"}}}", ": --schedule: temperature must be a list of numbers from 0 to 100"},
+            {head + "{\"schedule\": {\"entropy_bound\": [0]}}}", ": --schedule: entropy_bound must be a list of positive numbers "},
+            {head + "{\"schedule\": {\"temperature\": [1]}, \"temperature\": 1}}",
+                ": --temperature is also in the table of --schedule; leave one out"},
+            {head + "{\"schedule\": 3}}", ": --schedule '3' must be linear or cosine, or a table of temperature and entropy_bound"},
+            {head + "[]}", ": options must be an object"},
+            {head + "{}, \"evidence\": null}", ": evidence must be an object"},
+            {head + "{}, \"bundle\": 1}", ": bundle must be a bundle's digest"},
+            {head + "{}, \"x\": 1}", " has an unknown key 'x'; choose from name, options, bundle, evidence"},
+            {"{\"version\": 1, \"options\": {}}", " has no name"},
+            {"{\"version\": 1, \"name\": \"a\\nb\", \"options\": {}}", ": name must be one line of text"},
+            {"{\"version\": 2, \"name\": \"a\"}", ": is not a profile of version 1; make one with `dgemma tune`"},
+            {"[1]", ": is not a profile (not an object); make one with `dgemma tune`"},
+            {"{", ": is not a profile ("},
+        };
+        for (String[] each : wrong) {
+            String file = file("wrong.json", each[0]);
+            refused("error: --profile " + file + each[1], "run", BUNDLE.getPath(), "-p", "x", "--profile", file);
+        }
+        refused("--profile none.json: cannot be read (No such file or directory); name a file",
+                "run", "x", "-p", "x", "--profile", "none.json");
+        refused("--profile a.toml: is TOML, which this tool does not read; write it as JSON",
+                "run", "x", "-p", "x", "--profile", "a.toml");
+    }
+
+    @Test
+    public void tokensAreDecodedOneByOne() throws Exception {
+        Map<?, ?> plain = json("--decoder", "autoregressive");
+        assertEquals("decode", plain.get("loop"));
+        String text = (String) plain.get("text");
+        String end = text.substring(text.length() - 1);
+        Map<?, ?> stopped = json("--decoder", "autoregressive", "--stop", end);
+        assertEquals(text.substring(0, text.indexOf(end)), stopped.get("text"));
+        assertEquals(end, stopped.get("stop_string"));
+        String turns = file("turns.json", "[{\"role\": \"user\", \"content\": \"Write boip backwards.\"}]");
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--messages", turns, "--decoder", "autoregressive", "--threads", "1"));
+        assertEquals(text + "\n", out);
+    }
+
+    @Test
+    public void guidedStepsRunTwice() throws Exception {
+        String word = "Reverse the word table.";
+        String[] fixed = {"--fixed-steps", "--steps", "4"};
+        String[] all = {"--fixed-steps", "--steps", "4", "--guidance", "2", "--negative", "Write 4271 in words."};
+        long n = (Long) asked(word, fixed).get("position_forwards") / 4;
+        assertEquals(8 * n, asked(word, all).get("position_forwards"));
+        assertEquals("all but the first", 7 * n, asked(word, Arrays.copyOf(all, 5)).get("position_forwards"));
+        all[5] = "--guidance-steps";
+        all[6] = "2:3";
+        assertEquals(6 * n, asked(word, all).get("position_forwards"));
+        Map<?, ?> one = asked(word, "--guidance", "1", "--negative", "x");
+        assertEquals("changes nothing", asked(word).get("position_forwards"), one.get("position_forwards"));
     }
 
     @Test

@@ -50,6 +50,8 @@ abstract class CanvasLoop {
         @Nullable Given given;
         /** The language that it must be of. */
         @Nullable StructuredCanvas structured;
+        /** What its steps are pushed away from. */
+        @Nullable Guide guide;
     }
 
     /** @param behind slots that the graph needs behind the prefix */

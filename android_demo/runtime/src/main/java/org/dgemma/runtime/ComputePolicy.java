@@ -89,7 +89,7 @@ public final class ComputePolicy {
     }
 
     /** Names of what was asked for. */
-    private List<String> given() {
+    List<String> given() {
         List<String> names = new ArrayList<>();
         if (earlyCommit > 0) {
             names.add("earlyCommit");
@@ -129,13 +129,18 @@ public final class ComputePolicy {
         return isAll() ? new String[] {loop.graph} : speculate ? new String[] {ACTIVE, CHECK} : new String[] {ACTIVE};
     }
 
+    /** Throws UsageException where nothing is committed early that could run once more. */
+    void checkRecheck() {
+        if (isAll() && recheck) {
+            throw new UsageException("recheck runs positions that were committed early; "
+                    + "give earlyCommit or startWidth as well");
+        }
+    }
+
     /** Throws UsageException where the loop or the bundle cannot do it. */
     void check(Bundle bundle, String engine, Loop loop) {
+        checkRecheck();
         if (isAll()) {
-            if (recheck) {
-                throw new UsageException("recheck runs positions that were committed early; "
-                        + "give earlyCommit or startWidth as well");
-            }
             return;
         }
         if (loop != Loop.HOST) {

@@ -6,7 +6,7 @@ final class DenoisingStep {
     int number;
     /** Steps remaining when it ran, T…1. */
     int remaining;
-    /** Positions that went through the stack. */
+    /** Positions that went through the stack, twice where the step is guided. */
     int rows;
     /** Positions that the canvas has so far. */
     int width;

@@ -27,6 +27,8 @@ public final class GenerateOptions {
     /** End a canvas early, once it is stable and certain; otherwise always run all steps. */
     public final boolean adaptive;
     public final Loop loop;
+    /** Whether canvases are denoised, or tokens decoded one by one. */
+    public final Decoder decoder;
     /** How much of a canvas is computed. */
     public final ComputePolicy compute;
     /** What differs from the sampler that the bundle was exported with. */
@@ -45,6 +47,8 @@ public final class GenerateOptions {
     public final double strength;
     /** How many of the likeliest ids {@link Result#logprobs} names; null for no log-probabilities. */
     public final @Nullable Integer logprobs;
+    /** What steps are pushed away from, and how far; null where they are not. */
+    public final @Nullable Guidance guidance;
     /** What the answer may be; it always is that, unless it was cancelled. Null for any text. */
     public final @Nullable Structure structure;
     /** Give the probability of each choice of the structure in {@link Result#choiceProbabilities}. */
@@ -69,6 +73,7 @@ public final class GenerateOptions {
         long seed;
         boolean adaptive = true;
         Loop loop = Loop.HOST;
+        Decoder decoder = Decoder.DIFFUSION;
         ComputePolicy compute = ComputePolicy.ALL;
         SamplerOptions sampler = SamplerOptions.EXPORTED;
         List<String> ban = Collections.emptyList();
@@ -78,6 +83,7 @@ public final class GenerateOptions {
         @Nullable String draft;
         double strength = STRENGTH;
         @Nullable Integer logprobs;
+        @Nullable Guidance guidance;
         @Nullable Structure structure;
         boolean choiceProbabilities;
         boolean raw;
@@ -94,6 +100,7 @@ public final class GenerateOptions {
         seed = draft.seed;
         adaptive = draft.adaptive;
         loop = draft.loop;
+        decoder = draft.decoder;
         compute = draft.compute;
         sampler = draft.sampler;
         ban = draft.ban;
@@ -103,6 +110,7 @@ public final class GenerateOptions {
         this.draft = draft.draft;
         strength = draft.strength;
         logprobs = draft.logprobs;
+        guidance = draft.guidance;
         structure = draft.structure;
         choiceProbabilities = draft.choiceProbabilities;
         raw = draft.raw;
@@ -121,6 +129,7 @@ public final class GenerateOptions {
         draft.seed = seed;
         draft.adaptive = adaptive;
         draft.loop = loop;
+        draft.decoder = decoder;
         draft.compute = compute;
         draft.sampler = sampler;
         draft.ban = ban;
@@ -130,6 +139,7 @@ public final class GenerateOptions {
         draft.draft = this.draft;
         draft.strength = strength;
         draft.logprobs = logprobs;
+        draft.guidance = guidance;
         draft.structure = structure;
         draft.choiceProbabilities = choiceProbabilities;
         draft.raw = raw;
@@ -182,6 +192,14 @@ public final class GenerateOptions {
             throw new UsageException("loop null is unknown; choose one of host, graph");
         }
         return with(draft -> draft.loop = value);
+    }
+
+    /** The loop, the stop rule and all that steps sample by need diffusion. */
+    public GenerateOptions decoder(Decoder value) {
+        if (value == null) {
+            throw new UsageException("decoder null is unknown; choose one of diffusion, autoregressive");
+        }
+        return with(draft -> draft.decoder = value);
     }
 
     /** The tokens may differ from those of all of it, but for {@link ComputePolicy#speculate}, whose are those of greedy decoding. */
@@ -280,6 +298,15 @@ public final class GenerateOptions {
             throw new UsageException("logprobs " + count + " must be an integer, 0 or more");
         }
         return with(draft -> draft.logprobs = count);
+    }
+
+    /**
+     * What steps are pushed away from, and how far. Null for nothing. Needs the host loop, and every position in every step.
+     *
+     * @throws UsageException next to a {@link #compute} that leaves positions out
+     */
+    public GenerateOptions guidance(@Nullable Guidance value) {
+        return with(draft -> draft.guidance = value);
     }
 
     /**

@@ -30,6 +30,7 @@ final class Generator {
     private final Manifest manifest;
     private final BooleanSupplier cancelled;
     private final Map<String, CanvasLoop> loops = new HashMap<>();
+    private @Nullable Guide guide;
 
     Generator(Engine engine, BooleanSupplier cancelled) {
         this.engine = engine;
@@ -55,12 +56,13 @@ final class Generator {
         if (run.structured != null) {
             run.structured.check(run.most, manifest.canvasLength, manifest.context - ids.length);
         }
+        Guide.check(options.guidance, manifest);
         begin(ids, kept, manifest.canvasLength);
         prepare(run, options.compute.graphs(options.loop));
         if (options.choiceProbabilities) {
             prepare(run, Loop.HOST.graph);
         }
-        run.reason = denoise(run, options, given, watcher);
+        run.reason = denoise(run, options, given, guide(run, options.guidance), watcher);
         end(run);
     }
 
@@ -84,6 +86,7 @@ final class Generator {
         String said = run.tokens.size() > 0 ? "only padding" : "a stop token at once";
         run.warnings.add("the canvas gave " + said + "; this answer is autoregressive");
         run.tokens.truncate(0);
+        run.entropies = new float[0];
         run.logprobs = new ArrayList<>();
         decode(run, ids, kept, watcher);
     }
@@ -103,6 +106,17 @@ final class Generator {
                     + room + " more in the context of " + manifest.context
                     + "; shorten the prompt, or export with a larger --context");
         }
+    }
+
+    /** What the steps of a generation are pushed away from; null where nothing is guided. */
+    private @Nullable Guide guide(Progress run, @Nullable Guidance guidance) {
+        if (guidance == null || guidance.scale == 1) {
+            return null;
+        }
+        prepare(run, Guide.GUIDED);
+        guide = guide == null ? new Guide(engine) : guide;
+        guide.begin(guidance);
+        return guide;
     }
 
     /** Loads the graphs that a generation calls beside {@code encode}. */
@@ -125,18 +139,24 @@ final class Generator {
     }
 
     /** Canvas after canvas; with drafts, the first id that is known is what greedy decoding says next. */
-    private StopReason denoise(Progress run, GenerateOptions options, List<Given> given, Watcher watcher) {
+    private StopReason denoise(
+            Progress run, GenerateOptions options, List<Given> given, @Nullable Guide guide, Watcher watcher) {
         int n = manifest.canvasLength;
+        Prefix other = guide == null ? null : guide.prefix();
         CanvasLoop loop = loop(options.compute.graphs(options.loop)[0]);
         CanvasLoop.Known known = new CanvasLoop.Known();
-        for (int canvas = 0; (long) prefix.size() + n <= manifest.context; canvas++) {
+        known.guide = guide;
+        for (int canvas = 0; fits(prefix, n) && (other == null || fits(other, n)); canvas++) {
             int before = prefix.size();
-            int[] following = encode(run, 0, options.compute.speculate ? 1 : 0);
+            int[] following = encode(run, prefix, 0, options.compute.speculate ? 1 : 0);
             if (following.length > 0) {
                 known.first = following[0];
             }
             if (canvas == 0 && options.choiceProbabilities && run.structured != null) {
                 weighChoices(run, run.structured, options.seed);
+            }
+            if (other != null) {
+                encode(run, other, 0, 0);
             }
             known.structured = run.structured == null ? null
                     : run.structured.canvas(run.tokens.toArray(), run.most, n, manifest.context - prefix.size());
@@ -157,6 +177,9 @@ final class Generator {
             run.canvases++;
             boolean whole = known.given != null && known.given.isTemplate();
             StopReason reason = whole ? run.fill(ids, known.given.length) : run.accept(ids);
+            if (!options.compute.speculate) {
+                run.addEntropies(loop.step.entropy, loop.step.width);
+            }
             Candidates candidates = loop.candidates();
             if (options.logprobs != null && candidates != null) {
                 run.logprobs.addAll(candidates.of(ids, ids.length, options.logprobs));
@@ -167,8 +190,16 @@ final class Generator {
             if (reason != null) {
                 return reason;
             }
+            if (other != null) {
+                other.extend(ids, run.gained);
+            }
         }
         return StopReason.CONTEXT;
+    }
+
+    /** Whether a canvas of {@code n} fits behind what a prefix has. */
+    private boolean fits(Prefix prefix, int n) {
+        return (long) prefix.size() + n <= manifest.context;
     }
 
     private CanvasLoop loop(String graph) {
@@ -238,7 +269,7 @@ final class Generator {
         int same = 0;
         try {
             prefix.extend(draft, length);
-            int[] following = encode(run, 0, length);
+            int[] following = encode(run, prefix, 0, length);
             if (following.length < length) {
                 return null;
             }
@@ -254,11 +285,11 @@ final class Generator {
     }
 
     /**
-     * Encodes what is pending, but for the last {@code keep} tokens, or until a cancel.
+     * Encodes what is pending of a prefix, but for the last {@code keep} tokens, or until a cancel.
      *
      * @return what greedy decoding says after each of the last {@code check} of them; fewer when cancelled
      */
-    private int[] encode(Progress run, int keep, int check) {
+    private int[] encode(Progress run, Prefix prefix, int keep, int check) {
         long started = System.nanoTime();
         int before = prefix.encoded();
         int[] following = new int[0];
@@ -268,8 +299,8 @@ final class Generator {
             checkCancelled(error);
         }
         if (run.steps == 0) {
-            run.prefillS = since(started);
-            run.prefillPositionForwards = prefix.encoded() - before;
+            run.prefillS += since(started);
+            run.prefillPositionForwards += prefix.encoded() - before;
         } else {
             run.commitS += since(started);
             run.positionForwards += prefix.encoded() - before;
@@ -286,7 +317,7 @@ final class Generator {
 
     /** Greedy decoding; tensors and maps are reused, so that nearly all time is spent in the engine. */
     private StopReason decode(Progress run, Watcher watcher) {
-        encode(run, 1, 0);
+        encode(run, prefix, 1, 0);
         long started = System.nanoTime();
         try {
             return cancelled.getAsBoolean() ? StopReason.CANCELLED : decodeAll(run, watcher);

@@ -6,8 +6,8 @@ import org.dgemma.runtime.engine.Tensor;
 import org.dgemma.runtime.structure.Scores;
 
 /**
- * One {@code denoise} call a step; the adaptive stop is decided here. Canvas and soft embeddings alternate between two
- * buffers.
+ * One {@code denoise} call a step, two of {@code denoise_guided} where it is guided; the adaptive stop is decided here. Canvas
+ * and soft embeddings alternate between two buffers.
  */
 final class HostLoop extends CanvasLoop {
     private final Tensor[] canvases = new Tensor[2];
@@ -65,7 +65,13 @@ final class HostLoop extends CanvasLoop {
             feeds.put("soft", i == 0 ? noSoft : softs[from]);
             outputs.put("next_canvas", canvases[1 - from]);
             outputs.put("next_soft", softs[1 - from]);
-            engine.run(graph, feeds, outputs);
+            boolean twice = known.guide != null && known.guide.guides(i + 1);
+            if (twice) {
+                known.guide.run(feeds, outputs, step.accepted);
+            } else {
+                engine.run(graph, feeds, outputs);
+            }
+            step.rows = twice ? 2 * length : length;
             read(i, 0, "argmax", "entropy", "accepted", "next_canvas");
             steering.decide(every, temperature(i), bound(i), row, step.argmax, step.entropy, step.accepted, step.canvasOut);
             for (int j = 0; j < length; j++) {

@@ -28,6 +28,10 @@ final class OptionCheck {
         if (options.structure != null) {
             names.add(options.structure.name());
         }
+        if (options.guidance != null && !manifest.graphs.get(engine.name()).containsKey(Guide.GUIDED)) {
+            throw new UsageException("guidance: this bundle has no '" + Guide.GUIDED + "' for " + engine.name()
+                    + "; use engine onnx; if the bundle is too old, export it again");
+        }
         checkBias(manifest, options);
         Manifest.GraphSpec graph = engine.bundle().graph(engine.name(), options.compute.graphs(options.loop)[0]);
         if (options.loop == Loop.GRAPH) {

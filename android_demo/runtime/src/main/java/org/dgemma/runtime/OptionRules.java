@@ -7,6 +7,7 @@ import java.util.List;
 /** Which options of a generation cannot be combined, whatever the bundle. */
 final class OptionRules {
     private static final String GREEDY = ", whose tokens come from greedy decoding; leave one out";
+    private static final String NO_STEPS = "has no denoising steps";
 
     private OptionRules() {}
 
@@ -16,24 +17,52 @@ final class OptionRules {
             throw new UsageException(
                     "raw skips the chat template, which system, think and tools need; leave it out");
         }
-        if (options.logprobs != null && options.loop != Loop.HOST) {
-            throw new UsageException("logprobs needs loop host: the other graphs return only tokens");
-        }
-        if (options.compute.speculate && options.logprobs != null) {
-            throw new UsageException("logprobs cannot be combined with speculate" + GREEDY);
-        }
-        checkBans(options);
+        needDiffusion(options, options.compute.given(), NO_STEPS);
+        needDiffusion(options, names(options.trace, "trace"), NO_STEPS);
+        needDiffusion(options, names(options.loop != Loop.HOST, "loop"), NO_STEPS);
+        needDiffusion(options, names(!options.adaptive, "adaptive"), NO_STEPS);
         checkGiven(options);
         checkLeast(options);
+        checkCandidates(options);
         checkStructure(options);
+        if (options.guidance != null) {
+            needHost(options, "guidance", "the other graphs have no second pass");
+            leave(options.compute.given(), "guidance needs every position in every step");
+        }
+        needDiffusion(options, options.sampler.given(), "is greedy");
+        needDiffusion(options, names(options.fallback, "fallback"), "is what it falls back to");
     }
 
-    private static void checkBans(GenerateOptions options) {
+    /** Throws UsageException where these are given to decode token by token. */
+    private static void needDiffusion(GenerateOptions options, List<String> names, String why) {
+        if (options.decoder == Decoder.AUTOREGRESSIVE && !names.isEmpty()) {
+            throw new UsageException(UsageException.listed(names) + (names.size() == 1 ? " needs" : " need")
+                    + " decoder diffusion: autoregressive decoding " + why);
+        }
+    }
+
+    /** Throws UsageException unless every step of a canvas is a call of its own. */
+    private static void needHost(GenerateOptions options, String name, String why) {
+        if (options.decoder == Decoder.AUTOREGRESSIVE || options.loop != Loop.HOST) {
+            throw new UsageException(name + " needs decoder diffusion and loop host: " + why);
+        }
+    }
+
+    /** Bans and log-probabilities. */
+    private static void checkCandidates(GenerateOptions options) {
+        needDiffusion(options, names(!options.ban.isEmpty(), "ban"), "returns a single token, without candidates");
         List<String> greedy = names(options.compute.speculate, "speculate", options.fallback, "fallback");
         List<String> names = names(!options.ban.isEmpty(), "ban", options.sampler.tilts(), "logitBias");
         if (!greedy.isEmpty() && !names.isEmpty()) {
             throw new UsageException(UsageException.listed(names) + " cannot be combined with "
                     + UsageException.listed(greedy) + GREEDY);
+        }
+        if (options.logprobs == null) {
+            return;
+        }
+        needHost(options, "logprobs", "the other graphs return only tokens");
+        if (options.compute.speculate) {
+            throw new UsageException("logprobs cannot be combined with speculate" + GREEDY);
         }
     }
 
@@ -60,17 +89,11 @@ final class OptionRules {
             throw new UsageException("give template or draft, not both");
         }
         String name = options.template == null ? "draft" : "template";
-        if (options.loop != Loop.HOST) {
-            throw new UsageException(name + " needs loop host: otherwise every canvas starts from noise");
-        }
-        List<String> others = options.compute.ofCanvas();
-        if (!others.isEmpty()) {
-            throw new UsageException(name + " fills the whole canvas; leave " + UsageException.listed(others) + " out");
-        }
-        List<String> ends = names(!options.stop.isEmpty(), "stop", options.fallback, "fallback");
-        if (options.template != null && !ends.isEmpty()) {
-            throw new UsageException(
-                    "template determines where the answer ends; leave " + UsageException.listed(ends) + " out");
+        needHost(options, name, "otherwise every canvas starts from noise");
+        leave(options.compute.ofCanvas(), name + " fills the whole canvas");
+        if (options.template != null) {
+            leave(names(!options.stop.isEmpty(), "stop", options.fallback, "fallback"),
+                    "template determines where the answer ends");
         }
     }
 
@@ -80,12 +103,13 @@ final class OptionRules {
             throw new UsageException(
                     "minTokens " + least + " must be an integer from 0 to maxNewTokens, " + options.maxNewTokens);
         }
-        if (least > 0 && options.loop != Loop.HOST) {
-            throw new UsageException("minTokens needs loop host: otherwise only the likeliest id is taken");
+        if (least == 0) {
+            return;
         }
+        needHost(options, "minTokens", "otherwise only the likeliest id is taken");
         List<String> others = names(options.compute.speculate, "speculate", options.fallback, "fallback",
                 !options.stop.isEmpty(), "stop", options.template != null, "template");
-        if (least > 0 && !others.isEmpty()) {
+        if (!others.isEmpty()) {
             throw new UsageException("minTokens cannot be combined with " + UsageException.listed(others)
                     + ", which can end it sooner; leave one out");
         }
@@ -101,9 +125,7 @@ final class OptionRules {
             return;
         }
         String name = structure.name();
-        if (options.loop != Loop.HOST) {
-            throw new UsageException(name + " needs loop host: otherwise the probabilities of other ids are not known");
-        }
+        needHost(options, name, "otherwise the probabilities of other ids are not known");
         leave(options.compute.ofCanvas(), name + " needs the whole canvas from its first step on");
         leave(names(!options.stop.isEmpty(), "stop", options.fallback, "fallback", options.template != null, "template",
                 options.minTokens > 0, "minTokens"), name + " determines what the answer is and where it ends");

@@ -1,6 +1,7 @@
 package org.dgemma.runtime;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import org.dgemma.runtime.structure.StructuredAnswer;
 import org.jspecify.annotations.Nullable;
@@ -23,6 +24,8 @@ final class Progress {
     double prefillS;
     double denoiseS;
     double commitS;
+    /** Of each token, in nats. */
+    float[] entropies = {};
     /** Of each token, where they are wanted. */
     List<TokenLogprob> logprobs = new ArrayList<>();
     /** Of each choice, in nats, where they are wanted; null after a cancel. */
@@ -76,6 +79,14 @@ final class Progress {
         tokens.add(canvas, length);
         gained = length + (length < canvas.length && contains(stops, canvas[length]) ? 1 : 0);
         return StopReason.STOP;
+    }
+
+    /** Adds the entropies of the canvas that was taken last; those of tokens that are there stay. */
+    void addEntropies(float[] canvas, int width) {
+        int before = entropies.length;
+        float[] all = Arrays.copyOf(entropies, before + width);
+        System.arraycopy(canvas, 0, all, before, width);
+        entropies = Arrays.copyOf(all, Math.min(all.length, tokens.size()));
     }
 
     /**

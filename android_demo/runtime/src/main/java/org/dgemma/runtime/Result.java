@@ -39,6 +39,11 @@ public final class Result {
     /** host, graph, or decode. */
     public final String loop;
     public final Timings timings;
+    /**
+     * Of each token, nats of its position's tempered distribution in the last step that ran it: 0 where the model was certain or
+     * the token was fixed. Compare only answers with the same schedule. Empty of greedy decoding.
+     */
+    public final float[] entropies;
     /** Of each token, where {@link GenerateOptions#logprobs} were asked for. */
     public final List<TokenLogprob> logprobs;
     /** The stop string that the answer ended before, if it did; the reason is then {@link StopReason#STOP}. */
@@ -68,6 +73,7 @@ public final class Result {
         this.loop = loop;
         this.timings = timings;
         this.trajectory = run.trajectory;
+        this.entropies = run.entropies;
         this.logprobs = Collections.unmodifiableList(run.logprobs);
         this.stopString = stopString;
         this.holes = Collections.unmodifiableList(holes);

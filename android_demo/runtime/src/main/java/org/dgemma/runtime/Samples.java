@@ -47,8 +47,8 @@ public final class Samples {
 
     /** Whether several answers can differ; throws UsageException. */
     static void check(GenerateOptions options) {
-        if (options.compute.speculate) {
-            throw new UsageException("n cannot be combined with speculate: greedy decoding always gives the same answer");
+        if (options.decoder == Decoder.AUTOREGRESSIVE || options.compute.speculate) {
+            throw new UsageException("n needs decoder diffusion without speculate: greedy decoding always gives the same answer");
         }
     }
 

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.function.UnaryOperator;
 import org.dgemma.DgemmaException;
 import org.dgemma.runtime.engine.Engine;
 import org.dgemma.runtime.engine.Engines;
@@ -121,12 +122,12 @@ public final class Session implements AutoCloseable {
      *     SessionBusyException
      */
     public Result generate(@Nullable String prompt, GenerateOptions options, @Nullable StepListener steps) {
-        return exclusive(() -> run(before -> speech.prefix(before, prompt, options), options, steps, null));
+        return exclusive(() -> run(asked(prompt, options), options, steps, null));
     }
 
     /** As above, of ids taken verbatim. */
     public Result generate(int[] promptIds, GenerateOptions options, @Nullable StepListener steps) {
-        return exclusive(() -> run(before -> speech.prefix(before, promptIds, options), options, steps, null));
+        return exclusive(() -> run(asked(promptIds, options), options, steps, null));
     }
 
     /**
@@ -134,7 +135,7 @@ public final class Session implements AutoCloseable {
      * what the prefix holds of it is not encoded again.
      */
     public Result generate(List<Message> messages, GenerateOptions options, @Nullable StepListener steps) {
-        return exclusive(() -> run(before -> speech.prefix(messages, options), options, steps, null));
+        return exclusive(() -> run(asked(messages, options), options, steps, null));
     }
 
     /**
@@ -142,21 +143,21 @@ public final class Session implements AutoCloseable {
      * on. Afterwards the prefix ends with the prompt. A cancel ends it with the answer in work.
      *
      * @param n 1 to 1000
-     * @throws DgemmaException UsageException also for {@link ComputePolicy#speculate}, which always gives the same answer;
-     *     otherwise as generate
+     * @throws DgemmaException UsageException also for {@link Decoder#AUTOREGRESSIVE} and {@link ComputePolicy#speculate}, whose
+     *     answers are all the same; otherwise as generate
      */
     public Samples sample(@Nullable String prompt, GenerateOptions options, int n) {
-        return exclusive(() -> several(before -> speech.prefix(before, prompt, options), options, n));
+        return exclusive(() -> several(asked(prompt, options), options, n));
     }
 
     /** As above, of ids taken verbatim. */
     public Samples sample(int[] promptIds, GenerateOptions options, int n) {
-        return exclusive(() -> several(before -> speech.prefix(before, promptIds, options), options, n));
+        return exclusive(() -> several(asked(promptIds, options), options, n));
     }
 
     /** As above, of a whole conversation. */
     public Samples sample(List<Message> messages, GenerateOptions options, int n) {
-        return exclusive(() -> several(before -> speech.prefix(messages, options), options, n));
+        return exclusive(() -> several(asked(messages, options), options, n));
     }
 
     /**
@@ -165,32 +166,30 @@ public final class Session implements AutoCloseable {
      * handler; the session stays usable.
      */
     public void start(@Nullable String prompt, GenerateOptions options, GenerationListener listener) {
-        submit(before -> speech.prefix(before, prompt, options), options, listener);
+        submit(asked(prompt, options), options, listener);
     }
 
     /** As above, of ids taken verbatim; they are copied. */
     public void start(int[] promptIds, GenerateOptions options, GenerationListener listener) {
-        int[] copy = promptIds.clone();
-        submit(before -> speech.prefix(before, copy, options), options, listener);
+        submit(asked(promptIds.clone(), options), options, listener);
     }
 
     /** As above, of a whole conversation; the list is copied. */
     public void start(List<Message> messages, GenerateOptions options, GenerationListener listener) {
-        List<Message> copy = new ArrayList<>(messages);
-        submit(before -> speech.prefix(copy, options), options, listener);
+        submit(asked(new ArrayList<>(messages), options), options, listener);
     }
 
     /**
-     * Autoregressive baseline: the same weights, one greedy token per call of {@code decode}. Of the options it takes
-     * maxNewTokens, raw, system, think and tools.
+     * Autoregressive baseline, {@link #generate} with {@link Decoder#AUTOREGRESSIVE}: the same weights, one greedy token per call
+     * of {@code decode}.
      */
     public Result decodeGreedy(String prompt, GenerateOptions options) {
-        return exclusive(() -> decode(before -> speech.prefix(before, prompt, options), options));
+        return generate(prompt, options.decoder(Decoder.AUTOREGRESSIVE), null);
     }
 
     /** As above, of ids taken verbatim. */
     public Result decodeGreedy(int[] promptIds, GenerateOptions options) {
-        return exclusive(() -> decode(before -> speech.prefix(before, promptIds, options), options));
+        return generate(promptIds, options.decoder(Decoder.AUTOREGRESSIVE), null);
     }
 
     /** End the running generation, the native call in work included where the engine can; from any thread. */
@@ -235,9 +234,29 @@ public final class Session implements AutoCloseable {
         T run();
     }
 
-    /** What the prefix becomes by a prompt. */
-    private interface Asked {
-        int[] prefix(int[] before);
+    /** A prompt. */
+    private static final class Asked {
+        /** What the prefix becomes by it. */
+        final UnaryOperator<int[]> prefix;
+        /** Null where it is no whole conversation. */
+        final @Nullable List<Message> messages;
+
+        Asked(UnaryOperator<int[]> prefix, @Nullable List<Message> messages) {
+            this.prefix = prefix;
+            this.messages = messages;
+        }
+    }
+
+    private Asked asked(@Nullable String prompt, GenerateOptions options) {
+        return new Asked(before -> speech.prefix(before, prompt, options), null);
+    }
+
+    private Asked asked(int[] promptIds, GenerateOptions options) {
+        return new Asked(before -> speech.prefix(before, promptIds, options), null);
+    }
+
+    private Asked asked(List<Message> messages, GenerateOptions options) {
+        return new Asked(before -> speech.prefix(messages, options), messages);
     }
 
     private <T> T exclusive(Job<T> job) {
@@ -300,14 +319,14 @@ public final class Session implements AutoCloseable {
         Progress run = generator.progress(given.maxNewTokens);
         GenerateOptions options = speech.withBans(given);
         int[] ids = read(generator, asked, options);
+        options = speech.withNegative(options, asked.messages);
         return answer(run, ids, kept(generator, ids, options), options, steps, texts);
     }
 
     /** What the prefix becomes by a prompt, once it is known that the bundle can do what the options say. */
     private int[] read(Generator generator, Asked asked, GenerateOptions options) {
-        int[] ids = asked.prefix(options.continued ? generator.prefix.ids() : new int[0]);
         OptionCheck.check(engine, options);
-        return ids;
+        return asked.prefix.apply(options.continued ? generator.prefix.ids() : new int[0]);
     }
 
     /** How many of the ids the prefix holds already; the last is read again. */
@@ -328,14 +347,24 @@ public final class Session implements AutoCloseable {
         } catch (Cancelled error) { // before the prefix has changed
             return answering.result(run, engine.name(), options.loop.word(), generator.timings(run));
         }
+        String loop = generate(run, ids, kept, options, answering);
+        return answering.result(run, engine.name(), loop, generator.timings(run));
+    }
+
+    /** Generates, and again token by token where that is the fallback of an empty answer; returns {@link Result#loop}. */
+    private String generate(Progress run, int[] ids, int kept, GenerateOptions options, Answering answering) {
+        Generator generator = open();
+        if (options.decoder == Decoder.AUTOREGRESSIVE) {
+            generator.decode(run, ids, kept, answering);
+            return DECODE;
+        }
         generator.generate(run, ids, kept, options, answering.given, answering);
         run.trajectory = answering.trajectory(ids, run.tokens);
-        String loop = options.loop.word();
-        if (options.fallback && generator.isEmpty(run)) {
-            generator.fallBack(run, ids, kept, answering);
-            loop = DECODE;
+        if (!options.fallback || !generator.isEmpty(run)) {
+            return options.loop.word();
         }
-        return answering.result(run, engine.name(), loop, generator.timings(run));
+        generator.fallBack(run, ids, kept, answering);
+        return DECODE;
     }
 
     private Samples several(Asked asked, GenerateOptions given, int n) {
@@ -346,6 +375,7 @@ public final class Session implements AutoCloseable {
         Generator generator = open();
         GenerateOptions options = speech.withBans(given);
         int[] ids = read(generator, asked, options);
+        options = speech.withNegative(options, asked.messages);
         int kept = kept(generator, ids, options);
         List<Result> results = new ArrayList<>();
         StopReason last = StopReason.STOP;
@@ -357,28 +387,6 @@ public final class Session implements AutoCloseable {
             last = run.reason;
         }
         return new Samples(results);
-    }
-
-    private Result decode(Asked asked, GenerateOptions options) {
-        Generator generator = open();
-        Progress run = generator.progress(options.maxNewTokens);
-        int[] ids = asked.prefix(new int[0]);
-        if (options.continued || options.trace) {
-            throw new UsageException("decodeGreedy starts from an empty prefix and has no steps to trace; "
-                    + "leave continued and trace off");
-        }
-        if (options.template != null || options.draft != null || options.minTokens > 0 || options.fallback
-                || options.structure != null) {
-            throw new UsageException(
-                    "decodeGreedy has no canvases; leave template, draft, minTokens, fallback and structure out");
-        }
-        if (!options.ban.isEmpty() || options.sampler.tilts() || options.logprobs != null || !options.stop.isEmpty()) {
-            throw new UsageException("decodeGreedy gives one token without others, until a stop token; "
-                    + "leave ban, logitBias, logprobs and stop out");
-        }
-        Answering answering = new Answering(speech, options, ids, manifest.sampler.entropyBound, null, null);
-        generator.decode(run, ids, 0, answering);
-        return answering.result(run, engine.name(), DECODE, generator.timings(run));
     }
 
     private Generator open() {

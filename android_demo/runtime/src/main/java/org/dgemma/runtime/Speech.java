@@ -125,6 +125,27 @@ final class Speech {
         return joined(before, checked(ids));
     }
 
+    /**
+     * The options with guidance's negative prompt as ids: behind the system turn that the messages begin with, if any.
+     *
+     * @param messages the prompt, where it is a conversation
+     */
+    GenerateOptions withNegative(GenerateOptions options, @Nullable List<Message> messages) {
+        Guidance guidance = options.guidance;
+        if (guidance == null || guidance.text() == null && guidance.ids() == null) {
+            return options;
+        }
+        GenerateOptions alone = options.continued(false);
+        String text = guidance.text();
+        if (text == null) {
+            checked(guidance.ids());
+            return options;
+        }
+        boolean opens = messages != null && Messages.OPENING_ROLES.contains(messages.get(0).role);
+        return options.guidance(guidance.negative(opens
+                ? prefix(Arrays.asList(messages.get(0), Message.user(text)), alone) : prefix(new int[0], text, alone)));
+    }
+
     private int[] checked(int @Nullable [] ids) {
         if (ids == null || ids.length == 0) {
             throw new UsageException("the prompt is empty; give at least one token");

@@ -79,7 +79,7 @@ public class ControlVectorsTest {
             case "loop":
                 return options.loop(value.equals("graph") ? Loop.GRAPH : Loop.HOST);
             case "stop":
-                return options.stop((String) value);
+                return options.stop(value instanceof List ? ((List<?>) value).toArray(new String[0]) : new String[] {(String) value});
             case "ban":
                 return options.ban((String) value);
             case "regex":
@@ -92,11 +92,39 @@ public class ControlVectorsTest {
                 return options.choiceProbabilities((Boolean) value);
             case "start_width":
                 return options.compute(options.compute.startWidthAuto());
+            case "guidance":
+                return options.guidance(guidance(said));
+            case "negative":
+            case "guidance_steps":
+                return options;
+            case "decoder":
+                return options.trace(false).decoder(Decoder.AUTOREGRESSIVE);
+            case "max_new_tokens":
+                return options.maxNewTokens(number(said, name));
+            case "continue_":
+                return options.continued((Boolean) value);
+            case "raw":
+                return options.raw((Boolean) value);
             case "think":
                 return options.think((Boolean) value);
             default:
                 return options.sampler(OptionVectorsTest.with(options.sampler, name, value));
         }
+    }
+
+    private static Guidance guidance(Map<?, ?> said) {
+        Guidance found = Guidance.of((Double) said.get("guidance"));
+        Object negative = said.get("negative");
+        if (negative != null) {
+            found = negative instanceof String ? found.negative((String) negative)
+                    : found.negative(TrajectoriesTest.ints(negative));
+        }
+        String steps = (String) said.get("guidance_steps");
+        if (steps == null) {
+            return found;
+        }
+        String[] ends = steps.split(":");
+        return found.steps(Integer.parseInt(ends[0]), Integer.parseInt(ends[ends.length - 1]));
     }
 
     @SuppressWarnings("unchecked")
@@ -106,8 +134,11 @@ public class ControlVectorsTest {
 
     private static Result generate(Session session, Map<?, ?> run, GenerateOptions options) {
         Object prompt = run.get("prompt");
-        return prompt instanceof List ? session.generate(TrajectoriesTest.ints(prompt), options, null)
-                : session.generate((String) prompt, options, null);
+        if (prompt instanceof String || prompt == null) {
+            return session.generate((String) prompt, options, null);
+        }
+        return ((List<?>) prompt).get(0) instanceof Map ? session.generate(Messages.read(prompt), options, null)
+                : session.generate(TrajectoriesTest.ints(prompt), options, null);
     }
 
     private static void sameAnswer(String what, Map<?, ?> run, Result result) {
@@ -136,6 +167,7 @@ public class ControlVectorsTest {
         assertEquals(what, fellBack, result.warnings.toString().contains("; this answer is autoregressive"));
         double[] logprobs = result.logprobs.stream().mapToDouble(one -> one.logprob).toArray();
         assertArrayEquals(what, OptionVectorsTest.reals(run.get("logprobs")), logprobs, LOGPROB);
+        assertArrayEquals(what, OptionVectorsTest.reals(run.get("entropies")), doubles(result.entropies), LOGPROB);
         Trajectory trajectory = result.trajectory;
         assertNotNull(trajectory);
         assertArrayEquals(what, TrajectoriesTest.ints(run.get("canvas_index")), trajectory.canvasIndex);
@@ -148,6 +180,14 @@ public class ControlVectorsTest {
         }
         assertTrue(what, Arrays.deepEquals(TrajectoriesTest.rows(run.get("argmax")), trajectory.argmax));
         assertTrue(what, Arrays.deepEquals(TrajectoriesTest.rows(run.get("canvas_out")), trajectory.canvasOut));
+    }
+
+    private static double[] doubles(float[] values) {
+        double[] found = new double[values.length];
+        for (int i = 0; i < found.length; i++) {
+            found[i] = values[i];
+        }
+        return found;
     }
 
     private static String bits(boolean[] values) {
@@ -174,6 +214,24 @@ public class ControlVectorsTest {
         }
         System.out.println("tiny: " + runs().size() + " shared runs under control equal");
         assertTrue("control: another seed hardly changes anything", changed > runs().size() / 2);
+    }
+
+    /** Token by token: stop strings, conversations, and a prefix that is there. */
+    @Test
+    public void theExportedBundleDecodesThem() {
+        try (Session session = Session.load(Repository.bundle("tiny"), LOAD)) {
+            for (Map<?, ?> run : entries(head, "decoded")) {
+                GenerateOptions options = GenerateOptions.DEFAULT.maxNewTokens(128).decoder(Decoder.AUTOREGRESSIVE);
+                Map<?, ?> said = (Map<?, ?>) run.get("options");
+                for (Map.Entry<?, ?> each : said.entrySet()) {
+                    options = with(options, said, (String) each.getKey(), each.getValue());
+                }
+                Result result = generate(session, run, options);
+                sameAnswer(said.toString(), run, result);
+                assertArrayEquals(said.toString(), TrajectoriesTest.ints(run.get("prefix")), session.prefixIds());
+                assertEquals(0, result.entropies.length);
+            }
+        }
     }
 
     /** What is refused before work, in Python's words, but for how options are spelled. */

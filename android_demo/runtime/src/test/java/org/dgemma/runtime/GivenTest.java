@@ -100,7 +100,7 @@ public class GivenTest {
         says(UsageException.class, "strength says how much of a draft is noise; give draft as well, or leave it out",
                 () -> DEFAULT.draft(null, 0.2));
         says(UsageException.class, "give template or draft, not both", () -> some.draft("a"));
-        says(UsageException.class, "template needs loop host: otherwise every canvas starts from noise",
+        says(UsageException.class, "template needs decoder diffusion and loop host: otherwise every canvas starts from noise",
                 () -> some.loop(Loop.GRAPH));
         ComputePolicy narrow = ComputePolicy.ALL.startWidthAuto().speculate(true);
         says(UsageException.class, "draft fills the whole canvas; leave startWidth and speculate out",
@@ -117,7 +117,7 @@ public class GivenTest {
                     () -> session.generate((String) null, some.continued(true), null));
             says(UsageException.class, "the prompt is empty; give some text",
                     () -> session.generate((String) null, DEFAULT.draft("a"), null));
-            says(UsageException.class, "decodeGreedy", () -> session.decodeGreedy(PROMPT, some));
+            says(UsageException.class, "template needs decoder diffusion", () -> session.decodeGreedy(PROMPT, some));
             assertEquals(0, session.prefixIds().length);
         }
         try (Session session = new Session(ToyEngine.of(200), null)) {

@@ -83,7 +83,7 @@ public class SamplerOptionsTest {
     public void aLeastLengthThatCannotBeIsRefused() {
         GenerateOptions some = GenerateOptions.DEFAULT.maxNewTokens(8).minTokens(8);
         says(UsageException.class, "minTokens 9 must be an integer from 0 to maxNewTokens, 8", () -> some.minTokens(9));
-        says(UsageException.class, "minTokens needs loop host: otherwise only the likeliest id is taken",
+        says(UsageException.class, "minTokens needs decoder diffusion and loop host: otherwise only the likeliest id is taken",
                 () -> some.loop(Loop.GRAPH));
         says(UsageException.class, "minTokens cannot be combined with stop, which can end it sooner; leave one out",
                 () -> some.stop("x"));

@@ -121,7 +121,9 @@ public class SamplesTest {
         try (Session session = session(silent())) {
             says(UsageException.class, "n 0 must be between 1 and 1000", () -> session.sample(PROMPT, DEFAULT, 0));
             says(UsageException.class, "n 1001 must be between 1 and 1000", () -> session.sample(PROMPT, DEFAULT, 1001));
-            says(UsageException.class, "n cannot be combined with speculate: greedy decoding always gives the same answer",
+            String same = "n needs decoder diffusion without speculate: greedy decoding always gives the same answer";
+            says(UsageException.class, same, () -> session.sample(PROMPT, DEFAULT.decoder(Decoder.AUTOREGRESSIVE), 2));
+            says(UsageException.class, same,
                     () -> session.sample(PROMPT, DEFAULT.compute(ComputePolicy.ALL.speculate(true)), 2));
             assertEquals(0, session.prefixIds().length);
         }

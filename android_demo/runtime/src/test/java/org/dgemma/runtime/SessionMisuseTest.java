@@ -93,7 +93,7 @@ public class SessionMisuseTest {
                 };
                 int[] prompt = prompt(3 * ToyBundle.CHUNK + 1);
                 Result result = greedy
-                        ? session.decodeGreedy(prompt, options())
+                        ? session.decodeGreedy(prompt, GenerateOptions.DEFAULT)
                         : session.generate(prompt, options(), null);
                 assertEquals(StopReason.CANCELLED, result.stopReason);
                 assertEquals(0, result.steps);
@@ -115,7 +115,7 @@ public class SessionMisuseTest {
             throw new Engine.InterruptedRun("interrupted by nobody");
         };
         says(EngineException.class, "nobody", () -> session.generate(PROMPT, options(), null));
-        says(EngineException.class, "nobody", () -> session.decodeGreedy(PROMPT, options()));
+        says(EngineException.class, "nobody", () -> session.decodeGreedy(PROMPT, GenerateOptions.DEFAULT));
     }
 
     @Test
@@ -145,7 +145,7 @@ public class SessionMisuseTest {
         List<String> refused = new ArrayList<>();
         Result result = session.generate(PROMPT, options(), event -> {
             says(SessionBusyException.class, "is generating", () -> session.generate(PROMPT, options(), null));
-            says(SessionBusyException.class, "is generating", () -> session.decodeGreedy(PROMPT, options()));
+            says(SessionBusyException.class, "is generating", () -> session.decodeGreedy(PROMPT, GenerateOptions.DEFAULT));
             says(SessionBusyException.class, "is generating", session::reset);
             refused.add("all");
         });
@@ -171,7 +171,9 @@ public class SessionMisuseTest {
         says(UsageException.class, "617", () -> session.generate(new int[] {-1}, options(), null));
         says(UsageException.class, "maxNewTokens", () -> options().maxNewTokens(0));
         says(UsageException.class, "host, graph", () -> options().loop(null));
-        says(UsageException.class, "continued", () -> session.decodeGreedy(PROMPT, options().continued(true)));
+        says(UsageException.class, "diffusion, autoregressive", () -> options().decoder(null));
+        says(UsageException.class, "trace needs decoder diffusion: autoregressive decoding has no denoising steps",
+                () -> session.decodeGreedy(PROMPT, options().trace(true)));
         says(UsageException.class, "rewind", () -> session.rewind(-1));
         says(UsageException.class, "rewind", () -> session.rewind(ANSWERED.length + 1));
         assertArrayEquals(ANSWERED, session.prefixIds());

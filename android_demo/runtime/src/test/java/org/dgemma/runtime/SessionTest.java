@@ -220,10 +220,10 @@ public class SessionTest {
         Result result = session.generate(prompt, options().maxNewTokens(100), null);
         assertEquals(StopReason.CONTEXT, result.stopReason);
         assertEquals(2 * N, result.tokens.length);
-        result = session.decodeGreedy(prompt(ToyBundle.CONTEXT - 5), options().maxNewTokens(100));
+        result = session.decodeGreedy(prompt(ToyBundle.CONTEXT - 5), GenerateOptions.DEFAULT.maxNewTokens(100));
         assertEquals(StopReason.CONTEXT, result.stopReason);
         assertEquals(ToyBundle.CONTEXT, session.prefixIds().length);
-        says(PromptTooLongException.class, "192", () -> session.decodeGreedy(prompt(ToyBundle.CONTEXT), options()));
+        says(PromptTooLongException.class, "192", () -> session.decodeGreedy(prompt(ToyBundle.CONTEXT), GenerateOptions.DEFAULT));
     }
 
     @Test
@@ -307,7 +307,7 @@ public class SessionTest {
         for (int[] answer : new int[][] {SHORT, LONG}) {
             ToyEngine engine = ToyEngine.of(answer);
             Session session = session(engine);
-            Result result = session.decodeGreedy(PROMPT, options());
+            Result result = session.decodeGreedy(PROMPT, GenerateOptions.DEFAULT);
             assertArrayEquals(answer, result.tokens);
             assertEquals(StopReason.STOP, result.stopReason);
             assertEquals("decode", result.loop);
@@ -315,9 +315,9 @@ public class SessionTest {
             assertArrayEquals(join(PROMPT, answer, ToyBundle.END_OF_TURN), session.prefixIds());
             assertEquals(1, Collections.frequency(engine.calls, "encode"));
             assertEquals(answer.length + 1, Collections.frequency(engine.calls, "decode"));
-            assertEquals(StopReason.LENGTH, session.decodeGreedy(AGAIN, options().maxNewTokens(2)).stopReason);
+            assertEquals(StopReason.LENGTH, session.decodeGreedy(AGAIN, GenerateOptions.DEFAULT.maxNewTokens(2)).stopReason);
             engine.before = graph -> session.cancel();
-            assertEquals(StopReason.CANCELLED, session.decodeGreedy(AGAIN, options()).stopReason);
+            assertEquals(StopReason.CANCELLED, session.decodeGreedy(AGAIN, GenerateOptions.DEFAULT).stopReason);
         }
     }
 
@@ -334,7 +334,7 @@ public class SessionTest {
             assertEquals(result.positionForwards / 3.0, result.positionForwardsPerToken(), 0);
             int[] held = join(PROMPT, new int[] {200, ToyBundle.PAD, 201});
             assertArrayEquals(held, session.prefixIds());
-            assertEquals(5, session.decodeGreedy(PROMPT, options().maxNewTokens(8)).pads);
+            assertEquals(5, session.decodeGreedy(PROMPT, GenerateOptions.DEFAULT.maxNewTokens(8)).pads);
             assertArrayEquals(held, session.prefixIds());
         }
         try (Session session = session(ToyEngine.of(200, ToyBundle.PAD))) {

@@ -102,7 +102,7 @@ public class StopStringsTest {
     public void whatCannotBeIsRefused() throws Exception {
         SessionTest.says(UsageException.class, "stop ['a', ''] must be non-empty strings",
                 () -> GenerateOptions.DEFAULT.stop("a", ""));
-        SessionTest.says(UsageException.class, "logprobs needs loop host: the other graphs return only tokens",
+        SessionTest.says(UsageException.class, "logprobs needs decoder diffusion and loop host: the other graphs return only tokens",
                 () -> GenerateOptions.DEFAULT.loop(Loop.GRAPH).logprobs(1));
         SessionTest.says(UsageException.class,
                 "ban cannot be combined with speculate, whose tokens come from greedy decoding; leave one out",
@@ -122,8 +122,9 @@ public class StopStringsTest {
             SessionTest.says(UsageException.class, "certain at temperature 0",
                     () -> session.generate(SessionTest.PROMPT, GenerateOptions.DEFAULT.logprobs(1)
                             .sampler(SamplerOptions.EXPORTED.temperature(0)), null));
-            SessionTest.says(UsageException.class, "leave ban, logitBias, logprobs and stop out",
-                    () -> session.decodeGreedy(SessionTest.PROMPT, GenerateOptions.DEFAULT.stop("x")));
+            SessionTest.says(UsageException.class,
+                    "ban needs decoder diffusion: autoregressive decoding returns a single token, without candidates",
+                    () -> session.decodeGreedy(SessionTest.PROMPT, GenerateOptions.DEFAULT.ban("x")));
         }
         try (Session session = new Session(ToyEngine.of(200), null)) {
             SessionTest.says(TokenizerException.class, " has no tokenizer; give ids",
