@@ -120,7 +120,7 @@ class Answering:
             pad=model.pad_token_id,
             vocab=model.vocab_size,
             choices=self._choices(structure),
-            is_call=bool(structure.calls),
+            is_call=structure.is_call,
         )
         return self._structured
 

@@ -1,6 +1,6 @@
 """Structures compiled for one tokenizer, and cached. Several sessions may share them.
 
-It knows which expression or grammar a structure is, and nothing of canvases.
+It knows which expression, grammar or file a structure is, and nothing of canvases.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from dgemma.core.compiled_structure import CompiledStructure
 from dgemma.core.errors import Param, UsageError
 from dgemma.core.roles import NO_TOOLS, ToolForm
 from dgemma.core.structure import SHOWN, Structure
@@ -55,11 +56,8 @@ class Languages:
         with self._alone(cancelled):
             if (found := self._recalled(structure)) is not None:
                 return found
-            try:
+            with in_time(structure.name):
                 found = self._compile(structure, Patience(cancelled))
-            except Late:
-                slow = f": takes more than {SECONDS:g} s to compile; use a smaller or simpler one"
-                raise UsageError(Param(structure.name), slow) from None
             with self._lock:
                 self._kept[structure] = found
                 if len(self._kept) > KEPT:
@@ -90,19 +88,39 @@ class Languages:
             later = ByteTree(vocabulary.later, vocabulary.rank)
             first = later if vocabulary.is_even else ByteTree(vocabulary.first, vocabulary.rank)
             self._read = vocabulary, (first, later)
-        if structure.calls and not self._read[0].is_even:
+        if structure.is_call and not self._read[0].is_even:
             dropped = ": this bundle's tokenizer drops spaces behind markers, so a call would not be read as it was written"
             raise UsageError(Param(structure.name), dropped)
         return lift(automaton, *self._read, structure.name, patience)
 
 
+@contextmanager
+def in_time(name: str) -> Iterator[None]:
+    """Work on what an option asks for. Raises UsageError instead of Late."""
+    try:
+        yield
+    except Late:
+        raise UsageError(Param(name), f": takes more than {SECONDS:g} s to compile; use a smaller or simpler one") from None
+
+
 def byte_automaton(structure: Structure, patience: Patience | None = None, tools: ToolForm | None = None) -> ByteAutomaton:
     """A structure's automaton over bytes, markers of `tools` among them. Raises UsageError, Cancelled, Late."""
     patience = patience or Patience()
+    if structure.compiled is not None:
+        return _of_file(structure.compiled, tools)
     if structure.grammar is not None:
         return compile_grammar(structure.grammar, int(structure.grammar_depth or 0), patience)
     automaton = compile_regex(expression(structure, patience, tools), structure.name, patience)
     return marked(automaton, len(ids_of(tools)), patience) if structure.calls and tools else automaton
+
+
+def _of_file(compiled: CompiledStructure, tools: ToolForm | None) -> ByteAutomaton:
+    name = Param("structure")
+    if compiled.is_call and tools is None:
+        raise UsageError(name, " is a call of a tool, and this bundle does not support tools; use another bundle")
+    if compiled.is_call and tools is not None and (tools.form, tools.null) != (compiled.head["form"], compiled.head["null"]):
+        raise UsageError(name, " is a call as another bundle writes it; compile it for this bundle")
+    return ByteAutomaton(table=compiled.table, accepting=compiled.accepting, start=0)
 
 
 def expression(structure: Structure, patience: Patience | None = None, tools: ToolForm | None = None) -> str:

@@ -12,28 +12,18 @@ import released_folder
 from fake_bundle import BOS, START, N
 from fake_structured import structured_session
 from speaking import CALL, CALLED, QUOTE, STOP, Speaker, _ids, write_speaking, write_text
+from structures import CLOCK, FORM, ODD, RESET, TOOLS, tool
 from walks import walks
 
 from dgemma.core import gemma_tools
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
-from dgemma.core.roles import ToolForm
 from dgemma.core.structure import Structure
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.session import Session
 from dgemma.runtime.structure import markers
 from dgemma.runtime.structure.languages import byte_automaton
 
-FORM = ToolForm(
-    form="gemma",
-    declaration=(46, 47),
-    call=(CALL, CALLED),
-    response=(50, 51),
-    quote=QUOTE,
-    null="None",
-    reopens="no",
-    closes="no",
-)
 ALL: dict[str, Any] = json.loads((Path(__file__).parents[2] / "benchmarks/studies/schemas.json").read_text())
 NOT_IN_CALLS = ('"type": [', '"additionalProperties": {')  # what templates do not declare, and keys of any name
 OBJECTS = {
@@ -41,51 +31,6 @@ OBJECTS = {
     for name, schema in ALL.items()
     if schema.get("type") == "object" and "properties" in schema and not any(one in json.dumps(schema) for one in NOT_IN_CALLS)
 }
-ODD: dict[str, Any] = {
-    "words": {
-        "type": "object",
-        "properties": {
-            "text": {"type": "string", "minLength": 2, "maxLength": 9},
-            "code": {"type": "string", "pattern": "^[^b]x.y?$"},
-            "Kind": {"enum": ["a, b}", 1, -0.5, None, True, ["x", {"y": "{z"}], ' "q" ']},
-            "none": {"anyOf": [{"type": "null"}, {"type": "boolean"}]},
-        },
-        "required": ["text", "code", "Kind", "none"],
-    },
-    "numbers": {
-        "type": "object",
-        "properties": {
-            "any": {"type": "number"},
-            "above": {"type": "number", "exclusiveMinimum": 3},
-            "between": {"type": "number", "minimum": 0, "maximum": 12},
-            "whole": {"type": "integer"},
-            "few": {"type": "integer", "minimum": -3, "exclusiveMaximum": 5},
-            "list": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 3},
-        },
-        "required": ["any", "above", "between", "whole", "few", "list"],
-        "additionalProperties": False,
-    },
-    "nested": {
-        "type": "object",
-        "properties": {"of": {"$ref": "#/$defs/one"}},
-        "required": ["of"],
-        "$defs": {
-            "one": {"type": "object", "properties": {"when": {"type": "string", "format": "date"}}, "required": ["when"]}
-        },
-    },
-}
-
-
-def tool(name: str, parameters: Any = None) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, **({} if parameters is None else {"parameters": parameters})}}
-
-
-CLOCK = tool("clock", {"type": "object", "properties": {"place": {"type": "string", "maxLength": 12}}, "required": ["place"]})
-COUNT = tool(
-    "count", {"type": "object", "properties": {"to": {"type": "integer", "minimum": 1, "maximum": 20}}, "required": ["to"]}
-)
-RESET = tool("reset")
-TOOLS = [CLOCK, COUNT, RESET]
 
 
 def read(said: bytes) -> tuple[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from lark import Lark
 from lark.exceptions import LarkError
+from structures import JSON, SUMS, TABLE
 
 from dgemma.core.errors import UsageError
 from dgemma.runtime.structure import grammar as grammars
@@ -22,29 +23,7 @@ from dgemma.runtime.structure.patience import Patience
 from dgemma.runtime.structure.rules import TooLarge, looped, read_rules
 from dgemma.runtime.structure.unrolled import Terminals
 
-SUMS = """
-start: expr
-expr: term | expr ("+" | "-") term
-term: factor | term "*" factor
-factor: NUMBER | "(" expr ")"
-NUMBER: /[0-9]+/
-"""
-JSON = """
-?start: value
-?value: object | array | STRING -> string | SIGNED_NUMBER -> number | "true" | "false" | "null"
-array: "[" [value ("," value)*] "]"
-object: "{" [pair ("," pair)*] "}"
-pair: STRING ":" value
-STRING: ESCAPED_STRING
-%import common (ESCAPED_STRING, SIGNED_NUMBER)
-"""
 LISPS = 'start: s\ns: ATOM | "(" [s (" " s)*] ")"\nATOM: /[a-z]+/'
-TABLE = r"""
-start: _listed{row, "\n"}
-!row: _listed{cell, ","}
-cell: /[^",\n]+/ | "\"" (/[^"]/ | "\"\"")* "\""
-_listed{one, mark}: one (mark one)*
-"""
 DATES = """
 start: day "." month "." year | "on "i day ("th" | "rd")?
 day.2: "1".."9" | "0".."3" DIGIT

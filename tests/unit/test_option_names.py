@@ -91,6 +91,7 @@ RUN = [
     ("--regex a --top-k 2 --ban x", "--regex takes the likeliest ids that fit instead of drawing; leave --top-k and --ban out"),
     ("--json-schema '{\"type\": 1}'", "--json-schema takes a file, not JSON itself; write it into a file and name that"),
     ("--json-schema none", "--json-schema none: cannot be read ("),
+    ("--structure none", "--structure none: cannot be read ("),
     ("--grammar none", "--grammar none: cannot be read ("),
     ("--grammar-depth 2", "--grammar-depth says how deep rules of a grammar nest; give --grammar as well, or leave it out"),
     ("--choice-probabilities", "--choice-probabilities needs an output that can hold it; give --json or --json-lines as well"),

@@ -13,6 +13,7 @@ from cli_checks import fails
 from fake_bundle import BOS, PAD, START, N, fake_session
 from fake_structured import structured_session
 from lark import Lark
+from structures import REGEXES, WAYS
 
 from dgemma.cli import dispatch
 from dgemma.core.errors import EngineError, PromptTooLong, TokenizerError, UsageError
@@ -22,19 +23,6 @@ from dgemma.runtime.session import Session
 from dgemma.runtime.structure.structured import StructuredCanvas
 
 PROMPT = [BOS, 50, 51, START]
-WAYS: list[dict[str, Any]] = [
-    {},
-    {"adaptive": False},
-    {"max_steps": 1},
-    {"temperature": 0},
-    {"entropy_bound": 0.01},
-    {"early_commit": 0.01},
-    {"early_commit": 0.01, "recheck": True},
-    {"draft": "hello there", "strength": 0.3},
-    {"max_new_tokens": 41},
-    {"trace": True},
-]
-REGEXES = ["a{3,5}é", "(yes|no)", r'\{"name": "[^"]*", "age": [0-9]+\}', "a{33}", ".*", "(a{0,150}b)?", "[0-9]{16}|[a-z]{17}"]
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ COMMANDS = {
     "chat": ("dgemma.cli.chat", "Chat with a bundle."),
     "serve": ("dgemma.cli.serve", "Serve bundles over HTTP: OpenAI's API, and a page that shows the canvas."),
     "replay": ("dgemma.cli.replay", "Replay a trace from `dgemma run --trace`, step by step."),
+    "structure": ("dgemma.cli.structure", "Compile what an answer may be to a file, for any bundle and language."),
     "tokenize": ("dgemma.cli.tokenize", "Show the token ids of a text."),
     "inspect": ("dgemma.cli.inspect", "Check every file of a bundle and show what is in it."),
     "verify": ("dgemma.cli.verify", "Check a bundle; compare it with its golden trajectories or the float model."),

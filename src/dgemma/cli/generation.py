@@ -17,7 +17,7 @@ from dgemma.core.guidance import Guidance
 from dgemma.core.profile import NO_PROFILE, Profile
 from dgemma.core.sampler_options import SamplerOptions
 from dgemma.core.schedule import SHAPES, ScheduleTable, parse_table
-from dgemma.core.structure import GRAMMAR_DEPTH, Structure
+from dgemma.core.structure import GRAMMAR_DEPTH, Structure, either
 
 DEFAULT = GenerateOptions()
 
@@ -150,8 +150,8 @@ class SamplerFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructureFlags:
-    """The language of the answer."""
+class LanguageFlags:
+    """The language of the answer, to be compiled."""
 
     regex: Annotated[
         str | None,
@@ -187,6 +187,21 @@ class StructureFlags:
         grammar = None if self.grammar is None else read_text("--grammar", self.grammar)
         depth = self.grammar_depth
         return Structure.of(regex=self.regex, json_schema=schema, grammar=grammar, grammar_depth=depth, choices=choices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureFlags:
+    """The language of the answer."""
+
+    language: LanguageFlags
+    structure: Annotated[
+        Path | None,
+        typer.Option("--structure", metavar="FILE", help="Give an answer of the structure that `dgemma structure` compiled."),
+    ] = None
+
+    def read(self) -> Structure | None:
+        """What they say; None where that is nothing. Raises UsageError."""
+        return either(None if self.structure is None else Structure.read(self.structure), self.language.structure())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +269,7 @@ class GenerationFlags:
             "--fallback", metavar="autoregressive", help="If the canvases give only padding, decode token by token instead."
         ),
     ] = None
-    structure: StructureFlags
+    structured: StructureFlags
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="A system turn before the conversation.", show_default=False)
     ] = None
@@ -276,7 +291,7 @@ class GenerationFlags:
             ban=self.ban or (),
             stop=self.stop or (),
             fallback=self.fallback,
-            structure=self.structure.structure(),
+            structure=self.structured.read(),
             system=self.system,
             think=self.think,
         )

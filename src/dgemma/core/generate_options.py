@@ -19,7 +19,7 @@ from dgemma.core.noise import key_from_seed
 from dgemma.core.sampler_options import EntropyBound, LogitBias, SamplerOptions, Temperature
 from dgemma.core.scalars import is_int
 from dgemma.core.schedule import Schedule
-from dgemma.core.structure import NOT_FORCED, Structure, forced
+from dgemma.core.structure import NOT_FORCED, Structure, either, forced
 from dgemma.core.template import read_template
 
 MAX_NEW_TOKENS = 256
@@ -65,6 +65,7 @@ class GenerateKeywords(TypedDict, total=False):
     grammar: str | None
     grammar_depth: int | None
     choices: str | Sequence[str]
+    structure: Structure | None
     choice_probabilities: bool
     guidance: float | None
     negative: str | Sequence[int] | None
@@ -275,7 +276,7 @@ class GenerateOptions:
         if self.structure is None:
             return
         if not isinstance(self.structure, Structure):
-            raise UsageError(Param("structure"), f" {self.structure!r} must be a Structure")
+            raise UsageError(Param("structure"), f" {self.structure!r} must be a Structure, such as Structure.read(path)")
         name = Param(self.structure.name)
         if self.decoder == AUTOREGRESSIVE or self.loop != "host":
             why = " host: otherwise the probabilities of other ids are not known"
@@ -319,15 +320,16 @@ class GenerateOptions:
 
     @classmethod
     def of(cls, **keywords: Unpack[GenerateKeywords]) -> Self:
-        """From the fields, with those of `ComputePolicy`, `SamplerOptions` and `Structure` in place of `compute`, `sampler` and
-        `structure`, and the arguments of `Guidance.of` in place of `guidance`; and `tool_choice`: auto (the default) lets the
-        model decide, required makes the answer a call of one of the tools, and a tool's name a call of that one. Raises
-        UsageError."""
+        """From the fields, with those of `ComputePolicy` and `SamplerOptions` in place of `compute` and `sampler`, those of
+        `Structure` or `structure`, and the arguments of `Guidance.of` in place of `guidance`; and `tool_choice`: auto (the
+        default) lets the model decide, required makes the answer a call of one of the tools, and a tool's name a call of that
+        one. Raises UsageError."""
         given = _renamed(keywords)
         policy = ComputePolicy.of(**{f.name: given.pop(f.name) for f in fields(ComputePolicy) if f.name in given})
         sampler = SamplerOptions(**{f.name: given.pop(f.name) for f in fields(SamplerOptions) if f.name in given})
         calls = forced(given.get("tools", ()), given.pop("tool_choice", NOT_FORCED))
-        structure = Structure.of(**{f.name: given.pop(f.name) for f in fields(Structure) if f.name in given}, calls=calls)
+        language = Structure.of(**{f.name: given.pop(f.name) for f in fields(Structure) if f.name in given}, calls=calls)
+        structure = either(given.pop("structure", None), language)
         guidance = Guidance.of(**{name: given.pop(name) for name in GUIDANCE if name in given})
         return cls(compute=policy, sampler=sampler, structure=structure, guidance=guidance, **given)
 

@@ -1,5 +1,5 @@
 """What an answer may be: a text that a regular expression matches, JSON of a schema, a text of a grammar, one of a few choices,
-or a call of a tool.
+or a call of a tool; or one of these that was compiled before.
 
 It knows what was asked for, and nothing of automata, tokenizers or bundles.
 """
@@ -7,11 +7,13 @@ It knows what was asked for, and nothing of automata, tokenizers or bundles.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from dgemma.core.compiled_structure import LARGEST, CompiledStructure, NotAStructure, decode
 from dgemma.core.errors import Param, UsageError, blaming, listed
 from dgemma.core.messages import read_tools
 from dgemma.core.scalars import is_int
@@ -24,8 +26,8 @@ GRAMMAR_DEPTH, DEEPEST = 4, 100
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """One language; exactly one of regex, json_schema, grammar, choices and calls is given. Build it once and pass it in
-    `GenerateOptions`.
+    """One language; exactly one of regex, json_schema, grammar, choices, calls and compiled is given. Build it once and pass it
+    in `GenerateOptions`.
 
     Args:
         regex: of the whole answer, in the syntax of Rust's regex crate: no look-around, no backreferences.
@@ -35,6 +37,7 @@ class Structure:
         choices: the answers that are possible, 2 or more different ones.
         calls: declarations of tools, as `GenerateOptions.tools`: the answer is one call of one of them, with arguments that
             follow its parameters. They become JSON text. The model must be told of these tools in the prompt.
+        compiled: what `read` finds in a file; its `choices` become those of the structure.
     Raises:
         UsageError.
     """
@@ -45,6 +48,7 @@ class Structure:
     grammar_depth: int | None = None
     choices: str | Sequence[str] = ()
     calls: str | Sequence[Mapping[str, Any]] = ()
+    compiled: CompiledStructure | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.regex is not None and not isinstance(self.regex, str):
@@ -59,6 +63,8 @@ class Structure:
             often, times = Counter(choices).most_common(1)[0]
             found = f" {often[:SHOWN]!r} is the only one" if times == 1 else f" have {often[:SHOWN]!r} twice"
             raise UsageError(Param("choices"), f"{found}; give 2 or more different texts")
+        if self.compiled is not None and not choices:
+            choices = self.compiled.choices
         object.__setattr__(self, "choices", tuple(choices))
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
@@ -110,10 +116,28 @@ class Structure:
             calls=calls,
         )
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Structure:
+        """Of a file that `dgemma structure` has written, all of which is checked. Raises UsageError that names it."""
+        said = Param("structure"), f" {os.fspath(path)}: "
+        try:
+            with open(path, "rb") as file:
+                return cls(compiled=decode(file.read(LARGEST + 1)))
+        except (OSError, ValueError) as error:
+            if isinstance(error, NotAStructure):
+                raise UsageError(*said, str(error)) from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UsageError(*said, f"cannot be read ({why}); name a file that `dgemma structure` has written") from None
+
     @property
     def name(self) -> str:
         """The option that asks for it."""
         return self._given[0]
+
+    @property
+    def is_call(self) -> bool:
+        """Whether an answer is a call of a tool."""
+        return bool(self.calls) or (self.compiled is not None and self.compiled.is_call)
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
@@ -123,14 +147,25 @@ class Structure:
     @property
     def _given(self) -> list[str]:
         given = [name for name in STRUCTURES if getattr(self, name) not in (None, ())]
+        if self.compiled is not None:  # whose choices are not given beside it
+            given = ["structure", *(name for name in given if name != "choices" or self.choices != self.compiled.choices)]
         return [*given, "tool_choice"] if self.calls else given
 
     def __str__(self) -> str:
         if self.calls:
             return f"a call of {' or '.join(tool['function']['name'] for tool in self.tools)}"
+        if self.compiled is not None:
+            return f"structure {self.compiled}"
         texts = (self.regex, self.json_schema, self.grammar, "|".join(self.choices))
         text = next(one for one in texts if one is not None)
         return f"{self.name} {str(text)[:SHOWN]!r}{'…' if len(str(text)) > SHOWN else ''}"
+
+
+def either(structure: Structure | None, other: Structure | None) -> Structure | None:
+    """The option `structure`, or what other options say, if not both do. Raises UsageError."""
+    if structure is not None and other is not None:
+        raise UsageError("give ", *listed(("structure", other.name), " or "), ", not both")
+    return other if structure is None else structure
 
 
 def forced(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> tuple[Mapping[str, Any], ...]:
