@@ -276,7 +276,7 @@ def test_what_is_too_large_is_neither_written_nor_read(monkeypatch: pytest.Monke
     monkeypatch.setattr(compiled_structure, "LARGEST", len(data) - 1)
     with pytest.raises(NotAStructure, match="has more than"):
         decode(data)
-    with pytest.raises(UsageError, match="regex: would have more than"):
+    with pytest.raises(UsageError, match="regex: has more than"):
         compile_structure(Structure(regex="[ab]c"))
 
 

@@ -20,7 +20,7 @@ from dgemma.core.scalars import is_int
 Array = npt.NDArray[Any]
 FORMAT = 1
 MOST_STATES = 20_000
-LARGEST = 32 << 20  # bytes of a file
+LARGEST, LONGEST_HEAD = 32 << 20, 4 << 20  # bytes of a file, and of its first line
 KINDS: Mapping[str, Mapping[str, type]] = {  # kind → what its head has besides, and JSON types of that
     "regex": {},
     "json_schema": {},
@@ -105,10 +105,13 @@ def encode(head: Mapping[str, Any], table: Array, accepting: Array, start: int) 
     counts = 2 * np.bincount(state[kept], minlength=len(order)) + accepting[order]
     common = {"dgemma_structure": FORMAT, "kind": head["kind"], "source": head["source"], "states": len(order)}
     whole = common | {name: head[name] for name in KINDS[head["kind"]]}
-    body = json.dumps(whole, ensure_ascii=False).encode() + b"\n" + counts.astype("<u2").tobytes() + ranges.tobytes()
+    line = json.dumps(whole, ensure_ascii=False).encode() + b"\n"
+    body = line + counts.astype("<u2").tobytes() + ranges.tobytes()
     data = body + hashlib.sha256(body).digest()
-    if len(data) > LARGEST:
-        raise NotAStructure(f"would have more than {LARGEST >> 20} MB; use fewer or smaller counts, or shorter choices")
+    if len(data) > LARGEST or len(line) > LONGEST_HEAD:
+        raise NotAStructure(
+            f"has more than {LARGEST >> 20} MB, or a head of more than {LONGEST_HEAD >> 20} MB; make it smaller"
+        )
     return decode(data)
 
 
@@ -116,7 +119,7 @@ def decode(data: bytes) -> CompiledStructure:
     """Of the bytes of a file, all of which are checked. Raises NotAStructure."""
     if len(data) > LARGEST:
         raise NotAStructure(f"has more than {LARGEST >> 20} MB, so it is no compiled structure; name another file")
-    end = data.find(b"\n")
+    end = data.find(b"\n", 0, LONGEST_HEAD)
     head = _head(data[: max(end, 0)])
     if hashlib.sha256(data[:-_SHA]).digest() != data[-_SHA:]:
         _damaged("its checksum is wrong")

@@ -1,5 +1,6 @@
 package org.dgemma.jvm;
 
+import java.io.File;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
@@ -22,7 +23,7 @@ final class GenerationFlags {
             "--min-tokens", "--early-commit", "--start-width", "--system",
             "--temperature", "--steps", "--entropy-bound", "--schedule", "--confidence", "--stability", "--top-k", "--top-p",
             "--min-p", "--logit-bias", "--ban", "--stop", "--fallback", "--template", "--draft", "--strength", "--logprobs",
-            "--regex", "--json-schema", "--choice");
+            "--regex", "--json-schema", "--choice", "--structure");
     static final List<String> FLAGS = Arrays.asList(
             "--fixed-steps", "--adaptive", "--recheck", "--speculate", "--raw", "--trace", "--think",
             "--choice-probabilities");
@@ -81,6 +82,13 @@ final class GenerationFlags {
         }
         if (names.size() > 1) {
             throw new UsageException("give one of --regex, --json-schema and --choice, not " + String.join(" and ", names));
+        }
+        String compiled = given.text("--structure");
+        if (compiled != null && !names.isEmpty()) {
+            throw new UsageException("give --structure or " + names.get(0) + ", not both");
+        }
+        if (compiled != null) {
+            return Structure.read(new File(compiled));
         }
         if (schema != null) {
             String text = TextFile.read("--json-schema", schema);

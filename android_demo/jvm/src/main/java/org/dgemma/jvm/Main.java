@@ -20,7 +20,8 @@ public final class Main {
             + "      [--temperature A[:B]] [--steps T] [--entropy-bound NATS[:NATS]] [--schedule linear|cosine|FILE]\n"
             + "      [--confidence NATS] [--stability STEPS] [--top-k K] [--top-p P] [--min-p P]\n"
             + "      [--logit-bias ID=B]… [--ban TEXT]… [--stop TEXT]… [--fallback autoregressive]\n"
-            + "      [--template TEXT] [--draft FILE] [--strength X] [--regex R | --json-schema FILE | --choice A|B]\n"
+            + "      [--template TEXT] [--draft FILE] [--strength X] [--regex R | --json-schema FILE | --choice A|B |\n"
+            + "       --structure FILE]\n"
             + "      [--guidance S] [--negative TEXT] [--guidance-steps A:B]\n"
             + "      [--n K] [--json] [--logprobs N] [--choice-probabilities] [--trace]\n"
             + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";

@@ -9,9 +9,11 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Base64;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import org.dgemma.format.Json;
 import org.junit.Test;
 
 /** Options that control an answer, by the names that the Python command line has for them. */
@@ -31,11 +33,34 @@ public class ControlTest extends CommandLine {
         return ((Map<?, ?>) asked(LETTER, all.toArray(new String[0])).get("trajectory")).get(what);
     }
 
+    /** The file of one of the shared vectors. */
+    @SuppressWarnings("unchecked")
+    private String compiled(String name) throws Exception {
+        File vectors = new File(System.getProperty("dgemma.root", "../.."), "tests/vectors/compiled.json");
+        for (Object each : (List<?>) ((Map<String, Object>) Json.parse(Files.readAllBytes(vectors.toPath()))).get("files")) {
+            if (((List<?>) each).get(0).equals(name)) {
+                File file = new File(temporary.getRoot(), name);
+                Files.write(file.toPath(), Base64.getDecoder().decode((String) ((List<?>) each).get(1)));
+                return file.getPath();
+            }
+        }
+        throw new AssertionError(name);
+    }
+
+    @Test
+    public void aStructureIsAFile() throws Exception {
+        assertEquals("elbat", asked("Reverse the word table.", "--structure", compiled("words")).get("text"));
+        Map<?, ?> chosen = asked("Reverse the word table.", "--structure", compiled("three"), "--choice-probabilities");
+        assertEquals("elbat", chosen.get("text"));
+        assertEquals(3, ((Map<?, ?>) chosen.get("choice_probabilities")).size());
+    }
+
     /** What Python's command line says as well. */
     @Test
     public void errorsNameOptionsAsTheyAreTyped() throws Exception {
         String list = file("list.json", "[1]");
         String half = file("half.json", "{");
+        String sums = compiled("sums");
         String[][] wrong = {
             {"--temperature -1", "--temperature '-1' must be A or A:B, numbers from 0 to 100, such as 0.8:0.4"},
             {"--temperature 1:200", "--temperature '1:200' must be A or A:B"},
@@ -76,6 +101,11 @@ public class ControlTest extends CommandLine {
             {"--regex a --loop graph",
                 "--regex needs --decoder diffusion and --loop host: otherwise the probabilities of other ids are not known"},
             {"--regex a --think", "--regex covers the whole answer, thoughts included; leave --think out"},
+            {"--structure none", "--structure none: cannot be read (No such file or directory); name a file that `dgemma "},
+            {"--structure " + half, "--structure " + half + ": is not a compiled structure; `dgemma structure` writes one"},
+            {"--structure none --regex a", "give --structure or --regex, not both"},
+            {"--structure " + sums + " --max-new-tokens 1 --top-k 3", "--structure takes the likeliest ids that fit instead of "},
+            {"--regex (?i)a", "--regex '(?i)a': has the flags (?i), which Java does not compile; write it in other words, or "},
             {"--choice a", "--choice 'a' is the only one; give 2 or more different texts"},
             {"--choice a|a", "--choice have 'a' twice; give 2 or more different texts"},
             {"--choice a|b --choice-probabilities", "--choice-probabilities needs an output that can hold it; give --json"},

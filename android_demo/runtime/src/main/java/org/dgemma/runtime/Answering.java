@@ -112,7 +112,7 @@ final class Answering implements Generator.Watcher {
             warnings.add(empty);
         }
         if (run.structured != null) {
-            warnings.addAll(run.structured.warnings(answer.text, run.reason));
+            warnings.addAll(run.structured.warnings(answer.text, answer.toolCalls.size(), run.reason));
         }
         Result result = new Result(
                 answer, warnings, tokens, run, engine, loop, timings, found, holes, choiceProbabilities(run));

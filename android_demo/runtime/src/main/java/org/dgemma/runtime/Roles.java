@@ -5,6 +5,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import org.dgemma.format.Json;
+import org.dgemma.runtime.structure.CallForm;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -179,6 +180,10 @@ final class Roles {
         final boolean reopens;
         /** Calls with results and without text are closed where a turn of another role follows. */
         final boolean closes;
+
+        CallForm calls() {
+            return new CallForm(form, none, call[0], call[1], quote);
+        }
 
         private ToolForm(Fields fields) {
             form = fields.get("form", Kind.TEXT);

@@ -32,7 +32,9 @@ final class Speech {
         this.manifest = bundle.manifest();
         this.tokenizer = tokenizer;
         Manifest.ChatTemplate chat = manifest.chat;
-        this.languages = tokenizer == null ? null : new Languages(tokenizer, manifest.model.vocabSize);
+        Roles.ToolForm tools = chat == null || chat.roles == null ? null : chat.roles.tools;
+        this.languages = tokenizer == null ? null
+                : new Languages(tokenizer, manifest.model.vocabSize, tools == null ? null : tools.calls());
         this.reader = tokenizer == null ? null : new AnswerReader(tokenizer, chat == null ? null : chat.roles);
     }
 

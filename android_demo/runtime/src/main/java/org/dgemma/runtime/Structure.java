@@ -1,5 +1,11 @@
 package org.dgemma.runtime;
 
+import java.io.File;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.file.AccessDeniedException;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashSet;
@@ -9,11 +15,13 @@ import java.util.Objects;
 import java.util.Set;
 import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
+import org.dgemma.runtime.structure.CompiledStructure;
 import org.jspecify.annotations.Nullable;
 
 /**
- * What an answer may be: a text that a regular expression matches, JSON of a schema, or one of a few choices. Immutable. Build
- * it once: what was compiled for one is kept for equal ones.
+ * What an answer may be: a text that a regular expression matches, JSON of a schema, one of a few choices, or what was
+ * compiled to a file: any of these as Python has them, a text of a grammar, or a call of a tool. Immutable. Build it once: what
+ * was compiled for one is kept for equal ones.
  */
 public final class Structure {
     private static final int SHOWN = 60; // characters in a message
@@ -25,17 +33,60 @@ public final class Structure {
     /** The answers that are possible; empty for none. */
     public final List<String> choices;
 
+    /** What a file holds; null for none. Its choices are {@link #choices}. */
+    public final @Nullable CompiledStructure compiled;
+
     private Structure(@Nullable String regex, @Nullable String jsonSchema, List<String> choices) {
         this.regex = regex;
         this.jsonSchema = jsonSchema;
         this.choices = choices;
+        compiled = null;
+    }
+
+    private Structure(CompiledStructure compiled) {
+        regex = null;
+        jsonSchema = null;
+        choices = compiled.choices;
+        this.compiled = compiled;
+    }
+
+    /**
+     * What {@code dgemma structure} has compiled. The stream is read to its end, and left open.
+     *
+     * @throws UsageException it is damaged, of another version, or something else
+     * @throws IOException of the stream
+     */
+    public static Structure read(InputStream in) throws IOException {
+        try {
+            return new Structure(CompiledStructure.read(in));
+        } catch (UsageException error) {
+            throw new UsageException("structure " + error.getMessage(), error);
+        }
+    }
+
+    /**
+     * As above, of a file.
+     *
+     * @throws UsageException also where it cannot be read
+     */
+    public static Structure read(File file) {
+        try (InputStream in = Files.newInputStream(file.toPath())) {
+            return new Structure(CompiledStructure.read(in));
+        } catch (UsageException error) {
+            throw new UsageException("structure " + file + ": " + error.getMessage(), error);
+        } catch (IOException error) {
+            String why = error instanceof NoSuchFileException ? "No such file or directory"
+                    : error instanceof AccessDeniedException ? "Permission denied" : error.getMessage();
+            throw new UsageException("structure " + file + ": cannot be read (" + why
+                    + "); name a file that `dgemma structure` has written", error);
+        }
     }
 
     /**
      * The whole answer matches an expression.
      *
      * @param regex in the syntax of Rust's regex crate, without look-around, backreferences, anchors, flags, Unicode classes by
-     *     name and operations on classes; refused with a UsageException when the generation begins
+     *     name and operations on classes, of which Python compiles the last three to a file; refused with a UsageException when the generation begins
      */
     public static Structure regex(String regex) {
         return new Structure(Objects.requireNonNull(regex), null, Collections.emptyList());
@@ -97,9 +148,14 @@ public final class Structure {
         return new Structure(null, null, Collections.unmodifiableList(Arrays.asList(texts.clone())));
     }
 
-    /** The word that errors have for it: regex, jsonSchema or choices. */
+    /** Whether an answer is a call of a tool, which is then in {@link Result#toolCalls}. */
+    public boolean isCall() {
+        return compiled != null && compiled.isCall();
+    }
+
+    /** The word that errors have for it: regex, jsonSchema, choices or structure. */
     public String name() {
-        return regex != null ? "regex" : jsonSchema != null ? "jsonSchema" : "choices";
+        return compiled != null ? "structure" : regex != null ? "regex" : jsonSchema != null ? "jsonSchema" : "choices";
     }
 
     @Override
@@ -109,16 +165,19 @@ public final class Structure {
         }
         Structure that = (Structure) other;
         return Objects.equals(regex, that.regex) && Objects.equals(jsonSchema, that.jsonSchema)
-                && choices.equals(that.choices);
+                && choices.equals(that.choices) && Objects.equals(compiled, that.compiled);
     }
 
     @Override
     public int hashCode() {
-        return Objects.hash(regex, jsonSchema, choices);
+        return Objects.hash(regex, jsonSchema, choices, compiled);
     }
 
     @Override
     public String toString() {
+        if (compiled != null) {
+            return "structure " + compiled;
+        }
         String text = regex != null ? regex : jsonSchema != null ? jsonSchema : String.join("|", choices);
         return name() + " " + Json.repr(text, SHOWN) + (text.codePointCount(0, text.length()) > SHOWN ? "…" : "");
     }

@@ -45,7 +45,7 @@ public class ControlVectorsTest {
         return found;
     }
 
-    private static GenerateOptions options(Map<?, ?> run) {
+    static GenerateOptions options(Map<?, ?> run) {
         Map<?, ?> said = (Map<?, ?>) run.get("options");
         GenerateOptions options = GenerateOptions.DEFAULT.maxNewTokens(128).trace(true)
                 .seed(Long.parseUnsignedLong((String) run.get("seed")));
@@ -132,7 +132,7 @@ public class ControlVectorsTest {
         return Structure.jsonSchema((Map<String, Object>) value);
     }
 
-    private static Result generate(Session session, Map<?, ?> run, GenerateOptions options) {
+    static Result generate(Session session, Map<?, ?> run, GenerateOptions options) {
         Object prompt = run.get("prompt");
         if (prompt instanceof String || prompt == null) {
             return session.generate((String) prompt, options, null);
@@ -141,7 +141,7 @@ public class ControlVectorsTest {
                 : session.generate(TrajectoriesTest.ints(prompt), options, null);
     }
 
-    private static void sameAnswer(String what, Map<?, ?> run, Result result) {
+    static void sameAnswer(String what, Map<?, ?> run, Result result) {
         assertEquals(what, run.get("text"), result.text);
         assertArrayEquals(what, TrajectoriesTest.ints(run.get("tokens")), result.tokens);
         assertEquals(what, run.get("holes"), result.holes);
@@ -159,7 +159,7 @@ public class ControlVectorsTest {
         }
     }
 
-    private static void same(Map<?, ?> run, Result result, Session session) {
+    static void same(Map<?, ?> run, Result result, Session session) {
         String what = run.get("options").toString();
         sameAnswer(what, run, result);
         assertArrayEquals(what, TrajectoriesTest.ints(run.get("prefix")), session.prefixIds());
@@ -190,7 +190,7 @@ public class ControlVectorsTest {
         return found;
     }
 
-    private static String bits(boolean[] values) {
+    static String bits(boolean[] values) {
         StringBuilder text = new StringBuilder();
         for (boolean value : values) {
             text.append(value ? '1' : '0');

@@ -29,7 +29,7 @@ final class ByteAutomaton {
     /** [(S + 1) · C] the state behind each class of bytes. */
     final int[] table;
 
-    private ByteAutomaton(int states, int start, boolean[] accepting, int[] classOf, int classes, int[] table) {
+    ByteAutomaton(int states, int start, boolean[] accepting, int[] classOf, int classes, int[] table) {
         this.states = states;
         this.start = start;
         this.accepting = accepting;

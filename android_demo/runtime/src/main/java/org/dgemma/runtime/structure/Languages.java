@@ -12,23 +12,28 @@ import org.dgemma.tokenizer.Tokenizer;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Structures compiled for one tokenizer, and cached; the vocabulary is read at first use. It knows which expression a structure
- * is, and nothing of canvases. Not safe for use by several threads.
+ * Structures compiled for one tokenizer, and cached; the vocabulary is read at first use. It knows which expression or file a
+ * structure is, and nothing of canvases. Not safe for use by several threads.
  */
 public final class Languages {
     private static final int KEPT = 8; // automata; the one that was not used for the longest time goes first
 
     private final Tokenizer tokenizer;
     private final int size;
+    private final @Nullable CallForm calls;
     private final Map<Structure, TokenAutomaton> kept = new LinkedHashMap<>(KEPT, 0.75f, true);
     private @Nullable Vocabulary vocabulary;
     private @Nullable TokenTree first;
     private @Nullable TokenTree later;
 
-    /** @param size ids of the model */
-    public Languages(Tokenizer tokenizer, int size) {
+    /**
+     * @param size ids of the model
+     * @param calls how it writes calls of tools; null where it writes none
+     */
+    public Languages(Tokenizer tokenizer, int size, @Nullable CallForm calls) {
         this.tokenizer = tokenizer;
         this.size = size;
+        this.calls = calls;
     }
 
     /**
@@ -56,21 +61,26 @@ public final class Languages {
                 kept.remove(kept.keySet().iterator().next());
             }
         }
-        return new StructuredAnswer(found, structure.name(), stops, pad, choices);
+        return new StructuredAnswer(found, structure.name(), stops, pad, choices, structure.isCall());
     }
 
     private TokenAutomaton compiled(Structure structure, Patience patience) {
-        ByteAutomaton automaton = ByteAutomaton.compiled(expression(structure, patience), structure.name(), patience);
+        ByteAutomaton automaton = structure.compiled != null ? structure.compiled.automaton(calls)
+                : ByteAutomaton.compiled(expression(structure, patience), structure.name(), patience);
         if (vocabulary == null || first == null || later == null) {
-            Vocabulary read = Vocabulary.of(tokenizer, size, patience);
+            Vocabulary read = Vocabulary.of(tokenizer, size, calls == null ? new int[0] : calls.markers, patience);
             later = new TokenTree(read.later, read.ranked, patience);
             first = read.first == read.later ? later : new TokenTree(read.first, read.ranked, patience);
             vocabulary = read;
         }
+        if (structure.isCall() && first != later) {
+            throw new UsageException(structure.name()
+                    + ": this bundle's tokenizer drops spaces behind markers, so a call would not be read as it was written");
+        }
         return TokenAutomaton.lifted(automaton, vocabulary, first, later, structure.name(), patience);
     }
 
-    /** The regular expression that a structure is. Throws UsageException, Cancelled, Patience.Late. */
+    /** The regular expression that a structure is, unless it is compiled. Throws UsageException, Cancelled, Patience.Late. */
     static String expression(Structure structure, Patience patience) {
         if (structure.regex != null) {
             return structure.regex;

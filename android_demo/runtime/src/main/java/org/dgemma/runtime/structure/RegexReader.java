@@ -9,7 +9,7 @@ import org.dgemma.runtime.UsageException;
 
 /**
  * Reads a regular expression in the syntax of Rust's regex crate, which Python's runtime reads as well. What means something
- * there and is not supported here is refused by name: flags such as (?i), Unicode classes such as \p{L}, and classes inside
+ * there and is not compiled here is refused by name: flags such as (?i), Unicode classes such as \p{L}, and classes inside
  * classes. {@link ClassReader} reads what stands for one character.
  */
 final class RegexReader {
@@ -93,7 +93,8 @@ final class RegexReader {
     }
 
     UsageException unsupported(String what) {
-        return new UsageException(said + ": has " + what + ", which is not supported in Java; write it in other words");
+        return new UsageException(said + ": has " + what + ", which Java does not compile; write it in other words, or "
+                + "compile it with `dgemma structure`");
     }
 
     UsageException anchored(boolean word) {

@@ -26,18 +26,22 @@ public final class StructuredAnswer {
     private final String name;
     private final int[] stops;
     private final int pad;
+    private final boolean isCall;
 
     /** What a step says of the position behind ids that a canvas begins with, where the rest is noise; null once cancelled. */
     public interface Behind {
         @Nullable Scores of(int[] begun);
     }
 
-    StructuredAnswer(TokenAutomaton automaton, String name, int[] stops, int pad, List<int[]> choices) {
+    /** @param isCall whether an answer is read as a call of a tool, and not as text */
+    StructuredAnswer(
+            TokenAutomaton automaton, String name, int[] stops, int pad, List<int[]> choices, boolean isCall) {
         this.automaton = automaton;
         this.name = name;
         this.stops = stops;
         this.pad = pad;
         this.choices = choices;
+        this.isCall = isCall;
     }
 
     /**
@@ -123,9 +127,12 @@ public final class StructuredAnswer {
         return found;
     }
 
-    /** What is wrong with an answer after a cancel; throws EngineException where another one is not of the language. */
-    public List<String> warnings(String text, StopReason reason) {
-        if (automaton.automaton.matches(text)) {
+    /**
+     * What is wrong with an answer after a cancel; throws EngineException where another one is not of the language: neither its
+     * text, nor the one call that it is read as.
+     */
+    public List<String> warnings(String text, int calls, StopReason reason) {
+        if (automaton.automaton.matches(text) || isCall && calls == 1 && text.isEmpty()) {
             return Collections.emptyList();
         }
         if (reason == StopReason.CANCELLED) {

@@ -12,6 +12,8 @@ import org.dgemma.tokenizer.Tokenizer;
 final class Vocabulary {
     private static final char REPLACEMENT = '\uFFFD';
     private static final byte[] NONE = {};
+    /** Markers have bytes that no UTF-8 has, from this one on. */
+    private static final int MARKER = 0xF5;
 
     /** [V] what an answer's first id writes; some tokenizers drop a space there. Empty where no answer may hold an id. */
     final byte[][] first;
@@ -38,10 +40,11 @@ final class Vocabulary {
     /**
      * Of all ids below {@code size}, the model's.
      *
+     * @param markers ids that have the bytes of markers, which no other has
      * @throws UsageException the tokenizer's ids have no text of their own
      * @throws Cancelled also Patience.Late
      */
-    static Vocabulary of(Tokenizer tokenizer, int size, Patience patience) {
+    static Vocabulary of(Tokenizer tokenizer, int size, int[] markers, Patience patience) {
         int anchor = anchor(tokenizer);
         String before = tokenizer.decode(new int[] {anchor});
         byte[][] first = new byte[size][];
@@ -71,13 +74,17 @@ final class Vocabulary {
                 even &= text.equals(alone);
             }
         }
+        for (int i = 0; i < markers.length; i++) {
+            later[markers[i]] = new byte[] {(byte) (MARKER + i)};
+            first[markers[i]] = later[markers[i]];
+        }
         return new Vocabulary(even ? later : first, later, single);
     }
 
     private static boolean mayBeUtf8(byte[] bytes) {
         boolean may = true;
         for (byte each : bytes) {
-            may &= (each & 0xFF) < 0xF5;
+            may &= (each & 0xFF) < MARKER;
         }
         return may;
     }

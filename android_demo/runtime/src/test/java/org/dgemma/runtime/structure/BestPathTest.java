@@ -220,7 +220,7 @@ public class BestPathTest {
     @Test
     public void whatPythonReadsAndJavaDoesNotIsRefusedByName() {
         String[][] all = {
-            {"(?i)a", "has the flags (?i), which is not supported in Java; write it in other words"},
+            {"(?i)a", "has the flags (?i), which Java does not compile; write it in other words, or compile it with `dgemma structure`"},
             {"(?s:.)", "has the flags (?s), "},
             {"\\p{L}", "has the Unicode class \\p, "},
             {"[a[b]]", "has [ inside a class, "},

@@ -146,11 +146,11 @@ public class StructureVectorsTest {
             }
             int size = ((Long) held.get("size")).intValue();
             if (held.containsKey("refused")) {
-                assertThrows(file, UsageException.class, () -> Vocabulary.of(tokenizer, size, patient()));
+                assertThrows(file, UsageException.class, () -> Vocabulary.of(tokenizer, size, new int[0], patient()));
                 refused++;
                 continue;
             }
-            Vocabulary found = Vocabulary.of(tokenizer, size, patient());
+            Vocabulary found = Vocabulary.of(tokenizer, size, new int[0], patient());
             assertEquals(file, held.get("is_even"), found.first == found.later);
             assertEquals(file, held.get("digest"), digest(found));
             even += found.first == found.later ? 1 : 0;
