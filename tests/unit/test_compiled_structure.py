@@ -285,6 +285,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert dispatch([*args, "tiny", "--choice", "yes|no"]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: choices (2), 5 states, ")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert dispatch(["inspect", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"structure     {out}: choices (2), 5 states, ")
+    assert dispatch(["inspect", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["choices"] == ["yes", "no"]
     assert dispatch(["run", "tiny", "-p", "x", "--structure", str(out)]) == 0
     assert capsys.readouterr().out in ("yes\n", "no\n")
     fails(capsys, args, "give one of --regex, --json-schema, --grammar, --choice and --tools")
@@ -296,6 +300,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         limits.setattr(token_automaton, "MOST_EDGES", 2)
         fails(capsys, [*args, "tiny", "--regex", "[a-z]+"], "structure is too large for this vocabulary: ")
     fails(capsys, ["structure", "--regex", "a", "--out", str(tmp_path)], "--out ", "cannot be written")
+    (tmp_path / "half").write_bytes(out.read_bytes()[:-1])
+    fails(capsys, ["inspect", str(tmp_path / "half")], f"structure {tmp_path / 'half'}: is damaged: its checksum is wrong")
     fails(
         capsys, ["run", "tiny", "-p", "x", "--structure", str(out), "--choice", "a|b"], "give --structure or --choice, not both"
     )

@@ -1,17 +1,23 @@
-"""`dgemma inspect`: what a bundle contains, after hashing every file, and the last result of `dgemma verify`."""
+"""`dgemma inspect`: what a bundle contains, after hashing every file, and the last result of `dgemma verify`.
+
+Of a compiled structure, what it was compiled from.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dgemma.cli.options import BundleArgument
 from dgemma.cli.terminal import print_json
+from dgemma.core.compiled_structure import BEGINS, CompiledStructure
 from dgemma.core.manifest import ChatTemplate, GraphSpec, TensorSpec
 from dgemma.core.plural import counted
 from dgemma.core.shipped import is_shipped
+from dgemma.core.structure import Structure
 from dgemma.runtime import cache
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import executorch
@@ -24,6 +30,9 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also show graphs, tensors, tools and files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the manifest, verified.")] = False,
 ) -> None:
+    if (structure := _structure(bundle)) is not None:
+        print_json(structure.head) if as_json else print(f"structure     {bundle}: {structure}")
+        return
     opened = Bundle.open(bundle)
     if as_json:
         total = sum(entry.size for entry in opened.manifest.files.values())
@@ -36,6 +45,15 @@ def run(
         print_json({**opened.manifest.to_dict(), **more})
     else:
         print("\n".join(summary(opened) if verbose else brief(opened)))
+
+
+def _structure(path: Path) -> CompiledStructure | None:
+    """What a file that begins as a compiled structure holds; None of anything else. Raises UsageError."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        begins = file.read(len(BEGINS)) == BEGINS
+    return Structure.read(path).compiled if begins else None
 
 
 def brief(bundle: Bundle) -> list[str]:

@@ -20,8 +20,8 @@ def run(
     bundle: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[BUNDLE]",
-            help="A bundle that is to use the structure: --tools needs it, and limits that hang on its tokenizer are checked.",
+            metavar="BUNDLE",
+            help="A bundle that is to use the structure: --tools needs it, and the limits of its tokenizer are checked.",
             show_default=False,
             parser=bundle_path,
         ),

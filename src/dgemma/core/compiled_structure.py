@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dgemma.core.scalars import is_int
 
 Array = npt.NDArray[Any]
-FORMAT = 1
+FORMAT, BEGINS = 1, b'{"dgemma_structure"'
 MOST_STATES = 20_000
 LARGEST, LONGEST_HEAD = 32 << 20, 4 << 20  # bytes of a file, and of its first line
 KINDS: Mapping[str, Mapping[str, type]] = {  # kind → what its head has besides, and JSON types of that
