@@ -48,6 +48,7 @@ public final class CompiledStructure {
     public final List<String> choices;
     private final byte[] data;
     private final Map<?, ?> head;
+    private final int line; // bytes of it
     private final ByteAutomaton automaton;
 
     private CompiledStructure(byte[] data) {
@@ -56,6 +57,7 @@ public final class CompiledStructure {
         while (end < Math.min(data.length, LONGEST_HEAD) && data[end] != '\n') {
             end++;
         }
+        line = end;
         head = head(Arrays.copyOf(data, end));
         check(data);
         kind = kind(head);
@@ -201,6 +203,6 @@ public final class CompiledStructure {
     /** Its first line. */
     @Override
     public String toString() {
-        return new String(data, StandardCharsets.UTF_8).split("\n", 2)[0];
+        return new String(data, 0, line, StandardCharsets.UTF_8);
     }
 }
