@@ -116,7 +116,7 @@ format: $(STAMP)
 
 lint-mypy: $(STAMP)
 	$(BIN)/python -m mypy
-	MYPYPATH=src:android_demo/apk $(BIN)/python -m mypy --strict --explicit-package-bases android_demo/apk/*.py android_demo/*.py
+	MYPYPATH=src:android_demo:android_demo/apk $(BIN)/python -m mypy --strict --explicit-package-bases android_demo/apk/*.py android_demo/*.py
 
 lint-imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache

@@ -110,9 +110,8 @@ def random_options(number: int, bundle: Bundle) -> dict[str, Any]:
 
 def keywords_of(asked: dict[str, Any]) -> dict[str, Any]:
     """The options of a request as keywords of `Session.generate`."""
-    found = {**asked.get("sampler", {}), **{name: asked[name] for name in ("stop", "logprobs") if name in asked}}
-    if "temperature" in found:
-        found["temperature"] = tuple(found["temperature"])
+    names = ("stop", "logprobs", "min_tokens", "guidance", "negative", "guidance_steps")
+    found = {**asked.get("sampler", {}), **{name: asked[name] for name in names if name in asked}}
     if "logit_bias" in found:
         found["logit_bias"] = {i: -math.inf if bias is None else bias for i, bias in found["logit_bias"]}
     return found
@@ -171,7 +170,8 @@ def answers(command: Sequence[str], environment: dict[str, str], stack: ExitStac
 
 def trajectory_of(answer: dict[str, Any], n: int) -> Trajectory:
     given, recorder = answer["trajectory"], TrajectoryRecorder(n)
-    for row in zip(*(given[name] for name in ROWS), strict=True):
+    bounds = given.get("entropy_bound", [None] * len(given["step"]))
+    for row in zip(*(given[name] for name in ROWS), bounds, strict=True):
         recorder.add(*row)
     return recorder.finish(given["prompt_ids"], given["tokens"])
 
@@ -226,6 +226,20 @@ def experts_library(bundle: Bundle) -> list[str]:
     return [f"-Ddgemma.experts.library={build.experts()}"] if is_mixture and is_quantized(bundle) else []
 
 
+def sides_of(
+    bundle: Bundle, file: Path, options: argparse.Namespace, folder: Path, stack: ExitStack
+) -> list[Iterator[dict[str, Any]]]:
+    """Answers to a file of requests: the JVM tool's, Python's on its version of ONNX Runtime, and on the installed one."""
+    source, threads = str(Path(sys.modules["dgemma"].__path__[0]).parent), str(options.threads)
+    python = [sys.executable, str(Path(__file__).resolve()), WORKER, str(bundle.path), str(file), threads]
+    java = [options.java, *experts_library(bundle), "-jar", str(options.jar), "run", str(bundle.path), "--prompts", str(file)]
+    return [
+        answers([*java, "--json", "--trace", "--engine", "onnx", "--threads", threads], {}, stack),
+        answers(python, {"PYTHONPATH": os.pathsep.join([str(folder), source])}, stack),
+        answers(python, {"PYTHONPATH": source}, stack),
+    ]
+
+
 def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompts: Sequence[str]) -> dict[str, Any]:
     """All requests on the three sides, in step, so that no side's answers are held."""
     bundle = Bundle.open(path)
@@ -234,14 +248,7 @@ def compare_bundle(path: Path, options: argparse.Namespace, folder: Path, prompt
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         file = Path(temporary) / "requests.jsonl"
         file.write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
-        source = str(Path(sys.modules["dgemma"].__path__[0]).parent)
-        python = [sys.executable, str(Path(__file__).resolve()), WORKER, str(path), str(file), str(options.threads)]
-        java = [options.java, *experts_library(bundle), "-jar", str(options.jar), "run", str(path), "--prompts", str(file)]
-        sides = [
-            answers([*java, "--json", "--trace", "--engine", "onnx", "--threads", str(options.threads)], {}, stack),
-            answers(python, {"PYTHONPATH": os.pathsep.join([str(folder), source])}, stack),
-            answers(python, {"PYTHONPATH": source}, stack),
-        ]
+        sides = sides_of(bundle, file, options, folder, stack)
         judge = EngineBackend(bundle, "onnx", options.threads)
         stack.callback(judge.close)
         versions = ("", "")
@@ -280,35 +287,47 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=Path, default=held_out())
     parser.add_argument("--count", type=int, default=200, help="how many prompts of the file")
     parser.add_argument("--seeds", type=int, default=2, help=f"how many, at most {len(SEEDS)}")
+    add_machine_arguments(parser)
+    options = parser.parse_args(argv)
+    if options.count < 1 or not 1 <= options.seeds <= len(SEEDS):
+        raise UsageError(f"--count must be at least 1, --seeds between 1 and {len(SEEDS)}")
+    check_machine_arguments(options)
+    return options
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """What runs the sides, and where the report goes."""
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--java", default="java")
     parser.add_argument("--jar", type=Path, default=HERE / "jvm" / "target" / "dgemma-jvm-0.1.0.jar")
     parser.add_argument("--onnxruntime", type=Path, metavar="FOLDER", help="from pip install --target; default: in the cache")
     parser.add_argument("--out", type=Path, help="write the report as JSON")
-    options = parser.parse_args(argv)
-    if options.count < 1 or not 1 <= options.seeds <= len(SEEDS) or options.threads < 1:
-        raise UsageError(f"--count and --threads must be at least 1, --seeds between 1 and {len(SEEDS)}")
+
+
+def check_machine_arguments(options: argparse.Namespace) -> None:
+    """Sets `version`, ONNX Runtime's in Java; raises UsageError."""
+    if options.threads < 1:
+        raise UsageError("--threads must be at least 1")
     if not options.jar.is_file():
         raise UsageError(f"--jar {options.jar}: is not there; run `mvn -q package` in android_demo first")
     report.check_out(options.out)
     options.version = pinned_version()
-    return options
+
+
+def versions(options: argparse.Namespace) -> dict[str, Any]:
+    """What ran the sides."""
+    java = subprocess.run([options.java, "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
+    return {
+        "java": java[:1],
+        "onnxruntime_java": options.version,
+        "onnxruntime_python": options.version,
+        "onnxruntime_installed": metadata.version("onnxruntime"),
+        "threads": options.threads,
+    }
 
 
 def write(options: argparse.Namespace, bundles: Sequence[dict[str, Any]]) -> None:
-    java = subprocess.run([options.java, "-version"], capture_output=True, text=True, check=False).stderr.splitlines()
-    report.write_json(
-        options.out,
-        {
-            "machine": machine.facts(),
-            "java": java[:1],
-            "onnxruntime_java": options.version,
-            "onnxruntime_python": options.version,
-            "onnxruntime_installed": metadata.version("onnxruntime"),
-            "threads": options.threads,
-            "bundles": list(bundles),
-        },
-    )
+    report.write_json(options.out, {"machine": machine.facts(), **versions(options), "bundles": list(bundles)})
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -89,7 +89,7 @@ def compare(
         else:
             i, above = before
             limits = tolerance.widest(*tolerances[i + 1 : j + 1]).margins
-            entry |= {"against": backends[i].name, **_differences([*backends[i::-1], backend], asked, above, runs, limits)}
+            entry |= {"against": backends[i].name, **differences([*backends[i::-1], backend], asked, above, runs, limits)}
             if limits is not None:
                 entry["checks"].append(_check(DIVERGE, entry["differences"]))
         if isinstance(backend, EngineBackend) and backend.fuses_options:
@@ -106,7 +106,7 @@ def _fused(backend: EngineBackend, asked: Sequence[Steered], runs: Sequence[Traj
     if not pairs:
         return {}
     mine = [backend.steered(one.ids, one.seed, one.most, one.steer, loop="graph") for one, _ in pairs]
-    figures = _differences([backend], [one for one, _ in pairs], [run for _, run in pairs], mine, NEAR)
+    figures = differences([backend], [one for one, _ in pairs], [run for _, run in pairs], mine, NEAR)
     return {"fused": {"drawn": len(pairs), **figures}}
 
 
@@ -120,14 +120,20 @@ def _same(a: Trajectory, b: Trajectory) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def _differences(
+def differences(
     judges: Sequence[Backend],
     asked: Sequence[Steered],
     first: Sequence[Trajectory],
     other: Sequence[Trajectory],
     limits: dict[Rule, float] | None,
 ) -> dict[str, Any]:
-    """`judges`: whose logits give margins: the first that shows a generation's steps."""
+    """`equal`: how many pairs are; `differences`: the first of each other one, with its margin and whether the limits allow it.
+
+    Args:
+        judges: whose logits give margins: the first that shows a generation's steps.
+        first, other: of each generation.
+        limits: None: margins are told, not judged.
+    """
     found = []
     for one, a, b in zip(asked, first, other, strict=True):
         judge = judges[0] if one.steer.guidance is None else next(x for x in judges if x.shows_guided)

@@ -1,12 +1,12 @@
 """Record one generation of a bundle, for the Java engines' tests: every call of the engine, as an .npz.
 
-    python android_demo/executorch-stubs/record.py BUNDLE ENGINE OUT.npz [--prompt TEXT] [--seed S] [--draft]
+    python android_demo/executorch-stubs/record.py BUNDLE ENGINE OUT.npz [--prompt TEXT] [--seed S] [--draft | --negative TEXT]
 
 For a fake of ExecuTorch (`executorch`), results are stored whole and inputs as hashes; for comparison with a real engine
 (`onnx`), the steps' canvases alone, of a prompt that the model is sure of: where it is not, another processor's rounding leads
 to other tokens ("Write a letter to Felix from Ben: meeting, library, Wednesday, 9, blanket."; the Java engine's version of
 onnxruntime, 1.29.0, on PYTHONPATH). Both hold what the host made: prompt, initial canvas, words and temperatures. `--draft`: a
-canvas that starts narrow, and is checked by greedy decoding.
+canvas that starts narrow, and is checked by greedy decoding; `--negative`: two steps, guided away from what that prompt gives.
 """
 
 from __future__ import annotations
@@ -52,15 +52,19 @@ def main() -> None:
     parser.add_argument("--prompt", default="Write a short story about a dog.")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--draft", action="store_true")
+    parser.add_argument("--negative")
     options = parser.parse_args()
     with Session.load(options.bundle, engine=options.engine) as session:
         engine = session._engine
-        less = {"start_width": "auto", "speculate": True} if options.draft else {}
-        engine.prepare("encode", *(("denoise_active", "check") if options.draft else ("denoise",)))
+        chosen: dict[str, Any] = {"start_width": "auto", "speculate": True} if options.draft else {}
+        if options.negative:
+            chosen = {"guidance": 2.0, "negative": options.negative, "max_steps": 2}
+        graphs = ("denoise_active", "check") if options.draft else ("denoise_guided",) if options.negative else ("denoise",)
+        engine.prepare("encode", *graphs)
         recorder = Recorder(engine, options.engine == "executorch")
         engine.run = recorder  # type: ignore[method-assign]
         n = session.manifest.canvas_length
-        result = session.generate(options.prompt, seed=options.seed, max_new_tokens=n, trace=True, **less)
+        result = session.generate(options.prompt, seed=options.seed, max_new_tokens=n, trace=True, **chosen)
         assert result.trajectory is not None
         canvas, words = Loops(engine).noise(options.seed, 0)
         steps = len(result.trajectory.step)

@@ -178,10 +178,12 @@ STUDIES = (
     Study(
         name="java",
         page="same-tokens",
-        results=("tiny-java.json",),
+        results=("tiny-java.json", "tiny-java-options.json"),
         commands=(
             "python android_demo/same_tokens.py build/tiny.dgemma build/tiny-w8.dgemma build/tiny-w4-mixed.dgemma "
             f"--count 200 --seeds 2 --out {_TO}/tiny-java.json",
+            "python android_demo/same_options.py build/tiny.dgemma --checkpoint checkpoints/tiny "
+            f"--out {_TO}/tiny-java-options.json",
         ),
     ),
     Study(

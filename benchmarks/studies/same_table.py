@@ -28,7 +28,7 @@ def same_tokens() -> str:
 
 
 def same_options() -> str:
-    """Generations under random options, every backend against the one above it."""
+    """Generations under random options, every backend against the one above it, and Java against Python."""
     values = read("tiny-same-options.json")
     rows = header("backend", "compared with", "generations", "equal", "near-ties", "other differences", "largest margin")
 
@@ -47,6 +47,11 @@ def same_options() -> str:
             rows.append(row(name, one["against"], one))
         if "fused" in one:
             rows.append(row(f"{name}, fused loop", f"{name}, host loop", one["fused"]))
+    java = read("tiny-java-options.json")
+    assert java["drawn"] == values["drawn"], "other options"
+    for side in ("python", "installed"):
+        against = f"onnx, onnxruntime {java[f'onnxruntime_{side}']}"
+        rows.append(row(f"java, onnxruntime {java['onnxruntime_java']}", against, java[f"java_against_{side}"]))
     drawn = ", ".join(f"`{name}` {count}" for name, count in values["drawn"].items())
     versions = ", ".join(f"{k} {values['machine']['versions'][k]}" for k in ("jax", "torch", "onnxruntime", "executorch"))
     return "\n".join([*rows, "", f"Options drawn: {drawn}. {versions}; {values['machine']['date'][:10]}."])
@@ -131,7 +136,8 @@ tokens.""",
             heading="Under random options",
             before="""
 Golden prompts with [options](../guides/control.md) drawn at random: each option alone, then two to four together. Every backend
-is compared with the one above it in the [ladder](../how-it-works/ladder.md), decision by decision.""",
+is compared with the one above it in the [ladder](../how-it-works/ladder.md), decision by decision; Java is compared with the
+Python runtime.""",
             table=same_options,
         ),
         Section(

@@ -105,6 +105,9 @@ final class ResultJson {
         found.put("accepted", rows(trajectory.accepted));
         found.put("canvas_out", Arrays.asList(trajectory.canvasOut));
         found.put("tokens", trajectory.tokens);
+        if (trajectory.entropyBound != null) {
+            found.put("entropy_bound", Arrays.stream(trajectory.entropyBound).boxed().collect(Collectors.toList()));
+        }
         return found;
     }
 

@@ -223,6 +223,27 @@ public class ControlTest extends CommandLine {
     }
 
     @Test
+    public void aFileOfPromptsHasTheSameOptions() throws Exception {
+        String ids = "[2, 4, 608, 606, 592, 605, 6]";
+        String table = file("table.json", "{\"temperature\": [3.0, 2.0, 1.0]}");
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--prompt-ids", "2,4,608,606,592,605,6", "--threads", "1", "--json",
+                "--trace", "--min-tokens", "9", "--max-new-tokens", "64", "--schedule", table, "--guidance", "1.5",
+                "--guidance-steps", "2:3", "--entropy-bound", "0.3:0.1"));
+        Map<?, ?> typed = (Map<?, ?>) Json.parse(out);
+        String line = "{\"prompt\": " + ids + ", \"min_tokens\": 9, \"max_new_tokens\": 64, \"guidance\": 1.5, "
+                + "\"guidance_steps\": [2, 3], \"sampler\": {\"schedule\": {\"temperature\": [3.0, 2.0, 1.0]}, "
+                + "\"entropy_bound\": [0.3, 0.1]}}";
+        String prompts = file("lines", line + "\n" + line.replace("\"guidance_steps\": [2, 3]", "\"negative\": [2, 4]"));
+        assertEquals(err, 0, run("run", BUNDLE.getPath(), "--prompts", prompts, "--threads", "1", "--trace"));
+        Map<?, ?> read = (Map<?, ?>) Json.parse(out.split("\n")[0]);
+        assertEquals(typed.get("trajectory"), read.get("trajectory"));
+        assertEquals(typed.get("position_forwards"), read.get("position_forwards"));
+        assertEquals(3, ((List<?>) ((Map<?, ?>) read.get("trajectory")).get("entropy_bound")).size());
+        assertNotEquals(read.get("trajectory"), ((Map<?, ?>) Json.parse(out.split("\n")[1])).get("trajectory"));
+        refused(", line 1: must be a JSON object", "run", BUNDLE.getPath(), "--prompts", file("x", line.replace("1.5", "-1")));
+    }
+
+    @Test
     public void aBoundMayHaveTwoEnds() throws Exception {
         Object one = steps("accepted", "--temperature", "3", "--steps", "3", "--entropy-bound", "1e-6");
         assertEquals(one, steps("accepted", "--temperature", "3", "--steps", "3", "--entropy-bound", "1e-6:1e-6"));

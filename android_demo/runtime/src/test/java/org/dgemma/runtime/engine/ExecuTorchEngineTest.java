@@ -25,8 +25,10 @@ import java.util.Map;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.GenerateOptions;
+import org.dgemma.runtime.Guidance;
 import org.dgemma.runtime.Manifest.TensorSpec;
 import org.dgemma.runtime.Result;
+import org.dgemma.runtime.SamplerOptions;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.SessionOptions;
 import org.dgemma.runtime.ComputePolicy;
@@ -67,7 +69,7 @@ public class ExecuTorchEngineTest {
 
         @Override
         public String[] methods() {
-            return new String[] {"encode", "denoise", "denoise_active", "generate", "decode", "check"};
+            return new String[] {"encode", "denoise", "denoise_guided", "denoise_active", "generate", "decode", "check"};
         }
 
         @Override
@@ -192,6 +194,30 @@ public class ExecuTorchEngineTest {
         try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
             refused(() -> session.generate(prompt, options.compute(draft.earlyCommit(1e-9)), null),
                     "executorch unknown failed on graph 'denoise_active': call 2 has other inputs");
+        }
+    }
+
+    @Test
+    public void aGuidedGenerationGivesTheTokensOfPython() throws Exception {
+        Recorded player = new Recorded(Bundle.open(bundle("tiny")), "executorch-tiny-guided.npz");
+        Module.player = player;
+        int[] prompt = ints(player.arrays.get("prompt"));
+        Guidance away = Guidance.of(2).negative("Write 4271 in words.");
+        GenerateOptions options = GenerateOptions.DEFAULT.seed(3).maxNewTokens(64).guidance(away)
+                .sampler(SamplerOptions.EXPORTED.maxSteps(2));
+        Result result;
+        try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
+            result = session.generate(prompt, options, null);
+        }
+        assertArrayEquals(ints(player.arrays.get("tokens")), result.tokens);
+        List<String> calls = new ArrayList<>(Arrays.asList("load true 1 3", "loadMethod encode", "loadMethod denoise"));
+        calls.addAll(Arrays.asList("loadMethod denoise_guided", "encode", "encode"));
+        calls.addAll(Collections.nCopies(2 * result.steps, "denoise_guided"));
+        calls.add("destroy");
+        assertEquals(calls, player.calls);
+        Module.player = new Recorded(player.bundle, "executorch-tiny-guided.npz");
+        try (Session session = Session.load(bundle("tiny"), OPTIONS)) {
+            refused(() -> session.generate(prompt, options.guidance(Guidance.of(2)), null), "call 1 has other inputs");
         }
     }
 
