@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dgemma.quantize.matrix import QuantizedMatrix
+from dgemma.quantize.squared_errors import Errors, best, rounded
 
 CLIPS_8 = (1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8)  # shares of a row's largest magnitude that 127 may stand for
 SCALES_4 = range(-3, 3)  # 4-bit scales around the smallest that clips nothing, in eighths of an octave
@@ -31,13 +32,14 @@ def round_8(weight: Tensor, *, search: bool) -> QuantizedMatrix:
         search: try smaller ranges than the largest magnitude's, row by row, and keep the one of least squared error.
     """
 
+    errors, clips = best(weight.numel()), torch.tensor(CLIPS_8)
+
     def rows(w: Tensor) -> Parts:  # [R, in]
         scale = w.abs().amax(1) / 127
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         if search:
-            errors = torch.stack([_error(w, (scale * clip)[:, None], LEVELS_8) for clip in CLIPS_8])
-            scale = scale * torch.tensor(CLIPS_8)[errors.argmin(0)]
-        return _round(w, scale[:, None], LEVELS_8).to(torch.int8), scale
+            scale = scale * clips[errors(w, scale[:, None] * clips, LEVELS_8).argmin(1)]
+        return rounded(w, scale[:, None], LEVELS_8).to(torch.int8), scale
 
     integers, scale = _in_chunks(weight, rows)
     return QuantizedMatrix(bits=8, integers=integers, scale=scale)
@@ -54,15 +56,21 @@ def round_4(weight: Tensor, group: int, *, search: bool, levels: tuple[int, int]
         levels: smallest and largest integer; narrower ones are for ablations.
     """
 
+    errors = best(weight.numel())
+
     def rows(w: Tensor) -> Parts:  # [R, in]
         w = w.unflatten(1, (-1, group))  # [R, G, group]
         low, high = levels
         whole = torch.maximum(w.amax(2) / high, w.amin(2) / low)  # steps that clip nothing, [R, G]
         index = _index_of(whole.amax(1) / MULTIPLIERS)  # [R]
-        scale, multipliers = _search(w, whole, index, levels) if search else _fitting(whole, _scale_at(index))
+        if search:
+            scale, multipliers = _search(w, whole, index, levels, errors)
+        else:
+            scale = _scale_at(index)
+            multipliers = _fitting(whole, scale[:, None])
         zero = whole.amax(1) <= 0
         scale, multipliers = torch.where(zero, torch.ones_like(scale), scale), multipliers.masked_fill(whole <= 0, 1)
-        integers = _round(w, (multipliers * scale[:, None])[:, :, None], levels)
+        integers = rounded(w, (multipliers * scale[:, None])[:, :, None], levels)
         return integers.flatten(1).to(torch.int8), scale, multipliers.to(torch.int8)
 
     integers, scale, multipliers = _in_chunks(weight, rows)
@@ -78,41 +86,30 @@ def _in_chunks(weight: Tensor, rows: Callable[[Tensor], Parts]) -> Parts:
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as cores:
         parts = list(cores.map(lambda chunk: rows(chunk.float()), chunks))
+        whole = list(cores.map(torch.cat, zip(*parts, strict=True)))
     torch.set_num_threads(threads)  # for the threads to come
-    return tuple(torch.cat(part).unflatten(0, weight.shape[:-1]) for part in zip(*parts, strict=True))
+    return tuple(part.unflatten(0, weight.shape[:-1]) for part in whole)
 
 
-def _round(w: Tensor, step: Tensor, levels: tuple[int, int]) -> Tensor:
-    return (w / step).round_().clamp_(*levels)
+def _fitting(whole: Tensor, scale: Tensor) -> Tensor:
+    """The smallest multipliers that clip nothing, as floats, where 15 is enough for that."""
+    return (whole / scale).ceil().clamp(1, MULTIPLIERS)
 
 
-def _error(w: Tensor, step: Tensor, levels: tuple[int, int]) -> Tensor:
-    """Squared error of rounding, summed over the last dimension."""
-    return _round(w, step, levels).mul_(step).sub_(w).square_().sum(-1)
-
-
-def _fitting(whole: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest multipliers [R, G] float that clip nothing, where 15 is enough for that."""
-    return scale, (whole / scale[:, None]).ceil().clamp(1, MULTIPLIERS)
-
-
-def _search(w: Tensor, whole: Tensor, index: Tensor, levels: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scale [R] and multipliers [R, G] of least squared error; what `_fitting` gives is among the candidates."""
-    best_error = torch.full(index.shape, torch.inf)
-    best_scale, best_multipliers = torch.ones(index.shape), torch.ones_like(whole)
-    for offset in SCALES_4:
-        scale, fitting = _fitting(whole, _scale_at(index + offset))
-        error, multipliers = torch.full_like(whole, torch.inf), fitting
-        for less in range(DEPTH_4):
-            candidate = (fitting - less).clamp_(min=1)
-            its_error = _error(w, (candidate * scale[:, None])[:, :, None], levels)
-            multipliers = torch.where(its_error < error, candidate, multipliers)
-            error = torch.minimum(error, its_error)
-        better = error.sum(1) < best_error
-        best_error = torch.where(better, error.sum(1), best_error)
-        best_scale = torch.where(better, scale, best_scale)
-        best_multipliers = torch.where(better[:, None], multipliers, best_multipliers)
-    return best_scale, best_multipliers
+def _search(w: Tensor, whole: Tensor, index: Tensor, levels: tuple[int, int], errors: Errors) -> tuple[Tensor, Tensor]:
+    """Scale [R] and multipliers [R, G] of least squared error, the first of equals; those of `_fitting` are candidates."""
+    rows, groups = whole.shape
+    scales = _scale_at(index[:, None] + torch.tensor(SCALES_4))  # [R, K]
+    fitting = _fitting(whole[:, :, None], scales[:, None])
+    candidates = (fitting[..., None] - torch.arange(DEPTH_4)).clamp_(min=1)  # [R, G, K, D]
+    steps = candidates * scales[:, None, :, None]
+    found = errors(w.flatten(0, 1), steps.flatten(2).flatten(0, 1), levels).view_as(steps)
+    error, depth = found.min(3)  # [R, G, K]
+    total, scale = error.transpose(1, 2).contiguous().sum(2).min(1)  # [R]
+    multipliers = candidates.gather(3, depth[..., None])[..., 0]
+    chosen = multipliers.gather(2, scale[:, None, None].expand(rows, groups, 1))[..., 0]
+    beyond = total == torch.inf  # too large to be squared: nothing is better than anything else
+    return scales.gather(1, scale[:, None])[:, 0].masked_fill(beyond, 1), chosen.masked_fill(beyond[:, None], 1)
 
 
 def _index_of(least: Tensor) -> Tensor:
