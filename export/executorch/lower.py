@@ -31,6 +31,7 @@ from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, repla
 from dgemma.export.executorch.routing import replace_routing
 from dgemma.export.executorch.visitors import our_partitioner
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, Stack, example, sharing, specs, stack_inputs
+from dgemma.export.lazy_code import lazy_code
 from dgemma.export.stages import EXECUTORCH, Progress, Reached
 from dgemma.export.trace import trace
 from dgemma.model.denoiser import Attention, Denoiser, RMSNorm
@@ -106,31 +107,32 @@ def lower(
         replace_modules(model, RMSNorm, WholeRMSNorm)
         replace_modules(model, Attention, WholeAttention)
         replace_routing(model)
-        progress(Reached(EXECUTORCH["layers"]))
-        body = Stack(model).eval()
-        stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
-        methods = {
-            "encode": Encode(model, stack),
-            "denoise": Denoise(model, stack, policy),
-            "denoise_guided": DenoiseGuided(model, stack, policy),
-            "denoise_active": DenoiseActive(model, stack, policy),
-            "decode": Decode(model, stack),
-            "check": Check(model, stack),
-        }
-        lowered: dict[str, EdgeProgramManager] = {}
-        for name, module in methods.items():
-            progress(Reached(EXECUTORCH[name]))
-            lowered[name] = delegate(trace(module, wanted[name][0], shapes), name)
-            edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
+        with lazy_code():
+            progress(Reached(EXECUTORCH["layers"]))
+            body = Stack(model).eval()
+            stack = as_module(delegate(trace(body, stack_inputs(model.config), shapes)))
+            methods = {
+                "encode": Encode(model, stack),
+                "denoise": Denoise(model, stack, policy),
+                "denoise_guided": DenoiseGuided(model, stack, policy),
+                "denoise_active": DenoiseActive(model, stack, policy),
+                "decode": Decode(model, stack),
+                "check": Check(model, stack),
+            }
+            lowered: dict[str, EdgeProgramManager] = {}
+            for name, module in methods.items():
+                progress(Reached(EXECUTORCH[name]))
+                lowered[name] = delegate(trace(module, wanted[name][0], shapes), name)
+                edge[name], share[name] = lowered[name].exported_program(name), delegated_share(lowered[name], name)
         progress(Reached(EXECUTORCH["generate"]))
         step = lowered["denoise"].exported_program("denoise").module(check_guards=False)
         looped = ScanGenerate(step, model.config.vocab_size, model.config.hidden_size)
         given = example(wanted["generate"][0], dict.fromkeys(PREFIX_DIMS, shapes.context))
         outer = torch.export.export(looped, given, strict=True)
-        with remembered_results():
+        with remembered_results(), lazy_code():
             edge["generate"], share["generate"] = to_edge(outer, compile_config=_CONFIG).exported_program(), share["denoise"]
         progress(Reached(EXECUTORCH["write"]))
-        with remembered_results():
+        with remembered_results(), lazy_code():
             final = EdgeProgramManager(edge, compile_config=_CONFIG).to_executorch(WRITTEN)
         with path.open("wb") as file:
             final.write_to_file(file)

@@ -22,6 +22,7 @@ from dgemma.export.attention import replace_attention
 from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import deferring, maker
 from dgemma.export.graphs import Shapes, release, sharing, specs
+from dgemma.export.lazy_code import lazy_code
 from dgemma.export.onnx import native_ops, softmax, taps
 from dgemma.export.onnx.body import denoising_step, shared
 from dgemma.export.onnx.head import Head
@@ -135,7 +136,14 @@ def lower(
     original, model = model, sharing(model)
     wanted = specs(model.config, shapes, policy)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("wb") as file, kept_decompositions(), cached_registry(), filtered_rules(), deferring():
+    with (
+        (folder / FILE).open("wb") as file,
+        kept_decompositions(),
+        cached_registry(),
+        filtered_rules(),
+        deferring(),
+        lazy_code(),
+    ):
         replace(model, quantized)
         replace_attention(model)
         parts = _written(model, policy, shapes, WeightFile(file), progress)
