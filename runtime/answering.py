@@ -94,10 +94,10 @@ class Answering:
         if options.draft is not None:
             return from_draft(manifest, self._tokenizer, options.draft, options.strength)
         given = from_template(manifest, self._tokenizer, str(options.template))
-        if given.length is not None and given.length > options.max_new_tokens:
-            takes, less = f" takes {given.length} tokens; ", f" {options.max_new_tokens} is less"
+        if (length := sum(known.length or 0 for known in given)) > options.max_new_tokens:
+            takes, less = f" takes {length} tokens; ", f" {options.max_new_tokens} is less"
             raise UsageError(Param("template"), takes, Param("max_new_tokens"), less)
-        return [given]
+        return given
 
     def _language(self, languages: Languages | None, cancelled: Callable[[], bool]) -> StructuredAnswer | None:
         structure, model = self._options.structure, self._manifest.model

@@ -132,16 +132,17 @@ class Generator:
         given: Sequence[Given] = (),
     ) -> None:
         """Denoise canvases behind the first `kept` tokens of the prefix and `ids` until a stop token, the limit, the end of the
-        context, or a cancel. `given`: what is known of the first of them; a template is the only one. A negative prompt of the
-        options is ids.
+        context, or a cancel. `given`: what is known of the first of them; a template's are the only ones. A negative prompt of
+        the options is ids.
 
         Raises PromptTooLong, UsageError, EngineError.
         """
         compute, manifest = options.compute, self._manifest
-        self.check_room(len(ids), kept, manifest.canvas_length)
+        room = manifest.canvas_length * (1 if options.template is None else len(given))
+        self.check_room(len(ids), kept, room)
         self.check_structure(run.structured, len(ids), kept, run.most)
-        self.check_negative(options.guidance)
-        self._begin(ids, kept, manifest.canvas_length)
+        self.check_negative(options.guidance, room)
+        self._begin(ids, kept, room)
         guide = Guide.of(options.guidance, self._engine)
         speculate = compute is not None and compute.speculate
         graph = _GRAPHS[options.loop] if compute is None else ACTIVE
@@ -190,16 +191,14 @@ class Generator:
                 f"{context}; shorten the prompt, or export with a larger --context"
             )
 
-    def check_negative(self, guidance: Guidance | None) -> None:
-        """Whether a negative prompt's ids leave room for a canvas; raises PromptTooLong."""
+    def check_negative(self, guidance: Guidance | None, room: int) -> None:
+        """Whether a negative prompt's ids leave room for so many tokens; raises PromptTooLong."""
         if guidance is None or guidance.negative is None:
             return
-        length, n, context = len(guidance.negative), self._manifest.canvas_length, self._manifest.context
-        if length + n > context:
-            raise PromptTooLong(
-                Param("negative"), f" of {counted(length, 'token')} leaves no room for {n} more in the context of {context}; ",
-                "shorten it",
-            )  # fmt: skip
+        length, context = len(guidance.negative), self._manifest.context
+        if length + room > context:
+            of = f" of {counted(length, 'token')} leaves no room for {room} more in the context of {context}; shorten it"
+            raise PromptTooLong(Param("negative"), of)
 
     def check_structure(self, structured: StructuredAnswer | None, length: int, kept: int, most: int) -> None:
         """Whether an answer of a language fits behind a prompt of `length` that follows `kept` tokens.
@@ -266,8 +265,10 @@ class Generator:
             if canvas is None:
                 return "cancelled"
             run.canvases += 1
-            length = None if known is None else known.length
-            kept, new, reason = run.accept(canvas) if length is None else run.fill(canvas, length)
+            if known is None or known.length is None:
+                kept, new, reason = run.accept(canvas)
+            else:
+                kept, new, reason = run.fill(canvas, known.length, ends=known.ends)
             if not speculate and last is not None:
                 run.entropies = [*run.entropies, *last.entropy[: last.width].tolist()][: len(run.tokens)]
                 run.logprobs = [*run.logprobs, *logprobs(last, options.logprobs)][: len(run.tokens)]

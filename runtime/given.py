@@ -30,8 +30,9 @@ class Given:
         pinned: [N] bool; positions whose ids stay.
         drafted: [N] bool; positions that begin as their ids, but for a share of `strength`, which begins as noise.
         strength: also the share of the steps that run, the last ones.
-        holes: first position and end of each hole of a template.
-        length: tokens of a template, which is the whole answer; None for a draft.
+        holes: first position and end, in the answer, of each hole of a template that begins on this canvas.
+        length: tokens of a template on this canvas; None for a draft.
+        ends: whether a template ends on this canvas, which ends the answer.
     """
 
     ids: Array
@@ -40,6 +41,7 @@ class Given:
     strength: float = 1.0
     holes: Sequence[tuple[int, int]] = ()
     length: int | None = None
+    ends: bool = True
 
     def begin(self, noise: Array, words: U32) -> Array:
         """The first step's canvas [1, N], of the initial canvas [1, N] and words [N] that say which of a draft's ids stay."""
@@ -62,27 +64,38 @@ class Given:
         )
 
 
-def from_template(manifest: Manifest, tokenizer: Tokenizer, text: str) -> Given:
-    """The canvas of a template: its pieces, its holes, the stop token, and padding behind it.
+def from_template(manifest: Manifest, tokenizer: Tokenizer, text: str) -> list[Given]:
+    """The canvases of a template: its pieces and holes, behind them the stop token and padding.
 
     Raises UsageError.
     """
     ids, pinned, holes = list[int](), list[bool](), list[tuple[int, int]]()
-    for piece in read_template(text):
+    pieces, context = read_template(text), manifest.context
+    if (blank := sum(piece for piece in pieces if isinstance(piece, int))) > context:
+        raise UsageError(
+            Param("template"), f" has holes of {blank} tokens, more than the context of {context}; make them shorter"
+        )
+    for piece in pieces:
         new = [0] * piece if isinstance(piece, int) else _exact(tokenizer, piece, bool(ids))
         if isinstance(piece, int):
             holes.append((len(ids), len(ids) + piece))
         ids += new
         pinned += [not isinstance(piece, int)] * len(new)
     length, n = len(ids), manifest.canvas_length
-    if length > n:
-        raise UsageError(
-            Param("template"), f" takes {length} tokens, and a canvas of this bundle has {n}; make holes or text shorter"
-        )
-    ids += _ended(manifest, n - length)
-    pinned += [True] * (n - length)
+    ids += _ended(manifest, -length % n)
+    pinned += [True] * (len(ids) - length)
     nothing = np.zeros(n, np.bool_)
-    return Given(ids=np.array(ids), pinned=np.array(pinned), drafted=nothing, holes=holes, length=length)
+    return [
+        Given(
+            ids=np.array(ids[at : at + n]),
+            pinned=np.array(pinned[at : at + n]),
+            drafted=nothing,
+            holes=[hole for hole in holes if at <= hole[0] < at + n],
+            length=min(n, length - at),
+            ends=at + n >= length,
+        )
+        for at in range(0, length, n)
+    ]
 
 
 def from_draft(manifest: Manifest, tokenizer: Tokenizer, text: str, strength: float) -> list[Given]:

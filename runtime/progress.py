@@ -76,10 +76,13 @@ class Progress:
             return Accepted(before, [*new, ids[end]], "stop")
         return Accepted(before, new, "length" if len(self.tokens) == self.most else None)
 
-    def fill(self, canvas: Sequence[int], length: int) -> Accepted:
-        """Take a template's canvas: its first `length` ids, whatever its holes hold, and the stop token behind them."""
-        self.tokens = list(canvas[:length])
-        return Accepted(0, [*self.tokens, *[token for token in canvas[length : length + 1] if token in self.stops]], "stop")
+    def fill(self, canvas: Sequence[int], length: int, *, ends: bool) -> Accepted:
+        """Take a template's canvas: its first `length` ids, whatever its holes hold, and the stop token behind them, if any.
+        The answer is whole where the template `ends`."""
+        before, new = len(self.tokens), list(canvas[:length])
+        self.tokens += new
+        stop = [token for token in canvas[length : length + 1] if token in self.stops]
+        return Accepted(before, [*new, *stop], "stop" if ends else None)
 
     def result(
         self,

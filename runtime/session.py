@@ -256,8 +256,9 @@ class Session:
         self._check_open()
         self._generator.check(options)
         ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
-        self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else self.manifest.canvas_length)
-        self._generator.check_negative(self._prompts.with_negative(options, messages).guidance)
+        n = self.manifest.canvas_length
+        self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else n)
+        self._generator.check_negative(self._prompts.with_negative(options, messages).guidance, n)
         _, structured = self._answering(ids, options).known(self._languages, cancelled)
         self._generator.check_structure(structured, len(ids), 0, int(options.max_new_tokens))
         return tuple(ids)
@@ -287,7 +288,7 @@ class Session:
         **keywords: Unpack[GenerateKeywords],
     ) -> Result:
         """`generate` an answer whose text is given but for holes: "Dear {{8}}, please come to {{12}}." with holes of 8 and 12
-        tokens, all on one canvas. What is given stays exactly; `Result.holes` is what the model wrote.
+        tokens. What is given stays exactly; `Result.holes` is what the model wrote.
 
         Args:
             template: the answer.

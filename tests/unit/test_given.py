@@ -13,7 +13,7 @@ from cli_checks import fails
 from fake_bundle import BOS, END_OF_TURN, PAD, START, FakeEngine, N, fake_engine, fake_session, write_bundle
 
 from dgemma.cli import dispatch
-from dgemma.core.errors import TokenizerError, UsageError
+from dgemma.core.errors import PromptTooLong, TokenizerError, UsageError
 from dgemma.core.generate_options import GenerateOptions
 from dgemma.core.noise import canvas_words, step_words, token_from_word, uniform_from_word
 from dgemma.core.template import read_template
@@ -81,6 +81,35 @@ def test_the_text_of_a_template_stays_and_its_holes_are_the_models(toy: Session)
         assert (array[:, pinned] == known[pinned]).all() and (array[:, ~pinned] != known[~pinned]).any()
     assert trajectory.accepted[:, pinned].all() and not trajectory.entropy[:, pinned].any()
     assert toy.generate([9, START], continue_=True).tokens == tuple(range(200, 240))  # the prefix is in order
+
+
+def test_a_template_may_take_several_canvases(toy: Session) -> None:
+    """Its holes too: this one begins on the first canvas and ends on the second."""
+    tokenizer = toy.tokenizer
+    assert tokenizer is not None
+    a, b, hole = tokenizer.encode("ab "), tokenizer.encode(" yz"), N + 2
+    length, start = len(a) + hole + len(b), len(a)
+    assert N < length < 2 * N
+    result = toy.generate(PROMPT, template=f"ab {{{{{hole}}}}} yz", trace=True)
+    assert (result.stop_reason, result.canvases, len(result.tokens)) == ("stop", 2, length)
+    assert result.tokens[:start] == tuple(a) and result.tokens[start + hole :] == tuple(b)
+    assert result.holes == (tokenizer.decode(result.tokens[start : start + hole]),)
+    assert toy.prefix_ids == (*PROMPT, *result.tokens, END_OF_TURN)
+    assert result.trajectory is not None
+    for index, pinned in ((0, range(start)), (1, range(start + hole - N, N))):
+        known = [*a, *[0] * hole, *b, END_OF_TURN, *[PAD] * N][index * N : (index + 1) * N]
+        steps = result.trajectory.argmax[result.trajectory.canvas_index == index]
+        assert len(steps) and (steps[:, pinned] == np.array(known)[pinned]).all()
+    whole = toy.infill(f"{{{{{2 * N}}}}}", PROMPT)
+    assert (whole.canvases, len(whole.tokens), toy.prefix_ids) == (2, 2 * N, (*PROMPT, *whole.tokens))
+
+
+def test_a_template_that_the_context_cannot_hold_is_refused_before_work(toy: Session) -> None:
+    toy.generate(PROMPT)
+    before, room = toy.prefix_ids, toy.manifest.context
+    with pytest.raises(PromptTooLong, match="leaves no room for"):
+        toy.infill(f"{{{{{room - 1}}}}}", PROMPT, max_new_tokens=room)
+    assert toy.prefix_ids == before
 
 
 def test_a_stop_token_in_a_hole_does_not_end_the_answer(toy: Session) -> None:
@@ -177,7 +206,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) 
 
 def test_what_a_bundle_cannot_do_is_refused(toy: Session, tmp_path: Path) -> None:
     for options, says in (
-        ({"template": f"{{{{{N + 1}}}}}"}, f"template takes {N + 1} tokens, and a canvas of this bundle has {N}"),
+        ({"template": "{{999999999}}"}, "template has holes of 999999999 tokens, more than the context of"),
         ({"template": "{{9}}", "max_new_tokens": 8}, "template takes 9 tokens; max_new_tokens 8 is less"),
         ({"entropy_bound": 0.2}, "was exported before entropy_bound was supported; export it again"),
     ):

@@ -93,6 +93,9 @@ CASES: tuple[tuple[Prompt, dict[str, Any]], ...] = (
     (WORDS, {"guidance": 1.4, "negative": LONG, "draft": LONG, "strength": 0.6, "min_tokens": 70, **HOT}),
     (PERSON, {"guidance": 1.5, "negative": SENTENCE, "json_schema": FORM, **HOT}),
     (REVERSE, {"guidance": 2.0, "negative": WORDS, "raw": True, "entropy_bound": (0.5, 0.05)}),
+    (SENTENCE, {"template": "{{70}} ladder in {{4}}.", **HOT}),
+    (SENTENCE, {"template": "Nina {{100}}yellow{{18}}", "early_commit": 0.01, "logprobs": 1}),
+    (SENTENCE, {"guidance": 2.0, "negative": REVERSE, "template": "{{66}}x{{2}}"}),
 )  # fmt: skip
 # Greedy decoding; the prompt may be a conversation, and may go on from the prefix before it.
 DECODED: tuple[tuple[Prompt | list[dict[str, str]], dict[str, Any]], ...] = (

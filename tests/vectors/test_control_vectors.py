@@ -45,10 +45,11 @@ def broken_rule(entry: Run) -> str | None:
         if entry["step"][rows[0]] != first:
             return f"canvas {canvas}: steps"
         if "template" in said:
-            ends = entry["canvas_out"][rows[-1]][len(entry["tokens"]) :]
-            if any(entry[name][i][len(entry["tokens"]) :] != ends for i in rows for name in ("argmax", "canvas_out")):
+            length = len(entry["tokens"]) - canvas * n
+            ends = entry["canvas_out"][rows[-1]][length:] if length < n else []
+            if any(entry[name][i][n - len(ends) :] != ends for i in rows for name in ("argmax", "canvas_out")):
                 return f"canvas {canvas}: pinned"
-            if any(entry["accepted"][i][k] == "0" for i in rows for k in range(len(entry["tokens"]), n)):
+            if any(entry["accepted"][i][k] == "0" for i in rows for k in range(n - len(ends), n)):
                 return f"canvas {canvas}: accepted"
     return None
 

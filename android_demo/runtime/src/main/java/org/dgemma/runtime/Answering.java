@@ -101,7 +101,8 @@ final class Answering implements Generator.Watcher {
         for (Given known : given) {
             for (int[] hole : known.holes) {
                 if (tokens.length > 0) {
-                    holes.add(speech.answer(Arrays.copyOfRange(tokens, hole[0], hole[1]), inside).text);
+                    int[] said = Arrays.copyOfRange(tokens, Math.min(hole[0], tokens.length), Math.min(hole[1], tokens.length));
+                    holes.add(speech.answer(said, inside).text);
                 }
             }
         }

@@ -49,15 +49,16 @@ final class Generator {
      * Denoises canvases behind the first {@code kept} ids of the prefix and the other ids of {@code ids}, until a stop token,
      * the limit, the end of the context, or a cancel.
      *
-     * @param given what is known of the first canvases; a template is the only one
+     * @param given what is known of the first canvases; a template's are the only ones
      */
     void generate(Progress run, int[] ids, int kept, GenerateOptions options, List<Given> given, Watcher watcher) {
-        checkRoom(ids, kept, manifest.canvasLength);
+        int room = options.template == null ? manifest.canvasLength : manifest.canvasLength * given.size();
+        checkRoom(ids, kept, room);
         if (run.structured != null) {
             run.structured.check(run.most, manifest.canvasLength, manifest.context - ids.length);
         }
-        Guide.check(options.guidance, manifest);
-        begin(ids, kept, manifest.canvasLength);
+        Guide.check(options.guidance, manifest, room);
+        begin(ids, kept, room);
         prepare(run, options.compute.graphs(options.loop));
         if (options.choiceProbabilities) {
             prepare(run, Loop.HOST.graph);
@@ -176,7 +177,7 @@ final class Generator {
             }
             run.canvases++;
             boolean whole = known.given != null && known.given.isTemplate();
-            StopReason reason = whole ? run.fill(ids, known.given.length) : run.accept(ids);
+            StopReason reason = whole ? run.fill(ids, known.given.length, known.given.ends) : run.accept(ids);
             if (!options.compute.speculate) {
                 run.addEntropies(loop.step.entropy, loop.step.width);
             }

@@ -22,27 +22,37 @@ final class Given {
     final boolean drafted;
     /** Also the share of the steps that run, the last ones. */
     final double strength;
-    /** First position and end of each hole of a template. */
+    /** First position and end, in the answer, of each hole of a template that begins on this canvas. */
     final List<int[]> holes;
-    /** Tokens of a template, which is the whole answer; NO_TEMPLATE for a draft. */
+    /** Tokens of a template on this canvas; NO_TEMPLATE for a draft. */
     final int length;
+    /** Whether a template ends on this canvas, which ends the answer. */
+    final boolean ends;
 
     private static final int NO_TEMPLATE = -1;
 
-    private Given(int[] ids, boolean[] pinned, boolean drafted, double strength, List<int[]> holes, int length) {
+    private Given(
+            int[] ids, boolean[] pinned, boolean drafted, double strength, List<int[]> holes, int length, boolean ends) {
         this.ids = ids;
         this.pinned = pinned;
         this.drafted = drafted;
         this.strength = strength;
         this.holes = Collections.unmodifiableList(holes);
         this.length = length;
+        this.ends = ends;
     }
 
-    /** The canvas of a template: its pieces, its holes, the stop token, and padding behind it. Throws UsageException. */
-    static Given fromTemplate(Manifest manifest, Tokenizer tokenizer, String text) {
+    /** The canvases of a template: its pieces and holes, behind them the stop token and padding. Throws UsageException. */
+    static List<Given> fromTemplate(Manifest manifest, Tokenizer tokenizer, String text) {
         IntList ids = new IntList();
         List<int[]> holes = new ArrayList<>();
-        for (Object piece : Template.read(text)) {
+        List<Object> pieces = Template.read(text);
+        long blank = pieces.stream().mapToLong(piece -> piece instanceof Integer ? (Integer) piece : 0).sum();
+        if (blank > manifest.context) {
+            throw new UsageException("template has holes of " + blank + " tokens, more than the context of " + manifest.context
+                    + "; make them shorter");
+        }
+        for (Object piece : pieces) {
             int[] more = piece instanceof String ? exact(tokenizer, (String) piece, ids.size() > 0) : new int[(Integer) piece];
             if (piece instanceof Integer) {
                 holes.add(new int[] {ids.size(), ids.size() + more.length});
@@ -51,14 +61,24 @@ final class Given {
         }
         int length = ids.size();
         int n = manifest.canvasLength;
-        if (length > n) {
-            throw new UsageException("template takes " + length + " tokens, and a canvas of this bundle has " + n
-                    + "; make holes or text shorter");
-        }
-        boolean[] pinned = new boolean[n];
+        int[] all = ended(manifest, ids, (length + n - 1) / n * n);
+        boolean[] pinned = new boolean[all.length];
         Arrays.fill(pinned, true);
         holes.forEach(hole -> Arrays.fill(pinned, hole[0], hole[1], false));
-        return new Given(ended(manifest, ids, n), pinned, false, 1, holes, length);
+        List<Given> found = new ArrayList<>();
+        for (int at = 0; at < length; at += n) {
+            int end = at + n;
+            List<int[]> begun = new ArrayList<>();
+            for (int[] hole : holes) {
+                if (at <= hole[0] && hole[0] < end) {
+                    begun.add(hole);
+                }
+            }
+            int[] canvas = Arrays.copyOfRange(all, at, end);
+            boolean[] stays = Arrays.copyOfRange(pinned, at, end);
+            found.add(new Given(canvas, stays, false, 1, begun, Math.min(n, length - at), end >= length));
+        }
+        return found;
     }
 
     /** The canvases of a draft, the last with the stop token, and padding behind it. */
@@ -71,7 +91,7 @@ final class Given {
         List<Given> found = new ArrayList<>();
         for (int at = 0; at < all.length; at += n) {
             int[] canvas = Arrays.copyOfRange(all, at, at + n);
-            found.add(new Given(canvas, new boolean[n], true, strength, Collections.emptyList(), NO_TEMPLATE));
+            found.add(new Given(canvas, new boolean[n], true, strength, Collections.emptyList(), NO_TEMPLATE, false));
         }
         return found;
     }

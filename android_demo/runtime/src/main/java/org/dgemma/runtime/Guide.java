@@ -44,12 +44,12 @@ final class Guide {
         soft = Buffers.zeros(DType.FLOAT32, 1, n, dim);
     }
 
-    /** Throws PromptTooLongException when a negative prompt leaves no room for a canvas. */
-    static void check(@Nullable Guidance guidance, Manifest manifest) {
+    /** Throws PromptTooLongException when a negative prompt leaves no room for so many tokens. */
+    static void check(@Nullable Guidance guidance, Manifest manifest, int room) {
         int length = guidance == null || guidance.ids() == null ? 0 : guidance.ids().length;
-        if (length > 0 && (long) length + manifest.canvasLength > manifest.context) {
+        if (length > 0 && (long) length + room > manifest.context) {
             throw new PromptTooLongException("negative of " + Plural.counted(length, "token") + " leaves no room for "
-                    + manifest.canvasLength + " more in the context of " + manifest.context + "; shorten it");
+                    + room + " more in the context of " + manifest.context + "; shorten it");
         }
     }
 

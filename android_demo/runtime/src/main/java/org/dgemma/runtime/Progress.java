@@ -73,12 +73,12 @@ final class Progress {
 
     /**
      * Takes a template's canvas: its first {@code length} ids, whatever its holes hold, and for the prefix the stop token
-     * behind them.
+     * behind them. The answer is whole where the template ends.
      */
-    StopReason fill(int[] canvas, int length) {
+    @Nullable StopReason fill(int[] canvas, int length, boolean ends) {
         tokens.add(canvas, length);
         gained = length + (length < canvas.length && contains(stops, canvas[length]) ? 1 : 0);
-        return StopReason.STOP;
+        return ends ? StopReason.STOP : null;
     }
 
     /** Adds the entropies of the canvas that was taken last; those of tokens that are there stay. */

@@ -98,12 +98,13 @@ final class Speech {
         if (options.draft != null) {
             return Given.fromDraft(manifest, tokenizer, options.draft, options.strength);
         }
-        Given found = Given.fromTemplate(manifest, tokenizer, options.template);
-        if (found.length > options.maxNewTokens) {
+        List<Given> found = Given.fromTemplate(manifest, tokenizer, options.template);
+        int length = found.stream().mapToInt(known -> known.length).sum();
+        if (length > options.maxNewTokens) {
             throw new UsageException(
-                    "template takes " + found.length + " tokens; maxNewTokens " + options.maxNewTokens + " is less");
+                    "template takes " + length + " tokens; maxNewTokens " + options.maxNewTokens + " is less");
         }
-        return Collections.singletonList(found);
+        return found;
     }
 
     /** Of a whole conversation, which does not hang on what was there before. */

@@ -28,9 +28,33 @@ public class GivenTest {
     }
 
     @Test
+    public void aTemplateMayTakeSeveralCanvases() throws Exception {
+        Manifest manifest = ToyEngine.of(200).bundle().manifest();
+        List<Given> given = Given.fromTemplate(manifest, new ToyTokenizer(), "a{{16}}b{{15}}");
+        assertEquals(3, given.size());
+        assertArrayEquals(new int[] {N, N, 1}, given.stream().mapToInt(one -> one.length).toArray());
+        assertArrayEquals(new int[] {1, 17}, given.get(0).holes.get(0));
+        assertArrayEquals(new int[] {18, 33}, given.get(1).holes.get(0));
+        assertTrue(given.get(2).holes.isEmpty());
+        assertTrue(!given.get(0).ends && !given.get(1).ends && given.get(2).ends);
+        assertTrue(!given.get(1).pinned[0] && given.get(1).pinned[1] && !given.get(2).pinned[0] && given.get(2).pinned[1]);
+        assertEquals(ToyBundle.END_OF_TURN, given.get(2).ids[1]);
+        try (Session session = session(ToyEngine.of(200))) {
+            Result result = session.generate(PROMPT, DEFAULT.template("a{{16}}b{{15}}"), null);
+            assertEquals(3, result.canvases);
+            assertEquals(33, result.tokens.length);
+            assertEquals(2, result.holes.size());
+            says(PromptTooLongException.class, "leaves no room for",
+                    () -> session.generate(PROMPT, DEFAULT.maxNewTokens(10000).template("{{190}}"), null));
+            says(UsageException.class, "template has holes of 999999999 tokens, more than the context of 192; make them shorter",
+                    () -> session.generate(PROMPT, DEFAULT.template("{{999999999}}"), null));
+        }
+    }
+
+    @Test
     public void aTemplatePinsItsTextAndItsEnd() throws Exception {
         Manifest manifest = ToyEngine.of(200).bundle().manifest();
-        Given given = Given.fromTemplate(manifest, new ToyTokenizer(), "ab{{2}}c");
+        Given given = Given.fromTemplate(manifest, new ToyTokenizer(), "ab{{2}}c").get(0);
         int[] known = new int[N];
         System.arraycopy(new int[] {197, 198, 0, 0, 199, ToyBundle.END_OF_TURN}, 0, known, 0, 6);
         assertArrayEquals(known, given.ids);
@@ -109,8 +133,6 @@ public class GivenTest {
         says(UsageException.class, "minTokens cannot be combined with template, which can end it sooner; leave one out",
                 () -> some.minTokens(1));
         try (Session session = session(ToyEngine.of(200))) {
-            says(UsageException.class, "template takes 17 tokens, and a canvas of this bundle has 16; make holes or text shorter",
-                    () -> session.generate(PROMPT, DEFAULT.template("a{{16}}"), null));
             says(UsageException.class, "template takes 3 tokens; maxNewTokens 2 is less",
                     () -> session.generate(PROMPT, some.maxNewTokens(2), null));
             says(UsageException.class, "without prompt, a template starts a new conversation; give one",
