@@ -78,7 +78,7 @@ RUN = [
     ("--template x", "--template 'x' has no hole; "),
     ("--template {{3}} --stop x", "--template determines where the answer ends; leave --stop out"),
     ("--template {{3}} --start-width 8", "--template fills the whole canvas; leave --start-width out"),
-    ("--template {{9999}}", "--template takes 9999 tokens, "),
+    ("--template {{9999}}", "--template has holes of 9999 tokens, "),
     ("--guidance -1", "--guidance -1.0 must be a number from 0 to 100"),
     ("--guidance 2", "--guidance: this bundle has no 'denoise_guided' for onnx; "),
     ("--negative x", "--negative needs --guidance; give it as well, or leave this out"),

@@ -88,7 +88,7 @@ public class ControlTest extends CommandLine {
             {"--template stop,maxSteps", "--template 'stop,maxSteps' has no hole; "},
             {"--template {{3}} --stop x", "--template determines where the answer ends; leave --stop out"},
             {"--template {{3}} --start-width 8", "--template fills the whole canvas; leave --start-width out"},
-            {"--template {{9999}}", "--template takes 9999 tokens, "},
+            {"--template {{9999}}", "--template has holes of 9999 tokens, "},
             {"--template {{3}} --draft " + file("draft", "x"), "give --template or --draft, not both"},
             {"--draft none", "--draft none: cannot be read (No such file or directory); name a text file"},
             {"--strength 0", "--strength 0.0 must be a number above 0 and at most 1"},
