@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,15 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from program import load
 
 
 @pytest.fixture
 def tool(repo_root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install_tool", repo_root / "tools" / "install.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(repo_root / "tools" / "install.py")
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from fake_bundle import fake_session
+from program import load
 
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
@@ -21,11 +21,7 @@ FOLDER = Path(__file__).parents[2] / "android_demo"
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("java_same_options", FOLDER / "same_options.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(FOLDER / "same_options.py")
 
 
 def test_requests_say_what_was_drawn(script: ModuleType, tmp_path: Path) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_bundle import BOS, START, fake_session
+from program import load
 
 from dgemma.core.errors import UsageError
 from dgemma.core.generate_options import GenerateOptions
@@ -23,12 +22,7 @@ LONG = list(range(200, 240))
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("java_same_tokens", ROOT / "android_demo" / "same_tokens.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "android_demo" / "same_tokens.py")
 
 
 @pytest.fixture

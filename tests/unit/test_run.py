@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from types import ModuleType
 
 import packages
 import pytest
+from program import load
 
 XML = """<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure/></testcase>
 <testcase name="c"><skipped/></testcase><testcase name="d"><error/></testcase></testsuite></testsuites>"""
@@ -19,12 +19,7 @@ XML = """<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure/
 
 @pytest.fixture(scope="module")
 def run(repo_root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dgemma_tests_run", repo_root / "tests" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load(repo_root / "tests" / "run.py")
 
 
 def test_reports_are_counted(run: ModuleType, tmp_path: Path) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -29,6 +27,7 @@ import fake_structured  # noqa: E402
 import released_folder  # noqa: E402
 import speaking  # noqa: E402
 import structures  # noqa: E402
+from program import load  # noqa: E402
 
 from dgemma.core.compiled_structure import NotAStructure, decode, encode  # noqa: E402
 from dgemma.core.roles import ToolForm  # noqa: E402
@@ -38,17 +37,7 @@ from dgemma.runtime.session import Session  # noqa: E402
 from dgemma.runtime.structure.compiled import compile_structure  # noqa: E402
 from dgemma.runtime.structure.languages import byte_automaton  # noqa: E402
 
-
-def maker(name: str) -> ModuleType:
-    """Another program of this folder."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-control = maker("make_control_vectors")
+control = load(HERE / "make_control_vectors.py")
 HOT: dict[str, Any] = control.HOT
 STRUCTURES: dict[str, dict[str, Any]] = {
     "sums": {"grammar": structures.SUMS},
@@ -142,7 +131,7 @@ def files(tools: ToolForm) -> dict[str, bytes]:
 def held(name: str, data: bytes, tools: ToolForm) -> list[Any]:
     """One entry of `files`."""
     structure = Structure(compiled=decode(data))
-    digest = maker("make_structure_vectors").digest(byte_automaton(structure, tools=tools))
+    digest = load(HERE / "make_structure_vectors.py").digest(byte_automaton(structure, tools=tools))
     return [name, base64.b64encode(data).decode(), decode(data).head["states"], digest, list(structure.choices)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from program import load
 
 from dgemma.runtime.session import Session
 
@@ -20,11 +20,7 @@ VECTORS: dict[str, Any] = json.loads((HERE / "compiled.json").read_text(encoding
 
 @pytest.fixture(scope="module")
 def make() -> Any:
-    spec = importlib.util.spec_from_file_location("make_compiled_vectors", HERE / "make_compiled_vectors.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(HERE / "make_compiled_vectors.py")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from program import load
 
 from dgemma.core.noise import canvas_words, step_words, token_from_word, uniform_from_word
 from dgemma.runtime.session import Session
@@ -76,11 +76,7 @@ def test_the_reader_notices_a_change(rule: str) -> None:
 
 
 def maker() -> Any:
-    spec = importlib.util.spec_from_file_location("make_control_vectors", HERE / "make_control_vectors.py")
-    assert spec is not None and spec.loader is not None
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
-    return make
+    return load(HERE / "make_control_vectors.py")
 
 
 def test_the_runtime_gives_them(tiny: Session) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
+
+from program import load
 
 HERE = Path(__file__).parent
 
 
 def test_the_committed_ids_and_answers() -> None:
-    spec = importlib.util.spec_from_file_location("make_conversation_vectors", HERE / "make_conversation_vectors.py")
-    assert spec is not None and spec.loader is not None
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
+    make = load(HERE / "make_conversation_vectors.py")
     held = json.loads((HERE / "conversations.json").read_text(encoding="utf-8"))
     assert held == json.loads(make.text())
     for case in held["cases"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from program import load
 
 from dgemma.runtime import cut_draw
 from dgemma.runtime.cut_draw import Cut
@@ -19,11 +19,7 @@ CASES = VECTORS["cut_draw"]
 
 
 def test_the_file_is_what_the_generator_writes() -> None:
-    spec = importlib.util.spec_from_file_location("make_cut_vectors", HERE / "make_cut_vectors.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(HERE / "make_cut_vectors.py")
     assert (HERE / "cut_draw.json").read_text() == module.text(), "run make_cut_vectors.py"
 
 

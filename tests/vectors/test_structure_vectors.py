@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program import load
 
 HERE = Path(__file__).parent
 JAVA = HERE.parents[1] / "android_demo/runtime/src/main/java/org/dgemma/runtime/structure/PerlClasses.java"
@@ -18,11 +18,7 @@ VECTORS: dict[str, Any] = json.loads((HERE / "structure.json").read_text(encodin
 
 @pytest.fixture(scope="module")
 def make() -> Any:
-    spec = importlib.util.spec_from_file_location("make_structure_vectors", HERE / "make_structure_vectors.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(HERE / "make_structure_vectors.py")
 
 
 def test_the_generator_asks_for_what_the_file_holds(make: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program import load
 
 from dgemma.runtime.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer
 
@@ -16,13 +17,7 @@ HEAD = json.loads(gzip.decompress((HERE / "tokenizers" / "vectors.json.gz").read
 
 
 def generator() -> Any:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("make_tokenizer_vectors", HERE / "make_tokenizer_vectors.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(HERE / "make_tokenizer_vectors.py")
 
 
 @pytest.fixture(params=sorted(HEAD["models"]))

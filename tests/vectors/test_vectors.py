@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from program import load
 
 from dgemma.core import noise
 from dgemma.model import sampler
@@ -22,12 +22,7 @@ SAMPLING: dict[str, Any] = json.loads((HERE / "sampling.json").read_text())
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_vectors", HERE / "make_vectors.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(HERE / "make_vectors.py")
 
 
 def u32(values: list[int]) -> noise.U32:
