@@ -48,7 +48,7 @@ def asked(content: str) -> list[dict[str, str]]:
         ({"top_k": 4, "loop": "graph"}, "top_k", "invalid_value"),
         ({"template": "{{x", "draft": "y"}, "template", "invalid_value"),
         ({"max_steps": 17}, "max_steps", "invalid_value"),
-        ({"template": "{{65}}"}, "template", "invalid_value"),
+        ({"template": "{{9999}}"}, "template", "invalid_value"),
         ({"template": "no hole"}, "template", "invalid_value"),
         ({"template": "{{9}}", "max_tokens": 3}, "template", "invalid_value"),
         ({"template": "{{9}}", "stop": "x"}, "template", "invalid_value"),
