@@ -2,12 +2,7 @@ package org.dgemma.runtime;
 
 import java.io.File;
 import java.io.IOException;
-import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.AccessDeniedException;
-import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -15,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeSet;
+import org.dgemma.format.FileText;
 import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
 import org.jspecify.annotations.Nullable;
@@ -51,15 +47,11 @@ public final class Profile {
     public static Profile read(File file) {
         String said = "profile " + file;
         try {
-            byte[] bytes = Files.readAllBytes(file.toPath());
-            String text = StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes)).toString();
-            return of(text.startsWith("\uFEFF") ? text.substring(1) : text);
+            return of(FileText.read(file));
         } catch (CharacterCodingException error) {
             throw new UsageException(said + ": is not a profile (not UTF-8 text); make one with `dgemma tune`", error);
         } catch (IOException error) {
-            String why = error instanceof NoSuchFileException ? "No such file or directory"
-                    : error instanceof AccessDeniedException ? "Permission denied" : error.getMessage();
-            throw new UsageException(said + ": cannot be read (" + why + "); name a file", error);
+            throw new UsageException(said + ": cannot be read (" + FileText.why(error) + "); name a file", error);
         } catch (UsageException error) {
             String why = error.getMessage();
             throw new UsageException(said + (why.startsWith("profile") ? why.substring("profile".length()) : ": " + why), error);

@@ -3,9 +3,7 @@ package org.dgemma.runtime;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
-import java.nio.file.AccessDeniedException;
 import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashSet;
@@ -13,6 +11,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import org.dgemma.format.FileText;
 import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
 import org.dgemma.runtime.structure.CompiledStructure;
@@ -75,9 +74,7 @@ public final class Structure {
         } catch (UsageException error) {
             throw new UsageException("structure " + file + ": " + error.getMessage(), error);
         } catch (IOException error) {
-            String why = error instanceof NoSuchFileException ? "No such file or directory"
-                    : error instanceof AccessDeniedException ? "Permission denied" : error.getMessage();
-            throw new UsageException("structure " + file + ": cannot be read (" + why
+            throw new UsageException("structure " + file + ": cannot be read (" + FileText.why(error)
                     + "); name a file that `dgemma structure` has written", error);
         }
     }
@@ -86,7 +83,8 @@ public final class Structure {
      * The whole answer matches an expression.
      *
      * @param regex in the syntax of Rust's regex crate, without look-around, backreferences, anchors, flags, Unicode classes by
-     *     name and operations on classes, of which Python compiles the last three to a file; refused with a UsageException when the generation begins
+     *     name and operations on classes. Refused with a UsageException when the generation begins. The last three work in a
+     *     file that {@code dgemma structure} has compiled.
      */
     public static Structure regex(String regex) {
         return new Structure(Objects.requireNonNull(regex), null, Collections.emptyList());
