@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dgemma.cli.groups import grouped
 from dgemma.cli.options import BundleArgument, EngineOption, ThreadsOption
 from dgemma.cli.terminal import print_json
 from dgemma.core.accelerators import CPU
@@ -17,21 +20,25 @@ from dgemma.core.progress import progress
 from dgemma.core.shipped import is_shipped
 from dgemma.verify import outcome
 
+if TYPE_CHECKING:
+    from dgemma.verify.against_float import ComparisonRequest
+
 OK, MISSED, NOT_KEPT = 0, 1, 2
 DRAWS = 20  # generations with options beside a gate, which takes many times as long: each option alone, and some together
 Sections = dict[str, dict[str, dict[str, Any]]]
 
 
-def run(
-    bundle: BundleArgument,
+@dataclass(frozen=True, kw_only=True)
+class FloatFlags:
+    """The comparison with a float checkpoint."""
+
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="CKPT", help="The float checkpoint to compare with.")
-    ] = None,
+    ] = None
     reference: Annotated[
         str,
         typer.Option("--reference", metavar="torch|tpu", help="What the gate compares with: torch, or tpu (JAX in bfloat16)."),
-    ] = "torch",
-    engine: EngineOption = None,
+    ] = "torch"
     target: Annotated[
         str,
         typer.Option(
@@ -39,28 +46,68 @@ def run(
             metavar="cpu|qnn",
             help="What the gate judges: graphs for processors, or those for a Snapdragon NPU, on x86-64 in its emulator.",
         ),
-    ] = CPU,
-    golden_only: Annotated[bool, typer.Option("--golden-only", help="Run only the golden prompts, not the gate.")] = False,
-    write_golden: Annotated[
-        Path | None,
-        typer.Option("--write-golden", metavar="FILE", help="Only write the reference's trajectories to FILE."),
-    ] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write plots and an HTML page to DIR.")] = None,
-    compare: Annotated[
-        list[Path] | None, typer.Option("--compare", metavar="BUNDLE", help="Another verified bundle to include in the report.")
-    ] = None,
+    ] = CPU
     prompts: Annotated[
         Path | None,
         typer.Option("--prompts", metavar="FILE", help="Prompts for the gate: JSON lines with prompt, task, answer."),
+    ] = None
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="K", help="Number of prompts for the gate, spread over the tasks.")
+    ] = None
+    golden_only: Annotated[bool, typer.Option("--golden-only", help="Run only the golden prompts, not the gate.")] = False
+    write_golden: Annotated[
+        Path | None,
+        typer.Option("--write-golden", metavar="FILE", help="Only write the reference's trajectories to FILE."),
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError for options that need others, or exclude them."""
+        if self.reference not in ("torch", "tpu"):
+            raise UsageError(f"--reference {self.reference!r} is unknown; choose torch or tpu")
+        gate = {"--prompts": self.prompts, "--count": self.count, "--target": None if self.target == CPU else self.target}
+        asked = [name for name, value in gate.items() if value is not None]
+        if self.checkpoint is None and (given := [*asked, *(["--write-golden"] if self.write_golden is not None else [])]):
+            raise UsageError(f"{given[0]} is for the comparison with a float checkpoint; give --checkpoint as well")
+        if self.checkpoint is None and self.reference == "tpu":
+            raise UsageError("--reference tpu runs a float checkpoint; give --checkpoint as well")
+        if self.reference == "tpu" and find_spec("jax") is None:
+            raise UsageError(f"--reference tpu needs package 'jax'; {pip_install('reference')}")
+        if self.golden_only and asked:
+            raise UsageError(f"{asked[0]} is for the gate, which --golden-only skips; give only one of them")
+
+    def gate(self, bundle: Path, engine: str | None, threads: int | None) -> ComparisonRequest | None:
+        """What the gate is to compare; None where it does not run. Raises UsageError, and what is wrong with the bundle."""
+        if self.checkpoint is None or self.golden_only:
+            return None
+        from dgemma.verify.against_float import ComparisonRequest
+
+        return ComparisonRequest(
+            bundle=bundle,
+            checkpoint=self.checkpoint,
+            reference=self.reference,
+            engine=engine,
+            target=self.target,
+            prompts=self.prompts,
+            count=self.count,
+            threads=threads,
+        )
+
+
+@grouped
+def run(
+    bundle: BundleArgument,
+    *,
+    against: FloatFlags,
+    engine: EngineOption = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Write plots and an HTML page to DIR.")] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option("--compare", metavar="BUNDLE", help="Another verified bundle to include in the report.")
     ] = None,
     options: Annotated[
         int | None,
         typer.Option(
             "--options", metavar="COUNT", help="Number of generations with random options on every backend; 0 for none."
         ),
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", metavar="K", help="Number of prompts for the gate, spread over the tasks.")
     ] = None,
     threads: ThreadsOption = None,
     as_json: Annotated[
@@ -69,38 +116,25 @@ def run(
 ) -> int:
     if options is not None and options < 0:
         raise UsageError(f"--options {options}: must be 0 or more")
-    own_target = None if target == CPU else target
-    with_checkpoint = {"--prompts": prompts, "--count": count, "--target": own_target, "--write-golden": write_golden}
-    _check_options(checkpoint, reference, report, compare, with_checkpoint)
-    if golden_only and (given := [name for name in ("--prompts", "--count", "--target") if with_checkpoint[name] is not None]):
-        raise UsageError(f"{given[0]} is for the gate, which --golden-only skips; give only one of them")
+    against.check()
+    if compare and report is None:
+        raise UsageError("--compare is for the report; give --report DIR as well")
     others = _others(report, compare)
-    if checkpoint is not None and write_golden is None:
+    checkpoint, golden_only = against.checkpoint, against.golden_only
+    if checkpoint is not None and against.write_golden is None:
         from dgemma.verify.backends import check_float_backends
 
-        check_float_backends(bundle, checkpoint, None if golden_only else reference)
+        check_float_backends(bundle, checkpoint, None if golden_only else against.reference)
     _warn_of_another(bundle, checkpoint)
-    if write_golden is not None:
+    if against.write_golden is not None:
         assert checkpoint is not None
-        return _write_golden(bundle, checkpoint, write_golden)
-    from dgemma.verify.against_float import ComparisonRequest
-    from dgemma.verify.against_float import compare as against_float
-
-    many = None
-    if checkpoint is not None and not golden_only:
-        many = ComparisonRequest(
-            bundle=bundle,
-            checkpoint=checkpoint,
-            reference=reference,
-            engine=engine,
-            target=target,
-            prompts=prompts,
-            count=count,
-            threads=threads,
-        )
+        return _write_golden(bundle, checkpoint, against.write_golden)
+    gate = against.gate(bundle, engine, threads)
     digest, found = _ladder(bundle, checkpoint, golden_only, engine, threads, options)
-    if many is not None:
-        digest, found["float"] = against_float(many, progress)
+    if gate is not None:
+        from dgemma.verify.against_float import compare as against_float
+
+        digest, found["float"] = against_float(gate, progress)
     values = outcome.merged(bundle, digest, found)
     passed = all(v["passed"] for section in found.values() for v in section.values())
     if as_json:
@@ -114,24 +148,6 @@ def run(
     if report is not None:
         _draw(report, bundle, values, others)
     return status
-
-
-def _check_options(
-    checkpoint: str | None, reference: str, report: Path | None, compare: list[Path] | None, with_checkpoint: dict[str, Any]
-) -> None:
-    if reference not in ("torch", "tpu"):
-        raise UsageError(f"--reference {reference!r} is unknown; choose torch or tpu")
-    if checkpoint is None and (given := [name for name, value in with_checkpoint.items() if value is not None]):
-        raise UsageError(f"{given[0]} is for the comparison with a float checkpoint; give --checkpoint as well")
-    if checkpoint is None and reference == "tpu":
-        raise UsageError("--reference tpu runs a float checkpoint; give --checkpoint as well")
-    if reference == "tpu":
-        from importlib.util import find_spec
-
-        if find_spec("jax") is None:
-            raise UsageError(f"--reference tpu needs package 'jax'; {pip_install('reference')}")
-    if compare and report is None:
-        raise UsageError("--compare is for the report; give --report DIR as well")
 
 
 def _others(report: Path | None, compare: list[Path] | None) -> dict[str, dict[str, Any]]:
