@@ -6,13 +6,13 @@ Rows are independent, so matrices of any size go through in chunks of rows. It k
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
+from dgemma.quantize.cores import cores
 from dgemma.quantize.matrix import QuantizedMatrix
-from dgemma.quantize.squared_errors import Errors, best, rounded
+from dgemma.quantize.squared_errors import Errors, best, by_torch, rounded
 
 CLIPS_8 = (1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8)  # shares of a row's largest magnitude that 127 may stand for
 SCALES_4 = range(-3, 3)  # 4-bit scales around the smallest that clips nothing, in eighths of an octave
@@ -32,7 +32,7 @@ def round_8(weight: Tensor, *, search: bool) -> QuantizedMatrix:
         search: try smaller ranges than the largest magnitude's, row by row, and keep the one of least squared error.
     """
 
-    errors, clips = best(weight.numel()), torch.tensor(CLIPS_8)
+    errors, clips = best(weight.numel()) if search else by_torch, torch.tensor(CLIPS_8)
 
     def rows(w: Tensor) -> Parts:  # [R, in]
         scale = w.abs().amax(1) / 127
@@ -56,7 +56,7 @@ def round_4(weight: Tensor, group: int, *, search: bool, levels: tuple[int, int]
         levels: smallest and largest integer; narrower ones are for ablations.
     """
 
-    errors = best(weight.numel())
+    errors = best(weight.numel()) if search else by_torch
 
     def rows(w: Tensor) -> Parts:  # [R, in]
         w = w.unflatten(1, (-1, group))  # [R, G, group]
@@ -83,11 +83,9 @@ def _in_chunks(weight: Tensor, rows: Callable[[Tensor], Parts]) -> Parts:
     A core has a chunk of its own: with every operation spread over cores, they would wait for each other many times a chunk.
     """
     chunks = weight.detach().reshape(-1, weight.shape[-1]).split(max(1, CHUNK // weight.shape[-1]))
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as cores:
-        parts = list(cores.map(lambda chunk: rows(chunk.float()), chunks))
-        whole = list(cores.map(torch.cat, zip(*parts, strict=True)))
-    torch.set_num_threads(threads)  # for the threads to come
+    with cores(len(chunks)) as pool:
+        parts = list(pool.map(lambda chunk: rows(chunk.float()), chunks))
+        whole = list(pool.map(torch.cat, zip(*parts, strict=True)))
     return tuple(part.unflatten(0, weight.shape[:-1]) for part in whole)
 
 

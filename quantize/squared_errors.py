@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from dgemma.core import compiler
+from dgemma.quantize.cores import cores
 
 Levels = tuple[int, int]
 # (w [n, size], steps [n, C], smallest and largest integer) → squared errors summed over each row [n, C]
@@ -55,21 +56,19 @@ def kernel() -> Errors | None:
     if function is None:
         return None
     candidates = [partial(_call, function, lanes) for lanes in _LANES]
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as alone:  # several add in another order
+    with cores(1) as alone:  # several threads add in another order
         agree = list(alone.map(_agrees, candidates))
-    torch.set_num_threads(threads)  # for the threads to come
     return next((errors for errors, same in zip(candidates, agree, strict=True) if same), None)
 
 
 def _compiled() -> Callable[..., bool] | None:
-    compiler = next(filter(None, map(shutil.which, _compilers())), None)
-    if compiler is None or os.environ.get("DGEMMA_NATIVE") == "0" or sys.platform == "win32":
+    found = compiler.find()
+    if found is None or os.environ.get("DGEMMA_NATIVE") == "0" or sys.platform == "win32":
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="dgemma-") as folder:  # what is loaded outlives its file
             file = Path(folder) / "squared_errors.so"
-            subprocess.run([compiler, *_FLAGS, SOURCE, "-o", file], check=True, capture_output=True, timeout=_BUILD_S)
+            subprocess.run([found, *_FLAGS, SOURCE, "-o", file], check=True, capture_output=True, timeout=_BUILD_S)
             function = ctypes.CDLL(str(file)).dg_squared_errors
     except (OSError, subprocess.SubprocessError):
         return None
@@ -77,11 +76,6 @@ def _compiled() -> Callable[..., bool] | None:
     function.argtypes = (pointer, size, size, pointer, size, real, real, ctypes.c_int, pointer)
     function.restype = ctypes.c_bool
     return function
-
-
-def _compilers() -> tuple[str, ...]:
-    chosen = os.environ.get("CXX")
-    return (chosen,) if chosen else ("c++", "g++", "clang++")
 
 
 def _call(function: Callable[..., bool], lanes: int, w: Tensor, steps: Tensor, levels: Levels) -> Tensor:

@@ -156,9 +156,7 @@ class Session:
                 raises ends the generation and leaves the prefix as it was before the canvas.
             on_text: called with what is new of the text, and of thoughts, whenever a canvas (with decoder autoregressive, a
                 token) is committed. What it raises ends the generation; the prefix holds what was committed.
-            keywords: in place of `options`: the fields of `GenerateOptions`, with those of `ComputePolicy` and `SamplerOptions`
-                in place of `compute` and `sampler`, those of `Structure` or `structure` itself, and the arguments of
-                `Guidance.of`.
+            keywords: in place of `options`: those of `GenerateOptions.of`.
         Raises:
             PromptTooLong, UsageError, TokenizerError, EngineError, SessionBusy, SessionClosed.
         """

@@ -86,7 +86,8 @@ def compare(request: ComparisonRequest, progress: free_running.Progress) -> tupl
     artifact.close()
     ran = free_running.figures(runs, left_out)
     fed = forced.figures(artifact.without_logits)
-    recipe, circumstances = str(bundle.manifest.quantization.get("recipe", "unknown")), outcome.circumstances(engine, version)
+    recipe = str(bundle.manifest.quantization.get("recipe", "unknown"))
+    circumstances = outcome.circumstances(engine, version)
     if request.target == QNN:
         circumstances["tools"] |= artifact.facts
     checks = gate.judge(recipe, ran, fed)

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 from dgemma.benchmarks import report
 from dgemma.benchmarks.studies import pages
-from dgemma.benchmarks.studies.registry import RESULTS, ROOT, STUDIES, Study, current, find, is_older
+from dgemma.benchmarks.studies.older import current, is_older
+from dgemma.benchmarks.studies.registry import RESULTS, ROOT, STUDIES, Study, find
 from dgemma.core.errors import UsageError
 
 PROGRAMS = {"python": [sys.executable], "dgemma": [sys.executable, "-m", "dgemma.cli"]}

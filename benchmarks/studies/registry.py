@@ -1,23 +1,15 @@
 """Every study: the command that measures it, the results that it writes, and the page that shows them.
 
-A new study is one module and one entry here. Whether a result is of today's bundles is read from the digests in it.
+A new study is one module and one entry here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from dgemma.core.manifest import read_manifest
-from dgemma.core.shipped import NAMES, bundle_path
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-CURRENT = ("tiny-sizes.json", "tiny-moe-sizes.json", "2b-sizes.json")  # list the bundles of today, all recipes
-UNLISTED = "26b-a4b"  # results of this shape name the only bundle that was made of it
 _MODULE = "python -m dgemma.benchmarks.studies"
 _TO = "benchmarks/results"
 
@@ -375,27 +367,3 @@ def find(name: str) -> Study | None:
 
 def of_page(page: str) -> list[Study]:
     return [study for study in STUDIES if study.page == page]
-
-
-def current() -> set[str]:
-    """Digests of today's bundles, shipped ones included."""
-    listed = [row for name in CURRENT for row in json.loads((RESULTS / name).read_text(encoding="utf-8"))["bundles"]]
-    shipped = [read_manifest(bundle_path(name), check_files=False)[1] for name in NAMES]
-    return {row["digest"] for row in listed} | set(shipped)
-
-
-def is_older(path: Path, digests: set[str]) -> bool:
-    """Whether a result names a bundle that is none of `digests`; False where it names none, or one of an unlisted shape."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    unlisted = UNLISTED in path.name or path.name in ("small-memory.json", "story-speed.json")
-    return not unlisted and any(digest not in digests for digest in _digests(values))
-
-
-def _digests(values: Any) -> Iterator[str]:
-    if isinstance(values, dict):
-        if isinstance(found := values.get("digest"), str):
-            yield found
-        values = list(values.values())
-    if isinstance(values, list):
-        for value in values:
-            yield from _digests(value)

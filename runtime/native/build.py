@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from dgemma.core import compiler
 from dgemma.core.errors import EngineError
 from dgemma.runtime import cache
 
@@ -40,7 +41,6 @@ SOURCES = tuple(
 LIBRARIES = ("executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool", "executorch")
 # Contracted operations would give the kernels for experts different bits.
 _FLAGS = ("-O2", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
-_COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "DGEMMA_NATIVE"
 _BUILD_S = 300
 
@@ -189,19 +189,17 @@ def _place(library: Library) -> Path:
 
 
 def _compiler() -> str:
-    chosen = os.environ.get("CXX")
-    for name in (chosen,) if chosen else _COMPILERS:
-        if found := shutil.which(name):
-            return found
-    raise Unavailable(f"no C++ compiler ({chosen or ', '.join(_COMPILERS)}) is installed")
+    if found := compiler.find():
+        return found
+    raise Unavailable(f"no C++ compiler ({', '.join(compiler.names())}) is installed")
 
 
 def _build(place: Path, library: Library) -> None:
     """Compile into the entry, or leave the reason of a failure there; raises OSError, Unavailable."""
-    compiler = _compiler()
+    found = _compiler()
     with cache.building(place) as work:
         try:
-            command = library.command(work / library.file, compiler)
+            command = library.command(work / library.file, found)
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_BUILD_S)
             errors = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
             reason = (errors or [f"exit status {done.returncode}"])[0] if done.returncode else ""
@@ -210,7 +208,7 @@ def _build(place: Path, library: Library) -> None:
         if reason:
             shutil.rmtree(work)
             work.mkdir()
-            (work / "failed.txt").write_text(f"{compiler} could not build it: {reason[:200]}")
+            (work / "failed.txt").write_text(f"{found} could not build it: {reason[:200]}")
 
 
 def _remembered(failed: Path) -> str:

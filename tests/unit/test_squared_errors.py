@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
+from dgemma.core import compiler
 from dgemma.quantize import rounding, squared_errors
 from dgemma.quantize.matrix import QuantizedMatrix
 from dgemma.quantize.rounding import DEPTH_4, LEVELS_4, LEVELS_8, MULTIPLIERS, SCALES_4, round_4, round_8
@@ -32,7 +32,7 @@ def kernel() -> squared_errors.Errors:
     found = squared_errors.kernel()
     if found is None:
         known = platform.machine() == "x86_64" and torch.backends.cpu.get_cpu_capability() != "DEFAULT"
-        assert not (known and any(map(shutil.which, squared_errors._compilers()))), "bits are no longer those of torch's sums"
+        assert not (known and compiler.find()), "bits are no longer those of torch's sums"
         pytest.skip("no C++ compiler, or torch adds in an order of its own on this processor")
     return found
 

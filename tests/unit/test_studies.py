@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dgemma.benchmarks.studies import __main__ as studies
-from dgemma.benchmarks.studies import pages, registry
+from dgemma.benchmarks.studies import older, pages, registry
 from dgemma.benchmarks.studies.registry import STUDIES, Study
 from dgemma.core.errors import UsageError
 
@@ -21,10 +21,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RESULTS", "ROOT"):
         for module in (registry, studies):
             monkeypatch.setattr(module, name, tmp_path)
+    monkeypatch.setattr(older, "RESULTS", tmp_path)
     study = Study(name="one", page="page", results=("one-*.json",), commands=("python make.py --out one-a.json",))
     monkeypatch.setattr(registry, "STUDIES", (study,))
     monkeypatch.setattr(studies, "STUDIES", (study,))
-    monkeypatch.setattr(registry, "CURRENT", ("one-sizes.json",))
+    monkeypatch.setattr(older, "CURRENT", ("one-sizes.json",))
     monkeypatch.setattr(pages, "stale", list)
     monkeypatch.setattr(pages, "write", lambda: None)
     (tmp_path / "one-sizes.json").write_text('{"bundles": [{"digest": "today"}]}')
