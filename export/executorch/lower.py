@@ -30,6 +30,7 @@ from dgemma.export.executorch.loop import ScanGenerate
 from dgemma.export.executorch.modules import WholeAttention, WholeRMSNorm, replace_gelus, replace_modules
 from dgemma.export.executorch.routing import replace_routing
 from dgemma.export.executorch.visitors import our_partitioner
+from dgemma.export.garbage import only_new_garbage
 from dgemma.export.graphs import PREFIX_DIMS, Shapes, Stack, example, sharing, specs, stack_inputs
 from dgemma.export.lazy_code import lazy_code
 from dgemma.export.stages import EXECUTORCH, Progress, Reached
@@ -101,7 +102,7 @@ def lower(
     wanted = specs(model.config, shapes, policy)
     edge: dict[str, Any] = {}
     share = {}
-    with patched_exir(), torch.no_grad(), deferring():
+    with patched_exir(), torch.no_grad(), deferring(), only_new_garbage():
         replace(model, quantized)
         replace_attention(model)
         replace_modules(model, RMSNorm, WholeRMSNorm)

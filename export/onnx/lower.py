@@ -21,6 +21,7 @@ from dgemma.core.sampler import SamplerConfig
 from dgemma.export.attention import replace_attention
 from dgemma.export.decompositions import kept_decompositions
 from dgemma.export.deferred import deferring, maker
+from dgemma.export.garbage import only_new_garbage
 from dgemma.export.graphs import Shapes, release, sharing, specs
 from dgemma.export.lazy_code import lazy_code
 from dgemma.export.onnx import native_ops, softmax, taps
@@ -143,6 +144,7 @@ def lower(
         filtered_rules(),
         deferring(),
         lazy_code(),
+        only_new_garbage(),
     ):
         replace(model, quantized)
         replace_attention(model)
