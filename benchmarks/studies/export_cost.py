@@ -1,9 +1,9 @@
 """What an export took, against what `--dry-run` said beforehand: seconds, peak of resident memory, and bytes written.
 
-    python -m dgemma.benchmarks.studies.export_cost 2b --recipe w4-mixed --work FOLDER --out FILE [--engine all] [--layers K]
+    python -m dgemma.benchmarks.studies.export_cost SHAPE --recipe w4-mixed --work FOLDER --out FILE [--engine all] [--layers K]
 
-Each run is a process of its own with random weights. `--layers` cuts a preset to its first K layers, for shapes whose
-weights do not fit here. The bundle is deleted in the end, but with --keep.
+A shape is a preset, or a folder with a config. Each run is a process of its own with random weights. `--layers` cuts a preset
+to its first K layers, for shapes whose weights do not fit here. The bundle is deleted in the end, but with --keep.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def measure(checkpoint: str, bundle: Path, options: Sequence[str]) -> dict[str, 
 
 def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dgemma.benchmarks.studies.export_cost", description="What exports take.")
-    parser.add_argument("preset", help="2b, 9b or 26b-a4b")
+    parser.add_argument("shape", help="2b, 9b, 26b-a4b, or a folder with config.json")
     parser.add_argument("--recipe", default="w4-mixed")
     parser.add_argument("--engine", default="all")
     parser.add_argument("--soft", default="topk:16")
@@ -97,10 +97,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON; one that is there gains this run")
     options = parser.parse_args(argv)
     report.check_out(options.out)
-    name = f"{options.preset}{f'-{options.layers}' if options.layers else ''}-{Path(options.recipe).stem}-{options.engine}"
+    layers = f"-{options.layers}" if options.layers else ""
+    name = f"{Path(options.shape).name}{layers}-{Path(options.recipe).stem}-{options.engine}"
     bundle = options.work / f"{name}.dgemma"
     arguments = ["--random-weights", "0", "--recipe", options.recipe, "--engine", options.engine, "--soft", options.soft]
-    found = measure(shape(options.preset, options.layers, options.work), bundle, arguments)
+    found = measure(shape(options.shape, options.layers, options.work), bundle, arguments)
     if not options.keep:
         shutil.rmtree(bundle)
     print(json.dumps(found))

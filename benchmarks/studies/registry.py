@@ -135,7 +135,11 @@ STUDIES = (
         name="export-cost",
         page="full-size",
         results=("export-cost.json",),
-        commands=(f"{_MODULE}.export_cost 2b --recipe w4-mixed --work FOLDER --out {_TO}/export-cost.json",),
+        commands=(
+            f"{_MODULE}.export_cost 2b --recipe w4-mixed --work FOLDER --out {_TO}/export-cost.json",
+            f"{_MODULE}.export_cost benchmarks/studies/shapes/mixture-6x5 --recipe fp32 --engine executorch --soft exact "
+            f"--work FOLDER --out {_TO}/export-cost.json",
+        ),
     ),
     Study(
         name="experts",

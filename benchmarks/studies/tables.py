@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgemma.benchmarks.plan.predict import gb
 from dgemma.benchmarks.studies import full_size as of_2b
 from dgemma.benchmarks.studies import projection as projected
 from dgemma.benchmarks.studies import widths
@@ -254,11 +255,17 @@ def exports() -> str:
     runs = read("export-cost.json")["runs"]
     rows = header("export", "parameters", "file sizes", "peak memory", "predicted peak", "time")
     for name, run in runs.items():
-        files = ", ".join(f"{engine} {size / 1e9:.2f} GB" for engine, size in run["engines"].items())
-        rows.append(
-            f"| {name} | {run['parameters'] / 1e9:.2f} B | {files} | {run['peak_bytes'] / 1e9:.1f} GB | "
-            f"{run['planned']['peak_bytes'] / 1e9:.1f} GB | {run['seconds'] / 60:.1f} min |"
+        files = ", ".join(f"{engine} {gb(size)}" for engine, size in run["engines"].items())
+        parameters, seconds = run["parameters"], run["seconds"]
+        cells = (
+            name,
+            f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.1f} M",
+            files,
+            f"{run['peak_bytes'] / 1e9:.1f} GB",
+            f"{run['planned']['peak_bytes'] / 1e9:.1f} GB",
+            f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s",
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
