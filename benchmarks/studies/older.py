@@ -12,7 +12,7 @@ from dgemma.core.manifest import read_manifest
 from dgemma.core.shipped import NAMES, bundle_path
 
 CURRENT = ("tiny-sizes.json", "tiny-moe-sizes.json", "2b-sizes.json")  # list the bundles of today, all recipes
-UNLISTED = "26b-a4b"  # results of this shape name the only bundle that was made of it
+UNLISTED = ("26b-a4b", "small-memory", "story-")  # results of models of which no list of bundles is kept
 
 
 def current() -> set[str]:
@@ -23,10 +23,10 @@ def current() -> set[str]:
 
 
 def is_older(path: Path, digests: set[str]) -> bool:
-    """Whether a result names a bundle that is none of `digests`; False where it names none, or one of an unlisted shape."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    unlisted = UNLISTED in path.name or path.name in ("small-memory.json", "story-speed.json")
-    return not unlisted and any(digest not in digests for digest in _digests(values))
+    """Whether a result names a bundle that is none of `digests`; False where it names none, or one of an unlisted model."""
+    if any(model in path.name for model in UNLISTED):
+        return False
+    return any(digest not in digests for digest in _digests(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _digests(values: Any) -> Iterator[str]:

@@ -243,6 +243,17 @@ STUDIES = (
         commands=(f"{_MODULE}.story checkpoints/story checkpoints/story-4 --count 200 --dialogues 48 --out {_TO}/story.json",),
     ),
     Study(
+        name="story-quantized",
+        page="story",
+        results=("story-quantized.json",),
+        commands=(
+            "dgemma export checkpoints/story --recipe w8 --out build/story-w8.dgemma",
+            "dgemma export checkpoints/story --recipe w4-mixed --out build/story-w4-mixed.dgemma",
+            f"{_MODULE}.story_quantized checkpoints/story build/story-w8.dgemma build/story-w4-mixed.dgemma "
+            f"--out {_TO}/story-quantized.json",
+        ),
+    ),
+    Study(
         name="story-speed",
         page="story",
         results=("story-speed.json",),

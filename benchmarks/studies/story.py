@@ -14,7 +14,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,33 +99,44 @@ def requests(count: int) -> list[Request]:
     return [Request.draw(rng) for _ in range(count)]
 
 
-def told(ask: Ask, text: Speech, asked: Sequence[Request], n: int) -> dict[str, Any]:
-    """Stories for these requests: validity, what broke, coherence beyond the first canvas, surprise, spread, steps."""
-    prompts = [text.ids([{"role": "user", "content": one.prompt}]) for one in asked]
-    found = ask(prompts, range(len(asked)))
-    texts = [text.decode(one.tokens) for one in found]
-    valid, likelihoods, broken, begun, kept = 0, list[float](), Counter[str](), 0, 0
-    for said, request in zip(texts, asked, strict=True):
+def stories(text: Speech, asked: Sequence[Request]) -> list[list[int]]:
+    """Prompts that ask for these stories."""
+    return [text.ids([{"role": "user", "content": one.prompt}]) for one in asked]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On a story: the rule that it breaks, None if it is valid; the word where, or the number of words; its log-likelihood."""
+
+    rule: str | None
+    at: int
+    log_likelihood: float
+
+    @staticmethod
+    def of(said: str, request: Request) -> Verdict:
         tell = Read(words(said))
-        at: int | None = None
-        rule = ""
         try:
             story(tell, request)
             tell.finish()
         except Broken as error:
-            at, rule = error.at, error.rule
-            broken[rule] += 1
-        if at is None:
-            valid += 1
-            likelihoods.append(tell.log_likelihood)
-        if at is None or at >= n:  # a word is a token: the first canvas is right, and another follows
-            begun += 1
-            kept += at is None or rule not in _KEEPS
+            return Verdict(error.rule, error.at, -math.inf)
+        return Verdict(None, len(words(said)), tell.log_likelihood)
+
+
+def told(ask: Ask, text: Speech, asked: Sequence[Request], n: int) -> dict[str, Any]:
+    """Stories for these requests: validity, what broke, coherence beyond the first canvas, surprise, spread, steps."""
+    found = ask(stories(text, asked), range(len(asked)))
+    texts = [text.decode(one.tokens) for one in found]
+    verdicts = [Verdict.of(said, request) for said, request in zip(texts, asked, strict=True)]
+    broken = Counter(one.rule for one in verdicts if one.rule is not None)
+    likelihoods = [one.log_likelihood for one in verdicts if one.rule is None]
+    begun = [one for one in verdicts if one.rule is None or one.at >= n]  # a word is a token: another canvas follows the first
+    kept = sum(one.rule not in _KEEPS for one in begun)
     steps = [canvas.steps for one in found for canvas in one.canvases]
     return {
         "n": len(asked),
-        "valid": share(valid, len(asked)),
-        "coherent": share(kept, begun),
+        "valid": share(len(likelihoods), len(asked)),
+        "coherent": share(kept, len(begun)),
         "broken": dict(broken.most_common()),
         "nats_per_story": sum(likelihoods) / len(likelihoods) if likelihoods else None,
         "distinct": len(set(texts)) / len(texts),

@@ -14,10 +14,11 @@ from typing import Any
 from dgemma.benchmarks import report
 from dgemma.benchmarks.stats import quartiles
 from dgemma.benchmarks.studies.bundle_facts import bundle_facts
+from dgemma.benchmarks.studies.story import Verdict
 from dgemma.core import machine
 from dgemma.core.progress import progress
 from dgemma.runtime.session import Session
-from dgemma.train.story.grammar import MOST_LEGS, Broken, Read, Request, story, words
+from dgemma.train.story.grammar import MOST_LEGS, Request
 
 LONG = Request(legs=MOST_LEGS)  # 103 words: three canvases and a part of a fourth
 MOST_TOKENS = 128
@@ -40,7 +41,7 @@ def measured(path: Path, count: int, engine: str, threads: int) -> dict[str, Any
             rates["diffusion"].append(len(told.tokens) / (between - begun))
             rates["autoregressive"].append(len(greedy.tokens) / (ended - between))
             steps, canvases, tokens = steps + told.steps, canvases + told.canvases, tokens + len(told.tokens)
-            valid += is_told(told.text)
+            valid += Verdict.of(told.text, LONG).rule is None
         facts = bundle_facts(session.bundle)
     ratios = [a / b for a, b in zip(rates["diffusion"], rates["autoregressive"], strict=True)]
     return {
@@ -51,16 +52,6 @@ def measured(path: Path, count: int, engine: str, threads: int) -> dict[str, Any
         "filled": tokens / (canvases * facts["canvas"]),
         **{name: vars(quartiles(values)) for name, values in {**rates, "ratio": ratios}.items()},
     }
-
-
-def is_told(text: str) -> bool:
-    tell = Read(words(text))
-    try:
-        story(tell, LONG)
-        tell.finish()
-    except Broken:
-        return False
-    return True
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from dgemma.benchmarks.plan.predict import digits
 from dgemma.benchmarks.studies.page import Page, Section
 from dgemma.benchmarks.studies.tables import Json, header, provenance, read
 
-NAME, SPEED, ACCOUNT = "story.json", "story-speed.json", "story-account.json"
+NAME, SPEED, ACCOUNT, QUANTIZED = "story.json", "story-speed.json", "story-account.json", "story-quantized.json"
 PICTURE = "story-steps.png"
 POINTS, STEPS = 3, 8  # the goal: points lost at most against autoregressive samples, steps per canvas at least
 LOST, SPREAD = 2, 0.95  # of a distilled one: points lost at most against its teacher, share of its spread at least
@@ -110,6 +110,30 @@ def personas() -> str:
             by_turn = " | ".join(f"{100 * row['kept_by_turn'][t - 1]:.0f}" for t in turns)
             rows.append(f"| `{name}` | {way} | {row['n']} | {by_turn} | {share(row['kept'])} |")
     return "\n".join(rows)
+
+
+def quantized() -> str:
+    """Bundles beside the float checkpoint, and whether the gate's limits are kept."""
+    values = read(QUANTIZED)
+    rows = header(
+        "recipe, engine", "valid, %: bundle", "valid, %: float", "lost, points (95 %)", "steps / float's (95 %)",
+        "same story, %", "spread: bundle / float", "gate's limits",
+    )  # fmt: skip
+    for one in values["bundles"]:
+        lost, steps, limits = one["lost"], one["step_inflation"], one["limits"]
+        verdict = "kept" if one["passed"] else "**exceeded**"
+        cells = (
+            f"`{one['bundle']['recipe']}`, {one['engine']}",
+            share(one["valid"]["bundle"]),
+            share(one["valid"]["float"]),
+            f"{100 * lost['value']:+.1f} ({100 * lost['low']:+.1f} … {100 * lost['high']:+.1f})",
+            f"{steps['value']:.3f} ({steps['low']:.3f} … {steps['high']:.3f})",
+            f"{100 * one['same_text']:.0f}",
+            f"{one['spread']['bundle']:.3f} / {one['spread']['float']:.3f}",
+            f"{verdict} ({limits['exact_match_loss']:g} points, {limits['step_inflation']:g})",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, "", f"{values['bundles'][0]['n']} stories. {provenance(values)}"])
 
 
 def speed() -> str:
@@ -217,6 +241,14 @@ the teacher's best with 4 steps, and to keep 95 % of its spread.""",
 The model introduces itself and then answers nine questions about what it said, mixed with questions about its day. All answers
 in the conversation are its own. The table gives the share of dialogues without a wrong answer up to each turn.""",
             table=personas,
+        ),
+        Section(
+            heading="Quantized",
+            before="""
+Bundles and the float model tell the same stories with the same noise. A canvas here takes many steps, and each of them draws
+tokens, so a small change of the logits soon leads to another story. Such a story can be just as good: what counts is the share
+of valid ones. The table applies the limits of the [gate](../how-it-works/quantization.md#the-gate) for exact match to it.""",
+            table=quantized,
         ),
         Section(
             heading="Speed",

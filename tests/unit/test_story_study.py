@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dgemma.benchmarks.studies import story as study
-from dgemma.benchmarks.studies import story_account, story_table
+from dgemma.benchmarks.studies import story_account, story_quantized, story_table
 from dgemma.benchmarks.studies.tables import read
 from dgemma.train.rollout import Canvas, Generated
 from dgemma.train.story import dialogue
@@ -113,3 +113,27 @@ def test_the_account_is_what_plan_says_for_both_numbers_of_steps(tmp_path: Path)
         slow, fast = p["diffusion_tokens_per_s"]
         wins = {few: fast > p["autoregressive_tokens_per_s"], many: slow > p["autoregressive_tokens_per_s"]}
         assert p["fits"] and all(won == (p["break_even_steps"] > steps) for steps, won in wins.items())
+
+
+def grammars(asked: Sequence[Request]) -> list[story_quantized.Told]:
+    found = []
+    for seed, request in enumerate(asked):
+        tell = Draw(random.Random(seed))
+        story(tell, request)
+        found.append(story_quantized.Told(tell.text, 10))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("recipe", "spoiled", "steps", "passed"),
+    [("w8", 1, 10, True), ("w8", 2, 10, False), ("w4-mixed", 4, 10, True), ("w4-mixed", 5, 10, False), ("w8", 0, 11, False)],
+)
+def test_a_bundles_stories_are_judged_by_the_limits_of_its_recipe(recipe: str, spoiled: int, steps: int, passed: bool) -> None:
+    asked = study.requests(200)
+    there = grammars(asked)
+    here = [story_quantized.Told(f"{one.text} No." if i < spoiled else one.text, steps) for i, one in enumerate(there)]
+    found = story_quantized.compared(recipe, there, here, asked)
+    assert found["valid"]["float"]["value"] == 1.0 and found["lost"]["value"] == pytest.approx(spoiled / 200)
+    assert found["same_text"] == pytest.approx(1 - spoiled / 200) and found["step_inflation"]["value"] == steps / 10
+    assert found["passed"] is passed
+    json.dumps(found)
