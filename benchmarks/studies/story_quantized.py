@@ -61,18 +61,19 @@ def by_bundle(session: Session, asked: Sequence[Request]) -> list[Told]:
     return found
 
 
+def valid(told: Sequence[Told], asked: Sequence[Request]) -> list[bool]:
+    return [story.Verdict.of(one.text, request).rule is None for one, request in zip(told, asked, strict=True)]
+
+
 def compared(recipe: str, there: Sequence[Told], here: Sequence[Told], asked: Sequence[Request]) -> dict[str, Any]:
     """A bundle's stories (`here`) against the float model's, judged by the recipe's limits."""
     limits = limits_of(recipe)
-    right = [
-        [story.Verdict.of(one.text, request).rule is None for one, request in zip(told, asked, strict=True)]
-        for told in (there, here)
-    ]
-    lost, low, high = paired_difference(*right)
+    before, after = valid(there, asked), valid(here, asked)
+    lost, low, high = paired_difference(before, after)
     inflation = ratio_of_sums([one.steps for one in here], [one.steps for one in there])
     return {
         "n": len(asked),
-        "valid": {name: story.share(sum(ones), len(ones)) for name, ones in zip(("float", "bundle"), right, strict=True)},
+        "valid": {"float": story.share(sum(before), len(asked)), "bundle": story.share(sum(after), len(asked))},
         "lost": {"value": lost, "low": low, "high": high},
         "step_inflation": dict(zip(("value", "low", "high"), inflation, strict=True)),
         "same_text": sum(a.text == b.text for a, b in zip(there, here, strict=True)) / len(asked),
