@@ -253,7 +253,8 @@ class Session:
         options = self._options(options, {})
         self._check_open()
         self._generator.check(options)
-        ids, _ = self._prompts.ids(prompt, messages, replace(options, continue_=False), [])
+        alone = replace(options, continue_=False) if options.continue_ else options
+        ids, _ = self._prompts.ids(prompt, messages, alone, [])
         n = self.manifest.canvas_length
         self._generator.check_room(len(ids), 0, 1 if options.decoder == AUTOREGRESSIVE else n)
         self._generator.check_negative(self._prompts.with_negative(options, messages).guidance, n)

@@ -107,7 +107,7 @@ class Server:
         until = asyncio.get_running_loop().time() + self.options.timeout_s
         late = ApiError(504, f"the answer took longer than {self.options.timeout_s:g} s", code="timeout")
         async with self.models.use(body.model) as model:
-            if self.warming is not None:  # which is no turn of another client's
+            if self.warming is not None and not self.warming.done():  # which is no turn of another client's
                 await asyncio.wait({self.warming})
             names = {"prompt": endpoint.prompt, "messages": endpoint.prompt, **body.names()}
             try:
@@ -251,8 +251,8 @@ def application(server: Server) -> Guard:
         "/": server.page,
         "/page/{name}": server.page,
     }
-    routes = [Route(path, _only("GET", _App(handle))) for path, handle in plain.items()]
-    routes += [Route(path, _only("POST", generation(endpoint))) for path, endpoint in ENDPOINTS.items()]
+    routes = [Route(path, _only("POST", generation(endpoint))) for path, endpoint in ENDPOINTS.items()]
+    routes += [Route(path, _only("GET", _App(handle))) for path, handle in plain.items()]
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:

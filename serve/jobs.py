@@ -9,8 +9,9 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from dgemma.core.errors import DgemmaError
@@ -84,8 +85,8 @@ class _Cancelled(Exception):
 class Job:
     """One request's generations, one after another. Make them with `Jobs.start`."""
 
-    def __init__(self, model: Model, asks: Asks, frames: bool) -> None:
-        self.model, self._asks, self._frames = model, asks, frames
+    def __init__(self, model: Model, asks: Asks, frames: bool, on_end: Callable[[Job], None]) -> None:
+        self.model, self._asks, self._frames, self._on_end = model, asks, frames, on_end
         self._loop = asyncio.get_running_loop()
         self._told: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
         self._cancelled, self._why = threading.Event(), ApiError(499, "the client has gone", code="cancelled")
@@ -105,7 +106,7 @@ class Job:
         """What happens, until the last answer is whole. Raises ApiError, with fields of the request as `names` calls them."""
         while True:
             try:
-                async with asyncio.timeout(keep_alive_s):
+                async with asyncio.timeout(keep_alive_s) if self._told.empty() else nullcontext():
                     event = await self._told.get()
             except TimeoutError:
                 yield StillThere()
@@ -120,13 +121,16 @@ class Job:
 
     def work(self, pool: Pool, metrics: Metrics) -> None:
         """Everything, in a thread."""
+        done: list[Done] = []  # the last is told together with the end
         end: BaseException | None = None
         begun = False
         try:
             asks = self._asks(self._cancelled.is_set)
             begun = True
             for ask in asks:
-                self._answer(ask, pool, metrics)
+                if done:
+                    self._tell(done.pop())
+                done.append(self._answer(ask, pool, metrics))
         except _Cancelled:
             end = self._why
         except ApiError as error:
@@ -136,12 +140,9 @@ class Job:
             if begun or not expected:  # else it is the request that is wrong
                 log.error("a generation of %s failed: %s", self.model.name, error, exc_info=None if expected else error)
             end = error
-        self._tell(end)
+        self._tell(*done, end, last=True)
 
-    def finish(self) -> None:
-        self.ended.set()
-
-    def _answer(self, ask: Ask, pool: Pool, metrics: Metrics) -> None:
+    def _answer(self, ask: Ask, pool: Pool, metrics: Metrics) -> Done:
         # With the negative prompt's prefix, which is gone when the answer is whole.
         prompts = [len(ask.ids), *([] if (guidance := ask.options.guidance) is None else [len(guidance.negative or ())])]
         tokens = sum(min(n + int(ask.options.max_new_tokens), self.model.manifest.context) for n in prompts if n)
@@ -176,7 +177,7 @@ class Job:
             if result.stop_reason == "cancelled":
                 raise _Cancelled
             thoughts = _thoughts(lease.session, ask.ids, result)
-            self._tell(Done(index=ask.index, ask=ask, result=result, kept=lease.kept, thoughts=thoughts))
+            return Done(index=ask.index, ask=ask, result=result, kept=lease.kept, thoughts=thoughts)
 
     def _check(self) -> None:
         if self._cancelled.is_set():
@@ -191,11 +192,19 @@ class Job:
         canvas["missed"], self._missed = self._missed, 0
         self._tell(Frame(index=index, canvas=canvas))
 
-    def _tell(self, event: Event | BaseException | None) -> None:
+    def _tell(self, *events: Event | BaseException | None, last: bool = False) -> None:
+        """Events, and whether they are the last, in one call of the loop: each costs two changes of threads."""
         try:
-            self._loop.call_soon_threadsafe(self._told.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._hear, events, last)
         except RuntimeError:  # the loop has ended before its threads
             self._cancelled.set()
+
+    def _hear(self, events: Sequence[Event | BaseException | None], last: bool) -> None:
+        for event in events:
+            self._told.put_nowait(event)
+        if last:
+            self._on_end(self)
+            self.ended.set()
 
 
 def _thoughts(session: Session, prompt: Sequence[int], result: Result) -> int:
@@ -232,22 +241,15 @@ class Jobs:
     def start(self, model: Model, asks: Asks, frames: bool) -> Job:
         """Raises ApiError as `admit` does."""
         self.admit()
-        job, started = Job(model, asks, frames), time.monotonic()
-        self._running.add(job)
+        started = time.monotonic()
 
-        def ended() -> None:
+        def ended(job: Job) -> None:
             self._running.discard(job)
             self._seconds += (time.monotonic() - started - self._seconds) / 8
-            job.finish()
 
-        def work() -> None:
-            try:
-                job.work(self._pool, self._metrics)
-            finally:
-                with suppress(RuntimeError):  # as in `Job._tell`
-                    job._loop.call_soon_threadsafe(ended)
-
-        self._workers.run(work)
+        job = Job(model, asks, frames, ended)
+        self._running.add(job)
+        self._workers.run(partial(job.work, self._pool, self._metrics))
         return job
 
     def cancel(self, job: Job, why: ApiError | None = None) -> None:

@@ -28,6 +28,7 @@ BANS = -100  # of `logit_bias`, as OpenAI's API has it
 Bias = Annotated[float, Field(ge=BANS, le=100)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
 Nats = Annotated[float, Field(gt=0, le=1_000_000)]
+_KEYWORDS = GenerateKeywords.__annotations__.keys() - {"system", "think", "tools", "tool_choice"}  # which are in the prompt
 
 
 class Table(Body):
@@ -151,9 +152,7 @@ class Generation(Body):
 
     def options(self, room: int, seed: int, **more: Any) -> GenerateOptions:
         """For a prompt that leaves `room` tokens. Raises UsageError, ApiError."""
-        in_prompt = {"system", "think", "tools", "tool_choice"}
-        names = GenerateKeywords.__annotations__.keys() - in_prompt
-        keywords = {name: getattr(self, name, None) for name in names} | {
+        keywords = {name: getattr(self, name) for name in self.model_fields_set & _KEYWORDS} | {
             "top_p": None if self.top_p == 1 else self.top_p,  # which cuts nothing, and clients send it unasked
             "min_p": self.min_p or None,
             "logit_bias": {int(i): -math.inf if value == BANS else value for i, value in (self.logit_bias or {}).items()}
@@ -167,7 +166,8 @@ class Generation(Body):
         if calls := self.must_call():
             given |= {"tools": calls, "tool_choice": REQUIRED}
         limits = {"max_new_tokens": max(1, room) if most is None else most, "seed": seed}
-        return replace(GenerateOptions.of(**{**given, **limits, **more}), tools=())
+        options = GenerateOptions.of(**{**given, **limits, **more})
+        return replace(options, tools=()) if calls else options
 
     def first_seed(self) -> int:
         return secrets.randbits(32) if self.seed is None else self.seed
