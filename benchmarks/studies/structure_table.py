@@ -66,7 +66,7 @@ def costs() -> str:
 PAGE = Page(
     title="Answers of a language",
     intro="""
-The effect of [structure](../guides/control.md#structure) on tiny. Structure restricts answers to a language, given as a regular
+The effect of [structure](../guides/structure.md) on tiny. Structure restricts answers to a language, given as a regular
 expression, a JSON schema or a grammar. Held-out prompts whose answers are all in one language were answered freely and with
 structure, on the same noise. Python's `re`, `jsonschema` and lark's parser decide whether an answer is valid. Times are
 processor time.""",

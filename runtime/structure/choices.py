@@ -1,6 +1,6 @@
 """How probable the denoiser finds each of a few answers: by the chain rule, one position after the other.
 
-docs/guides/control.md has the formula. It knows ids, and nothing of engines or texts. N canvas, K candidates.
+docs/guides/structure.md has the formula. It knows ids, and nothing of engines or texts. N canvas, K candidates.
 """
 
 from __future__ import annotations
