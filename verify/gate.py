@@ -60,14 +60,14 @@ def limits_of(recipe: str) -> Limits:
 def judge(recipe: str, free: Mapping[str, Any], forced: Mapping[str, Any]) -> list[Check]:
     """Checks of figures: see `free_running.figures` and `teacher_forced.TeacherForced.figures`.
 
-    Without answers there is no check of exact match.
+    Without answers there is no check of exact match, and none if the float model has no answer right: it could not fail.
     """
     limits = limits_of(recipe)
     checks = [
         Check(name="step inflation", value=free["step_inflation"]["value"], limit=limits.step_inflation),
         Check(name="teacher-forced figures that are not finite", value=forced["not_finite"], limit=0),
     ]
-    if free["exact_match_loss"] is not None:
+    if free["exact_match_loss"] is not None and free["exact_match"]["float"]["right"]:
         points = 100 * free["exact_match_loss"]["value"]
         loss = Check(name="exact match below float, in points", value=points, limit=limits.exact_match_loss)
         checks.insert(0, loss)

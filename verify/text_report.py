@@ -202,6 +202,8 @@ def _free(free: Mapping[str, Any]) -> list[str]:
     if loss := free["exact_match_loss"]:
         low, high = 100 * loss["low"], 100 * loss["high"]
         lines.append(f"  loss against float  {100 * loss['value']:+.2f} points (95 %: {low:+.2f} … {high:+.2f})")
+        if not free["exact_match"]["float"]["right"]:
+            lines.append("  exact match is not judged: the float model has no answer right; give --prompts that it can answer")
     else:
         lines.append("  exact match         not known: the prompts have no answers to match")
     differences = free["differences"]

@@ -20,8 +20,11 @@ from dgemma.verify.text_report import outcome_lines
 DIGEST = "ab" * 32
 
 
-def free(inflation: float, loss: float | None) -> dict[str, Any]:
-    return {"step_inflation": {"value": inflation}, "exact_match_loss": None if loss is None else {"value": loss}}
+def free(inflation: float, loss: float | None, right: int = 1) -> dict[str, Any]:
+    if loss is None:
+        return {"step_inflation": {"value": inflation}, "exact_match": None, "exact_match_loss": None}
+    exact = {"float": {"right": right}}
+    return {"step_inflation": {"value": inflation}, "exact_match": exact, "exact_match_loss": {"value": loss}}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,11 @@ def test_limits_hold_to_the_digit(recipe: str, inflation: float, points: float, 
 def test_three_of_600_prompts_are_half_a_point() -> None:
     assert judge("w8", free(1.0, 527 / 600 - 524 / 600), {"not_finite": 0})[0].passed
     assert not judge("w8", free(1.0, 527 / 600 - 523 / 600), {"not_finite": 0})[0].passed
+
+
+def test_a_float_model_without_a_right_answer_cannot_judge_exact_match() -> None:
+    one, none = ([c.name for c in judge("w8", free(1.0, 0.0, right), {"not_finite": 0})] for right in (1, 0))
+    assert one == ["exact match below float, in points", *none] and len(none) == 2
 
 
 def test_nan_does_not_pass() -> None:

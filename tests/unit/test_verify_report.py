@@ -150,6 +150,13 @@ def test_without_logits_or_answers_it_says_so(trajectory: Trajectory, tmp_path: 
     assert any("not known: no <logits> here" in line for line in text_report.describe("x", "float", found))
 
 
+def test_prompts_that_the_float_model_cannot_answer_are_said_to_judge_nothing(trajectory: Trajectory) -> None:
+    found, line = figures(trajectory), "exact match is not judged"
+    assert not any(line in one for one in text_report.describe("x", "float", {"onnx": found}))
+    found["free_running"]["exact_match"]["float"]["right"] = 0
+    assert any(line in one for one in text_report.describe("x", "float", {"onnx": found}))
+
+
 def test_figures_that_are_not_finite_are_drawn_as_gaps(trajectory: Trajectory, tmp_path: Path) -> None:
     found = figures(trajectory, kl=float("nan"))
     assert not found["passed"] and found["teacher_forced"]["not_finite"] == 5
