@@ -22,7 +22,7 @@ from dgemma.core.manifest import StaticGraph, TargetSpec
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.qnn import parts
 from dgemma.export.qnn.checks import PACKAGE
-from dgemma.export.qnn.graph import StaticNet
+from dgemma.export.qnn.graph import IR_VERSION, StaticNet
 from dgemma.export.request import ExportRequest, Weights
 from dgemma.export.spans import split
 from dgemma.export.stages import Progress, Reached
@@ -130,7 +130,7 @@ def _compile(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], pr
             done += 1
             progress(Reached(COMPILE, f"{chip} {done} of {total}", done / total))
         for graph, wrapper in zip(group, wrappers, strict=True):
-            binary = _binary_of(wrapper)
+            binary = _finish(wrapper)
             if not (folder / binary).is_file():
                 raise ExportError(
                     f"--target qnn:{chip}: the compiler wrote no context for {wrapper.stem}; free disk space and memory"
@@ -140,12 +140,19 @@ def _compile(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], pr
     return found
 
 
-def _binary_of(wrapper: Path) -> str:
-    """Name of the context file that a wrapper refers to."""
+def _finish(wrapper: Path) -> str:
+    """Name of the context file that a wrapper refers to. onnxruntime writes wrappers in its newest version of ONNX (1.32: 14),
+    which the older one for Android refuses (1.29: at most 13), so they get the version of their sources."""
     if not wrapper.is_file():
         return "missing"
-    nodes = onnx.load(str(wrapper), load_external_data=False).graph.node
-    return next((a.s.decode() for n in nodes for a in n.attribute if a.name == "ep_cache_context"), "missing")
+    model = onnx.load(str(wrapper), load_external_data=False)
+    model.ir_version = IR_VERSION
+    domains = {node.domain for node in model.graph.node}
+    used = [opset for opset in model.opset_import if opset.domain in domains]
+    del model.opset_import[:]
+    model.opset_import.extend(used)
+    wrapper.write_bytes(model.SerializeToString(deterministic=True))
+    return next((a.s.decode() for n in model.graph.node for a in n.attribute if a.name == "ep_cache_context"), "missing")
 
 
 def _child(job: dict[str, object], folder: Path) -> Iterator[str]:

@@ -12,8 +12,10 @@ from typing import Any
 import micro
 import micro_bundle
 import numpy as np
+import onnx
 import pytest
 import shared
+from onnx import helper
 
 from dgemma.cli import dispatch
 from dgemma.core import accelerators
@@ -23,6 +25,7 @@ from dgemma.core.manifest import MANIFEST, digest
 from dgemma.export import pipeline, request, spans, static
 from dgemma.export.pipeline import export_bundle
 from dgemma.export.qnn import checks, lower
+from dgemma.export.qnn.graph import IR_VERSION
 from dgemma.export.quiet import quiet
 from dgemma.quantize.recipes import find
 from dgemma.runtime.bundle import Bundle
@@ -117,6 +120,7 @@ def test_a_bundle_describes_what_it_holds_for_the_chip(bundle: Path, capsys: pyt
     assert {(g.first, g.last) for g in spec.graphs if g.part == "head"} == {(0, 256), (256, 300)}
     binaries = {g.binary for g in spec.graphs if g.part != "head"}
     assert len(binaries) == 1, "graphs of one span do not share a context"
+    assert {onnx.load(bundle / g.file, load_external_data=False).ir_version for g in spec.graphs} == {IR_VERSION}
     assert spec.versions["qairt"] == qnn_sessions.installed()[1]  # type: ignore[index]
     assert dispatch(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
@@ -212,18 +216,19 @@ def test_a_context_that_is_missing_or_unlisted_is_refused(bundle: Path, tmp_path
 @pytest.mark.parametrize("ends", ["compiler", "export"])
 def test_a_compiler_that_fails_leaves_no_bundle(ends: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_qnn")
+    plain = micro_bundle.bundle("onnx")
 
     def nothing(*_: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # the graphs for processors are not what is tried
         folder = next(tmp_path.iterdir()) / "onnx"
         folder.mkdir()
-        shutil.copyfile(micro_bundle.bundle("onnx") / "onnx" / "shared.onnx", folder / "shared.onnx")
+        shutil.copyfile(plain / "onnx" / "shared.onnx", folder / "shared.onnx")
         return {}, {}
 
     monkeypatch.setattr(pipeline, "lower", nothing)
     if ends == "compiler":
         monkeypatch.setattr(lower, "_options", lambda chip: {"htp_arch": "nonsense"})
     else:
-        monkeypatch.setattr(lower, "_binary_of", lambda wrapper: "missing")
+        monkeypatch.setattr(lower, "_finish", lambda wrapper: "missing")
     request_ = request.check(micro_bundle.checkpoint(), engines=("onnx",), recipe="fp32", target="qnn:SM8650")
     with quiet(), pytest.raises(ExportError, match=r"refused condition|wrote no context"):
         pipeline.write_bundle(request_, tmp_path / "failed.dgemma", engines=("onnx",))
@@ -240,6 +245,19 @@ def test_contexts_have_the_same_bytes_wherever_they_are_compiled(bundle: Path, t
         assert len(list(lower._child({"options": lower._options("SM8650"), "graphs": pairs}, folder))) == 2
         found.append({path.name: path.read_bytes() for path in (folder / "out").iterdir()})
     assert len(found[0]) == 3 and found[0] == found[1]
+
+
+def test_wrappers_are_written_for_older_versions_of_onnxruntime(tmp_path: Path) -> None:
+    node = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context="context.bin")
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([node], "wrapper", values[:1], values[1:])
+    opsets = [helper.make_opsetid(domain, 1) for domain in ("com.microsoft", "com.ms.internal.nhwc")]
+    path = tmp_path / "wrapper.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=14).SerializeToString())
+    assert lower._finish(path) == "context.bin"
+    found = onnx.load(path)
+    assert found.ir_version == IR_VERSION and [o.domain for o in found.opset_import] == ["com.microsoft"]
+    assert found.graph == graph
 
 
 def test_contexts_are_named_by_their_chip() -> None:
