@@ -122,6 +122,7 @@ lint-imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 RECIPES := w8 w4-mixed w4 w4-all
+NPU_BUNDLES := $(patsubst %,build/tiny-npu-%.dgemma/manifest.json,fp32 w8a16)
 QUANTIZED := $(RECIPES:%=build/tiny-%.dgemma/manifest.json)
 
 build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
@@ -129,8 +130,13 @@ build/tiny-%.dgemma/manifest.json: $(CHECKPOINT) | $(STAMP)
 	mkdir -p build
 	$(BIN)/dgemma export checkpoints/tiny --out build/tiny-$*.dgemma --engine all --recipe $*
 
+# An NPU's graphs without contexts, which need Qualcomm's compiler, and what Python generates from them on the processor.
+$(NPU_BUNDLES): build/tiny-npu-%.dgemma/manifest.json: $(BUNDLE)/manifest.json | $(STAMP)
+	rm -rf build/tiny-npu-$*.dgemma
+	$(BIN)/python tests/support/npu_bundle.py build/tiny-npu-$*.dgemma $*
+
 # What Java's tests read besides the shipped bundle; tests/run.py asks for it where there is a JDK and Maven.
-java-bundles: $(BUNDLE)/manifest.json
+java-bundles: $(BUNDLE)/manifest.json $(NPU_BUNDLES)
 
 apk: $(STAMP)
 	$(BIN)/python android_demo/apk/make_apk.py $(if $(ONNXRUNTIME_AAR),--aar $(ONNXRUNTIME_AAR))

@@ -11,6 +11,9 @@ val bundle by tasks.registering(Sync::class) {
 // libdgemma_experts.so, which bundles of quantized mixtures of experts need: gradle -Pexperts, with the NDK and CMake.
 val experts = providers.gradleProperty("experts").isPresent
 
+// Qualcomm's libraries, which run bundles on a Snapdragon's NPU: gradle -Pqnn. Their versions must be those that a bundle needs.
+val qnn = providers.gradleProperty("qnn").isPresent
+
 android {
     namespace = "org.dgemma.demo"
     compileSdk = 35
@@ -26,6 +29,12 @@ android {
             ndk { abiFilters += "arm64-v8a" }
             externalNativeBuild { cmake { arguments += "-DANDROID_STL=c++_static" } }
         }
+    }
+
+    if (qnn) {
+        defaultConfig { ndk { abiFilters += "arm64-v8a" } }
+        packaging { jniLibs { useLegacyPackaging = true } } // the library finds them as files
+        buildTypes.forEach { sourceSets.getByName(it.name).manifest.srcFile("src/qnn/AndroidManifest.xml") }
     }
 
     if (experts) {
@@ -52,6 +61,10 @@ dependencies {
     implementation(project(":runtime"))
     implementation(libs.onnxruntime.android)
     compileOnly(libs.jspecify)
+    if (qnn) {
+        implementation(libs.onnxruntime.android.qnn)
+        implementation(libs.qnn.runtime)
+    }
     // ExecuTorch instead, or as well; its methods have not been tried with this library on a device:
     // implementation(libs.executorch.android)
 }

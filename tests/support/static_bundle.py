@@ -30,13 +30,17 @@ def bundle(recipe: str) -> Path:
 
 def export(checkpoint: Path, out: Path, recipe: str) -> Path:
     plain = micro_bundle.bundle("onnx", PLAIN[recipe])
+    return beside(plain, checkpoint, out, recipe, lambda stage: shutil.copyfile(plain / golden.FILE, stage / golden.FILE))
+
+
+def beside(plain: Path, checkpoint: Path, out: Path, recipe: str, finish: Callable[[Path], Any]) -> Path:
+    """A bundle with the graphs for processors of `plain`, which was exported from that checkpoint, and the NPU's sources;
+    `finish` adds golden trajectories."""
+    manifest = read_manifest(plain)[0]
 
     def lowered(engine: str, request: Any, weights: Any, stage: Path, progress: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         shutil.copytree(plain / "onnx", stage / "onnx")
-        return dict(read_manifest(plain)[0].graphs["onnx"]), {}
-
-    def finish(stage: Path) -> None:
-        shutil.copyfile(plain / golden.FILE, stage / golden.FILE)
+        return dict(manifest.graphs["onnx"]), {}
 
     with pytest.MonkeyPatch.context() as patch, quiet():
         patch.setattr(pipeline, "lower", lowered)
@@ -44,16 +48,19 @@ def export(checkpoint: Path, out: Path, recipe: str) -> Path:
         patch.setattr(lower, "PACKAGE", "numpy")
         patch.setattr(lower, "_qairt", lambda: (qnn_sessions.installed() or ("", "2.51.0"))[1])
         patch.setattr(lower, "_compile", _uncompiled)
-        return export_bundle(checkpoint, out, engines=("onnx",), recipe=recipe, target="qnn:SM8650", finish=finish)
+        return export_bundle(
+            checkpoint, out, engines=("onnx",), recipe=recipe, target="qnn:SM8650", finish=finish, context=manifest.context
+        )
 
 
 def _uncompiled(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], progress: Any) -> list[StaticGraph]:
-    folder = stage / lower.FOLDER / chip
-    folder.mkdir()
-    for name in ("wrapper.onnx", "context.bin"):
-        (folder / name).write_bytes(b"none")
     place = f"{lower.FOLDER}/{chip}"
-    return [replace(g, file=f"{place}/wrapper.onnx", binary=f"{place}/context.bin") for group in groups for g in group]
+    (stage / place).mkdir()
+    (stage / place / "context.bin").write_bytes(b"none")
+    found = [replace(g, file=f"{place}/{Path(str(g.source)).name}", binary=f"{place}/context.bin") for gs in groups for g in gs]
+    for graph in found:
+        (stage / graph.file).write_bytes(b"none")
+    return found
 
 
 def edited(source: Path, out: Path, edit: Callable[[onnx.GraphProto], None]) -> Path:

@@ -18,6 +18,7 @@ import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.Locale;
 import java.util.Map;
+import org.dgemma.runtime.Target;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -97,7 +98,7 @@ public final class BenchmarkActivity extends Activity implements BenchmarkRun.Ob
             return;
         }
         app.measure(new BenchmarkRun(
-                () -> app.bench(folder, DemoApp.BENCH_SECONDS, null, 0), new DeviceInfo(app), folder.getName()));
+                () -> app.bench(folder, DemoApp.BENCH_SECONDS, null, 0, Target.AUTO), new DeviceInfo(app), folder.getName()));
         watch(this);
         onBenchmarkChanged(app.benchmark());
     }

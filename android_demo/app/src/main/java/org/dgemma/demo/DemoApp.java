@@ -10,6 +10,7 @@ import java.util.function.Consumer;
 import org.dgemma.DgemmaException;
 import org.dgemma.runtime.BundleException;
 import org.dgemma.runtime.SessionOptions;
+import org.dgemma.runtime.Target;
 import org.dgemma.runtime.bench.Bench;
 import org.jspecify.annotations.Nullable;
 
@@ -29,9 +30,15 @@ public final class DemoApp extends Application {
     @Override
     public void onCreate() {
         super.onCreate();
-        holder = new ModelHolder(SessionModel.opener(getCacheDir()));
+        PhoneNpu.prepare(this);
+        holder = new ModelHolder(SessionModel.opener(options()));
         bundles = new Bundles(this);
         settings = new Settings(this);
+    }
+
+    /** On the phone's NPU where a bundle has contexts for it and the app has the libraries. */
+    SessionOptions options() {
+        return SessionOptions.DEFAULT.cacheFolder(getCacheDir()).npu(PhoneNpu.of(this));
     }
 
     ModelHolder holder() {
@@ -66,9 +73,8 @@ public final class DemoApp extends Application {
     }
 
     /** @param engine null for the library's choice; threads 0 for the engine's */
-    Bench bench(File folder, double seconds, @Nullable String engine, int threads) {
-        return new Bench(folder, SessionOptions.DEFAULT.engine(engine).threads(threads).cacheFolder(getCacheDir()),
-                seconds);
+    Bench bench(File folder, double seconds, @Nullable String engine, int threads, Target target) {
+        return new Bench(folder, options().engine(engine).threads(threads).target(target), seconds);
     }
 
     /** For tests: models that misbehave. */

@@ -6,6 +6,7 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
+import org.dgemma.runtime.Target;
 import org.dgemma.runtime.UsageException;
 import org.dgemma.runtime.bench.Bench;
 import org.jspecify.annotations.Nullable;
@@ -14,7 +15,7 @@ import org.jspecify.annotations.Nullable;
  * A benchmark asked for by an intent, such as adb's: {@code am start -a org.dgemma.demo.BENCHMARK -n
  * org.dgemma.demo/.BenchmarkActivity --es bundle NAME --ei seconds 60}. Extras: {@code bundle} (a name in the list; the
  * built-in one by default), {@code seconds} (30), {@code engine} (the library's choice), {@code threads} (0, the
- * engine's choice). Writes {@code bench.json} to the app's external files, or {@code bench.json.error} with one line;
+ * engine's choice), {@code target} (auto, cpu or qnn). Writes {@code bench.json} to the app's external files, or {@code bench.json.error} with one line;
  * whole files only, and those of an earlier run are deleted first.
  */
 final class Headless {
@@ -27,6 +28,7 @@ final class Headless {
     private final int seconds;
     private final @Nullable String engine;
     private final int threads;
+    private final String target;
 
     Headless(DemoApp app, Intent intent) {
         this.app = app;
@@ -35,6 +37,8 @@ final class Headless {
         seconds = intent.getIntExtra("seconds", (int) DemoApp.BENCH_SECONDS);
         engine = intent.getStringExtra("engine");
         threads = intent.getIntExtra("threads", 0);
+        String place = intent.getStringExtra("target");
+        target = place == null ? Target.AUTO.word() : place;
     }
 
     void start() {
@@ -65,7 +69,7 @@ final class Headless {
             throw new UsageException(
                     "no bundle " + bundle + " on this device; choose one of " + known + ", or push it first");
         }
-        return app.bench(folder, seconds, engine, threads);
+        return app.bench(folder, seconds, engine, threads, Target.of(target));
     }
 
     private void written(BenchmarkRun run) {

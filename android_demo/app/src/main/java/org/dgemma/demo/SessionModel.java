@@ -1,12 +1,12 @@
 package org.dgemma.demo;
 
-import java.io.File;
 import java.util.List;
 import org.dgemma.DgemmaException;
 import org.dgemma.runtime.GenerateOptions;
 import org.dgemma.runtime.GenerationListener;
 import org.dgemma.runtime.Manifest;
 import org.dgemma.runtime.Message;
+import org.dgemma.runtime.Placement;
 import org.dgemma.runtime.Result;
 import org.dgemma.runtime.Session;
 import org.dgemma.runtime.SessionBusyException;
@@ -25,9 +25,8 @@ final class SessionModel implements Model {
         this.manifest = session.bundle().manifest();
     }
 
-    /** @param cache where packed weights are kept */
-    static Opener opener(File cache) {
-        return folder -> new SessionModel(Session.load(folder, SessionOptions.DEFAULT.cacheFolder(cache)));
+    static Opener opener(SessionOptions options) {
+        return folder -> new SessionModel(Session.load(folder, options));
     }
 
     @Override
@@ -40,7 +39,9 @@ final class SessionModel implements Model {
     public String description() {
         Object recipe = manifest.quantization.get("recipe");
         String engine = session.engine().equals("onnx") ? "ONNX Runtime" : "ExecuTorch";
-        return (recipe == null ? "" : recipe + " · ") + engine + " " + session.engineVersion();
+        Placement placement = session.placement();
+        String place = placement.usesNpu() ? " · NPU" : placement.reason == null ? "" : " · no NPU: " + placement.reason;
+        return (recipe == null ? "" : recipe + " · ") + engine + " " + session.engineVersion() + place;
     }
 
     @Override

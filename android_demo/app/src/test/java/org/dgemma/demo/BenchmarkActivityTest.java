@@ -17,6 +17,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.util.Map;
 import org.dgemma.format.Json;
+import org.dgemma.runtime.Target;
 import org.junit.Before;
 import org.junit.Test;
 import org.robolectric.Robolectric;
@@ -37,7 +38,7 @@ public final class BenchmarkActivityTest extends AppTest {
         ActivityController<BenchmarkActivity> control = Robolectric.buildActivity(BenchmarkActivity.class).setup();
         BenchmarkActivity screen = control.get();
         File folder = app.holder().folder();
-        app.measure(new BenchmarkRun(() -> app.bench(folder, 0.5, null, 1), new DeviceInfo(app), folder.getName()));
+        app.measure(new BenchmarkRun(() -> app.bench(folder, 0.5, null, 1, Target.AUTO), new DeviceInfo(app), folder.getName()));
         control.pause().resume();
         assertTrue(shown(screen, R.id.progress));
         BenchmarkRun run = app.benchmark();

@@ -116,7 +116,7 @@ public final class ScreenshotsTest extends AppTest {
 
     /** A chat whose model stops before a step of the long prompts. */
     private ChatActivity heldChat(int steps) {
-        Model.Opener real = SessionModel.opener(app.getCacheDir());
+        Model.Opener real = SessionModel.opener(app.options());
         app.opener(folder -> new Held(real.open(folder), steps));
         return chat().get();
     }

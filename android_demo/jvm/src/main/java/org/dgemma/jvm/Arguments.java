@@ -9,7 +9,9 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import org.dgemma.runtime.Npu;
 import org.dgemma.runtime.SessionOptions;
+import org.dgemma.runtime.Target;
 import org.dgemma.runtime.UsageException;
 import org.jspecify.annotations.Nullable;
 
@@ -120,6 +122,12 @@ final class Arguments {
         SessionOptions options = SessionOptions.DEFAULT.engine(text("--engine"));
         if (cache != null) {
             options = options.cacheFolder(new File(cache));
+        }
+        String target = text("--target");
+        if (target != null) {
+            String[] named = target.split(":", 2); // qnn, or qnn:CHIP
+            options = options.target(Target.of(named.length == 2 && !named[0].equals("qnn") ? target : named[0]))
+                    .npu(Npu.of(named.length == 2 ? named[1] : null, null));
         }
         if ("0".equals(System.getenv("DGEMMA_CHECK_MEMORY"))) {
             options = options.checkMemory(false);

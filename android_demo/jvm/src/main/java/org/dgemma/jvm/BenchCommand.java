@@ -10,7 +10,7 @@ import org.dgemma.runtime.bench.Bench;
 
 /** {@code bench}: the protocol of the library; progress on stderr, a summary or one JSON object on stdout. */
 final class BenchCommand {
-    static final List<String> OPTIONS = Arrays.asList("--engine", "--seconds", "--threads", "--cache");
+    static final List<String> OPTIONS = Arrays.asList("--engine", "--target", "--seconds", "--threads", "--cache");
     static final List<String> FLAGS = Arrays.asList("--json");
     private static final double SECONDS = 60;
 

@@ -13,7 +13,7 @@ import org.dgemma.tokenizer.TokenizerException;
 public final class Main {
     private static final String USAGE = "usage:\n"
             + "  run BUNDLE (-p TEXT | --prompt-ids 1,2,3 | --prompts FILE.jsonl | --messages FILE.json | stdin)\n"
-            + "      [--engine E] [--threads N] [--system TEXT] [--think] [--raw] [--cache DIR]\n"
+            + "      [--engine E] [--target auto|cpu|qnn[:CHIP]] [--threads N] [--system TEXT] [--think] [--raw] [--cache DIR]\n"
             + "      [--decoder diffusion|autoregressive] [--profile FILE.json]\n"
             + "      [--loop host|graph] [--seed S] [--max-new-tokens K] [--min-tokens K] [--fixed-steps]\n"
             + "      [--early-commit NATS] [--start-width auto|N] [--recheck] [--speculate]\n"
@@ -24,7 +24,7 @@ public final class Main {
             + "       --structure FILE]\n"
             + "      [--guidance S] [--negative TEXT] [--guidance-steps A:B]\n"
             + "      [--n K] [--json] [--logprobs N] [--choice-probabilities] [--trace]\n"
-            + "  bench BUNDLE [--engine E] [--seconds S] [--threads N] [--json] [--cache DIR]";
+            + "  bench BUNDLE [--engine E] [--target auto|cpu|qnn[:CHIP]] [--seconds S] [--threads N] [--json] [--cache DIR]";
 
     private Main() {}
 

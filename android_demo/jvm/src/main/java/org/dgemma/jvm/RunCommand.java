@@ -26,7 +26,7 @@ import org.dgemma.runtime.UsageException;
 /** {@code run}: a prompt and its answer or several, or a file of prompts and one JSON object a line. */
 final class RunCommand {
     static final List<String> OPTIONS = joined(GenerationFlags.OPTIONS, "-p", "--prompt", "--prompt-ids", "--prompts",
-            "--messages", "--engine", "--threads", "--cache", "--n");
+            "--messages", "--engine", "--target", "--threads", "--cache", "--n");
     static final List<String> FLAGS = joined(GenerationFlags.FLAGS, "--json");
 
     private final Arguments given;
@@ -48,6 +48,7 @@ final class RunCommand {
         Asked asked = file == null ? asked(options) : null;
         List<PromptFile.Line> lines = file == null ? Collections.emptyList() : PromptFile.read(file, options);
         try (Session session = Session.load(given.bundle, given.session())) {
+            session.warnings().forEach(line -> err.println("warning: " + line));
             flags.profile.warnings(session.bundle()).forEach(line -> err.println("warning: " + line));
             if (asked == null) {
                 lines.forEach(line -> out.println(Json.write(ResultJson.toMap(line.run(session)))));

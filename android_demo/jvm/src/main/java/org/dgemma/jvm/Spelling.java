@@ -13,7 +13,7 @@ final class Spelling {
             "system", "think", "raw", "loop", "seed", "temperature(?! and)", "schedule", "confidence", "stability", "ban", "stop",
             "logprobs", "fallback", "template", "draft", "strength", "recheck", "speculate", "n", "messages",
             "regex", "choices(?! of)", "decoder", "guidance", "negative", "adaptive",
-            "trace", "structure");
+            "trace", "structure", "target");
     private static final Map<String, String> NAMES = new HashMap<>();
     private static final Pattern NAME;
 

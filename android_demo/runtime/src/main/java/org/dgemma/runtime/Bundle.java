@@ -10,8 +10,12 @@ import java.nio.file.Files;
 import java.nio.file.InvalidPathException;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Objects;
+import java.util.TreeSet;
+import java.util.stream.Stream;
 import org.dgemma.format.Json;
 import org.dgemma.format.JsonException;
 import org.jspecify.annotations.Nullable;
@@ -229,6 +233,15 @@ public final class Bundle {
                         + Json.repr(graph.file) + " is not listed; export the bundle again");
             }
         }));
+        manifest.targets.forEach((target, spec) -> {
+            TreeSet<String> used = new TreeSet<>(Arrays.asList(spec.table.file, spec.constants));
+            spec.graphs.forEach(g -> Stream.of(g.file, g.binary, g.source).filter(Objects::nonNull).forEach(used::add));
+            used.removeAll(manifest.files.keySet());
+            if (!used.isEmpty()) {
+                throw new BundleException(path + ": " + Json.repr(target) + " file " + Json.repr(used.first())
+                        + " is not listed; export the bundle again");
+            }
+        });
         String unknown = manifest.chat == null ? null : manifest.chat.unknownForm();
         if (unknown != null) {
             throw new BundleException(

@@ -43,10 +43,10 @@ public final class Manifest {
     /** JSON values as read, see {@link #noise}. */
     public final Map<String, @Nullable Object> provenance;
     /**
-     * What the bundle holds for accelerators, by target such as {@code qnn:SM8650}, beside the graphs for processors, which
-     * are what this library runs; empty where there is nothing. JSON values as read, see {@link #noise}.
+     * What the bundle holds for accelerators, by target such as {@code qnn:SM8650}, beside the graphs for processors; empty
+     * where there is nothing.
      */
-    public final Map<String, @Nullable Object> targets;
+    public final Map<String, TargetSpec> targets;
     /** Name relative to the bundle, with '/'. */
     public final Map<String, FileEntry> files;
 
@@ -72,7 +72,7 @@ public final class Manifest {
         quantization = fields.get("quantization", Kind.map(Kind.ANY));
         tools = fields.get("tools", Kind.map(Kind.TEXT));
         provenance = fields.get("provenance", Kind.map(Kind.ANY));
-        targets = fields.get("targets", Kind.map(Kind.ANY), Collections.emptyMap());
+        targets = fields.get("targets", Kind.map(TargetSpec.KIND), Collections.emptyMap());
         files = fields.get("files", Kind.map(FileEntry.KIND), Collections.emptyMap());
     }
 
@@ -207,7 +207,7 @@ public final class Manifest {
             }
         }
 
-        private boolean isFull(int layer) {
+        public boolean isFull(int layer) {
             return layerTypes.get(layer).equals(FULL);
         }
 

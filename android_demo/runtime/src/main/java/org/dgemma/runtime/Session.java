@@ -94,6 +94,11 @@ public final class Session implements AutoCloseable {
         return engine.name();
     }
 
+    /** What of a step runs where, and why no NPU is used that the bundle has contexts for. */
+    public Placement placement() {
+        return engine.placement();
+    }
+
     /** Of the engine's library. */
     public String engineVersion() {
         return engine.version();
@@ -285,7 +290,7 @@ public final class Session implements AutoCloseable {
         try {
             result = job.run();
         } catch (Throwable error) {
-            failure = failure(error);
+            failure = Failure.of(error);
         }
         gate.release(true);
         try {
@@ -299,18 +304,6 @@ public final class Session implements AutoCloseable {
         } finally {
             gate.told();
         }
-    }
-
-    private static DgemmaException failure(Throwable error) {
-        if (error instanceof DgemmaException) {
-            return (DgemmaException) error;
-        }
-        if (error instanceof OutOfMemoryError) {
-            return new EngineException("out of memory; close other programs, or use a smaller bundle", error);
-        }
-        String line = error.toString().split("\\R", 2)[0];
-        return new DgemmaException(
-                "the generation ended with " + line + "; if the listener threw it, catch it there", error);
     }
 
     private Result run(
@@ -345,10 +338,10 @@ public final class Session implements AutoCloseable {
         try {
             run.structured = answering.language(options, gate::isCancelled);
         } catch (Cancelled error) { // before the prefix has changed
-            return answering.result(run, engine.name(), options.loop.word(), generator.timings(run));
+            return answering.result(run, engine.placement().label, options.loop.word(), generator.timings(run));
         }
         String loop = generate(run, ids, kept, options, answering);
-        return answering.result(run, engine.name(), loop, generator.timings(run));
+        return answering.result(run, engine.placement().label, loop, generator.timings(run));
     }
 
     /** Generates, and again token by token where that is the fallback of an empty answer; returns {@link Result#loop}. */

@@ -7,16 +7,16 @@ import java.util.List;
  * N × N comparison. In the library it is inside the graphs; here it lets Java read the shared vectors, and drives toy
  * engines.
  */
-final class NaiveSampler {
+public final class NaiveSampler {
     static final int BLOCK = 256;
 
-    final int[] argmax;
-    final float[] entropy;
-    final boolean[] accepted;
-    final long[] canvas;
+    public final int[] argmax;
+    public final float[] entropy;
+    public final boolean[] accepted;
+    public final long[] canvas;
 
     /** Tempered logits [N][V]; words of the samples and of the renoising [N] each. */
-    NaiveSampler(float[][] tempered, long[] samples, long[] renoise, double bound) {
+    public NaiveSampler(float[][] tempered, long[] samples, long[] renoise, double bound) {
         int n = tempered.length;
         argmax = new int[n];
         entropy = new float[n];

@@ -23,7 +23,7 @@ public final class Repository {
      */
     public static File bundle(String name) {
         File bundle = place(name);
-        assumeTrue(bundle + " was not made; `make java-test` makes tiny, `make gate` the others", isMade(name));
+        assumeTrue(bundle + " was not made; `make java-test` makes tiny and tiny-npu, `make gate` the others", isMade(name));
         return bundle;
     }
 

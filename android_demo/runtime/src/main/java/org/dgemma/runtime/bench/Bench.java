@@ -86,6 +86,10 @@ public final class Bench {
             loads.add(load());
         }
         try (Session session = open()) {
+            if (session.placement().isEmulated()) {
+                throw new UsageException("target qnn: here an emulator stands in for the NPU, and its speed says nothing about "
+                        + "a chip's; run bench on the device, or leave the target out");
+            }
             Manifest manifest = session.bundle().manifest();
             identify(result, session, machine);
             Map<String, Object> measured = measure(session, manifest, progress, loads, memory);
@@ -179,6 +183,7 @@ public final class Bench {
         versions.put(session.engine().equals("onnx") ? "onnxruntime" : session.engine(), session.engineVersion());
         Map<String, Object> of = new LinkedHashMap<>();
         of.put("engine", session.engine());
+        of.put("runs_on", session.placement().label);
         of.put("threads", (long) threads);
         of.put("recipe", manifest.quantization.get("recipe"));
         of.put("canvas_length", (long) manifest.canvasLength);

@@ -10,6 +10,7 @@ import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.BundleException;
 import org.dgemma.runtime.EngineException;
 import org.dgemma.runtime.Manifest.GraphSpec;
+import org.dgemma.runtime.Placement;
 
 /** What every engine does alike: graphs loaded once, tensors checked before native code sees them, native time counted. */
 abstract class AbstractEngine implements Engine {
@@ -28,12 +29,14 @@ abstract class AbstractEngine implements Engine {
     private boolean interrupted;
     private boolean closed;
     private volatile double seconds;
+    private Placement placement;
     private volatile BooleanSupplier cancelled = () -> false;
 
     AbstractEngine(String name, String version, Bundle bundle) {
         this.name = name;
         this.version = version;
         this.bundle = bundle;
+        this.placement = Placement.cpu(name, null);
     }
 
     /** Open the graph's file; exceptions of any kind become an EngineException. */
@@ -59,6 +62,17 @@ abstract class AbstractEngine implements Engine {
     @Override
     public final String version() {
         return version;
+    }
+
+    @Override
+    public final Placement placement() {
+        return placement;
+    }
+
+    /** This engine, which runs there. */
+    final AbstractEngine placed(Placement found) {
+        placement = found;
+        return this;
     }
 
     @Override

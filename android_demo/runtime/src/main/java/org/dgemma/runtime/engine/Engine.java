@@ -6,6 +6,7 @@ import java.util.Map;
 import java.util.function.BooleanSupplier;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
+import org.dgemma.runtime.Placement;
 
 /**
  * One inference library over one bundle: graphs loaded once, feeds checked before native code sees them, native time counted.
@@ -18,6 +19,11 @@ public interface Engine extends AutoCloseable {
 
     /** Of the library. */
     String version();
+
+    /** What runs where. */
+    default Placement placement() {
+        return Placement.cpu(name(), null);
+    }
 
     Bundle bundle();
 

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import org.dgemma.runtime.Bundle;
 import org.dgemma.runtime.EngineException;
+import org.dgemma.runtime.Placement;
 import org.dgemma.runtime.SessionOptions;
 import org.jspecify.annotations.Nullable;
 
@@ -66,15 +67,21 @@ public final class Engines {
     /**
      * Make the engine of {@link #choose}; its graphs are loaded on first use.
      *
-     * @throws EngineException as {@code choose}; also when the library cannot be loaded or is older than the bundle needs.
+     * @throws EngineException as {@code choose}; also when the library cannot be loaded or is older than the bundle needs, and
+     *     when the target cannot be had.
      */
     public static Engine open(Bundle bundle, SessionOptions options) {
-        String name = choose(bundle, options.engine);
+        NpuChoice choice = NpuChoice.of(bundle, options);
+        String name = choose(bundle, choice.spec == null ? options.engine : ONNX);
+        Placement processor = Placement.cpu(name, choice.reason);
         if (name.equals(EXECUTORCH)) { // its Java API does not tell its version; the .pte is checked when it is loaded
-            return new ExecuTorchEngine(bundle, options);
+            return new ExecuTorchEngine(bundle, options).placed(processor);
         }
         checkVersion(bundle, name, "onnxruntime", OnnxLibrary.version());
-        return new OnnxEngine(bundle, options);
+        if (choice.spec != null && choice.libraries != null) {
+            return NpuEngine.open(bundle, choice.spec, choice.libraries, options);
+        }
+        return new OnnxEngine(bundle, options).placed(processor);
     }
 
     static void checkVersion(Bundle bundle, String engine, String library, String version) {

@@ -203,26 +203,12 @@ final class OnnxEngine extends AbstractEngine {
         return new OpenFile(session, options, defaults);
     }
 
-    /** One graph file; its options must live as long as its session. */
-    private static final class OpenFile {
-        final OrtSession session;
-        final OrtSession.SessionOptions options;
+    private static final class OpenFile extends OpenSession {
         final Map<String, Tensor> defaults;
 
         OpenFile(OrtSession session, OrtSession.SessionOptions options, Map<String, Tensor> defaults) {
-            this.session = session;
-            this.options = options;
+            super(session, options);
             this.defaults = defaults;
-        }
-
-        void close() {
-            try {
-                session.close();
-            } catch (OrtException error) {
-                throw new EngineException("onnxruntime failed to close a graph: " + line(error), error);
-            } finally {
-                options.close();
-            }
         }
     }
 
