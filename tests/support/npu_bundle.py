@@ -63,7 +63,9 @@ def compile_contexts(source: Path, out: Path) -> None:
     (name, spec), rows = next(iter(manifest.targets.items())), manifest.canvas_length
     kept = [replace(g, file="", binary="") for g in spec.graphs if g.rows == rows and g.slots in (0, 128)]
     found = lower._compile(out, "SM8650", [[graph] for graph in kept], lambda *_: None)
-    write_manifest(out, replace(manifest, targets={name: replace(spec, graphs=tuple(found))}, files=list_files(out)))
+    versions = {**spec.versions, "qairt": lower._qairt()}
+    made = replace(spec, graphs=tuple(found), versions=versions)
+    write_manifest(out, replace(manifest, targets={name: made}, files=list_files(out)))
 
 
 if __name__ == "__main__":

@@ -87,6 +87,17 @@ public class NpuGoldenTest {
     }
 
     @Test
+    public void aCancelEndsTheStepAndLeavesTheSessionUsable() throws Exception {
+        try (Session session = session(Repository.bundle("tiny-npu-fp32"))) {
+            Result whole = session.generate(PROMPT, OPTIONS.adaptive(false), null);
+            Result cut = session.generate(PROMPT, OPTIONS.adaptive(false), event -> session.cancel());
+            assertEquals(StopReason.CANCELLED, cut.stopReason);
+            assertTrue(cut.steps < whole.steps);
+            assertArrayEquals(whole.tokens, session.generate(PROMPT, OPTIONS.adaptive(false), null).tokens);
+        }
+    }
+
+    @Test
     public void theSessionSaysWhatRunsWhere() throws Exception {
         try (Session session = session(Repository.bundle("tiny-npu-fp32"))) {
             Placement placement = session.placement();
