@@ -276,10 +276,10 @@ class Generator:
             prefix.extend(new[len(prefix.ids) - asked - kept :])
             for other in others:
                 other.extend(new)
+            if reason is not None:  # the end of the text is told with the whole answer
+                return reason
             if on_commit is not None:
                 on_commit(run.tokens)
-            if reason is not None:
-                return reason
             self._pause(run)
         return "context"
 

@@ -121,7 +121,7 @@ class Server:
             events = job.events(self.options.keep_alive_s, names)
             try:
                 if body.stream:
-                    await send_events(send, form.stream(await _begun(events)))
+                    await send_events(send, form.stream(await _begun(events)), job.more)
                 else:
                     await send_json(send, form.whole(await self._answers(events)))
             finally:

@@ -119,6 +119,10 @@ class Job:
                 self._frames_ahead -= 1
             yield event
 
+    def more(self) -> bool:
+        """Whether the next event, or the end of all, is there already."""
+        return self.ended.is_set() or not self._told.empty()
+
     def work(self, pool: Pool, metrics: Metrics) -> None:
         """Everything, in a thread."""
         done: list[Done] = []  # the last is told together with the end

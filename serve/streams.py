@@ -44,17 +44,21 @@ async def send_bytes(send: Send, body: bytes, kind: str, status: int = 200, head
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_events(send: Send, events: AsyncIterator[bytes]) -> None:
-    """A stream, to its end."""
+async def send_events(send: Send, events: AsyncIterator[bytes], more: Callable[[], bool]) -> None:
+    """A stream, to its end. While `more` says that the next of the events, or their end, is there already, they are joined."""
     fields = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": fields})
+    body = b""
     async for one in events:
-        await send({"type": "http.response.body", "body": one, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+        body += one
+        if not more():
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = b""
+    await send({"type": "http.response.body", "body": body})
 
 
 def impatient(scope: Scope, send: Send, seconds: float) -> Send:

@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from served import Served, serving
 from dgemma.runtime import session as session_module
 from dgemma.serve import server
 from dgemma.serve.jobs import Job
-from dgemma.serve.streams import impatient
+from dgemma.serve.streams import impatient, send_events
 
 ANSWER = [*range(200, 280)]  # six canvases
 
@@ -94,6 +94,21 @@ def test_threads_change_for_text_and_once_for_the_end(served: Served, monkeypatc
         heard.clear()
         ask(connection, n=2)
         assert heard == [*[1] * texts, 1, *[1] * texts, 2]
+
+
+def test_events_that_are_there_already_are_one_message() -> None:
+    there, sent = [True, False, True], list[tuple[bytes, bool]]()
+
+    async def events() -> AsyncIterator[bytes]:
+        for one in (b"a", b"b", b"c"):
+            yield one
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sent.append((message["body"], message.get("more_body", False)))
+
+    asyncio.run(send_events(send, events(), lambda: there.pop(0)))
+    assert sent == [(b"ab", True), (b"c", False)]
 
 
 def test_there_is_no_timer_where_nothing_waits_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
