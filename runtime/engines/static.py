@@ -132,17 +132,18 @@ class StaticEngine(Engine):
             positions=positions, settled=settled,
         )  # fmt: skip
         scalars = self._constants["denoise_scalars" if canvas else "encode_scalars"]
-        common: Feeds = {}
+        tables: dict[bool, Feeds] = {}
         for full, kind in ((False, "sliding"), (True, "full")):
             if kept[full] is None:
                 continue
-            room = self._room(chain[0], full)
-            common[f"cos_{kind}"], common[f"sin_{kind}"] = row.rotations(self._constants[f"{kind}_frequencies"])
-            common[f"bias_{kind}"] = row.bias(room, None if full else config.sliding_window)
+            cos, sin = row.rotations(self._constants[f"{kind}_frequencies"])
+            bias = row.bias(self._room(chain[0], full), None if full else config.sliding_window)
+            tables[full] = {f"cos_{kind}": cos, f"sin_{kind}": sin, f"bias_{kind}": bias}
         new: list[Array] = []
         for graph in chain:
-            fed: Feeds = {**common, "x": padded(x, row.rows, 1)}
+            fed: Feeds = {"x": padded(x, row.rows, 1)}
             for i in range(graph.first, graph.last):
+                fed |= tables[config.is_full(i)]
                 fed[f"scalar_{i}"] = scalars[i : i + 1]
                 room = self._room(graph, config.is_full(i))
                 for kind in ("key", "value"):

@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 from dgemma.benchmarks.bench.run import runs_on
 from dgemma.cli import dispatch
 from dgemma.core.errors import EngineError
+from dgemma.export.qnn import lower
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import qnn_sessions
 from dgemma.verify import against_float, golden, ladder, tolerance
@@ -68,6 +69,21 @@ def test_clean_graphs_pass(recipe: str) -> None:
     assert found["passed"] and found["fault"] is None and found["against"] == "onnx"
     errors = {c["name"]: c["value"] for c in found["checks"]}
     assert 0 < errors["logits, error of range"] < 0.1, "logits are not compared"
+
+
+def test_spans_of_one_kind_of_layer_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower, "split", lambda config, recipe, target: [(i, i + 1) for i in range(config.num_layers)])
+    split = static_bundle.export(micro_bundle.checkpoint(), tmp_path / "split.dgemma", "fp32")
+    found = []
+    for path in (split, static_bundle.bundle("fp32")):
+        bundle = Bundle.open(path)
+        backend = StaticBackend(bundle, 1, sources=True)
+        (seed, recorded), most = golden.read(bundle)[0], 2 * bundle.manifest.canvas_length
+        found.append(backend.trajectory(recorded.prompt_ids.tolist(), seed, most))
+        backend.close()
+    assert len({(g.first, g.last) for g in Bundle.open(split).manifest.targets["qnn:SM8650"].graphs if g.part == "layers"}) > 1
+    assert np.array_equal(found[0].canvas_out, found[1].canvas_out)
+    assert np.abs(found[0].entropy - found[1].entropy).max() < 1e-5
 
 
 def initializer(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:

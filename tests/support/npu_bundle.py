@@ -23,6 +23,7 @@ from dgemma import Session
 from dgemma.cli.export import GOLDEN_PROMPTS
 from dgemma.core.manifest import list_files, read_manifest, write_manifest
 from dgemma.core.trajectory import write_npz
+from dgemma.export import static
 from dgemma.export.qnn import lower
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose
@@ -74,4 +75,8 @@ if __name__ == "__main__":
         compile_contexts(ROOT / "build/tiny-npu-w8a16.dgemma", out)
     else:
         plain = ROOT / ("build/tiny.dgemma" if recipe == "fp32" else "src/dgemma/bundles/tiny.dgemma")
-        static_bundle.beside(plain, ROOT / "checkpoints/tiny", out, recipe, finish)
+        with pytest.MonkeyPatch.context() as patch:
+            if recipe == "fp32":  # as in large models, spans of layers, some of one kind, and tiles of the head
+                patch.setattr(lower, "split", lambda config, recipe, target: [(0, 2), (2, 5), (5, 6)])
+                patch.setattr(static, "HEAD_TILE", 256)
+            static_bundle.beside(plain, ROOT / "checkpoints/tiny", out, recipe, finish)
