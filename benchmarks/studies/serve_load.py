@@ -17,11 +17,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
+
+from openai import OpenAI
 
 from dgemma.benchmarks.report import check_out, one_line_errors, write_json
 from dgemma.benchmarks.studies.two_commands import ROOT
@@ -36,7 +41,8 @@ LONG = (
 MOST = {True: 64, False: 256}  # tokens, by whether a question is short
 SEEDS = 5
 CACHE_GB = 0.02
-REQUESTS = 'dgemma_request_seconds_sum{path="/v1/chat/completions"}'
+ROUNDS = 8  # of one client
+PATH = "/v1/chat/completions"
 NONSENSE = (b"", b"{", b"[]", b'{"model": 5}', b'{"model": "tiny", "messages": "x"}', b"\xff" * 100, b'{"model":"tiny","a":1}')
 
 
@@ -49,10 +55,13 @@ class Ask:
     seed: int
     text: str
 
-    def body(self) -> bytes:
+    def request(self) -> dict[str, Any]:
         messages = [{"role": "user", "content": self.prompt}]
         more = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": MOST[self.short]}
-        return json.dumps({"model": "tiny", "messages": messages, "seed": self.seed, **more}).encode()
+        return {"model": "tiny", "messages": messages, "seed": self.seed, **more}
+
+    def body(self) -> bytes:
+        return json.dumps(self.request()).encode()
 
 
 @dataclass(kw_only=True)
@@ -65,7 +74,6 @@ class Seen:
     errors: list[str] = field(default_factory=list)
     turns: dict[bool, list[int]] = field(default_factory=lambda: {True: [], False: []})
     first_s: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
-    generation_s: list[float] = field(default_factory=list)  # as the server says
     nonsense: dict[str, int] = field(default_factory=dict)
 
 
@@ -83,7 +91,7 @@ def answers(session: Session) -> list[Ask]:
 async def post(port: int, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A request on a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()
     return reader, writer
@@ -120,7 +128,6 @@ async def ask(port: int, one: Ask, seen: Seen, leave_after: float | None) -> Non
     if text != one.text:
         seen.wrong.append(f"{one.prompt} seed {one.seed}: {text!r}, not {one.text!r}")
     seen.turns[one.short].append(usage["waited_turns"])
-    seen.generation_s.append(usage["generation_s"])
     if first is not None:
         seen.first_s[one.short].append(first)
 
@@ -201,35 +208,77 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(ordered), **{name: round(value, 3) for name, value in at.items()}, "most": round(ordered[-1], 3)}
 
 
-async def alone(port: int, session: Session, asks: Sequence[Ask], rounds: int) -> dict[str, Any]:
-    """One client beside a session, by turns: what the server takes on top of a generation. The client has a new connection for
-    each question, and its time ends when the server has closed it."""
-    served, own, seen = list[float](), list[float](), Seen()
-    before = metric(port, REQUESTS)
-    for _ in range(rounds):
-        for one in asks:
+def over_http(connection: HTTPConnection, one: Ask) -> tuple[str, float]:
+    """An answer's text and the seconds of its generation, as the server says; the connection stays open."""
+    connection.request("POST", PATH, one.body(), {"content-type": "application/json"})
+    with connection.getresponse() as answer:
+        chunks = [json.loads(line[6:]) for line in answer if line.startswith(b"data: {")]
+    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    return text, chunks[-1]["usage"]["generation_s"]
+
+
+def over_new_connection(port: int, one: Ask) -> tuple[str, float]:
+    with closing(HTTPConnection("127.0.0.1", port)) as connection:
+        return over_http(connection, one)
+
+
+def by_openai(client: OpenAI, one: Ask) -> tuple[str, float]:
+    chunks = list(client.chat.completions.create(**one.request()))
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    return text, chunks[-1].usage.generation_s
+
+
+def alone(port: int, session: Session, asks: Sequence[Ask], rounds: int) -> dict[str, Any]:
+    """One client beside a session: what the server takes on top of a generation. For every question, the session and three
+    kinds of client answer in an order that is drawn anew; a time ends with the last byte of the answer. Left out are questions
+    of more than a chunk, of which the server keeps the beginning."""
+    asks = [one for one in asks if len(session.prompt_ids(one.prompt)) <= session.manifest.chunk]
+    library = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    ways: dict[str, Callable[[Ask], tuple[str, float]]] = {
+        "session": lambda one: (session.generate(one.prompt, seed=one.seed, max_new_tokens=MOST[one.short]).text, 0.0),
+        "kept": partial(over_http, HTTPConnection("127.0.0.1", port)),
+        "new": partial(over_new_connection, port),
+        "openai": partial(by_openai, library),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    generations: dict[str, list[float]] = {name: [] for name in ways}
+    wrong, chance = list[str](), random.Random(0)
+    for one in (asks[0], *list(asks) * rounds):  # the first opens connections, and is not counted
+        for name in chance.sample(list(ways), len(ways)):
             clock = time.perf_counter()
-            await ask(port, one, seen, None)
-            served.append(time.perf_counter() - clock)
-            clock = time.perf_counter()
-            session.generate(one.prompt, seed=one.seed, max_new_tokens=MOST[one.short])
-            own.append(time.perf_counter() - clock)
-    await asyncio.sleep(0.2)  # the server counts a request when its client has been answered
-    inside, generation = metric(port, REQUESTS) - before, sum(seen.generation_s)
-    ratios = [a / b for a, b in zip(served, own, strict=True)]
+            text, generation_s = ways[name](one)
+            times[name].append(time.perf_counter() - clock)
+            generations[name].append(generation_s)
+            if text != one.text:
+                wrong.append(f"{name}, {one.prompt} seed {one.seed}: {text!r}, not {one.text!r}")
+    own, short = times.pop("session")[1:], [one.short for one in asks] * rounds
     return {
-        "pairs": len(own),
-        "wrong": seen.wrong[:5],
-        "served_s": round(statistics.median(served), 4),
-        "session_s": round(statistics.median(own), 4),
-        "median_of_ratios": round(statistics.median(ratios), 4),
-        "ratio_of_sums": round(sum(served) / sum(own), 4),
-        "mean_s": {
-            "session": round(sum(own) / len(own), 5),
-            "generation": round(generation / len(own), 5),
-            "server": round((inside - generation) / len(own), 5),
-            "client": round((sum(served) - inside) / len(own), 5),
+        "answers": len(own),
+        "wrong": wrong[:5],
+        "session": {"median_s": round(statistics.median(own), 5), "mean_s": round(statistics.mean(own), 5)},
+        "clients": {
+            name: {**beside(own, found[1:], short), "mean_generation_s": round(statistics.mean(generations[name][1:]), 5)}
+            for name, found in times.items()
         },
+    }
+
+
+def beside(own: Sequence[float], served: Sequence[float], short: Sequence[bool]) -> dict[str, Any]:
+    """Times through the server, and how they compare with the session's, pair by pair; `short`: by which questions are."""
+    ratios = [a / b for a, b in zip(served, own, strict=True)]
+
+    def quartiles(values: Sequence[float], kinds: Sequence[bool] = (True, False)) -> list[float]:
+        some = [value for value, kind in zip(values, short, strict=True) if kind in kinds]
+        return [round(one, 5) for one in statistics.quantiles(some, n=4)]
+
+    return {
+        "median_s": round(statistics.median(served), 5),
+        "mean_s": round(statistics.mean(served), 5),
+        "added_s": quartiles([a - b for a, b in zip(served, own, strict=True)]),
+        "ratio": quartiles(ratios),
+        "short": quartiles(ratios, (True,)),
+        "long": quartiles(ratios, (False,)),
+        "ratio_of_sums": round(sum(served) / sum(own), 4),
     }
 
 
@@ -264,9 +313,10 @@ def measure(seconds: float, clients: int) -> dict[str, Any]:
     try:
         with Session.load("tiny") as session:
             asks = answers(session)
-            one = asyncio.run(alone(process.port, session, asks, 2))
+            one = alone(process.port, session, asks, ROUNDS)
         if seconds:
-            busy = statistics.mean(0.75 * one["served_s"] if ask.short else one["served_s"] for ask in asks)
+            served_s = one["clients"]["kept"]["median_s"]
+            busy = statistics.mean(0.75 * served_s if ask.short else served_s for ask in asks)
             paced = asyncio.run(load(process.port, asks, clients, seconds, 2 * clients * busy, 3 * busy))
             full = asyncio.run(load(process.port, asks, clients, seconds, 0.0, clients * busy))
             loads = {"paced": paced, "full": full, "cache_gb": CACHE_GB, "machine": machine.facts()}
