@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from dgemma.core.accelerators import QNN
 from dgemma.core.cost import FLOAT, CostModel, prefix_bytes, step_bytes
+from dgemma.core.memory import available
 from dgemma.core.shapes import Shape, parameter_count, parameter_shapes
 from dgemma.export.countdown import spoken
+from dgemma.export.qnn.contexts import Contexts
 from dgemma.export.request import ExportRequest
 from dgemma.export.stages import EXECUTORCH, LOAD, ONNX, QUANTIZE, Stage
+from dgemma.export.stages import QNN as QNN_STAGES
 from dgemma.quantize.recipes import file_bytes, held_bytes, stored_bytes
 
 MB = 1e6
@@ -25,6 +29,7 @@ _IMPORTS = 850 * MB  # of torch and both exporters
 _RUNTIME = 120 * MB  # of Python and an engine, without a model
 _DISK = 200 * MB  # a second, an assumption: what an ordinary laptop disk keeps up for large files
 _ROUNDED = 3.5  # bytes for a value of what is rounded together, beside its float form: chunks, and all of them joined
+_FLOPS = 40e9  # a second in torch on two cores, where weights of 8 and 4 bits are made float for every product
 _WRITTEN = 1.85  # of a layer of experts as it is laid out: constants of a `.pte` are joined again where they are written
 
 
@@ -61,6 +66,14 @@ class Estimate:
         """Whether experts are quantized, so that those that are chosen are computed, and written a layer at a time."""
         return self.request.config.is_moe and self.request.recipe.bits_of("layers.0.experts.down_proj") < FLOAT
 
+    @cached_property
+    def contexts(self) -> Contexts | None:
+        """What is compiled for an NPU."""
+        request = self.request
+        if request.target.backend != QNN:
+            return None
+        return Contexts(config=request.config, recipe=request.recipe, shapes=request.shapes)
+
     @property
     def _table(self) -> int:
         """Bytes of the table of ids in a file."""
@@ -69,11 +82,12 @@ class Estimate:
 
     @property
     def disk(self) -> int:
-        """Most bytes of files that lie there at once: the engines', and while they are made, the quantized weights too and the
-        copies of the table that a `.pte` has until they are removed."""
+        """Most bytes of files that lie there at once: the engines', an NPU's graphs and contexts, and while they are made, the
+        quantized weights too and the copies of the table that a `.pte` has until they are removed."""
         copies = 2 * self._table if "executorch" in self.engines else 0
         makes_store = self.request.recipe.quantizes and not self.request.is_quantized
-        return sum(self.sizes.values()) + copies + (max(self.sizes.values()) if makes_store else 0)
+        compiled = self.contexts.stored * (1 + len(self.request.target.chips)) if self.contexts else 0
+        return sum(self.sizes.values()) + compiled + copies + (max(self.sizes.values()) if makes_store else 0)
 
     @property
     def stages(self) -> dict[str, int]:
@@ -97,6 +111,11 @@ class Estimate:
             if not quantizes:  # float experts are laid out again
                 more += 4 * sum(math.prod(shape) for name, shape in self.shapes.items() if ".experts." in name)
             found["executorch"] = _IMPORTS + held["executorch"] + max(_WRITTEN * layer, 1.5 * self._table) + more
+        if self.contexts:  # one compiler at least; or the generations for ranges, where matrices are float one by one
+            ranges = (
+                held["onnx"] + 8 * max(map(math.prod, self.shapes.values())) + prefix_bytes(config, self.request.shapes.canvas)
+            )
+            found["qnn"] = _IMPORTS + max(self.contexts.memory, ranges)
         return {stage: int(size) for stage, size in found.items()}
 
     @property
@@ -167,7 +186,20 @@ class Estimate:
                 "write": 11 + 15 * billions + written["executorch"],
             }
             found += [Stage(name=EXECUTORCH[part], seconds=seconds, engine="executorch") for part, seconds in parts.items()]
+        if self.contexts:
+            parts = {
+                "ranges": self._recording,
+                "graphs": 2 + 12 * billions + self.contexts.stored / _DISK,
+                "compile": self.contexts.seconds * len(self.request.target.chips) / self.contexts.at_once(available()),
+            }
+            found += [Stage(name=QNN_STAGES[part], seconds=seconds, engine="onnx") for part, seconds in parts.items()]
         return found
+
+    @property
+    def _recording(self) -> float:
+        """Seconds of generations for ranges: two steps of random weights, else four prompts of half of all steps."""
+        steps = 2 if self.request.random_weights is not None else 2 * self.request.sampler.steps
+        return 1 + steps * self.operations["denoise"] / _FLOPS
 
     def lines(self, checkpoint: Path | str) -> list[str]:
         """The plan for people."""
@@ -191,7 +223,20 @@ class Estimate:
             "operations  "
             + ", ".join(f"{graph} {_count(count)}" for graph, count in self.operations.items())
             + " a call at full context",
+            *self._npu,
             f"time        about {spoken(took)} on an idle core, if the disk takes {_DISK / MB:.0f} MB/s",
+        ]
+
+    @property
+    def _npu(self) -> list[str]:
+        """What an NPU's compiler has to do."""
+        if self.contexts is None:
+            return []
+        found, several = self.contexts, self.contexts.at_once(available())
+        return [
+            f"npu         {found.graphs} graphs in {len(found.all)} contexts of {_size(found.stored)} for each of "
+            f"{', '.join(self.request.target.chips)}: {spoken(found.seconds)} of processor time, {several} at a time, up "
+            f"to {found.memory / 1e9:.1f} GB each"
         ]
 
 

@@ -99,6 +99,7 @@ def write_bundle(
         raise ExportError(f"{out.parent}: no such folder to write into; make it first")
     room.check(Estimate(request=request, engines=engines), out)
     text, sampler, shapes = request.text, request.sampler, request.shapes
+    kept = out.with_name(f"{out.name}.contexts")
     with staging(out, ExportError, "export") as stage:
         say(Reached(LOAD))
         scratch = stage / "quantized"
@@ -108,7 +109,7 @@ def write_bundle(
         lowered = lower_all(lower, engines, request, weights, stage, at_once=at_once, progress=say)
         graphs = {engine: found for engine, (found, _) in lowered.items()}
         reports = {engine: report for engine, (_, report) in lowered.items()}
-        targets = _lower_target(request, weights, stage, say)
+        targets = _lower_target(request, weights, stage, say, kept)
         shutil.rmtree(scratch, ignore_errors=True)
         quantization = {**weights.quantization, "stored_bits_per_weight": _stored(stage, engines, weights)}
         tools = {name: version(name) for engine in engines for name in TOOLS[engine]}
@@ -139,18 +140,24 @@ def write_bundle(
             say(Reached(GOLDEN))
             finish(stage)
             seal(stage, manifest)
+    shutil.rmtree(kept, ignore_errors=True)
     return out
 
 
-def _lower_target(request: ExportRequest, weights: Weights, stage: Path, progress: Progress) -> dict[str, TargetSpec]:
-    """What an accelerator needs beside the graphs; nothing for a processor."""
+def _lower_target(
+    request: ExportRequest, weights: Weights, stage: Path, progress: Progress, kept: Path
+) -> dict[str, TargetSpec]:
+    """What an accelerator needs beside the graphs; nothing for a processor. `kept`: where what takes long survives an export
+    that is ended."""
     if request.target.backend == CPU:
         return {}
     if request.target.backend == QNN:
-        from dgemma.export.qnn.lower import lower as lower_target
-    else:
-        from dgemma.export.delegates.lower import lower as lower_target
-    return lower_target(request, weights, stage, progress)
+        from dgemma.export.qnn.lower import lower as lower_qnn
+
+        return lower_qnn(request, weights, stage, progress, kept)
+    from dgemma.export.delegates.lower import lower as lower_delegate
+
+    return lower_delegate(request, weights, stage, progress)
 
 
 def _stored(stage: Path, engines: Sequence[str], weights: Weights) -> dict[str, float]:

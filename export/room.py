@@ -62,7 +62,7 @@ def _memory(estimate: Estimate) -> str | None:
     if free is None or estimate.peak <= free:
         return None
     parts = ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in estimate.stages.items())
-    before = estimate.stages.get("quantize", 0)
+    before = max(estimate.stages.get(stage, 0) for stage in ("quantize", "qnn"))
     fits = [engine for engine in estimate.engines if max(before, estimate.stages[engine]) <= free]
     alone = f"--engine {fits[0]} would fit; " if fits else ""
     return (

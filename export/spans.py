@@ -26,9 +26,9 @@ def stored_bytes(recipe: Recipe, name: str, shape: Sequence[int]) -> int:
     return math.prod(shape) * min(16, bits) // 8 + 4 * scales
 
 
-def split(config: ModelConfig, recipe: Recipe, target: str) -> list[tuple[int, int]]:
-    """Spans of layers whose weights fit into a context, self-conditioning with the first; raises UsageError, which names the
-    target."""
+def split(config: ModelConfig, recipe: Recipe, target: str, most: int = MOST_BYTES) -> list[tuple[int, int]]:
+    """Spans of layers whose weights fit into a context, self-conditioning with the first, and stay within `most` bytes where
+    they are not a single layer's; raises UsageError, which names the target."""
     of_layer = [0] * config.num_layers
     beside = 0
     for name, shape in parameter_shapes(config).items():
@@ -50,7 +50,7 @@ def split(config: ModelConfig, recipe: Recipe, target: str) -> list[tuple[int, i
                 f"--target {target}: layer {i} takes {size / 1e9:.2f} GB and a context holds {MOST_BYTES / 1e9:.2f} GB; use a "
                 "recipe of fewer bits"
             )
-        if held + size > MOST_BYTES:
+        if i > first and held + size > min(most, MOST_BYTES):
             spans.append((first, i))
             first, held = i, 0
         held += size

@@ -12,6 +12,8 @@ EXECUTORCH = {
     for part in ("layers", "encode", "denoise", "denoise_guided", "denoise_active", "decode", "check", "generate", "write")
 }
 
+QNN = {part: f"qnn: {part}" for part in ("ranges", "graphs", "compile")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:

@@ -6,7 +6,7 @@ It does not know compilers, or how graphs are written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,24 @@ import numpy.typing as npt
 import onnx
 from torch import Tensor
 
+from dgemma.core.config import ModelConfig
 from dgemma.core.errors import ExportError
 from dgemma.core.manifest import TableSpec
 from dgemma.core.roles import TRIMS
+from dgemma.core.shapes import parameter_count
 from dgemma.export.graphs import Shapes
-from dgemma.export.request import ExportRequest, Text, Weights
+from dgemma.export.request import LARGE, ExportRequest, Text, Weights
 from dgemma.export.stages import Progress, Reached
 from dgemma.model.denoiser import Denoiser
 from dgemma.quantize.calibration import read_prompts
-from dgemma.quantize.ranges import ranges
+from dgemma.quantize.ranges import MAX_NEW_TOKENS, ranges
 
 Array = npt.NDArray[Any]
 HEAD_TILE = 16_384  # ids whose products with 256 rows are 16 MB: what a host holds at a time
-FEWEST_SLOTS = 128
+FEWEST_SLOTS, GROWTH = 128, 2  # the shortest prefix, and how many times longer the next is
+# Of large models, where a further length takes minutes to compile and attention to padding is little beside the products.
+LARGE_FEWEST, LARGE_GROWTH = 256, 4
+RANDOM, RANDOM_STEPS = "random_weights", 2  # in a provenance; steps of its one generation for ranges
 # Asked of checkpoints with a chat template where no calibration prompts are given, for the ranges of activations.
 PROMPTS = (
     "Reverse the word table.",
@@ -46,12 +51,14 @@ class Sizes:
     local: int
 
     @classmethod
-    def of(cls, shapes: Shapes, window: int) -> Sizes:
+    def of(cls, shapes: Shapes, config: ModelConfig) -> Sizes:
         """One row (decoding), a quarter of the canvas (its active positions), the canvas and the chunk; prefixes double in
-        length, so that at most half of one is filling."""
-        lengths = [FEWEST_SLOTS]
+        length, so that at most half of one is filling, and those of large models quadruple."""
+        large, window = 4 * parameter_count(config) > LARGE, config.sliding_window
+        fewest, growth = (LARGE_FEWEST, LARGE_GROWTH) if large else (FEWEST_SLOTS, GROWTH)
+        lengths = [fewest]
         while lengths[-1] < shapes.context:
-            lengths.append(2 * lengths[-1])
+            lengths.append(growth * lengths[-1])
         slots = tuple(dict.fromkeys(min(length, shapes.context) for length in lengths))
         rows = sorted({1, max(1, shapes.canvas // 4), shapes.canvas, shapes.chunk})
         # W−1 tokens, canvas positions behind them, and what rounding to steps of the runtime's 64 slots adds at both ends
@@ -78,12 +85,18 @@ def range_prompts(request: ExportRequest) -> list[list[int]]:
 def recorded_ranges(
     request: ExportRequest, weights: Weights, prompts: Sequence[Sequence[int]], stage: str, progress: Progress
 ) -> dict[str, float]:
-    """Ranges of activations while the model answers the prompts; `stage` names it in what `progress` is told."""
+    """Ranges of activations while the model answers the prompts; `stage` names it in what `progress` is told. What random
+    weights say means nothing, so they say little."""
+    sampler, tokens = request.sampler, MAX_NEW_TOKENS
+    if RANDOM in weights.provenance:
+        prompts, tokens = prompts[:1], request.shapes.canvas
+        sampler = replace(sampler, steps=min(RANDOM_STEPS, sampler.steps))
     return ranges(
         weights.model,
-        request.sampler,
+        sampler,
         prompts,
         weights.quantized,
+        tokens=tokens,
         progress=lambda line: progress(Reached(stage, line.partition(" ")[2])),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,18 +22,36 @@ from dgemma.quantize.hadamard import hadamard, rotate_inputs
 from dgemma.quantize.matrix import QuantizedMatrix
 
 MAX_NEW_TOKENS = 256
+KEPT = 2_000_000_000  # bytes of float weights above which they are not held all at once
 
 
-def with_stored_weights(model: Denoiser, quantized: Mapping[str, QuantizedMatrix]) -> Denoiser:
-    """A float model that computes with the values of the integers, activations unrounded; other weights are shared."""
+def with_stored_weights(model: Denoiser, quantized: Mapping[str, QuantizedMatrix], *, kept: bool = True) -> Denoiser:
+    """A float model that computes with the values of the integers, activations unrounded; other weights are shared. Without
+    `kept`, a Linear has its values only while it computes: the model needs a quarter of the memory, and a step takes longer."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     made = copy.deepcopy(model, dict(shared))
     for name, matrix in quantized.items():
-        weight = matrix.dequantize()
-        weight = weight if matrix.rotation is None else rotate_inputs(weight, matrix.rotation)
-        module, _, attribute = name.rpartition(".")
-        setattr(made.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))
+        path, _, attribute = name.rpartition(".")
+        module = made.get_submodule(path)
+        if kept or not isinstance(module, nn.Linear):
+            setattr(module, attribute, _parameter(matrix))
+        else:
+            module.register_forward_pre_hook(partial(_give, matrix))
+            module.register_forward_hook(_take)
     return made.requires_grad_(False).eval()
+
+
+def _parameter(matrix: QuantizedMatrix) -> nn.Parameter:
+    weight = matrix.dequantize()
+    return nn.Parameter(weight if matrix.rotation is None else rotate_inputs(weight, matrix.rotation), requires_grad=False)
+
+
+def _give(matrix: QuantizedMatrix, module: nn.Module, _: Any) -> None:
+    module.weight = _parameter(matrix)
+
+
+def _take(module: nn.Module, *_: Any) -> None:
+    module.weight = nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
 
 
 class RangeRecorder:
@@ -87,15 +106,16 @@ def ranges(
     prompts: Sequence[Sequence[int]],
     quantized: Mapping[str, QuantizedMatrix],
     *,
+    tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
-    """Largest magnitudes by name while the model answers the prompts with its integers' values, all noise levels and the
-    encoding of prompts included."""
-    model = with_stored_weights(model, quantized)
+    """Largest magnitudes by name while the model answers the prompts, in at most so many tokens, with its integers' values, all
+    noise levels and the encoding of prompts included."""
+    model = with_stored_weights(model, quantized, kept=4 * sum(p.numel() for p in model.parameters()) <= KEPT)
     recorder = RangeRecorder({n.removesuffix(".weight"): m.rotation for n, m in quantized.items() if m.rotation})
     with recorder.watching(model):
         for i, ids in enumerate(prompts):
-            generate(model, sampler, ids, seed=i, max_new_tokens=MAX_NEW_TOKENS)
+            generate(model, sampler, ids, seed=i, max_new_tokens=tokens)
             if progress is not None:
                 progress(f"ranges {i + 1} of {len(prompts)} prompts")
     return recorder.largest

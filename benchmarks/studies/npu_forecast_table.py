@@ -47,8 +47,8 @@ PAGE = Page(
 `dgemma plan MODEL --device NAME --verbose` lists these figures with their sources, and says which are estimated and which are
 assumed. All rows have recipe `w4-mixed`, soft embeddings of the 16 likeliest ids, a prompt of 128 tokens, an answer of 512, and
 canvases of 256. The NPU computes layers and head; the CPU computes the cap of the logits, the sampler and the soft embedding.
-Of these rows, `dgemma export --target` supports only `2b` on the SM8550, SM8650 and SM8750, as recipe `w4a16-mixed`. The whole
-of `2b` has not been compiled yet, so no row has been tried.
+Of these rows, `dgemma export --target` supports only `2b` on the SM8550, SM8650 and SM8750, as recipe `w4a16-mixed`. Only
+[parts of `2b`](npu.md#compiling-2b) were compiled, so no row has been tried.
 
 *Token* is the time of an autoregressive token. *Break-even steps* is the number of steps per canvas at which diffusion and
 autoregressive decoding are equally fast; in the pictures, a dot marks it, solid lines are diffusion, and dashed lines are

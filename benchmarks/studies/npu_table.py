@@ -70,6 +70,42 @@ def ablation() -> str:
     return "\n".join([*rows, "", f"{values['steps']} steps of the float model on {values['prompts']} held-out prompts."])
 
 
+def compiling() -> str:
+    """A row a context that was compiled; then what they come to, and all of the model by the plan's shares."""
+    rows = header("chip", "context", "graphs", "processor seconds, planned", "memory, GB, planned", "MB, of weights")
+    notes = []
+    for path in sorted(RESULTS.glob("npu-compile*.json")):
+        values = read(path.name)
+        for c in values["contexts"]:
+            planned = c["planned"]
+            cells = (
+                values["chip"],
+                f"`{c['graphs'][0]['name']}` … `{c['graphs'][-1]['name']}`",
+                str(len(c["graphs"])),
+                f"{c['processor_s']:.0f}, {planned['processor_s']:.0f}",
+                f"{c['peak_bytes'] / 1e9:.1f}, {planned['peak_bytes'] / 1e9:.1f}",
+                f"{c['bytes'] / 1e6:.0f}, {planned['bytes'] / 1e6:.0f}",
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+        notes.append(_extrapolated(values))
+    return "\n".join([*rows, "", *notes])
+
+
+def _extrapolated(values: Json) -> str:
+    """What one file's contexts say of the whole model."""
+    found = values["totals"]
+    versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
+    whole = found["contexts"] == found["of"]
+    said = "all" if whole else f"{found['contexts']} of {found['of']}, {found['share_of_the_work']:.0%} of the planned work"
+    rest = "" if whole else f", so all would take about {found['whole_processor_s'] / 60:.0f} minutes"
+    loads = sorted(c["load_average"] for c in values["contexts"])
+    return (
+        f"{values['chip']}, context {values['context']}: {said}; {found['processor_s'] / 60:.0f} minutes of processor time"
+        f"{rest}, on two cores half of that. Measured at a load of {loads[0]:.0f} to {loads[-1]:.0f} on "
+        f"{values['machine']['cores']} virtual cores ({values['machine']['cpu']}); {versions}.\n"
+    )
+
+
 PAGE = Page(
     title="A Snapdragon's NPU, emulated",
     intro="""
@@ -92,6 +128,15 @@ Single steps on the float model's own canvases, soft embeddings and prefixes; th
 processor. *KL* is the divergence from the float model's distribution, and *other argmax* the share of positions with another
 likeliest token. Ranges are relative to the largest magnitude that occurs in four prompts; `as exported` uses twice that.""",
             table=ablation,
+        ),
+        Section(
+            heading="Compiling 2b",
+            before="""
+Contexts of `2b` with random integers, `w4a16-mixed`, grouped as `dgemma export` groups them. A compiler keeps what it made of
+every graph's weights until it writes the context: 3.7 bytes for each stored byte and graph. All graphs of 26 layers
+in one context would need about 47 GB, so a context has two layers. *Planned* is what `dgemma export --dry-run` counts with.
+Seconds are processor seconds on a busy machine, where two programs share a core; on an idle one they are fewer.""",
+            table=compiling,
         ),
         Section(
             heading="Core ML's files, read back",

@@ -324,6 +324,12 @@ STUDIES = (
         commands=(f"{_MODULE}.npu_ablation checkpoints/tiny --out {_TO}/tiny-npu-ablation.json",),
     ),
     Study(
+        name="npu-compile",
+        page="npu",
+        results=("npu-compile*.json",),
+        commands=(f"{_MODULE}.npu_compile 2b --chip SM8650 --work build/npu-compile --out {_TO}/npu-compile.json",),
+    ),
+    Study(
         name="npu-forecast",
         page="npu-forecast",
         results=("npu-forecast.json",),

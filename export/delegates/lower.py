@@ -46,7 +46,7 @@ def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progr
     _check_ranges(target, found)
     step = record(model, weights.quantized, request.sampler, prompts[0])
     source = modules.Source(model=model, quantized=weights.quantized, ranges=found, zeros=backend.zeros)
-    sizes = Sizes.of(request.shapes, config.sliding_window)
+    sizes = Sizes.of(request.shapes, config)
     graphs = list[StaticGraph]()
     planned = list(
         forms.files(config, sizes, request.shapes.canvas, split(config, request.recipe, target), tiles(config.vocab_size))

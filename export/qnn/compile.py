@@ -3,7 +3,7 @@
     python compile.py JOB.json
 
 A job names the chip's options and graphs that share one context, and so their weights; a line on stdout reports each graph
-that is done. It needs nothing else of the package.
+that is done, with processor seconds and peak memory so far. It needs nothing else of the package.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,16 @@ def compile_job(job: dict[str, Any]) -> None:
         provider = {"backend_path": qnn.get_qnn_htp_path(), "enable_htp_weight_sharing": "1", **job["options"]}
         options.add_provider_for_devices(devices, provider)
         kept.append(ort.InferenceSession(source, options))
-        print(f"done {i + 1} {Path(source).name}", flush=True)
+        print(f"done {time.process_time():.1f} {_peak()} {Path(source).name}", flush=True)
+
+
+def _peak() -> int:
+    """Bytes of memory that this process had at most; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)
+    except OSError:
+        return 0
 
 
 def _end_with_parent() -> None:

@@ -6,7 +6,7 @@ the form that the NPU takes, and a further width or length must not need a secon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,18 @@ class StaticNet:
         name: of the graph; the NPU's graphs in one context need names of their own.
         weights: the file that large constants go to.
         ranges: largest magnitude that a value is to reach, by name; None leaves activations in float.
+        known: constants of the file by name and first row, which this net adds to; nets that share it make each once.
     """
 
-    def __init__(self, name: str, weights: WeightFile, ranges: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: WeightFile,
+        ranges: Mapping[str, float] | None = None,
+        known: dict[tuple[str, int], onnx.TensorProto] | None = None,
+    ) -> None:
         self.name, self.ranges, self._file = name, ranges, weights
+        self._known = {} if known is None else known
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -58,18 +66,30 @@ class StaticNet:
         """One node with several outputs."""
         self._nodes.append(helper.make_node(kind, [value], list(outs), name=f"n{len(self._nodes)}", **attributes))
 
-    def constant(self, values: Array, name: str | None = None, *, int4: bool = False) -> str:
-        """A constant; with `int4`, of packed ones: uint8 [..., out/2] as ONNX packs INT4."""
-        name = name or f"c{len(self._constants)}"
+    def constant(
+        self, values: Array | Callable[[], Array], name: str | None = None, *, int4: bool = False, first: int = 0
+    ) -> str:
+        """A constant; with `int4`, of packed ones: uint8 [..., out/2] as ONNX packs INT4. What a function makes has a name (and
+        `first`, the row that it begins with) that means the same in all nets, and is made once."""
+        if not callable(values):
+            name = name or f"c{len(self._constants)}"
+            if name not in self._constants:
+                self._constants[name] = self._stored(values, name, int4)
+            return name
+        assert name is not None
         if name not in self._constants:
-            tensor = ir.Tensor(np.ascontiguousarray(values), name=name)
-            stored: ir.TensorProtocol = self._file.add(tensor) if tensor.nbytes >= INLINE_BELOW else tensor
-            proto = ir.to_proto(stored)
-            if int4:
-                proto.data_type = TensorProto.INT4
-                proto.dims[-1] *= 2
-            self._constants[name] = proto
+            if (name, first) not in self._known:
+                self._known[name, first] = self._stored(values(), name, int4)
+            self._constants[name] = self._known[name, first]
         return name
+
+    def _stored(self, values: Array, name: str, int4: bool) -> onnx.TensorProto:
+        tensor = ir.Tensor(np.ascontiguousarray(values), name=name)
+        proto = ir.to_proto(self._file.add(tensor) if tensor.nbytes >= INLINE_BELOW else tensor)
+        if int4:
+            proto.data_type = TensorProto.INT4
+            proto.dims[-1] *= 2
+        return proto
 
     def scalar(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))

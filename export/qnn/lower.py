@@ -5,35 +5,38 @@ Contexts are compiled in child processes. It knows nothing of what runs them (`r
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from dgemma.core.accelerators import CHIPS, QNN, name_of
+from dgemma.core.accelerators import CHIPS, name_of
 from dgemma.core.errors import ExportError
 from dgemma.core.manifest import StaticGraph, TargetSpec
+from dgemma.core.memory import available
 from dgemma.export.onnx.weights import FILE, WeightFile
 from dgemma.export.qnn import parts
 from dgemma.export.qnn.checks import PACKAGE
-from dgemma.export.qnn.graph import IR_VERSION, StaticNet
+from dgemma.export.qnn.compilers import Compilers
+from dgemma.export.qnn.contexts import Context, Contexts
+from dgemma.export.qnn.graph import IR_VERSION
+from dgemma.export.qnn.kept import WORTH, Kept
 from dgemma.export.request import ExportRequest, Weights
-from dgemma.export.spans import split
-from dgemma.export.stages import Progress, Reached
-from dgemma.export.static import Sizes, range_prompts, recorded_ranges, table_of, tiles, write_constants
+from dgemma.export.stages import QNN, Progress, Reached
+from dgemma.export.static import range_prompts, recorded_ranges, table_of, write_constants
 
-RANGES, GRAPHS, COMPILE = "qnn: ranges", "qnn: graphs", "qnn: compile"
+RANGES, GRAPHS, COMPILE = QNN["ranges"], QNN["graphs"], QNN["compile"]
 FOLDER = "qnn"
 
 
-def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progress) -> dict[str, TargetSpec]:
-    """Write graphs, contexts and constants below `stage`, whose `onnx` folder is written; returns targets by name.
+def lower(
+    request: ExportRequest, weights: Weights, stage: Path, progress: Progress, kept: Path | None = None
+) -> dict[str, TargetSpec]:
+    """Write graphs, contexts and constants below `stage`, whose `onnx` folder is written; returns targets by name. Contexts
+    that take long are put into the folder `kept` too, and taken from there.
 
     Raises ExportError where the compiler refuses a graph, with its reason.
     """
@@ -44,26 +47,33 @@ def lower(request: ExportRequest, weights: Weights, stage: Path, progress: Progr
     prompts = range_prompts(request)
     found = recorded_ranges(request, weights, prompts, RANGES, progress)
     progress(Reached(GRAPHS))
-    sizes = Sizes.of(request.shapes, config.sliding_window)
+    contexts = Contexts(config=config, recipe=request.recipe, shapes=request.shapes)
+    local = contexts.sizes.local
     with (folder / FILE).open("wb") as file:
         source = parts.Source(model=model, quantized=weights.quantized, ranges=found, weights=WeightFile(file))
-        groups = [list(group) for group in _written(source, request, sizes, folder)]
+        groups = []
+        for i, context in enumerate(contexts.all):
+            progress(Reached(GRAPHS, f"{i + 1} of {len(contexts.all)} contexts", i / len(contexts.all)))
+            groups.append(list(written(source, context, local, folder)))
     write_constants(folder / "constants.npz", model)
     table = table_of(stage, weights)
-    targets = {}
-    for chip in request.target.chips:
-        graphs = _compile(stage, chip, groups, progress)
+    made_of = [metadata.version(PACKAGE), qairt(), *source.weights.places]
+    shelf = Kept(kept, made_of) if kept is not None and contexts.seconds >= WORTH else None
+    chips, targets = request.target.chips, {}
+    for i, chip in enumerate(chips):
+        compiler = Chip(name=chip, stage=stage, kept=shelf)
+        graphs = compiler.compile(groups, contexts.at_once(available()), _counting(chip, contexts, i, len(chips), progress))
         targets[name_of(chip)] = TargetSpec(
             chip=chip,
             precision="a16" if weights.quantized else "fp16",
-            versions={PACKAGE: metadata.version(PACKAGE), "qairt": _qairt()},
+            versions={PACKAGE: metadata.version(PACKAGE), "qairt": qairt()},
             options=_options(chip),
             placement={
                 "embeddings, rotations, masks": "cpu",
                 "self-conditioning, layers, products of the head": "npu",
                 "cap, sampler, soft embedding": "cpu",
             },
-            local=sizes.local,
+            local=local,
             constants=f"{FOLDER}/constants.npz",
             table=table,
             graphs=tuple(graphs),
@@ -77,67 +87,96 @@ def _options(chip: str) -> dict[str, str]:
     return {"htp_arch": str(known.htp), "soc_model": str(known.soc), "enable_htp_fp16_precision": "1"}
 
 
-def _qairt() -> str:
+def qairt() -> str:
     from onnxruntime_qnn.build_and_package_info import qnn_version
 
     return str(qnn_version)
 
 
-def _written(source: parts.Source, request: ExportRequest, sizes: Sizes, folder: Path) -> Iterator[Iterator[StaticGraph]]:
-    """Groups of graphs that share a context and its weights: self-conditioning with the first layers; others; the head."""
-    spans = split(source.config, request.recipe, QNN)
-
-    def of_layers(span: tuple[int, int]) -> Iterator[StaticGraph]:
-        if span[0] == 0:
-            for rows in (r for r in sizes.rows if r <= request.shapes.canvas):
-                yield write("condition", (0, 0), rows, 0, partial(parts.condition, source, rows=rows))
-        for rows in sizes.rows:
-            for slots in sizes.slots:
-                local = min(slots, sizes.local)
-                make = partial(parts.layers, source, span=span, rows=rows, slots=slots, local=local)
-                yield write("layers", span, rows, slots, make)
-
-    def of_head() -> Iterator[StaticGraph]:
-        for tile in tiles(source.config.vocab_size):
-            for rows in sizes.rows:
-                yield write("head", tile, rows, 0, partial(parts.head, source, span=tile, rows=rows))
-
-    def write(part: str, span: tuple[int, int], rows: int, slots: int, make: Callable[[str], StaticNet]) -> StaticGraph:
-        name = "-".join([part, *map(str, span), f"{rows}x{slots}" if slots else str(rows)])
-        path = folder / f"{name}.onnx"
-        model = make(name).model()
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return StaticGraph(
-            part=part,  # type: ignore[arg-type]  # one of the literals
-            first=span[0], last=span[1], rows=rows, slots=slots, file="", binary="", source=f"{FOLDER}/{path.name}",
+def written(source: parts.Source, context: Context, local: int, folder: Path) -> Iterator[StaticGraph]:
+    """The graphs of a context, written as they come."""
+    for piece in context.pieces:
+        span, rows = (piece.first, piece.last), piece.rows
+        if piece.part == "layers":
+            slots = piece.slots
+            net = parts.layers(source, piece.name, span=span, rows=rows, slots=slots, local=min(slots, local))
+        elif piece.part == "head":
+            net = parts.head(source, piece.name, span=span, rows=rows)
+        else:
+            net = parts.condition(source, piece.name, rows=rows)
+        path = folder / f"{piece.name}.onnx"
+        path.write_bytes(net.model().SerializeToString(deterministic=True))
+        yield StaticGraph(
+            part=piece.part,  # type: ignore[arg-type]  # one of the literals
+            first=piece.first, last=piece.last, rows=rows, slots=piece.slots, file="", binary="",
+            source=f"{FOLDER}/{path.name}",
         )  # fmt: skip
 
-    for span in spans:
-        yield of_layers(span)
-    yield of_head()
+
+def _counting(chip: str, contexts: Contexts, before: int, chips: int, progress: Progress) -> Callable[[int, int], None]:
+    """Tells of every graph that a compiler finishes, and how much of the work on all chips is done."""
+    done, count = 0.0, 0
+
+    def said(context: int, graphs: int) -> None:
+        nonlocal done, count
+        count += 1
+        done += contexts.all[context].pieces[graphs - 1].seconds
+        progress(Reached(COMPILE, f"{chip} {count} of {contexts.graphs}", (before + done / contexts.seconds) / chips))
+
+    return said
 
 
-def _compile(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], progress: Progress) -> list[StaticGraph]:
-    """Compile every group into one context below `qnn/CHIP`; returns the graphs with their files."""
-    folder = stage / FOLDER / chip
-    folder.mkdir()
-    total, done, found = sum(map(len, groups)), 0, []
-    for group in groups:
-        sources = [str(graph.source) for graph in group]
-        wrappers = [folder / Path(source).name for source in sources]
-        pairs = [[source, str(wrapper.relative_to(stage))] for source, wrapper in zip(sources, wrappers, strict=True)]
-        for _ in _child({"options": _options(chip), "graphs": pairs}, stage):
-            done += 1
-            progress(Reached(COMPILE, f"{chip} {done} of {total}", done / total))
-        for graph, wrapper in zip(group, wrappers, strict=True):
-            binary = _finish(wrapper)
-            if not (folder / binary).is_file():
-                raise ExportError(
-                    f"--target qnn:{chip}: the compiler wrote no context for {wrapper.stem}; free disk space and memory"
-                )
-            relative = f"{FOLDER}/{chip}/"
-            found.append(replace(graph, file=relative + wrapper.name, binary=relative + binary))
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """Compiles contexts below `qnn/NAME`; `took` is that of `Compilers`."""
+
+    name: str
+    stage: Path
+    kept: Kept | None
+    took: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+
+    def compile(
+        self, groups: Sequence[Sequence[StaticGraph]], at_once: int, said: Callable[[int, int], None]
+    ) -> list[StaticGraph]:
+        """Every group into one context, but those that were kept; returns the graphs with their files."""
+        (self.stage / FOLDER / self.name).mkdir()
+        jobs = {i: self._job(group) for i, group in enumerate(groups)}
+        missing = {i: job for i, job in jobs.items() if self.kept is None or not self.kept.restore(job, self.stage)}
+        for i in jobs.keys() - missing.keys():
+            for graph in range(len(groups[i])):
+                said(i, graph + 1)
+
+        def ended(number: int) -> None:
+            binaries = [self._binary(graph) for graph in groups[number]]
+            if self.kept is not None:
+                self.kept.keep(jobs[number], self.stage, binaries[0])
+
+        compilers = Compilers(self.stage, said, ended)
+        compilers.run(missing, at_once)
+        self.took.update(compilers.took)
+        place = f"{FOLDER}/{self.name}"
+        return [
+            replace(graph, file=f"{place}/{self._wrapper(graph).name}", binary=f"{place}/{self._binary(graph)}")
+            for group in groups
+            for graph in group
+        ]
+
+    def _wrapper(self, graph: StaticGraph) -> Path:
+        return self.stage / FOLDER / self.name / Path(str(graph.source)).name
+
+    def _job(self, group: Sequence[StaticGraph]) -> dict[str, Any]:
+        pairs = [[graph.source, str(self._wrapper(graph).relative_to(self.stage))] for graph in group]
+        return {"options": _options(self.name), "graphs": pairs}
+
+    def _binary(self, graph: StaticGraph) -> str:
+        """Name of a graph's context file, which is there; raises ExportError."""
+        wrapper = self._wrapper(graph)
+        binary = _finish(wrapper)
+        if not (wrapper.parent / binary).is_file():
+            raise ExportError(
+                f"--target qnn:{self.name}: the compiler wrote no context for {wrapper.stem}; free disk space and memory"
+            )
+        return binary
 
 
 def _finish(wrapper: Path) -> str:
@@ -146,45 +185,12 @@ def _finish(wrapper: Path) -> str:
     if not wrapper.is_file():
         return "missing"
     model = onnx.load(str(wrapper), load_external_data=False)
+    before = model.SerializeToString(deterministic=True)
     model.ir_version = IR_VERSION
     domains = {node.domain for node in model.graph.node}
     used = [opset for opset in model.opset_import if opset.domain in domains]
     del model.opset_import[:]
     model.opset_import.extend(used)
-    wrapper.write_bytes(model.SerializeToString(deterministic=True))
+    if (after := model.SerializeToString(deterministic=True)) != before:  # a kept context's is as it should be
+        wrapper.write_bytes(after)
     return next((a.s.decode() for n in model.graph.node for a in n.attribute if a.name == "ep_cache_context"), "missing")
-
-
-def _child(job: dict[str, object], folder: Path) -> Iterator[str]:
-    """Run `compile.py` on a job in a folder, which the job's names are relative to: contexts hold a hash of the names. Yields a
-    line for each graph that is done; raises ExportError with the compiler's last words."""
-    path, log = folder / "job.json", folder / "log.txt"
-    path.write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-P", str(Path(__file__).with_name("compile.py").resolve()), path.name]
-    count = 0
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith("done "):
-                    count += 1
-                    yield line.strip()
-        finally:
-            if process.poll() is None and sys.exc_info()[0] is not None:
-                process.kill()
-    words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    path.unlink()
-    log.unlink()
-    graphs = job["graphs"]
-    assert isinstance(graphs, list)
-    if process.returncode != 0 or count != len(graphs):
-        reason = words[-1][:300] if words else f"it ended with status {process.returncode}"
-        name = Path(graphs[min(count, len(graphs) - 1)][0]).name
-        raise ExportError(
-            f"--target qnn: the NPU's compiler refused {name}: {reason}; use another recipe, or leave --target out"
-        )

@@ -7,11 +7,12 @@ prefix, L of a sliding one's, K kv heads, G heads for each of them, d head dim, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 from torch import Tensor
 
 from dgemma.core.config import ModelConfig
@@ -40,6 +41,7 @@ class Source:
     weights: WeightFile
     rounded: frozenset[str] = frozenset({"products"})
     headroom: float = HEADROOM
+    stored: dict[tuple[str, int], onnx.TensorProto] = field(default_factory=dict)  # what the graphs share
 
     @property
     def config(self) -> ModelConfig:
@@ -47,7 +49,7 @@ class Source:
 
     def net(self, name: str) -> StaticNet:
         spans = {key: self.headroom * largest for key, largest in self.ranges.items()} | {SOFTMAX: 1.0}
-        return StaticNet(name, self.weights, spans if self.rounded and self.quantized else None)
+        return StaticNet(name, self.weights, spans if self.rounded and self.quantized else None, self.stored)
 
     def array(self, name: str) -> Array:
         """A float parameter or buffer."""
@@ -91,16 +93,17 @@ class PartNet:
         matrix = self.source.quantized.get(name)
         if matrix is None:
             parameter = self.source.model.get_parameter(name)
-            return net.op("MatMul", x, net.constant(_array(parameter.t()), name), out=out)
+            return net.op("MatMul", x, net.constant(lambda: _array(parameter.t()), name), out=out)
         if matrix.rotation is not None:
             x = self._rotate(x, matrix.rotation, matrix.integers.shape[-1])
         return self.product(x, path, name, matrix, out=out)
 
-    def product(self, x: str, path: str, name: str, matrix: QuantizedMatrix, *, out: str | None = None) -> str:
-        """Of integers, whose inputs and outputs are rounded where the net rounds; `out` is of what is rounded."""
+    def product(self, x: str, path: str, name: str, matrix: QuantizedMatrix, *, first: int = 0, out: str | None = None) -> str:
+        """Of integers, whose inputs and outputs are rounded where the net rounds; `out` is of what is rounded. `first` is the
+        row of the table that a tile begins with."""
         if "products" in self.source.rounded:
             x = self.net.round16(x, f"{path}.in")
-        return self.rounded("products", f"{path}.out", "MatMul", x, self._integers(name, matrix), out=out)
+        return self.rounded("products", f"{path}.out", "MatMul", x, self._integers(name, matrix, first), out=out)
 
     def _rotate(self, x: str, block: int, inputs: int) -> str:
         net = self.net
@@ -109,19 +112,22 @@ class PartNet:
             net.op("MatMul", parts, net.constant(_array(hadamard(block)), f"hadamard.{block}")), 1, self.rows, inputs
         )
 
-    def _integers(self, name: str, matrix: QuantizedMatrix) -> str:
+    def _integers(self, name: str, matrix: QuantizedMatrix, first: int) -> str:
         """A matrix [in, out] of integers: 8-bit ones with a scale for each output, 4-bit ones with one for each block, which is
         the multiplier times the output's. An odd number of outputs has no packed form, and gets 8 bits."""
-        net, outputs = self.net, len(matrix.scale)
-        if matrix.multipliers is None or outputs % 2:
-            stored = net.constant(matrix.expanded().t().contiguous().numpy(), f"{name}.integers")
-            zeros = net.constant(np.zeros(outputs, np.int8), f"{name}.zero")
-            return net.op("DequantizeLinear", stored, net.constant(_array(matrix.scale), f"{name}.scale"), zeros, axis=1)
-        packed = net.constant(pack(matrix.integers.t().contiguous()).numpy(), f"{name}.integers", int4=True)
-        scales = net.constant(_array((matrix.multipliers * matrix.scale[:, None]).t()), f"{name}.scale")
-        blocks = matrix.multipliers.shape[-1]
-        zeros = net.constant(np.zeros((blocks, outputs // 2), np.uint8), f"{name}.zero", int4=True)
-        return net.op("DequantizeLinear", packed, scales, zeros, axis=0, block_size=matrix.group)
+        outputs, multipliers = len(matrix.scale), matrix.multipliers
+
+        def constant(part: str, make: Callable[[], Array], *, int4: bool = False) -> str:
+            return self.net.constant(make, f"{name}.{part}", int4=int4, first=first)
+
+        if multipliers is None or outputs % 2:
+            stored = constant("integers", lambda: matrix.expanded().t().contiguous().numpy())
+            zeros = constant("zero", lambda: np.zeros(outputs, np.int8))
+            return self.net.op("DequantizeLinear", stored, constant("scale", lambda: _array(matrix.scale)), zeros, axis=1)
+        packed = constant("integers", lambda: pack(matrix.integers.t().contiguous()).numpy(), int4=True)
+        scales = constant("scale", lambda: _array((multipliers * matrix.scale[:, None]).t()))
+        zeros = constant("zero", lambda: np.zeros((multipliers.shape[-1], outputs // 2), np.uint8), int4=True)
+        return self.net.op("DequantizeLinear", packed, scales, zeros, axis=0, block_size=matrix.group)
 
     def mlp(self, x: str, path: str, *, out: str | None = None) -> str:
         gate = self.net.op("Gelu", self.linear(x, f"{path}.gate_proj"), approximate="tanh")
@@ -223,9 +229,9 @@ def head(source: Source, name: str, span: tuple[int, int], rows: int) -> StaticN
     part = PartNet(source, net, rows)
     if matrix is None:
         table = source.model.embed_tokens.weight[first:last]
-        products = net.op("MatMul", hidden, net.constant(_array(table.t()), f"{path}.weight"))
+        products = net.op("MatMul", hidden, net.constant(lambda: _array(table.t()), f"{path}.weight", first=first))
     else:
         tile = QuantizedMatrix(bits=8, integers=matrix.expanded()[first:last], scale=matrix.scale[first:last])
-        products = part.product(hidden, path, f"{path}.weight", tile)
+        products = part.product(hidden, path, f"{path}.weight", tile, first=first)
     net.output(products, "products", (1, rows, last - first))
     return net

@@ -11,6 +11,7 @@ import pytest
 import shared
 
 from dgemma.core.accelerators import COREML, VULKAN
+from dgemma.core.config import ModelConfig
 from dgemma.export.delegates import lower
 from dgemma.export.graphs import Shapes
 from dgemma.export.pipeline import export_bundle
@@ -37,7 +38,7 @@ def bundle(target: str, of: str = COREML) -> Path:
 
 
 def export(out: Path, target: str, of: str = COREML) -> Path:
-    def few(cls: type[Sizes], shapes: Shapes, window: int) -> Sizes:
+    def few(cls: type[Sizes], shapes: Shapes, config: ModelConfig) -> Sizes:
         return cls(rows=(1, micro.N), slots=(SLOTS,), local=SLOTS)
 
     with pytest.MonkeyPatch.context() as patch, quiet():

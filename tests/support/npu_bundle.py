@@ -24,7 +24,7 @@ from dgemma.cli.export import GOLDEN_PROMPTS
 from dgemma.core.manifest import list_files, read_manifest, write_manifest
 from dgemma.core.trajectory import write_npz
 from dgemma.export import static
-from dgemma.export.qnn import lower
+from dgemma.export.qnn import contexts, lower
 from dgemma.runtime.bundle import Bundle
 from dgemma.runtime.engines import choose
 from dgemma.verify import golden
@@ -63,8 +63,9 @@ def compile_contexts(source: Path, out: Path) -> None:
     manifest = read_manifest(source)[0]
     (name, spec), rows = next(iter(manifest.targets.items())), manifest.canvas_length
     kept = [replace(g, file="", binary="") for g in spec.graphs if g.rows == rows and g.slots in (0, 128)]
-    found = lower._compile(out, "SM8650", [[graph] for graph in kept], lambda *_: None)
-    versions = {**spec.versions, "qairt": lower._qairt()}
+    compiler = lower.Chip(name="SM8650", stage=out, kept=None)
+    found = compiler.compile([[graph] for graph in kept], 1, lambda *_: None)
+    versions = {**spec.versions, "qairt": lower.qairt()}
     made = replace(spec, graphs=tuple(found), versions=versions)
     write_manifest(out, replace(manifest, targets={name: made}, files=list_files(out)))
 
@@ -77,6 +78,6 @@ if __name__ == "__main__":
         plain = ROOT / ("build/tiny.dgemma" if recipe == "fp32" else "src/dgemma/bundles/tiny.dgemma")
         with pytest.MonkeyPatch.context() as patch:
             if recipe == "fp32":  # as in large models, spans of layers, some of one kind, and tiles of the head
-                patch.setattr(lower, "split", lambda config, recipe, target: [(0, 2), (2, 5), (5, 6)])
+                patch.setattr(contexts, "split", lambda *_: [(0, 2), (2, 5), (5, 6)])
                 patch.setattr(static, "HEAD_TILE", 256)
             static_bundle.beside(plain, ROOT / "checkpoints/tiny", out, recipe, finish)

@@ -28,14 +28,20 @@ def bundle(recipe: str) -> Path:
     return shared.bundle(f"micro-static-{recipe}", lambda out: export(micro_bundle.checkpoint(), out, recipe))
 
 
-def export(checkpoint: Path, out: Path, recipe: str) -> Path:
+def export(checkpoint: Path, out: Path, recipe: str, *, compiled: bool = False) -> Path:
     plain = micro_bundle.bundle("onnx", PLAIN[recipe])
-    return beside(plain, checkpoint, out, recipe, lambda stage: shutil.copyfile(plain / golden.FILE, stage / golden.FILE))
+
+    def finish(stage: Path) -> None:
+        shutil.copyfile(plain / golden.FILE, stage / golden.FILE)
+
+    return beside(plain, checkpoint, out, recipe, finish, compiled=compiled)
 
 
-def beside(plain: Path, checkpoint: Path, out: Path, recipe: str, finish: Callable[[Path], Any]) -> Path:
+def beside(
+    plain: Path, checkpoint: Path, out: Path, recipe: str, finish: Callable[[Path], Any], *, compiled: bool = False
+) -> Path:
     """A bundle with the graphs for processors of `plain`, which was exported from that checkpoint, and the NPU's sources;
-    `finish` adds golden trajectories."""
+    `finish` adds golden trajectories. With `compiled`, contexts are compiled."""
     manifest = read_manifest(plain)[0]
 
     def lowered(engine: str, request: Any, weights: Any, stage: Path, progress: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,20 +52,21 @@ def beside(plain: Path, checkpoint: Path, out: Path, recipe: str, finish: Callab
         patch.setattr(pipeline, "lower", lowered)
         patch.setattr(checks, "MODULE", "numpy")
         patch.setattr(lower, "PACKAGE", "numpy")
-        patch.setattr(lower, "_qairt", lambda: (qnn_sessions.installed() or ("", "2.51.0"))[1])
-        patch.setattr(lower, "_compile", _uncompiled)
+        patch.setattr(lower, "qairt", lambda: (qnn_sessions.installed() or ("", "2.51.0"))[1])
+        if not compiled:
+            patch.setattr(lower.Chip, "compile", _uncompiled)
         return export_bundle(
             checkpoint, out, engines=("onnx",), recipe=recipe, target="qnn:SM8650", finish=finish, context=manifest.context
         )
 
 
-def _uncompiled(stage: Path, chip: str, groups: Sequence[Sequence[StaticGraph]], progress: Any) -> list[StaticGraph]:
-    place = f"{lower.FOLDER}/{chip}"
-    (stage / place).mkdir()
-    (stage / place / "context.bin").write_bytes(b"none")
+def _uncompiled(chip: Any, groups: Sequence[Sequence[StaticGraph]], *_: Any) -> list[StaticGraph]:
+    place = f"{lower.FOLDER}/{chip.name}"
+    (chip.stage / place).mkdir()
+    (chip.stage / place / "context.bin").write_bytes(b"none")
     found = [replace(g, file=f"{place}/{Path(str(g.source)).name}", binary=f"{place}/context.bin") for gs in groups for g in gs]
     for graph in found:
-        (stage / graph.file).write_bytes(b"none")
+        (chip.stage / graph.file).write_bytes(b"none")
     return found
 
 

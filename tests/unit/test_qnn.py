@@ -25,6 +25,7 @@ from dgemma.core.manifest import MANIFEST, digest
 from dgemma.export import pipeline, request, spans, static
 from dgemma.export.pipeline import export_bundle
 from dgemma.export.qnn import checks, lower
+from dgemma.export.qnn.compilers import Compilers
 from dgemma.export.qnn.graph import IR_VERSION
 from dgemma.export.quiet import quiet
 from dgemma.quantize.recipes import find
@@ -236,15 +237,17 @@ def test_a_compiler_that_fails_leaves_no_bundle(ends: str, monkeypatch: pytest.M
 
 
 def test_contexts_have_the_same_bytes_wherever_they_are_compiled(bundle: Path, tmp_path: Path) -> None:
-    found = []
+    found, said = [], list[tuple[int, int]]()
     for name in ("here", "there"):
         folder = tmp_path / name
         shutil.copytree(bundle / "qnn", folder / "qnn")
         (folder / "out").mkdir()
         pairs = [[f"qnn/head-0-256-{rows}.onnx", f"out/{rows}.onnx"] for rows in (1, 16)]
-        assert len(list(lower._child({"options": lower._options("SM8650"), "graphs": pairs}, folder))) == 2
+        job = {"options": lower._options("SM8650"), "graphs": pairs}
+        Compilers(folder, lambda *graph: said.append(graph), lambda _: None).run({0: job}, at_once=1)
         found.append({path.name: path.read_bytes() for path in (folder / "out").iterdir()})
     assert len(found[0]) == 3 and found[0] == found[1]
+    assert said == [(0, 1), (0, 2)] * 2
 
 
 def test_wrappers_are_written_for_older_versions_of_onnxruntime(tmp_path: Path) -> None:

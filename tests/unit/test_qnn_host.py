@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_layers_are_split_where_a_context_is_full(monkeypatch: pytest.MonkeyPatc
 def test_sliding_layers_have_room_for_what_the_runtime_hands_out() -> None:
     from dgemma.export.graphs import Shapes
 
-    sizes = Sizes.of(Shapes(canvas=64, chunk=64, context=4096), 256)
+    sizes = Sizes.of(Shapes(canvas=64, chunk=64, context=4096), replace(micro.CONFIG, sliding_window=256))
     assert sizes.slots == (128, 256, 512, 1024, 2048, 4096) and sizes.rows == (1, 16, 64)
     for encoded in range(1, 2000):
         for behind in (0, 64):
