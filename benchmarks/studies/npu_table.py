@@ -98,10 +98,10 @@ def _extrapolated(values: Json) -> str:
     whole = found["contexts"] == found["of"]
     said = "all" if whole else f"{found['contexts']} of {found['of']}, {found['share_of_the_work']:.0%} of the planned work"
     rest = "" if whole else f", so all would take about {found['whole_processor_s'] / 60:.0f} minutes"
-    loads = sorted(c["load_average"] for c in values["contexts"])
+    load = max(c["load_average"] for c in values["contexts"])
     return (
         f"{values['chip']}, context {values['context']}: {said}; {found['processor_s'] / 60:.0f} minutes of processor time"
-        f"{rest}, on two cores half of that. Measured at a load of {loads[0]:.0f} to {loads[-1]:.0f} on "
+        f"{rest}, on two cores half of that. Measured at a load of up to {load:.0f} on "
         f"{values['machine']['cores']} virtual cores ({values['machine']['cpu']}); {versions}.\n"
     )
 
@@ -133,8 +133,8 @@ likeliest token. Ranges are relative to the largest magnitude that occurs in fou
             heading="Compiling 2b",
             before="""
 Contexts of `2b` with random integers, `w4a16-mixed`, grouped as `dgemma export` groups them. A compiler keeps what it made of
-every graph's weights until it writes the context: 3.7 bytes for each stored byte and graph. All graphs of 26 layers
-in one context would need about 47 GB, so a context has two layers. *Planned* is what `dgemma export --dry-run` counts with.
+every graph's weights until it writes the context: about 4 bytes for each stored byte and graph. All graphs of 26 layers
+in one context would need about 50 GB, so a context has two layers. *Planned* is what `dgemma export --dry-run` counts with.
 Seconds are processor seconds on a busy machine, where two programs share a core; on an idle one they are fewer.""",
             table=compiling,
         ),
