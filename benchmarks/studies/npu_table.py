@@ -111,9 +111,8 @@ PAGE = Page(
     intro="""
 `dgemma export --target qnn:CHIP` compiles layers and head for an NPU ([guide](../guides/accelerators.md)). **Nothing here was
 measured on a phone.** Qualcomm's emulator answered held-out prompts, spread over the tasks, with the same noise as the float
-model and with early stopping. It is slow, so some recipes answered only a few prompts there. In the other rows, ONNX Runtime
-ran the same graphs on the processor, with the same integers and ranges but float32 between products. One pass of the emulator
-differs from it by 1e-3 (relative, hidden states).
+model and with early stopping. In the other rows, ONNX Runtime ran the same graphs on the processor, with the same integers and
+ranges but float32 between products. One pass of the emulator differs from it by 1e-3 (relative, hidden states).
 
 The goals are the gate's limits: `w8a16` within 0.5 points of float and 1.02 times its steps, `w4a16-mixed` within 2 points and
 1.10 times. *Same answer* counts answers with the float model's tokens, even if the trajectory differs on the way. The last
