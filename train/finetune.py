@@ -70,7 +70,7 @@ def finetuning(
         source=Replayed(rows, others, options.batch, options.replay_share, options.seed),
         held_out=held_out, objective=Objective(), optimizer=options.optimizer(steps, config.hidden_size),
         course=options.course(steps), identity=identity, settings=identity, write=write, resumed=resume,
-        cure="use a lower --rate", original=Original(model) if others else None,
+        cure="use a lower --rate", original=Original(model, options.replay_weight) if others else None,
     )  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def losses(
         with torch.no_grad(), original.model() as was:
             hidden, before_all = encode_batch(was, whole[kept], F.pad(batch.valid[kept], (0, spoken), value=True))
             meant = was.head(hidden[:, slots - 1 : -1])
-        spoke = spoke.index_copy(0, kept, against(said[kept], meant) * (target[kept] != _IGNORED))
+        spoke = spoke.index_copy(0, kept, original.weight * against(said[kept], meant) * (target[kept] != _IGNORED))
     next_token = spoke.sum() / (target != _IGNORED).sum()
     if objective.is_causal:
         return Losses(torch.zeros(()), next_token, (None,) * rows, (torch.zeros(0), torch.zeros(0)))
@@ -154,7 +154,7 @@ def losses(
         with torch.no_grad(), original.model() as was:
             own = [(k[:, :slots], v[:, :slots]) for k, v in before_all]
             meant = denoise_batch(was, noisy[kept], soft[kept], own, batch.valid[kept])
-        each = each.index_copy(0, kept, against(logits[kept], meant))
+        each = each.index_copy(0, kept, original.weight * against(logits[kept], meant))
     weights = position_weights(canvas, model.config, objective)
     of_rows = (each * weights).sum(1) / weights.sum(1).clamp_min(1e-9)  # [B]
     right = (logits.detach().argmax(-1) == canvas).all(1).tolist()

@@ -142,11 +142,12 @@ class FinetuneOptions:
     """Options of `dgemma finetune`. Defaults are for a few hundred examples of one task and any width of model.
 
     Args:
-        steps: of the optimizer; None takes three passes over the data, at least 500 steps.
+        steps: of the optimizer; None takes three passes over the data, at least 900 steps.
         batch: canvases of a step.
-        rate: highest learning rate; None takes 5e-5 · (2000 / hidden size)^1.2, for LoRA 5e-4 · (2000 / hidden size)^0.78.
+        rate: highest learning rate; None takes 3.2e-5 · (2000 / hidden size), for LoRA 3.5e-4 · (2000 / hidden size)^0.78.
         lora: rank R of the adapter; None trains all weights.
         replay_share: of every batch, drawn from the replay data where there is any.
+        replay_weight: of replayed rows in both losses, beside the 1 of others.
         held_out_share: of the conversations, which are not trained on.
         evaluate_every: steps between two held-out losses.
         save_seconds: between two saved states.
@@ -158,6 +159,7 @@ class FinetuneOptions:
     rate: float | None = None
     lora: int | None = None
     replay_share: float = 0.5
+    replay_weight: float = 8.0
     held_out_share: float = 0.05
     evaluate_every: int = 50
     save_seconds: float = 60.0
@@ -173,16 +175,16 @@ class FinetuneOptions:
 
     def steps_for(self, rows: int) -> int:
         """Steps over data of so many canvases."""
-        return max(500, -(-3 * rows // self.batch)) if self.steps is None else self.steps
+        return max(900, -(-3 * rows // self.batch)) if self.steps is None else self.steps
 
     def rate_for(self, hidden_size: int) -> float:
-        """The best rate of Adam falls with the width (Yang et al., arXiv 2203.03466). That of LoRA is the fit of "LoRA Without
-        Regret" (Schulman et al., 2025) for Llamas. For whole weights they have a tenth of it, with which tiny learns too little
-        in 500 steps; so the power is a larger one here."""
+        """Adam's best rate falls with the width: for all weights as in Yang et al. (arXiv 2203.03466), for LoRA with the power
+        that "LoRA Without Regret" (Schulman et al., 2025) fitted to Llamas. There, LoRA's rate is 5e-4 at a width of 2000, and
+        that of all weights a tenth. tiny forgets less with lower ones and more steps."""
         if self.rate is not None:
             return self.rate
         narrower = 2000 / hidden_size
-        return float(5e-5 * narrower**1.2 if self.lora is None else 5e-4 * narrower**0.78)
+        return float(3.2e-5 * narrower if self.lora is None else 3.5e-4 * narrower**0.78)
 
     def optimizer(self, steps: int, hidden_size: int) -> Optimizer:
         """AdamW: warm-up over a twentieth of the steps, then linear to zero."""

@@ -11,9 +11,14 @@ from dgemma.train import lora
 
 
 class Original:
-    """A frozen copy of a model whose weights are trained; of one with adapters the model itself, with them switched off."""
+    """A frozen copy of a model whose weights are trained; of one with adapters the model itself, with them switched off.
 
-    def __init__(self, model: Denoiser) -> None:
+    Args:
+        weight: of what it says in both losses, beside the 1 of answers; λₒ there.
+    """
+
+    def __init__(self, model: Denoiser, weight: float = 1.0) -> None:
+        self.weight = weight
         self._adapted = lora.is_attached(model)
         self._model = model if self._adapted else copy.deepcopy(model).requires_grad_(False)
 

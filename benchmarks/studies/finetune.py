@@ -40,7 +40,7 @@ from dgemma.train.tiny.vocabulary import prompt_ids
 
 CHECKPOINT = Path("checkpoints/tiny")
 NEW, REPLAY, PROMPTS, MERGED = "new.jsonl", "replay.jsonl", "prompts.jsonl", "merged"
-REPLAYED, ASKED = 1000, 200  # conversations; prompts of the new task
+REPLAYED, ASKED = 3000, 200  # conversations; prompts of the new task
 GATED, GATED_PER_TASK = 100, 20  # prompts of the gate: of the new task, of each other one
 KINDS = {"full": "--replay REPLAY", "lora": "--lora 8 --replay REPLAY", "alone": ""}
 _BATCH, _MOST_CANVASES = 32, 4

@@ -115,9 +115,9 @@ is what an idle core of this machine needs at most. A machine with AVX2 alone ta
         Section(
             heading="Learned, kept, and what it took",
             before="""
-The change is that of exact match on the same prompts with the same noise. The task was chosen
-after one trial run of two candidates, and settings were compared on prompts that are also among these. The run without
-`--replay` was trained before replayed rows were held to the checkpoint, which changes nothing for it but rounding.""",
+The change is that of exact match on the same prompts with the same noise. The task was chosen after one trial run of two
+candidates. LoRA's rate and the number of steps were compared on prompts that are also among these; the rate of all weights and
+how much replayed rows count, on others.""",
             table=runs,
         ),
         Section(heading="By task", table=tasks),

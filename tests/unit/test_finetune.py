@@ -107,10 +107,10 @@ def test_padding_changes_no_row() -> None:
 
 def test_steps_and_rate_follow_data_and_width() -> None:
     options = FinetuneOptions()
-    assert options.steps_for(10) == 500 and options.steps_for(16_000) == 6000
-    assert options.rate_for(2000) == pytest.approx(5e-5) and replace(options, lora=8).rate_for(2000) == pytest.approx(5e-4)
-    assert options.rate_for(200) == pytest.approx(5e-5 * 10**1.2)
-    assert replace(options, lora=8).rate_for(200) == pytest.approx(5e-4 * 10**0.78)
+    assert options.steps_for(10) == 900 and options.steps_for(16_000) == 6000
+    assert options.rate_for(2000) == pytest.approx(3.2e-5) and replace(options, lora=8).rate_for(2000) == pytest.approx(3.5e-4)
+    assert options.rate_for(200) == pytest.approx(3.2e-5 * 10)
+    assert replace(options, lora=8).rate_for(200) == pytest.approx(3.5e-4 * 10**0.78)
     assert replace(options, lora=8, rate=0.1).rate_for(200) == 0.1
     policy, course = options.optimizer(100, 600), options.course(100)
     factors = [policy.factor(step, course.done(step, 0)) for step in (0, 4, 50)]
@@ -166,6 +166,35 @@ def test_rows_that_are_kept_pull_back_to_the_original_model(adapted: bool) -> No
         pull(rows)
         moving.step()
     assert float((learned.detach() - before).norm()) < start
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_kept_rows_count_so_many_times(adapted: bool) -> None:
+    """Both losses are sums over rows, and what kept rows come to in them is multiplied."""
+    model = micro.model()
+    if adapted:
+        lora.attach(model, 4, 0)
+    rows = [data.Row((2, 9 + i), tuple(range(40 + i, 52 + i)), 2, i, kept=i > 1) for i in range(4)]
+    batch = data.collate(rows, 0, N)
+
+    def found(weight: float) -> Tensor:
+        one = objective.losses(
+            model, batch, micro.POLICY, Objective(), torch.Generator().manual_seed(0), original=Original(model, weight)
+        )
+        return torch.stack([one.diffusion, one.next_token])
+
+    without, once, thrice = found(0.0), found(1.0), found(3.0)
+    assert (once - without > 0.01).all()
+    torch.testing.assert_close(thrice - without, 3 * (once - without))
+
+
+def test_a_run_weighs_what_is_replayed(folder: Path, file: Path, tmp_path: Path) -> None:
+    weights = []
+    for name, weight in (("default", None), ("eight", 8.0), ("one", 1.0)):
+        options = replace(OPTIONS, steps=2) if weight is None else replace(OPTIONS, steps=2, replay_weight=weight)
+        finetuning(folder, file, tmp_path / name, speak, options, replay=file).run()
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
 
 
 # Data

@@ -24,13 +24,13 @@ def run(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="K", help="Optimizer steps. Default: three passes over the data, at least 500."),
+        typer.Option("--steps", metavar="K", help="Optimizer steps. Default: three passes over the data, at least 900."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", metavar="B", help="Canvases per step.")] = 8,
     rate: Annotated[
         float | None,
         typer.Option(
-            "--rate", metavar="X", help="Peak learning rate. Default: 5e-5 (--lora: 5e-4) at a width of 2000, more if narrower."
+            "--rate", metavar="X", help="Peak learning rate. Default: 3.2e-5 (--lora: 3.5e-4) at width 2000, more if narrower."
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of order, noise and adapter, 0 to 2^32-1.")] = 0,
