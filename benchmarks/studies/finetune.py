@@ -1,6 +1,6 @@
 """A task that tiny does not know, fine-tuned in with the defaults: what is learned, what is kept, what that costs, the gate.
 
-    python -m dgemma.benchmarks.studies.finetune --work FOLDER [--only KIND] --out FILE
+    python -m dgemma.benchmarks.studies.finetune --work FOLDER [--only KIND | --timed KIND] --out FILE
 
 Every step is a command that a user would type, run in a process of its own. Its wall time and its processor time (all threads,
 the start of Python included) are kept in FOLDER, and what is done there is not done again, so that kinds can run beside each
@@ -94,16 +94,27 @@ def prepare(work: Work) -> tuple[list[EvalItem], list[EvalItem]]:
     return new, own
 
 
+def command(work: Work, kind: str, out: Path, threads: int) -> str:
+    """Trains one kind."""
+    options = KINDS[kind].replace("REPLAY", str(work.folder / REPLAY))
+    parts = ("dgemma finetune", CHECKPOINT, "--data", work.folder / NEW, options, "--out", out, "--threads", threads)
+    return " ".join(str(part) for part in parts if part != "")
+
+
 def tune(work: Work, kind: str) -> Path:
     """Train one kind; the checkpoint to ask."""
-    out, options = work.folder / kind, KINDS[kind].replace("REPLAY", str(work.folder / REPLAY))
-    parts = ("dgemma finetune", CHECKPOINT, "--data", work.folder / NEW, options, "--out", out, "--threads", work.threads)
-    work.ran(f"{kind}-cost", " ".join(str(part) for part in parts if part != ""))
-    if "--lora" not in options:
+    out = work.folder / kind
+    work.ran(f"{kind}-cost", command(work, kind, out, work.threads))
+    if "--lora" not in KINDS[kind]:
         return out
     merged = work.folder / MERGED
     work.ran("merge", f"dgemma merge {CHECKPOINT} {out} --out {merged}")
     return merged
+
+
+def timed(work: Work, kind: str) -> None:
+    """Train one kind again, with two threads, for the wall time on a machine with nothing else to do."""
+    work.ran(f"{kind}-two-threads", command(work, kind, work.folder / f"{kind}-two-threads", 2))
 
 
 def judged(work: Work, name: str, folder: Path, items: Sequence[EvalItem]) -> list[bool]:
@@ -184,7 +195,8 @@ def measured(work: Work, only: str | None) -> dict[str, Any] | None:
             continue
         change = paired_difference(right[len(new) :], base[len(new) :])
         runs[kind] = {
-            "cost": work.kept(f"{kind}-cost"), **course(work.folder / kind), **figures(right, new, own),
+            "cost": work.kept(f"{kind}-cost"), "two_threads": work.kept(f"{kind}-two-threads"),
+            **course(work.folder / kind), **figures(right, new, own),
             "change": dict(zip(("value", "low", "high"), change, strict=True)),
         }  # fmt: skip
     if only:
@@ -200,13 +212,21 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="finetune", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of data, checkpoints and what is measured")
     parser.add_argument("--only", choices=sorted(KINDS), help="train and ask one kind, and no more")
+    parser.add_argument(
+        "--timed", choices=sorted(KINDS), help="train one kind with two threads, for its wall time, and no more"
+    )
     parser.add_argument("--per-task", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     report.check_out(options.out)
     torch.set_num_threads(options.threads)
-    found = measured(Work(options.work, options.threads, options.per_task), options.only)
+    work = Work(options.work, options.threads, options.per_task)
+    if options.timed:
+        prepare(work)
+        timed(work, options.timed)
+        return 0
+    found = measured(work, options.only)
     if found is None:
         return 0
     result = {"benchmark": "finetune", "options": {"threads": options.threads}, **found, "machine": machine.facts()}

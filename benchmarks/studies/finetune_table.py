@@ -30,13 +30,17 @@ def goal() -> str:
     runs = {kind: values["runs"][kind] for kind in _OF_GOAL}
     exact = {kind: one["new"]["exact"] for kind, one in runs.items()}
     lost = {kind: -one["change"]["value"] for kind, one in runs.items()}
-    used = {kind: one["cost"]["processor_s"] for kind, one in runs.items()}
+    used = {
+        kind: one["two_threads"]["wall_s"] if one.get("two_threads") else one["cost"]["processor_s"]
+        for kind, one in runs.items()
+    }
+    by = {kind: "two threads" if one.get("two_threads") else "one core" for kind, one in runs.items()}
     rows += [
         row("exact match on the new task: at least 90 %", {kind: f"{100 * x:.1f} %" for kind, x in exact.items()},
             {kind: x >= LEARNED for kind, x in exact.items()}),
         row("lost on the other tasks: at most 1 point", {kind: f"{100 * x:.1f} points" for kind, x in lost.items()},
             {kind: x <= LOST for kind, x in lost.items()}),
-        row("at most 10 minutes on 2 cores: processor time", {kind: f"{x / 60:.1f} min" for kind, x in used.items()},
+        row("at most 10 minutes on 2 cores", {kind: f"{x / 60:.1f} min of {by[kind]}" for kind, x in used.items()},
             {kind: x <= SECONDS for kind, x in used.items()}),
         f"| merged, exported with `w8`: passes the gate | – | {_said(values['gate']['passed'])} |",
     ]  # fmt: skip
@@ -109,8 +113,9 @@ held-out prompts occurs in any data of training.""",
             before="The goals were set before anything was measured.",
             table=goal,
             after="""
-The machine was shared, so the time is that on the processor, of all threads and with the start of Python; with one thread, it
-is what an idle core of this machine needs at most. A machine with AVX2 alone takes longer, which was not measured.""",
+The machine was shared. "One core" is processor time, of all threads and with the start of Python; with one thread, it is what
+an idle core of this machine needs at most. "Two threads" is wall time on a nearly idle machine. A machine with AVX2 alone
+takes longer, which was not measured.""",
         ),
         Section(
             heading="Learned, kept, and what it took",

@@ -371,7 +371,10 @@ STUDIES = (
         name="finetune",
         page="finetune",
         results=("tiny-finetune.json",),
-        commands=(f"{_MODULE}.finetune --work build/finetune --out {_TO}/tiny-finetune.json",),
+        commands=(
+            f"{_MODULE}.finetune --work build/finetune --timed lora",
+            f"{_MODULE}.finetune --work build/finetune --threads 1 --out {_TO}/tiny-finetune.json",
+        ),
     ),
     Study(
         name="two-commands",

@@ -53,3 +53,11 @@ def test_a_goal_is_missed_where_the_figures_miss_it(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(finetune_table, "read", lambda name, found=found: found)
         rows = finetune_table.goal().splitlines()[2:]
         assert [row.count("missed") for row in rows] == ([0, 0, 0, 0] if good else [2, 2, 2, 1])
+
+
+def test_wall_time_on_two_threads_counts_where_it_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"new": {"exact": 0.9}, "change": {"value": 0.0}, "cost": {"processor_s": 660.0}}
+    runs = {"full": one, "lora": {**one, "two_threads": {"wall_s": 480.0}}}
+    monkeypatch.setattr(finetune_table, "read", lambda name: {"runs": runs, "gate": {"passed": True}})
+    (row,) = (line for line in finetune_table.goal().splitlines() if "10 minutes" in line)
+    assert "11.0 min of one core: **missed** | 8.0 min of two threads: met" in row
