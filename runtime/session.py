@@ -247,8 +247,7 @@ class Session:
     ) -> tuple[int, ...]:
         """Ids that `generate` would put into an empty prefix, from any thread; raises what it would raise before its work.
 
-        A structure of the options is compiled, and kept for `generate`. Where `cancelled` says so meanwhile, it raises
-        Cancelled.
+        A structure of the options is compiled, and kept for `generate`; raises Cancelled if `cancelled` says so meanwhile.
         """
         options = self._options(options, {})
         self._check_open()

@@ -25,7 +25,7 @@ from dgemma.core.progress import progress
 from dgemma.model import checkpoint
 from dgemma.runtime.session import Session
 from dgemma.train.story.grammar import Request
-from dgemma.verify.gate import limits_of
+from dgemma.verify.gate import Check, limits_of
 
 _AT_ONCE = 50
 
@@ -71,6 +71,10 @@ def compared(recipe: str, there: Sequence[Told], here: Sequence[Told], asked: Se
     before, after = valid(there, asked), valid(here, asked)
     lost, low, high = paired_difference(before, after)
     inflation = ratio_of_sums([one.steps for one in here], [one.steps for one in there])
+    checks = (
+        Check(name="valid stories below float, in points", value=100 * lost, limit=limits.exact_match_loss),
+        Check(name="step inflation", value=inflation[0], limit=limits.step_inflation),
+    )
     return {
         "n": len(asked),
         "valid": {"float": story.share(sum(before), len(asked)), "bundle": story.share(sum(after), len(asked))},
@@ -79,7 +83,7 @@ def compared(recipe: str, there: Sequence[Told], here: Sequence[Told], asked: Se
         "same_text": sum(a.text == b.text for a, b in zip(there, here, strict=True)) / len(asked),
         "spread": {"float": story.spread([one.text for one in there]), "bundle": story.spread([one.text for one in here])},
         "limits": asdict(limits),
-        "passed": 100 * lost <= limits.exact_match_loss and inflation[0] <= limits.step_inflation,
+        "passed": all(check.passed for check in checks),
     }  # fmt: skip
 
 
